@@ -1,0 +1,88 @@
+"""Attention of text and of thoughts.
+
+Text attends causally within its document. A column of a thought attends to two sets of keys under one softmax: the
+text up to and including its anchor, and the earlier columns of its own thought. The first is an A x S problem shared
+by all samples and columns (they are folded into the query axes, so the text's keys are read once); the second is
+C x E, tiny. Nothing of size S x (S*C) exists.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from qstar.typing import Array, Bool, Float, Int, typed
+
+MASKED = -1e30  # finite: a fully masked row gives a uniform softmax instead of NaN
+
+
+@typed
+def text_mask(segment: Int[Array, "B S"]) -> Bool[Array, "B S S"]:
+    """True where query s may see key u: u <= s and both in the same document."""
+    size = segment.shape[1]
+    causal = jnp.tril(jnp.ones((1, size, size), bool))
+    return causal & (segment[:, :, None] == segment[:, None, :])
+
+
+@typed
+def anchor_mask(segment: Int[Array, "B S"], anchors: Int[Array, "B A"]) -> Bool[Array, "B A S"]:
+    """True where the thought at anchor a may see text key u: the rows of `text_mask` at the anchors."""
+    upto = jnp.arange(segment.shape[1])[None, None, :] <= anchors[:, :, None]
+    return upto & (jnp.take_along_axis(segment, anchors, 1)[:, :, None] == segment[:, None, :])
+
+
+@typed
+def rope(x: Float[Array, "*rows H K"], position: Int[Array, "*rows"], theta: float) -> Float[Array, "*rows H K"]:
+    """Rotary position embedding, half-split form (Su et al. 2021; the layout of Hugging Face Llama)."""
+    half = x.shape[-1] // 2
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    frequency = theta ** (-jnp.arange(half, dtype=dtype) / half)
+    angle = jnp.einsum("...,k->...k", position.astype(dtype), frequency)[..., None, :]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    first, second = jnp.split(x.astype(dtype), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+def _scores(equation: str, query: Array, key: Array, mask: Array) -> Array:
+    """Scaled dot products in float32 (or better), masked. `mask` has the scores' rank, with axes of size 1."""
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    scores = jnp.einsum(equation, query, key, preferred_element_type=dtype) * query.shape[-1] ** -0.5
+    return jnp.where(mask, scores, MASKED)
+
+
+@typed
+def causal(
+    query: Float[Array, "B S H K"],
+    key: Float[Array, "B S G K"],
+    value: Float[Array, "B S G K"],
+    mask: Bool[Array, "B S S"],
+) -> Float[Array, "B S H K"]:
+    """Grouped-query attention of the text to itself."""
+    batch, size, heads, width = query.shape
+    groups = key.shape[2]
+    query_BSGJK = query.reshape(batch, size, groups, heads // groups, width)
+    scores_BGJSU = _scores("bsgjk,bugk->bgjsu", query_BSGJK, key, mask[:, None, None])
+    weights = jax.nn.softmax(scores_BGJSU, axis=-1).astype(value.dtype)
+    return jnp.einsum("bgjsu,bugk->bsgjk", weights, value).reshape(query.shape)
+
+
+@typed
+def columns(
+    query: Float[Array, "B R A C H K"],
+    text_key: Float[Array, "B U G K"],
+    text_value: Float[Array, "B U G K"],
+    text_mask: Bool[Array, "B A U"],
+    own_key: Float[Array, "B R A E G K"],
+    own_value: Float[Array, "B R A E G K"],
+    own_mask: Bool[Array, "C E"],
+) -> Float[Array, "B R A C H K"]:
+    """Attention of thought columns to the text before their anchor and to their own thought, in one softmax."""
+    batch, samples, anchors, cols, heads, width = query.shape
+    groups = own_key.shape[4]
+    query = query.reshape(batch, samples, anchors, cols, groups, heads // groups, width)
+    text = _scores("bracgjk,bugk->bgracju", query, text_key, text_mask[:, None, None, :, None, None, :])
+    own = _scores("bracgjk,braegk->bgracje", query, own_key, own_mask[None, None, None, None, :, None, :])
+    top = jax.lax.stop_gradient(jnp.maximum(text.max(-1, keepdims=True), own.max(-1, keepdims=True)))
+    text, own = jnp.exp(text - top), jnp.exp(own - top)
+    total = text.sum(-1, keepdims=True) + own.sum(-1, keepdims=True)
+    mixed = jnp.einsum("bgracju,bugk->bracgjk", (text / total).astype(text_value.dtype), text_value)
+    mixed += jnp.einsum("bgracje,braegk->bracgjk", (own / total).astype(own_value.dtype), own_value)
+    return mixed.reshape(batch, samples, anchors, cols, heads, width)

@@ -1,0 +1,25 @@
+"""Array types and the dimension key: the one place where the letters of a shape are defined.
+
+B  sequences in a batch            D  model width            V  vocabulary
+R  thoughts per position           F  feed-forward width     L  layers
+S  text positions                  H  query heads            G  key/value heads
+U  text positions as keys          K  size of one head       P  prompt length
+A  anchors: text positions that think (A = S when all do)
+T  sampled tokens in a thought     N  true tokens scored after a thought (the paper's n_true)
+C  columns of an anchor: start + T + end + (N - 1)
+E  columns as keys
+"""
+
+import functools
+from typing import Any
+
+from beartype import beartype
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
+
+typed = functools.partial(jaxtyped, typechecker=beartype)
+
+Key = PRNGKeyArray
+Params = dict[str, Any]
+"""A nested plain dict of arrays."""
+
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Params", "typed"]
