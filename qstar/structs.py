@@ -38,7 +38,7 @@ class Thoughts:
 class Talk:
     """Phase 2: what the thoughts did to the likelihood of the text. Differentiable."""
 
-    text: Float[Array, "B S-1"]  # base log-prob of every next token
+    text: Float[Array, "B J"]  # base log-prob of every next token
     base: Float[Array, "B A N"]  # base log-prob of the N tokens after each anchor
     mixed: Float[Array, "B R A N"]  # the same after thinking, mixed with the base
     thought: Float[Array, "B R A T"]  # log-prob of the thought's tokens at the REINFORCE temperature

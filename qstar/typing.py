@@ -4,6 +4,7 @@ B  sequences in a batch            D  model width            V  vocabulary
 R  thoughts per position           F  feed-forward width     L  layers
 S  text positions                  H  query heads            G  key/value heads
 U  text positions as keys          K  size of one head       P  prompt length
+J  text positions that have a next token (S - 1)
 A  anchors: text positions that think (A = S when all do)
 T  sampled tokens in a thought     N  true tokens scored after a thought (the paper's n_true)
 C  columns of an anchor: start + T + end + (N - 1)

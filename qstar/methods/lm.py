@@ -1,0 +1,41 @@
+"""Plain language-model training: the control that every gain is held against."""
+
+from dataclasses import dataclass
+
+import jax
+
+from qstar.methods.protocol import Vocabulary
+from qstar.models import lm as lm_model
+from qstar.models.definition import Definition
+from qstar.models.lm import LM, LMConfig
+from qstar.ops import masked, vocabulary
+from qstar.structs import Batch, Mean, Metrics
+from qstar.thoughts.anchors import next_counts
+from qstar.thoughts.talk import base_hidden
+from qstar.typing import Array, Float, Int, Key, Params
+
+
+@dataclass(frozen=True)
+class PlainLM:
+    """Next-token negative log-likelihood, the mean over the tokens that count."""
+
+    def resolve(self, vocabulary: Vocabulary) -> "PlainLM":
+        return self
+
+    def definition(self, lm: LMConfig) -> Definition:
+        return lm_model.definition(lm)
+
+    def start_from(self, lm_cfg: LMConfig, lm: Params, key: Key) -> Params:
+        self.definition(lm_cfg).check(lm, "the language model's weights")
+        return lm
+
+    def loss(self, model: LM, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        text = model.text(batch)
+        logprobs = vocabulary.logprobs(model.logits, text.hidden[:, :-1], batch.tokens[:, 1:], 1, model.cfg.vocab)
+        counts = next_counts(batch)
+        return masked.mean(-logprobs, counts), {"loss": Mean.of(-logprobs, counts)}
+
+    def predict(
+        self, model: LM, batch: Batch, anchors: Int[Array, "B A"], key: Key, think: bool, greedy: bool
+    ) -> Float[Array, "B A V"]:
+        return jax.nn.log_softmax(model.logits(base_hidden(model.text(batch), anchors, 1)[:, :, 0]))

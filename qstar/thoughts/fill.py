@@ -1,0 +1,68 @@
+"""What stands between start and end: one mechanism, four fillings.
+
+`sampled` thoughts are the method. The others are its controls, with the same columns and the same compute: `pause`, one
+learned embedding repeated (Goyal et al. 2023); `dots`, a fixed token repeated (Pfau et al. 2024); `shuffled`, sampled
+thoughts dealt to other positions at random. If a control does as well, it was the compute and not the thought.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from qstar.models.thinker import Thinker
+from qstar.structs import Batch, Text
+from qstar.thoughts.sample import sample
+from qstar.typing import Array, Float, Int, Key, typed
+
+FILLS = ("sampled", "pause", "dots", "shuffled")
+
+
+@struct.dataclass
+class Inner:
+    """Inner columns of thoughts: their embeddings, and their ids where they are tokens."""
+
+    embedding: Float[Array, "B R A T D"]
+    tokens: Int[Array, "B R A T"] | None  # None for pauses
+
+
+@typed
+def fill(
+    kind: str,
+    thinker: Thinker,
+    text: Text,
+    batch: Batch,
+    anchors: Int[Array, "B A"],
+    key: Key,
+    *,
+    thought_len: int,
+    num_thoughts: int,
+    temperature: float = 1.0,
+    forbidden: tuple[int, ...] = (),
+    dot: int = 0,
+) -> Inner:
+    """The inner columns of R thoughts of T tokens per anchor; `dot` is the id that `dots` repeats."""
+    shape = (anchors.shape[0], num_thoughts, anchors.shape[1], thought_len)
+    if kind == "pause":
+        return Inner(
+            jnp.broadcast_to(thinker.pause[...].astype(thinker.lm.dtype), (*shape, thinker.lm.cfg.width)), None
+        )
+    if kind == "dots":
+        tokens = jnp.full(shape, dot)
+    else:
+        deal, draw = jax.random.split(key)
+        tokens = sample(
+            thinker,
+            text,
+            batch,
+            anchors,
+            draw,
+            thought_len=thought_len,
+            num_thoughts=num_thoughts,
+            temperature=temperature,
+            forbidden=forbidden,
+        ).tokens
+        if kind == "shuffled":
+            tokens = jnp.moveaxis(tokens, 1, 2).reshape(-1, num_thoughts, thought_len)
+            tokens = jax.random.permutation(deal, tokens).reshape(shape[0], shape[2], num_thoughts, thought_len)
+            tokens = jnp.moveaxis(tokens, 2, 1)
+    return Inner(thinker.lm.embed(tokens), tokens)
