@@ -1,0 +1,203 @@
+"""Documents to batches of windows: the only home of grain.
+
+Everything is random access: batch k is a function of (seed, k) alone, so a resumed run, another mesh or another
+number of hosts sees the same data, and the state of an iterator is one number. Two ways of cutting windows:
+
+crop   a random window of every document in every epoch, documents weigh the same whatever their length (Quiet-STaR)
+pack   all documents end to end, cut into full windows; every token is seen once an epoch
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import grain
+import jax
+import numpy as np
+
+from qstar.data import builders
+from qstar.structs import Batch
+from qstar.typing import Int, typed
+
+WINDOWS = ("crop", "pack")
+SPLITS = ("train", "heldout")
+SHUFFLE_LIMIT = 2**31  # grain permutes 32-bit indices
+ENDLESS = 2**48  # rows; grain's own infinity overflows when batches hold one row
+
+
+class Encoder(Protocol):
+    """The part of a tokenizer that is needed here."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+class RandomAccess(Protocol):
+    """source[i] is one row of a batch: a Batch whose leaves are numpy arrays [S]."""
+
+    def __getitem__(self, index: int) -> Batch: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TextConfig:
+    """Which text, and how windows are cut from it."""
+
+    paths: tuple[str, ...]  # text or JSONL files, or folders of them
+    field: str = "text"  # of a JSONL line; several joined by "+": "question+answer"
+    separator: str = builders.SEPARATOR  # the line between two documents of a plain-text file
+    window: str = "crop"  # crop | pack
+    length: int = 256  # tokens in a window
+    heldout_fraction: float = 0.0  # share of the documents kept out of split "train"
+    cache_dir: str = ""  # of the prepared data; empty: QSTAR_CACHE, else ~/.cache/qstar
+
+    def __post_init__(self):
+        object.__setattr__(self, "paths", tuple(self.paths))  # OmegaConf hands over a list, which cannot be hashed
+        if not self.paths:
+            raise ValueError("data.paths is empty: name at least one text file, JSONL file or folder")
+        if self.window not in WINDOWS:
+            raise ValueError(f"data.window is {self.window!r}, expected one of {', '.join(WINDOWS)}")
+        if self.length < 2:
+            raise ValueError(f"data.length is {self.length}, expected at least 2: one token and its successor")
+        if not 0.0 <= self.heldout_fraction < 1.0:
+            raise ValueError(f"data.heldout_fraction is {self.heldout_fraction}, expected 0 <= fraction < 1")
+
+
+@dataclasses.dataclass(frozen=True)
+class Corpus:
+    """Tokenised documents, end to end: document d is tokens[starts[d] : starts[d + 1]]."""
+
+    tokens: np.ndarray  # Int32 [total]
+    starts: np.ndarray  # Int64 [documents + 1]
+
+    def document(self, index: int) -> np.ndarray:
+        return self.tokens[self.starts[index] : self.starts[index + 1]]
+
+
+def is_heldout(text: bytes, fraction: float) -> bool:
+    """Decided by the document's own bytes: adding, dropping or reordering other documents changes nothing."""
+    return int.from_bytes(hashlib.sha256(text).digest()[:8]) < fraction * 2**64
+
+
+def load_corpus(cfg: TextConfig, tokenizer: Encoder, split: str = "train") -> Corpus:
+    """The tokens of the documents of `split`, "train" or "heldout"; those of fewer than two tokens are left out."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    source = builders.prepare_text(cfg.paths, cfg.cache_dir or None, cfg.field, cfg.separator)
+    texts = (record["text"] for record in source)
+    texts = (text for text in texts if is_heldout(text, cfg.heldout_fraction) == (split == "heldout"))
+    rows = [np.asarray(tokenizer.encode(text.decode()), np.int32) for text in texts]
+    rows = [row for row in rows if len(row) > 1]
+    starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
+    return Corpus(np.concatenate(rows) if rows else np.zeros(0, np.int32), starts)
+
+
+# --- windows ------------------------------------------------------------------------------------------------------
+
+
+@typed
+def pad_row(tokens: Int[np.ndarray, "_"], length: int, pad_id: int) -> Batch:
+    """One document's tokens as a row [length]; what is padded has segment 0 and does not count."""
+    real = np.arange(length) < len(tokens)
+    padded = np.full(length, pad_id, np.int32)
+    padded[: len(tokens)] = tokens
+    return Batch(padded, real, real.astype(np.int32), np.where(real, np.arange(length), 0).astype(np.int32))
+
+
+def crop(corpus: Corpus, length: int, pad_id: int, index: int, rng: np.random.Generator) -> Batch:
+    """A uniformly random window of document `index`."""
+    tokens = corpus.document(index)
+    start = rng.integers(max(len(tokens) - length, 0) + 1)
+    return pad_row(tokens[start : start + length], length, pad_id)
+
+
+def packed(corpus: Corpus, length: int, index: int) -> Batch:
+    """Window `index` of the corpus laid end to end.
+
+    A document cut by the window's edge starts anew in the next window, at segment 1 and position 0: there it cannot
+    see what came before.
+    """
+    where = np.arange(index * length, (index + 1) * length)
+    document = np.searchsorted(corpus.starts, where, side="right") - 1
+    position = where - np.maximum(corpus.starts[document], where[0])
+    segment = document - document[0] + 1
+    return Batch(corpus.tokens[where], np.ones(length, np.bool_), segment.astype(np.int32), position.astype(np.int32))
+
+
+def stack(rows: Sequence[Batch]) -> Batch:
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+
+# --- batches ------------------------------------------------------------------------------------------------------
+
+
+def text_dataset(
+    cfg: TextConfig, tokenizer: Encoder, batch_size: int, seed: int, pad_id: int, split: str = "train"
+) -> grain.MapDataset:
+    """dataset[k] is the Batch [B S] of step k, for every k: shuffled anew each epoch, without end."""
+    corpus = load_corpus(cfg, tokenizer, split)
+    count = len(corpus.starts) - 1 if cfg.window == "crop" else len(corpus.tokens) // cfg.length
+    if count == 0:
+        raise ValueError(
+            f"split '{split}' of {', '.join(cfg.paths)} has no usable window: {len(corpus.tokens)} tokens in "
+            f"{len(corpus.starts) - 1} documents, window '{cfg.window}' of {cfg.length} tokens, heldout_fraction "
+            f"{cfg.heldout_fraction}; give more text, a shorter length or another fraction"
+        )
+    order = grain.MapDataset.source(range(count)).seed(seed).shuffle()
+    if cfg.window == "crop":
+        rows = order.random_map(functools.partial(crop, corpus, cfg.length, pad_id))
+    else:
+        rows = order.map(functools.partial(packed, corpus, cfg.length))
+    return _batched(rows, batch_size)
+
+
+def text_batches(
+    cfg: TextConfig, tokenizer: Encoder, batch_size: int, seed: int, pad_id: int, split: str = "train"
+) -> grain.DatasetIterator:
+    """Endless Batches [B S] of numpy leaves. The documents are tokenised once, when this is called.
+
+    The iterator's state is the number of the next batch; orbax checkpoints it as it is.
+    Raises ValueError where the split holds no window, and what `builders.prepare_text` raises.
+    """
+    return iterate(text_dataset(cfg, tokenizer, batch_size, seed, pad_id, split))
+
+
+class _Endless:
+    """Gives a length to a source without one."""
+
+    def __init__(self, source: RandomAccess):
+        self.source = source
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __getitem__(self, index: int) -> Batch:
+        return self.source[index]
+
+
+def source_batches(source: RandomAccess, batch_size: int, seed: int | None = None) -> grain.DatasetIterator:
+    """Endless Batches [B S] of a generated task or a list of rows: source[i] is a Batch of numpy leaves [S].
+
+    Rows come in the order of the source. With a seed they are shuffled, anew each epoch; that needs a length.
+    """
+    if not hasattr(source, "__len__"):
+        if seed is not None:
+            raise ValueError(f"{type(source).__name__} has no length and cannot be shuffled: pass seed=None")
+        return iterate(_batched(grain.MapDataset.source(_Endless(source)), batch_size))
+    if not 0 < len(source) <= SHUFFLE_LIMIT:
+        raise ValueError(f"{type(source).__name__} has {len(source)} rows, expected 1 to {SHUFFLE_LIMIT}")
+    rows = grain.MapDataset.source(source)
+    rows = rows if seed is None else rows.seed(seed).shuffle()
+    return iterate(_batched(rows, batch_size))
+
+
+def _batched(rows: grain.MapDataset, batch_size: int) -> grain.MapDataset:
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+    return rows.repeat(ENDLESS // len(rows)).batch(batch_size, batch_fn=stack)
+
+
+def iterate(dataset: grain.MapDataset) -> grain.DatasetIterator:
+    """Batches in order, made by one thread while the device works; four are kept ready."""
+    options: Any = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+    return iter(dataset.to_iter_dataset(options))

@@ -1,0 +1,28 @@
+"""95 % intervals of a mean and of a share."""
+
+import numpy as np
+
+from qstar.typing import Float, typed
+
+Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's score interval of a share (Wilson, 1927): sensible at 0, at n and for small n, unlike the normal one."""
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"{successes} successes of {n}: expected 0 <= successes <= n and n > 0")
+    share = successes / n
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
+    return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
+
+
+@typed
+def bootstrap(values: Float[np.ndarray, "n"], seed: int, resamples: int = 2000) -> tuple[float, float]:
+    """Percentile bootstrap of the mean: 2.5 % and 97.5 % points over `resamples` draws with replacement."""
+    if values.size == 0:
+        raise ValueError("bootstrap of no values: at least one is needed")
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(resamples)]
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(low), float(high)

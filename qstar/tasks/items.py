@@ -1,0 +1,100 @@
+"""Questions whose answer is scored token by token: the zero-shot direct protocol of Quiet-STaR.
+
+An item is "Q: {question}\\nA: {gold}\\n" as one text, and the positions whose next token is scored. Scored are the
+tokens behind the last "\\nA:" that belong to a small valid set: the ten digits, or the five letters, and the newline
+that ends the answer. Other tokens there (a bare space, a comma, a minus) are read but not scored.
+
+Differs from the official code, which cuts a random window out of an item over the limit and so may lose the answer:
+here such an item loses tokens from the left of its question, behind "Q:", and says how many.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Protocol
+
+MARKER = "\nA:"
+LEAD = "Q:"
+LIMIT = 256
+
+
+class Tokenizer(Protocol):
+    def encode(self, text: str) -> list[int]: ...
+    def decode(self, ids: Sequence[int]) -> str: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One question with its answer. Positions count from 0 within `ids`."""
+
+    text: str  # prompt, gold answer, newline; before any cut
+    ids: tuple[int, ...]  # the tokens, begin-of-text included where the model has one
+    prompt_len: int  # tokens up to and including the ":" of the last "\nA:"
+    anchors: tuple[int, ...]  # positions whose next token is scored
+    targets: tuple[int, ...]  # those next tokens: targets[i] == ids[anchors[i] + 1]
+    valid: tuple[int, ...]  # the ids among which probability is renormalised, ascending
+    gold: str
+    cut: int  # tokens of the question left out to meet the limit
+
+
+def render(question: str, gold: str) -> str:
+    return f"{LEAD} {question}{MARKER} {gold}\n"
+
+
+def valid_tokens(tokenizer: Tokenizer, answers: Sequence[str]) -> tuple[int, ...]:
+    """Ids of the one-character `answers` and of the newline, as this tokenizer writes them behind "A:", ascending.
+
+    Looked up in place, because the same letter can be another token at the start of a text. Raises ValueError where an
+    answer is not a token of its own there.
+    """
+    endings = [tokenizer.encode(render("", answer))[-2:] for answer in answers]
+    ids = {token for ending in endings for token in ending}
+    if len({ending[-1] for ending in endings}) != 1 or len(ids) != len(answers) + 1:
+        raise ValueError(
+            f"this tokenizer does not write each of {', '.join(answers)} and the newline behind 'A:' as one token of "
+            f"its own (it ends them with the ids {endings}); the probability score needs a tokenizer that does"
+        )
+    return tuple(sorted(ids))
+
+
+def digit_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
+    """Ids of the ten digits and the newline. Raises ValueError where longer numbers are not written digit by digit."""
+    digits = "0123456789"
+    valid = valid_tokens(tokenizer, digits)
+    written = sum(token in valid for token in tokenizer.encode(render("", digits))[-len(digits) - 1 :])
+    if written != len(valid):
+        raise ValueError(
+            f"this tokenizer joins digits: it writes {digits!r} and the newline with {written} of the {len(valid)} "
+            "tokens of single digits; the probability score of numbers needs a tokenizer that writes every digit as a token"
+        )
+    return valid
+
+
+def item(
+    question: str, gold: str, tokenizer: Tokenizer, valid: tuple[int, ...], limit: int = LIMIT, bos: int | None = None
+) -> Item:
+    """The item of one question. `bos` is the begin-of-text token, for models that were trained with one."""
+    text = render(question, gold)
+    ids = tokenizer.encode(text)
+    prompt_len = _prompt_length(ids, text.count(MARKER), tokenizer)
+    lead = _covering(ids, LEAD, tokenizer)
+    cut = max(len(ids) + (bos is not None) - limit, 0)
+    if cut > prompt_len - lead - 1:
+        raise ValueError(f"limit of {limit} tokens leaves no room for the question of an answer {gold!r}; raise it")
+    start = (bos,) if bos is not None else ()
+    ids = (*start, *ids[:lead], *ids[lead + cut :])
+    prompt_len += len(start) - cut
+    anchors = tuple(i - 1 for i in range(prompt_len, len(ids)) if ids[i] in valid)
+    return Item(text, ids, prompt_len, anchors, tuple(ids[i + 1] for i in anchors), valid, gold, cut)
+
+
+def _prompt_length(ids: Sequence[int], markers: int, tokenizer: Tokenizer) -> int:
+    """Tokens up to and including the one that completes the last marker, however its characters share tokens."""
+    end = len(ids)
+    while end > 1 and tokenizer.decode(ids[: end - 1]).count(MARKER) == markers:
+        end -= 1
+    return end
+
+
+def _covering(ids: Sequence[int], text: str, tokenizer: Tokenizer) -> int:
+    """The fewest leading tokens that hold `text`."""
+    return next(n for n in range(1, len(ids) + 1) if text in tokenizer.decode(ids[:n]))

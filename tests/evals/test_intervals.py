@@ -1,0 +1,37 @@
+import numpy as np
+import pytest
+
+from qstar.evals import intervals
+
+
+def test_wilson_matches_published_values():
+    # Newcombe (1998), Statistics in Medicine 17:857, table I, method 3.
+    assert intervals.wilson(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert intervals.wilson(15, 148) == pytest.approx((0.0624, 0.1605), abs=5e-5)
+    assert intervals.wilson(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert intervals.wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
+
+
+def test_wilson_of_all_successes_mirrors_none():
+    assert intervals.wilson(20, 20) == pytest.approx((0.8389, 1.0), abs=5e-5)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(1, 0), (3, 2), (-1, 2), (0, 0)])
+def test_wilson_refuses_impossible_counts(successes, n):
+    with pytest.raises(ValueError, match="expected 0 <= successes <= n"):
+        intervals.wilson(successes, n)
+
+
+def test_bootstrap_covers_the_mean_with_the_width_of_the_normal_interval():
+    values = np.arange(400) / 399  # mean 0.5, standard deviation 0.28940
+    low, high = intervals.bootstrap(values, seed=0)
+    assert low < 0.5 < high
+    assert high - low == pytest.approx(2 * 1.96 * 0.28940 / 20, rel=0.05)  # 2,000 resamples: a few per cent
+
+
+def test_bootstrap_is_a_function_of_its_seed():
+    values = np.asarray([0.0, 0.1, 0.7, 0.9])
+    assert intervals.bootstrap(values, seed=1) == intervals.bootstrap(values, seed=1)
+    assert intervals.bootstrap(np.full(5, 0.25), seed=0) == (0.25, 0.25)
+    with pytest.raises(ValueError, match="no values"):
+        intervals.bootstrap(np.zeros(0), seed=0)
