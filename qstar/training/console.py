@@ -1,0 +1,114 @@
+"""What a run shows: one rich console for everything that prints, and the progress of a loop.
+
+A terminal gets a live bar with the values of the newest step. A pipe or a log file gets one plain line per log
+interval with the means of the interval, and no escape codes.
+"""
+
+import datetime
+import functools
+import os
+import time
+from collections.abc import Sequence
+from typing import Protocol
+
+import rich.progress
+from rich.console import Console
+
+PLAIN_WIDTH = 160  # of tables in pipes and files, where rich would assume 80 columns and fold cells
+
+
+class Progress(Protocol):
+    """A context manager that a loop tells of its steps."""
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Step `step` is done and its metrics are known."""
+
+    def interval(self, step: int, means: dict[str, float]) -> None:
+        """A log interval ended with step `step`."""
+
+    def __enter__(self) -> "Progress": ...
+
+    def __exit__(self, *error) -> None: ...
+
+
+@functools.cache
+def console() -> Console:
+    """The console of the process, on standard output. Lines are never folded where the output is not a terminal."""
+    found = Console(highlight=False)
+    if found.is_terminal:
+        return found
+    width = None if "COLUMNS" in os.environ else PLAIN_WIDTH
+    return Console(highlight=False, width=width, soft_wrap=True)
+
+
+def progress(description: str, start: int, total: int, show: Sequence[str]) -> Progress:
+    """The progress of steps `start + 1` to `total`; of the metrics, those named in `show` appear, in that order."""
+    kind = LiveBar if console().is_interactive else PlainLines
+    return kind(description, start, total, show)
+
+
+def _values(values: dict[str, float], show: Sequence[str]) -> str:
+    return "  ".join(f"{name} {values[name]:.4g}" for name in show if name in values)
+
+
+class LiveBar:
+    """A bar that is redrawn in place: description, steps, steps per second, time left, values of the newest step."""
+
+    def __init__(self, description: str, start: int, total: int, show: Sequence[str]):
+        self._show = show
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[rate]}"),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("{task.fields[values]}", markup=False),
+            console=console(),
+        )
+        self._task = self._bar.add_task(description, total=total, completed=start, rate="", values="")
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        speed = self._bar.tasks[0].speed  # rich averages over the last 30 s
+        rate = f"{speed:.3g} steps/s" if speed else ""
+        self._bar.update(self._task, completed=step, rate=rate, values=_values(values, self._show))
+
+    def interval(self, step: int, means: dict[str, float]) -> None:
+        """The bar already shows every step."""
+
+    def __enter__(self) -> "LiveBar":
+        self._bar.__enter__()
+        return self
+
+    def __exit__(self, *error) -> None:
+        self._bar.__exit__(*error)
+
+
+class PlainLines:
+    """One line of text per log interval."""
+
+    def __init__(self, description: str, start: int, total: int, show: Sequence[str]):
+        self._description, self._total, self._show = description, total, show
+        self._last, self._time_s = start, time.monotonic()
+
+    def step(self, step: int, values: dict[str, float]) -> None:
+        """Lines speak of intervals only."""
+
+    def interval(self, step: int, means: dict[str, float]) -> None:
+        now = time.monotonic()
+        rate = (step - self._last) / max(now - self._time_s, 1e-9)
+        self._last, self._time_s = step, now
+        left = datetime.timedelta(seconds=round((self._total - step) / rate)) if rate else "unknown"
+        parts = (
+            f"{self._description} {step}/{self._total}",
+            _values(means, self._show),
+            f"{rate:.3g} steps/s",
+            f"{left} left",
+        )
+        console().print("  ".join(part for part in parts if part), markup=False)
+
+    def __enter__(self) -> "PlainLines":
+        self._time_s = time.monotonic()
+        return self
+
+    def __exit__(self, *error) -> None:
+        pass

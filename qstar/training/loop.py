@@ -1,0 +1,243 @@
+"""The one training loop: draw a batch, take a step, report, save; whatever the method.
+
+The metrics of a step are fetched when the next one has been dispatched, so the device never waits for a log line. Where
+a step has to be looked at (a hook, a checkpoint, the end) its own metrics come first: no state is saved, and no hook
+sees one, before its loss is known to be finite. A checkpoint holds the state after step k and the position of the data
+after k batches, for nothing is drawn ahead. Randomness lives in the step, which folds its number into `state.key`.
+"""
+
+import contextlib
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from qstar import sharding
+from qstar.structs import Batch, Metrics, TrainState
+from qstar.training import console
+from qstar.training.checkpoint import Checkpoints
+from qstar.training.metrics import MetricLogger
+
+MUST_BE_FINITE = ("loss", "grad_norm")
+
+
+@dataclass(frozen=True)
+class Hook:
+    """Something done after every step divisible by `every`, and at the end of training.
+
+    `call(step, state)` gets the state after that step and must not keep it: the next step consumes its buffers. What it
+    returns, values by name, joins the line of that step in the metrics.
+    """
+
+    every: int
+    call: Callable[[int, TrainState], dict[str, float] | None]
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"hook every {self.every} steps: a positive number is wanted")
+
+
+class Interrupted(Exception):  # noqa: N818 (it is no error)
+    """Ctrl-C or SIGTERM. The state after `step` is saved in `directory`, or nowhere where that is None."""
+
+    def __init__(self, step: int, directory: Path | None):
+        self.step, self.directory = step, directory
+        saved = f"saved in {directory}: the same command resumes from it" if directory else "nothing was saved"
+        super().__init__(f"interrupted after step {step}; {saved}")
+
+
+class NonFiniteLoss(FloatingPointError):  # noqa: N818 (its base says so)
+    """The loss, the gradient or the weights after `step` are not finite. `saved` is the last good checkpoint's step."""
+
+    def __init__(self, step: int, what: str, value: float, saved: int | None, directory: Path | None):
+        self.step, self.what, self.saved, self.directory = step, what, saved, directory
+        last = (
+            "no checkpoint was saved before it"
+            if saved is None
+            else f"last good checkpoint: step {saved} in {directory}"
+        )
+        super().__init__(
+            f"step {step}: {what} is {value}; {last}. The state of step {step} is not saved. A resumed run meets the "
+            "same batch and the same randomness: lower the learning rate or the gradient clip first, or start with "
+            "another seed. JAX_DEBUG_NANS=True names the operation."
+        )
+
+
+def fit(
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batches: Iterator[Batch],
+    *,
+    steps: int,
+    log_every: int,
+    logger: MetricLogger,
+    checkpoints: Checkpoints | None = None,
+    hooks: Sequence[Hook] = (),
+    mesh: jax.sharding.Mesh | None = None,
+    show: Sequence[str] = ("loss", "reward", "weight"),
+    description: str = "train",
+) -> TrainState:
+    """Train from step `state.step` to step `steps`; returns the state after it.
+
+    `step` may donate its state. `batches` yields batches of numpy arrays and stands behind batch `state.step`; with
+    several processes it yields the rows of this one. It is saved with the state, so it must be one that `checkpoints`
+    can save (a grain iterator). A line of metrics is written every `log_every` steps, wherever a hook returned values,
+    and at the end. `show` names the metrics of the progress display.
+
+    Raises NonFiniteLoss; Interrupted, after saving, on SIGINT and SIGTERM (a second Ctrl-C kills the process at once);
+    ValueError where the data ends early or its rows do not divide over the mesh.
+    """
+    if log_every < 1:
+        raise ValueError(f"log_every = {log_every}: a positive number is wanted")
+    now = start = int(state.step)
+    logger.rewind(start)
+    with (
+        jax.set_mesh(mesh) if mesh else contextlib.nullcontext(),
+        _StopSignals() as stop,
+        console.progress(description, start, max(start, steps), show) as progress,
+    ):
+        report = _Report(logger, progress, log_every, checkpoints)
+        for now in range(start + 1, steps + 1):
+            batch = _place(_draw(batches, now, steps), mesh)
+            # What slips to or from the device unasked would stall it every step.
+            with jax.transfer_guard("disallow"):
+                state, metrics = step(state, batch)
+            report.dispatched(now, metrics)
+            last = now == steps
+            due = [hook for hook in hooks if last or now % hook.every == 0]
+            if due:
+                report.settle()
+            found = [hook.call(now, state) for hook in due]
+            stopped = stop.asked(now, log_every)
+            save = checkpoints is not None and (last or stopped or now % checkpoints.every == 0)
+            if last or stopped or due or save:
+                report.settle()
+                report.line(now, found, last)
+            if save:
+                report.check_weights(now, state)
+                logger.mark(now)
+                checkpoints.save(now, state, batches, force=True)
+            if stopped:
+                break
+        if checkpoints is not None:
+            checkpoints.wait()
+        if now > start and stop.asked(now, 1):
+            raise Interrupted(now, checkpoints.directory if checkpoints else None)
+    return state
+
+
+def _draw(batches: Iterator[Batch], now: int, steps: int) -> Batch:
+    try:
+        return next(batches)
+    except StopIteration:
+        raise ValueError(
+            f"the data ended after step {now - 1}, {steps} steps are wanted: repeat the data or lower the steps"
+        ) from None
+
+
+def _place(batch: Batch, mesh: jax.sharding.Mesh | None) -> Batch:
+    """Rows of this process to the devices."""
+    if mesh is None:
+        return jax.device_put(batch)
+    place = sharding.named(mesh, "batch")
+    ways = math.prod(mesh.shape[axis] for axis in sharding.RULES["batch"])
+    rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
+    if rows % ways:
+        raise ValueError(
+            f"a batch of {rows} rows does not divide over data x fsdp = {ways} of the mesh: "
+            f"make the batch a multiple of {ways}, or these mesh sizes smaller"
+        )
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), batch)
+
+
+class _Report:
+    """Metrics on their way from the device to the log."""
+
+    def __init__(
+        self, logger: MetricLogger, progress: console.Progress, log_every: int, checkpoints: Checkpoints | None
+    ):
+        self._logger, self._progress, self._log_every, self._checkpoints = logger, progress, log_every, checkpoints
+        self._flight: tuple[int, Metrics] | None = None
+
+    def dispatched(self, step: int, metrics: Metrics) -> None:
+        """Step `step` is on its way to the device: the step before it can be fetched without making it wait."""
+        if self._flight:
+            before = self._flight[0]
+            self.settle()
+            self.line(before)
+        self._flight = (step, metrics)
+
+    def settle(self) -> None:
+        """Wait for the newest step and take its metrics in."""
+        if self._flight is None:
+            return
+        (step, metrics), self._flight = self._flight, None
+        metrics = jax.tree.map(float, jax.device_get(metrics))
+        values = {name: mean.value() for name, mean in metrics.items()}
+        for name in MUST_BE_FINITE:
+            if not math.isfinite(values.get(name, 0.0)):
+                raise self._non_finite(step, name, values[name])
+        self._logger.add(metrics)
+        self._progress.step(step, values)
+
+    def line(self, step: int, found: Sequence[dict[str, float] | None] = (), last: bool = False) -> None:
+        """Close the log interval with `step`, if it is time, `found` has values from hooks, or it is the last."""
+        values = {name: float(value) for one in found for name, value in (one or {}).items()}
+        if last or values or step % self._log_every == 0:
+            self._progress.interval(step, self._logger.write(step, values))
+
+    def check_weights(self, step: int, state: TrainState) -> None:
+        # A finite gradient can still take the weights out of range; such a state would be resumed from for ever.
+        if not bool(_all_finite(state.params)):
+            raise self._non_finite(step, "a weight", math.nan)
+
+    def _non_finite(self, step: int, what: str, value: float) -> NonFiniteLoss:
+        if self._checkpoints is None:
+            return NonFiniteLoss(step, what, value, None, None)
+        self._checkpoints.wait()
+        return NonFiniteLoss(step, what, value, self._checkpoints.latest, self._checkpoints.directory)
+
+
+@jax.jit
+def _all_finite(params: dict) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
+class _StopSignals:
+    """SIGINT and SIGTERM as a flag, so that the step in flight and its checkpoint are finished first.
+
+    Only the main thread can hold signal handlers; elsewhere the flag is never set.
+    """
+
+    def __init__(self):
+        self._seen = False
+        self._old = {}
+
+    def __enter__(self) -> "_StopSignals":
+        if threading.current_thread() is threading.main_thread():
+            self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *error) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame) -> None:
+        if self._seen and number == signal.SIGINT:
+            console.console().show_cursor()  # a live bar hides it
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._seen = True
+
+    def asked(self, step: int, every: int) -> bool:
+        """True when a signal came. Several processes agree on the step, at steps divisible by `every`."""
+        if jax.process_count() == 1:
+            return self._seen
+        return step % every == 0 and bool(np.any(multihost_utils.process_allgather(np.array(self._seen))))

@@ -1,0 +1,188 @@
+"""Metrics of a run: added over a log interval, divided once, written as one line of `metrics.jsonl`.
+
+A run that was killed and resumed leaves the lines of an undisturbed one. `mark`, called before a checkpoint is saved,
+keeps the sums of the log interval that is open at that step in `metrics_open.jsonl`; `rewind`, called after a restore,
+drops what the lost tail of the earlier process wrote and takes those sums up again. Process 0 alone writes.
+"""
+
+import importlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+
+from qstar.structs import Mean, Metrics
+
+
+class MetricLogger:
+    """Writes `metrics.jsonl` in `directory`, and to the `sinks` named: "tensorboard", "wandb".
+
+    A line holds "step", "time_s" (seconds of this run, those of earlier processes included up to the checkpoint it
+    resumed from) and the metrics by name. Raises ValueError for an unknown sink and ModuleNotFoundError for one whose
+    package is not installed.
+    """
+
+    def __init__(self, directory: str | Path, sinks: Sequence[str] = ()):
+        self.directory = Path(directory)
+        for name in sinks:
+            _check_installed(name)
+        self._names = tuple(sinks)
+        self._sinks: list[TensorboardSink | WandbSink] = []
+        self._sums: Metrics = {}
+        self._started = time.monotonic()
+        self._writes = jax.process_index() == 0
+
+    def __enter__(self) -> "MetricLogger":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def rewind(self, step: int) -> None:
+        """Put the files in the state of step `step` and go on from there; step 0 starts afresh.
+
+        Raises ValueError where a file holds something else than lines of metrics.
+        """
+        self.close()
+        self._sums = {}
+        if not self._writes:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        lines = _keep_until(self._lines, step)
+        marks = _keep_until(self._marks, step)
+        if marks and marks[-1]["step"] == step:
+            self._sums = {name: Mean(*pair) for name, pair in marks[-1]["sums"].items()}
+        self._started = time.monotonic() - max((line["time_s"] for line in lines + marks), default=0.0)
+        self._sinks = [SINKS[name](self.directory, step) for name in self._names]
+
+    def add(self, metrics: Metrics) -> None:
+        """Add the metrics of one step; leaves on the host."""
+        for name, mean in metrics.items():
+            self._sums[name] = self._sums[name] + mean if name in self._sums else mean
+
+    def write(self, step: int, values: dict[str, float] | None = None) -> dict[str, float]:
+        """Close the log interval with step `step`; `values` join its line. Returns what was written."""
+        means = {name: mean.value() for name, mean in self._sums.items()} | (values or {})
+        means = dict(sorted(means.items()))
+        self._sums = {}
+        if self._writes:
+            _append(self._lines, {"step": step, "time_s": self._time_s(), **means})
+        for sink in self._sinks:
+            sink.write(step, means)
+        return means
+
+    def mark(self, step: int) -> None:
+        """Remember the open log interval; call before the checkpoint of `step` is saved."""
+        if self._writes:
+            sums = {name: (float(mean.sum), float(mean.count)) for name, mean in self._sums.items()}
+            _append(self._marks, {"step": step, "time_s": self._time_s(), "sums": sums})
+
+    def close(self) -> None:
+        for sink in self._sinks:
+            sink.close()
+        self._sinks = []
+
+    @property
+    def _lines(self) -> Path:
+        return self.directory / "metrics.jsonl"
+
+    @property
+    def _marks(self) -> Path:
+        return self.directory / "metrics_open.jsonl"
+
+    def _time_s(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+
+def _append(path: Path, record: dict) -> None:
+    # Opened anew and closed each time: after a kill at most the last line is torn.
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _keep_until(path: Path, step: int) -> list[dict]:
+    """Records up to `step`; the rest is removed from the file, and so is a last line torn by a kill."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    # Without its newline a line is torn, even one that parses: `"loss": 1.2` may have been 1.25.
+    whole = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
+    kept = [(line, record) for line, record in zip(whole, _records(path, whole), strict=True) if record["step"] <= step]
+    wanted = b"".join(line for line, _ in kept)
+    if wanted != text:
+        beside = path.with_name(path.name + ".new")
+        beside.write_bytes(wanted)
+        os.replace(beside, path)
+    return [record for _, record in kept]
+
+
+def _records(path: Path, lines: list[bytes]) -> list[dict]:
+    records = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON; remove the line to resume this run") from error
+        if not isinstance(record, dict) or not {"step", "time_s"} <= record.keys():
+            raise ValueError(f'{path}, line {number}: no "step" and "time_s"; remove the line to resume this run')
+        records.append(record)
+    return records
+
+
+class TensorboardSink:
+    """Event files in `directory`/tensorboard; what was logged after `step` is hidden."""
+
+    def __init__(self, directory: Path, step: int):
+        import tensorboardX
+
+        self._writer = tensorboardX.SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """A Weights & Biases run, kept over resumes by the id in `directory`/wandb_id.txt.
+
+    Project and entity come from WANDB_PROJECT and WANDB_ENTITY. Steps that are redone after a kill are logged once:
+    wandb passes over steps it already has.
+    """
+
+    def __init__(self, directory: Path, step: int):
+        import wandb
+
+        path = directory / "wandb_id.txt"
+        if not path.exists():
+            path.write_text(secrets.token_hex(4))
+        self._run = wandb.init(id=path.read_text(), resume="allow", dir=str(directory), name=directory.resolve().name)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+SINKS = {"tensorboard": TensorboardSink, "wandb": WandbSink}
+PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb"}
+
+
+def _check_installed(sink: str) -> None:
+    if sink not in PACKAGES:
+        raise ValueError(f"metrics sink {sink!r}: choose from {', '.join(PACKAGES)}")
+    try:
+        importlib.import_module(PACKAGES[sink])
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"metrics sink {sink!r} needs the package {PACKAGES[sink]}: pip install 'qstar[{sink}]', "
+            "or take it out of the sinks; metrics.jsonl is written in any case"
+        ) from error
