@@ -64,7 +64,7 @@ def digit_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
     if written != len(valid):
         raise ValueError(
             f"this tokenizer joins digits: it writes {digits!r} and the newline with {written} of the {len(valid)} "
-            "tokens of single digits; the probability score of numbers needs a tokenizer that writes every digit as a token"
+            "tokens of single digits; the probability score of numbers needs every digit to be a token"
         )
     return valid
 

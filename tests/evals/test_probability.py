@@ -107,12 +107,26 @@ def test_rows_are_padded_with_segment_zero():
     assert probability.evaluate([FIRST], check, 1, pad_id=44, buckets=(8,)).n == 1
 
 
-def test_progress_counts_items_not_padding():
-    calls = []
-    probability.evaluate(
-        [FIRST, SECOND, FIRST], from_table, 2, pad_id=0, buckets=(8,), progress=lambda *a: calls.append(a)
-    )
-    assert calls == [(2, 3), (3, 3)]
+def test_progress_counts_every_item_once_and_no_padding():
+    def calls(buckets):
+        seen = []
+        probability.evaluate([FIRST, SECOND, FIRST], from_table, 2, 0, buckets, progress=lambda *a: seen.append(a))
+        return seen
+
+    assert calls((8,)) == [(2, 3), (3, 3)]
+    assert calls((5, 6)) == [(2, 3), (3, 3)]
+    assert calls((8, 16)) == [(2, 3), (3, 3)]
+
+
+def test_what_is_predicted_at_padded_anchors_does_not_matter():
+    def wrong_in_the_third_slot(batch, anchors, candidates):
+        logprobs = from_table(batch, anchors, candidates)
+        logprobs[batch.tokens[:, 0] == 7, 2] = np.log([0.01, 0.01, 0.98])  # the first item has two scored tokens
+        return logprobs
+
+    scores = probability.evaluate([FIRST, SECOND], wrong_in_the_third_slot, batch_size=2, pad_id=0, buckets=(8,))
+    np.testing.assert_allclose(scores.score, [0.3, 0.1], rtol=1e-12)
+    assert scores.exact.tolist() == [True, False]
 
 
 def test_what_cannot_be_scored_is_refused():
