@@ -1,7 +1,8 @@
 """A run to interrupt: a tiny regression with noise from the step's key, Adam, grain data, checkpoints and metrics.
 
 As a script it trains in a process of its own: `resume_driver.py DIRECTORY --steps N --pause-s T`. With
-`--stall-commit STEP` the checkpoint of that step is written and never renamed to its final name.
+`--processes 2 --process I --port P` it is one of two that train together, with 2 devices each. With `--stall-commit
+STEP` the checkpoint of that step is written and never renamed to its final name.
 """
 
 import argparse
@@ -34,7 +35,10 @@ def example(index: int) -> Batch:
 
 
 def data(count: int = 40) -> grain.DatasetIterator:
+    rows = ROWS // jax.process_count()
+    mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
     source = grain.MapDataset.range(count).seed(3).shuffle().map(example).repeat(None)
+    source = source.map(lambda batch: jax.tree.map(lambda x: x[mine], batch))
     return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
 
 
@@ -76,7 +80,7 @@ def run(directory: Path, steps: int, devices: int = 1, hooks: tuple[loop.Hook, .
     place = sharding.named(mesh)
     with checkpoint.Checkpoints(directory / "checkpoints", SAVE_EVERY, keep=2) as checkpoints:
         if checkpoints.latest is None:
-            state = jax.device_put(new_state(), place)
+            state = jax.jit(new_state, out_shardings=place)()
         else:
             abstract = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(new_state)
@@ -114,8 +118,16 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--pause-s", type=float, default=0.0)
     parser.add_argument("--stall-commit", type=int)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--process", type=int, default=0)
+    parser.add_argument("--port", type=int)
     args = parser.parse_args()
+    devices = 1
     jax.config.update("jax_num_cpu_devices", 8)
+    if args.processes > 1:
+        devices = 2 * args.processes
+        jax.config.update("jax_num_cpu_devices", 2)
+        jax.distributed.initialize(f"127.0.0.1:{args.port}", args.processes, args.process)
     if args.stall_commit is not None:
         stall_commit(args.directory.resolve(), args.stall_commit)
 
@@ -124,7 +136,7 @@ def main() -> None:
         time.sleep(args.pause_s)
 
     try:
-        run(args.directory, args.steps, hooks=(loop.Hook(1, pause),))
+        run(args.directory, args.steps, devices, hooks=(loop.Hook(1, pause),))
     except loop.Interrupted as stopped:
         print(stopped)
         sys.exit(3)

@@ -9,16 +9,16 @@ import functools
 import os
 import time
 from collections.abc import Sequence
-from typing import Protocol
 
+import jax
 import rich.progress
 from rich.console import Console
 
 PLAIN_WIDTH = 160  # of tables in pipes and files, where rich would assume 80 columns and fold cells
 
 
-class Progress(Protocol):
-    """A context manager that a loop tells of its steps."""
+class Progress:
+    """A context manager that a loop tells of its steps. This one shows nothing."""
 
     def step(self, step: int, values: dict[str, float]) -> None:
         """Step `step` is done and its metrics are known."""
@@ -26,9 +26,11 @@ class Progress(Protocol):
     def interval(self, step: int, means: dict[str, float]) -> None:
         """A log interval ended with step `step`."""
 
-    def __enter__(self) -> "Progress": ...
+    def __enter__(self) -> "Progress":
+        return self
 
-    def __exit__(self, *error) -> None: ...
+    def __exit__(self, *error) -> None:
+        pass
 
 
 @functools.cache
@@ -42,7 +44,12 @@ def console() -> Console:
 
 
 def progress(description: str, start: int, total: int, show: Sequence[str]) -> Progress:
-    """The progress of steps `start + 1` to `total`; of the metrics, those named in `show` appear, in that order."""
+    """The progress of steps `start + 1` to `total`; of the metrics, those named in `show` appear, in that order.
+
+    Of several processes the first one shows it.
+    """
+    if jax.process_index():
+        return Progress()
     kind = LiveBar if console().is_interactive else PlainLines
     return kind(description, start, total, show)
 
@@ -51,7 +58,7 @@ def _values(values: dict[str, float], show: Sequence[str]) -> str:
     return "  ".join(f"{name} {values[name]:.4g}" for name in show if name in values)
 
 
-class LiveBar:
+class LiveBar(Progress):
     """A bar that is redrawn in place: description, steps, steps per second, time left, values of the newest step."""
 
     def __init__(self, description: str, start: int, total: int, show: Sequence[str]):
@@ -72,9 +79,6 @@ class LiveBar:
         rate = f"{speed:.3g} steps/s" if speed else ""
         self._bar.update(self._task, completed=step, rate=rate, values=_values(values, self._show))
 
-    def interval(self, step: int, means: dict[str, float]) -> None:
-        """The bar already shows every step."""
-
     def __enter__(self) -> "LiveBar":
         self._bar.__enter__()
         return self
@@ -83,15 +87,12 @@ class LiveBar:
         self._bar.__exit__(*error)
 
 
-class PlainLines:
+class PlainLines(Progress):
     """One line of text per log interval."""
 
     def __init__(self, description: str, start: int, total: int, show: Sequence[str]):
         self._description, self._total, self._show = description, total, show
         self._last, self._time_s = start, time.monotonic()
-
-    def step(self, step: int, values: dict[str, float]) -> None:
-        """Lines speak of intervals only."""
 
     def interval(self, step: int, means: dict[str, float]) -> None:
         now = time.monotonic()
@@ -109,6 +110,3 @@ class PlainLines:
     def __enter__(self) -> "PlainLines":
         self._time_s = time.monotonic()
         return self
-
-    def __exit__(self, *error) -> None:
-        pass
