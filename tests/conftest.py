@@ -2,6 +2,7 @@ import os
 import tempfile
 
 import jax
+import pytest
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -11,3 +12,19 @@ jax.config.update(
     os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "qstar-test-cache")),
 )
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+
+# Tiny programs run for milliseconds and compile for seconds: without these passes a Quiet-STaR step compiles in 1.5
+# seconds of a core, with them in 14. Flags unknown to another version end the process, hence the check.
+QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+
+
+def pytest_configure(config):
+    if config.option.markexpr == "not slow" and jax.version.__version_info__ < (0, 11):
+        os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
+
+
+@pytest.fixture
+def x64():
+    """float64 for the duration of a test: equalities that hold exactly are tested exactly."""
+    with jax.enable_x64(True):
+        yield

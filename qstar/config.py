@@ -1,0 +1,150 @@
+"""The schema of every configuration: frozen dataclasses, which are at once what Hydra checks and what the code uses.
+
+YAML files in `configs/` and `experiments/` pick and override; defaults live in the dataclasses. A new method is one
+line here (`SCHEMAS`) and one YAML file.
+"""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from qstar.data.generated import CupsText
+from qstar.data.pipeline import TextConfig
+from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
+from qstar.methods.lm import PlainLM
+from qstar.methods.quiet_star import QuietStar
+from qstar.paths import ROOT
+from qstar.runs import Pretrained, Scratch
+from qstar.sharding import MeshConfig
+from qstar.training.metrics import SINKS
+from qstar.training.optim import OptimConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run."""
+
+    name: str = "run"
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"
+    resume: str = ""  # a run directory, or `latest`: go on from its newest checkpoint with its own configuration
+    seed: int = 0
+    steps: int = 100
+    batch_size: int = 8  # sequences in an optimiser step
+    micro_batches: int = 1  # slices of it whose gradients are accumulated
+    control: bool = False  # also train a plain language model on the same batches for as many steps
+    log_every: int = 1
+    save_every: int = 50
+    keep: int = 2  # newest checkpoints kept
+    sample_every: int = 50  # steps between samples of thoughts; 0 takes none
+    sinks: tuple[str, ...] = ()  # besides metrics.jsonl: tensorboard, wandb
+    model: Any = MISSING
+    method: Any = MISSING
+    data: Any = MISSING
+    eval: Any = MISSING
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        object.__setattr__(self, "sinks", tuple(self.sinks))
+        for name in ("steps", "batch_size", "micro_batches", "log_every", "save_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: a positive integer is wanted")
+        if self.sample_every < 0:
+            raise ValueError(f"sample_every = {self.sample_every}: 0 (no samples) or more is wanted")
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"batch_size = {self.batch_size} does not split into micro_batches = {self.micro_batches} equal parts"
+            )
+        for sink in self.sinks:
+            if sink not in SINKS:
+                raise ValueError(f"sinks = {self.sinks}: choose from {', '.join(SINKS)}")
+        self._check_window()
+
+    def _check_window(self) -> None:
+        columns = getattr(self.method, "thought_len", 0) + getattr(self.method, "lookahead", 0) + 1
+        length = getattr(self.data, "length", None)
+        if length is not None and columns > length:
+            raise ValueError(
+                f"method.thought_len = {self.method.thought_len} and method.lookahead = {self.method.lookahead} make "
+                f"thoughts of {columns} columns, longer than the window data.length = {length}: shorten the thought "
+                "or lengthen the window"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """One evaluation of a trained run, or of a language model as it is (`run=none model=...`)."""
+
+    run: str = "latest"  # a run directory, `latest`, or `none`
+    step: int = -1  # checkpoint to evaluate; -1: the newest
+    out: str = ""  # where the table goes besides the screen: a .jsonl file
+    seed: int = 0
+    model: Any = MISSING
+    eval: Any = MISSING
+
+    def __post_init__(self):
+        if self.step < -1:
+            raise ValueError(f"step = {self.step}: a step, or -1 for the newest, is wanted")
+
+
+SCHEMAS: dict[str, dict[str, type]] = {
+    "method": {"quiet_star": QuietStar, "lm": PlainLM},
+    "model": {"pretrained": Pretrained, "scratch": Scratch},
+    "data": {"cups": CupsText, "text": TextConfig},
+    "eval": {"cups": CupsEval, "questions": QuestionsEval, "none": NoEval},
+    "optim": {"adamw": OptimConfig},
+    "mesh": {"mesh": MeshConfig},
+}
+
+
+def register() -> None:
+    """Make the schemas known to Hydra, as `base_NAME` in each group. Safe to call twice."""
+    OmegaConf.register_new_resolver("qstar_root", lambda: str(ROOT), replace=True)
+    store = ConfigStore.instance()
+    store.store(name="base_train", node=_writable(TrainConfig))
+    store.store(name="base_evaluate", node=_writable(EvaluateConfig))
+    for group, schemas in SCHEMAS.items():
+        for name, schema in schemas.items():
+            store.store(group=group, name=f"base_{name}", node=_writable(schema))
+
+
+def _writable(schema: type) -> DictConfig:
+    """Frozen dataclasses become read-only nodes, which refuse overrides: clear the flag at every depth."""
+    node = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            OmegaConf.set_readonly(child, None)
+    return node
+
+
+def build(node: DictConfig) -> Any:
+    """The frozen dataclass behind a composed configuration. Raises ValueError where a field's check fails."""
+    return OmegaConf.to_object(node)
+
+
+def save(cfg: TrainConfig, file: Path) -> None:
+    """Write a configuration so that `load` gives it back."""
+    groups = {name: type(getattr(cfg, name)).__name__ for name in SCHEMAS}
+    contents = {"schemas": groups, **dataclasses.asdict(cfg)}
+    file.write_text(OmegaConf.to_yaml(OmegaConf.create(contents)), encoding="utf-8")
+
+
+def load(file: Path, overrides: list[str] = ()) -> TrainConfig:
+    """A saved configuration, with `key=value` overrides on top."""
+    contents = OmegaConf.load(file)
+    groups = contents.pop("schemas")
+    node = _writable(TrainConfig)
+    for name, schema in groups.items():
+        known = {known.__name__: known for known in SCHEMAS[name].values()}
+        node[name] = _writable(known[schema])
+    node = OmegaConf.merge(node, contents)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        OmegaConf.update(node, key, OmegaConf.create(f"value: {value}").value)
+    return build(node)

@@ -1,0 +1,66 @@
+"""Rows of generated text: row i of a source is a function of (seed, i) and of nothing else."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qstar.structs import Batch
+from qstar.tasks import cups
+
+
+@dataclass(frozen=True)
+class CupsText(cups.CupsConfig):
+    """Text of the cups task. `answers_only` counts, in the loss, only what follows the question."""
+
+    length: int = 96  # tokens in a row, which holds as many whole problems as fit
+    answers_only: bool = False
+
+    def __post_init__(self):
+        super().__post_init__()
+        longest = 2 * self.max_moves + 6  # start, moves, =-, workings, -, answer, ;
+        if self.length < longest:
+            raise ValueError(f"data.length = {self.length}: a worked problem takes up to {longest} tokens")
+
+
+@dataclass(frozen=True)
+class GeneratedRows:
+    """A random-access source of windows packed with whole short documents.
+
+    `document(rng)` draws the text of one document, `encode` turns it into ids. A row holds as many documents as fit
+    into `length` tokens, numbered from 1; the rest is padding. Where `uncounted` is given, the tokens of a document up
+    to and including that id do not count in the loss.
+    """
+
+    document: Callable[[np.random.Generator], str]
+    encode: Callable[[str], list[int]]
+    length: int
+    seed: int
+    uncounted: int | None = None
+
+    def __getitem__(self, index: int) -> Batch:
+        rng = np.random.default_rng((self.seed, index))
+        documents, used = [], 0
+        while True:
+            ids = self.encode(self.document(rng))
+            if used + len(ids) > self.length:
+                return pack_row(documents, self.length, self.uncounted)
+            documents.append(ids)
+            used += len(ids)
+
+
+def cups_rows(cfg: CupsText, encode: Callable[[str], list[int]], seed: int) -> GeneratedRows:
+    uncounted = encode("=")[0] if cfg.answers_only else None
+    return GeneratedRows(lambda rng: cups.example(cfg, rng), encode, cfg.length, seed, uncounted)
+
+
+def pack_row(documents: list[list[int]], length: int, uncounted: int | None = None) -> Batch:
+    """Documents one after another in one row [S] of numpy leaves."""
+    sizes = [len(document) for document in documents]
+    padding = length - sum(sizes)
+    tokens = np.concatenate([*documents, np.zeros(padding, int)]).astype(np.int32)
+    segment = np.repeat([*range(1, len(sizes) + 1), 0], [*sizes, padding]).astype(np.int32)
+    position = np.concatenate([np.arange(size) for size in (*sizes, padding)]).astype(np.int32)
+    counted = [np.arange(len(ids)) > (ids.index(uncounted) if uncounted is not None else -1) for ids in documents]
+    mask = np.concatenate([*counted, np.zeros(padding, bool)])
+    return Batch(tokens, mask, segment, position)

@@ -1,0 +1,44 @@
+"""What the console scripts share: a compile cache, and errors that read as sentences."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError, OSError, FloatingPointError)
+
+
+def prepare_jax() -> None:
+    """Keep compiled programs between runs, under ~/.cache/qstar unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(root / "qstar" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Print an expected error as a message and leave with status 1 (130 after Ctrl-C); QSTAR_TRACEBACK=1 shows all."""
+    from qstar.training.loop import Interrupted
+
+    try:
+        yield
+    except Interrupted as stop:
+        print(f"\n{stop}\nGo on with  qstar-train resume={_run(stop.directory)}", file=sys.stderr)
+        raise SystemExit(130) from None
+    except EXPECTED as error:
+        if os.environ.get("QSTAR_TRACEBACK"):
+            raise
+        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def _run(checkpoints: Path | None) -> Path | None:
+    """The run directory of a checkpoint directory, the control's included."""
+    if checkpoints is None:
+        return None
+    directory = checkpoints.parent
+    return directory.parent if directory.name == "control" else directory

@@ -1,0 +1,57 @@
+"""`qstar-train`: train a model to think, beside its control. Without arguments: the bundled task, in a few minutes."""
+
+import dataclasses
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from qstar import config as configs
+from qstar import entry, experiment, runs
+from qstar.config import TrainConfig
+from qstar.paths import CONFIGS
+
+configs.register()
+
+
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
+def _main(node: DictConfig) -> None:
+    with entry.errors():
+        overrides = HydraConfig.get().overrides.task
+        cfg, directory = chosen(configs.build(node), overrides)
+        entry.prepare_jax()
+        experiment.run(cfg, directory)
+
+
+def chosen(cfg: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path]:
+    """The configuration and directory of a new run, or of the one to resume, with the values that were overridden.
+
+    Raises ValueError when a resumed run is asked to change what its checkpoint depends on.
+    """
+    if not cfg.resume:
+        return cfg, Path(cfg.run_dir)
+    directory = runs.latest_run() if cfg.resume == "latest" else Path(cfg.resume)
+    if not (directory / "config.yaml").is_file():
+        raise FileNotFoundError(f"resume={cfg.resume}: {directory} is no run directory (no config.yaml in it)")
+    values = [one for one in overrides if not one.startswith(("resume=", "run_dir="))]
+    groups = [
+        one for one in values if one.partition("=")[0] in (*configs.SCHEMAS, "experiments") and one[:5] != "mesh="
+    ]
+    if groups:
+        raise ValueError(
+            f"{', '.join(groups)} with resume: a run goes on with its own configuration; override single values "
+            "(steps=200), or start a new run without resume"
+        )
+    resumed = configs.load(directory / "config.yaml", [one for one in values if not one.startswith("mesh=")])
+    mesh = cfg.mesh if any(one.startswith("mesh=") for one in values) else resumed.mesh
+    return dataclasses.replace(resumed, mesh=mesh, resume=str(directory)), directory
+
+
+def main() -> None:
+    _main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

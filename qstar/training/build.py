@@ -1,0 +1,77 @@
+"""From a configuration to things that run: everything is checked here, before the first compile."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import jax
+import optax
+
+from qstar import sharding
+from qstar.data import generated, pipeline
+from qstar.data.generated import CupsText
+from qstar.data.tokenizer import Tokenizer
+from qstar.methods.protocol import Method
+from qstar.models.definition import Definition
+from qstar.models.lm import LMConfig
+from qstar.structs import Batch, TrainState
+from qstar.training import optim, step
+from qstar.training.optim import OptimConfig
+from qstar.typing import Params
+
+
+def batches(cfg, tokenizer: Tokenizer, batch_size: int, seed: int) -> Iterator[Batch]:
+    """An endless iterator of batches [B S], whose position can be saved; batch k is a function of (seed, k)."""
+    if isinstance(cfg, CupsText):
+        return pipeline.source_batches(generated.cups_rows(cfg, tokenizer.encode, seed), batch_size)
+    return pipeline.text_batches(cfg, tokenizer, batch_size, seed, pad_id=0)
+
+
+@dataclass(frozen=True)
+class Program:
+    """A method's model on a mesh, with its optimiser and its compiled step."""
+
+    method: Method  # resolved
+    lm: LMConfig
+    definition: Definition
+    mesh: jax.sharding.Mesh
+    tx: optax.GradientTransformation
+    step: step.Step
+    ema: bool
+
+    @classmethod
+    def of(
+        cls, method: Method, lm: LMConfig, mesh: jax.sharding.Mesh, cfg: OptimConfig, steps: int, micro_batches: int
+    ) -> "Program":
+        """Raises ValueError when the model's sizes do not divide over the mesh."""
+        definition = method.definition(lm)
+        sizes = jax.tree.map(lambda leaf: leaf.shape, definition.abstract)
+        sharding.check_divisible(definition.axes, sizes, mesh)
+        tx = optim.optimizer(cfg, steps)
+        return cls(
+            method,
+            lm,
+            definition,
+            mesh,
+            tx,
+            step.make_step(method, definition, tx, mesh, micro_batches, cfg.ema),
+            cfg.ema > 0,
+        )
+
+    def start(self, lm_params: Params, seed: int) -> TrainState:
+        """The state before the first step, laid out on the mesh."""
+        init, run = jax.random.split(jax.random.key(seed))
+        state = step.new_state(self.method.start_from(self.lm, lm_params, init), self.tx, run, self.ema)
+        return jax.device_put(state, self.places)
+
+    @property
+    def places(self) -> TrainState:
+        return step.state_sharding(self.definition, self.tx, self.mesh, self.ema)
+
+    def abstract_state(self, seed: int) -> TrainState:
+        """Shapes, types and places of the state, to restore a checkpoint into."""
+        shapes = jax.eval_shape(
+            lambda params: step.new_state(params, self.tx, jax.random.key(seed), self.ema), self.definition.abstract
+        )
+        return jax.tree.map(
+            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, self.places
+        )

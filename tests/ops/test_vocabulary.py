@@ -1,0 +1,107 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from qstar.ops import chunk, vocabulary
+
+VOCAB, WIDTH = 5, 4
+TABLE = jnp.asarray(np.random.default_rng(0).standard_normal((VOCAB, WIDTH)), jnp.float32)
+HIDDEN = jnp.asarray(np.random.default_rng(1).standard_normal((2, 3, 7, WIDTH)), jnp.float32)
+TARGETS = jnp.asarray(np.random.default_rng(2).integers(0, VOCAB, (2, 3, 7)))
+
+
+def head(hidden, table=TABLE):
+    return jnp.einsum("...d,vd->...v", hidden, table)
+
+
+def wanted_logprobs(temperature, forbidden):
+    logits = np.array(HIDDEN, np.float64) @ np.array(TABLE, np.float64).T / temperature
+    logits[..., list(forbidden)] = -np.inf
+    logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
+    return np.take_along_axis(logits, np.asarray(TARGETS)[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize("budget", [2**20, 1, 2 * 3 * VOCAB * 4 * 2])  # one slice; slices of one; of two, one padded
+@pytest.mark.parametrize(("temperature", "forbidden"), [(1.0, ()), (3.0, (1, 4))])
+def test_logprobs_are_those_of_the_softmax_whatever_the_slices(monkeypatch, budget, temperature, forbidden):
+    monkeypatch.setattr(chunk, "BUDGET_BYTES", budget)
+    found = vocabulary.logprobs(head, HIDDEN, TARGETS, 2, VOCAB, temperature, forbidden)
+    allowed = ~np.isin(np.asarray(TARGETS), forbidden)
+    np.testing.assert_allclose(found[allowed], wanted_logprobs(temperature, forbidden)[allowed], atol=1e-6)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("budget", [1, 2 * 3 * VOCAB * 4 * 2])
+def test_gradients_of_logprobs_do_not_depend_on_the_slices(monkeypatch, budget):
+    def total(hidden, table):
+        weights = jnp.arange(42.0).reshape(2, 3, 7)
+        return jnp.sum(weights * vocabulary.logprobs(lambda h: head(h, table), hidden, TARGETS, 2, VOCAB))
+
+    whole = jax.grad(total, (0, 1))(HIDDEN, TABLE)
+    monkeypatch.setattr(chunk, "BUDGET_BYTES", budget)
+    for found, wanted in zip(jax.grad(total, (0, 1))(HIDDEN, TABLE), whole, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5 * np.abs(wanted).max())  # sums of 42 float32 terms
+
+
+@pytest.mark.parametrize("budget", [1, 2 * 3 * VOCAB * 4 * 2])
+def test_draws_do_not_depend_on_the_slices(monkeypatch, budget):
+    whole = vocabulary.sample(head, HIDDEN, jax.random.key(0), VOCAB)
+    monkeypatch.setattr(chunk, "BUDGET_BYTES", budget)
+    sliced = vocabulary.sample(head, HIDDEN, jax.random.key(0), VOCAB)
+    np.testing.assert_array_equal(sliced[0], whole[0])
+    np.testing.assert_allclose(sliced[1], whole[1], atol=1e-6)
+
+
+def test_the_draw_of_an_anchor_does_not_depend_on_the_anchors_behind_it():
+    many, _ = vocabulary.sample(head, HIDDEN, jax.random.key(0), VOCAB)
+    few, _ = vocabulary.sample(head, HIDDEN[:, :, :4], jax.random.key(0), VOCAB)
+    np.testing.assert_array_equal(few, many[:, :, :4])
+
+
+PROBABILITIES = np.array([0.5, 0.25, 0.15, 0.1])
+
+
+def draws(key, temperature=1.0, forbidden=()):
+    """20,000 draws where the hidden state is the log of `PROBABILITIES` and the head the identity."""
+    hidden = jnp.broadcast_to(jnp.log(jnp.asarray(PROBABILITIES, jnp.float32)), (4, 50, 100, 4))
+    return vocabulary.sample(lambda h: h, hidden, key, 4, temperature, forbidden)
+
+
+def chi_square(tokens, probabilities):
+    tokens = np.asarray(tokens)
+    expected = probabilities * tokens.size
+    return float(np.sum((np.bincount(tokens.ravel(), minlength=len(probabilities)) - expected) ** 2 / expected))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.5])
+def test_draws_follow_the_softmax(temperature):
+    sharpened = PROBABILITIES ** (1 / temperature)
+    tokens, _ = draws(jax.random.key(0), temperature)
+    assert chi_square(tokens, sharpened / sharpened.sum()) < 16.3  # 99.9% of chi-square with 3 degrees of freedom
+
+
+def test_draws_of_rows_samples_and_anchors_are_independent():
+    tokens = np.asarray(draws(jax.random.key(1))[0])
+    for axis in range(3):
+        first, second = np.split(np.moveaxis(tokens, axis, 0), 2)
+        pairs = 4 * first + second
+        joint = np.outer(PROBABILITIES, PROBABILITIES).ravel()
+        assert chi_square(pairs, joint) < 37.7  # 99.9% with 15 degrees of freedom
+
+
+def test_logprobs_of_draws_are_those_of_the_distribution_drawn_from():
+    tokens, logprobs = draws(jax.random.key(0), 0.5, forbidden=(0,))
+    sharpened = np.array([0, 0.25**2, 0.15**2, 0.1**2])
+    np.testing.assert_allclose(np.exp(logprobs), (sharpened / sharpened.sum())[np.asarray(tokens)], rtol=1e-5)
+
+
+def test_temperature_zero_takes_the_likeliest_token_with_its_logprob_at_temperature_one():
+    tokens, logprobs = draws(jax.random.key(0), 0.0)
+    assert np.all(tokens == 0)
+    np.testing.assert_allclose(np.exp(logprobs), 0.5, rtol=1e-6)
+
+
+def test_forbidden_tokens_never_occur():
+    assert set(np.unique(draws(jax.random.key(0), 1.0, (0, 2))[0])) == {1, 3}
+    assert np.all(draws(jax.random.key(0), 0.0, (0,))[0] == 1)

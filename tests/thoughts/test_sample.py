@@ -1,0 +1,53 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from reference import sequential
+
+from qstar.thoughts.sample import sample
+
+SCALE = 1.5
+EVERYWHERE = np.broadcast_to(np.arange(9)[None], (2, 9))
+SOME = np.array([[1, 2, 7], [0, 4, 5]])
+
+
+@functools.partial(jax.jit, static_argnames=("model", "temperature", "forbidden"))
+def drawn(model, params, batch, anchors, key, temperature=1.0, forbidden=()):
+    thinker = model.bind(params)
+    text = thinker.lm.text(batch)
+    settings = {"thought_len": 3, "num_thoughts": 2, "temperature": temperature, "forbidden": forbidden}
+    return sample(thinker, text, batch, anchors, key, **settings)
+
+
+@pytest.mark.parametrize(
+    ("anchors", "temperature", "forbidden"), [(EVERYWHERE, 0.8, (5,)), (SOME, 1.0, ()), (SOME, 0.0, (2, 5))]
+)
+def test_parallel_thoughts_equal_thoughts_grown_one_by_one(x64, anchors, temperature, forbidden):
+    model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=SCALE)
+    batch = tiny.packed()
+    found = drawn(model, params, batch, jnp.asarray(anchors), jax.random.key(3), temperature, forbidden)
+    tokens, logprobs = sequential.sample(
+        params, tiny.EXACT, SCALE, batch, anchors, jax.random.key(3), 3, 2, temperature, forbidden
+    )
+    real = tokens >= 0
+    np.testing.assert_array_equal(np.asarray(found.tokens)[real], tokens[real])
+    np.testing.assert_allclose(np.asarray(found.logprobs)[real], logprobs[real], rtol=0, atol=1e-12)
+
+
+def test_no_gradient_flows_through_sampling(x64):
+    model, params = tiny.thinker_of(tiny.EXACT)
+
+    def total(params):
+        return drawn(model, params, tiny.packed(), jnp.asarray(SOME), jax.random.key(3)).logprobs.sum()
+
+    for leaf in jax.tree.leaves(jax.grad(total)(params)):
+        assert not np.any(leaf)
+
+
+def test_thoughts_of_padding_are_finite():
+    model, params = tiny.thinker_of()
+    found = drawn(model, params, tiny.packed(), jnp.asarray(EVERYWHERE), jax.random.key(3))
+    assert np.isfinite(found.logprobs).all()
