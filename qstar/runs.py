@@ -1,0 +1,224 @@
+"""Open what lies on disk or on a hub: one function for every kind of source of a language model."""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qstar.data import tokenizer as tokenizers
+from qstar.data.tokenizer import Tokenizer
+from qstar.methods.protocol import Method
+from qstar.models import gguf, hf, lm
+from qstar.models.definition import Definition
+from qstar.models.lm import LMConfig
+from qstar.training import checkpoint
+from qstar.typing import Params
+
+BUNDLED = Path(__file__).parent / "bundled"
+FORMAT = 1  # of model.json
+
+KINDS = """a model is one of
+  bundled:NAME       a small model that comes with qstar
+  DIRECTORY          of a Hugging Face model (config.json, *.safetensors, tokenizer.json) or made by qstar-prepare
+  FILE.gguf          of the llama architecture
+  hub:ORG/NAME       fetched from the Hugging Face hub (ORG/NAME alone works where no such path exists)"""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A language model read from somewhere."""
+
+    config: LMConfig
+    params: Params  # float32
+    tokenizer: Tokenizer
+    source: str
+
+
+def load_model(source: str | Path) -> Loaded:
+    """The language model at `source`, of any kind that `KINDS` lists.
+
+    Raises:
+        FileNotFoundError: nothing there, or a file of it is missing.
+        ValueError: it cannot be read, is outside the Llama family, or its tokenizer does not fit its vocabulary.
+        ImportError, ConnectionError: the extra or the network that this kind wants is not there.
+    """
+    text = str(source)
+    if text.startswith("bundled:"):
+        config, params, tokenizer = _huggingface(_bundled(text.removeprefix("bundled:")))
+    elif text.startswith("hub:"):
+        config, params, tokenizer = _huggingface(hf.fetch(text.removeprefix("hub:")))
+    else:
+        config, params, tokenizer = _local(text)
+    try:
+        tokenizers.check_fits(tokenizer, config.vocab)
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}") from error
+    return Loaded(config, params, tokenizer, text)
+
+
+def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
+    """Write a directory that `load_model` reads: model.json, tokenizer.json and params/ in this type."""
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    stored = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(dtype)), model.params)
+    checkpoint.save_params(path / "params", stored)
+    (path / "tokenizer.json").write_text(model.tokenizer.to_json(), encoding="utf-8")
+    contents = {"format": FORMAT, "source": model.source, "model": dataclasses.asdict(model.config)}
+    # Last: a directory with a model.json is complete.
+    (path / "model.json").write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+
+
+def _local(text: str) -> tuple[LMConfig, Params, Tokenizer]:
+    path = Path(text).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _gguf(path)
+    if (path / "model.json").is_file():
+        return _checkpoint(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{path} holds neither a config.json nor a model.json; {KINDS}")
+        return _huggingface(path)
+    if path.exists():
+        raise ValueError(f"{path} is a file, but no .gguf; {KINDS}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
+        return _huggingface(hf.fetch(text))
+    raise FileNotFoundError(f"no model at {text!r}; {KINDS}")
+
+
+def _bundled(name: str) -> Path:
+    names = sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
+    if name not in names:
+        raise ValueError(f"no bundled model {name!r}; there are: {', '.join(names) or 'none in this installation'}")
+    return BUNDLED / name
+
+
+def _huggingface(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+    config, params = hf.read_directory(path)
+    return config, params, Tokenizer.from_file(path / "tokenizer.json")
+
+
+def _gguf(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+    config, params, pieces = gguf.read_file(path)
+    vocab = {token: id for id, token in enumerate(pieces.tokens)}
+    return config, params, tokenizers.byte_level_bpe(vocab, pieces.merges, pieces.special, pieces.digits)
+
+
+def _checkpoint(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+    file = path / "model.json"
+    contents = json.loads(file.read_text(encoding="utf-8"))
+    if contents.get("format") != FORMAT:
+        raise ValueError(
+            f"{file} is of format {contents.get('format')!r}, this qstar reads {FORMAT}; run qstar-prepare again on "
+            f"{contents.get('source', 'the original model')}"
+        )
+    config = LMConfig(**contents["model"])
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), checkpoint.load_params(path / "params"))
+    lm.definition(config).check(params, source=str(path))
+    return config, params, Tokenizer.from_file(path / "tokenizer.json")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A language model to start from."""
+
+    source: str = "bundled:cups"  # see KINDS
+    dtype: str = "float32"  # of the matrix products: float32 or bfloat16; weights are kept in float32
+    remat: bool = True  # recompute layers in the backward pass: less memory, a third more work
+
+    def load(self, seed: int) -> Loaded:
+        loaded = load_model(self.source)
+        return dataclasses.replace(
+            loaded, config=dataclasses.replace(loaded.config, dtype=self.dtype, remat=self.remat)
+        )
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A new model with random weights. `tokenizer` is a tokenizer.json, or `characters:` and an alphabet."""
+
+    tokenizer: str = "characters:"
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    kv_heads: int = 4
+    head_size: int = 32
+    ff: int = 384
+    max_len: int = 2048
+    rope_theta: float = 10000.0
+    tied: bool = True
+    dtype: str = "float32"
+    remat: bool = True
+
+    def load(self, seed: int) -> Loaded:
+        kind, _, alphabet = self.tokenizer.partition(":")
+        tokenizer = tokenizers.characters(alphabet) if kind == "characters" else Tokenizer.from_file(self.tokenizer)
+        shape = {name: value for name, value in dataclasses.asdict(self).items() if name != "tokenizer"}
+        config = LMConfig(vocab=tokenizer.size, **shape)
+        return Loaded(config, lm.definition(config).init(jax.random.key(seed)), tokenizer, "scratch")
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, opened: all that its directory knows."""
+
+    path: Path
+    config: Any  # qstar.config.TrainConfig
+    method: Method  # resolved
+    lm: LMConfig
+    definition: Definition
+    params: Params
+    tokenizer: Tokenizer
+    step: int
+
+    @property
+    def metrics(self) -> list[dict]:
+        """The lines of metrics.jsonl."""
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+
+
+def describe(directory: Path, config: LMConfig, tokenizer: Tokenizer) -> None:
+    """Write what `load_run` needs besides the configuration: the shape of the model, and its tokenizer."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "lm.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
+    (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+
+
+def latest_run(root: str | Path = "runs") -> Path:
+    """The run directory under `root` that was started last. Raises FileNotFoundError when there is none."""
+    found = sorted(Path(root).glob("**/config.yaml"), key=lambda file: (file.stat().st_mtime, str(file)))
+    if not found:
+        raise FileNotFoundError(
+            f"no run under {Path(root).absolute()}: start one with qstar-train, or name a directory"
+        )
+    return found[-1].parent
+
+
+def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
+    """Open a run directory, or `latest`; `step` picks a checkpoint (default: the newest).
+
+    Raises FileNotFoundError for a directory that is no run or holds no checkpoint, ValueError for one of another model.
+    """
+    from qstar import config as configs  # it knows this module
+
+    path = latest_run() if str(path) == "latest" else Path(path)
+    if not (path / "config.yaml").is_file():
+        raise FileNotFoundError(f"{path} is no run directory (no config.yaml in it): qstar-train makes one")
+    cfg = configs.load(path / "config.yaml")
+    shape = LMConfig(**json.loads((path / "lm.json").read_text(encoding="utf-8")))
+    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+    method = cfg.method.resolve(tokenizer)
+    definition = method.definition(shape)
+    with checkpoint.Checkpoints(path / "checkpoints", every=1, keep=2**31) as saved:
+        step = saved.latest if step is None else step
+        params = saved.load_params(step)
+    definition.check(params, f"the weights of {path}")
+    return Run(path, cfg, method, shape, definition, params, tokenizer, step)

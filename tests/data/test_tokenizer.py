@@ -1,0 +1,118 @@
+import json
+
+import pytest
+
+from qstar.data import tokenizer as tokenizers
+
+VOCAB = {"<|end|>": 0, "a": 1, "b": 2, "1": 3, "2": 4, "Ġ": 5, "ab": 6, "Ġab": 7, "12": 8, "Ã": 9, "©": 10, "Ċ": 11}
+MERGES = [("a", "b"), ("Ġ", "ab"), ("1", "2")]
+
+
+def bpe(digits=True):
+    return tokenizers.byte_level_bpe(VOCAB, MERGES, ["<|end|>"], digits)
+
+
+def test_merges_join_pieces_and_spaces_lead_words():
+    assert bpe().encode("ab ab") == [6, 7]
+    assert bpe().decode([6, 7]) == "ab ab"
+
+
+def test_digits_stand_alone_only_where_asked():
+    assert bpe(digits=True).encode("12") == [3, 4]
+    assert bpe(digits=False).encode("12") == [8]
+
+
+def test_special_tokens_are_matched_whole_and_kept_when_decoding():
+    assert bpe().encode("ab<|end|>ab") == [6, 0, 6]
+    assert bpe().decode([6, 0, 6]) == "ab<|end|>ab"
+
+
+def test_bytes_beyond_ascii_survive():
+    assert bpe().encode("é\n") == [9, 10, 11]
+    assert bpe().decode([9, 10, 11]) == "é\n"
+
+
+def test_token_is_readable_text():
+    assert bpe().spellings([7, 11, 0]) == [" ab", "\n", "<|end|>"]
+
+
+def test_ids_without_a_spelling_are_shown_as_ids_and_decode_to_nothing():
+    assert bpe().token(12) == "<12>"
+    assert bpe().decode([6, 12, 6]) == "abab"
+
+
+def test_id_of_a_text_is_its_single_token_or_the_entry_of_that_name():
+    tokenizer = bpe()
+    assert tokenizer.id_of(" ab") == 7  # by encoding
+    assert tokenizer.id_of("Ġab") == 7  # by name
+    assert tokenizer.id_of("<|end|>") == 0
+    assert tokenizer.id_of("a b") is None
+
+
+def test_size_is_the_largest_id_plus_one():
+    assert bpe().size == 12
+    assert tokenizers.byte_level_bpe(VOCAB | {"c": 40}, MERGES, [], True).size == 41
+
+
+def test_json_round_trip_gives_the_same_ids(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(bpe().to_json(), encoding="utf-8")
+    again = tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
+    assert again.encode("ab 12<|end|>é") == [6, 5, 3, 4, 0, 9, 10]
+    assert again.decode([6, 5, 3, 4, 0, 9, 10]) == "ab 12<|end|>é"
+
+
+def test_no_special_tokens_are_added_though_the_file_asks_for_them():
+    raw = json.loads(bpe().to_json())
+    raw["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|end|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+        "special_tokens": {"<|end|>": {"id": "<|end|>", "ids": [0], "tokens": ["<|end|>"]}},
+    }
+    assert tokenizers.Tokenizer.from_json(json.dumps(raw)).encode("ab") == [6]
+
+
+def test_characters_are_numbered_in_order():
+    tokenizer = tokenizers.characters("01+=\n é")
+    assert tokenizer.size == 7
+    assert tokenizer.encode("1+0 =\né") == [1, 2, 0, 5, 3, 4, 6]
+    assert tokenizer.decode([1, 2, 0, 5, 3, 4, 6]) == "1+0 =\né"
+    assert tokenizer.spellings([4, 5]) == ["\n", " "]
+    assert tokenizer.id_of("+") == 2
+    assert tokenizer.id_of("x") is None
+
+
+def test_a_character_outside_the_alphabet_is_named_with_the_alphabet():
+    tokenizer = tokenizers.characters("abc")
+    for kept in (tokenizer, tokenizers.Tokenizer.from_json(tokenizer.to_json())):
+        with pytest.raises(ValueError, match=r"character 'z' at 1 is not in this tokenizer's alphabet 'abc'"):
+            kept.encode("azb")
+
+
+def test_an_alphabet_has_each_character_once():
+    with pytest.raises(ValueError, match=r"repeated: \['a'\]"):
+        tokenizers.characters("aba")
+    with pytest.raises(ValueError, match="at least one character"):
+        tokenizers.characters("")
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused():
+    tokenizers.check_fits(bpe(), 12)
+    tokenizers.check_fits(bpe(), 64)
+    with pytest.raises(ValueError, match="ids up to 11, the model embeds only 11 tokens"):
+        tokenizers.check_fits(bpe(), 11)
+
+
+def test_pieces_that_do_not_fit_together_are_refused():
+    with pytest.raises(ValueError, match=r"special tokens \['<\|x\|>'\] are not in the vocabulary of 12"):
+        tokenizers.byte_level_bpe(VOCAB, MERGES, ["<|x|>"], True)
+    with pytest.raises(ValueError, match="the merges do not fit the vocabulary"):
+        tokenizers.byte_level_bpe(VOCAB, [("a", "Ġ")], [], True)
+
+
+def test_files_that_are_no_tokenizer_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no tokenizer at .*tokenizer\.json"):
+        tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"tokenizer\.json: not the contents of a tokenizer\.json"):
+        tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")

@@ -1,0 +1,302 @@
+import errno
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import threading
+
+import grain
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+
+from qstar import sharding
+from qstar.structs import TrainState
+from qstar.training import checkpoint
+from qstar.training.checkpoint import Checkpoints
+
+TX = optax.adamw(1e-3)
+
+
+def params():
+    return {"embedding": jnp.arange(64.0).reshape(16, 4), "blocks": {"query": jnp.ones((2, 4, 8)) / 3}}
+
+
+def state(step, weights=None):
+    weights = params() if weights is None else weights
+    return TrainState(jnp.asarray(step), weights, TX.init(weights), jax.random.key(7))
+
+
+def abstract(tree, place=None):
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place or leaf.sharding), tree
+    )
+
+
+def data():
+    """Batches that name their place in the stream: batch k is [2k, 2k + 1]."""
+    return iter(grain.MapDataset.range(1000).batch(2).to_iter_dataset())
+
+
+def advance(iterator, count):
+    for _ in range(count):
+        next(iterator)
+    return iterator
+
+
+def same(a, b):
+    """Trees equal bit by bit, keys compared by their bits."""
+
+    def raw(leaf):
+        return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(raw(x), raw(y)), a, b)
+
+
+def test_restored_state_equals_the_saved_one_and_the_data_go_on(tmp_path):
+    with Checkpoints(tmp_path, every=2, keep=3) as saver:
+        assert saver.latest is None
+        assert saver.save(4, state(4), advance(data(), 4))
+    with Checkpoints(tmp_path, every=2, keep=3) as saver:
+        assert saver.latest == 4
+        iterator = data()
+        restored = saver.restore(abstract(state(0)), iterator)
+    same(restored, state(4))
+    assert jnp.issubdtype(restored.key.dtype, jax.dtypes.prng_key)
+    np.testing.assert_array_equal(next(iterator), [8, 9])
+
+
+def test_what_happens_after_save_returns_does_not_reach_the_disk(tmp_path):
+    weights = {"w": jnp.arange(300_000.0)}
+    iterator = advance(data(), 1)
+    wipe = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        saver.save(1, state(1, weights), iterator)
+        jax.block_until_ready(wipe(weights))
+        advance(iterator, 5)
+        restored = saver.load_params()
+        again = data()
+        saver.restore(abstract(state(1, {"w": jnp.zeros(300_000)})), again)
+    np.testing.assert_array_equal(restored["w"], np.arange(300_000.0))
+    np.testing.assert_array_equal(next(again), [2, 3])
+
+
+def test_saves_fall_on_multiples_and_only_the_newest_are_kept(tmp_path):
+    with Checkpoints(tmp_path, every=2, keep=2) as saver:
+        saved = [saver.save(step, state(step), data()) for step in range(1, 8)]
+        assert saved == [False, True, False, True, False, True, False]
+        assert saver.latest == 6
+        assert saver.save(7, state(7), data(), force=True)
+        assert not saver.save(7, state(7), data(), force=True)
+    assert sorted(os.listdir(tmp_path)) == ["6", "7"]
+
+
+def test_no_thread_stays_behind_from_a_save(tmp_path):
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        saver.save(1, state(1), data())
+        saver.wait()
+        before = threading.active_count()
+        for step in range(2, 6):
+            saver.save(step, state(step), data())
+        saver.wait()
+        assert threading.active_count() == before
+
+
+def test_an_older_step_can_be_restored(tmp_path):
+    with Checkpoints(tmp_path, every=1, keep=2) as saver:
+        for step in (1, 2):
+            saver.save(step, state(step), data())
+        assert int(saver.restore(abstract(state(0)), data(), step=1).step) == 1
+        with pytest.raises(FileNotFoundError, match=r"has no checkpoint of step 5; there are \[1, 2\]"):
+            saver.restore(abstract(state(0)), data(), step=5)
+
+
+def test_eight_devices_restore_onto_one_and_back(tmp_path):
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=1, fsdp=4, tensor=2))
+    spread = jax.sharding.NamedSharding(mesh, PartitionSpec("fsdp"))
+    one = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    weights = {"w": jnp.arange(64.0).reshape(16, 4)}
+    with Checkpoints(tmp_path, every=1, keep=2) as saver:
+        saver.save(1, state(1, jax.device_put(weights, spread)), data())
+        alone = saver.restore(abstract(state(0, weights), one), data())
+        assert alone.params["w"].sharding == one
+        saver.save(2, alone, data())
+        wanted = abstract(state(0, weights), one)
+        wanted = wanted.replace(params=abstract(weights, spread))
+        again = saver.restore(wanted, data(), step=2)
+    assert again.params["w"].sharding == spread
+    np.testing.assert_array_equal(np.asarray(again.params["w"]), np.arange(64.0).reshape(16, 4))
+
+
+def test_parameters_alone_come_as_numpy(tmp_path):
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        saver.save(1, state(1), data())
+        loaded = saver.load_params()
+    assert isinstance(loaded["embedding"], np.ndarray)
+    same(loaded, jax.tree.map(np.asarray, params()))
+
+
+def test_an_empty_directory_says_that_nothing_was_committed(tmp_path):
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        for load in (lambda: saver.restore(abstract(state(0)), data()), saver.load_params):
+            with pytest.raises(FileNotFoundError, match="holds no committed checkpoint; is it the checkpoints folder"):
+                load()
+
+
+KILLED = """
+    import os, sys, jax, numpy as np
+    import test_checkpoint as here
+    from orbax.checkpoint._src.path import atomicity
+
+    async def die(self):
+        os.kill(os.getpid(), 9)
+
+    with here.Checkpoints(sys.argv[1], every=1, keep=1) as saver:
+        saver.save(1, here.state(1), here.data())
+        saver.wait()
+        atomicity.AtomicRenameTemporaryPath.finalize = die
+        saver.save(2, here.state(2), here.data())
+        saver.wait()
+"""
+
+
+def test_a_save_killed_before_its_commit_is_ignored_and_can_be_repeated(tmp_path):
+    here = os.path.dirname(__file__)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([here, os.path.join(here, "..", "..")])}
+    run = subprocess.run([sys.executable, "-c", textwrap.dedent(KILLED), tmp_path], env=env, capture_output=True)
+    assert run.returncode == -9, run.stderr.decode()
+    assert len(os.listdir(tmp_path)) == 2  # step 1, kept although keep=1, and the remains of step 2
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        assert saver.latest == 1
+        assert int(saver.restore(abstract(state(0)), data()).step) == 1
+        assert saver.save(2, state(2), data())
+        assert saver.latest == 2
+    assert os.listdir(tmp_path) == ["2"]
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_the_differences(tmp_path):
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        saver.save(1, state(1), data())
+        other = {"embedding": jnp.zeros((16, 5)), "head": jnp.zeros(3)}
+        with pytest.raises(ValueError) as error:
+            saver.restore(abstract(state(0, other)), data())
+    text = str(error.value)
+    assert "missing params/head (3,)" in text
+    assert "unexpected params/blocks/query (2, 4, 8)" in text
+    assert "params/embedding is (16, 4), wanted (16, 5)" in text
+
+
+def test_a_checkpoint_of_another_optimiser_is_refused(tmp_path):
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        saver.save(1, state(1), data())
+        sgd = state(1).replace(opt_state=optax.sgd(0.1).init(params()))
+        with pytest.raises(ValueError, match=r"unexpected opt_state/0/mu/embedding \(16, 4\)"):
+            saver.restore(abstract(sgd), data())
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        saver.save(1, state(1), data())
+        saver.wait()
+        shutil.rmtree(tmp_path / "1" / "state")
+        with pytest.raises(ValueError, match=r"/1 is .*damaged"):
+            saver.restore(abstract(state(0)), data())
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        # As the array writer words it.
+        ValueError("RESOURCE_EXHAUSTED: Failed to write 4096 bytes: No space left on device [os_error_code='28']"),
+    ],
+)
+def test_a_full_disk_names_the_last_good_checkpoint_and_keeps_it(tmp_path, monkeypatch, error):
+    from orbax.checkpoint._src.path import atomicity
+
+    async def full(self):
+        raise error
+
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        saver.save(1, state(1), data())
+        assert saver.latest == 1
+        with monkeypatch.context() as disk:
+            disk.setattr(atomicity.AtomicRenameTemporaryPath, "finalize", full)
+            saver.save(2, state(2), data())
+            with pytest.raises(OSError, match=r"the disk is full: .* the last good checkpoint is step 1") as caught:
+                saver.wait()
+        assert caught.value.errno == errno.ENOSPC
+        assert saver.latest == 1
+        assert int(saver.restore(abstract(state(0)), data()).step) == 1
+        saver.save(3, state(3), data())
+        assert saver.latest == 3
+    assert "1" not in os.listdir(tmp_path)
+
+
+def test_a_disk_that_is_full_already_is_found_before_the_save_begins(tmp_path, monkeypatch):
+    def full(dir):
+        raise OSError(errno.ENOSPC, "No space left on device", str(dir))
+
+    with Checkpoints(tmp_path, every=2, keep=1) as saver:
+        monkeypatch.setattr(checkpoint.tempfile, "TemporaryFile", full)
+        assert not saver.save(1, state(1), data())
+        with pytest.raises(OSError, match=r"the disk is full: .* no checkpoint has been committed"):
+            saver.save(2, state(2), data())
+    assert os.listdir(tmp_path) == []
+
+
+def test_other_errors_of_a_save_are_not_called_a_full_disk(tmp_path, monkeypatch):
+    from orbax.checkpoint._src.path import atomicity
+
+    async def denied(self):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(atomicity.AtomicRenameTemporaryPath, "finalize", denied)
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        saver.save(1, state(1), data())
+        with pytest.raises(PermissionError):
+            saver.wait()
+
+
+@pytest.mark.parametrize(("every", "keep"), [(0, 1), (1, 0), (-1, 1)])
+def test_intervals_are_positive(tmp_path, every, keep):
+    with pytest.raises(ValueError, match=f"every = {every}, keep = {keep}"):
+        Checkpoints(tmp_path, every, keep)
+
+
+def test_saving_logs_nothing(tmp_path, capfd, caplog):
+    with Checkpoints(tmp_path, every=1, keep=1) as saver:
+        saver.save(1, state(1), data())
+        saver.restore(abstract(state(0)), data())
+    assert caplog.text == ""
+    assert capfd.readouterr() == ("", "")
+
+
+def test_parameters_saved_alone_come_back_as_numpy_or_onto_a_mesh(tmp_path):
+    checkpoint.save_params(tmp_path / "params", params())
+    loaded = checkpoint.load_params(tmp_path / "params")
+    assert isinstance(loaded["blocks"]["query"], np.ndarray)
+    same(loaded, jax.tree.map(np.asarray, params()))
+    mesh = sharding.make_mesh(sharding.MeshConfig(fsdp=2))
+    place = jax.sharding.NamedSharding(mesh, PartitionSpec("fsdp"))
+    placed = checkpoint.load_params(tmp_path / "params", abstract(params(), place))
+    assert placed["blocks"]["query"].sharding == place
+    same(jax.tree.map(np.asarray, placed), jax.tree.map(np.asarray, params()))
+
+
+def test_parameters_of_another_model_absent_or_in_the_way_are_errors(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no parameters at"):
+        checkpoint.load_params(tmp_path / "params")
+    checkpoint.save_params(tmp_path / "params", params())
+    with pytest.raises(ValueError, match="exists: parameters are saved to a new path"):
+        checkpoint.save_params(tmp_path / "params", params())
+    with pytest.raises(ValueError, match=r"missing head \(3,\)"):
+        checkpoint.load_params(tmp_path / "params", params() | {"head": jnp.zeros(3)})
+    (tmp_path / "other").mkdir()
+    with pytest.raises(ValueError, match="other is a damaged checkpoint: its 'params' cannot be read"):
+        checkpoint.load_params(tmp_path / "other")
