@@ -219,6 +219,18 @@ class QuietStar:
         self, model: Thinker, batch: Batch, anchors: Array, key: Key, greedy: bool, num_thoughts: int = 1
     ) -> tuple[Inner, Prediction]:
         """Thoughts at the anchors and what they do to the next token."""
-        text = model.lm.text(batch)
+        return self.think(model, model.lm.text(batch), batch, anchors, key, greedy, num_thoughts)
+
+    def think(
+        self,
+        model: Thinker,
+        text: Text,
+        batch: Batch,
+        anchors: Array,
+        key: Key,
+        greedy: bool,
+        num_thoughts: int = 1,
+    ) -> tuple[Inner, Prediction]:
+        """The same where the text has been read already."""
         inner = self.inner(model, text, batch, anchors, key, num_thoughts, 0.0 if greedy else self.temperature or 1.0)
         return inner, predict(model, text, batch, anchors, inner, self.mix)

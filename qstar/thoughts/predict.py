@@ -1,5 +1,7 @@
 """The next token, with and without a thought, at chosen positions: what evaluation, reading and generation look at."""
 
+from typing import Protocol, runtime_checkable
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -8,7 +10,7 @@ from qstar.models.thinker import Thinker
 from qstar.structs import Batch, Text
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.talk import base_hidden, mix_hidden, thought_columns
-from qstar.typing import Array, Float, Int, typed
+from qstar.typing import Array, Float, Int, Key, typed
 
 
 @struct.dataclass
@@ -18,6 +20,24 @@ class Prediction:
     base: Float[Array, "B A V"]  # without a thought
     mixed: Float[Array, "B R A V"]  # with one
     weight: Float[Array, "B R A"]  # mixing weight of the thought
+
+
+@runtime_checkable
+class Thinks(Protocol):
+    """A method that thinks (`methods.quiet_star`), as far as reading and generating ask: hashable and frozen."""
+
+    forbidden_ids: tuple[int, ...]
+
+    def think(
+        self,
+        model: Thinker,
+        text: Text,
+        batch: Batch,
+        anchors: Int[Array, "B A"],
+        key: Key,
+        greedy: bool,
+        num_thoughts: int = 1,
+    ) -> tuple[Inner, Prediction]: ...
 
 
 @typed

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from reference import sequential
 
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
@@ -14,49 +15,138 @@ from qstar.thoughts import generate as writing
 from qstar.thoughts.generate import generate
 
 THINKING = QuietStar(thought_len=3, delimiter_id=0, forbidden_ids=(12,))
-PROMPTS = [[3, 7, 1, 9, 4, 6, 0], [5], [2, 10, 6]]
-CFG = tiny.EXACT
-
-
-def thinker(**kwargs):
-    return tiny.thinker_of(CFG, **kwargs)
+LONG = [(5 * s + s // 7) % 12 for s in range(32)]  # fills its bucket: no padding behind it
+PROMPTS = [LONG, [3, 7, 1, 9, 4, 6, 0], [5]]
 
 
 @functools.partial(jax.jit, static_argnames=("method", "model"))
-def all_predictions(method, model, params, batch):
+def predictions(method, model, params, batch):
     anchors = jnp.arange(batch.tokens.shape[1])[None]
     return method.predictions(model.bind(params), batch, anchors, jax.random.key(0), greedy=True)
 
 
-def naive(method, model, params, prompt, count, forbidden=(12,)):
+def naive(method, model, params, prompt, count):
     """Run the whole growing text again for every token: (tokens, thoughts, weights, log-probs base and mixed)."""
     text, found = list(prompt), []
     for _ in range(count):
-        row = jnp.asarray([text + [0] * (16 - len(text))], jnp.int32)
-        real = jnp.arange(16)[None] < len(text)
-        batch = Batch(row, real, real.astype(jnp.int32), jnp.arange(16)[None])
-        inner, seen = all_predictions(method, model, params, batch)
+        row = jnp.asarray([text + [0] * (40 - len(text))], jnp.int32)
+        real = jnp.arange(40)[None] < len(text)
+        inner, seen = predictions(method, model, params, Batch(row, real, real.astype(jnp.int32), jnp.arange(40)[None]))
         last = len(text) - 1
         mixed = np.array(seen.mixed[0, 0, last])
-        token = int(np.argmax(np.where(np.isin(np.arange(13), forbidden), -np.inf, mixed)))
-        thought = None if inner.tokens is None else np.asarray(inner.tokens[0, 0, last])
+        token = int(np.argmax(mixed[:12]))  # 12 is forbidden
+        thought = () if inner.tokens is None else np.asarray(inner.tokens[0, 0, last])
         found.append((token, thought, seen.weight[0, 0, last], seen.base[0, last, token], mixed[token]))
         text.append(token)
-    tokens, thoughts, *numbers = zip(*found, strict=True)
-    return np.array(tokens), thoughts, *map(np.array, numbers)
+    return (np.array(column) for column in zip(*found, strict=True))
 
 
-@pytest.mark.parametrize("mix", ["logprobs", "hidden"])
-def test_writing_with_a_cache_equals_running_the_growing_text_again_for_every_token(x64, mix):
-    method = dataclasses.replace(THINKING, mix=mix)
-    model, params = thinker()
+@pytest.mark.parametrize(
+    "method",
+    [THINKING, dataclasses.replace(THINKING, mix="hidden"), dataclasses.replace(THINKING, fill="pause")],
+    ids=["logprobs", "hidden", "pause"],
+)
+def test_every_prompt_of_a_batch_is_continued_as_if_its_growing_text_were_read_again_for_every_token(x64, method):
+    model, params = tiny.thinker_of(tiny.EXACT, pause=method.fill == "pause")
     found = generate(method, model, params, PROMPTS, jax.random.key(0), max_new_tokens=6)
     for row, prompt in enumerate(PROMPTS):
         tokens, thoughts, weight, base, mixed = naive(method, model, params, prompt, 6)
         np.testing.assert_array_equal(found.tokens[row], tokens)
-        np.testing.assert_array_equal(found.effect.thoughts[row, :, 0], thoughts)
+        if method.fill == "sampled":
+            np.testing.assert_array_equal(found.effect.thoughts[row, :, 0], thoughts)
         np.testing.assert_allclose(found.effect.weight[row, :, 0], weight, rtol=0, atol=1e-12)
         np.testing.assert_allclose(found.effect.base[row], base, rtol=0, atol=1e-12)
         np.testing.assert_allclose(found.effect.mixed[row, :, 0], mixed, rtol=0, atol=1e-12)
         np.testing.assert_allclose(found.logprobs[row], mixed, rtol=0, atol=1e-12)
     assert len({tuple(row) for row in np.asarray(found.tokens)}) == 3
+
+
+def greedy_without_thoughts(params, prompt, count, forbidden):
+    """Tokens and log-probs of the reference implementation."""
+    params, text, logprobs = sequential.as_numpy(params), list(prompt), []
+    for _ in range(count):
+        hidden = sequential.hidden_states(params, tiny.EXACT, params["embedding"][text])[-1]
+        found = sequential.log_softmax(params["head"] @ hidden)
+        text.append(int(np.argmax(np.where(np.isin(np.arange(13), forbidden), -np.inf, found))))
+        logprobs.append(found[text[-1]])
+    return text[len(prompt) :], logprobs
+
+
+def test_without_thinking_a_thinker_and_its_language_model_write_the_reference_s_greedy_text(x64):
+    model, params = tiny.thinker_of(tiny.EXACT)
+    plain = PlainLM().definition(tiny.EXACT)
+    settings = {"max_new_tokens": 5, "think": False, "forbidden": (12,)}
+    found = generate(PlainLM(), plain, params["lm"], PROMPTS[1:], jax.random.key(0), **settings)
+    other = generate(THINKING, model, params, PROMPTS[1:], jax.random.key(0), **settings)
+    for row, prompt in enumerate(PROMPTS[1:]):
+        tokens, logprobs = greedy_without_thoughts(params["lm"], prompt, 5, (12,))
+        assert found.text(row) == tokens
+        assert other.text(row) == tokens
+        np.testing.assert_allclose(found.logprobs[row], logprobs, rtol=0, atol=1e-12)
+    assert found.effect is None
+
+
+def test_forbidden_ids_are_neither_thought_nor_written():
+    model, params = tiny.thinker_of()
+    settings = {"max_new_tokens": 12, "temperature": 3.0, "greedy_thoughts": False}
+    free = generate(THINKING, model, params, [[1], [2, 3]] * 8, jax.random.key(0), **settings)
+    held = generate(THINKING, model, params, [[1], [2, 3]] * 8, jax.random.key(0), forbidden=(0, 4, 7), **settings)
+    assert set(np.unique(free.tokens)) == set(np.unique(free.effect.thoughts)) == set(range(12))  # all but 12
+    allowed = {1, 2, 3, 5, 6, 8, 9, 10, 11}
+    assert set(np.unique(held.tokens)) == set(np.unique(held.effect.thoughts)) == allowed
+
+
+def test_sampled_tokens_come_at_their_probabilities_under_the_temperature():
+    _, params = tiny.thinker_of()
+    plain = PlainLM().definition(tiny.LM)
+    settings = {"max_new_tokens": 1, "temperature": 2.0, "think": False}
+    found = generate(PlainLM(), plain, params["lm"], [PROMPTS[1]] * 4000, jax.random.key(1), **settings)
+    exact = sequential.as_numpy(params["lm"])
+    hidden = sequential.hidden_states(exact, tiny.LM, exact["embedding"][PROMPTS[1]])[-1]
+    wanted = sequential.softmax(exact["head"] @ hidden / 2.0)
+    share = np.bincount(np.asarray(found.tokens)[:, 0], minlength=13) / 4000
+    error = np.sqrt(wanted * (1 - wanted) / 4000)
+    assert np.all(np.abs(share - wanted) < 4 * error)
+    assert error.max() < 0.01  # the bound above means something
+
+
+def test_a_text_ends_with_its_stop_token_and_the_others_go_on(x64):
+    model, params = tiny.thinker_of(tiny.EXACT)
+    free = generate(THINKING, model, params, PROMPTS, jax.random.key(0), max_new_tokens=6)
+    texts = [free.text(row) for row in range(3)]
+    stop = texts[0][2]
+    ends = [text.index(stop) + 1 if stop in text else 6 for text in texts]
+    found = generate(THINKING, model, params, PROMPTS, jax.random.key(0), max_new_tokens=6, stop=(stop,))
+    assert [found.text(row) for row in range(3)] == [text[:end] for text, end in zip(texts, ends, strict=True)]
+    assert min(ends) < max(ends)
+
+
+def test_prompts_and_lengths_of_one_bucket_share_one_program():
+    model, params = tiny.thinker_of()
+    writing._write.clear_cache()
+    for prompts, count in (([[1, 2], [3]], 4), ([[5] * 30, [1, 2, 3]], 7)):
+        found = generate(THINKING, model, params, prompts, jax.random.key(0), max_new_tokens=count)
+        assert found.tokens.shape == (2, count)
+    assert writing._write._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"prompts": []}, "no text"),
+        ({"prompts": [[1], []]}, "text 1 has no tokens"),
+        ({"prompts": [[1] * 60]}, "60 tokens and 5 to write, the model was built for 64"),
+        ({"prompts": [[1, 13]]}, "token id 13, the model knows 0 to 12"),
+        ({"max_new_tokens": 0}, "max_new_tokens = 0"),
+        ({"temperature": -1.0}, "temperature = -1.0"),
+        ({"forbidden": tuple(range(13))}, "all 13 tokens are forbidden"),
+        ({"forbidden": (99,)}, r"forbidden token ids \[99\]"),
+        ({"stop": (12,)}, r"stop token ids \[12\] are forbidden"),
+        ({"method": PlainLM()}, "PlainLM does not think"),
+    ],
+)
+def test_what_cannot_be_written_is_refused_by_name(change, message):
+    model, params = tiny.thinker_of()
+    asked = {"method": THINKING, "prompts": [[1, 2]], "max_new_tokens": 5} | change
+    with pytest.raises(ValueError, match=message):
+        generate(asked.pop("method"), model, params, asked.pop("prompts"), jax.random.key(0), **asked)

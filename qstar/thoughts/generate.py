@@ -1,0 +1,246 @@
+"""Writing with thoughts: think before every new token, and never read the text twice.
+
+The prompts are read once. Then, for every new token, a thought grows from the newest token, the prediction after it is
+mixed with the prediction without it, a token is chosen, and its column joins the cached text: a token of text is a
+thought column whose own keys are kept. A new token costs T + 1 columns of thought in T passes, one pass over the whole
+thought, and one column of text, whatever the length of the text but for attention to its keys. M counts new tokens.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from qstar.models.definition import Definition
+from qstar.models.lm import LM
+from qstar.models.thinker import Thinker
+from qstar.ops import attention, vocabulary
+from qstar.structs import Batch, Text
+from qstar.thoughts import rows
+from qstar.thoughts.predict import Thinks
+from qstar.thoughts.read import Effect, Reading, effect, steps
+from qstar.thoughts.talk import base_hidden
+from qstar.typing import Array, Float, Int, Key, Params, typed
+
+
+@struct.dataclass
+class Generated:
+    """What was written behind each prompt. Log-probs are the model's own: nothing forbidden, temperature 1."""
+
+    tokens: Int[Array, "B M"]
+    count: Int[Array, "B"]  # how many of them were written, the stop token included; what is behind them means nothing
+    logprobs: Float[Array, "B M"]  # of the tokens, after the thought where there is one
+    effect: Effect | None  # of the thoughts before them, one each: rows are [B M]; None without thinking
+
+    def text(self, row: int) -> list[int]:
+        """The new tokens behind one prompt."""
+        return np.asarray(self.tokens)[row, : int(self.count[row])].tolist()
+
+    def behind(self, prompt: Reading, row: int) -> Reading:
+        """The reading of a prompt, with what was written and thought behind it."""
+        written = jax.device_get(jax.tree.map(lambda leaf: leaf[row], self.effect))
+        return dataclasses.replace(prompt, steps=prompt.steps + steps(written, self.text(row)))
+
+
+@struct.dataclass
+class _New:
+    """One new token of every row."""
+
+    token: Int[Array, "B"]
+    logprob: Float[Array, "B"]
+    effect: Effect | None  # rows are [B]
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """How a token is chosen."""
+
+    temperature: float
+    greedy_thoughts: bool
+    forbidden: tuple[int, ...]
+    stop: tuple[int, ...]
+
+
+def generate(
+    method: Thinks,
+    definition: Definition,
+    params: Params,
+    prompts: Sequence[Sequence[int]],
+    key: Key,
+    *,
+    max_new_tokens: int,
+    temperature: float = 0.0,
+    think: bool = True,
+    greedy_thoughts: bool = True,
+    forbidden: tuple[int, ...] = (),
+    stop: tuple[int, ...] = (),
+) -> Generated:
+    """Continue B prompts, of any lengths, by up to M = max_new_tokens tokens.
+
+    Args:
+        method: with `think=False` it may be any method; its model writes without thoughts.
+        temperature: of the text; 0 takes the likeliest token.
+        greedy_thoughts: thoughts take the likeliest token, else they are sampled at the method's temperature.
+        forbidden: ids that are neither thought nor written, besides the method's own.
+        stop: ids that end a text.
+
+    One program is compiled for each pair of powers of two that hold the longest prompt and M.
+
+    Raises:
+        ValueError: a method that does not think, no prompts, a prompt that is empty or too long for the model, ids
+            outside its vocabulary, everything forbidden, a setting out of range.
+    """
+    if think and not isinstance(method, Thinks):
+        raise ValueError(f"{type(method).__name__} does not think: generate with think=False")
+    if max_new_tokens < 1 or not 0 <= temperature < math.inf:
+        raise ValueError(
+            f"max_new_tokens = {max_new_tokens}, temperature = {temperature}: at least 1 and at least 0 are wanted"
+        )
+    cfg = _language_model(definition.bind(definition.abstract)).cfg
+    rows.check(prompts, cfg.vocab, cfg.max_len, more=max_new_tokens)
+    masked = tuple(sorted({*getattr(method, "forbidden_ids", ()), *forbidden}))
+    _check_ids(masked, stop, cfg.vocab)
+    length = np.array([len(prompt) for prompt in prompts], np.int32)
+    found = _write(
+        dataclasses.replace(method, forbidden_ids=masked) if think else None,
+        definition,
+        params,
+        rows.padded(prompts, rows.bucket(int(length.max()))),
+        length,
+        key,
+        np.int32(max_new_tokens),
+        room=rows.bucket(max_new_tokens),
+        choice=_Choice(float(temperature), greedy_thoughts, masked, tuple(stop)),
+    )
+    trimmed = jax.tree.map(lambda leaf: leaf[:, :max_new_tokens], (found.tokens, found.logprobs, found.effect))
+    return Generated(trimmed[0], found.count, trimmed[1], trimmed[2])
+
+
+def _check_ids(forbidden: tuple[int, ...], stop: tuple[int, ...], vocab: int) -> None:
+    for name, ids in (("forbidden", forbidden), ("stop", stop)):
+        outside = [id for id in ids if not 0 <= id < vocab]
+        if outside:
+            raise ValueError(f"{name} token ids {outside}: the model knows 0 to {vocab - 1}")
+    if len(forbidden) == vocab:
+        raise ValueError(f"all {vocab} tokens are forbidden: nothing is left to write")
+    never = sorted(set(stop) & set(forbidden))
+    if never:
+        raise ValueError(f"stop token ids {never} are forbidden, so they would never be written: choose others")
+
+
+def _language_model(model: LM | Thinker) -> LM:
+    return model.lm if isinstance(model, Thinker) else model
+
+
+@functools.partial(jax.jit, static_argnames=("method", "definition", "room", "choice"))
+def _write(
+    method: Thinks | None,
+    definition: Definition,
+    params: Params,
+    prompt: Batch,
+    length: Int[Array, "B"],
+    key: Key,
+    limit: Int[Array, ""],
+    *,
+    room: int,
+    choice: _Choice,
+) -> Generated:
+    """Up to `limit` new tokens a row, in arrays of `room`."""
+    model = definition.bind(params)
+    lm = _language_model(model)
+    width = prompt.tokens.shape[1]
+    batch = _with_room(prompt, length, room)
+
+    def new_token(text, step):
+        # Prompts end at different places; behind them all rows stand at the same slot.
+        anchors = jnp.where(step == 0, length - 1, width + step - 1)[:, None]
+        return _new_token(method, model, text, batch, anchors, jax.random.fold_in(key, step), choice)
+
+    def body(carry):
+        step, text, done, count, written = carry
+        new = new_token(text, step)
+        written = jax.tree.map(lambda all, one: all.at[:, step].set(one), written, new)
+        text = _append(lm, text, batch, width + step, new.token)
+        count = jnp.where(done, count, step + 1)
+        return step + 1, text, done | jnp.isin(new.token, jnp.array(choice.stop, new.token.dtype)), count, written
+
+    text = _enlarged(lm.text(prompt), room)
+    shapes = jax.eval_shape(new_token, text, limit)
+    written = jax.tree.map(lambda leaf: jnp.zeros((leaf.shape[0], room, *leaf.shape[1:]), leaf.dtype), shapes)
+    first = (jnp.zeros_like(limit), text, jnp.zeros(length.shape, bool), jnp.zeros_like(length), written)
+    carry = jax.lax.while_loop(lambda carry: (carry[0] < limit) & ~carry[2].all(), body, first)
+    *_, count, written = carry
+    return Generated(written.token, count, written.logprob, written.effect)
+
+
+def _with_room(prompt: Batch, length: Int[Array, "B"], room: int) -> Batch:
+    """Places for `room` more tokens behind the padding; their positions follow the prompt's.
+
+    Only `segment` and `position` are looked at: what the new tokens are is told by their cached columns.
+    """
+    grown = jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, room))), prompt)
+    after = length[:, None] + jnp.arange(room, dtype=length.dtype)[None]
+    return grown.replace(segment=grown.segment.at[:, -room:].set(1), position=grown.position.at[:, -room:].set(after))
+
+
+def _enlarged(text: Text, room: int) -> Text:
+    pad = lambda leaf, axis: jnp.pad(leaf, [(0, room if i == axis else 0) for i in range(leaf.ndim)])  # noqa: E731
+    return Text(pad(text.hidden, 1), pad(text.key, 2), pad(text.value, 2))
+
+
+@typed
+def _new_token(
+    method: Thinks | None,
+    model: LM | Thinker,
+    text: Text,
+    batch: Batch,
+    anchors: Int[Array, "B 1"],
+    key: Key,
+    choice: _Choice,
+) -> _New:
+    think_key, choose_key = jax.random.split(key)
+    if method is None:
+        lm = _language_model(model)
+        logprobs = jax.nn.log_softmax(lm.logits(base_hidden(text, anchors, 1)[:, 0, 0]))
+        token = _choose(logprobs, choose_key, choice)
+        effects = None
+    else:
+        inner, found = method.think(model, text, batch, anchors, think_key, choice.greedy_thoughts)
+        logprobs = found.mixed[:, 0, 0]
+        token = _choose(logprobs, choose_key, choice)
+        effects = jax.tree.map(lambda leaf: leaf[:, 0], effect(inner, found, token[:, None]))
+    return _New(token, jnp.take_along_axis(logprobs, token[:, None], 1)[:, 0], effects)
+
+
+@typed
+def _choose(logprobs: Float[Array, "B V"], key: Key, choice: _Choice) -> Int[Array, "B"]:
+    allowed = vocabulary.forbid(logprobs, choice.forbidden)
+    if choice.temperature == 0:
+        return jnp.argmax(allowed, axis=-1)
+    return jax.random.categorical(key, allowed / choice.temperature)
+
+
+@typed
+def _append(lm: LM, text: Text, batch: Batch, slot: Int[Array, ""], token: Int[Array, "B"]) -> Text:
+    """The text with these tokens at `slot`: a column whose text keys are all before it, and whose own key is kept."""
+    count = token.shape[0]
+    at = jnp.broadcast_to(slot[None, None], (count, 1))
+    before = jnp.arange(batch.segment.shape[1])[None, None] != slot
+    mask = attention.anchor_mask(batch.segment, at) & before
+    # Column 0 of a thought sits at the position behind its anchor's.
+    position = jnp.take_along_axis(batch.position, at, 1) - 1
+    embedded = lm.embed(token)[:, None, None, None]
+    index = jnp.zeros_like(slot)
+    hidden, own = lm.column(embedded, index, position, text, mask, lm.own_keys(count, 1, 1, 1))
+    put = jax.lax.dynamic_update_slice_in_dim
+    return Text(
+        put(text.hidden, hidden[:, 0, 0], slot, 1),
+        put(text.key, own.key[:, :, 0, 0], slot, 2),
+        put(text.value, own.value[:, :, 0, 0], slot, 2),
+    )
