@@ -18,8 +18,8 @@ import jax
 from rich.table import Table
 from rich.text import Text
 
+from qstar import __version__, runs, sharding
 from qstar import config as configs
-from qstar import runs, sharding
 from qstar.config import TrainConfig
 from qstar.evals.suite import CupsEval, Evaluator, Row, as_dict
 from qstar.methods.lm import PlainLM
@@ -36,6 +36,7 @@ from qstar.typing import Params
 
 SAMPLED_TEXTS = 4
 BEST_OF = 64  # held-out texts that are read for the thoughts that helped most
+COLUMNS = ("task", "model", "thoughts", "accuracy", "probability of the answer", "nll", "n")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
@@ -115,7 +116,7 @@ def _environment() -> dict:
         check=False,
     )
     return {
-        "versions": {name: importlib.metadata.version(name) for name in ("qstar", *PACKAGES)},
+        "versions": {"qstar": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
         "python": platform.python_version(),
         "devices": [device.device_kind for device in jax.devices()],
         "commit": commit.stdout.strip() or None,
@@ -259,46 +260,44 @@ def _helped(cfg: TrainConfig, arm: Arm, program: Program, loaded: Loaded) -> lis
         return read.best(readings(cfg, arm, program, loaded, params, count), 3)
 
 
-def table(result: Result) -> Table:
-    """Before and after, without and with thoughts, beside the control."""
+def table(groups: Sequence[tuple[str, list[Row]]]) -> Table:
+    """Evaluations of several models, one under another."""
     out = Table(title="Held-out answers", caption="95 % intervals in brackets", title_justify="left")
-    for name in ("task", "model", "thoughts", "accuracy", "probability of the answer", "nll", "n"):
+    for name in COLUMNS:
         out.add_column(name, justify="left" if name in ("task", "model", "thoughts") else "right")
-    groups = [
-        ("before training", result.before),
-        ("after training", result.after),
-        ("control: plain LM", result.control),
-    ]
-    for name, rows in groups:
-        for row in rows:
-            if name == "before training" and row.thoughts:
-                continue  # the mixing weight is 0: the same numbers
-            out.add_row(
-                row.task,
-                name,
-                "yes" if row.thoughts else "no",
-                f"{row.accuracy:.3f} [{row.accuracy_low:.3f}, {row.accuracy_high:.3f}]",
-                f"{row.probability:.3f} [{row.probability_low:.3f}, {row.probability_high:.3f}]",
-                f"{row.nll:.3f}",
-                str(row.n),
-            )
+    for cells in _cells(groups):
+        out.add_row(*cells)
     return out
+
+
+def markdown(groups: Sequence[tuple[str, list[Row]]]) -> str:
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *_cells(groups)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def _cells(groups: Sequence[tuple[str, list[Row]]]) -> list[tuple[str, ...]]:
+    return [
+        (
+            row.task,
+            name,
+            "yes" if row.thoughts else "no",
+            f"{row.accuracy:.3f} [{row.accuracy_low:.3f}, {row.accuracy_high:.3f}]",
+            f"{row.probability:.3f} [{row.probability_low:.3f}, {row.probability_high:.3f}]",
+            f"{row.nll:.3f}",
+            str(row.n),
+        )
+        for name, rows in groups
+        for row in rows
+    ]
 
 
 def _show(result: Result, arm: Arm, cfg: TrainConfig, loaded: Loaded) -> None:
     out = console.console()
     if result.after:
+        groups = [("before", result.before), ("after", result.after), ("control: plain LM", result.control)]
         out.print()
-        out.print(table(result))
-        summary = ["| task | model | thoughts | accuracy | probability | nll | n |", "|---|---|---|---|---|---|---|"]
-        for name, rows in (("before", result.before), ("after", result.after), ("control", result.control)):
-            for row in rows:
-                summary.append(
-                    f"| {row.task} | {name} | {'yes' if row.thoughts else 'no'} | {row.accuracy:.3f} "
-                    f"[{row.accuracy_low:.3f}, {row.accuracy_high:.3f}] | {row.probability:.3f} "
-                    f"[{row.probability_low:.3f}, {row.probability_high:.3f}] | {row.nll:.3f} | {row.n} |"
-                )
-        (result.directory / "summary.md").write_text("\n".join(summary) + "\n")
+        out.print(table(groups))
+        (result.directory / "summary.md").write_text(markdown(groups), encoding="utf-8")
     if result.helped:
         out.print("\nThoughts that helped most")
     for one in result.helped:

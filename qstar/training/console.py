@@ -4,11 +4,12 @@ A terminal gets a live bar with the values of the newest step. A pipe or a log f
 interval with the means of the interval, and no escape codes.
 """
 
+import contextlib
 import datetime
 import functools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import rich.progress
@@ -110,3 +111,14 @@ class PlainLines(Progress):
     def __enter__(self) -> "PlainLines":
         self._time_s = time.monotonic()
         return self
+
+
+@contextlib.contextmanager
+def counting(description: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar for work that reports (done, in all); nothing where the output is not a terminal."""
+    if not console().is_interactive:
+        yield lambda done, total: None
+        return
+    with rich.progress.Progress(console=console(), transient=True) as bar:
+        task = bar.add_task(description, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
