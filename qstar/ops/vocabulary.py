@@ -59,20 +59,21 @@ def sample(
     the temperature as well, so its "greedy" thoughts are samples at temperature 1.
     """
     batch, samples, anchors, _ = hidden.shape
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(anchors))
+
+    def noise(slots, dtype):
+        # The keys are made from the slots here: `chunked` may pad, and must not see keys twice.
+        shape = (batch, samples, vocab)
+        return jax.vmap(lambda slot: jax.random.gumbel(jax.random.fold_in(key, slot), shape, dtype), out_axes=2)(slots)
 
     def slice_sample(arrays):
-        hidden, keys = arrays
+        hidden, slots = arrays
         logits = forbid(head(hidden), forbidden) / (temperature or 1.0)
         noisy = logits
         if temperature:
-            noise = jax.vmap(lambda k: jax.random.gumbel(k, (batch, samples, vocab), logits.dtype), out_axes=2)(
-                keys[0, 0]
-            )
-            noisy = logits + noise
+            noisy = logits + noise(slots[0, 0], logits.dtype)
         tokens = jnp.argmax(noisy, axis=-1)
         chosen = jnp.take_along_axis(logits, tokens[..., None], -1)[..., 0]
         return tokens, chosen - jax.nn.logsumexp(logits, axis=-1)
 
     size = slice_size(anchors, batch * samples * vocab)
-    return chunked(slice_sample, (hidden, keys[None, None]), 2, size)
+    return chunked(slice_sample, (hidden, jnp.arange(anchors)[None, None]), 2, size)

@@ -6,6 +6,8 @@ from reference import sequential
 
 from qstar.ops import attention
 
+columns = jax.jit(attention.columns)
+
 # Two documents; then one document and padding.
 SEGMENT = jnp.array([[1, 1, 2, 2, 2], [1, 1, 1, 0, 0]])
 
@@ -43,7 +45,7 @@ def uniform_queries(text_mask, own_mask):
     query = jnp.zeros((1, 1, slots, cols, 1, 2))
     text = jnp.broadcast_to(2.0 ** jnp.arange(keys)[None, :, None, None], (1, keys, 1, 2))
     own = jnp.broadcast_to(2.0 ** (8 + jnp.arange(owns))[None, None, None, :, None, None], (1, 1, slots, owns, 1, 2))
-    found = attention.columns(query, jnp.ones_like(text), text, text_mask, jnp.ones_like(own), own, own_mask)
+    found = columns(query, jnp.ones_like(text), text, text_mask, jnp.ones_like(own), own, own_mask)
     seen = text_mask.sum(-1)[:, None, :, None] + own_mask.sum(-1)[None, None, None, :]
     return np.round(found[..., 0, 0] * seen).astype(int)[0, 0]
 
@@ -61,18 +63,18 @@ def test_a_column_sees_the_text_up_to_its_anchor_and_its_own_earlier_columns():
 def test_columns_equal_one_softmax_over_the_keys_laid_side_by_side(heads):
     heads, groups = heads
     rng = np.random.default_rng(0)
-    draw = lambda *shape: jnp.asarray(3 * rng.standard_normal(shape), jnp.float32)  # noqa: E731
+    draw = lambda *shape: 3 * rng.standard_normal(shape).astype(np.float32)  # noqa: E731
     query, text_key, text_value = draw(1, 2, 3, 2, heads, 4), draw(1, 5, groups, 4), draw(1, 5, groups, 4)
     own_key, own_value = draw(1, 2, 3, 2, groups, 4), draw(1, 2, 3, 2, groups, 4)
-    text_mask = attention.anchor_mask(SEGMENT[:1], jnp.array([[0, 2, 4]]))
-    own_mask = jnp.array([[1, 0], [1, 1]], bool)
-    found = attention.columns(query, text_key, text_value, text_mask, own_key, own_value, own_mask)
+    text_mask = np.array([[[1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 1]]], bool)
+    own_mask = np.array([[1, 0], [1, 1]], bool)
+    everything = (query, text_key, text_value, text_mask, own_key, own_value, own_mask)
+    found = np.asarray(columns(*map(jnp.asarray, everything)))
     for r, a, c, h in np.ndindex(2, 3, 2, heads):
         g = h // (heads // groups)
-        seen, own = np.asarray(text_mask[0, a]), np.asarray(own_mask[c])
-        keys = np.concatenate([text_key[0, seen, g], own_key[0, r, a, own, g]])
-        values = np.concatenate([text_value[0, seen, g], own_value[0, r, a, own, g]])
-        wanted = sequential.softmax(keys @ np.asarray(query[0, r, a, c, h]) / 2.0) @ values
+        keys = np.concatenate([text_key[0, text_mask[0, a], g], own_key[0, r, a, own_mask[c], g]])
+        values = np.concatenate([text_value[0, text_mask[0, a], g], own_value[0, r, a, own_mask[c], g]])
+        wanted = sequential.softmax(keys @ query[0, r, a, c, h] / 2.0) @ values
         np.testing.assert_allclose(found[0, r, a, c, h], wanted, atol=1e-5)
 
 
@@ -85,7 +87,7 @@ def test_fully_masked_rows_are_finite_and_so_are_their_gradients():
         return jnp.sum(text) + jnp.sum(columns)
 
     x = 1e3 * jax.random.normal(jax.random.key(0), (1, 3, 1, 2))
-    value, gradient = jax.value_and_grad(total)(x)
+    value, gradient = jax.jit(jax.value_and_grad(total))(x)
     assert np.isfinite(value) and np.isfinite(gradient).all()
 
 
@@ -93,7 +95,7 @@ def test_huge_scores_do_not_overflow():
     query = jnp.full((1, 1, 1, 1, 1, 2), 1e4)
     own, text = jnp.full((1, 1, 1, 1, 1, 2), 1e4), jnp.full((1, 2, 1, 2), -1e4)
     mask, own_mask = jnp.ones((1, 1, 2), bool), jnp.ones((1, 1), bool)
-    found = attention.columns(query, text, text, mask, own, own, own_mask)
+    found = columns(query, text, text, mask, own, own, own_mask)
     np.testing.assert_array_equal(found, own)
 
 
@@ -101,9 +103,7 @@ def test_rotary_embedding_turns_pairs_by_position_times_frequency():
     x = jnp.array([[[1.0, 0.0, 0.0, 2.0]]])  # one row, one head; pairs (0, 2) and (1, 3)
     found = attention.rope(x, jnp.array([3]), 100.0)
     # Angles 3 * 100^0 = 3 and 3 * 100^(-1/2) = 0.3.
-    np.testing.assert_allclose(
-        found[0, 0], [np.cos(3), -2 * np.sin(0.3), np.sin(3), 2 * np.cos(0.3)], rtol=1e-6
-    )
+    np.testing.assert_allclose(found[0, 0], [np.cos(3), -2 * np.sin(0.3), np.sin(3), 2 * np.cos(0.3)], rtol=1e-6)
 
 
 def test_rotated_scores_depend_on_the_distance_alone():

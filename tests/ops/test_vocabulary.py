@@ -26,7 +26,7 @@ def wanted_logprobs(temperature, forbidden):
 @pytest.mark.parametrize(("temperature", "forbidden"), [(1.0, ()), (3.0, (1, 4))])
 def test_logprobs_are_those_of_the_softmax_whatever_the_slices(monkeypatch, budget, temperature, forbidden):
     monkeypatch.setattr(chunk, "BUDGET_BYTES", budget)
-    found = vocabulary.logprobs(head, HIDDEN, TARGETS, 2, VOCAB, temperature, forbidden)
+    found = np.asarray(vocabulary.logprobs(head, HIDDEN, TARGETS, 2, VOCAB, temperature, forbidden))
     allowed = ~np.isin(np.asarray(TARGETS), forbidden)
     np.testing.assert_allclose(found[allowed], wanted_logprobs(temperature, forbidden)[allowed], atol=1e-6)
     assert np.isfinite(found).all()
@@ -51,6 +51,14 @@ def test_draws_do_not_depend_on_the_slices(monkeypatch, budget):
     sliced = vocabulary.sample(head, HIDDEN, jax.random.key(0), VOCAB)
     np.testing.assert_array_equal(sliced[0], whole[0])
     np.testing.assert_allclose(sliced[1], whole[1], atol=1e-6)
+
+
+def test_sliced_draws_reuse_no_key_under_jit(monkeypatch):
+    monkeypatch.setattr(chunk, "BUDGET_BYTES", 240)
+    draw = jax.jit(lambda hidden, key: vocabulary.sample(head, hidden, key, VOCAB)[0])
+    np.testing.assert_array_equal(
+        draw(HIDDEN, jax.random.key(0)), vocabulary.sample(head, HIDDEN, jax.random.key(0), VOCAB)[0]
+    )
 
 
 def test_the_draw_of_an_anchor_does_not_depend_on_the_anchors_behind_it():

@@ -36,7 +36,7 @@ def rotated(x, position, theta):
 
 
 def one_pass(lm, cfg, x, position, mask, cache):
-    """All layers over one column of every position. `mask` [M S n*S] covers the n columns in the cache, this one last."""
+    """All layers over one column of every position; `mask` [M S n*S] covers the n columns so far, this one last."""
     grown = []
     for layer in range(cfg.layers):
         block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], lm["blocks"])
@@ -130,7 +130,9 @@ def loss(params, cfg, setting, batch, thoughts):
     divisor = window if setting.official else judged
     policy = 0.0
     for t in range(length):
-        logprobs = chosen_logprobs(head(states[1 + t]) / setting.temperature, thoughts.reshape(-1, size, length)[..., t])
+        logprobs = chosen_logprobs(
+            head(states[1 + t]) / setting.temperature, thoughts.reshape(-1, size, length)[..., t]
+        )
         policy += jnp.where(divisor, -advantage * logprobs, 0.0).sum() / divisor.sum() / length
     base_nll = nonzero_mean(-base_next, is_target(1))
     return setting.base_weight * base_nll + (1 - setting.base_weight) * mixed_nll + setting.beta * policy

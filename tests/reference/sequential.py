@@ -224,7 +224,11 @@ def credit(talk, marks, baseline, clamp):
     for row, r, slot in np.ndindex(rows, samples, slots):
         mine, all_of_them = reward[row, r, slot], reward[row, :, slot]
         others = [reward[row, q, slot] for q in range(samples) if q != r]
-        against = {"base": lambda: 0.0, "mean": lambda a=all_of_them: a.mean(), "leave_one_out": lambda o=others: np.mean(o)}
+        against = {
+            "base": lambda: 0.0,
+            "mean": lambda a=all_of_them: a.mean(),
+            "leave_one_out": lambda o=others: np.mean(o),
+        }
         gain = mine - against[baseline]()
         advantage[row, r, slot] = max(gain, 0.0) if clamp else gain
     return reward, advantage

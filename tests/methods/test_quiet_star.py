@@ -1,0 +1,290 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from reference import pass_per_token, sequential
+
+from qstar.methods.quiet_star import QuietStar
+from qstar.structs import Talk
+from qstar.thoughts import anchors as where
+
+PAPER = QuietStar(thought_len=2, lookahead=2, beta=3.0)
+OFFICIAL = dataclasses.replace(PAPER, mix="hidden", positions="official", delimiter_scale=100.0)
+
+
+def model_of(method, lm=tiny.EXACT):
+    model, params = tiny.thinker_of(lm, delimiter_scale=method.delimiter_scale)
+    shrunk = {name: params[name] / method.delimiter_scale for name in ("start", "end")}
+    return model, {**params, **shrunk}
+
+
+@functools.partial(jax.jit, static_argnames=("method", "model"))
+def loss_of(method, model, params, batch, key):
+    return method.loss(model.bind(params), batch, key)
+
+
+def keys_of(key):
+    """The keys by which `QuietStar.loss` chooses anchors and draws thoughts."""
+    chooses, fills = jax.random.split(key)
+    return chooses, jax.random.split(fills)[1]
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        PAPER,
+        dataclasses.replace(PAPER, mix="hidden", think_fraction=0.4, baseline="leave_one_out", clamp=False),
+        dataclasses.replace(PAPER, num_thoughts=1, baseline="base", temperature=0.7, forbidden_ids=(1, 4)),
+    ],
+    ids=["paper", "subset", "one_thought"],
+)
+def test_loss_and_metrics_equal_the_sequential_reference(x64, method):
+    model, params = model_of(method)
+    batch = tiny.packed()
+    loss, metrics = loss_of(method, model, params, batch, jax.random.key(5))
+    chooses, draws = keys_of(jax.random.key(5))
+    anchors = np.asarray(where.choose(batch, method.think_fraction, chooses))
+    forbidden, n = method.forbidden_ids, method.lookahead
+    tokens, _ = sequential.sample(
+        params, tiny.EXACT, 1.0, batch, anchors, draws, 2, method.num_thoughts, method.temperature, forbidden
+    )
+    scored = sequential.talk(params, tiny.EXACT, 1.0, batch, anchors, tokens, n, method.mix, 3.0, forbidden)
+    marks = sequential.counts(batch, anchors, n)
+    reward, advantage = sequential.credit(scored, marks, method.baseline, method.clamp)
+    base, mixed, policy = sequential.loss_terms(scored, batch, marks, advantage)
+    assert float(loss) == pytest.approx(0.5 * base + 0.5 * mixed + method.beta * policy, rel=1e-12)
+    assert metrics["nll"].value() == pytest.approx(base, rel=1e-12)
+    assert metrics["policy_loss"].value() == pytest.approx(policy, rel=1e-12)
+    judged = np.broadcast_to(marks.any(-1)[:, None], reward.shape)
+    assert metrics["reward"].value() == pytest.approx(reward[judged].mean(), rel=1e-11)
+    assert metrics["helped"].value() == pytest.approx((reward[judged] > 0).mean())
+    assert metrics["weight"].value() == pytest.approx(np.nanmean(scored.weight), rel=1e-12)
+    assert policy != 0
+
+
+@pytest.mark.parametrize(
+    ("method", "batch"), [(PAPER, tiny.packed), (OFFICIAL, tiny.padded)], ids=["paper", "official"]
+)
+def test_gradient_equals_that_of_one_differentiated_pass_per_token(x64, method, batch):
+    model, params = model_of(method)
+    batch, key = batch(), jax.random.key(6)
+    value, gradient = jax.jit(
+        jax.value_and_grad(lambda params: method.loss(model.bind(params), batch, key)[0]),
+    )(params)
+
+    def thoughts(params):
+        thinker = model.bind(params)
+        fills = jax.random.split(jax.random.key(6))[1]
+        anchors = jnp.broadcast_to(jnp.arange(9)[None], (2, 9))
+        return method.inner(thinker, thinker.lm.text(batch), batch, anchors, fills, 2, 1.0).tokens
+
+    tokens = jax.jit(thoughts)(params)
+    setting = pass_per_token.Setting(
+        method.lookahead, method.mix, method.positions == "official", 0.5, method.beta, 3.0, method.delimiter_scale
+    )
+    wanted_value, wanted = jax.jit(
+        jax.value_and_grad(lambda params: pass_per_token.loss(params, tiny.EXACT, setting, batch, tokens))
+    )(params)
+    assert float(value) == pytest.approx(float(wanted_value), rel=1e-12)
+    flat = jax.tree_util.tree_leaves_with_path(gradient)
+    for (path, found), leaf in zip(flat, jax.tree.leaves(wanted), strict=True):
+        assert np.any(leaf), path
+        assert tiny.relative_error(found, leaf) < 1e-10, path
+
+
+# Hand-made talks. Two rows of six tokens, the second with two tokens of padding; lookahead 2, so J = 5 and A = 6.
+HAND = tiny.batch(
+    tokens=[[1, 2, 3, 4, 5, 6], [1, 2, 3, 4, 0, 0]],
+    segment=[[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]],
+)
+HAND_COUNTS = [[[1, 1], [1, 1], [1, 1], [1, 1], [1, 0], [0, 0]], [[1, 1], [1, 1], [1, 0], [0, 0], [0, 0], [0, 0]]]
+
+
+def hand_talk(gains, counts=HAND_COUNTS, zero_text=False):
+    """Base log-probs -1, -2, ... along each row; the thought of sample r changes every target of row b by gains[b][r];
+    the log-prob of the first thought token is -1 and that of the second -2 in sample 0, and twice that in sample 1."""
+    text = -np.arange(1.0, 6)[None] * np.ones((2, 1))
+    if zero_text:
+        text[0, 0] = 0  # a token predicted with certainty
+    base = np.stack([np.pad(text, ((0, 0), (0, 1))), np.pad(text[:, 1:], ((0, 0), (0, 2)))], axis=-1)
+    gains = np.array(gains, np.float32)
+    mixed = base[:, None] + gains[:, :, None, None]
+    thought = np.array([-1.0, -2.0]) * (1 + np.arange(gains.shape[1]))[None, :, None, None] * np.ones((2, 1, 6, 1))
+    as_float = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+    return Talk(
+        as_float(text), as_float(base), as_float(mixed), as_float(thought), as_float(0 * mixed), jnp.array(counts, bool)
+    )
+
+
+def terms(method, talk):
+    loss, metrics = method.objective(talk, HAND)
+    return {"loss": float(loss), **{name: mean.value() for name, mean in metrics.items()}}
+
+
+def test_paper_loss_by_hand():
+    found = terms(QuietStar(thought_len=2, lookahead=2), hand_talk([[0.5, -0.5], [0.25, 0.75]]))
+    # Base: (1 + 2 + 3 + 4 + 5 + 1 + 2 + 3) / 8.
+    assert found["nll"] == pytest.approx(21 / 8)
+    # First targets: the same eight numbers minus the gain of the row, both samples: 5 * 0 in row 0, 3 * 0.5 in row 1.
+    first = (21 * 2 - 3 * (0.25 + 0.75)) / 16
+    # Second targets: 2 + 3 + 4 + 5 in row 0, 2 + 3 in row 1.
+    second = (19 * 2 - 2 * (0.25 + 0.75)) / 12
+    # Advantages: gain minus its mean, times the number of targets; only sample 0 of row 0 and sample 1 of row 1 are
+    # above the mean: 0.5 * (2 + 2 + 2 + 2 + 1) * 1.5 nats and 0.25 * (2 + 2 + 1) * 3, over 2 * 8 judged thoughts.
+    policy = (0.5 * 9 * 1.5 + 0.25 * 5 * 3) / 16
+    assert found["policy_loss"] == pytest.approx(policy)
+    assert found["loss"] == pytest.approx(0.5 * 21 / 8 + 0.5 * (first + second) / 2 + 1e6 * policy)
+    assert found["reward"] == pytest.approx(((0.25 + 0.75) * 5) / 16)
+    assert found["thought_nll"] == pytest.approx(2.25)
+
+
+OFFICIAL_PRESET = QuietStar(
+    thought_len=2, lookahead=2, mix="hidden", positions="official", base_weight=0.5, delimiter_scale=100.0
+)
+
+
+def test_official_loss_by_hand():
+    found = terms(OFFICIAL_PRESET, hand_talk([[0.5, -0.5], [0.25, 0.75]], zero_text=True))
+    # A base log-prob of exactly zero drops out of the mean: seven tokens, the first of row 0 gone.
+    assert found["nll"] == pytest.approx(20 / 7)
+    # Position 0 of row 0: base 0, so the mixed log-probs are the gains themselves.
+    first = (20 * 2 - 3 * (0.25 + 0.75)) / 16
+    second = (19 * 2 - 2 * (0.25 + 0.75)) / 12
+    # Positions j < 6 - 2 - 1 = 3 only, and the mean is over all 2 * 2 * 3 of them; position 2 of row 1 has one target.
+    policy = (0.5 * 6 * 1.5 + 0.25 * 5 * 3) / 12
+    assert found["policy_loss"] == pytest.approx(policy)
+    assert found["loss"] == pytest.approx(0.5 * 20 / 7 + 0.5 * (first + second) / 2 + 1e6 * policy)
+
+
+def test_official_mean_over_positions_includes_padding():
+    counts = np.array(HAND_COUNTS)
+    counts[1] = 0  # a row of padding alone
+    talk = hand_talk([[0.5, -0.5], [0.25, 0.75]], counts)
+    official, ours = (
+        terms(dataclasses.replace(OFFICIAL_PRESET, positions=positions), talk)["policy_loss"]
+        for positions in ("official", "counted")
+    )
+    assert official == pytest.approx(0.5 * 6 * 1.5 / 12)
+    assert ours == pytest.approx(0.5 * 9 * 1.5 / 10)
+
+
+def test_clamp_keeps_only_thoughts_above_their_baseline():
+    method = QuietStar(thought_len=2, lookahead=2, clamp=False)
+    found = terms(method, hand_talk([[0.5, -0.5], [0.25, 0.75]]))
+    # Sample 1 of row 0 loses 0.5 * 9 * 3, sample 0 of row 1 loses 0.25 * 5 * 1.5.
+    assert found["policy_loss"] == pytest.approx((0.5 * 9 * (1.5 - 3) + 0.25 * 5 * (3 - 1.5)) / 16)
+
+
+@pytest.mark.parametrize("clamp", [True, False])
+def test_one_thought_is_held_against_the_prediction_without_it(clamp):
+    method = QuietStar(thought_len=2, lookahead=2, num_thoughts=1, baseline="base", clamp=clamp)
+    found = terms(method, hand_talk([[-0.5], [0.25]]))
+    kept = 0.25 * 5 * 1.5 - (0 if clamp else 0.5 * 9 * 1.5)
+    assert found["policy_loss"] == pytest.approx(kept / 8)
+
+
+def test_no_thought_is_a_loss_of_zero_and_not_of_nan():
+    talk = hand_talk([[0.5, -0.5], [0.25, 0.75]], 0 * np.array(HAND_COUNTS))
+    nothing = HAND.replace(mask=jnp.zeros_like(HAND.mask))
+    assert float(QuietStar(thought_len=2, lookahead=2).objective(talk, nothing)[0]) == 0
+
+
+def at_step_zero(lm=tiny.LM):
+    """A thinker whose mixing head is as it is built: the last layer zero, the others not."""
+    model, params = tiny.thinker_of(lm)
+    mixing = {**params["mixing"], "last": jnp.zeros_like(params["mixing"]["last"])}
+    return model, {**params, "mixing": mixing}
+
+
+@pytest.mark.parametrize("mix", ["hidden", "logprobs"])
+def test_at_step_zero_thoughts_earn_exactly_nothing_and_only_the_last_mixing_layer_learns_of_them(mix):
+    model, params = at_step_zero()
+    method = dataclasses.replace(PAPER, mix=mix, beta=1e6)
+    gradients = jax.jit(
+        jax.grad(lambda params: method.loss(model.bind(params), tiny.packed(), jax.random.key(0)), has_aux=True)
+    )
+    gradient, metrics = gradients(params)
+    assert metrics["weight"].value() == 0
+    assert metrics["policy_loss"].value() == 0
+    # Where hidden states are mixed, base and mixed log-probs are one number by two paths: equal but for the last bits.
+    assert abs(metrics["reward"].value()) <= (0 if mix == "logprobs" else 1e-6)
+    moved = {name: bool(np.any(leaf)) for name, leaf in gradient["mixing"].items()}
+    assert moved == {"first": False, "first_bias": False, "second": False, "second_bias": False, "last": True}
+    if mix == "logprobs":  # no gradient through thoughts at all
+        assert not np.any(gradient["start"]) and not np.any(gradient["end"])
+    stepped = jax.tree.map(lambda p, g: p - 0.1 * g, params, gradient)
+    after, metrics = gradients(stepped)
+    assert metrics["weight"].value() != 0
+    assert abs(metrics["reward"].value()) > 1e-4
+    assert metrics["policy_loss"].value() > 1e-5
+    assert all(np.any(leaf) for leaf in jax.tree.leaves((after["mixing"], after["start"], after["end"])))
+
+
+@pytest.mark.parametrize("fill", ["pause", "dots", "shuffled"])
+def test_controls_have_no_policy_loss_and_the_same_columns(fill):
+    method = dataclasses.replace(PAPER, fill=fill, dot_id=12)
+    assert not method.reinforces
+    model, params = tiny.thinker_of(pause=fill == "pause")
+    loss, metrics = loss_of(method, model, params, tiny.packed(), jax.random.key(0))
+    assert "policy_loss" not in metrics and "thought_nll" not in metrics
+    mixed, base = metrics["nll_mixed"].value(), metrics["nll"].value()
+    assert mixed != pytest.approx(base, abs=1e-3)
+    # With equal numbers of targets at both distances the mean of means would be the mean; here it is not.
+    assert float(loss) != pytest.approx(base, abs=1e-3)
+
+
+class Words:
+    def id_of(self, text):
+        return {"---": 7, ".": 3, "<start>": 11}.get(text)
+
+
+def test_resolve_finds_the_ids_behind_the_strings():
+    method = QuietStar(fill="dots", forbidden=("<start>", "."), baseline="base").resolve(Words())
+    assert (method.delimiter_id, method.dot_id, method.forbidden_ids) == (7, 3, (11, 3))
+    assert QuietStar().resolve(Words()).dot_id == -1
+
+
+def test_text_that_is_no_single_token_is_an_error():
+    with pytest.raises(ValueError, match=r"method.delimiter = '~~~' is not one token"):
+        QuietStar(delimiter="~~~").resolve(Words())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"mix": "log"}, "method.mix = 'log': choose one of hidden, logprobs"),
+        ({"baseline": "max"}, "method.baseline = 'max'"),
+        ({"fill": "noise"}, "method.fill = 'noise'"),
+        ({"positions": "all"}, "method.positions = 'all'"),
+        ({"thought_len": 0}, "method.thought_len = 0: at least 1"),
+        ({"num_thoughts": 1}, "method.num_thoughts = 1 with method.baseline = 'mean'"),
+        ({"temperature": -1.0}, "method.temperature = -1.0"),
+        ({"reinforce_temperature": 0.0}, "method.reinforce_temperature = 0.0"),
+        ({"base_weight": 1.5}, "method.base_weight = 1.5"),
+        ({"think_fraction": 0.0}, "method.think_fraction = 0.0"),
+        ({"positions": "official", "think_fraction": 0.5}, "wants method.think_fraction=1"),
+    ],
+)
+def test_illegal_values_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        QuietStar(**wrong)
+
+
+def test_predict_with_and_without_thinking_differ_and_the_latter_is_the_language_model(x64):
+    model, params = model_of(PAPER)
+    batch, anchors = tiny.packed(), jnp.array([[1, 7], [0, 4]])
+
+    @functools.partial(jax.jit, static_argnames="think")
+    def predicted(params, think):
+        return PAPER.predict(model.bind(params), batch, anchors, jax.random.key(0), think, greedy=True)
+
+    hidden = sequential.text_hidden(sequential.as_numpy(params), tiny.EXACT, batch)
+    plain, thinking = predicted(params, think=False), predicted(params, think=True)
+    for b, a in np.ndindex(2, 2):
+        wanted = sequential.logits(sequential.as_numpy(params)["lm"], hidden[b, anchors[b, a]])
+        np.testing.assert_allclose(plain[b, a], sequential.log_softmax(wanted), atol=1e-12)
+    assert np.abs(plain - thinking).max() > 0.01
