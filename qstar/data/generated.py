@@ -18,9 +18,11 @@ class CupsText(cups.CupsConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        longest = 2 * self.max_moves + 6  # start, moves, =-, workings, -, answer, ;
+        longest = self.max_moves + 4  # start, moves, =, answer, ;
+        if self.worked:
+            longest += self.max_moves + 2  # workings between dashes
         if self.length < longest:
-            raise ValueError(f"data.length = {self.length}: a worked problem takes up to {longest} tokens")
+            raise ValueError(f"data.length = {self.length}: a problem takes up to {longest} tokens")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,102 @@
+"""Is there anything for a thought to do? The base model before the first Quiet-STaR step.
+
+    python experiments/quiet_star/tiny/headroom.py [--items 500] [--split dev]
+
+Prints the base's accuracy by chance, without workings, when it writes its workings down (likeliest or sampled tokens)
+and with the true workings put into the thought slot (prediction after the thought alone: mixing weight 1).
+"""
+
+import argparse
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from qstar import entry, runs
+from qstar.evals import intervals
+from qstar.evals.suite import CupsEval, Evaluator
+from qstar.methods.lm import PlainLM
+from qstar.methods.quiet_star import QuietStar
+from qstar.tasks import cups
+from qstar.thoughts import rows
+from qstar.thoughts.generate import generate
+from qstar.thoughts.talk import thought_columns
+from qstar.training import console
+
+
+def written(model: runs.Loaded, problems: list[cups.Problem], temperature: float) -> np.ndarray:
+    """Whether the answer behind the model's own workings is right, per problem."""
+    prompts = [model.tokenizer.encode(problem.question + "-") for problem in problems]
+    method = PlainLM()
+    longest = max(len(problem.moves) for problem in problems) + 3
+    texts = generate(
+        method,
+        method.definition(model.config),
+        model.params,
+        prompts,
+        jax.random.key(0),
+        max_new_tokens=longest,
+        temperature=temperature,
+        think=False,
+    )
+    found = [model.tokenizer.decode(text).partition(";")[0][-1:] for text in texts.tokens]
+    return np.array([answer == problem.answer for answer, problem in zip(found, problems, strict=True)])
+
+
+def in_the_slot(model: runs.Loaded, problems: list[cups.Problem]) -> np.ndarray:
+    """Whether the prediction after start, true workings, end is right, per problem."""
+    method = QuietStar(thought_len=1, lookahead=1, delimiter="-").resolve(model.tokenizer)
+    definition = method.definition(model.config)
+    params = method.start_from(model.config, model.params, jax.random.key(0))
+    places = model.tokenizer.encode("12345")
+
+    @jax.jit
+    def predicted(params, batch, anchors, inner):
+        thinker = definition.bind(params)
+        columns = thought_columns(thinker, thinker.lm.text(batch), batch, anchors, thinker.lm.embed(inner), 1)
+        return thinker.lm.logits(columns[:, 0, 0, -1])[:, jnp.array(places)].argmax(-1)
+
+    right = np.zeros(len(problems), bool)
+    for count in {len(problem.moves) for problem in problems}:
+        index = [i for i, problem in enumerate(problems) if len(problem.moves) == count]
+        questions = [model.tokenizer.encode(problems[i].question) for i in index]
+        workings = np.array([model.tokenizer.encode(problems[i].places) for i in index])
+        anchors = np.full((len(index), 1), count + 1)
+        found = predicted(params, rows.padded(questions, count + 2), anchors, workings[:, None, None])
+        right[index] = [str(place + 1) == problems[i].answer for place, i in zip(np.asarray(found), index, strict=True)]
+    return right
+
+
+def direct(model: runs.Loaded, problems: list[cups.Problem], cfg: CupsEval) -> np.ndarray:
+    method = PlainLM()
+    evaluator = Evaluator(cfg, method, method.definition(model.config), model.tokenizer, thinks=False)
+    items = cfg.tasks(model.tokenizer)["cups"]
+    return evaluator.scores(model.params, jax.random.key(0), items, False).exact
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=500)
+    parser.add_argument("--split", choices=("dev", "test"), default="dev")
+    parser.add_argument("--model", default="bundled:cups")
+    args = parser.parse_args()
+    entry.prepare_jax()
+    model = runs.load_model(args.model)
+    cfg = CupsEval(items=args.items, split=args.split)
+    problems = cfg.problems()
+    out = Table("base model", "accuracy", "95 % interval", title=f"Headroom, {args.items} {args.split} problems")
+    out.add_row("chance", f"{1 / cups.NUMBER_OF_CUPS:.3f}", "")
+    for name, right in (
+        ("without workings", direct(model, problems, cfg)),
+        ("writes its workings, likeliest tokens", written(model, problems, 0.0)),
+        ("writes its workings, sampled tokens", written(model, problems, 1.0)),
+        ("true workings in the thought slot", in_the_slot(model, problems)),
+    ):
+        low, high = intervals.wilson(int(right.sum()), len(right))
+        out.add_row(name, f"{right.mean():.3f}", f"[{low:.3f}, {high:.3f}]")
+    console.console().print(out)
+
+
+if __name__ == "__main__":
+    main()
