@@ -194,7 +194,9 @@ def describe(directory: Path, config: LMConfig, tokenizer: Tokenizer) -> None:
 
 def latest_run(root: str | Path = "runs") -> Path:
     """The run directory under `root` that was started last. Raises FileNotFoundError when there is none."""
-    found = sorted(Path(root).glob("**/config.yaml"), key=lambda file: (file.stat().st_mtime, str(file)))
+    # A run's control lies inside it and is a run as well, but not the one that is meant.
+    files = [file for file in Path(root).glob("**/config.yaml") if not (file.parent.parent / "config.yaml").is_file()]
+    found = sorted(files, key=lambda file: (file.stat().st_mtime, str(file)))
     if not found:
         raise FileNotFoundError(
             f"no run under {Path(root).absolute()}: start one with qstar-train, or name a directory"
