@@ -6,7 +6,7 @@ where the ball was: the place has to be carried from move to move, which a shall
 moves, but can when it writes the place down after each. A problem is one line of text:
 
     unworked   3aegbdh=4;            start, moves, answer
-    worked     3aegbdh=-152414-4;    the same with its workings between dashes
+    worked     3aegbdh=-454314-4;    the same with its workings between dashes
 """
 
 import zlib
