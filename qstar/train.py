@@ -1,11 +1,13 @@
 """`qstar-train`: train a model to think, beside its control. Without arguments: the bundled task, in a few minutes."""
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qstar import config as configs
@@ -19,8 +21,10 @@ configs.register()
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 def _main(node: DictConfig) -> None:
     with entry.errors():
-        overrides = HydraConfig.get().overrides.task
-        cfg, directory = chosen(configs.build(node), overrides)
+        job = HydraConfig.get()
+        if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
+            node.run_dir = os.path.relpath(job.runtime.output_dir)
+        cfg, directory = chosen(configs.build(node), job.overrides.task)
         entry.prepare_jax()
         experiment.run(cfg, directory)
 
