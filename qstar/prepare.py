@@ -7,7 +7,7 @@ from pathlib import Path
 EXAMPLES = """\
 SOURCE is one of
   bundled:NAME       a small model that comes with qstar
-  DIRECTORY          of a Hugging Face model, or made by qstar-prepare
+  DIRECTORY          of a Hugging Face model, made by qstar-prepare, or a run of qstar-train (its language model)
   FILE.gguf          of the llama architecture: pip install "qstar[gguf]"
   hub:ORG/NAME       from the Hugging Face hub: pip install "qstar[hub]"
 

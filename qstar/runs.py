@@ -25,7 +25,8 @@ FORMAT = 1  # of model.json
 
 KINDS = """a model is one of
   bundled:NAME       a small model that comes with qstar
-  DIRECTORY          of a Hugging Face model (config.json, *.safetensors, tokenizer.json) or made by qstar-prepare
+  DIRECTORY          of a Hugging Face model (config.json, *.safetensors, tokenizer.json), made by qstar-prepare, or a
+                     run of qstar-train: the language model in its newest checkpoint
   FILE.gguf          of the llama architecture
   hub:ORG/NAME       fetched from the Hugging Face hub (ORG/NAME alone works where no such path exists)"""
 
@@ -80,6 +81,9 @@ def _local(text: str) -> tuple[LMConfig, Params, Tokenizer]:
         return _gguf(path)
     if (path / "model.json").is_file():
         return _checkpoint(path)
+    if (path / "config.yaml").is_file():
+        run = load_run(path)
+        return run.lm, run.params.get("lm", run.params), run.tokenizer
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} holds neither a config.json nor a model.json; {KINDS}")
