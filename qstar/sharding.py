@@ -45,7 +45,8 @@ class MeshConfig:
         if -1 in sizes:
             if devices % fixed:
                 raise ValueError(
-                    f"mesh (data, fsdp, tensor) = {tuple(sizes)}: {devices} devices are not a multiple of {fixed}"
+                    f"mesh (data, fsdp, tensor) = {tuple(sizes)}: {devices} devices are not a multiple of {fixed}; "
+                    "choose sizes whose product divides them, or mesh=single"
                 )
             sizes[sizes.index(-1)] = devices // fixed
         elif fixed > devices:
