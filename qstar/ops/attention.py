@@ -8,6 +8,7 @@ C x E, tiny. Nothing of size S x (S*C) exists.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from qstar.typing import Array, Bool, Float, Int, typed
 
@@ -34,7 +35,8 @@ def rope(x: Float[Array, "*rows H K"], position: Int[Array, "*rows"], theta: flo
     """Rotary position embedding, half-split form (Su et al. 2021; the layout of Hugging Face Llama)."""
     half = x.shape[-1] // 2
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    frequency = theta ** (-jnp.arange(half, dtype=dtype) / half)
+    # Rounded before the division, as the models' makers do: another last bit moves the logits of SmolLM2 by 1e-4.
+    frequency = 1 / (theta ** (np.arange(half) / half)).astype(dtype)
     angle = jnp.einsum("...,k->...k", position.astype(dtype), frequency)[..., None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     first, second = jnp.split(x.astype(dtype), 2, axis=-1)

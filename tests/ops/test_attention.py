@@ -106,6 +106,14 @@ def test_rotary_embedding_turns_pairs_by_position_times_frequency():
     np.testing.assert_allclose(found[0, 0], [np.cos(3), -2 * np.sin(0.3), np.sin(3), 2 * np.cos(0.3)], rtol=1e-6)
 
 
+def test_rotary_frequencies_are_those_of_transformers_to_the_last_bit():
+    x = jnp.concatenate([jnp.ones((1, 1, 32)), jnp.zeros((1, 1, 32))], axis=-1)
+    found = attention.rope(x, jnp.array([1]), 1e5)[0, 0, 32:]
+    # LlamaRotaryEmbedding.inv_freq (theta 1e5, head size 64) at pairs 27, 28, 31: so small that their sine is they.
+    expected = [float.fromhex(bits) for bits in ("0x1.faeba8p-15", "0x1.61bea4p-15", "0x1.e0d6dap-17")]
+    np.testing.assert_array_equal(found[jnp.array([27, 28, 31])], np.array(expected, np.float32))
+
+
 def test_rotated_scores_depend_on_the_distance_alone():
     query, key = jax.random.normal(jax.random.key(1), (2, 1, 1, 8))
     near = attention.rope(query, jnp.array([5]), 1e4) * attention.rope(key, jnp.array([2]), 1e4)
