@@ -38,10 +38,10 @@ class MixingHead(nnx.Module):
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         zeros = nnx.initializers.zeros
-        self.first = param(rngs, fan_in(2 * width), (2 * width, width), (None, "embed"))
-        self.first_bias = param(rngs, zeros, (width,), ("embed",))
-        self.second = param(rngs, fan_in(width), (width, width), (None, "embed"))
-        self.second_bias = param(rngs, zeros, (width,), ("embed",))
+        self.first = param(rngs, fan_in(2 * width), (2 * width, width), ("embed", None))
+        self.first_bias = param(rngs, zeros, (width,), (None,))
+        self.second = param(rngs, fan_in(width), (width, width), ("embed", None))
+        self.second_bias = param(rngs, zeros, (width,), (None,))
         self.last = param(rngs, zeros, (width, 1), ("embed", None))
 
     def __call__(self, base: Array, thought: Array) -> Array:

@@ -1,0 +1,147 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+from reference import sequential
+
+from qstar.models import lm as language_model
+from qstar.models.lm import LMConfig
+from qstar.ops import attention
+
+ANCHORS = jnp.array([[1, 7], [0, 4]])
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_documents_of_a_packed_batch_equal_each_run_by_itself(x64, tied):
+    cfg = dataclasses.replace(tiny.EXACT, tied=tied)
+    model, params = tiny.lm_of(cfg)
+    batch = tiny.packed()
+    text = jax.jit(lambda params: model.bind(params).text(batch))(params)
+    lm = sequential.as_numpy(params)
+    wanted = sequential.text_hidden({"lm": lm}, cfg, batch)
+    real = np.asarray(batch.segment) > 0
+    np.testing.assert_allclose(np.asarray(text.hidden)[real], wanted[real], atol=1e-12)
+    assert ("head" in params) is not tied
+    logits = jax.jit(lambda params, hidden: model.bind(params).logits(hidden))(params, text.hidden)
+    np.testing.assert_allclose(logits[0, 3], sequential.logits(lm, wanted[0, 3]), atol=1e-12)
+
+
+def test_one_column_at_a_time_equals_all_columns_at_once(x64):
+    model, params = tiny.lm_of(tiny.EXACT)
+    batch = tiny.packed()
+    x = jax.random.normal(jax.random.key(0), (2, 3, 2, 4, 16), "float64")
+
+    @jax.jit
+    def both(params):
+        lm = model.bind(params)
+        text, mask = lm.text(batch), attention.anchor_mask(batch.segment, ANCHORS)
+        position = jnp.take_along_axis(batch.position, ANCHORS, 1)
+        own, grown = lm.own_keys(2, 3, 2, 4), []
+        for c in range(4):
+            hidden, own = lm.column(x[:, :, :, c : c + 1], jnp.array(c), position, text, mask, own)
+            grown.append(hidden)
+        return jnp.concatenate(grown, axis=3), lm.columns(x, position, text, mask)
+
+    one_by_one, at_once = both(params)
+    np.testing.assert_allclose(one_by_one, at_once, atol=1e-12)
+
+
+def test_recomputing_layers_changes_no_gradient(x64):
+    def gradient(remat):
+        model, params = tiny.lm_of(dataclasses.replace(tiny.EXACT, remat=remat))
+        total = lambda params: jnp.sum(model.bind(params).text(tiny.packed()).hidden ** 3)  # noqa: E731
+        return jax.jit(jax.grad(total))(params)
+
+    for found, wanted in zip(jax.tree.leaves(gradient(True)), jax.tree.leaves(gradient(False)), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+
+
+def test_bfloat16_computes_in_it_and_gives_float32_logits_close_to_float32():
+    batch = tiny.packed()
+
+    def run(dtype):
+        model, params = tiny.lm_of(dataclasses.replace(tiny.LM, dtype=dtype))
+        hidden = jax.jit(lambda params: model.bind(params).text(batch).hidden)(params)
+        return hidden, jax.jit(lambda params, hidden: model.bind(params).logits(hidden))(params, hidden)
+
+    hidden, logits = run("bfloat16")
+    assert hidden.dtype == jnp.bfloat16 and logits.dtype == jnp.float32
+    wanted = run("float32")[1]
+    assert tiny.relative_error(logits, wanted) < 0.05  # eight bits of mantissa, twice eight roundings
+
+
+WEIGHTS = {
+    "embedding": ((13, 16), ("vocab", "embed")),
+    "head": ((13, 16), ("vocab", "embed")),
+    "norm/scale": ((16,), ("embed",)),
+    "blocks/attention_norm/scale": ((2, 16), (None, "embed")),
+    "blocks/mlp_norm/scale": ((2, 16), (None, "embed")),
+    "blocks/query": ((2, 16, 4, 4), (None, "embed", "heads", None)),
+    "blocks/key": ((2, 16, 2, 4), (None, "embed", "kv_heads", None)),
+    "blocks/value": ((2, 16, 2, 4), (None, "embed", "kv_heads", None)),
+    "blocks/out": ((2, 4, 4, 16), (None, "heads", None, "embed")),
+    "blocks/gate": ((2, 16, 20), (None, "embed", "ff")),
+    "blocks/up": ((2, 16, 20), (None, "embed", "ff")),
+    "blocks/down": ((2, 20, 16), (None, "ff", "embed")),
+}
+
+
+def test_weights_by_name_shape_and_logical_axes():
+    model, _ = tiny.lm_of()
+    axes = jax.tree_util.tree_leaves_with_path(model.axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in axes}
+    shapes = {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(model.abstract)
+    }
+    assert {name: (shapes[name], named[name]) for name in shapes} == WEIGHTS
+    assert model.size == sum(int(np.prod(shape)) for shape, _ in WEIGHTS.values())
+
+
+def test_initial_weights_have_the_spread_of_their_fan_in_and_repeat_with_the_key():
+    model = language_model.definition(dataclasses.replace(tiny.LM, vocab=400, width=64, head_size=16))
+    params = model.init(jax.random.key(0))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    assert np.std(params["embedding"]) == pytest.approx(64**-0.5, rel=0.03)
+    assert np.std(params["blocks"]["query"]) == pytest.approx(64**-0.5, rel=0.05)
+    # Four heads of 16, and two layers of two branches that add up.
+    assert np.std(params["blocks"]["out"]) == pytest.approx((64 * 2 * 2) ** -0.5, rel=0.05)
+    assert np.all(params["norm"]["scale"] == 1)
+    assert np.any(params["blocks"]["query"][0] != params["blocks"]["query"][1])
+    again, other = model.init(jax.random.key(0)), model.init(jax.random.key(1))
+    np.testing.assert_array_equal(params["blocks"]["up"], again["blocks"]["up"])
+    assert np.any(params["blocks"]["up"] != other["blocks"]["up"])
+
+
+def test_check_lists_what_is_missing_unexpected_and_of_another_shape():
+    model, params = tiny.lm_of()
+    wrong = {**params, "extra": params["head"], "embedding": params["embedding"][:5]}
+    del wrong["head"]
+    with pytest.raises(ValueError) as error:
+        model.check(wrong, "the file")
+    assert str(error.value).splitlines() == [
+        "the file do not fit this model:",
+        "  missing head (13, 16)",
+        "  unexpected extra (13, 16)",
+        "  embedding is (5, 16), wanted (13, 16)",
+        "is it a checkpoint of another model?",
+    ]
+    model.check(params)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"layers": 0}, r"model.layers = 0: a positive integer"),
+        ({"kv_heads": 3}, r"model.heads = 4 is not a multiple of model.kv_heads = 3"),
+        ({"head_size": 5}, r"model.head_size = 5: rotary embeddings want an even size"),
+        ({"dtype": "float16"}, r"model.dtype = 'float16': choose one of float32, bfloat16, float64"),
+    ],
+)
+def test_illegal_shapes_are_named(wrong, message):
+    fields = {"vocab": 13, "width": 16, "layers": 2, "heads": 4, "kv_heads": 2, "head_size": 4, "ff": 20}
+    with pytest.raises(ValueError, match=message):
+        LMConfig(**(fields | wrong))

@@ -1,0 +1,144 @@
+"""Who may import whom: the layers, and the one home of every third party, read off the source."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent / "qstar"
+
+# What a package of qstar may import of qstar, besides `typing`, `structs` and itself. Only downwards.
+MAY_IMPORT = {
+    "ops": {"sharding"},
+    "models": {"ops", "sharding"},
+    "tasks": set(),
+    "data": {"tasks"},
+    "thoughts": {"models", "ops", "sharding"},
+    "decoding": {"models", "ops", "sharding"},
+    "search": {"ops"},
+    "methods": {"thoughts", "decoding", "search", "models", "ops", "tasks", "data", "sharding"},
+    "training": {"methods", "models", "data", "tasks", "search", "ops", "sharding"},
+    "evals": {"methods", "thoughts", "decoding", "models", "data", "tasks", "search", "ops", "sharding"},
+    "display": {"thoughts"},
+    "typing": set(),
+    "structs": set(),
+    "sharding": set(),
+    "paths": set(),
+}
+# Modules that put the packages together: configuration, runs and entry points, which no package imports.
+TOP = {"config", "entry", "evaluate", "experiment", "prepare", "record", "report", "runs", "solve", "think", "train"}
+
+# Third parties with one home: the packages or files that may import them.
+HOMES = {
+    "hydra": {"config.py", "entry.py", "train.py", "evaluate.py", "solve.py", "think.py", "prepare.py"},
+    "omegaconf": {"config.py", "entry.py", "train.py", "evaluate.py", "solve.py", "think.py", "prepare.py"},
+    "flax.nnx": {"models"},
+    "tensorflow_datasets": {"data"},
+    "grain": {"data", "training/checkpoint.py"},  # whose iterators' positions are part of a checkpoint
+    "orbax": {"training/checkpoint.py"},
+    "tensorboardX": {"training/metrics.py"},
+    "wandb": {"training/metrics.py"},
+    "safetensors": {"models/hf.py"},
+    "gguf": {"models/gguf.py"},
+    "tokenizers": {"data/tokenizer.py"},
+    "beartype": {"typing.py"},
+    "jaxtyping": {"typing.py"},
+}
+
+# Arithmetic sees arrays and its arguments: no files, no loggers, no clock, no configuration.
+NUMERIC = ("ops", "thoughts", "decoding", "search", "methods", "models/definition", "models/lm", "models/thinker")
+NUMERIC_MAY_IMPORT = {
+    "jax", "flax", "numpy", "optax", "qstar", "collections", "dataclasses", "functools", "itertools", "math", "typing"
+}  # fmt: skip
+
+
+def imports(source):
+    """Full names that a source imports anywhere in it: `from a import b` gives a.b."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def modules():
+    """(path below qstar/, imported names) of every module."""
+    found = {path.relative_to(ROOT).as_posix(): imports(path.read_text()) for path in ROOT.rglob("*.py")}
+    assert len(found) > 30
+    return found
+
+
+def is_of(name, package):
+    return name == package or name.startswith(package + ".")
+
+
+def layer(path):
+    """The package of a module below qstar/, or its name where it lies at the top."""
+    return path.split("/")[0].removesuffix(".py")
+
+
+def test_imports_are_found_wherever_they_stand():
+    source = "import os.path\nfrom a.b import c as d, e\ndef f():\n    import g\n    from h import i\n"
+    assert imports(source) == {"os.path", "a.b.c", "a.b.e", "g", "h.i"}
+
+
+def test_every_module_has_a_layer():
+    assert {layer(path) for path in modules()} - set(MAY_IMPORT) - TOP == {"__init__"}
+
+
+def test_packages_import_downwards_only():
+    wrong = []
+    for path, names in modules().items():
+        if layer(path) in TOP | {"__init__"}:
+            continue
+        allowed = MAY_IMPORT[layer(path)] | {"typing", "structs", layer(path)}
+        wrong += [f"{path}: {name}" for name in names if is_of(name, "qstar") and name.split(".")[1] not in allowed]
+    assert wrong == []
+
+
+def test_the_layers_have_no_cycle():
+    below = dict(MAY_IMPORT)
+    while below:
+        free = [name for name, needs in below.items() if not needs & below.keys()]
+        assert free, f"a cycle among {sorted(below)}"
+        for name in free:
+            del below[name]
+
+
+@pytest.mark.parametrize("party", HOMES)
+def test_a_third_party_is_imported_at_home_only(party):
+    strangers = [
+        path
+        for path, names in modules().items()
+        if any(is_of(name, party) for name in names) and not HOMES[party] & {path, layer(path)}
+    ]
+    assert strangers == []
+
+
+def test_arithmetic_imports_no_files_loggers_or_clocks():
+    wrong = [
+        f"{path}: {name}"
+        for path, names in modules().items()
+        if path.removesuffix(".py").startswith(NUMERIC)
+        for name in names
+        if name.split(".")[0] not in NUMERIC_MAY_IMPORT
+    ]
+    assert wrong == []
+
+
+def test_nothing_imports_tensorflow_or_torch():
+    wrong = [
+        path for path, names in modules().items() if any(is_of(n, p) for n in names for p in ("tensorflow", "torch"))
+    ]
+    assert wrong == []
+
+
+def test_checked_classes_are_no_pytrees():
+    """`@typed` on a flax dataclass breaks tree_map, scan and grad, which rebuild it with leaves that are no arrays."""
+    for path in ROOT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                assert "typed" not in [ast.unparse(d) for d in node.decorator_list], f"{path.name}: {node.name}"

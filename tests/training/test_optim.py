@@ -1,0 +1,120 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from qstar.training.optim import OptimConfig, optimizer, schedule
+
+# A tree with the names of a thinker's weights: language model, delimiters, mixing head.
+PARAMS = {
+    "lm": {
+        "embedding": jnp.full((2, 2), 2.0),
+        "norm": {"scale": jnp.full(2, 2.0)},
+        "blocks": {"query": jnp.full((1, 2, 1, 2), 2.0), "attention_norm": {"scale": jnp.full((1, 2), 2.0)}},
+    },
+    "start": jnp.full(2, 2.0),
+    "end": jnp.full(2, 2.0),
+    "pause": jnp.full(2, 2.0),
+    "mixing": {"first": jnp.full((2, 2), 2.0), "first_bias": jnp.full(2, 2.0)},
+}
+
+
+def one_update(gradient, **settings):
+    exact = {"beta1": 0.5, "beta2": 0.5, "eps": 1e-30}  # powers of two: no rounding in the bias corrections
+    settings = {"lr": 0.5, "warmup_steps": 0, "clip": 0.0, "weight_decay": 0.0} | exact | settings
+    tx = optimizer(OptimConfig(**settings), steps=10)
+    updates, _ = tx.update(gradient, tx.init(PARAMS), PARAMS)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.unique(leaf).tolist()
+            for path, leaf in jax.tree_util.tree_leaves_with_path(updates)}  # fmt: skip
+
+
+def test_learning_rates_of_the_parts_have_the_configured_ratios():
+    # Adam's first step is lr * sign(gradient), whatever the gradient's size.
+    gradient = jax.tree.map(lambda p: jnp.full_like(p, 3.0), PARAMS)
+    assert one_update(gradient, delimiter_lr_scale=4.0, mixing_lr_scale=2.0) == {
+        "lm/embedding": [-0.5],
+        "lm/norm/scale": [-0.5],
+        "lm/blocks/query": [-0.5],
+        "lm/blocks/attention_norm/scale": [-0.5],
+        "start": [-2.0],
+        "end": [-2.0],
+        "pause": [-2.0],
+        "mixing/first": [-1.0],
+        "mixing/first_bias": [-1.0],
+    }
+
+
+def test_weights_decay_but_not_norms_biases_and_delimiters():
+    nothing = jax.tree.map(jnp.zeros_like, PARAMS)
+    # lr 0.5 * decay 0.25 * weight 2, times the part's learning-rate scale.
+    assert one_update(nothing, weight_decay=0.25, eps=1e-8, mixing_lr_scale=2.0) == {
+        "lm/embedding": [-0.25],
+        "lm/norm/scale": [0.0],
+        "lm/blocks/query": [-0.25],
+        "lm/blocks/attention_norm/scale": [0.0],
+        "start": [0.0],
+        "end": [0.0],
+        "pause": [0.0],
+        "mixing/first": [-0.5],
+        "mixing/first_bias": [0.0],
+    }
+
+
+def test_adam_after_two_steps_by_hand():
+    cfg = OptimConfig(lr=0.1, warmup_steps=0, clip=0.0, weight_decay=0.0, beta1=0.5, beta2=0.75, eps=1e-8)
+    tx = optimizer(cfg, steps=10)
+    params = {"lm": {"w": jnp.array([0.0])}}
+    state = tx.init(params)
+    for gradient in (1.0, 3.0):
+        updates, state = tx.update({"lm": {"w": jnp.array([gradient])}}, state, params)
+        params = optax.apply_updates(params, updates)
+    # Moments: m = 0.5 then 1.75, over 1 - 0.5^2; v = 0.25 then 2.4375, over 1 - 0.75^2. The first step is 1.
+    second = (1.75 / 0.75) / np.sqrt(2.4375 / 0.4375)
+    np.testing.assert_allclose(params["lm"]["w"], [-0.1 * (1 + second)], rtol=1e-6)
+
+
+def test_gradients_are_clipped_by_their_global_norm_before_adam():
+    # With a large eps Adam's first step is lr * g / eps: proportional to the gradient that it is given.
+    gradient = jax.tree.map(jnp.zeros_like, PARAMS)
+    gradient |= {"start": jnp.array([3.0, 0.0]), "end": jnp.array([0.0, 4.0])}  # global norm 5
+    settings = {"eps": 1e6, "delimiter_lr_scale": 1.0, "lr": 1e6}
+    assert one_update(gradient, **settings)["end"] == pytest.approx([-4.0, 0.0], rel=1e-4)
+    assert one_update(gradient, clip=1.0, **settings)["end"] == pytest.approx([-0.8, 0.0], rel=1e-4)
+    assert one_update(gradient, clip=1.0, **settings)["start"] == pytest.approx([-0.6, 0.0], rel=1e-4)
+    assert one_update(gradient, clip=10.0, **settings)["end"] == pytest.approx([-4.0, 0.0], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        # Warm-up over four of twelve steps, whose first one already moves; then eight steps of the schedule.
+        ({"schedule": "constant"}, {0: 0.25, 1: 0.5, 3: 1.0, 4: 1.0, 11: 1.0}),
+        ({"schedule": "linear"}, {0: 0.25, 3: 1.0, 4: 1.0, 8: 0.5, 12: 0.0}),
+        ({"schedule": "linear", "final_lr": 0.2}, {8: 0.6, 12: 0.2, 20: 0.2}),
+        ({"schedule": "cosine"}, {3: 1.0, 4: 1.0, 6: (1 + 0.5**0.5) / 2, 8: 0.5, 12: 0.0}),
+        ({"schedule": "cosine", "final_lr": 0.2}, {8: 0.6, 12: 0.2}),
+        ({"schedule": "constant", "warmup_steps": 0}, {0: 1.0, 5: 1.0}),
+        ({"schedule": "linear", "warmup_steps": 1}, {0: 1.0, 1: 1.0, 12: 0.0}),
+    ],
+)
+def test_schedules_at_literal_steps(settings, wanted):
+    rate = schedule(OptimConfig(**({"lr": 2.0, "warmup_steps": 4} | settings)), steps=12)
+    assert {step: float(rate(step)) for step in wanted} == pytest.approx(
+        {step: 2 * share for step, share in wanted.items()}, abs=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"schedule": "step"}, r"optim.schedule = 'step': choose one of constant, linear, cosine"),
+        ({"lr": 0.0}, r"optim.lr = 0.0: a positive number"),
+        ({"mixing_lr_scale": -1.0}, r"optim.mixing_lr_scale = -1.0"),
+        ({"clip": -1.0}, r"optim.clip = -1.0: it may not be negative"),
+        ({"ema": 1.0}, r"optim.ema = 1.0: a number from 0"),
+    ],
+)
+def test_illegal_values_are_named(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        OptimConfig(**wrong)
