@@ -8,16 +8,19 @@ figure into --out.
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from hydra import compose, initialize_config_dir
 
 from qstar import config as configs
-from qstar import entry, experiment
+from qstar import entry, experiment, runs
 from qstar.config import TrainConfig
+from qstar.evals.suite import Evaluator, as_dict
 from qstar.methods.quiet_star import QuietStar
 from qstar.paths import CONFIGS
 
@@ -58,6 +61,18 @@ def finished(cfg: TrainConfig, directory: Path) -> list[dict]:
     return recorded(directory, cfg.steps) or (experiment.run(cfg, directory), recorded(directory, cfg.steps))[1]
 
 
+def sampled(directory: Path) -> dict:
+    """The finished run asked once more, its thoughts sampled as in training instead of the likeliest."""
+    file = directory / "sampled.json"
+    if not file.is_file():
+        run = runs.load_run(directory)
+        cfg = dataclasses.replace(run.config.eval, greedy=False)
+        evaluator = Evaluator(cfg, run.method, run.definition, run.tokenizer, thinks=True)
+        rows = evaluator(jax.device_put(run.params), jax.random.key(run.config.seed))
+        file.write_text(json.dumps(as_dict(next(row for row in rows if row.thoughts))), encoding="utf-8")
+    return json.loads(file.read_text())
+
+
 def recorded(directory: Path, step: int) -> list[dict]:
     file = directory / "evals.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.is_file() else []
@@ -72,24 +87,15 @@ def interval(values: Sequence[float]) -> str:
 
 
 def table(results: dict[str, list[list[dict]]], steps: dict[str, int]) -> str:
-    lines = [
-        "| arm | steps | thoughts at test | accuracy | probability of the answer | seeds |",
-        "|---|---|---|---|---|---|",
-    ]
-    for arm, runs in results.items():
-        for thoughts in sorted({row["thoughts"] for row in runs[0]}):
-            rows = [next(row for row in run if row["thoughts"] == thoughts) for run in runs]
+    head = ("arm", "steps", "thoughts at test", "accuracy", "probability of the answer", "accuracy by seed")
+    lines = [head, ("---",) * len(head)]
+    for arm, found in results.items():
+        for way, rows in zip(("none", "likeliest", "sampled"), zip(*found, strict=True), strict=False):
             accuracy = [row["accuracy"] for row in rows]
-            cells = (
-                arm,
-                str(steps[arm]),
-                "yes" if thoughts else "no",
-                interval(accuracy),
-                interval([row["probability"] for row in rows]),
-                ", ".join(f"{value:.3f}" for value in accuracy),
-            )
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+            by_seed = ", ".join(f"{value:.3f}" for value in accuracy)
+            probability = interval([row["probability"] for row in rows])
+            lines.append((arm, str(steps[arm]), way, interval(accuracy), probability, by_seed))
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
 def main() -> None:
@@ -106,8 +112,10 @@ def main() -> None:
         for arm in args.arms:
             cfg = configuration(arm, seed, args.overrides)
             steps[arm] = cfg.steps
-            results[arm].append(finished(cfg, args.out / arm.lower().replace(" ", "_").replace(",", "") / str(seed)))
-            done = {arm: runs for arm, runs in results.items() if runs}
+            directory = args.out / arm.lower().replace(" ", "_").replace(",", "") / str(seed)
+            rows = finished(cfg, directory)
+            results[arm].append([*rows, sampled(directory)] if len(rows) > 1 else rows)
+            done = {arm: rows for arm, rows in results.items() if rows}
             (args.out / "table.md").write_text(table(done, steps), encoding="utf-8")
     print(table(results, steps))
 
