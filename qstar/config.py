@@ -5,13 +5,19 @@ line here (`SCHEMAS`) and one YAML file.
 """
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
+from qstar import __version__
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import TextConfig
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
@@ -124,27 +130,82 @@ def _writable(schema: type) -> DictConfig:
 
 
 def build(node: DictConfig) -> Any:
-    """The frozen dataclass behind a composed configuration. Raises ValueError where a field's check fails."""
-    return OmegaConf.to_object(node)
+    """The frozen dataclass behind a composed configuration.
+
+    Raises ValueError where a value is missing or its interpolation fails, and what the dataclasses' checks raise.
+    """
+    try:
+        return OmegaConf.to_object(node)
+    except OmegaConfBaseException as error:
+        raise ValueError(_explained(error)) from error
+
+
+def _explained(error: OmegaConfBaseException) -> str:
+    """OmegaConf's message on one line, with the key and what is wanted."""
+    key, message = error.full_key or "", str(error.msg or error).splitlines()[0]
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} has no value: give {key}=VALUE"
+    return f"{key}: {message}" if key else message
 
 
 def save(cfg: TrainConfig, file: Path) -> None:
     """Write a configuration so that `load` gives it back."""
     groups = {name: type(getattr(cfg, name)).__name__ for name in SCHEMAS}
     contents = {"schemas": groups, **dataclasses.asdict(cfg)}
-    file.write_text(OmegaConf.to_yaml(OmegaConf.create(contents)), encoding="utf-8")
+    # Renamed into place: a directory with a config.yaml is a run, and this one is complete.
+    fresh = file.with_name(file.name + ".new")
+    fresh.write_text(OmegaConf.to_yaml(OmegaConf.create(contents)), encoding="utf-8")
+    fresh.replace(file)
 
 
-def load(file: Path, overrides: list[str] = ()) -> TrainConfig:
-    """A saved configuration, with `key=value` overrides on top."""
-    contents = OmegaConf.load(file)
-    groups = contents.pop("schemas")
-    node = _writable(TrainConfig)
-    for name, schema in groups.items():
-        known = {known.__name__: known for known in SCHEMAS[name].values()}
-        node[name] = _writable(known[schema])
-    node = OmegaConf.merge(node, contents)
-    for override in overrides:
-        key, _, value = override.partition("=")
-        OmegaConf.update(node, key, OmegaConf.create(f"value: {value}").value)
-    return build(node)
+def load(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
+    """A saved configuration, with `key=value` overrides, in Hydra's grammar, on top.
+
+    Raises ValueError for a file that this version of qstar does not read and for overrides that do not fit.
+    """
+    try:
+        contents = OmegaConf.load(file)
+        schemas = {name: _schema(name, contents.schemas[name]) for name in SCHEMAS}
+        node = _writable(TrainConfig)
+        for name, schema in schemas.items():
+            node[name] = _writable(schema)
+        del contents["schemas"]
+        node = OmegaConf.merge(node, contents)
+    except (OmegaConfBaseException, YAMLError, TypeError) as error:
+        raise ValueError(f"{file} is not a configuration that qstar {__version__} wrote: {error}") from error
+    return build(_overridden(node, overrides))
+
+
+def _schema(group: str, name: str) -> type:
+    known = {schema.__name__: schema for schema in SCHEMAS[group].values()}
+    if name not in known:
+        raise ValueError(f"a saved configuration has {group} {name!r}; this qstar knows {', '.join(known)}")
+    return known[name]
+
+
+def _overridden(node: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    try:
+        for override in OverridesParser.create().parse_overrides(list(overrides)):
+            OmegaConf.update(node, override.key_or_group, override.value())
+    except (OmegaConfBaseException, HydraException) as error:
+        raise ValueError(f"override: {error}") from error
+    return node
+
+
+def changes(old: Any, new: Any) -> list[str]:
+    """`key = old, now new` of every value in which two configurations differ, but for the run's name and place."""
+    before, after = _flat(old), _flat(new)
+    keys = [key for key in {**before, **after} if key not in ("name", "run_dir", "resume")]
+    return [f"{key} = {before.get(key)}, now {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
+    """Values by dotted key; of a nested configuration its class as well."""
+    found = {}
+    for one in dataclasses.fields(cfg):
+        key, value = prefix + one.name, getattr(cfg, one.name)
+        if dataclasses.is_dataclass(value):
+            found |= {key: type(value).__name__} | _flat(value, f"{key}.")
+        else:
+            found[key] = value
+    return found

@@ -29,6 +29,9 @@ def errors() -> Iterator[None]:
     except Interrupted as stop:
         print(f"\n{stop}\nGo on with  qstar-train resume={_run(stop.directory)}", file=sys.stderr)
         raise SystemExit(130) from None
+    except KeyboardInterrupt:  # outside the training loop, where nothing is to be saved
+        print("\ninterrupted", file=sys.stderr)
+        raise SystemExit(130) from None
     except EXPECTED as error:
         if os.environ.get("QSTAR_TRACEBACK"):
             raise

@@ -9,7 +9,7 @@ import jax
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, experiment, runs
+from qstar import entry, report, runs
 from qstar.config import EvaluateConfig
 from qstar.evals.suite import Evaluator, Row, as_dict
 from qstar.methods.lm import PlainLM
@@ -23,9 +23,11 @@ configs.register()
 def _main(node: DictConfig) -> None:
     with entry.errors():
         cfg = configs.build(node)
+        if not Path(cfg.out).parent.is_dir():
+            raise FileNotFoundError(f"out = {cfg.out}: there is no folder {Path(cfg.out).parent}; make it first")
         entry.prepare_jax()
         name, rows = evaluate(cfg)
-        console.console().print(experiment.table([(name, rows)]))
+        console.console().print(report.table([(name, rows)]))
         if cfg.out:
             Path(cfg.out).write_text("".join(json.dumps(as_dict(row)) + "\n" for row in rows), encoding="utf-8")
 

@@ -131,7 +131,7 @@ def _checkpoint(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
 class Pretrained:
     """A language model to start from."""
 
-    source: str = "bundled:cups"  # see KINDS
+    source: str  # see KINDS
     dtype: str = "float32"  # of the matrix products: float32 or bfloat16; weights are kept in float32
     remat: bool = True  # recompute layers in the backward pass: less memory, a third more work
 

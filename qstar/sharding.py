@@ -81,6 +81,16 @@ def shard(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(*names))
 
 
+def check_rows(rows: int, mesh: jax.sharding.Mesh) -> None:
+    """Raise ValueError where a batch of so many rows does not divide over the mesh."""
+    ways = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    if rows % ways:
+        raise ValueError(
+            f"a batch of {rows} rows does not divide over data x fsdp = {ways} of the mesh: "
+            f"make the batch a multiple of {ways} (a micro-batch where there are several), or these mesh sizes smaller"
+        )
+
+
 def check_divisible(axes: dict, shapes: dict, mesh: jax.sharding.Mesh) -> None:
     """Raise ValueError naming the first weight whose size the mesh does not divide.
 

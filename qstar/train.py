@@ -41,7 +41,9 @@ def chosen(cfg: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path]:
         raise FileNotFoundError(f"resume={cfg.resume}: {directory} is no run directory (no config.yaml in it)")
     values = [one for one in overrides if not one.startswith(("resume=", "run_dir="))]
     groups = [
-        one for one in values if one.partition("=")[0] in (*configs.SCHEMAS, "experiments") and one[:5] != "mesh="
+        one
+        for one in values
+        if one.partition("=")[0].lstrip("+~") in (*configs.SCHEMAS, "experiments") and not one.startswith("mesh=")
     ]
     if groups:
         raise ValueError(

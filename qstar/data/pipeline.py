@@ -175,20 +175,26 @@ class _Endless:
         return self.source[index]
 
 
-def source_batches(source: RandomAccess, batch_size: int, seed: int | None = None) -> grain.DatasetIterator:
-    """Endless Batches [B S] of a generated task or a list of rows: source[i] is a Batch of numpy leaves [S].
+def source_dataset(source: RandomAccess, batch_size: int, seed: int | None = None) -> grain.MapDataset:
+    """dataset[k] is the Batch [B S] of step k, for every k, of a generated task or a list of rows.
 
-    Rows come in the order of the source. With a seed they are shuffled, anew each epoch; that needs a length.
+    source[i] is a Batch of numpy leaves [S]. Rows come in the order of the source. With a seed they are shuffled, anew
+    each epoch; that needs a length.
     """
     if not hasattr(source, "__len__"):
         if seed is not None:
             raise ValueError(f"{type(source).__name__} has no length and cannot be shuffled: pass seed=None")
-        return iterate(_batched(grain.MapDataset.source(_Endless(source)), batch_size))
+        return _batched(grain.MapDataset.source(_Endless(source)), batch_size)
     if not 0 < len(source) <= SHUFFLE_LIMIT:
         raise ValueError(f"{type(source).__name__} has {len(source)} rows, expected 1 to {SHUFFLE_LIMIT}")
     rows = grain.MapDataset.source(source)
     rows = rows if seed is None else rows.seed(seed).shuffle()
-    return iterate(_batched(rows, batch_size))
+    return _batched(rows, batch_size)
+
+
+def source_batches(source: RandomAccess, batch_size: int, seed: int | None = None) -> grain.DatasetIterator:
+    """Endless batches of `source_dataset`."""
+    return iterate(source_dataset(source, batch_size, seed))
 
 
 def _batched(rows: grain.MapDataset, batch_size: int) -> grain.MapDataset:

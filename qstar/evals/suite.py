@@ -50,8 +50,8 @@ class CupsEval:
 class QuestionsEval:
     """GSM8K and CommonsenseQA, zero-shot direct, as Quiet-STaR scores them; folders as in `data/builders.py`."""
 
-    gsm8k: str = "${oc.env:QSTAR_DATA,}/gsm8k"  # empty: leave out
-    commonsense_qa: str = "${oc.env:QSTAR_DATA,}/commonsenseqa"
+    gsm8k: str = "${oc.env:QSTAR_DATA,''}/gsm8k"  # empty: leave out
+    commonsense_qa: str = "${oc.env:QSTAR_DATA,''}/commonsenseqa"
     items: int = 100  # of each, the first ones of the shuffled split
     batch_size: int = 8
     every: int = 10
@@ -60,15 +60,24 @@ class QuestionsEval:
 
     def __post_init__(self):
         _check_common(self)
+        if self.gsm8k_split not in builders.Gsm8k.SPLITS:
+            raise ValueError(
+                f"eval.gsm8k_split = {self.gsm8k_split!r}: choose one of {', '.join(builders.Gsm8k.SPLITS)}"
+            )
+
+    def _check_folders(self) -> None:
+        # Not in __post_init__: a trained run is opened where its questions are not.
         for name in ("gsm8k", "commonsense_qa"):
             folder = getattr(self, name)
             if folder and not os.path.isdir(folder):
-                raise ValueError(
+                raise FileNotFoundError(
                     f"eval.{name} = {folder!r} is no folder: set QSTAR_DATA to the folder that holds gsm8k/ and "
                     f"commonsenseqa/, give eval.{name}=FOLDER, leave it out with eval.{name}=, or use eval=none"
                 )
 
     def tasks(self, tokenizer: Tokenizer) -> dict[str, list[Item]]:
+        """Raises FileNotFoundError where a folder or its file is missing."""
+        self._check_folders()
         found = {}
         if self.gsm8k:
             rows = builders.gsm8k(self.gsm8k, self.gsm8k_split)
@@ -104,9 +113,19 @@ def _check_common(cfg) -> None:
 
 
 def cups_item(problem: cups.Problem, tokenizer: Tokenizer) -> Item:
+    """A problem as an item: the token behind the question is scored, among the five places.
+
+    Raises ValueError for a tokenizer that does not write every place behind a question as one token of its own.
+    """
     text = problem.question + problem.answer
     ids = tuple(tokenizer.encode(text))
-    places = tuple(sorted(tokenizer.encode("".join(str(place) for place in range(1, cups.NUMBER_OF_CUPS + 1)))))
+    written = [tokenizer.encode(f"{problem.question}{place}") for place in range(1, cups.NUMBER_OF_CUPS + 1)]
+    places = tuple(sorted({by_place[-1] for by_place in written}))
+    if len(places) != len(written) or any(tuple(by_place[:-1]) != ids[:-1] for by_place in written):
+        raise ValueError(
+            f"this tokenizer does not write each place behind {problem.question!r} as one token of its own (it gives "
+            f"{written}): the cups task needs one that does, such as that of model=tiny"
+        )
     last = len(ids) - 2
     return Item(text, ids, last + 1, (last,), (ids[-1],), places, problem.answer, 0)
 

@@ -9,6 +9,7 @@ import optax
 from qstar import sharding
 from qstar.data import generated, pipeline
 from qstar.data.generated import CupsText
+from qstar.data.pipeline import RandomAccess
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
@@ -18,12 +19,26 @@ from qstar.training import optim, step
 from qstar.training.optim import OptimConfig
 from qstar.typing import Params
 
+FAR = 2**20  # a batch that no run comes to
 
-def batches(cfg, tokenizer: Tokenizer, batch_size: int, seed: int) -> Iterator[Batch]:
-    """An endless iterator of batches [B S], whose position can be saved; batch k is a function of (seed, k)."""
+
+def dataset(cfg, tokenizer: Tokenizer, batch_size: int, seed: int) -> RandomAccess:
+    """dataset[k] is the batch [B S] of step k, a function of (seed, k); without end."""
     if isinstance(cfg, CupsText):
-        return pipeline.source_batches(generated.cups_rows(cfg, tokenizer.encode, seed), batch_size)
-    return pipeline.text_batches(cfg, tokenizer, batch_size, seed, pad_id=0)
+        return pipeline.source_dataset(generated.cups_rows(cfg, tokenizer.encode, seed), batch_size)
+    return pipeline.text_dataset(cfg, tokenizer, batch_size, seed, pad_id=0)
+
+
+def batches(dataset: RandomAccess) -> Iterator[Batch]:
+    """Batches in order, from the first; an iterator whose position a checkpoint keeps."""
+    return pipeline.iterate(dataset)
+
+
+def held_out(cfg, tokenizer: Tokenizer, training: RandomAccess, batch_size: int, seed: int) -> Batch:
+    """A batch to look at: of the text kept out of training, or, where none is, one that `training` does not reach."""
+    if getattr(cfg, "heldout_fraction", 0):
+        return pipeline.text_dataset(cfg, tokenizer, batch_size, seed, pad_id=0, split="heldout")[0]
+    return training[FAR]
 
 
 @dataclass(frozen=True)
@@ -61,7 +76,8 @@ class Program:
         """The state before the first step, laid out on the mesh."""
         init, run = jax.random.split(jax.random.key(seed))
         state = step.new_state(self.method.start_from(self.lm, lm_params, init), self.tx, run, self.ema)
-        return jax.device_put(state, self.places)
+        # Copied: the first step consumes its state, and the loaded weights start the control as well.
+        return jax.device_put(state, self.places, may_alias=False)
 
     @property
     def places(self) -> TrainState:

@@ -141,21 +141,24 @@ class Checkpoints:
 
         Raises:
             FileNotFoundError: no such checkpoint.
-            ValueError: it is of another model or optimiser (the differences are listed), or unreadable.
+            ValueError: it is of another model or optimiser (the differences are listed), of another number of
+                processes, or unreadable.
         """
         step = self._resolve(step)
+        _check_processes(self._directory / str(step))
         found = _metadata(self._directory / str(step), "state")
         _check(_shapes(abstract_state), _shapes(found), f"step {step} of {self._directory}")
         return self._saver.load_checkpointables(step, {"state": abstract_state, "data": iterator})["state"]
 
     def load_params(self, step: int | None = None) -> Params:
-        """The parameters alone, as numpy arrays. Raises as `restore` does."""
+        """The parameters to evaluate, as numpy arrays: their moving average where one was kept. Raises as `restore`."""
         step = self._resolve(step)
-        params = _as_numpy(_metadata(self._directory / str(step), "state")["params"])
+        found = _metadata(self._directory / str(step), "state")
+        name = "ema" if found.get("ema") else "params"
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            return self._saver.load_checkpointables(step, {"state": {"params": params}})["state"]["params"]
+            return self._saver.load_checkpointables(step, {"state": {name: _as_numpy(found[name])}})["state"][name]
 
     def _resolve(self, step: int | None) -> int:
         latest = self.latest
@@ -199,6 +202,16 @@ class Checkpoints:
 def _disk_full(error: Exception) -> bool:
     # The array writer reports it as a ValueError of its own, with the system's number in the text.
     return getattr(error, "errno", None) == errno.ENOSPC or f"os_error_code='{errno.ENOSPC}'" in str(error)
+
+
+def _check_processes(path: Path) -> None:
+    # Every process keeps the position of its own rows, in a file that is named for it and their number.
+    counts = {int(file.stem.rpartition("-of-")[2]) for file in path.glob("data/process_*-of-*.json")}
+    if counts and counts != {jax.process_count()}:
+        raise ValueError(
+            f"{path} was saved by {max(counts)} processes, this run has {jax.process_count()}: the position in the "
+            f"data is kept for each; go on with {max(counts)} processes"
+        )
 
 
 def _metadata(path: Path, name: str) -> dict:

@@ -147,13 +147,7 @@ def _place(batch: Batch, mesh: jax.sharding.Mesh | None) -> Batch:
     if mesh is None:
         return jax.device_put(batch)
     place = sharding.named(mesh, "batch")
-    ways = math.prod(mesh.shape[axis] for axis in sharding.RULES["batch"])
-    rows = len(jax.tree.leaves(batch)[0]) * jax.process_count()
-    if rows % ways:
-        raise ValueError(
-            f"a batch of {rows} rows does not divide over data x fsdp = {ways} of the mesh: "
-            f"make the batch a multiple of {ways}, or these mesh sizes smaller"
-        )
+    sharding.check_rows(len(jax.tree.leaves(batch)[0]) * jax.process_count(), mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), batch)
 
 

@@ -1,0 +1,121 @@
+"""What is written down about a model while it trains: its answers in evals.jsonl, its thoughts in samples.jsonl.
+
+A run that was killed and resumed leaves the lines of an undisturbed one: `rewind` drops what the lost tail of the
+earlier process wrote.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from qstar.data.tokenizer import Tokenizer
+from qstar.evals.suite import Evaluator, Row, as_dict
+from qstar.models.definition import Definition
+from qstar.structs import TrainState
+from qstar.thoughts import read
+from qstar.thoughts.predict import Thinks
+from qstar.typing import Params
+
+SAMPLED_TEXTS = 4
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads texts with a method's likeliest thoughts."""
+
+    method: Thinks
+    definition: Definition
+    texts: Sequence[Sequence[int]]  # token ids
+    seed: int
+
+    def __call__(self, params: Params, count: int | None = None) -> list[read.Reading]:
+        """The first `count` texts, or all of them."""
+        keys = jax.random.split(jax.random.key(self.seed), len(self.texts))
+        return [
+            read.read(self.method, self.definition, params, ids, key, greedy=True)
+            for ids, key in zip(self.texts[:count], keys, strict=False)
+        ]
+
+
+def weights(state: TrainState) -> Params:
+    """The weights to evaluate: the moving average where there is one."""
+    return state.params if state.ema is None else state.ema
+
+
+class Record:
+    """Evaluations and samples of one model.
+
+    Args:
+        directory: where the two files lie.
+        reader: None for a method that does not think; no samples are taken then.
+        seed: of the thoughts drawn in evaluations.
+    """
+
+    def __init__(self, directory: Path, evaluator: Evaluator, reader: Reader | None, tokenizer: Tokenizer, seed: int):
+        self._evals, self._samples = directory / "evals.jsonl", directory / "samples.jsonl"
+        self._evaluator, self._reader, self._tokenizer, self._seed = evaluator, reader, tokenizer, seed
+        self.evaluated: dict[int, list[Row]] = {}  # by step
+        self._thoughts: dict[tuple[str, int], str] = {}  # the last one seen, by text and position
+
+    def rewind(self, step: int) -> None:
+        """Keep what was recorded up to `step`, in the files and in memory."""
+        self.evaluated, self._thoughts = {}, {}
+        for line in _keep_until(self._evals, step):
+            self.evaluated.setdefault(line.pop("step"), []).append(Row(**line))
+        for line in _keep_until(self._samples, step):
+            for thought in line["thoughts"]:
+                self._thoughts[line["text"], thought["position"]] = thought["thought"]
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
+        """Ask the questions; returns the answers as metrics."""
+        rows = self._evaluator(weights(state), jax.random.key(self._seed))
+        self.evaluated[step] = rows
+        _append(self._evals, [{"step": step, **as_dict(row)} for row in rows])
+        return {
+            f"{row.task}/{'thoughts' if row.thoughts else 'plain'}/{name}": value
+            for row in rows
+            for name, value in (("accuracy", row.accuracy), ("probability", row.probability), ("nll", row.nll))
+        }
+
+    def sample(self, step: int, state: TrainState) -> None:
+        """Read a few texts; write the thoughts that differ from the last time."""
+        if self._reader is None:
+            return
+        for reading in self._reader(weights(state), SAMPLED_TEXTS):
+            text = self._tokenizer.decode(reading.tokens)
+            changed = [
+                {"position": position, "thought": thought, "weight": round(one.thoughts[0].weight, 4),
+                 "gain": round(one.gain, 4)}
+                for position, one in enumerate(reading.steps, 1)
+                if self._differs(text, position, thought := self._tokenizer.decode(one.thoughts[0].tokens))
+            ]  # fmt: skip
+            _append(self._samples, [{"step": step, "text": text, "thoughts": changed}])
+
+    def _differs(self, text: str, position: int, thought: str) -> bool:
+        before = self._thoughts.get((text, position))
+        self._thoughts[text, position] = thought
+        return thought != before
+
+
+def _append(file: Path, lines: Sequence[dict]) -> None:
+    with file.open("a", encoding="utf-8") as out:
+        out.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def _keep_until(file: Path, step: int) -> list[dict]:
+    """Records up to `step`; the rest is removed from the file, and so is a last line torn by a kill."""
+    if not file.is_file():
+        return []
+    text = file.read_text(encoding="utf-8")
+    # Without its newline a line is torn.
+    records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+    kept = [record for record in records if record["step"] <= step]
+    fresh = file.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
+    fresh.touch()
+    _append(fresh, kept)
+    fresh.replace(file)
+    return kept

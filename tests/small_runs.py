@@ -1,0 +1,43 @@
+"""Configurations of runs that take seconds, composed as the command line composes them."""
+
+import json
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+
+from qstar import config as configs
+from qstar.paths import CONFIGS
+
+ALPHABET = "12345abcdefghij=-;."
+MODEL = (
+    "model=scratch",
+    f"model.tokenizer='characters:{ALPHABET}'",
+    "model.width=16",
+    "model.layers=1",
+    "model.heads=2",
+    "model.kv_heads=2",
+    "model.head_size=8",
+    "model.ff=20",
+    "model.max_len=64",
+)
+"""A new model of the cups task's characters."""
+RUN = ("batch_size=4", "method.thought_len=2", "optim.lr=0.01", "eval.items=6", "eval.batch_size=6")
+"""The default experiment with little of everything."""
+
+
+def composed(*overrides: str, name: str = "train"):
+    """What `qstar-train` makes of these arguments."""
+    configs.register()
+    with initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
+        return configs.build(compose(name, list(overrides)))
+
+
+def small(*overrides: str):
+    """A tiny run of Quiet-STaR on the cups task."""
+    return composed(*MODEL, *RUN, *overrides)
+
+
+def lines(file: Path) -> list[dict]:
+    """The records of a .jsonl file, without the clock."""
+    records = [json.loads(line) for line in file.read_text().splitlines()]
+    return [{name: value for name, value in record.items() if name != "time_s"} for record in records]

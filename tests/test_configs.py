@@ -1,0 +1,272 @@
+"""Every configuration that ships composes, every experiment runs, and what cannot work is refused with its name."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import pytest
+import small_runs
+from hydra.errors import HydraException
+from small_runs import composed
+from tokenizers import pre_tokenizers
+
+from qstar import config as configs
+from qstar import experiment
+from qstar.config import EvaluateConfig, TrainConfig
+from qstar.data import tokenizer as tokenizers
+from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
+from qstar.methods.lm import PlainLM
+from qstar.methods.quiet_star import QuietStar
+from qstar.models import hf
+from qstar.models import lm as language_model
+from qstar.paths import CONFIGS, ROOT
+from qstar.training.optim import OptimConfig
+
+EXPERIMENTS = sorted(
+    str(file.relative_to(ROOT / "experiments").with_suffix("")) for file in (ROOT / "experiments").rglob("*.yaml")
+)
+NEEDED = {"text": ("data.paths=[README.md]",), "pretrained": ("model.source=bundled:cups",)}
+OPTIONS = [
+    (file.parent.name, file.stem)
+    for file in sorted(Path(CONFIGS).glob("*/*.yaml"))
+    # The window of the default experiment holds twelve tokens, too few for the thoughts of the papers.
+    if (file.parent.name, file.stem) not in (("method", "quiet_star"), ("method", "quiet_star_official"))
+]
+
+
+@pytest.fixture(autouse=True)
+def data_folder(monkeypatch, tmp_path):
+    """What QSTAR_DATA names: text and questions, a few lines of each."""
+    question = '{"question": "What is one and one?", "answer": "One more than one. #### 2"}\n'
+    for folder in ("openlogic", "napkin", "discrete_book", "gsm8k"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "text.md").write_text("a proof is a list of lines, each of which follows. " * 40)
+    for name in ("train", "test"):
+        (tmp_path / "gsm8k" / f"{name}.jsonl").write_text(question * 3)
+    monkeypatch.setenv("QSTAR_DATA", str(tmp_path))
+    monkeypatch.setenv("QSTAR_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_option_of_a_group_composes(group, option):
+    cfg = composed(f"{group}={option}", *NEEDED.get(option, ()))
+    schemas = configs.SCHEMAS[group].values()
+    assert type(getattr(cfg, group)) in schemas
+
+
+@pytest.mark.parametrize("option", ["quiet_star", "quiet_star_official"])
+def test_the_papers_presets_compose_with_text(option):
+    cfg = composed("~experiments", f"method={option}", "data=text", "data.paths=[README.md]")
+    assert isinstance(cfg.method, QuietStar)
+    assert cfg.data.length == 256
+
+
+def test_the_papers_preset_is_the_papers():
+    method = composed("~experiments", "data.length=64").method
+    assert (method.thought_len, method.num_thoughts, method.lookahead) == (12, 2, 4)
+    assert (method.beta, method.reinforce_temperature, method.mix, method.clamp) == (1e6, 3.0, "logprobs", True)
+    assert OptimConfig().lr == 1e-6 and OptimConfig().delimiter_lr_scale == 100.0
+
+
+def test_the_default_job_is_the_bundled_experiment():
+    cfg = composed()
+    assert (cfg.name, cfg.steps, cfg.control) == ("tiny", 75, True)
+    assert cfg.model.source == "bundled:cups"
+    assert cfg.eval == CupsEval()
+
+
+def test_a_method_given_on_the_command_line_replaces_that_of_the_experiment():
+    assert composed("method=lm").method == PlainLM()
+
+
+@pytest.mark.parametrize("option", ["cups", "questions", "none"])
+def test_every_evaluation_composes_for_qstar_evaluate(option):
+    cfg = composed(f"eval={option}", name="evaluate")
+    assert isinstance(cfg, EvaluateConfig)
+    assert type(cfg.eval) is {"cups": CupsEval, "questions": QuestionsEval, "none": NoEval}[option]
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("stesp=3", "Key 'stesp' not in 'TrainConfig'"),
+        ("method.thougt_len=3", "Key 'thougt_len' not in 'QuietStar'"),
+        ("optim.learning_rate=1", "Key 'learning_rate' not in 'OptimConfig'"),
+        ("steps=many", "Value 'many' of type 'str' could not be converted to Integer"),
+        ("optim.lr=fast", "Value 'fast' of type 'str' could not be converted to Float"),
+        ("control=perhaps", "Value 'perhaps' is not a valid bool"),
+        ("method=quiet_stat", "Could not find 'method/quiet_stat'"),
+        ("experiments=quiet_star/tony", "Could not find 'experiments/quiet_star/tony'"),
+    ],
+)
+def test_unknown_names_and_wrong_types_are_refused_when_composed(override, message):
+    with pytest.raises(HydraException) as error:
+        composed(override)
+    text = f"{error.value} {error.value.__cause__}"
+    assert message in text
+    if override == "method=quiet_stat":
+        assert "quiet_star_official" in text  # the options there are
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps=0", "steps = 0: a positive integer is wanted"),
+        ("log_every=-1", "log_every = -1: a positive integer is wanted"),
+        ("sample_every=-1", r"sample_every = -1: 0 \(no samples\) or more is wanted"),
+        ("micro_batches=5", "batch_size = 96 does not split into micro_batches = 5 equal parts"),
+        ("sinks=[wandb,tensorbord]", "choose from tensorboard, wandb"),
+        ("method.thought_len=0", "method.thought_len = 0: at least 1 is wanted"),
+        ("method.mix=sum", "method.mix = 'sum': choose one of hidden, logprobs"),
+        ("method.fill=dotz", "method.fill = 'dotz': choose one of sampled, "),
+        ("method.num_thoughts=1", "method.baseline=base, or two thoughts"),
+        ("method.think_fraction=0", "method.think_fraction = 0.0: a share above 0, up to 1"),
+        ("optim.schedule=step", "optim.schedule = 'step': choose one of constant, linear, cosine"),
+        ("optim.lr=0", "optim.lr = 0.0: a positive number is wanted"),
+        ("optim.ema=1", "optim.ema = 1.0: a number from 0 up to, not including, 1"),
+        ("mesh.data=-2", "sizes are positive, at most one may be -1"),
+        ("data.length=8", "data.length = 8: a problem takes up to 12 tokens"),
+        ("data.worked=1.5", "worked = 1.5: a share between 0 and 1"),
+        ("eval.items=0", "eval.items = 0: a positive integer is wanted"),
+        ("eval.split=train", "eval.split = 'train': choose dev or test"),
+        ("eval.every=-1", "eval.every = -1"),
+    ],
+)
+def test_values_out_of_range_are_refused_with_field_value_and_what_is_legal(override, message):
+    with pytest.raises(ValueError, match=message):
+        composed(override)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data=text",), "data.paths has no value: give data.paths=VALUE"),
+        (("model=pretrained",), "model.source has no value: give model.source=VALUE"),
+        (("name=${oc.env:QSTAR_NO_SUCH_VARIABLE}",), "name: .*Environment variable 'QSTAR_NO_SUCH_VARIABLE' not found"),
+    ],
+)
+def test_a_value_that_is_missing_is_named(overrides, message):
+    with pytest.raises(ValueError, match=message):
+        composed(*overrides)
+
+
+def test_a_thought_longer_than_the_window_is_refused_with_both():
+    with pytest.raises(ValueError, match=r"method.thought_len = 30 .* thoughts of 32 columns, .* data.length = 12"):
+        composed("method.thought_len=30")
+    assert composed("method.thought_len=10").method.thought_len == 10
+
+
+# --- saved and loaded ---------------------------------------------------------------------------------------------
+
+
+def saved_and_loaded(cfg: TrainConfig, folder: Path) -> TrainConfig:
+    configs.save(cfg, folder / "config.yaml")
+    return configs.load(folder / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("method=lm", "eval=none", "mesh=fsdp_tensor", "sinks=[wandb]"),
+        ("eval=questions", "model=scratch", "method.forbidden=[a,b]", "method.delimiter='='"),
+        ("data=text", "data.paths=[a.txt,b]", "data.separator='* * *'", "optim=adamw", "optim.lr=1e-5"),
+    ],
+)
+def test_what_is_saved_is_loaded(overrides, tmp_path):
+    cfg = composed("run_dir=here", *overrides)
+    assert saved_and_loaded(cfg, tmp_path) == cfg
+
+
+def test_overrides_of_a_saved_configuration_follow_the_grammar_of_the_command_line(tmp_path):
+    configs.save(composed(), tmp_path / "config.yaml")
+    overrides = ["steps=300", "method.delimiter=-", "name='a: b'", "sinks=[tensorboard]", "eval.greedy=false"]
+    cfg = configs.load(tmp_path / "config.yaml", overrides)
+    assert (cfg.steps, cfg.method.delimiter, cfg.name, cfg.sinks) == (300, "-", "a: b", ("tensorboard",))
+    assert cfg.eval.greedy is False
+    for bad, message in (
+        ("stesp=3", "stesp"),
+        ("steps=many", "Value 'many'"),
+        ("steps=0", "steps = 0: a positive integer"),
+        ("steps=[", "override: "),
+    ):
+        with pytest.raises(ValueError, match=message):
+            configs.load(tmp_path / "config.yaml", [bad])
+
+
+@pytest.mark.parametrize("contents", ["", "steps: [", "steps: 3\n", "just text\n"])
+def test_a_damaged_configuration_is_named(contents, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(contents)
+    with pytest.raises(ValueError, match=r"config.yaml is not a configuration that qstar .* wrote"):
+        configs.load(file)
+
+
+def test_a_configuration_of_another_version_says_what_it_does_not_know(tmp_path):
+    configs.save(composed(), tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(text.replace("method: QuietStar", "method: LoudStar"))
+    with pytest.raises(ValueError, match="method 'LoudStar'; this qstar knows QuietStar, PlainLM"):
+        configs.load(tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text(text + "speed: 3\n")
+    with pytest.raises(ValueError, match="Key 'speed' not in 'TrainConfig'"):
+        configs.load(tmp_path / "config.yaml")
+
+
+def test_changes_name_every_value_that_differs_but_not_the_place():
+    old = composed("run_dir=here")
+    assert configs.changes(old, composed("run_dir=there", "name=other", "resume=there")) == []
+    assert configs.changes(old, composed("steps=3", "method.fill=pause")) == [
+        "steps = 75, now 3",
+        "method.fill = sampled, now pause",
+    ]
+    assert "method = QuietStar, now PlainLM" in configs.changes(old, composed("method=lm"))
+
+
+# --- experiments --------------------------------------------------------------------------------------------------
+
+
+def text_model(folder: Path) -> Path:
+    """A tiny model in Hugging Face's layout whose tokens are the bytes of printable text."""
+    vocab = {letter: id for id, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    vocab["--"], vocab["---"] = 256, 257
+    made = tokenizers.byte_level_bpe(vocab, [("-", "-"), ("--", "-")], [], digits=True)
+    shape = language_model.LMConfig(vocab=258, width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20, max_len=512)
+    params = language_model.definition(shape).init(jax.random.key(0))
+    hf.write_directory(folder, shape, params, made.to_json())
+    return folder
+
+
+def smaller(cfg: TrainConfig, folder: Path) -> TrainConfig:
+    """Two steps of an experiment, with as little of everything as leaves its parts in place."""
+    model = cfg.model
+    if hasattr(model, "width"):
+        model = dataclasses.replace(model, width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20)
+    elif not model.source.startswith("bundled:"):
+        model = dataclasses.replace(model, source=str(text_model(folder / "model")))
+    method = cfg.method
+    if isinstance(method, QuietStar):
+        method = dataclasses.replace(method, thought_len=2, lookahead=min(method.lookahead, 2))
+    data = cfg.data
+    if hasattr(data, "paths"):
+        data = dataclasses.replace(data, length=12)
+    questions = dataclasses.replace(cfg.eval, batch_size=2)
+    if isinstance(questions, QuestionsEval):
+        questions = dataclasses.replace(questions, commonsense_qa="")
+    if hasattr(questions, "items"):
+        questions = dataclasses.replace(questions, items=2)
+    return dataclasses.replace(
+        cfg, model=model, method=method, data=data, eval=questions, steps=2, batch_size=2, control=False
+    )
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_runs_two_steps(name, data_folder):
+    cfg = smaller(composed(f"experiments={name}"), data_folder)
+    result = experiment.run(cfg, data_folder / "run")
+    assert [line["step"] for line in small_runs.lines(data_folder / "run" / "metrics.jsonl")][-1] == 2
+    assert {row.task for row in result.after} == ({"gsm8k"} if isinstance(cfg.eval, QuestionsEval) else {"cups"})
