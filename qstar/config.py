@@ -14,7 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
 from qstar import __version__
@@ -145,6 +145,8 @@ def _explained(error: OmegaConfBaseException) -> str:
     key, message = error.full_key or "", str(error.msg or error).splitlines()[0]
     if isinstance(error, MissingMandatoryValue):
         return f"{key} has no value: give {key}=VALUE"
+    if isinstance(error, InterpolationResolutionError):
+        message += f"; set what it asks for, or give {key.partition('[')[0]}=VALUE"
     return f"{key}: {message}" if key else message
 
 
