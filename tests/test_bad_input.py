@@ -1,0 +1,290 @@
+"""What cannot work is refused before anything is compiled or written, by the name of what is wrong and the way out."""
+
+import dataclasses
+import errno
+import hashlib
+import shutil
+from pathlib import Path
+
+import jax
+import pytest
+from small_runs import ALPHABET, MODEL, RUN, composed, lines, small
+from tokenizers import Tokenizer as Backend
+from tokenizers import models
+
+from qstar import config as configs
+from qstar import evaluate, experiment, runs, train
+from qstar.config import EvaluateConfig
+from qstar.data import tokenizer as tokenizers
+from qstar.data.tokenizer import Tokenizer
+from qstar.evals.suite import Evaluator
+from qstar.models import hf
+from qstar.models import lm as language_model
+from qstar.training import loop
+from qstar.training.build import Program
+
+SHAPE = language_model.LMConfig(vocab=19, width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20, max_len=64)
+TEXT = (*MODEL, "~experiments", "control=false", "method.delimiter='-'", "method.thought_len=2", "eval=none")
+"""A run on text files; `data=text` and where they are is still wanted."""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch, tmp_path):
+    monkeypatch.setenv("QSTAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("QSTAR_DATA", raising=False)
+
+
+@pytest.fixture
+def refused(monkeypatch, tmp_path):
+    """Asserts that a run is refused with this message before a weight is placed, a question asked or a file written."""
+
+    def started(*args, **kwargs):
+        raise AssertionError("the run was begun")
+
+    def check(cfg, message, error=ValueError, directory=tmp_path / "run"):
+        before = files(directory)
+        with monkeypatch.context() as patch:
+            for owner, name in ((loop, "fit"), (Evaluator, "__call__"), (Program, "start"), (Program, "step")):
+                patch.setattr(owner, name, started, raising=False)
+            with pytest.raises(error, match=message):
+                experiment.run(cfg, directory)
+        assert files(directory) == before
+
+    return check
+
+
+def files(directory: Path) -> dict[str, str]:
+    """Checksums of all files below a directory."""
+    return {
+        str(path.relative_to(directory)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in directory.rglob("*")
+        if path.is_file()
+    }
+
+
+def model_directory(folder: Path, tokenizer: Tokenizer, shape: language_model.LMConfig = SHAPE) -> Path:
+    params = language_model.definition(shape).init(jax.random.key(0))
+    hf.write_directory(folder, shape, params, tokenizer.to_json())
+    return folder
+
+
+# --- sizes --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("mesh=fsdp_tensor", "batch_size=8"), r"weight .*embedding \(19, 16\): its axis 'vocab' of size 19 is not"),
+        (("mesh.data=3",), r"a batch of 4 rows does not divide over data x fsdp = 3 of the mesh: make the batch a mul"),
+        (("mesh=fsdp", "batch_size=16", "micro_batches=4"), "a batch of 4 rows does not divide over data x fsdp = 8"),
+        (("mesh.data=16",), r"\(16, 1, 1\) wants 16 devices, found 8; lower a size, or use mesh=single"),
+        (("mesh.data=-1", "mesh.tensor=3"), "8 devices are not a multiple of 3"),
+        (("data.length=100",), "data.length = 100 is longer than the context of scratch, 64 tokens: lower data.length"),
+        (("method.delimiter=ab",), "method.delimiter = 'ab' is not one token of this model's tokenizer; choose text"),
+        (("method.fill=dots", "method.dot='?'"), r"method.dot = '\?' is not one token"),
+        (("method.forbidden=[a,zz]",), "method.forbidden = 'zz' is not one token"),
+    ],
+)
+def test_sizes_and_tokens_that_do_not_fit_are_refused(refused, overrides, message):
+    refused(small(*overrides), message)
+
+
+def test_heads_that_the_mesh_does_not_divide_are_refused(refused):
+    model = [one for one in MODEL if "heads" not in one]
+    cfg = composed(*model, *RUN, "model.heads=3", "model.kv_heads=3", "mesh.tensor=2")
+    refused(
+        cfg, r"its axis '(kv_)?heads' of size 3 is not divisible by the mesh axis 'tensor' of size 2; .* mesh=single"
+    )
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.heads=0", "model.heads = 0: a positive integer"),
+        ("model.heads=3", "model.heads = 3 is not a multiple of model.kv_heads = 2"),
+        ("model.head_size=7", "model.head_size = 7: rotary embeddings want an even size"),
+        ("model.dtype=float8", "model.dtype = 'float8': choose one of float32, bfloat16"),
+        ("model.tokenizer='characters:'", "alphabet '' wants at least one character"),
+        ("model.tokenizer='characters:aab'", r"each once; repeated: \['a'\]"),
+        ("model.tokenizer=absent.json", "no tokenizer at absent.json"),
+    ],
+)
+def test_a_model_of_impossible_shape_is_refused(refused, override, message):
+    field = override.partition("=")[0]
+    cfg = composed(*(one for one in MODEL if not one.startswith(f"{field}=")), *RUN, override)
+    refused(cfg, message, error=(ValueError, FileNotFoundError))
+
+
+# --- models -------------------------------------------------------------------------------------------------------
+
+
+def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(refused, tmp_path):
+    model_directory(tmp_path / "model", tokenizers.characters(ALPHABET + "klmno"))
+    cfg = composed(f"model.source={tmp_path / 'model'}", *RUN)
+    refused(
+        cfg, r"model: the tokenizer has ids up to 23, the model embeds only 19 tokens .*; use the tokenizer that came"
+    )
+
+
+def test_a_tokenizer_that_joins_an_answer_to_its_question_cannot_be_asked_the_cups_task(refused, tmp_path):
+    vocab = {letter: id for id, letter in enumerate(ALPHABET)} | {"=1": 19}
+    joined = Backend(models.BPE(vocab=vocab, merges=[("=", "1")]))
+    model_directory(tmp_path / "model", Tokenizer(joined), dataclasses.replace(SHAPE, vocab=20))
+    cfg = composed(f"model.source={tmp_path / 'model'}", *RUN)
+    refused(cfg, "this tokenizer does not write each place behind .* as one token of its own")
+
+
+def test_text_outside_a_character_tokenizer_is_named(refused, tmp_path):
+    (tmp_path / "text.txt").write_text("3a=Q;\n")
+    cfg = composed(*TEXT, "data=text", f"data.paths=[{tmp_path / 'text.txt'}]", "data.length=8")
+    refused(cfg, "character 'Q' at 3 is not in this tokenizer's alphabet")
+
+
+def test_a_model_of_more_processes_or_without_files_is_refused(refused, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for source, message in (
+        (tmp_path / "empty", "holds neither a config.json nor a model.json"),
+        (tmp_path / "absent", "no model at"),
+        ("bundled:caps", "no bundled model 'caps'; there are: cups"),
+    ):
+        refused(composed(f"model.source={source}"), message, error=(ValueError, FileNotFoundError))
+
+
+# --- text and questions -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (b" \n\n", "no documents: .*text.txt hold nothing but whitespace"),
+        (b"a=1;\n\xff\xfe", r"text.txt is not UTF-8: byte 0xff at byte offset 5; convert it"),
+        (b"a", "has no usable window: 0 tokens in 0 documents"),
+        (None, "text.txt does not exist"),
+    ],
+)
+def test_text_that_cannot_be_used_is_refused(refused, tmp_path, contents, message):
+    file = tmp_path / "text.txt"
+    if contents is not None:
+        file.write_bytes(contents)
+    cfg = composed(*TEXT, "data=text", f"data.paths=[{file}]", "data.length=8")
+    refused(cfg, message, error=(ValueError, FileNotFoundError))
+
+
+def test_questions_that_are_not_there_are_refused_with_the_ways_out(refused, tmp_path, monkeypatch):
+    refused(
+        composed(*MODEL, "eval=questions"),
+        r"eval.gsm8k = '/gsm8k' is no folder: set QSTAR_DATA .* eval.gsm8k=FOLDER, .* or use eval=none",
+        error=FileNotFoundError,
+    )
+    (tmp_path / "gsm8k").mkdir()
+    monkeypatch.setenv("QSTAR_DATA", str(tmp_path))
+    cfg = composed(*MODEL, "eval=questions", "eval.commonsense_qa=")
+    refused(cfg, r"gsm8k/test.jsonl does not exist", error=FileNotFoundError)
+    with pytest.raises(FileNotFoundError, match=r"eval.commonsense_qa = .* is no folder"):
+        evaluate.evaluate(EvaluateConfig(run="none", model=cfg.model, eval=composed("eval=questions").eval))
+
+
+# --- run directories that are there -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of two steps of a plain language model."""
+    directory = tmp_path_factory.mktemp("finished") / "run"
+    experiment.run(plain(), directory)
+    return directory
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def plain(*overrides: str):
+    size = ("batch_size=4", "save_every=1", "steps=2") if not overrides else ("batch_size=4", "save_every=1")
+    return composed(*MODEL, *size, "method=lm", "control=false", "eval=none", *overrides)
+
+
+def resumed(directory: Path, *overrides: str):
+    overrides = (f"resume={directory}", *overrides)
+    return train.chosen(small(overrides[0]), list(overrides))[0]
+
+
+def test_a_directory_of_another_run_is_refused_and_left_alone(refused, copy):
+    message = (
+        r"(?s)holds a run of another configuration:\n  steps = 2, now 3\n  optim.lr = 0.0003, now 0.002\n"
+        r"choose another run_dir, or go on with that run, changed, by resume="
+    )
+    refused(plain("steps=3", "optim.lr=0.002"), message)
+
+
+def test_the_same_configuration_goes_on_where_it_was(copy):
+    before = files(copy / "checkpoints")
+    experiment.run(plain("steps=2", "name=other", "run_dir=elsewhere"), copy)
+    assert [line["step"] for line in lines(copy / "metrics.jsonl")] == [1, 2]
+    assert files(copy / "checkpoints") == before
+
+
+def test_files_of_a_run_without_its_configuration_are_not_overwritten(refused, copy):
+    (copy / "config.yaml").unlink()
+    refused(plain(), "holds metrics.jsonl and checkpoints but no config.yaml: choose another run_dir")
+
+
+def test_fewer_steps_than_were_trained_are_refused(copy):
+    before = files(copy)
+    with pytest.raises(ValueError, match=r"steps = 1: .* has been trained for 2 steps already; raise steps"):
+        experiment.run(resumed(copy, "steps=1"), copy)
+    assert files(copy) == before
+
+
+def test_another_model_than_the_run_began_with_is_refused(refused, copy):
+    refused(
+        resumed(copy, "model.width=32"), r"lm.json describes another model than scratch is now:\n  width = 16, now 32"
+    )
+    refused(resumed(copy, "model.rope_theta=500"), "rope_theta = 10000.0, now 500.0")
+
+
+def test_how_the_model_is_computed_may_change(copy):
+    cfg = resumed(copy, "model.remat=false", "steps=3")
+    assert experiment.run(cfg, copy).directory == copy
+    assert configs.load(copy / "config.yaml").model.remat is False
+
+
+def test_a_checkpoint_of_another_model_is_refused_with_the_differences(copy):
+    before = files(copy)
+    with pytest.raises(ValueError, match=r"(?s)step 2 of .*not of this model and optimiser:.*missing ema/embedding"):
+        experiment.run(resumed(copy, "optim.ema=0.9", "steps=3"), copy)
+    assert files(copy) == before
+
+
+def test_a_checkpoint_of_several_processes_is_refused_by_one(copy):
+    data = copy / "checkpoints" / "2" / "data"
+    (data / "process_0-of-1.json").rename(data / "process_0-of-2.json")
+    shutil.copyfile(data / "process_0-of-2.json", data / "process_1-of-2.json")
+    with pytest.raises(ValueError, match=r"checkpoints/2 was saved by 2 processes, this run has 1: .* go on with 2"):
+        experiment.run(resumed(copy, "steps=3"), copy)
+
+
+def test_a_run_that_has_not_saved_yet_cannot_be_evaluated(copy):
+    shutil.rmtree(copy / "checkpoints")
+    with pytest.raises(FileNotFoundError, match="holds no committed checkpoint"):
+        evaluate.evaluate(EvaluateConfig(run=str(copy), eval=composed().eval))
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_it_to_go_on_from(tmp_path, finished, monkeypatch):
+    from orbax.checkpoint._src.path import atomicity
+
+    commit = atomicity.AtomicRenameTemporaryPath.finalize
+
+    async def full(self):
+        if self.get_final().name == "2":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        await commit(self)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(atomicity.AtomicRenameTemporaryPath, "finalize", full)
+        with pytest.raises(OSError, match=r"the disk is full: .* the last good checkpoint is step 1"):
+            experiment.run(plain(), tmp_path / "run")
+    assert runs.load_run(tmp_path / "run").step == 1
+    experiment.run(plain(), tmp_path / "run")
+    assert lines(tmp_path / "run" / "metrics.jsonl") == lines(finished / "metrics.jsonl")
