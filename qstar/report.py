@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qstar.data.tokenizer import Tokenizer
+from qstar.display.spelling import visible
 from qstar.evals.suite import Row
 from qstar.thoughts.read import Helpful
 
@@ -50,7 +51,11 @@ def _cells(groups: Groups) -> list[tuple[str, ...]]:
 
 def helpful(one: Helpful, tokenizer: Tokenizer) -> Text:
     """A thought where it was thought: the text before it, <the thought>, the token it helped."""
-    tokens, decode = one.reading.tokens, tokenizer.decode
+    tokens = one.reading.tokens
+
+    def decode(ids: Sequence[int]) -> str:
+        return visible(tokenizer.decode(ids))
+
     line = Text("  ")
     line.append(decode(tokens[max(0, one.position - BEFORE) : one.position]))
     line.append(f"<{decode(one.thought.tokens)}>", style="cyan")

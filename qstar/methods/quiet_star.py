@@ -39,7 +39,9 @@ class QuietStar:
     thought_len: int = 12  # T: sampled tokens, delimiters not counted (the released code's n_ahead - 3)
     num_thoughts: int = 2  # R
     lookahead: int = 4  # N: true tokens that judge a thought
-    mix: str = "logprobs"  # paper: w blends log-probs; official: `hidden` states, which blends logits
+    # Paper: w blends log-probs, which nothing normalises: a weight outside [0, 1] can be paid for making the true token
+    # less likely. Official: `hidden` states are blended before the output layer, so the softmax normalises.
+    mix: str = "logprobs"
     base_weight: float = 0.5  # share of the base prediction's NLL in the NLL
     beta: float = 1e6  # weight of REINFORCE
     baseline: str = "mean"  # of the reward: `mean` over the R thoughts, `leave_one_out`, or `base` (no thought)
