@@ -79,7 +79,7 @@ def main(file: Path) -> None:
     print(f"| largest logit difference, both in float64 | {np.abs(wide - exact).max():.2e} |")
     print(f"| largest difference, qstar in float32 from transformers in float64 | {np.abs(got - exact).max():.2e} |")
     print(f"| largest difference, transformers in float32 from itself in float64 | {np.abs(want - exact).max():.2e} |")
-    print(f"| mean |logit difference| | {gap.mean():.2e} |")
+    print(f"| mean logit difference | {gap.mean():.2e} |")
     print(f"| largest logit in absolute value | {np.abs(want).max():.1f} |")
     print(f"| argmax agreement | {np.mean(got.argmax(-1) == want.argmax(-1)):.2%} |")
     print(f"| ids equal transformers' own GGUF tokenizer | {same_ids} |")
