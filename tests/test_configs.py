@@ -265,7 +265,8 @@ def smaller(cfg: TrainConfig, folder: Path) -> TrainConfig:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_runs_two_steps(name, data_folder):
+def test_every_experiment_runs_two_steps(name, data_folder, monkeypatch):
+    monkeypatch.setattr(experiment, "BEST_OF", 4)
     cfg = smaller(composed(f"experiments={name}"), data_folder)
     result = experiment.run(cfg, data_folder / "run")
     assert [line["step"] for line in small_runs.lines(data_folder / "run" / "metrics.jsonl")][-1] == 2

@@ -33,6 +33,14 @@ class Finished:
     batches: list[np.ndarray]  # tokens of every batch that was trained on, the control's behind the method's
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_texts():
+    """Thoughts that helped most are looked for in eight texts: reading 64 takes longer than all the rest."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "BEST_OF", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Finished:
     directory, cfg, seen = tmp_path_factory.mktemp("run"), small(*OVERRIDES), []

@@ -6,8 +6,8 @@ from small_runs import composed, lines
 
 from qstar import experiment
 
-FAST = ("batch_size=16", "steps=12", "optim.lr=1e-3", "optim.warmup_steps=2", "sample_every=0")
-"""A dozen steps of the default experiment; a rate that shows in so few of so little."""
+FAST = ("batch_size=8", "steps=14", "optim.warmup_steps=2", "sample_every=0", "eval=none")
+"""A few steps of the default experiment on a twelfth of its batch."""
 
 
 def trained(directory, *overrides):
@@ -16,15 +16,17 @@ def trained(directory, *overrides):
     return lines(directory / "metrics.jsonl"), result
 
 
-def test_a_dozen_steps_lower_the_loss_and_raise_the_reward(tmp_path):
-    found, _ = trained(tmp_path / "run", *FAST, "eval=none")
-    mean = {
-        name: [np.mean([line[name] for line in part]) for part in (found[:4], found[-4:])]
-        for name in ("nll_mixed", "reward", "weight")
-    }
-    assert mean["nll_mixed"][1] < mean["nll_mixed"][0]
-    assert mean["reward"][1] > mean["reward"][0]
-    assert mean["weight"][1] > mean["weight"][0]
+def test_a_few_steps_lower_both_losses_and_raise_the_reward(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "BEST_OF", 1)
+    found, _ = trained(tmp_path / "run", *FAST)
+    first, last = (
+        {name: np.mean([line[name] for line in part]) for name in ("nll", "nll_mixed", "reward")}
+        for part in (found[:5], found[-5:])
+    )
+    # Seen with two seeds: 0.03 less, 0.09 to 0.15 less, 0.05 to 0.12 more, in nats.
+    assert last["nll"] < first["nll"] - 0.01
+    assert last["nll_mixed"] < first["nll_mixed"] - 0.03
+    assert last["reward"] > first["reward"] + 0.02
 
 
 SLOW = ("steps=40", "batch_size=48", "eval.items=300", "sample_every=0", "save_every=40")
