@@ -42,14 +42,18 @@ def accuracies(tmp_path_factory):
     return found
 
 
+# Seen after 40 steps: 0.97 with sampled thoughts and 0.20 without, 0.20 with pauses and 0.20 with shuffled thoughts. One
+# in five is chance.
+
+
 @pytest.mark.slow
 def test_thoughts_answer_what_the_same_model_without_them_does_not(accuracies):
     without, with_thoughts = accuracies["sampled"]
-    assert without < 0.35  # one in five is chance
-    assert with_thoughts > without + 0.2
+    assert without < 0.3
+    assert with_thoughts > 0.7
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fill", ["pause", "shuffled"])
-def test_thoughts_answer_what_as_much_computation_without_their_content_does_not(accuracies, fill):
-    assert accuracies["sampled"][1] > max(accuracies[fill]) + 0.15
+def test_as_much_computation_without_the_content_of_thoughts_answers_by_chance(accuracies, fill):
+    assert max(accuracies[fill]) < 0.3
