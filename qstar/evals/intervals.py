@@ -26,3 +26,16 @@ def bootstrap(values: Float[np.ndarray, "n"], seed: int, resamples: int = 2000) 
     means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(resamples)]
     low, high = np.percentile(means, [2.5, 97.5])
     return float(low), float(high)
+
+
+@typed
+def bootstrap_ratio(
+    numerators: Float[np.ndarray, "n"], denominators: Float[np.ndarray, "n"], seed: int, resamples: int = 2000
+) -> tuple[float, float]:
+    """Percentile bootstrap of sum(numerators) / sum(denominators), the pairs drawn together."""
+    if numerators.size == 0:
+        raise ValueError("bootstrap of no values: at least one is needed")
+    rng = np.random.default_rng(seed)
+    drawn = (rng.integers(numerators.size, size=numerators.size) for _ in range(resamples))
+    low, high = np.percentile([numerators[i].sum() / denominators[i].sum() for i in drawn], [2.5, 97.5])
+    return float(low), float(high)

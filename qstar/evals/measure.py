@@ -1,0 +1,127 @@
+"""What an evaluation is made of: a measure has items, asks a subject about them in batches, and sums its rows up.
+
+A subject answers in up to three ways: `none`, without thoughts; `greedy`, with the likeliest thoughts; `sampled`, with
+thoughts drawn at the method's temperature, once or several times. A row is one item answered in one way (and, where
+thoughts are drawn, with one draw): a flat dict with the same columns for every item of the measure. `evals/suite.py`
+has the loop over batches, the journal that makes it resumable, and the files.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from qstar.data.tokenizer import Tokenizer
+from qstar.evals import intervals
+from qstar.methods.protocol import Method
+from qstar.models.definition import Definition
+from qstar.thoughts.predict import Thinks
+from qstar.typing import Float, Key, Params
+
+NONE, GREEDY, SAMPLED = WAYS = ("none", "greedy", "sampled")
+
+ItemRow = Mapping[str, Any]
+"""Columns every measure writes: `item` (its id), `thoughts` (a way), `draw` (from 0). The others are the measure's own:
+text, numbers, truth values, or lists of numbers."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Who is asked."""
+
+    method: Method  # resolved
+    definition: Definition
+    tokenizer: Tokenizer
+    params: Params
+
+    @property
+    def thinks(self) -> bool:
+        return isinstance(self.method, Thinks)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A number over all items, with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Identified(Protocol):
+    """An item. Its `repr` must hold all that it asks: by it an interrupted evaluation is known again."""
+
+    @property
+    def id(self) -> str:
+        """The same wherever the item appears: answers of two models are paired by it, and its thoughts drawn."""
+
+
+class Measure(Protocol):
+    """One table row a way, one Parquet file. Making one checks everything that can be wrong with its items."""
+
+    name: str  # of the task, in tables and as a file name
+    items: Sequence[Identified]
+
+    def batches(self) -> Sequence[Sequence[int]]:
+        """Which items are asked together, every item once; always the same for the same measure."""
+
+    def ask(self, subject: Subject, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
+        """Rows of one batch in all these ways, thoughts of an item drawn by `item_keys`.
+
+        `key` is that of the evaluation, the same for every batch.
+        """
+
+    def figures(self, rows: Sequence[ItemRow]) -> dict[str, Figure]:
+        """All rows of one way as figures. Names are table columns; none ends in _low or _high."""
+
+
+def item_keys(key: Key, items: Sequence[Identified]) -> Key:
+    """A key for every item that depends on `key` and its id alone, whatever is asked beside it: [len(items)]."""
+    ids = np.asarray([zlib.crc32(item.id.encode()) for item in items], np.uint32)
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
+
+
+def check(cfg: Any) -> None:
+    """Raise ValueError for what every evaluation's configuration has, where it is out of range."""
+    for name in ("items", "batch_size", "draws"):
+        if getattr(cfg, name, 1) < 1:
+            raise ValueError(f"eval.{name} = {getattr(cfg, name)}: a positive integer is wanted")
+    if cfg.every < 0:
+        raise ValueError(f"eval.every = {cfg.every}: 0 (only before and after) or more is wanted")
+    wrong = [way for way in cfg.thoughts if way not in WAYS]
+    if wrong or not cfg.thoughts or len(set(cfg.thoughts)) != len(cfg.thoughts):
+        raise ValueError(f"eval.thoughts = {list(cfg.thoughts)}: choose from {', '.join(WAYS)}, each once")
+
+
+# --- figures ------------------------------------------------------------------------------------------------------
+
+
+def per_item(rows: Sequence[ItemRow], column: str) -> Float[np.ndarray, "n"]:
+    """A column as numbers, one an item in the order of their first rows: the mean over its draws."""
+    found: dict[str, list[float]] = {}
+    for row in rows:
+        found.setdefault(row["item"], []).append(float(row[column]))
+    return np.asarray([np.mean(values) for values in found.values()])
+
+
+def mean(rows: Sequence[ItemRow], column: str) -> Figure:
+    """Mean over items; bootstrap over items."""
+    values = per_item(rows, column)
+    return Figure(float(values.mean()), *intervals.bootstrap(values, seed=0))
+
+
+def share(rows: Sequence[ItemRow], column: str) -> Figure:
+    """Share of items where a truth value holds: Wilson's interval, or a bootstrap over items of several draws each."""
+    values = per_item(rows, column)
+    if len(values) != len(rows):
+        return mean(rows, column)
+    return Figure(float(values.mean()), *intervals.wilson(int(values.sum()), len(values)))
+
+
+def ratio(rows: Sequence[ItemRow], numerator: str, denominator: str) -> Figure:
+    """Sum of one column over the sum of another, as in nats per token; bootstrap over items."""
+    above, below = per_item(rows, numerator), per_item(rows, denominator)
+    return Figure(float(above.sum() / below.sum()), *intervals.bootstrap_ratio(above, below, seed=0))
