@@ -1,0 +1,45 @@
+"""Answers out of what a model wrote: the one definition of "the first number" and "the first letter".
+
+A number has at most one sign directly before it (a currency sign may stand between them), digits with or without commas
+between thousands, and at most one decimal point with digits behind it. So "$1,234.50." is 1234.5, "1,2,3" begins with 1
+and "10-3" with 10. Units, percent signs and ordinals are left alone; nothing is computed: "1/2" begins with 1.
+"""
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+
+CURRENCIES = "$€£¥"
+MINUS = "-−"  # hyphen and the mathematical sign
+
+# A sign directly behind a word, a number or a bracket is a dash: "10-3", "x-3", "(2)-3".
+_NUMBER = re.compile(
+    rf"(?:(?<![\w.)\]])(?P<sign>[{MINUS}])[{CURRENCIES}]?)?"
+    r"(?:(?P<whole>[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?P<part>\.[0-9]+)?|(?<![\w.])(?P<only>\.[0-9]+))"
+)
+
+
+def number(text: str) -> Decimal | None:
+    """The first number of a text, None where there is none. 72, 72.0 and 72.00 are equal."""
+    found = _NUMBER.search(text)
+    if found is None:
+        return None
+    value = Decimal((found["whole"] or "0").replace(",", "") + (found["part"] or found["only"] or ""))
+    return -value if found["sign"] else value
+
+
+def plain(value: Decimal) -> str:
+    """One spelling for equal numbers: no separators, no exponent, no zeros behind the point, no sign on zero."""
+    return f"{value.normalize():f}" if value else "0"
+
+
+def letter(text: str, letters: Sequence[str]) -> str | None:
+    """The first of these capital letters that stands alone, as in "C", "C." or "(C)"; in brackets it may be small.
+
+    None where there is none. The article in "A bank" is taken for a letter: the prompt asks for one.
+    """
+    choices = "".join(letters)
+    found = re.search(
+        rf"\((?P<bracketed>[{choices}{choices.lower()}])\)|(?<![\w'])(?P<bare>[{choices}])(?![\w'’])", text
+    )
+    return found and (found["bracketed"] or found["bare"]).upper()
