@@ -23,7 +23,9 @@ from qstar.paths import CONFIGS, ROOT
 from qstar.training.optim import OptimConfig
 
 EXPERIMENTS = sorted(
-    str(file.relative_to(ROOT / "experiments").with_suffix("")) for file in (ROOT / "experiments").rglob("*.yaml")
+    str(file.relative_to(ROOT / "experiments").with_suffix(""))
+    for file in (ROOT / "experiments").rglob("*.yaml")
+    if file.parent.name != "ablations"  # lists of overrides of an experiment: tests/test_ablations.py
 )
 NEEDED = {"text": ("data.paths=[README.md]",), "pretrained": ("model.source=bundled:cups",)}
 OPTIONS = [
