@@ -80,7 +80,8 @@ Metrics = dict[str, Mean]
 @struct.dataclass
 class TrainState:
     step: Int[Array, ""]
-    params: Params
+    params: Params  # those that train
     opt_state: tuple
     key: Key  # of the run; the key of a step is fold_in(key, step)
     ema: Params | None = None  # exponential moving average of params, where asked
+    frozen: Params | None = None  # the weights that never change, where there are any; no checkpoint holds them

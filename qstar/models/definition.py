@@ -70,13 +70,28 @@ class Definition:
     @property
     def size(self) -> int:
         """Number of weights."""
-        return sum(leaf.size for leaf in jax.tree.leaves(self._abstract))
+        return sum(leaf.size for leaf in jax.tree.leaves(self.abstract))
+
+    @property
+    def frozen(self) -> frozenset[str]:
+        """Top-level names of the tree under which nothing trains."""
+        return frozenset()
+
+    def split(self, tree: dict) -> tuple[dict, dict | None]:
+        """A tree of this model in two: what trains, and what is frozen (None where everything trains)."""
+        trained = {name: part for name, part in tree.items() if name not in self.frozen}
+        return trained, {name: tree[name] for name in self.frozen} or None
 
     def check(self, params: Params, source: str = "parameters") -> None:
         """Raise ValueError listing every weight that is missing, unexpected or of another shape."""
-        problems = differences(shapes(self._abstract), shapes(params))
+        problems = differences(shapes(self.abstract), shapes(params))
         if problems:
             raise ValueError(f"{source} do not fit this model:\n  {problems}\nis it a checkpoint of another model?")
+
+
+def join(trained: Params, frozen: Params | None) -> Params:
+    """The whole tree behind `Definition.split`."""
+    return {**trained, **(frozen or {})}
 
 
 def differences(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:

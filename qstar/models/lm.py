@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx, struct
 
 from qstar.models.definition import Definition, fan_in, param, stacked
+from qstar.models.lora import Adapted
 from qstar.ops import attention
 from qstar.sharding import shard
 from qstar.structs import Batch, Text
@@ -104,11 +105,21 @@ class Block(nnx.Module):
 
 
 def _project(x: Array, weight: nnx.Param, summed: int = 1) -> Array:
-    """Contract the last `summed` axes of x with the first of the weight, as one product of two matrices.
+    """Contract the last `summed` axes of x with the first of the weight, or of the weight and its adapter."""
+    value = weight.get_value()
+    if not isinstance(value, Adapted):
+        return _product(x, value, summed)
+    # W x + (alpha / rank) B (A x): the sum of W and B A, as large as W, is never formed.
+    change = _product(_product(x, value.a, summed), value.b, 1)
+    return _product(x, value.weight, summed) + value.scale * change
+
+
+def _product(x: Array, table: Array, summed: int) -> Array:
+    """One product of two matrices.
 
     Left to a contraction over many axes, XLA on CPU takes half as long again for the gradients.
     """
-    table = weight[...].astype(x.dtype)
+    table = table.astype(x.dtype)
     rows = x.shape[: x.ndim - summed]
     flat = x.reshape(math.prod(rows), -1) @ table.reshape(math.prod(table.shape[:summed]), -1)
     return flat.reshape(*rows, *table.shape[summed:])

@@ -12,12 +12,14 @@ from qstar.data.generated import CupsText
 from qstar.data.pipeline import RandomAccess
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Method
+from qstar.models import lora
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
+from qstar.models.lora import LoraConfig
 from qstar.structs import Batch, TrainState
 from qstar.training import optim, step
 from qstar.training.optim import OptimConfig
-from qstar.typing import Params
+from qstar.typing import Key, Params
 
 FAR = 2**20  # a batch that no run comes to
 
@@ -55,10 +57,17 @@ class Program:
 
     @classmethod
     def of(
-        cls, method: Method, lm: LMConfig, mesh: jax.sharding.Mesh, cfg: OptimConfig, steps: int, micro_batches: int
+        cls,
+        method: Method,
+        lm: LMConfig,
+        mesh: jax.sharding.Mesh,
+        cfg: OptimConfig,
+        steps: int,
+        micro_batches: int,
+        adapters: LoraConfig | None = None,
     ) -> "Program":
-        """Raises ValueError when the model's sizes do not divide over the mesh."""
-        definition = method.definition(lm)
+        """Raises ValueError when the model's sizes do not divide over the mesh, or it has no place for the adapters."""
+        definition = lora.adapted(method.definition(lm), adapters or LoraConfig())
         sizes = jax.tree.map(lambda leaf: leaf.shape, definition.abstract)
         sharding.check_divisible(definition.axes, sizes, mesh)
         tx = optim.optimizer(cfg, steps)
@@ -75,19 +84,35 @@ class Program:
     def start(self, lm_params: Params, seed: int) -> TrainState:
         """The state before the first step, laid out on the mesh."""
         init, run = jax.random.split(jax.random.key(seed))
-        state = step.new_state(self.method.start_from(self.lm, lm_params, init), self.tx, run, self.ema)
+        params, frozen = self._weights(lm_params, init)
+        state = step.new_state(params, self.tx, run, self.ema, frozen)
         # Copied: the first step consumes its state, and the loaded weights start the control as well.
         return jax.device_put(state, self.places, may_alias=False)
+
+    def _weights(self, lm_params: Params, key: Key) -> tuple[Params, Params | None]:
+        """What trains, and what is frozen, before the first step."""
+        if not self.definition.frozen:
+            return self.method.start_from(self.lm, lm_params, key), None
+
+        def added(key: Key, lm_params: Params) -> Params:
+            return self.definition.split(self.method.start_from(self.lm, lm_params, key))[0]
+
+        method_key, adapters_key = jax.random.split(key)
+        # Jitted, so that a random language model, which the method's own weights come with, is not made.
+        params = {**jax.jit(added)(method_key, lm_params), lora.NAME: self.definition.adapters(adapters_key)}
+        return params, self.definition.freeze(lm_params)
+
+    def with_frozen(self, state: TrainState, frozen: Params | None) -> TrainState:
+        """A restored state with the frozen weights, which checkpoints leave out."""
+        return state.replace(frozen=jax.device_put(frozen, self.places.frozen, may_alias=False))
 
     @property
     def places(self) -> TrainState:
         return step.state_sharding(self.definition, self.tx, self.mesh, self.ema)
 
     def abstract_state(self, seed: int) -> TrainState:
-        """Shapes, types and places of the state, to restore a checkpoint into."""
-        shapes = jax.eval_shape(
-            lambda params: step.new_state(params, self.tx, jax.random.key(seed), self.ema), self.definition.abstract
-        )
-        return jax.tree.map(
-            lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, self.places
-        )
+        """Shapes, types and places of the state without frozen weights, to restore a checkpoint into."""
+        trained, _ = self.definition.split(self.definition.abstract)
+        shapes = jax.eval_shape(lambda params: step.new_state(params, self.tx, jax.random.key(seed), self.ema), trained)
+        places = self.places.replace(frozen=None)
+        return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)

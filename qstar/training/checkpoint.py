@@ -127,14 +127,15 @@ class Checkpoints:
         self.wait()
         with self._explained():
             self._probe()
-            contents = {"state": state, "data": iterator}
+            # Frozen weights never change: they are kept once, or read again from where they came.
+            contents = {"state": state.replace(frozen=None), "data": iterator}
             self._pending = self._saver.save_checkpointables_async(step, contents, force=force)
         return self._pending is not None
 
     def restore(
         self, abstract_state: TrainState, iterator: grain.DatasetIterator, step: int | None = None
     ) -> TrainState:
-        """The state at `step` (default: latest), and `iterator` moved to where it was.
+        """The state at `step` (default: latest) without frozen weights, and `iterator` moved to where it was.
 
         Args:
             abstract_state: tree of `jax.ShapeDtypeStruct` with the shardings wanted now.
@@ -151,7 +152,10 @@ class Checkpoints:
         return self._saver.load_checkpointables(step, {"state": abstract_state, "data": iterator})["state"]
 
     def load_params(self, step: int | None = None) -> Params:
-        """The parameters to evaluate, as numpy arrays: their moving average where one was kept. Raises as `restore`."""
+        """The trained parameters to evaluate, as numpy arrays: their moving average where one was kept.
+
+        Raises as `restore`.
+        """
         step = self._resolve(step)
         found = _metadata(self._directory / str(step), "state")
         name = "ema" if found.get("ema") else "params"

@@ -9,16 +9,42 @@ import optax
 
 from qstar import sharding
 from qstar.methods.protocol import Method
-from qstar.models.definition import Definition
+from qstar.models.definition import Definition, join
 from qstar.structs import Batch, Mean, Metrics, TrainState
 from qstar.typing import Key, Params
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def new_state(params: Params, tx: optax.GradientTransformation, key: Key, ema: bool) -> TrainState:
+def new_state(
+    params: Params, tx: optax.GradientTransformation, key: Key, ema: bool, frozen: Params | None = None
+) -> TrainState:
+    """`params` train, and only they get moments and averages; `frozen` are the model's other weights."""
     average = jax.tree.map(jnp.copy, params) if ema else None  # a copy: the step donates both
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key, average)
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key, average, frozen)
+
+
+def weights(state: TrainState) -> Params:
+    """The whole model's weights to evaluate: the moving average where there is one."""
+    return join(state.params if state.ema is None else state.ema, state.frozen)
+
+
+def state_bytes(model: Definition, tx: optax.GradientTransformation, ema: bool) -> dict[str, int]:
+    """Bytes of what a step holds besides activations, over all devices.
+
+    With P frozen weights of b bytes and Q trained ones in float32: frozen P b, params 4 Q, gradients 4 Q, moments 8 Q
+    under Adam, and an average of 4 Q where one is kept.
+    """
+    trained, frozen = model.split(model.abstract)
+    count = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
+    params = count(trained)
+    return {
+        "frozen": count(frozen),
+        "params": params,
+        "gradients": params,
+        "moments": count(jax.eval_shape(tx.init, trained)),
+        "average": params if ema else 0,
+    }
 
 
 def state_sharding(
@@ -26,18 +52,20 @@ def state_sharding(
 ) -> TrainState:
     """Where every leaf of a train state lives: optimizer moments and averages beside their weights."""
     everywhere = sharding.named(mesh)
-    params = jax.tree.map(
-        lambda names: sharding.named(mesh, *names), model.axes, is_leaf=lambda leaf: isinstance(leaf, tuple)
+    params, frozen = model.split(
+        jax.tree.map(
+            lambda names: sharding.named(mesh, *names), model.axes, is_leaf=lambda leaf: isinstance(leaf, tuple)
+        )
     )
     moments = optax.tree.map_params(
         tx,
         lambda _, place: place,
-        jax.eval_shape(tx.init, model.abstract),
+        jax.eval_shape(tx.init, model.split(model.abstract)[0]),
         params,
         transform_non_params=lambda _: everywhere,
         is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
     )
-    return TrainState(everywhere, params, moments, everywhere, params if ema else None)
+    return TrainState(everywhere, params, moments, everywhere, params if ema else None, frozen)
 
 
 def make_step(
@@ -52,19 +80,21 @@ def make_step(
     gradients are averaged."""
     places = state_sharding(model, tx, mesh, ema > 0)
 
-    def loss(params: Params, batch: Batch, key: Key):
-        return method.loss(model.bind(params), batch, key)
+    def loss(params: Params, frozen: Params | None, batch: Batch, key: Key):
+        return method.loss(model.bind(join(params, frozen)), batch, key)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = jax.tree.map(lambda x: sharding.shard(x, "batch", None), batch)
         key = jax.random.fold_in(state.key, state.step)
-        grads, metrics = accumulate(jax.grad(loss, has_aux=True), state.params, batch, key, micro_batches)
+        # With respect to the first argument only: of frozen weights no gradient is computed.
+        grad = lambda params, batch, key: jax.grad(loss, has_aux=True)(params, state.frozen, batch, key)  # noqa: E731
+        grads, metrics = accumulate(grad, state.params, batch, key, micro_batches)
         metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
-        return TrainState(state.step + 1, params, opt_state, state.key, average), metrics
+        return TrainState(state.step + 1, params, opt_state, state.key, average, state.frozen), metrics
 
     return step
 
