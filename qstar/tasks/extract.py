@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 
 CURRENCIES = "$€£¥"
-MINUS = "-−"  # hyphen and the mathematical sign
+MINUS = "-\N{MINUS SIGN}"  # hyphen and the mathematical sign
+APOSTROPHES = "'\N{RIGHT SINGLE QUOTATION MARK}"
 
 # A sign directly behind a word, a number or a bracket is a dash: "10-3", "x-3", "(2)-3".
 _NUMBER = re.compile(
@@ -25,12 +26,14 @@ def number(text: str) -> Decimal | None:
     if found is None:
         return None
     value = Decimal((found["whole"] or "0").replace(",", "") + (found["part"] or found["only"] or ""))
-    return -value if found["sign"] else value
+    return value.copy_negate() if found["sign"] else value
 
 
 def plain(value: Decimal) -> str:
     """One spelling for equal numbers: no separators, no exponent, no zeros behind the point, no sign on zero."""
-    return f"{value.normalize():f}" if value else "0"
+    text = f"{value:f}"
+    text = text.rstrip("0").rstrip(".") if "." in text else text
+    return text if value else "0"
 
 
 def letter(text: str, letters: Sequence[str]) -> str | None:
@@ -39,7 +42,6 @@ def letter(text: str, letters: Sequence[str]) -> str | None:
     None where there is none. The article in "A bank" is taken for a letter: the prompt asks for one.
     """
     choices = "".join(letters)
-    found = re.search(
-        rf"\((?P<bracketed>[{choices}{choices.lower()}])\)|(?<![\w'])(?P<bare>[{choices}])(?![\w'’])", text
-    )
+    bracketed = rf"\((?P<bracketed>[{choices}{choices.lower()}])\)"
+    found = re.search(rf"{bracketed}|(?<![\w{APOSTROPHES}])(?P<bare>[{choices}])(?![\w{APOSTROPHES}])", text)
     return found and (found["bracketed"] or found["bare"]).upper()
