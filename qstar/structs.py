@@ -24,6 +24,7 @@ class Text:
     hidden: Float[Array, "B S D"]  # after the final norm
     key: Float[Array, "L B S G K"]  # rotated keys of every layer
     value: Float[Array, "L B S G K"]
+    position: Int[Array, "B S"]  # of the keys within their document: sliding windows are counted in positions
 
 
 @struct.dataclass

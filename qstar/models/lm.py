@@ -1,26 +1,31 @@
-"""The language model: a decoder-only transformer of the Llama family.
+"""The language model: a decoder-only transformer of the Llama, Mistral, Qwen and Gemma families.
 
-RMSNorm before each sub-layer, rotary positions, grouped-query attention, SwiGLU, tied or untied output embedding. One
-block of code serves three kinds of rows, which differ in what they attend to: text, the columns of thoughts, and one
-column at a time while a thought is being sampled. Weights are float32; matrix products run in the compute type.
+RMSNorm before each sub-layer, rotary positions, grouped-query attention, a gated feed-forward, tied or untied output
+embedding; what a family has besides is an option of `LMConfig`. One block of code serves three kinds of rows, which
+differ in what they attend to: text, the columns of thoughts, and one column at a time while a thought is being sampled.
+Weights are float32; matrix products run in the compute type.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx, struct
 
 from qstar.models.definition import Definition, fan_in, param, stacked
 from qstar.models.lora import Adapted
-from qstar.ops import attention
+from qstar.ops import attention, rotary
+from qstar.ops.rotary import Scaling
 from qstar.sharding import shard
 from qstar.structs import Batch, Text
 from qstar.typing import Array, Bool, Float, Int, typed
 
 DTYPES = ("float32", "bfloat16", "float64")
+ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class LMConfig:
     """Shape of a language model.
 
     `dtype` is the type of the matrix products; norms, softmax and losses are float32 or better. `remat` recomputes
-    every layer in the backward pass instead of keeping its activations.
+    every layer in the backward pass instead of keeping its activations. The options at the end are off in Llama;
+    `models/families.py` says which family has which.
     """
 
     vocab: int
@@ -44,8 +50,22 @@ class LMConfig:
     tied: bool = True
     dtype: str = "float32"
     remat: bool = True
+    rope_scaling: Scaling | None = None  # slower rotary frequencies, for texts longer than those of the first training
+    window: int | None = None  # a token sees the last `window` positions, its own included; None: all
+    global_layers: tuple[int, ...] = ()  # layers that see everything although there is a window
+    local_rope_theta: float | None = None  # of the layers with a window, unscaled; None: as the others
+    qkv_bias: bool = False
+    qk_norm: bool = False  # norms over every head of queries and keys, before they are rotated
+    post_norms: bool = False  # norms behind each sub-layer too, before it is added
+    norm_offset: float = 0.0  # norms multiply by offset + weight
+    activation: str = "silu"  # of the gate: silu or gelu_tanh
+    embed_scale: float = 1.0  # multiplies embeddings on their way in, not the tied output layer
+    query_scalar: float | None = None  # scores are divided by its square root; None: head_size
 
     def __post_init__(self):
+        if isinstance(self.rope_scaling, dict):  # as JSON has it
+            object.__setattr__(self, "rope_scaling", Scaling(**self.rope_scaling))
+        object.__setattr__(self, "global_layers", tuple(sorted(set(self.global_layers))))
         sizes = ("vocab", "width", "layers", "heads", "kv_heads", "head_size", "ff", "max_len")
         for name in sizes:
             if getattr(self, name) < 1:
@@ -56,6 +76,39 @@ class LMConfig:
             raise ValueError(f"model.head_size = {self.head_size}: rotary embeddings want an even size")
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype = {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        if self.activation not in ACTIVATIONS:
+            raise ValueError(f"model.activation = {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
+        for name in ("rope_theta", "local_rope_theta", "embed_scale", "query_scalar"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
+                raise ValueError(f"model.{name} = {getattr(self, name)}: a positive number is wanted")
+        self._check_window()
+
+    def _check_window(self) -> None:
+        if self.window is None:
+            if self.global_layers or self.local_rope_theta is not None:
+                raise ValueError(
+                    f"model.global_layers = {self.global_layers}, model.local_rope_theta = {self.local_rope_theta}: "
+                    "both tell layers with a window from the others; give model.window too"
+                )
+            return
+        if self.window < 1:
+            raise ValueError(f"model.window = {self.window}: a positive integer is wanted, or none")
+        if not set(self.global_layers) < set(range(self.layers)):
+            raise ValueError(
+                f"model.global_layers = {self.global_layers}: some, not all, of the layers 0 to {self.layers - 1} are "
+                "wanted; leave model.window out where every layer sees everything"
+            )
+
+    @property
+    def windowed(self) -> tuple[bool, ...]:
+        """For every layer: does the window limit what it sees?"""
+        return tuple(self.window is not None and layer not in self.global_layers for layer in range(self.layers))
+
+    def frequencies(self, windowed: bool, dtype: jnp.dtype) -> np.ndarray:
+        """Rotary frequencies of the layers with a window, or of those without."""
+        if windowed and self.local_rope_theta is not None:
+            return rotary.frequencies(self.head_size, self.local_rope_theta, None, dtype)
+        return rotary.frequencies(self.head_size, self.rope_theta, self.rope_scaling, dtype)
 
 
 @struct.dataclass
@@ -67,14 +120,19 @@ class OwnKeys:
 
 
 class Norm(nnx.Module):
-    def __init__(self, cfg: LMConfig, rngs: nnx.Rngs):
-        self.scale = param(rngs, nnx.initializers.ones, (cfg.width,), ("embed",))
+    """RMSNorm over the last axis: of the model's width, or of the channels of a head."""
+
+    def __init__(self, cfg: LMConfig, rngs: nnx.Rngs, head: bool = False):
+        init = nnx.initializers.constant(1 - cfg.norm_offset)
+        self.scale = param(rngs, init, (cfg.head_size if head else cfg.width,), (None if head else "embed",))
         self.eps = cfg.norm_eps
+        self.offset = cfg.norm_offset
 
     def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        return (wide * self.scale[...].reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
+        scale = self.scale[...] + self.offset if self.offset else self.scale[...]
+        return (wide * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 
 class Block(nnx.Module):
@@ -89,19 +147,45 @@ class Block(nnx.Module):
         self.gate = param(rngs, fan_in(d), (d, f), ("embed", "ff"))
         self.up = param(rngs, fan_in(d), (d, f), ("embed", "ff"))
         self.down = param(rngs, fan_in(f * 2 * cfg.layers), (f, d), ("ff", "embed"))
-        self.theta = cfg.rope_theta
+        self.activation = cfg.activation
+        self._add_options(cfg, rngs)
 
-    def __call__(self, x: Array, position: Array, attend: Callable) -> tuple[Array, tuple[Array, Array]]:
+    def _add_options(self, cfg: LMConfig, rngs: nnx.Rngs) -> None:
+        """What some families have; drawn last, so that the other weights of a seed are the same with and without."""
+        if cfg.qkv_bias:
+            zeros, h, g, k = nnx.initializers.zeros, cfg.heads, cfg.kv_heads, cfg.head_size
+            self.query_bias = param(rngs, zeros, (h, k), ("heads", None))
+            self.key_bias = param(rngs, zeros, (g, k), ("kv_heads", None))
+            self.value_bias = param(rngs, zeros, (g, k), ("kv_heads", None))
+        if cfg.qk_norm:
+            self.query_norm, self.key_norm = Norm(cfg, rngs, head=True), Norm(cfg, rngs, head=True)
+        if cfg.post_norms:
+            self.attention_post_norm, self.mlp_post_norm = Norm(cfg, rngs), Norm(cfg, rngs)
+
+    def __call__(
+        self, x: Array, position: Array, frequency: Array, attend: Callable
+    ) -> tuple[Array, tuple[Array, Array]]:
         """x [*rows D], position [*rows]; `attend(query, key, value)` gives the rows' attention and what to hand on."""
-        h = self.attention_norm(x)
-        query = attention.rope(_project(h, self.query), position, self.theta)
-        key = attention.rope(_project(h, self.key), position, self.theta)
-        value = _project(h, self.value)
-        mixed, keys = attend(query, key, value)
-        x = x + _project(mixed, self.out, summed=2)
+        mixed, keys = attend(*self._heads(self.attention_norm(x), position, frequency))
+        x = x + self._normed("attention_post_norm", _project(mixed, self.out, summed=2))
         h = self.mlp_norm(x)
-        h = jax.nn.silu(_project(h, self.gate)) * _project(h, self.up)
-        return x + _project(h, self.down), keys
+        h = ACTIVATIONS[self.activation](_project(h, self.gate)) * _project(h, self.up)
+        return x + self._normed("mlp_post_norm", _project(h, self.down)), keys
+
+    def _heads(self, h: Array, position: Array, frequency: Array) -> tuple[Array, Array, Array]:
+        """Rotated queries, rotated keys, and values."""
+        query, key, value = _project(h, self.query), _project(h, self.key), _project(h, self.value)
+        if hasattr(self, "query_bias"):
+            query, key, value = (
+                out + bias[...].astype(out.dtype).reshape((1,) * (out.ndim - 2) + bias.shape)
+                for out, bias in ((query, self.query_bias), (key, self.key_bias), (value, self.value_bias))
+            )
+        query, key = self._normed("query_norm", query), self._normed("key_norm", key)
+        return rotary.rotate(query, position, frequency), rotary.rotate(key, position, frequency), value
+
+    def _normed(self, name: str, x: Array) -> Array:
+        """x through the norm of this name, where the family has it."""
+        return getattr(self, name)(x) if hasattr(self, name) else x
 
 
 def _project(x: Array, weight: nnx.Param, summed: int = 1) -> Array:
@@ -141,7 +225,12 @@ class LM(nnx.Module):
 
     def embed(self, tokens: Array) -> Array:
         # Looked up from a table replicated along the width: otherwise the partitioner rematerialises it.
-        return shard(self.embedding[...], "vocab", None).astype(self.dtype)[tokens]
+        return self.scaled(shard(self.embedding[...], "vocab", None).astype(self.dtype)[tokens])
+
+    def scaled(self, rows: Array) -> Array:
+        """Rows of the embedding table, or learned vectors beside it, as the first layer takes them."""
+        scale = self.cfg.embed_scale
+        return rows if scale == 1 else rows * jnp.asarray(scale, rows.dtype)
 
     def logits(self, hidden: Array) -> Array:
         """[*rows D] -> [*rows V], float32 or better."""
@@ -149,15 +238,27 @@ class LM(nnx.Module):
         wide = jnp.promote_types(hidden.dtype, jnp.float32)
         return jnp.einsum("...d,vd->...v", hidden, table[...].astype(hidden.dtype), preferred_element_type=wide)
 
-    def _run(self, x: Array, position: Array, attend: Callable, extra) -> tuple[Array, tuple[Array, Array]]:
-        """All layers over rows x [*rows D]. `attend(extra_of_layer)` makes a layer's attention function."""
+    def _run(
+        self, x: Array, position: Array, masks: Callable, attend: Callable, extra=None
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """All layers over rows x [*rows D].
+
+        `masks(windowed)` makes what layers with or without a window see; `attend(mask, extra_of_layer)` makes a
+        layer's attention function.
+        """
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        windowed = self.cfg.windowed
+        kinds = [(self.cfg.frequencies(kind, wide), masks(kind)) for kind in sorted(set(windowed))]
+        both = len(kinds) > 1
 
         def body(x, layer):
-            block, per_layer = layer
-            return block(x, position, attend(per_layer))
+            block, near, of_layer = layer
+            choose = lambda wide, narrow: jnp.where(near, narrow, wide)  # noqa: E731
+            frequency, mask = jax.tree.map(choose, *kinds) if both else kinds[0]
+            return block(x, position, frequency, attend(mask, of_layer))
 
         body = jax.checkpoint(body) if self.cfg.remat else body
-        x, keys = jax.lax.scan(body, x, (self.blocks, extra))
+        x, keys = jax.lax.scan(body, x, (self.blocks, jnp.array(windowed) if both else None, extra))
         return self.norm(x), keys
 
     @typed
@@ -166,11 +267,17 @@ class LM(nnx.Module):
         mask = attention.text_mask(batch.segment)
         x = shard(self.embed(batch.tokens), "batch", None, None)
 
-        def attend(_):
-            return lambda q, k, v: (attention.causal(q, k, v, mask), (k, v))
+        def masks(windowed):
+            # A window as long as the row hides nothing and costs nothing.
+            if not windowed or self.cfg.window >= mask.shape[-1]:
+                return mask
+            return mask & attention.within(batch.position, batch.position, self.cfg.window)
 
-        hidden, (key, value) = self._run(x, batch.position, attend, None)
-        return Text(hidden, key, value)
+        def attend(mask, _):
+            return lambda q, k, v: (attention.causal(q, k, v, mask, self.cfg.query_scalar), (k, v))
+
+        hidden, (key, value) = self._run(x, batch.position, masks, attend)
+        return Text(hidden, key, value, batch.position)
 
     @typed
     def columns(
@@ -180,15 +287,20 @@ class LM(nnx.Module):
         text: Text,
         text_mask: Bool[Array, "B A S"],
     ) -> Float[Array, "B R A C D"]:
-        """All columns of all thoughts at once; column c sits at rotary position `position + 1 + c`."""
-        cols = x.shape[3]
-        own_mask = jnp.tril(jnp.ones((cols, cols), bool))
+        """All columns of all thoughts at once; column c sits at position `position + 1 + c`."""
+        number = jnp.arange(x.shape[3])
+        masks = self._column_masks(number, x.shape[3], position, text, text_mask)
 
-        def attend(layer):
+        def attend(mask, layer):
+            text_mask, own_mask = mask
             key, value = layer
-            return lambda q, k, v: (attention.columns(q, key, value, text_mask, k, v, own_mask), None)
 
-        return self._run(x, _column_positions(position, x, 0), attend, (text.key, text.value))[0]
+            def run(q, k, v):
+                return attention.columns(q, key, value, text_mask, k, v, own_mask, self.cfg.query_scalar), None
+
+            return run
+
+        return self._run(x, _column_positions(position, x, number), masks, attend, (text.key, text.value))[0]
 
     @typed
     def column(
@@ -201,21 +313,39 @@ class LM(nnx.Module):
         own: OwnKeys,
     ) -> tuple[Float[Array, "B R A 1 D"], OwnKeys]:
         """Column number `index` alone, reading and extending the thoughts' own keys."""
-        own_mask = jnp.arange(own.key.shape[4])[None, :] <= index
+        number = index[None]
+        masks = self._column_masks(number, own.key.shape[4], position, text, text_mask)
 
-        def attend(layer):
+        def attend(mask, layer):
+            text_mask, own_mask = mask
             key, value, own_key, own_value = layer
 
             def run(q, k, v):
                 ks = jax.lax.dynamic_update_slice_in_dim(own_key, k, index, 3)
                 vs = jax.lax.dynamic_update_slice_in_dim(own_value, v, index, 3)
-                return attention.columns(q, key, value, text_mask, ks, vs, own_mask), (ks, vs)
+                mixed = attention.columns(q, key, value, text_mask, ks, vs, own_mask, self.cfg.query_scalar)
+                return mixed, (ks, vs)
 
             return run
 
         layers = (text.key, text.value, own.key, own.value)
-        hidden, keys = self._run(x, _column_positions(position, x, index), attend, layers)
+        hidden, keys = self._run(x, _column_positions(position, x, number), masks, attend, layers)
         return hidden, OwnKeys(*keys)
+
+    def _column_masks(self, number: Array, own: int, position: Array, text: Text, text_mask: Array) -> Callable:
+        """What the columns of these numbers [C] see of the text, and of the `own` columns of their thought."""
+        keys = jnp.arange(own)
+        own_mask = keys[None, :] <= number[:, None]
+        window = self.cfg.window
+
+        def masks(windowed):
+            if not windowed or window >= text_mask.shape[-1] + own:
+                return text_mask[:, :, None], own_mask
+            at = position[:, :, None] + 1 + number[None, None, :]
+            near = attention.within(at.reshape(at.shape[0], -1), text.position, window).reshape(*at.shape, -1)
+            return text_mask[:, :, None] & near, own_mask & attention.within(number, keys, window)
+
+        return masks
 
     def own_keys(self, batch: int, samples: int, anchors: int, columns: int) -> OwnKeys:
         """Room for the keys of `columns` columns."""
@@ -223,9 +353,8 @@ class LM(nnx.Module):
         return OwnKeys(jnp.zeros(shape, self.dtype), jnp.zeros(shape, self.dtype))
 
 
-def _column_positions(position: Array, x: Array, first: Array | int) -> Array:
-    columns = 1 + first + jnp.arange(x.shape[3])
-    return jnp.broadcast_to(position[:, None, :, None] + columns[None, None, None, :], x.shape[:4])
+def _column_positions(position: Array, x: Array, number: Array) -> Array:
+    return jnp.broadcast_to(position[:, None, :, None] + (1 + number)[None, None, None, :], x.shape[:4])
 
 
 def definition(cfg: LMConfig) -> Definition:

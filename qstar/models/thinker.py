@@ -71,11 +71,11 @@ class Thinker(nnx.Module):
 
     @property
     def start_embedding(self) -> Float[Array, "D"]:
-        return (self.start[...] * self.cfg.delimiter_scale).astype(self.lm.dtype)
+        return self.lm.scaled((self.start[...] * self.cfg.delimiter_scale).astype(self.lm.dtype))
 
     @property
     def end_embedding(self) -> Float[Array, "D"]:
-        return (self.end[...] * self.cfg.delimiter_scale).astype(self.lm.dtype)
+        return self.lm.scaled((self.end[...] * self.cfg.delimiter_scale).astype(self.lm.dtype))
 
     @typed
     def columns_input(

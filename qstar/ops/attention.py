@@ -8,7 +8,6 @@ C x E, tiny. Nothing of size S x (S*C) exists.
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from qstar.typing import Array, Bool, Float, Int, typed
 
@@ -31,22 +30,15 @@ def anchor_mask(segment: Int[Array, "B S"], anchors: Int[Array, "B A"]) -> Bool[
 
 
 @typed
-def rope(x: Float[Array, "*rows H K"], position: Int[Array, "*rows"], theta: float) -> Float[Array, "*rows H K"]:
-    """Rotary position embedding, half-split form (Su et al. 2021; the layout of Hugging Face Llama)."""
-    half = x.shape[-1] // 2
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
-    # Rounded before the division, as the models' makers do: another last bit moves the logits of SmolLM2 by 1e-4.
-    frequency = 1 / (theta ** (np.arange(half) / half)).astype(dtype)
-    angle = jnp.einsum("...,k->...k", position.astype(dtype), frequency)[..., None, :]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    first, second = jnp.split(x.astype(dtype), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+def within(query: Int[Array, "*rows Q"], key: Int[Array, "*rows U"], window: int) -> Bool[Array, "*rows Q U"]:
+    """True where a key lies fewer than `window` positions before the query: a sliding window, but for causality."""
+    return query[..., :, None] - key[..., None, :] < window
 
 
-def _scores(equation: str, query: Array, key: Array, mask: Array) -> Array:
-    """Scaled dot products in float32 (or better), masked. `mask` has the scores' rank, with axes of size 1."""
+def _scores(equation: str, query: Array, key: Array, mask: Array, scalar: float | None) -> Array:
+    """Dot products / sqrt(scalar) in float32 (or better), masked. `mask` has the scores' rank, with axes of size 1."""
     dtype = jnp.promote_types(query.dtype, jnp.float32)
-    scores = jnp.einsum(equation, query, key, preferred_element_type=dtype) * query.shape[-1] ** -0.5
+    scores = jnp.einsum(equation, query, key, preferred_element_type=dtype) * (scalar or query.shape[-1]) ** -0.5
     return jnp.where(mask, scores, MASKED)
 
 
@@ -56,12 +48,13 @@ def causal(
     key: Float[Array, "B S G K"],
     value: Float[Array, "B S G K"],
     mask: Bool[Array, "B S S"],
+    scalar: float | None = None,
 ) -> Float[Array, "B S H K"]:
-    """Grouped-query attention of the text to itself."""
+    """Grouped-query attention of the text to itself; scores are divided by sqrt(`scalar`), None: by sqrt(K)."""
     batch, size, heads, width = query.shape
     groups = key.shape[2]
     query_BSGJK = query.reshape(batch, size, groups, heads // groups, width)
-    scores_BGJSU = _scores("bsgjk,bugk->bgjsu", query_BSGJK, key, mask[:, None, None])
+    scores_BGJSU = _scores("bsgjk,bugk->bgjsu", query_BSGJK, key, mask[:, None, None], scalar)
     weights = jax.nn.softmax(scores_BGJSU, axis=-1).astype(value.dtype)
     return jnp.einsum("bgjsu,bugk->bsgjk", weights, value).reshape(query.shape)
 
@@ -71,17 +64,21 @@ def columns(
     query: Float[Array, "B R A C H K"],
     text_key: Float[Array, "B U G K"],
     text_value: Float[Array, "B U G K"],
-    text_mask: Bool[Array, "B A U"],
+    text_mask: Bool[Array, "B A #C U"],
     own_key: Float[Array, "B R A E G K"],
     own_value: Float[Array, "B R A E G K"],
     own_mask: Bool[Array, "C E"],
+    scalar: float | None = None,
 ) -> Float[Array, "B R A C H K"]:
-    """Attention of thought columns to the text before their anchor and to their own thought, in one softmax."""
+    """Attention of thought columns to the text before their anchor and to their own thought, in one softmax.
+
+    Columns of a thought see the same text, unless a window moves with them. `scalar`: as in `causal`.
+    """
     batch, samples, anchors, cols, heads, width = query.shape
     groups = own_key.shape[4]
     query = query.reshape(batch, samples, anchors, cols, groups, heads // groups, width)
-    text = _scores("bracgjk,bugk->bgracju", query, text_key, text_mask[:, None, None, :, None, None, :])
-    own = _scores("bracgjk,braegk->bgracje", query, own_key, own_mask[None, None, None, None, :, None, :])
+    text = _scores("bracgjk,bugk->bgracju", query, text_key, text_mask[:, None, None, :, :, None, :], scalar)
+    own = _scores("bracgjk,braegk->bgracje", query, own_key, own_mask[None, None, None, None, :, None, :], scalar)
     top = jax.lax.stop_gradient(jnp.maximum(text.max(-1, keepdims=True), own.max(-1, keepdims=True)))
     text, own = jnp.exp(text - top), jnp.exp(own - top)
     total = text.sum(-1, keepdims=True) + own.sum(-1, keepdims=True)

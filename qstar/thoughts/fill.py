@@ -43,9 +43,8 @@ def fill(
     """The inner columns of R thoughts of T tokens per anchor; `dot` is the id that `dots` repeats."""
     shape = (anchors.shape[0], num_thoughts, anchors.shape[1], thought_len)
     if kind == "pause":
-        return Inner(
-            jnp.broadcast_to(thinker.pause[...].astype(thinker.lm.dtype), (*shape, thinker.lm.cfg.width)), None
-        )
+        pause = thinker.lm.scaled(thinker.pause[...].astype(thinker.lm.dtype))
+        return Inner(jnp.broadcast_to(pause, (*shape, thinker.lm.cfg.width)), None)
     if kind == "dots":
         tokens = jnp.full(shape, dot)
     else:

@@ -170,7 +170,7 @@ def _write(
         count = jnp.where(done, count, step + 1)
         return step + 1, text, done | jnp.isin(new.token, jnp.array(choice.stop, new.token.dtype)), count, written
 
-    text = _enlarged(lm.text(prompt), room)
+    text = _enlarged(lm.text(prompt), batch, room)
     shapes = jax.eval_shape(new_token, text, limit)
     written = jax.tree.map(lambda leaf: jnp.zeros((leaf.shape[0], room, *leaf.shape[1:]), leaf.dtype), shapes)
     first = (jnp.zeros_like(limit), text, jnp.zeros(length.shape, bool), jnp.zeros_like(length), written)
@@ -189,9 +189,9 @@ def _with_room(prompt: Batch, length: Int[Array, "B"], room: int) -> Batch:
     return grown.replace(segment=grown.segment.at[:, -room:].set(1), position=grown.position.at[:, -room:].set(after))
 
 
-def _enlarged(text: Text, room: int) -> Text:
+def _enlarged(text: Text, batch: Batch, room: int) -> Text:
     pad = lambda leaf, axis: jnp.pad(leaf, [(0, room if i == axis else 0) for i in range(leaf.ndim)])  # noqa: E731
-    return Text(pad(text.hidden, 1), pad(text.key, 2), pad(text.value, 2))
+    return Text(pad(text.hidden, 1), pad(text.key, 2), pad(text.value, 2), batch.position)
 
 
 @typed
@@ -243,4 +243,5 @@ def _append(lm: LM, text: Text, batch: Batch, slot: Int[Array, ""], token: Int[A
         put(text.hidden, hidden[:, 0, 0], slot, 1),
         put(text.key, own.key[:, :, 0, 0], slot, 2),
         put(text.value, own.value[:, :, 0, 0], slot, 2),
+        text.position,
     )

@@ -6,7 +6,7 @@ from reference import sequential
 
 from qstar.ops import attention
 
-columns = jax.jit(attention.columns)
+columns = jax.jit(attention.columns, static_argnums=7)
 
 # Two documents; then one document and padding.
 SEGMENT = jnp.array([[1, 1, 2, 2, 2], [1, 1, 1, 0, 0]])
@@ -41,22 +41,51 @@ def test_a_thought_sees_the_text_that_its_anchor_sees():
 def uniform_queries(text_mask, own_mask):
     """Attention of columns whose queries are zero, so that every visible key gets the same weight; the value of text
     key u is 2^u and that of own key e is 2^(8 + e), so that the sum of what was seen can be read off its bits."""
-    (_, slots, keys), (cols, owns) = text_mask.shape, own_mask.shape
+    (_, slots, _, keys), (cols, owns) = text_mask.shape, own_mask.shape
     query = jnp.zeros((1, 1, slots, cols, 1, 2))
     text = jnp.broadcast_to(2.0 ** jnp.arange(keys)[None, :, None, None], (1, keys, 1, 2))
     own = jnp.broadcast_to(2.0 ** (8 + jnp.arange(owns))[None, None, None, :, None, None], (1, 1, slots, owns, 1, 2))
     found = columns(query, jnp.ones_like(text), text, text_mask, jnp.ones_like(own), own, own_mask)
-    seen = text_mask.sum(-1)[:, None, :, None] + own_mask.sum(-1)[None, None, None, :]
+    seen = text_mask.sum(-1)[:, None] + own_mask.sum(-1)[None, None, None, :]
     return np.round(found[..., 0, 0] * seen).astype(int)[0, 0]
 
 
 def test_a_column_sees_the_text_up_to_its_anchor_and_its_own_earlier_columns():
-    text_mask = jnp.array([[[1, 1, 0, 0], [0, 0, 1, 1]]], bool)
+    text_mask = jnp.array([[[[1, 1, 0, 0]], [[0, 0, 1, 1]]]], bool)
     own_mask = jnp.array([[1, 0, 0], [1, 1, 0], [1, 1, 1]], bool)
     assert [[f"{bits:011b}" for bits in row] for row in uniform_queries(text_mask, own_mask)] == [
         ["00100000011", "01100000011", "11100000011"],
         ["00100001100", "01100001100", "11100001100"],
     ]
+
+
+def test_columns_may_see_different_parts_of_the_text():
+    text_mask = jnp.array([[[[1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 1, 0]]]], bool)
+    own_mask = jnp.array([[1, 0, 0], [1, 1, 0], [0, 1, 1]], bool)
+    assert [f"{bits:011b}" for bits in uniform_queries(text_mask, own_mask)[0]] == [
+        "00100000111",
+        "01100000110",
+        "11000000100",
+    ]
+
+
+def test_a_window_of_three_positions_is_the_token_itself_and_two_before():
+    found = attention.within(jnp.array([[4, 9]]), jnp.array([[0, 1, 2, 3, 4, 7, 9]]), 3)
+    assert found.astype(int).tolist() == [[[0, 0, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 1, 1]]]
+
+
+def test_scores_are_divided_by_the_root_of_the_scalar():
+    query, key = jnp.array([[[[2.0, 0.0]]] * 2]).reshape(1, 2, 1, 2), jnp.array([[[[0.0, 0.0]], [[3.0, 0.0]]]])
+    value = jnp.array([[[[0.0, 0.0]], [[1.0, 1.0]]]])
+    mask = jnp.ones((1, 2, 2), bool)
+    # Scores 0 and 6 / sqrt(36) = 1; without the scalar 6 / sqrt(2).
+    found = attention.causal(query, key, value, mask, 36.0)
+    np.testing.assert_allclose(found[0, 0, 0, 0], 1 / (1 + np.exp(-1.0)), rtol=1e-6)
+    plain = attention.causal(query, key, value, mask)
+    np.testing.assert_allclose(plain[0, 0, 0, 0], 1 / (1 + np.exp(-6 / np.sqrt(2))), rtol=1e-6)
+    own = jnp.full((1, 1, 2, 1, 1, 2), -1e6)
+    thought = columns(query[:, None, :, None], key, value, mask[:, :, None], own, own, jnp.ones((1, 1), bool), 36.0)
+    np.testing.assert_allclose(thought[0, 0, 0, 0, 0, 0], 1 / (1 + np.exp(-1.0)), rtol=1e-6)
 
 
 @pytest.mark.parametrize("heads", [(4, 2), (2, 2), (4, 1)])
@@ -68,7 +97,7 @@ def test_columns_equal_one_softmax_over_the_keys_laid_side_by_side(heads):
     own_key, own_value = draw(1, 2, 3, 2, groups, 4), draw(1, 2, 3, 2, groups, 4)
     text_mask = np.array([[[1, 0, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 1, 1, 1]]], bool)
     own_mask = np.array([[1, 0], [1, 1]], bool)
-    everything = (query, text_key, text_value, text_mask, own_key, own_value, own_mask)
+    everything = (query, text_key, text_value, text_mask[:, :, None], own_key, own_value, own_mask)
     found = np.asarray(columns(*map(jnp.asarray, everything)))
     for r, a, c, h in np.ndindex(2, 3, 2, heads):
         g = h // (heads // groups)
@@ -83,7 +112,7 @@ def test_fully_masked_rows_are_finite_and_so_are_their_gradients():
         nothing = jnp.zeros((1, 3, 3), bool)
         text = attention.causal(x, x, x, nothing)
         own = x[:, None, :, None]  # every position thinks one column
-        columns = attention.columns(own, x, x, nothing, own, own, jnp.zeros((1, 1), bool))
+        columns = attention.columns(own, x, x, nothing[:, :, None], own, own, jnp.zeros((1, 1), bool))
         return jnp.sum(text) + jnp.sum(columns)
 
     x = 1e3 * jax.random.normal(jax.random.key(0), (1, 3, 1, 2))
@@ -94,28 +123,6 @@ def test_fully_masked_rows_are_finite_and_so_are_their_gradients():
 def test_huge_scores_do_not_overflow():
     query = jnp.full((1, 1, 1, 1, 1, 2), 1e4)
     own, text = jnp.full((1, 1, 1, 1, 1, 2), 1e4), jnp.full((1, 2, 1, 2), -1e4)
-    mask, own_mask = jnp.ones((1, 1, 2), bool), jnp.ones((1, 1), bool)
+    mask, own_mask = jnp.ones((1, 1, 1, 2), bool), jnp.ones((1, 1), bool)
     found = columns(query, text, text, mask, own, own, own_mask)
     np.testing.assert_array_equal(found, own)
-
-
-def test_rotary_embedding_turns_pairs_by_position_times_frequency():
-    x = jnp.array([[[1.0, 0.0, 0.0, 2.0]]])  # one row, one head; pairs (0, 2) and (1, 3)
-    found = attention.rope(x, jnp.array([3]), 100.0)
-    # Angles 3 * 100^0 = 3 and 3 * 100^(-1/2) = 0.3.
-    np.testing.assert_allclose(found[0, 0], [np.cos(3), -2 * np.sin(0.3), np.sin(3), 2 * np.cos(0.3)], rtol=1e-6)
-
-
-def test_rotary_frequencies_are_those_of_transformers_to_the_last_bit():
-    x = jnp.concatenate([jnp.ones((1, 1, 32)), jnp.zeros((1, 1, 32))], axis=-1)
-    found = attention.rope(x, jnp.array([1]), 1e5)[0, 0, 32:]
-    # LlamaRotaryEmbedding.inv_freq (theta 1e5, head size 64) at pairs 27, 28, 31: so small that their sine is they.
-    expected = [float.fromhex(bits) for bits in ("0x1.faeba8p-15", "0x1.61bea4p-15", "0x1.e0d6dap-17")]
-    np.testing.assert_array_equal(found[jnp.array([27, 28, 31])], np.array(expected, np.float32))
-
-
-def test_rotated_scores_depend_on_the_distance_alone():
-    query, key = jax.random.normal(jax.random.key(1), (2, 1, 1, 8))
-    near = attention.rope(query, jnp.array([5]), 1e4) * attention.rope(key, jnp.array([2]), 1e4)
-    far = attention.rope(query, jnp.array([105]), 1e4) * attention.rope(key, jnp.array([102]), 1e4)
-    np.testing.assert_allclose(near.sum(), far.sum(), atol=1e-5)
