@@ -43,8 +43,9 @@ class Talk:
     base: Float[Array, "B A N"]  # base log-prob of the N tokens after each anchor
     mixed: Float[Array, "B R A N"]  # the same after thinking, mixed with the base
     thought: Float[Array, "B R A T"]  # log-prob of the thought's tokens at the REINFORCE temperature
-    weight: Float[Array, "B R A N"]  # mixing weight: the share of the prediction after the thought
+    weight: Float[Array, "B R A N"]  # share of the prediction after the thought, on whichever side the mixing head is
     counts: Bool[Array, "B A N"]  # True where the target exists, counts and lies in the anchor's document
+    behaviour: Float[Array, "B R A T"] | None = None  # log-prob of the thought's tokens where they were sampled
 
 
 @struct.dataclass

@@ -6,7 +6,7 @@
     4. loss    NLL of base and mixed predictions + beta * REINFORCE
 
 The defaults are the paper's (Zelikman et al. 2024, Algorithm 1 and Appendix A); preset `quiet_star_official` is the
-released code; the fields say what differs.
+released code; the fields say what differs, and experiments/quiet_star/switches.md lists it.
 """
 
 import dataclasses
@@ -14,22 +14,35 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+from flax import struct
 
 from qstar.methods.protocol import Vocabulary, single_token
 from qstar.models import thinker as thinker_model
+from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
-from qstar.models.thinker import Thinker, ThinkerConfig
+from qstar.models.thinker import INITS, Thinker, ThinkerConfig
 from qstar.ops import masked
 from qstar.structs import Batch, Credit, Mean, Metrics, Talk, Text
 from qstar.thoughts import anchors as where
-from qstar.thoughts.credit import BASELINES, credit, reinforce
+from qstar.thoughts.credit import BASELINES, credit, importance, reinforce
 from qstar.thoughts.fill import FILLS, Inner, fill
 from qstar.thoughts.predict import Prediction, predict
 from qstar.thoughts.talk import MIXES, talk
 from qstar.typing import Array, Float, Int, Key, Params
 
 POSITIONS = ("counted", "official")
+
+
+@struct.dataclass
+class Terms:
+    """What the loss is made of, in nats."""
+
+    base: Float[Array, ""]  # NLL without thoughts
+    mixed: Float[Array, "N"]  # NLL of the n-th token after a thought
+    policy: Float[Array, ""]  # REINFORCE, before beta
+    credit: Credit
+    loss: Float[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -39,20 +52,36 @@ class QuietStar:
     thought_len: int = 12  # T: sampled tokens, delimiters not counted (the released code's n_ahead - 3)
     num_thoughts: int = 2  # R
     lookahead: int = 4  # N: true tokens that judge a thought
-    # Paper: w blends log-probs, which nothing normalises: a weight outside [0, 1] can be paid for making the true token
-    # less likely. Official: `hidden` states are blended before the output layer, so the softmax normalises.
+    # Paper: log-probs are blended, which nothing normalises: with a share outside [0, 1] "probabilities" sum to more
+    # than 1, and a thought is paid for making the true token less likely. Seen on SmolLM2 in 20 steps: a share of
+    # -0.014 and a reward of 0.17 nats, with no better answers. Official: `hidden` states are blended before the output
+    # layer, so the softmax normalises. Train with that, or with mixing=sigmoid, which keeps the share in [0, 1].
     mix: str = "logprobs"
+    mixing: str = "raw"  # the head's output is the weight w as it is, its `sigmoid`, or there is `none` and w = 1
+    # Which prediction w multiplies; the other gets 1 - w. Algorithm 1 and preset quiet_star: `base`. Official, and runs
+    # from before there was a choice: `thought`. From one start both are one method, the head's sign turned round.
+    mixing_side: str = "thought"
+    # Share of the thought before the first step. None: where a head that outputs zero puts it, 0 for `raw` on the
+    # thought's side, 1 for `raw` on the base's side (predictions after thoughts only), 1/2 for `sigmoid`.
+    mixing_start: float | None = None
     base_weight: float = 0.5  # share of the base prediction's NLL in the NLL
     beta: float = 1e6  # weight of REINFORCE
-    baseline: str = "mean"  # of the reward: `mean` over the R thoughts, `leave_one_out`, or `base` (no thought)
+    # Of the reward. Paper: `log_mean`, the log of the mean over the R thoughts of the likelihood, log p-bar. Official:
+    # `mean` of the log-likelihoods, and `base`, the prediction without a thought, where R = 1; or `leave_one_out`.
+    baseline: str = "log_mean"
     clamp: bool = True  # only thoughts better than the baseline are reinforced
     reinforce_temperature: float = 3.0  # divides the logits of the thought's log-probs in REINFORCE
+    # Weigh each token by p at the REINFORCE temperature over p where it was sampled. The paper calls its samples
+    # importance samples, but neither Algorithm 1 nor the released code has such a weight.
+    importance_weights: bool = False
     temperature: float = 1.0  # of sampling
     positions: str = "counted"  # which positions count: `official` reproduces the released code's windows and means
     fill: str = "sampled"  # what fills a thought: see thoughts/fill.py
     think_fraction: float = 1.0  # share of positions that think, drawn anew each step
-    delimiter: str = "---"  # token whose embedding start, end and pause begin as
-    delimiter_scale: float = 1.0  # official: 100, see ThinkerConfig
+    delimiter_init: str = "token"  # what start, end and pause begin as: `token`, `random` or `mean`, see from_lm
+    delimiter: str = "---"  # that token
+    # Official: 100, see ThinkerConfig. The paper's "weight of 1e2 on the gradients" is optim.delimiter_lr_scale = 100.
+    delimiter_scale: float = 1.0
     dot: str = "."  # token that `fill=dots` repeats
     forbidden: tuple[str, ...] = ()  # tokens never sampled in a thought
     delimiter_id: int = -1  # the three below are found by `resolve`
@@ -62,9 +91,11 @@ class QuietStar:
     def __post_init__(self):
         object.__setattr__(self, "forbidden", tuple(self.forbidden))
         object.__setattr__(self, "forbidden_ids", tuple(self.forbidden_ids))
-        for name, choices in (("mix", MIXES), ("baseline", BASELINES), ("fill", FILLS), ("positions", POSITIONS)):
+        choices_of = {"mix": MIXES, "baseline": BASELINES, "fill": FILLS, "positions": POSITIONS}
+        for name, choices in (choices_of | {"delimiter_init": INITS}).items():
             if getattr(self, name) not in choices:
                 raise ValueError(f"method.{name} = {getattr(self, name)!r}: choose one of {', '.join(choices)}")
+        thinker_model.check_mixing(self.mixing, self.mixing_side, self.mixing_start)
         for name in ("thought_len", "num_thoughts", "lookahead"):
             if getattr(self, name) < 1:
                 raise ValueError(f"method.{name} = {getattr(self, name)}: at least 1 is wanted")
@@ -86,6 +117,12 @@ class QuietStar:
                 f"method.num_thoughts = 1 with method.baseline = {self.baseline!r} gives every thought an advantage "
                 "of 0; use method.baseline=base, or two thoughts"
             )
+        if self.importance_weights and not (self.reinforces and self.temperature > 0):
+            raise ValueError(
+                f"method.importance_weights with method.temperature = {self.temperature}, method.fill = {self.fill!r}, "
+                f"method.beta = {self.beta}: they weigh sampled thoughts in REINFORCE; set a temperature above 0, "
+                "fill=sampled and a positive beta, or leave them out"
+            )
 
     @property
     def reinforces(self) -> bool:
@@ -94,19 +131,30 @@ class QuietStar:
     def resolve(self, vocabulary: Vocabulary) -> "QuietStar":
         return dataclasses.replace(
             self,
-            delimiter_id=single_token(vocabulary, self.delimiter, "delimiter"),
+            delimiter_id=self._delimiter_id(vocabulary),
             dot_id=single_token(vocabulary, self.dot, "dot") if self.fill == "dots" else -1,
             forbidden_ids=tuple(single_token(vocabulary, text, "forbidden") for text in self.forbidden),
         )
 
+    def _delimiter_id(self, vocabulary: Vocabulary) -> int:
+        wanted = self.delimiter_init == "token"
+        return single_token(vocabulary, self.delimiter, "delimiter") if wanted else -1
+
     def thinker(self, lm: LMConfig) -> ThinkerConfig:
-        return ThinkerConfig(lm, self.delimiter_scale, pause=self.fill == "pause")
+        return ThinkerConfig(
+            lm,
+            self.delimiter_scale,
+            pause=self.fill == "pause",
+            mixing=self.mixing,
+            mixing_side=self.mixing_side,
+            mixing_start=self.mixing_start,
+        )
 
     def definition(self, lm: LMConfig) -> Definition:
         return thinker_model.definition(self.thinker(lm))
 
     def start_from(self, lm_cfg: LMConfig, lm: Params, key: Key) -> Params:
-        return thinker_model.from_lm(self.thinker(lm_cfg), lm, self.delimiter_id, key)
+        return thinker_model.from_lm(self.thinker(lm_cfg), lm, self.delimiter_id, key, self.delimiter_init)
 
     def inner(
         self,
@@ -133,7 +181,7 @@ class QuietStar:
         )
 
     def talk(self, thinker: Thinker, text: Text, batch: Batch, anchors: Array, inner: Inner) -> Talk:
-        return talk(
+        found = talk(
             thinker,
             text,
             batch,
@@ -145,6 +193,7 @@ class QuietStar:
             temperature=self.reinforce_temperature,
             forbidden=self.forbidden_ids,
         )
+        return found.replace(behaviour=inner.logprobs if self.importance_weights else None)
 
     def loss(self, model: Thinker, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         where_key, fill_key = jax.random.split(key)
@@ -158,17 +207,21 @@ class QuietStar:
 
         loss = base_weight * NLL(base) + (1 - base_weight) * mean over n of NLL(mixed_n) + beta * REINFORCE
         """
+        terms = self.terms(talk, batch)
+        return terms.loss, self.metrics(talk, batch, terms)
+
+    def terms(self, talk: Talk, batch: Batch) -> Terms:
+        """The parts of `objective`."""
         base_where, mixed_where, judged = self.counted(talk, batch)
-        base_nll = masked.mean(-talk.text, base_where)
-        mixed_nll = jnp.stack(
-            [masked.mean(-talk.mixed[..., n], mixed_where[..., n]) for n in range(self.lookahead)]
-        ).mean()
+        base = masked.mean(-talk.text, base_where)
+        mixed = jnp.stack([masked.mean(-talk.mixed[..., n], mixed_where[..., n]) for n in range(self.lookahead)])
         earned = credit(talk, judged, self.baseline, self.clamp)
         # The released code divides by all judged rows, padded ones included; ours by the positions that were judged.
         rows = judged.any(-1) if self.positions == "counted" else self._window(batch)
-        policy = reinforce(talk.thought, earned.advantage, rows)
-        loss = self.base_weight * base_nll + (1 - self.base_weight) * mixed_nll + self.beta * policy
-        return loss, self.metrics(talk, earned, base_where, mixed_where, judged, policy, loss)
+        weights = importance(talk.thought, talk.behaviour) if self.importance_weights else None
+        policy = reinforce(talk.thought, earned.advantage, rows, weights)
+        loss = self.base_weight * base + (1 - self.base_weight) * mixed.mean() + self.beta * policy
+        return Terms(base, mixed, policy, earned, loss)
 
     def counted(self, talk: Talk, batch: Batch) -> tuple[Array, Array, Array]:
         """Which entries count: of the base NLL [B S-1], the mixed NLL [B R A N], the reward [B A N].
@@ -187,29 +240,36 @@ class QuietStar:
         size = batch.tokens.shape[1]
         return jnp.broadcast_to((jnp.arange(size) < size - self.lookahead - 1)[None], batch.tokens.shape)
 
-    def metrics(
-        self,
-        talk: Talk,
-        earned: Credit,
-        base_where: Array,
-        mixed_where: Array,
-        judged: Array,
-        policy: Array,
-        loss: Array,
-    ) -> Metrics:
-        samples = jnp.broadcast_to(judged.any(-1)[:, None], earned.reward.shape)
+    def metrics(self, talk: Talk, batch: Batch, terms: Terms) -> Metrics:
+        base_where, mixed_where, judged = self.counted(talk, batch)
+        reward = terms.credit.reward
+        samples = jnp.broadcast_to(judged.any(-1)[:, None], reward.shape)
         logged = {
-            "loss": Mean.of(loss),
+            "loss": Mean.of(terms.loss),
             "nll": Mean.of(-talk.text, base_where),
             "nll_mixed": Mean.of(-talk.mixed, mixed_where),
-            "reward": Mean.of(earned.reward, samples),
-            "helped": Mean.of((earned.reward > 0).astype(earned.reward.dtype), samples),
+            "reward": Mean.of(reward, samples),
+            "helped": Mean.of((reward > 0).astype(reward.dtype), samples),
             "weight": Mean.of(talk.weight, mixed_where),
         }
         if self.reinforces:
-            logged["policy_loss"] = Mean.of(policy)
+            logged["policy_loss"] = Mean.of(terms.policy)
             logged["thought_nll"] = Mean.of(-talk.thought.mean(-1), samples)
         return logged
+
+    def passes(self, length: int) -> tuple[Pass, ...]:
+        return self.passes_at(where.how_many(self.think_fraction, length), length)
+
+    def passes_at(self, positions: int, length: int) -> tuple[Pass, ...]:
+        """Reading the text, sampling where thoughts are sampled, and all columns of these many positions at once."""
+        thoughts = positions * self.num_thoughts
+        own, sampled = self.thought_len + 1 + self.lookahead, thoughts * self.thought_len
+        mixing = 0 if self.mixing == "none" else thoughts * self.lookahead
+        logits = thoughts * self.lookahead + (sampled if self.reinforces else 0)
+        text = Pass(length, length, length - 1)
+        sampling = Pass(sampled, length + self.thought_len, sampled, gradient=False)
+        columns = Pass(thoughts * own, length + own, logits, mixing)
+        return (text, sampling, columns) if self.fill in ("sampled", "shuffled") else (text, columns)
 
     def predict(
         self, model: Thinker, batch: Batch, anchors: Int[Array, "B A"], key: Key, think: bool, greedy: bool

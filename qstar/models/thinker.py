@@ -1,10 +1,12 @@
 """The thinker: a language model with what Quiet-STaR adds to it.
 
 Start and end embeddings around a thought, one learned pause embedding where thoughts are pauses, and the mixing head:
-a three-layer perceptron on (base hidden, thought hidden) whose last layer starts at zero, so that at step 0 the mixing
-weight is 0, the mixed prediction is the base prediction and every thought earns exactly nothing.
+a three-layer perceptron on (base hidden, thought hidden) whose last layer starts at zero. So the share of the thought
+starts as configured; where it starts at 0, as usual, the first mixed prediction is the base prediction and every
+thought earns exactly nothing.
 """
 
+import math
 from dataclasses import dataclass
 
 import jax
@@ -15,10 +17,31 @@ from qstar.models.definition import Definition, fan_in, param
 from qstar.models.lm import LM, LMConfig
 from qstar.typing import Array, Float, Key, Params, typed
 
+MIXINGS = ("raw", "sigmoid", "none")
+SIDES = ("thought", "base")
+INITS = ("token", "random", "mean")
+
+
+def check_mixing(mixing: str, side: str, start: float | None) -> None:
+    """Raise ValueError for what `ThinkerConfig` does not take."""
+    for name, value, choices in (("mixing", mixing, MIXINGS), ("mixing_side", side, SIDES)):
+        if value not in choices:
+            raise ValueError(f"method.{name} = {value!r}: choose one of {', '.join(choices)}")
+    if mixing == "sigmoid" and start is not None and not 0 < start < 1:
+        raise ValueError(
+            f"method.mixing_start = {start} with method.mixing = 'sigmoid': a share between 0 and 1 is wanted, or "
+            "method.mixing_start=null for 1/2"
+        )
+
 
 @dataclass(frozen=True)
 class ThinkerConfig:
     """What is added to the language model.
+
+    `mixing` makes a weight w of the head's output: `raw` as it is, `sigmoid` squashed into [0, 1]; `none` has no head
+    and predicts from the thought alone. `mixing_side` is the prediction that w multiplies, the other gets 1 - w.
+    `mixing_start` is the share of the thought before the first step; None is where an output of zero puts it: 0 for
+    `raw` on the thought's side, 1 for `raw` on the base's, 1/2 for `sigmoid`.
 
     `delimiter_scale` s stores the start and end embeddings divided by s and uses them times s, as the official code
     does with s = 100: under Adam that multiplies their learning rate by s, and the gradients that the global clip sees.
@@ -27,14 +50,27 @@ class ThinkerConfig:
     lm: LMConfig
     delimiter_scale: float = 1.0
     pause: bool = False
+    mixing: str = "raw"
+    mixing_side: str = "thought"
+    mixing_start: float | None = None
 
     def __post_init__(self):
         if self.delimiter_scale <= 0:
             raise ValueError(f"delimiter_scale = {self.delimiter_scale}: a positive number is wanted")
+        check_mixing(self.mixing, self.mixing_side, self.mixing_start)
+
+    @property
+    def start_share(self) -> float:
+        """Share of the thought before the first step."""
+        if self.mixing == "none":
+            return 1.0
+        if self.mixing_start is not None:
+            return self.mixing_start
+        return {"sigmoid": 0.5, "raw": 0.0 if self.mixing_side == "thought" else 1.0}[self.mixing]
 
 
 class MixingHead(nnx.Module):
-    """w = Linear(2D, D) ReLU Linear(D, D) ReLU Linear(D, 1, no bias); the last layer starts at zero."""
+    """Linear(2D, D) ReLU Linear(D, D) ReLU Linear(D, 1, no bias); the last layer starts at zero."""
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         zeros = nnx.initializers.zeros
@@ -45,7 +81,7 @@ class MixingHead(nnx.Module):
         self.last = param(rngs, zeros, (width, 1), ("embed", None))
 
     def __call__(self, base: Array, thought: Array) -> Array:
-        """Hidden states [*rows D] twice -> weights [*rows], float32 or better."""
+        """Hidden states [*rows D] twice -> [*rows], float32 or better."""
         x = jnp.concatenate(jnp.broadcast_arrays(base, thought), axis=-1)
         x = jax.nn.relu(_affine(x, self.first, self.first_bias))
         x = jax.nn.relu(_affine(x, self.second, self.second_bias))
@@ -67,7 +103,8 @@ class Thinker(nnx.Module):
         self.end = param(rngs, fan_in(width), (width,), ("embed",))
         if cfg.pause:
             self.pause = param(rngs, fan_in(width), (width,), ("embed",))
-        self.mixing = MixingHead(width, rngs)
+        if cfg.mixing != "none":
+            self.mixing = MixingHead(width, rngs)
 
     @property
     def start_embedding(self) -> Float[Array, "D"]:
@@ -76,6 +113,22 @@ class Thinker(nnx.Module):
     @property
     def end_embedding(self) -> Float[Array, "D"]:
         return self.lm.scaled((self.end[...] * self.cfg.delimiter_scale).astype(self.lm.dtype))
+
+    def share(self, base: Array, thought: Array) -> Array:
+        """Share of the thought in the mixed prediction, from hidden states [*rows D] twice: [*rows].
+
+        On the base's side the head's w counts the other way, share = 1 - w. It is computed from the share it starts at,
+        not as 1 - w: near w = 1 the difference would lose the digits that the first steps learn by.
+        """
+        cfg = self.cfg
+        if cfg.mixing == "none":
+            wide = jnp.promote_types(thought.dtype, jnp.float32)
+            return jnp.ones(jnp.broadcast_shapes(base.shape, thought.shape)[:-1], wide)
+        out = self.mixing(base, thought)
+        out = out if cfg.mixing_side == "thought" else -out
+        if cfg.mixing == "raw":
+            return cfg.start_share + out
+        return jax.nn.sigmoid(math.log(cfg.start_share / (1 - cfg.start_share)) + out)
 
     @typed
     def columns_input(
@@ -93,16 +146,25 @@ def definition(cfg: ThinkerConfig) -> Definition:
     return Definition(lambda rngs: Thinker(cfg, rngs))
 
 
-def from_lm(cfg: ThinkerConfig, lm: Params, delimiter_id: int, key: Key) -> Params:
-    """Thinker weights around pretrained ones; start, end and pause begin as the embedding of one chosen token.
+def from_lm(cfg: ThinkerConfig, lm: Params, delimiter_id: int, key: Key, init: str = "token") -> Params:
+    """Thinker weights around pretrained ones.
 
-    The source says so: "both initialised to the embedding of '---', which denotes a pause or thought" (Quiet-STaR).
+    `init` is what start, end and pause begin as: `token`, the embedding of one chosen token ("both initialised to the
+    embedding of '---'", Quiet-STaR); `random`, independent normal numbers of the size of the table's; `mean`, the mean
+    of the table's rows.
     """
     model = definition(cfg)
-    params = {**model.init(key), "lm": lm}
-    token = jnp.asarray(lm["embedding"])[delimiter_id]
-    params |= {"start": token / cfg.delimiter_scale, "end": token / cfg.delimiter_scale}
-    if cfg.pause:
-        params["pause"] = token
+    drawn = model.init(key)
+    params = {**drawn, "lm": lm}
     model.check(params, "the language model's weights")
+    table = jnp.asarray(lm["embedding"])
+    for name in ("start", "end", "pause") if cfg.pause else ("start", "end"):
+        if init == "token":
+            begin = table[delimiter_id]
+        elif init == "random":
+            # Drawn with variance 1 / width; see `Thinker`.
+            begin = drawn[name] * (cfg.lm.width**0.5 * jnp.std(table))
+        else:
+            begin = table.mean(axis=0)
+        params[name] = begin if name == "pause" else begin / cfg.delimiter_scale
     return params

@@ -23,6 +23,7 @@ class Inner:
 
     embedding: Float[Array, "B R A T D"]
     tokens: Int[Array, "B R A T"] | None  # None for pauses
+    logprobs: Float[Array, "B R A T"] | None = None  # under the distribution they were sampled from; None for others
 
 
 @typed
@@ -46,10 +47,10 @@ def fill(
         pause = thinker.lm.scaled(thinker.pause[...].astype(thinker.lm.dtype))
         return Inner(jnp.broadcast_to(pause, (*shape, thinker.lm.cfg.width)), None)
     if kind == "dots":
-        tokens = jnp.full(shape, dot)
+        tokens, logprobs = jnp.full(shape, dot), None
     else:
         deal, draw = jax.random.split(key)
-        tokens = sample(
+        thoughts = sample(
             thinker,
             text,
             batch,
@@ -59,9 +60,10 @@ def fill(
             num_thoughts=num_thoughts,
             temperature=temperature,
             forbidden=forbidden,
-        ).tokens
+        )
+        tokens, logprobs = thoughts.tokens, thoughts.logprobs
         if kind == "shuffled":
             tokens = jnp.moveaxis(tokens, 1, 2).reshape(-1, num_thoughts, thought_len)
             tokens = jax.random.permutation(deal, tokens).reshape(shape[0], shape[2], num_thoughts, thought_len)
-            tokens = jnp.moveaxis(tokens, 2, 1)
-    return Inner(thinker.lm.embed(tokens), tokens)
+            tokens, logprobs = jnp.moveaxis(tokens, 2, 1), None
+    return Inner(thinker.lm.embed(tokens), tokens, logprobs)

@@ -19,7 +19,7 @@ class Prediction:
 
     base: Float[Array, "B A V"]  # without a thought
     mixed: Float[Array, "B R A V"]  # with one
-    weight: Float[Array, "B R A"]  # mixing weight of the thought
+    weight: Float[Array, "B R A"]  # share of the thought
 
 
 @runtime_checkable
@@ -48,7 +48,7 @@ def predict(
     lm = thinker.lm
     after = thought_columns(thinker, text, batch, anchors, inner.embedding, 1)[:, :, :, -1]
     hidden = base_hidden(text, anchors, 1)[:, :, 0]
-    weight = thinker.mixing(hidden[:, None], after)
+    weight = thinker.share(hidden[:, None], after)
     base = jax.nn.log_softmax(lm.logits(hidden))
     if mix == "hidden":
         blend = lm.logits(mix_hidden(jnp.broadcast_to(hidden[:, None], after.shape), after, weight))

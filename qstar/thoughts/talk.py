@@ -76,7 +76,7 @@ def talk(
     hidden = thought_columns(thinker, text, batch, anchors, inner, lookahead)
     after = hidden[:, :, :, length + 1 :]
     base = jnp.broadcast_to(base_hidden(text, anchors, lookahead)[:, None], after.shape)
-    weight = thinker.mixing(base, after)
+    weight = thinker.share(base, after)
 
     text_logprobs = vocabulary.logprobs(lm.logits, text.hidden[:, :-1], batch.tokens[:, 1:], 1, vocab)
     index = where.target_index(batch, anchors, lookahead)

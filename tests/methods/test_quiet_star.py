@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +13,15 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.structs import Talk
 from qstar.thoughts import anchors as where
 
-PAPER = QuietStar(thought_len=2, lookahead=2, beta=3.0)
-OFFICIAL = dataclasses.replace(PAPER, mix="hidden", positions="official", delimiter_scale=100.0)
+PAPER = QuietStar(thought_len=2, lookahead=2, beta=3.0, mixing_side="base", mixing_start=0.0)
+OFFICIAL = QuietStar(
+    thought_len=2, lookahead=2, beta=3.0, mix="hidden", baseline="mean", positions="official", delimiter_scale=100.0
+)
 
 
 def model_of(method, lm=tiny.EXACT):
-    model, params = tiny.thinker_of(lm, delimiter_scale=method.delimiter_scale)
+    added = {name: getattr(method, name) for name in ("mixing", "mixing_side", "mixing_start", "delimiter_scale")}
+    model, params = tiny.thinker_of(lm, **added)
     shrunk = {name: params[name] / method.delimiter_scale for name in ("start", "end")}
     return model, {**params, **shrunk}
 
@@ -39,8 +43,10 @@ def keys_of(key):
         PAPER,
         dataclasses.replace(PAPER, mix="hidden", think_fraction=0.4, baseline="leave_one_out", clamp=False),
         dataclasses.replace(PAPER, num_thoughts=1, baseline="base", temperature=0.7, forbidden_ids=(1, 4)),
+        dataclasses.replace(PAPER, mixing="sigmoid", mixing_start=0.25, importance_weights=True, temperature=0.7),
+        dataclasses.replace(PAPER, mixing="none", baseline="mean"),
     ],
-    ids=["paper", "subset", "one_thought"],
+    ids=["paper", "subset", "one_thought", "importance", "no_mixing"],
 )
 def test_loss_and_metrics_equal_the_sequential_reference(x64, method):
     model, params = model_of(method)
@@ -49,13 +55,15 @@ def test_loss_and_metrics_equal_the_sequential_reference(x64, method):
     chooses, draws = keys_of(jax.random.key(5))
     anchors = np.asarray(where.choose(batch, method.think_fraction, chooses))
     forbidden, n = method.forbidden_ids, method.lookahead
-    tokens, _ = sequential.sample(
+    tokens, behaviour = sequential.sample(
         params, tiny.EXACT, 1.0, batch, anchors, draws, 2, method.num_thoughts, method.temperature, forbidden
     )
-    scored = sequential.talk(params, tiny.EXACT, 1.0, batch, anchors, tokens, n, method.mix, 3.0, forbidden)
+    how = sequential.Mixing(method.mixing, method.mixing_side, method.mixing_start)
+    scored = sequential.talk(params, tiny.EXACT, 1.0, batch, anchors, tokens, n, method.mix, 3.0, forbidden, how)
     marks = sequential.counts(batch, anchors, n)
     reward, advantage = sequential.credit(scored, marks, method.baseline, method.clamp)
-    base, mixed, policy = sequential.loss_terms(scored, batch, marks, advantage)
+    weights = np.exp(scored.thought - behaviour) if method.importance_weights else 1.0
+    base, mixed, policy = sequential.loss_terms(scored, batch, marks, advantage, weights)
     assert float(loss) == pytest.approx(0.5 * base + 0.5 * mixed + method.beta * policy, rel=1e-12)
     assert metrics["nll"].value() == pytest.approx(base, rel=1e-12)
     assert metrics["policy_loss"].value() == pytest.approx(policy, rel=1e-12)
@@ -67,7 +75,9 @@ def test_loss_and_metrics_equal_the_sequential_reference(x64, method):
 
 
 @pytest.mark.parametrize(
-    ("method", "batch"), [(PAPER, tiny.packed), (OFFICIAL, tiny.padded)], ids=["paper", "official"]
+    ("method", "batch"),
+    [(dataclasses.replace(PAPER, mixing_side="thought"), tiny.packed), (OFFICIAL, tiny.padded)],
+    ids=["paper", "official"],
 )
 def test_gradient_equals_that_of_one_differentiated_pass_per_token(x64, method, batch):
     model, params = model_of(method)
@@ -84,7 +94,14 @@ def test_gradient_equals_that_of_one_differentiated_pass_per_token(x64, method, 
 
     tokens = jax.jit(thoughts)(params)
     setting = pass_per_token.Setting(
-        method.lookahead, method.mix, method.positions == "official", 0.5, method.beta, 3.0, method.delimiter_scale
+        method.lookahead,
+        method.mix,
+        method.positions == "official",
+        0.5,
+        method.beta,
+        3.0,
+        method.delimiter_scale,
+        method.baseline,
     )
     wanted_value, wanted = jax.jit(
         jax.value_and_grad(lambda params: pass_per_token.loss(params, tiny.EXACT, setting, batch, tokens))
@@ -125,8 +142,9 @@ def terms(method, talk):
     return {"loss": float(loss), **{name: mean.value() for name, mean in metrics.items()}}
 
 
-def test_paper_loss_by_hand():
-    found = terms(QuietStar(thought_len=2, lookahead=2), hand_talk([[0.5, -0.5], [0.25, 0.75]]))
+def test_loss_with_the_mean_of_the_log_likelihoods_as_baseline_by_hand():
+    method = QuietStar(thought_len=2, lookahead=2, baseline="mean")
+    found = terms(method, hand_talk([[0.5, -0.5], [0.25, 0.75]]))
     # Base: (1 + 2 + 3 + 4 + 5 + 1 + 2 + 3) / 8.
     assert found["nll"] == pytest.approx(21 / 8)
     # First targets: the same eight numbers minus the gain of the row, both samples: 5 * 0 in row 0, 3 * 0.5 in row 1.
@@ -142,9 +160,18 @@ def test_paper_loss_by_hand():
     assert found["thought_nll"] == pytest.approx(2.25)
 
 
-OFFICIAL_PRESET = QuietStar(
-    thought_len=2, lookahead=2, mix="hidden", positions="official", base_weight=0.5, delimiter_scale=100.0
-)
+def test_paper_loss_by_hand():
+    found = terms(QuietStar(thought_len=2, lookahead=2), hand_talk([[0.5, -0.5], [0.25, 0.75]]))
+    # As above, but for the baseline: the log of the mean likelihood of all targets of an anchor, of which there are one
+    # or two. Log mean exp of (g, h) is g + log((1 + exp(h - g)) / 2).
+    two, one = (count * 0.5 - math.log((1 + math.exp(-count * 1.0)) / 2) - count * 0.5 for count in (2, 1))
+    low_two, low_one = (-math.log((1 + math.exp(-count * 0.5)) / 2) for count in (2, 1))
+    policy = ((4 * two + one) * 1.5 + (2 * low_two + low_one) * 3) / 16
+    assert found["policy_loss"] == pytest.approx(policy)
+    assert found["reward"] == pytest.approx(((0.25 + 0.75) * 5) / 16)
+
+
+OFFICIAL_PRESET = dataclasses.replace(OFFICIAL, beta=1e6)
 
 
 def test_official_loss_by_hand():
@@ -173,7 +200,7 @@ def test_official_mean_over_positions_includes_padding():
 
 
 def test_clamp_keeps_only_thoughts_above_their_baseline():
-    method = QuietStar(thought_len=2, lookahead=2, clamp=False)
+    method = QuietStar(thought_len=2, lookahead=2, baseline="mean", clamp=False)
     found = terms(method, hand_talk([[0.5, -0.5], [0.25, 0.75]]))
     # Sample 1 of row 0 loses 0.5 * 9 * 3, sample 0 of row 1 loses 0.25 * 5 * 1.5.
     assert found["policy_loss"] == pytest.approx((0.5 * 9 * (1.5 - 3) + 0.25 * 5 * (3 - 1.5)) / 16)
@@ -260,8 +287,14 @@ def test_text_that_is_no_single_token_is_an_error():
         ({"baseline": "max"}, "method.baseline = 'max'"),
         ({"fill": "noise"}, "method.fill = 'noise'"),
         ({"positions": "all"}, "method.positions = 'all'"),
+        ({"mixing": "tanh"}, "method.mixing = 'tanh': choose one of raw, sigmoid, none"),
+        ({"mixing_side": "left"}, "method.mixing_side = 'left': choose one of thought, base"),
+        ({"mixing": "sigmoid", "mixing_start": 0.0}, "method.mixing_start = 0.0 with method.mixing = 'sigmoid'"),
+        ({"delimiter_init": "zero"}, "method.delimiter_init = 'zero': choose one of token, random, mean"),
+        ({"importance_weights": True, "temperature": 0.0}, "method.importance_weights with method.temperature = 0.0"),
+        ({"importance_weights": True, "fill": "pause"}, "set a temperature above 0, fill=sampled"),
         ({"thought_len": 0}, "method.thought_len = 0: at least 1"),
-        ({"num_thoughts": 1}, "method.num_thoughts = 1 with method.baseline = 'mean'"),
+        ({"num_thoughts": 1}, "method.num_thoughts = 1 with method.baseline = 'log_mean'"),
         ({"temperature": -1.0}, "method.temperature = -1.0"),
         ({"reinforce_temperature": 0.0}, "method.reinforce_temperature = 0.0"),
         ({"base_weight": 1.5}, "method.base_weight = 1.5"),

@@ -21,6 +21,7 @@ class Setting:
     beta: float
     temperature: float
     scale: float  # of start and end
+    baseline: str = "mean"
 
 
 def normed(x, scale, eps):
@@ -97,7 +98,7 @@ def nonzero_mean(values, where):
 
 
 def loss(params, cfg, setting, batch, thoughts):
-    """The loss of the batch [B S] and thoughts [B R S T] with baseline `mean` and the clamp."""
+    """The loss of the batch [B S] and thoughts [B R S T] with baseline `mean` or `log_mean` and the clamp."""
     rows, samples, size, length = thoughts.shape
     batch = jax.tree.map(lambda x: np.repeat(np.asarray(x), samples, axis=0), batch)
     states = passes(params, cfg, setting, batch, thoughts.reshape(rows * samples, size, length))
@@ -126,7 +127,9 @@ def loss(params, cfg, setting, batch, thoughts):
         reward += jnp.where(is_target(n), mixed - base, 0.0)
         mixed_nll += nonzero_mean(-mixed, is_target(n)) / setting.lookahead
     reward = jax.lax.stop_gradient(reward).reshape(rows, samples, size)
-    advantage = jnp.maximum(reward - reward.mean(axis=1, keepdims=True), 0).reshape(rows * samples, size)
+    average = {"mean": lambda x: x.mean(axis=1), "log_mean": lambda x: jnp.log(jnp.exp(x).mean(axis=1))}
+    baseline = average[setting.baseline](reward)[:, None]
+    advantage = jnp.maximum(reward - baseline, 0).reshape(rows * samples, size)
     divisor = window if setting.official else judged
     policy = 0.0
     for t in range(length):

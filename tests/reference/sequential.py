@@ -152,10 +152,24 @@ def sample(params, cfg, scale, batch, anchors, key, thought_len, num_thoughts, t
     return tokens, logprobs
 
 
-def mixing_weight(mixing, base, thought):
-    x = np.maximum(np.concatenate([base, thought]) @ mixing["first"] + mixing["first_bias"], 0)
-    x = np.maximum(x @ mixing["second"] + mixing["second_bias"], 0)
-    return float((x @ mixing["last"])[0])
+@dataclass
+class Mixing:
+    kind: str = "raw"
+    side: str = "thought"
+    start: float = 0.0  # share of the thought where the head outputs zero
+
+
+def share_of_thought(params, base, thought, how):
+    """The head makes a weight w of one side; the other side gets 1 - w."""
+    if how.kind == "none":
+        return 1.0
+    head = params["mixing"]
+    x = np.maximum(np.concatenate([base, thought]) @ head["first"] + head["first_bias"], 0)
+    x = np.maximum(x @ head["second"] + head["second_bias"], 0)
+    out = float((x @ head["last"])[0])
+    first = how.start if how.side == "thought" else 1 - how.start
+    w = first + out if how.kind == "raw" else 1 / (1 + (1 - first) / first * np.exp(-out))
+    return w if how.side == "thought" else 1 - w
 
 
 def text_hidden(params, cfg, batch):
@@ -171,7 +185,7 @@ def text_hidden(params, cfg, batch):
     return hidden
 
 
-def talk(params, cfg, scale, batch, anchors, thoughts, lookahead, mix, temperature=1.0, forbidden=()):
+def talk(params, cfg, scale, batch, anchors, thoughts, lookahead, mix, temperature=1.0, forbidden=(), how=Mixing()):  # noqa: B008
     """What `thoughts.talk` computes, for thoughts given as tokens [B R A T]."""
     params, tokens, thoughts = as_numpy(params), np.asarray(batch.tokens), np.asarray(thoughts)
     lm, (rows, samples, slots, length) = params["lm"], thoughts.shape
@@ -200,7 +214,7 @@ def talk(params, cfg, scale, batch, anchors, thoughts, lookahead, mix, temperatu
                 found.thought[row, r, slot, t] = log_softmax(scores)[thought[t]]
             for n in np.flatnonzero(marks[row, slot]):
                 base, after = hidden[row, position + n], states[before + 1 + length + n]
-                w = mixing_weight(params["mixing"], base, after)
+                w = share_of_thought(params, base, after, how)
                 target = tokens[row, position + 1 + n]
                 before_thinking = log_softmax(logits(lm, base))[target]
                 if mix == "hidden":
@@ -223,10 +237,14 @@ def credit(talk, marks, baseline, clamp):
         )
     for row, r, slot in np.ndindex(rows, samples, slots):
         mine, all_of_them = reward[row, r, slot], reward[row, :, slot]
+        there = np.flatnonzero(marks[row, slot])
+        likelihoods = [np.exp(talk.mixed[row, q, slot, there].sum()) for q in range(samples)]
+        without = talk.base[row, slot, there].sum()
         others = [reward[row, q, slot] for q in range(samples) if q != r]
         against = {
             "base": lambda: 0.0,
             "mean": lambda a=all_of_them: a.mean(),
+            "log_mean": lambda p=likelihoods, q=without: np.log(np.mean(p)) - q,
             "leave_one_out": lambda o=others: np.mean(o),
         }
         gain = mine - against[baseline]()
@@ -234,8 +252,9 @@ def credit(talk, marks, baseline, clamp):
     return reward, advantage
 
 
-def loss_terms(talk, batch, marks, advantage):
-    """Base NLL, mixed NLL and REINFORCE loss, each the mean over what counts."""
+def loss_terms(talk, batch, marks, advantage, weights=1.0):
+    """Base NLL, mixed NLL and REINFORCE loss, each the mean over what counts; `weights` [B R A T] of the tokens."""
+    scored = weights * talk.thought
     rows, samples, slots, lookahead = talk.mixed.shape
     targets = np.asarray(batch.mask)[:, 1:] & ~np.isnan(talk.text)
     base = np.mean([-talk.text[at] for at in zip(*np.nonzero(targets), strict=True)])
@@ -247,7 +266,7 @@ def loss_terms(talk, batch, marks, advantage):
     )
     policy = np.mean(
         [
-            -advantage[b, r, a] * talk.thought[b, r, a].mean()
+            -advantage[b, r, a] * scored[b, r, a].mean()
             for b, r, a in np.ndindex(rows, samples, slots)
             if marks[b, a].any()
         ]

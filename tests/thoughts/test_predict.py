@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 from reference import sequential
+from reference.sequential import Mixing
 
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import predict
@@ -13,13 +14,13 @@ ANCHORS = np.array([[1, 7], [0, 4]])
 TOKENS = np.random.default_rng(0).integers(0, 13, (2, 2, 2, 3))
 
 
-def wanted_at(params, batch, b, r, a, mix):
-    """Base and mixed log-probs [V] and the mixing weight of one thought."""
+def wanted_at(params, batch, b, r, a, mix, how):
+    """Base and mixed log-probs [V] and the share of one thought."""
     params, position, cfg = sequential.as_numpy(params), ANCHORS[b, a], tiny.EXACT
     embedded = sequential.sequence(params, 1.0, batch, b, position, TOKENS[b, r, a], true=[])
     after = sequential.hidden_states(params["lm"], cfg, embedded)[-1]
     hidden = sequential.text_hidden(params, cfg, batch)[b, position]
-    weight = sequential.mixing_weight(params["mixing"], hidden, after)
+    weight = sequential.share_of_thought(params, hidden, after, how)
     base = sequential.log_softmax(sequential.logits(params["lm"], hidden))
     if mix == "hidden":
         blend = sequential.logits(params["lm"], (1 - weight) * hidden + weight * after)
@@ -29,8 +30,12 @@ def wanted_at(params, batch, b, r, a, mix):
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_next_token_distributions_equal_those_of_the_spelled_out_sequences(x64, mix):
-    model, params = tiny.thinker_of(tiny.EXACT)
+@pytest.mark.parametrize(
+    "how", [Mixing(), Mixing("raw", "base", 1.0), Mixing("sigmoid", "base", 0.25), Mixing("none")], ids=str
+)
+def test_next_token_distributions_equal_those_of_the_spelled_out_sequences(x64, mix, how):
+    kinds = {"mixing": how.kind, "mixing_side": how.side, "mixing_start": how.start}
+    model, params = tiny.thinker_of(tiny.EXACT, **kinds)
     batch = tiny.packed()
 
     @jax.jit
@@ -41,7 +46,7 @@ def test_next_token_distributions_equal_those_of_the_spelled_out_sequences(x64, 
 
     found = jax.tree.map(np.asarray, run(params))
     for b, r, a in np.ndindex(2, 2, 2):
-        base, mixed, weight = wanted_at(params, batch, b, r, a, mix)
+        base, mixed, weight = wanted_at(params, batch, b, r, a, mix, how)
         np.testing.assert_allclose(found.base[b, a], base, atol=1e-12)
         np.testing.assert_allclose(found.mixed[b, r, a], mixed, atol=1e-12)
         np.testing.assert_allclose(found.weight[b, r, a], weight, atol=1e-12)
