@@ -72,6 +72,11 @@ def named(mesh: jax.sharding.Mesh, *names: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(*names))
 
 
+def places(axes: dict, mesh: jax.sharding.Mesh) -> dict:
+    """Where the leaves of a tree lie whose logical axis names these are."""
+    return jax.tree.map(lambda names: named(mesh, *names), axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
+
+
 def shard(x: jax.Array, *names: str | None) -> jax.Array:
     """Constrain an activation to the layout of its logical axes; the identity outside a mesh."""
     if len(names) != x.ndim:

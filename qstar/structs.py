@@ -87,3 +87,4 @@ class TrainState:
     key: Key  # of the run; the key of a step is fold_in(key, step)
     ema: Params | None = None  # exponential moving average of params, where asked
     frozen: Params | None = None  # the weights that never change, where there are any; no checkpoint holds them
+    reference: Params | None = None  # weights that the loss compares with, where the method asks for them

@@ -6,6 +6,7 @@ import jax
 
 from qstar.methods.protocol import Vocabulary
 from qstar.models import lm as lm_model
+from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LM, LMConfig
 from qstar.ops import masked, vocabulary
@@ -34,6 +35,9 @@ class PlainLM:
         logprobs = vocabulary.logprobs(model.logits, text.hidden[:, :-1], batch.tokens[:, 1:], 1, model.cfg.vocab)
         counts = next_counts(batch)
         return masked.mean(-logprobs, counts), {"loss": Mean.of(-logprobs, counts)}
+
+    def passes(self, length: int) -> tuple[Pass, ...]:
+        return (Pass(length, length, length - 1),)
 
     def predict(
         self, model: LM, batch: Batch, anchors: Int[Array, "B A"], key: Key, think: bool, greedy: bool

@@ -1,7 +1,10 @@
-"""What a training method is: a frozen dataclass whose fields are its hyper-parameters, with five functions."""
+"""What a training method is: a frozen dataclass whose fields are its hyper-parameters, with six functions."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
+from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.structs import Batch, Metrics
@@ -27,10 +30,53 @@ class Method(Protocol):
     def loss(self, model: Any, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         """Loss of one micro-batch and what to log. `model` is the bound definition."""
 
+    def passes(self, length: int) -> Sequence[Pass]:
+        """What a step computes on one window of `length` tokens, for comparisons at equal FLOPs."""
+
     def predict(
         self, model: Any, batch: Batch, anchors: Int[Array, "B A"], key: Key, think: bool, greedy: bool
     ) -> Float[Array, "B A V"]:
         """Log-probs of the token after each anchor, with or without thinking where the method thinks."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Weights that a loss compares the trained ones with: constants of the step, which no gradient reaches.
+
+    They begin as those of another run, or, where `run` is empty, as those that training starts from. After every step
+    reference <- decay * reference + (1 - decay) * weights; a decay of 1 leaves them as they are.
+    """
+
+    decay: float = 1.0
+    run: str = ""  # a run directory
+
+    def __post_init__(self):
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"a reference of decay {self.decay}: a number from 0 to 1 is wanted")
+        if self.run and self.decay < 1:
+            raise ValueError(
+                f"a reference to the run {self.run} of decay {self.decay}: the weights of another run stay as they are, "
+                "decay 1"
+            )
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A method and its bound model."""
+
+    method: Method
+    model: Any
+
+
+@runtime_checkable
+class Compares(Protocol):
+    """A method whose loss compares: it asks for reference weights by having `reference`, and its loss gets them."""
+
+    @property
+    def reference(self) -> Reference: ...
+
+    def loss(self, model: Any, batch: Batch, key: Key, reference: Bound) -> tuple[Float[Array, ""], Metrics]:
+        """As `Method.loss`. `reference.method` is this method, or that of the run which the weights are from."""
 
 
 def single_token(vocabulary: Vocabulary, text: str, field: str) -> int:

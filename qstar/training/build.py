@@ -19,6 +19,7 @@ from qstar.models.lora import LoraConfig
 from qstar.structs import Batch, TrainState
 from qstar.training import optim, step
 from qstar.training.optim import OptimConfig
+from qstar.training.reference import Comparison, Other
 from qstar.typing import Key, Params
 
 FAR = 2**20  # a batch that no run comes to
@@ -54,6 +55,7 @@ class Program:
     tx: optax.GradientTransformation
     step: step.Step
     ema: bool
+    comparison: Comparison | None = None
 
     @classmethod
     def of(
@@ -65,27 +67,33 @@ class Program:
         steps: int,
         micro_batches: int,
         adapters: LoraConfig | None = None,
+        other: Other | None = None,
     ) -> "Program":
-        """Raises ValueError when the model's sizes do not divide over the mesh, or it has no place for the adapters."""
+        """`other` is the model of the run that a method that compares names.
+
+        Raises ValueError when the model's sizes do not divide over the mesh, or it has no place for the adapters.
+        """
         definition = lora.adapted(method.definition(lm), adapters or LoraConfig())
-        sizes = jax.tree.map(lambda leaf: leaf.shape, definition.abstract)
-        sharding.check_divisible(definition.axes, sizes, mesh)
+        for one in (definition, other.definition) if other else (definition,):
+            sharding.check_divisible(one.axes, jax.tree.map(lambda leaf: leaf.shape, one.abstract), mesh)
         tx = optim.optimizer(cfg, steps)
+        comparison = Comparison.of(method, definition, other)
         return cls(
             method,
             lm,
             definition,
             mesh,
             tx,
-            step.make_step(method, definition, tx, mesh, micro_batches, cfg.ema),
+            step.make_step(method, definition, tx, mesh, micro_batches, cfg.ema, comparison),
             cfg.ema > 0,
+            comparison,
         )
 
     def start(self, lm_params: Params, seed: int) -> TrainState:
         """The state before the first step, laid out on the mesh."""
         init, run = jax.random.split(jax.random.key(seed))
         params, frozen = self._weights(lm_params, init)
-        state = step.new_state(params, self.tx, run, self.ema, frozen)
+        state = step.new_state(params, self.tx, run, self.ema, frozen, self.comparison)
         # Copied: the first step consumes its state, and the loaded weights start the control as well.
         return jax.device_put(state, self.places, may_alias=False)
 
@@ -108,11 +116,14 @@ class Program:
 
     @property
     def places(self) -> TrainState:
-        return step.state_sharding(self.definition, self.tx, self.mesh, self.ema)
+        return step.state_sharding(self.definition, self.tx, self.mesh, self.ema, self.comparison)
 
     def abstract_state(self, seed: int) -> TrainState:
         """Shapes, types and places of the state without frozen weights, to restore a checkpoint into."""
         trained, _ = self.definition.split(self.definition.abstract)
-        shapes = jax.eval_shape(lambda params: step.new_state(params, self.tx, jax.random.key(seed), self.ema), trained)
+        begin = lambda params: step.new_state(  # noqa: E731
+            params, self.tx, jax.random.key(seed), self.ema, comparison=self.comparison
+        )
+        shapes = jax.eval_shape(begin, trained)
         places = self.places.replace(frozen=None)
         return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)

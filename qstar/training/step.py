@@ -11,17 +11,24 @@ from qstar import sharding
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition, join
 from qstar.structs import Batch, Mean, Metrics, TrainState
+from qstar.training.reference import Comparison
 from qstar.typing import Key, Params
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
 def new_state(
-    params: Params, tx: optax.GradientTransformation, key: Key, ema: bool, frozen: Params | None = None
+    params: Params,
+    tx: optax.GradientTransformation,
+    key: Key,
+    ema: bool,
+    frozen: Params | None = None,
+    comparison: Comparison | None = None,
 ) -> TrainState:
     """`params` train, and only they get moments and averages; `frozen` are the model's other weights."""
     average = jax.tree.map(jnp.copy, params) if ema else None  # a copy: the step donates both
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key, average, frozen)
+    reference = comparison.begin(params) if comparison else None
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key, average, frozen, reference)
 
 
 def weights(state: TrainState) -> Params:
@@ -48,15 +55,15 @@ def state_bytes(model: Definition, tx: optax.GradientTransformation, ema: bool) 
 
 
 def state_sharding(
-    model: Definition, tx: optax.GradientTransformation, mesh: jax.sharding.Mesh, ema: bool
+    model: Definition,
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    ema: bool,
+    comparison: Comparison | None = None,
 ) -> TrainState:
-    """Where every leaf of a train state lives: optimizer moments and averages beside their weights."""
+    """Where every leaf of a train state lives: optimizer moments, averages and references beside their weights."""
     everywhere = sharding.named(mesh)
-    params, frozen = model.split(
-        jax.tree.map(
-            lambda names: sharding.named(mesh, *names), model.axes, is_leaf=lambda leaf: isinstance(leaf, tuple)
-        )
-    )
+    params, frozen = model.split(sharding.places(model.axes, mesh))
     moments = optax.tree.map_params(
         tx,
         lambda _, place: place,
@@ -65,7 +72,8 @@ def state_sharding(
         transform_non_params=lambda _: everywhere,
         is_leaf=lambda leaf: isinstance(leaf, optax.MaskedNode),
     )
-    return TrainState(everywhere, params, moments, everywhere, params if ema else None, frozen)
+    reference = comparison.places(mesh, params) if comparison else None
+    return TrainState(everywhere, params, moments, everywhere, params if ema else None, frozen, reference)
 
 
 def make_step(
@@ -75,26 +83,34 @@ def make_step(
     mesh: jax.sharding.Mesh,
     micro_batches: int = 1,
     ema: float = 0.0,
+    comparison: Comparison | None = None,
 ) -> Step:
     """The jitted step; it donates its state. A batch of B rows is split into `micro_batches` of equal size, whose
-    gradients are averaged."""
-    places = state_sharding(model, tx, mesh, ema > 0)
+    gradients are averaged. A method that compares wants its `comparison`."""
+    places = state_sharding(model, tx, mesh, ema > 0, comparison)
 
-    def loss(params: Params, frozen: Params | None, batch: Batch, key: Key):
-        return method.loss(model.bind(join(params, frozen)), batch, key)
+    def loss(params: Params, frozen: Params | None, reference: Params | None, batch: Batch, key: Key):
+        bound = model.bind(join(params, frozen))
+        if comparison is None:
+            return method.loss(bound, batch, key)
+        return method.loss(bound, batch, key, comparison.bound(reference, frozen))
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = jax.tree.map(lambda x: sharding.shard(x, "batch", None), batch)
         key = jax.random.fold_in(state.key, state.step)
-        # With respect to the first argument only: of frozen weights no gradient is computed.
-        grad = lambda params, batch, key: jax.grad(loss, has_aux=True)(params, state.frozen, batch, key)  # noqa: E731
+
+        def grad(params: Params, batch: Batch, key: Key):
+            # With respect to the first argument only: of frozen weights and references no gradient is computed.
+            return jax.grad(loss, has_aux=True)(params, state.frozen, state.reference, batch, key)
+
         grads, metrics = accumulate(grad, state.params, batch, key, micro_batches)
         metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         average = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
-        return TrainState(state.step + 1, params, opt_state, state.key, average, state.frozen), metrics
+        reference = comparison.moved(state.reference, params) if comparison else None
+        return TrainState(state.step + 1, params, opt_state, state.key, average, state.frozen, reference), metrics
 
     return step
 
