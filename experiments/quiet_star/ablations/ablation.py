@@ -23,6 +23,7 @@ from omegaconf import OmegaConf
 from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.evals.suite import NoEval
+from qstar.models import cost as models_cost
 from qstar.paths import CONFIGS
 
 HERE = Path(__file__).resolve().parent
@@ -127,18 +128,7 @@ def changed(old: TrainConfig, new: TrainConfig) -> str:
 # --- cost ---------------------------------------------------------------------------------------------------------
 
 
-def flop_ratio(method) -> float:
-    """Trunk FLOPs of a step of a method over those of a plain step on the same text; a backward pass counts as two.
-
-    Text and columns go forward and backward once; sampling feeds `thought_len` columns more per thought, forward only.
-    """
-    if not hasattr(method, "thought_len"):
-        return 1.0
-    columns = method.thought_len + 1 + method.lookahead
-    sampled = method.thought_len / 3 if method.fill in ("sampled", "shuffled") else 0.0
-    return 1 + method.think_fraction * method.num_thoughts * (columns + sampled)
-
-
 def cost(cfg: TrainConfig) -> float:
-    """Trunk FLOPs of a training, in those of a plain forward and backward pass over one token."""
-    return cfg.steps * cfg.batch_size * cfg.data.length * flop_ratio(cfg.method)
+    """FLOPs of a whole training, by `models/cost.py`."""
+    lm = cfg.model.load(cfg.seed).config
+    return float(cfg.steps * cfg.batch_size * models_cost.flops(lm, cfg.method.passes(cfg.data.length)))
