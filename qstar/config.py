@@ -23,6 +23,7 @@ from qstar.data.pipeline import TextConfig
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
+from qstar.models.lora import LoraConfig
 from qstar.paths import ROOT
 from qstar.runs import Pretrained, Scratch
 from qstar.sharding import MeshConfig
@@ -51,6 +52,7 @@ class TrainConfig:
     method: Any = MISSING
     data: Any = MISSING
     eval: Any = MISSING
+    lora: LoraConfig = field(default_factory=LoraConfig)  # low-rank adapters on a frozen language model
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

@@ -25,6 +25,7 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import CupsEval, Evaluator, Row
 from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
+from qstar.models.definition import join
 from qstar.models.lm import LMConfig
 from qstar.record import Reader, Record
 from qstar.runs import Loaded
@@ -32,10 +33,12 @@ from qstar.structs import Batch, TrainState
 from qstar.thoughts import read
 from qstar.thoughts.predict import Thinks
 from qstar.training import build, console, loop
+from qstar.training import step as training_step
 from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.loop import Hook
 from qstar.training.metrics import MetricLogger
+from qstar.typing import Params
 
 BEST_OF = 64  # held-out texts that are read for the thoughts that helped most
 SHOWN = 3  # of these thoughts
@@ -88,7 +91,7 @@ def run(cfg: TrainConfig, directory: Path) -> Result:
     records = [_train(arm, loaded) for arm in arms]
     before, after = (records[0].evaluated.get(step, []) for step in (0, cfg.steps))
     control = records[1].evaluated[cfg.steps] if cfg.control else []
-    result = Result(directory, before, after, control, _helped(arms[0]))
+    result = Result(directory, before, after, control, _helped(arms[0], loaded))
     _show(result, arms[0], loaded.tokenizer)
     return result
 
@@ -122,7 +125,7 @@ def _arm(
     texts: Sequence[Sequence[int]],
 ) -> Arm:
     method = method.resolve(loaded.tokenizer)
-    program = Program.of(method, loaded.config, mesh, cfg.optim, cfg.steps, cfg.micro_batches)
+    program = Program.of(method, loaded.config, mesh, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora)
     thinks = isinstance(method, Thinks)
     return Arm(
         dataclasses.replace(cfg, method=method),
@@ -141,7 +144,7 @@ def _check_directory(arm: Arm, loaded: Loaded) -> None:
     """Raise ValueError where the directory holds something else than this run."""
     directory, file = arm.directory, arm.directory / "config.yaml"
     if not file.is_file():
-        there = [name for name in ("metrics.jsonl", "checkpoints") if (directory / name).exists()]
+        there = [name for name in ("metrics.jsonl", "checkpoints", runs.FROZEN) if (directory / name).exists()]
         if there:
             raise ValueError(f"{directory} holds {' and '.join(there)} but no config.yaml: choose another run_dir")
         return
@@ -171,6 +174,8 @@ def _open(arm: Arm, loaded: Loaded) -> None:
     if (arm.directory / "config.yaml").is_file():
         return
     runs.describe(arm.directory, loaded.config, loaded.tokenizer)
+    if arm.program.definition.frozen:
+        runs.keep_frozen(arm.directory, arm.program.definition.freeze(loaded.params), arm.cfg.lora)
     (arm.directory / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n")
     _save_config(arm)
 
@@ -231,6 +236,8 @@ def _train(arm: Arm, loaded: Loaded) -> Record:
 def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -> TrainState:
     """The state to go on from: that of the newest checkpoint, or a new one, evaluated."""
     cfg, program, step = arm.cfg, arm.program, checkpoints.latest
+    if program.definition.frozen:
+        console.console().print(_account(program), highlight=False)
     if step is None:
         state = program.start(loaded.params, cfg.seed)
         record.rewind(-1)
@@ -240,9 +247,23 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
     if step > cfg.steps:
         raise ValueError(f"steps = {cfg.steps}: {arm.directory} has been trained for {step} steps already; raise steps")
     state = checkpoints.restore(program.abstract_state(cfg.seed), arm.batches)
+    state = program.with_frozen(state, _frozen(arm, loaded))
     console.console().print(f"going on from step {step} of {arm.directory}")
     record.rewind(step)
     return state
+
+
+def _frozen(arm: Arm, loaded: Loaded) -> Params | None:
+    return runs.frozen_weights(arm.directory, arm.program.definition, lambda: loaded.params)
+
+
+def _account(program: Program) -> str:
+    """How much of the model trains, and what a step holds for it."""
+    trained, _ = program.definition.split(program.definition.abstract)
+    count = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    held = training_step.state_bytes(program.definition, program.tx, program.ema)
+    parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in held.items() if size)
+    return f"{count:,} of {program.definition.size:,} weights train; MiB held, over all devices: {parts}"
 
 
 def _hooks(arm: Arm, record: Record) -> list[Hook]:
@@ -257,13 +278,14 @@ def _hooks(arm: Arm, record: Record) -> list[Hook]:
 # --- the end ------------------------------------------------------------------------------------------------------
 
 
-def _helped(arm: Arm) -> list[read.Helpful]:
+def _helped(arm: Arm, loaded: Loaded) -> list[read.Helpful]:
     if arm.reader is None:
         return []
     with Checkpoints(arm.directory / "checkpoints", arm.cfg.save_every, arm.cfg.keep) as checkpoints:
-        params = checkpoints.load_params()
+        params = join(checkpoints.load_params(), _frozen(arm, loaded))
+    places = join(arm.program.places.params, arm.program.places.frozen)
     with jax.set_mesh(arm.program.mesh):
-        return read.best(arm.reader(jax.device_put(params, arm.program.places.params)), SHOWN)
+        return read.best(arm.reader(jax.device_put(params, places)), SHOWN)
 
 
 def _show(result: Result, arm: Arm, tokenizer: Tokenizer) -> None:

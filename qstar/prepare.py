@@ -1,4 +1,4 @@
-"""Convert a language model: any source that qstar reads to a checkpoint of its own or to a Hugging Face directory."""
+"""Convert a language model or export that of a run: to a checkpoint of qstar, a Hugging Face directory, or adapters."""
 
 import argparse
 import time
@@ -7,7 +7,8 @@ from pathlib import Path
 EXAMPLES = """\
 SOURCE is one of
   bundled:NAME       a small model that comes with qstar
-  DIRECTORY          of a Hugging Face model, made by qstar-prepare, or a run of qstar-train (its language model)
+  DIRECTORY          of a Hugging Face model, made by qstar-prepare, or a run of qstar-train (its language model,
+                     adapters merged), or of adapters in peft's layout (their model, with them merged)
   FILE.gguf          of the llama architecture: pip install "qstar[gguf]"
   hub:ORG/NAME       from the Hugging Face hub: pip install "qstar[hub]"
 
@@ -15,7 +16,10 @@ examples
   qstar-prepare hub:HuggingFaceTB/SmolLM2-135M models/smollm2
   qstar-prepare SmolLM2-135M-Instruct.Q4_1.gguf models/smollm2
   qstar-prepare models/smollm2 export/smollm2 --to huggingface --dtype bfloat16
+  qstar-prepare runs/mine export/mine --to huggingface
+  qstar-prepare runs/mine export/mine-lora --to adapter
 
+A run exported as `huggingface` or `adapter` has its delimiters and mixing head beside it, in thinker.safetensors.
 A prepared directory needs neither the network nor an extra, and is read wherever a model is asked for. Weights are
 kept in float32 in memory; --dtype is the type on disk.
 """
@@ -32,9 +36,10 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("out", metavar="OUT", type=Path, help="directory to write; must be new or empty")
     out.add_argument(
         "--to",
-        choices=("checkpoint", "huggingface"),
+        choices=("checkpoint", "huggingface", "adapter"),
         default="checkpoint",
-        help="what to write: a checkpoint of qstar (default), or a directory that transformers loads",
+        help="what to write: a checkpoint of qstar (default), a directory that transformers loads, or the low-rank "
+        "adapters of a run alone, as a directory that peft loads",
     )
     out.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the stored weights")
     return out
@@ -46,15 +51,15 @@ def prepare(source: str, out: Path, to: str, dtype: str) -> str:
         raise ValueError(f"{out} exists and is not empty: name a new directory, or remove it first")
     # Here and not above, so that --help and a full OUT answer at once.
     from qstar import runs
-    from qstar.models import hf, lm
+    from qstar.models import lm
 
     began = time.monotonic()
-    model = runs.load_model(source)
-    if to == "huggingface":
-        hf.write_directory(out, model.config, model.params, model.tokenizer.to_json(), dtype)
+    if to == "adapter":
+        cfg = runs.save_adapter(out, source, dtype)
     else:
-        runs.save_model(out, model, dtype)
-    cfg = model.config
+        model = runs.load_model(source)
+        cfg = model.config
+        {"checkpoint": runs.save_model, "huggingface": runs.save_huggingface}[to](out, model, dtype)
     return (
         f"read {source}: {lm.definition(cfg).size:,} parameters, {cfg.layers} layers of width {cfg.width}, "
         f"{cfg.vocab:,} tokens\nwrote {out} ({to}, {dtype}) in {time.monotonic() - began:.1f} s"

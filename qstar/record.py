@@ -17,6 +17,7 @@ from qstar.models.definition import Definition
 from qstar.structs import TrainState
 from qstar.thoughts import read
 from qstar.thoughts.predict import Thinks
+from qstar.training.step import weights
 from qstar.typing import Params
 
 SAMPLED_TEXTS = 4
@@ -38,11 +39,6 @@ class Reader:
             read.read(self.method, self.definition, params, ids, key, greedy=True)
             for ids, key in zip(self.texts[:count], keys, strict=False)
         ]
-
-
-def weights(state: TrainState) -> Params:
-    """The weights to evaluate: the moving average where there is one."""
-    return state.params if state.ema is None else state.ema
 
 
 class Record:

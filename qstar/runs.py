@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import re
-from dataclasses import dataclass
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,23 @@ import numpy as np
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Method
-from qstar.models import gguf, hf, lm
-from qstar.models.definition import Definition
+from qstar.models import gguf, hf, lm, lora, peft
+from qstar.models.definition import Definition, join
 from qstar.models.lm import LMConfig
+from qstar.models.lora import LoraConfig
 from qstar.training import checkpoint
 from qstar.typing import Params
 
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 1  # of model.json
+EXTRAS = "thinker.safetensors"  # in an export: what a method added to the language model
+FROZEN = "frozen"  # in a run directory: the weights that do not train
 
 KINDS = """a model is one of
   bundled:NAME       a small model that comes with qstar
   DIRECTORY          of a Hugging Face model (config.json, *.safetensors, tokenizer.json), made by qstar-prepare, or a
-                     run of qstar-train: the language model in its newest checkpoint
+                     run of qstar-train: the language model in its newest checkpoint, adapters merged; or of adapters
+                     in peft's layout (adapter_config.json): the model that they name, with them merged
   FILE.gguf          of the llama architecture
   hub:ORG/NAME       fetched from the Hugging Face hub (ORG/NAME alone works where no such path exists)"""
 
@@ -39,6 +45,7 @@ class Loaded:
     params: Params  # float32
     tokenizer: Tokenizer
     source: str
+    extras: Params = field(default_factory=dict)  # what a method added to it in a run: delimiters, mixing head
 
 
 def load_model(source: str | Path) -> Loaded:
@@ -50,17 +57,27 @@ def load_model(source: str | Path) -> Loaded:
         ImportError, ConnectionError: the extra or the network that this kind wants is not there.
     """
     text = str(source)
+    extras = {}
     if text.startswith("bundled:"):
         config, params, tokenizer = _huggingface(_bundled(text.removeprefix("bundled:")))
     elif text.startswith("hub:"):
         config, params, tokenizer = _huggingface(hf.fetch(text.removeprefix("hub:")))
+    elif is_run(text):
+        run = load_run(Path(text).expanduser())
+        config, params, tokenizer, extras = run.lm, run.language_model, run.tokenizer, run.extras
     else:
         config, params, tokenizer = _local(text)
     try:
         tokenizers.check_fits(tokenizer, config.vocab)
     except ValueError as error:
         raise ValueError(f"{text}: {error}") from error
-    return Loaded(config, params, tokenizer, text)
+    return Loaded(config, params, tokenizer, text, extras)
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether this is the directory of a run."""
+    path = Path(source).expanduser()
+    return (path / "config.yaml").is_file() and not (path / "model.json").is_file()
 
 
 def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
@@ -75,15 +92,37 @@ def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
     (path / "model.json").write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
+def save_huggingface(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
+    """Write a directory that transformers loads, and beside it what a method added to the model in a run."""
+    hf.write_directory(path, model.config, model.params, model.tokenizer.to_json(), dtype)
+    if model.extras:
+        hf.write_tensors(Path(path) / EXTRAS, model.extras, dtype)
+
+
+def save_adapter(path: str | Path, source: str | Path, dtype: str = "float32") -> LMConfig:
+    """Write the adapters of the run `source` in peft's layout, and beside them what its method added to the model.
+
+    Returns the shape of the model that they belong to. Raises ValueError where there are none.
+    """
+    run = load_run(source)
+    base = getattr(run.config.model, "source", None)
+    if not run.config.lora.rank or base is None:
+        why = "a model from scratch" if run.config.lora.rank else "trained without adapters (lora.rank = 0)"
+        raise ValueError(f"{source} is {why}: write it with --to huggingface")
+    peft.write(path, run.config.lora, run.params[lora.NAME], base, dtype)
+    if run.extras:
+        hf.write_tensors(Path(path) / EXTRAS, run.extras, dtype)
+    return run.lm
+
+
 def _local(text: str) -> tuple[LMConfig, Params, Tokenizer]:
     path = Path(text).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path)
     if (path / "model.json").is_file():
         return _checkpoint(path)
-    if (path / "config.yaml").is_file():
-        run = load_run(path)
-        return run.lm, run.params.get("lm", run.params), run.tokenizer
+    if (path / peft.CONFIG).is_file():
+        return _adapted(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise FileNotFoundError(f"{path} holds neither a config.json nor a model.json; {KINDS}")
@@ -111,6 +150,13 @@ def _gguf(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
     config, params, pieces = gguf.read_file(path)
     vocab = {token: id for id, token in enumerate(pieces.tokens)}
     return config, params, tokenizers.byte_level_bpe(vocab, pieces.merges, pieces.special, pieces.digits)
+
+
+def _adapted(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+    base = load_model(peft.base_of(path))
+    adapter, adapters = peft.read(path, base.config)
+    definition = lora.adapted(lm.definition(base.config), adapter)
+    return base.config, definition.merged({**base.params, lora.NAME: adapters}), base.tokenizer
 
 
 def _checkpoint(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
@@ -179,9 +225,22 @@ class Run:
     method: Method  # resolved
     lm: LMConfig
     definition: Definition
-    params: Params
+    params: Params  # frozen ones included
     tokenizer: Tokenizer
     step: int
+
+    @property
+    def language_model(self) -> Params:
+        """The weights of the language model alone, float32 or better (numpy); adapters are merged into them."""
+        params = self.definition.merged(self.params) if self.definition.frozen else self.params
+        return params.get("lm", params)
+
+    @property
+    def extras(self) -> Params:
+        """What the method added to the language model."""
+        return {
+            name: part for name, part in self.params.items() if "lm" in self.params and name not in ("lm", lora.NAME)
+        }
 
     @property
     def metrics(self) -> list[dict]:
@@ -196,6 +255,43 @@ def describe(directory: Path, config: LMConfig, tokenizer: Tokenizer) -> None:
     (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
 
 
+def keep_frozen(directory: Path, frozen: Params, cfg: LoraConfig) -> None:
+    """Keep what checkpoints leave out: the frozen weights themselves, or the number that tells them from others."""
+    if cfg.keep_base:
+        checkpoint.save_params(directory / FROZEN, frozen)
+    else:
+        (directory / f"{FROZEN}.json").write_text(json.dumps({"crc32": _checksum(frozen)}) + "\n", encoding="utf-8")
+
+
+def frozen_weights(directory: Path, definition: Definition, lm_params: Callable[[], Params]) -> Params | None:
+    """The frozen weights of a run (numpy), or None where everything trains.
+
+    Args:
+        lm_params: reads the language model that the run began with; called where the run kept no copy.
+
+    Raises ValueError when these are other weights by now.
+    """
+    if not definition.frozen:
+        return None
+    if (directory / FROZEN).is_dir():
+        return checkpoint.load_params(directory / FROZEN)
+    frozen = definition.freeze(lm_params())
+    wanted = json.loads((directory / f"{FROZEN}.json").read_text(encoding="utf-8"))["crc32"]
+    if _checksum(frozen) != wanted:
+        raise ValueError(
+            f"{directory} was trained on a frozen model of which it kept no copy (lora.keep_base=false), and "
+            "model.source has other weights now: put those of then back"
+        )
+    return frozen
+
+
+def _checksum(params: Params) -> int:
+    found = 0
+    for leaf in jax.tree.leaves(params):
+        found = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), found)
+    return found
+
+
 def latest_run(root: str | Path = "runs") -> Path:
     """The run directory under `root` that was started last. Raises FileNotFoundError when there is none."""
     # A run's control lies inside it and is a run as well, but not the one that is meant.
@@ -206,6 +302,16 @@ def latest_run(root: str | Path = "runs") -> Path:
             f"no run under {Path(root).absolute()}: start one with qstar-train, or name a directory"
         )
     return found[-1].parent
+
+
+def steps(path: str | Path) -> list[int]:
+    """Steps of the checkpoints in a run directory, ascending. Raises FileNotFoundError where there are none."""
+    folder = Path(path) / "checkpoints"
+    # A save in flight has another name until it is committed.
+    found = sorted(int(one.name) for one in folder.glob("*") if one.name.isdigit())
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no committed checkpoint: did the run get as far as its first save?")
+    return found
 
 
 def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
@@ -222,9 +328,10 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     shape = LMConfig(**json.loads((path / "lm.json").read_text(encoding="utf-8")))
     tokenizer = Tokenizer.from_file(path / "tokenizer.json")
     method = cfg.method.resolve(tokenizer)
-    definition = method.definition(shape)
+    definition = lora.adapted(method.definition(shape), cfg.lora)
     with checkpoint.Checkpoints(path / "checkpoints", every=1, keep=2**31) as saved:
         step = saved.latest if step is None else step
-        params = saved.load_params(step)
+        trained = saved.load_params(step)
+    params = join(trained, frozen_weights(path, definition, lambda: cfg.model.load(cfg.seed).params))
     definition.check(params, f"the weights of {path}")
     return Run(path, cfg, method, shape, definition, params, tokenizer, step)

@@ -26,7 +26,20 @@ MAY_IMPORT = {
     "paths": set(),
 }
 # Modules that put the packages together: configuration, runs and entry points, which no package imports.
-TOP = {"config", "entry", "evaluate", "experiment", "prepare", "record", "report", "runs", "solve", "think", "train"}
+TOP = {
+    "compare",
+    "config",
+    "entry",
+    "evaluate",
+    "experiment",
+    "prepare",
+    "record",
+    "report",
+    "runs",
+    "solve",
+    "think",
+    "train",
+}
 
 # Third parties with one home: the packages or files that may import them.
 HOMES = {
@@ -38,15 +51,26 @@ HOMES = {
     "orbax": {"training/checkpoint.py"},
     "tensorboardX": {"training/metrics.py"},
     "wandb": {"training/metrics.py"},
-    "safetensors": {"models/hf.py"},
+    "safetensors": {"models/hf.py", "models/peft.py"},
     "gguf": {"models/gguf.py"},
     "tokenizers": {"data/tokenizer.py"},
+    "pyarrow": {"evals/journal.py"},
     "beartype": {"typing.py"},
     "jaxtyping": {"typing.py"},
 }
 
 # Arithmetic sees arrays and its arguments: no files, no loggers, no clock, no configuration.
-NUMERIC = ("ops", "thoughts", "decoding", "search", "methods", "models/definition", "models/lm", "models/thinker")
+NUMERIC = (
+    "ops",
+    "thoughts",
+    "decoding",
+    "search",
+    "methods",
+    "models/definition",
+    "models/lm",
+    "models/lora",
+    "models/thinker",
+)
 NUMERIC_MAY_IMPORT = {
     "jax", "flax", "numpy", "optax", "qstar", "collections", "dataclasses", "functools", "itertools", "math", "typing"
 }  # fmt: skip

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jax
 import ml_dtypes
 import numpy as np
 import safetensors
@@ -282,6 +283,16 @@ def _config(cfg: LMConfig, dtype: str) -> dict:
         "mlp_bias": False,
         "torch_dtype": dtype,
     }
+
+
+def write_tensors(file: Path, tree: Params, dtype: str) -> None:
+    """Write a tree of weights as one safetensors file; `mixing.first` names leaf `first` under `mixing`."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    tensors = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.ascontiguousarray(leaf, WRITTEN[dtype])
+        for path, leaf in flat
+    }
+    safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
 
 
 def _write_json(file: Path, contents: dict) -> None:

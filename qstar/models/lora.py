@@ -6,6 +6,7 @@ head) trains as before. With P weights of b bytes below and Q trained ones in fl
 P b + 16 Q bytes: values, gradients and two moments (`training.step.state_bytes` counts them).
 """
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -49,8 +50,11 @@ class LoraConfig:
             raise ValueError(f"lora.targets = {self.targets}: name some of {', '.join(PROJECTIONS)}, each once, or all")
         if "all" in self.targets and len(self.targets) > 1:
             raise ValueError(f"lora.targets = {self.targets}: `all` stands alone")
-        if not self.rank and self != LoraConfig():
-            raise ValueError("lora.rank = 0 makes no adapters, but lora has other settings: give lora.rank=8 as well")
+        changed = [f"lora.{one.name}" for one in dataclasses.fields(self) if getattr(self, one.name) != one.default]
+        if changed and not self.rank:
+            raise ValueError(
+                f"lora.rank = 0 makes no adapters, yet {', '.join(changed)} is set: give lora.rank=8 as well"
+            )
 
     @property
     def scale(self) -> float:
