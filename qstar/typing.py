@@ -14,13 +14,15 @@ E  columns as keys
 import functools
 from typing import Any
 
+import jaxtyping
 from beartype import beartype
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
 
 typed = functools.partial(jaxtyped, typechecker=beartype)
 
 Key = PRNGKeyArray
+Keys = jaxtyping.Key[Array, "B"]  # one a row
 Params = dict[str, Any]
 """A nested plain dict of arrays."""
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Params", "typed"]
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Keys", "Params", "typed"]

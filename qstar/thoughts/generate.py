@@ -23,15 +23,22 @@ from qstar.models.thinker import Thinker
 from qstar.ops import attention, vocabulary
 from qstar.structs import Batch, Text
 from qstar.thoughts import rows
-from qstar.thoughts.predict import Thinks
+from qstar.thoughts.fill import Inner
+from qstar.thoughts.predict import Prediction, Thinks
 from qstar.thoughts.read import Effect, Reading, effect, steps
 from qstar.thoughts.talk import base_hidden
-from qstar.typing import Array, Float, Int, Key, Params, typed
+from qstar.typing import Array, Float, Int, Key, Keys, Params, typed
+
+_ROWS = Text(hidden=0, key=1, value=1, position=0)
+"""The axis of each leaf that counts the rows."""
 
 
 @struct.dataclass
 class Generated:
-    """What was written behind each prompt. Log-probs are the model's own: nothing forbidden, temperature 1."""
+    """What was written behind each prompt, the samples of a prompt one after another.
+
+    Log-probs are the model's own: nothing forbidden, temperature 1.
+    """
 
     tokens: Int[Array, "B M"]
     count: Int[Array, "B"]  # how many of them were written, the stop token included; what is behind them means nothing
@@ -59,7 +66,7 @@ class _New:
 
 @dataclass(frozen=True)
 class _Choice:
-    """How a token is chosen."""
+    """How thoughts and tokens are chosen."""
 
     temperature: float
     greedy_thoughts: bool
@@ -72,21 +79,25 @@ def generate(
     definition: Definition,
     params: Params,
     prompts: Sequence[Sequence[int]],
-    key: Key,
+    key: Key | Keys,
     *,
     max_new_tokens: int,
     temperature: float = 0.0,
     think: bool = True,
     greedy_thoughts: bool = True,
+    samples: int = 1,
     forbidden: tuple[int, ...] = (),
     stop: tuple[int, ...] = (),
 ) -> Generated:
-    """Continue B prompts, of any lengths, by up to M = max_new_tokens tokens.
+    """Continue prompts, of any lengths, by up to M = max_new_tokens tokens, each `samples` times: B rows in all.
 
     Args:
+        key: or a key for each of the B rows. What is drawn for a row, its thoughts included, depends on its own key
+            alone and not on the rows beside it; but shuffled thoughts are dealt among the rows.
         method: with `think=False` it may be any method; its model writes without thoughts.
         temperature: of the text; 0 takes the likeliest token.
         greedy_thoughts: thoughts take the likeliest token, else they are sampled at the method's temperature.
+        samples: continuations of a prompt, which is read once for all of them.
         forbidden: ids that are neither thought nor written, besides the method's own.
         stop: ids that end a text.
 
@@ -98,9 +109,10 @@ def generate(
     """
     if think and not isinstance(method, Thinks):
         raise ValueError(f"{type(method).__name__} does not think: generate with think=False")
-    if max_new_tokens < 1 or not 0 <= temperature < math.inf:
+    if max_new_tokens < 1 or samples < 1 or not 0 <= temperature < math.inf:
         raise ValueError(
-            f"max_new_tokens = {max_new_tokens}, temperature = {temperature}: at least 1 and at least 0 are wanted"
+            f"max_new_tokens = {max_new_tokens}, samples = {samples}, temperature = {temperature}: at least 1, at "
+            "least 1 and at least 0 are wanted"
         )
     cfg = _language_model(definition.bind(definition.abstract)).cfg
     rows.check(prompts, cfg.vocab, cfg.max_len, more=max_new_tokens)
@@ -113,13 +125,22 @@ def generate(
         params,
         rows.padded(prompts, rows.bucket(int(length.max()))),
         length,
-        key,
+        _row_keys(key, len(prompts) * samples),
         np.int32(max_new_tokens),
         room=rows.bucket(max_new_tokens),
+        samples=samples,
         choice=_Choice(float(temperature), greedy_thoughts, masked, tuple(stop)),
     )
     trimmed = jax.tree.map(lambda leaf: leaf[:, :max_new_tokens], (found.tokens, found.logprobs, found.effect))
     return Generated(trimmed[0], found.count, trimmed[1], trimmed[2])
+
+
+def _row_keys(key: Key | Keys, count: int) -> Keys:
+    if key.ndim == 0:
+        return jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(count))
+    if key.shape != (count,):
+        raise ValueError(f"keys of shape {key.shape} for {count} rows: one key, or one a row, is wanted")
+    return key
 
 
 def _check_ids(forbidden: tuple[int, ...], stop: tuple[int, ...], vocab: int) -> None:
@@ -138,29 +159,33 @@ def _language_model(model: LM | Thinker) -> LM:
     return model.lm if isinstance(model, Thinker) else model
 
 
-@functools.partial(jax.jit, static_argnames=("method", "definition", "room", "choice"))
+@functools.partial(jax.jit, static_argnames=("method", "definition", "room", "samples", "choice"))
 def _write(
     method: Thinks | None,
     definition: Definition,
     params: Params,
     prompt: Batch,
-    length: Int[Array, "B"],
-    key: Key,
+    length: Int[Array, "Q"],
+    keys: Keys,
     limit: Int[Array, ""],
     *,
     room: int,
+    samples: int,
     choice: _Choice,
 ) -> Generated:
     """Up to `limit` new tokens a row, in arrays of `room`."""
     model = definition.bind(params)
     lm = _language_model(model)
     width = prompt.tokens.shape[1]
+    text = _repeated(lm.text(prompt), samples)
+    prompt, length = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, 0), (prompt, length))
     batch = _with_room(prompt, length, room)
 
     def new_token(text, step):
         # Prompts end at different places; behind them all rows stand at the same slot.
         anchors = jnp.where(step == 0, length - 1, width + step - 1)[:, None]
-        return _new_token(method, model, text, batch, anchors, jax.random.fold_in(key, step), choice)
+        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
+        return _new_token(method, model, text, batch, anchors, step_keys, choice)
 
     def body(carry):
         step, text, done, count, written = carry
@@ -170,13 +195,17 @@ def _write(
         count = jnp.where(done, count, step + 1)
         return step + 1, text, done | jnp.isin(new.token, jnp.array(choice.stop, new.token.dtype)), count, written
 
-    text = _enlarged(lm.text(prompt), batch, room)
+    text = _enlarged(text, batch, room)
     shapes = jax.eval_shape(new_token, text, limit)
     written = jax.tree.map(lambda leaf: jnp.zeros((leaf.shape[0], room, *leaf.shape[1:]), leaf.dtype), shapes)
     first = (jnp.zeros_like(limit), text, jnp.zeros(length.shape, bool), jnp.zeros_like(length), written)
     carry = jax.lax.while_loop(lambda carry: (carry[0] < limit) & ~carry[2].all(), body, first)
     *_, count, written = carry
     return Generated(written.token, count, written.logprob, written.effect)
+
+
+def _repeated(text: Text, times: int) -> Text:
+    return jax.tree.map(lambda leaf, axis: jnp.repeat(leaf, times, axis), text, _ROWS)
 
 
 def _with_room(prompt: Batch, length: Int[Array, "B"], room: int) -> Batch:
@@ -201,29 +230,44 @@ def _new_token(
     text: Text,
     batch: Batch,
     anchors: Int[Array, "B 1"],
-    key: Key,
+    keys: Keys,
     choice: _Choice,
 ) -> _New:
-    think_key, choose_key = jax.random.split(key)
+    think_keys, choose_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
     if method is None:
         lm = _language_model(model)
         logprobs = jax.nn.log_softmax(lm.logits(base_hidden(text, anchors, 1)[:, 0, 0]))
-        token = _choose(logprobs, choose_key, choice)
+        token = _choose(logprobs, choose_keys, choice)
         effects = None
     else:
-        inner, found = method.think(model, text, batch, anchors, think_key, choice.greedy_thoughts)
+        inner, found = _think(method, model, text, batch, anchors, think_keys, choice.greedy_thoughts)
         logprobs = found.mixed[:, 0, 0]
-        token = _choose(logprobs, choose_key, choice)
+        token = _choose(logprobs, choose_keys, choice)
         effects = jax.tree.map(lambda leaf: leaf[:, 0], effect(inner, found, token[:, None]))
     return _New(token, jnp.take_along_axis(logprobs, token[:, None], 1)[:, 0], effects)
 
 
+def _think(
+    method: Thinks, model: Thinker, text: Text, batch: Batch, anchors: Int[Array, "B 1"], keys: Keys, greedy: bool
+) -> tuple[Inner, Prediction]:
+    """One thought a row, drawn by the row's own key."""
+    if greedy or getattr(method, "fill", None) == "shuffled":
+        return method.think(model, text, batch, anchors, keys[0], greedy)
+
+    def one_row(text, batch, anchors, key):
+        text = jax.tree.map(jnp.expand_dims, text, _ROWS)
+        batch, anchors = jax.tree.map(lambda leaf: leaf[None], (batch, anchors))
+        return jax.tree.map(lambda leaf: leaf[0], method.think(model, text, batch, anchors, key, greedy))
+
+    return jax.vmap(one_row, (_ROWS, 0, 0, 0))(text, batch, anchors, keys)
+
+
 @typed
-def _choose(logprobs: Float[Array, "B V"], key: Key, choice: _Choice) -> Int[Array, "B"]:
+def _choose(logprobs: Float[Array, "B V"], keys: Keys, choice: _Choice) -> Int[Array, "B"]:
     allowed = vocabulary.forbid(logprobs, choice.forbidden)
     if choice.temperature == 0:
         return jnp.argmax(allowed, axis=-1)
-    return jax.random.categorical(key, allowed / choice.temperature)
+    return jax.vmap(jax.random.categorical)(keys, allowed / choice.temperature)
 
 
 @typed

@@ -121,6 +121,42 @@ def test_a_text_ends_with_its_stop_token_and_the_others_go_on(x64):
     assert min(ends) < max(ends)
 
 
+SAMPLED = {"max_new_tokens": 5, "temperature": 1.5, "greedy_thoughts": False}
+
+
+def test_what_is_drawn_for_a_row_depends_on_its_own_key_and_prompt_alone(x64):
+    model, params = tiny.thinker_of(tiny.EXACT)
+    keys = jax.random.split(jax.random.key(5), 3)
+    together = generate(THINKING, model, params, PROMPTS, keys, **SAMPLED)
+    assert len({tuple(row) for row in np.asarray(together.tokens)}) == 3
+    assert len({tuple(row) for row in np.asarray(together.effect.thoughts)[:, 0, 0]}) == 3
+    for row in (2, 0):
+        alone = generate(THINKING, model, params, [PROMPTS[row]], keys[row : row + 1], **SAMPLED)
+        np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
+        np.testing.assert_array_equal(alone.effect.thoughts[0], together.effect.thoughts[row])
+        np.testing.assert_allclose(alone.logprobs[0], together.logprobs[row], rtol=0, atol=1e-12)
+
+
+def test_samples_of_a_prompt_are_those_of_the_prompt_given_as_often(x64):
+    model, params = tiny.thinker_of(tiny.EXACT)
+    keys = jax.random.split(jax.random.key(6), 4)
+    twice = generate(THINKING, model, params, [*PROMPTS[1:2] * 2, *PROMPTS[2:] * 2], keys, **SAMPLED)
+    once = generate(THINKING, model, params, PROMPTS[1:], keys, samples=2, **SAMPLED)
+    np.testing.assert_array_equal(once.tokens, twice.tokens)
+    np.testing.assert_allclose(once.logprobs, twice.logprobs, rtol=0, atol=1e-12)
+    assert len({tuple(row) for row in np.asarray(once.tokens)}) == 4
+
+
+def test_one_key_draws_anew_for_every_row_and_every_token():
+    model, params = tiny.thinker_of()
+    found = generate(THINKING, model, params, [[1, 2]], jax.random.key(0), samples=200, **SAMPLED)
+    thoughts = np.asarray(found.effect.thoughts)[:, :, 0]
+    for drawn in (np.asarray(found.tokens), thoughts[:, :, 0], thoughts[:, 0]):
+        # Of 199 pairs of neighbours, as many agree as chance has it: far from all.
+        assert np.mean(drawn[:-1] == drawn[1:]) < 0.5
+        assert np.mean(drawn[:, :-1] == drawn[:, 1:]) < 0.5
+
+
 def test_prompts_and_lengths_of_one_bucket_share_one_program():
     model, params = tiny.thinker_of()
     writing._write.clear_cache()
@@ -139,6 +175,8 @@ def test_prompts_and_lengths_of_one_bucket_share_one_program():
         ({"prompts": [[1, 13]]}, "token id 13, the model knows 0 to 12"),
         ({"max_new_tokens": 0}, "max_new_tokens = 0"),
         ({"temperature": -1.0}, "temperature = -1.0"),
+        ({"samples": 0}, "samples = 0"),
+        ({"samples": 3, "key": jax.random.split(jax.random.key(0), 2)}, r"keys of shape \(2,\) for 3 rows"),
         ({"forbidden": tuple(range(13))}, "all 13 tokens are forbidden"),
         ({"forbidden": (99,)}, r"forbidden token ids \[99\]"),
         ({"stop": (12,)}, r"stop token ids \[12\] are forbidden"),
@@ -147,6 +185,6 @@ def test_prompts_and_lengths_of_one_bucket_share_one_program():
 )
 def test_what_cannot_be_written_is_refused_by_name(change, message):
     model, params = tiny.thinker_of()
-    asked = {"method": THINKING, "prompts": [[1, 2]], "max_new_tokens": 5} | change
+    asked = {"method": THINKING, "prompts": [[1, 2]], "key": jax.random.key(0), "max_new_tokens": 5} | change
     with pytest.raises(ValueError, match=message):
-        generate(asked.pop("method"), model, params, asked.pop("prompts"), jax.random.key(0), **asked)
+        generate(asked.pop("method"), model, params, asked.pop("prompts"), asked.pop("key"), **asked)
