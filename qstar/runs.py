@@ -233,7 +233,9 @@ class Run:
     def language_model(self) -> Params:
         """The weights of the language model alone, float32 or better (numpy); adapters are merged into them."""
         params = self.definition.merged(self.params) if self.definition.frozen else self.params
-        return params.get("lm", params)
+        # Weights that were trained in bfloat16 as well.
+        wide = lambda leaf: np.asarray(leaf, np.promote_types(np.asarray(leaf).dtype, np.float32))  # noqa: E731
+        return jax.tree.map(wide, params.get("lm", params))
 
     @property
     def extras(self) -> Params:

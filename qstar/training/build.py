@@ -55,6 +55,7 @@ class Program:
     tx: optax.GradientTransformation
     step: step.Step
     ema: bool
+    optim: OptimConfig
     comparison: Comparison | None = None
 
     @classmethod
@@ -86,6 +87,7 @@ class Program:
             tx,
             step.make_step(method, definition, tx, mesh, micro_batches, cfg.ema, comparison),
             cfg.ema > 0,
+            cfg,
             comparison,
         )
 
@@ -93,6 +95,7 @@ class Program:
         """The state before the first step, laid out on the mesh."""
         init, run = jax.random.split(jax.random.key(seed))
         params, frozen = self._weights(lm_params, init)
+        params = optim.held(params, self.optim)
         state = step.new_state(params, self.tx, run, self.ema, frozen, self.comparison)
         # Copied: the first step consumes its state, and the loaded weights start the control as well.
         return jax.device_put(state, self.places, may_alias=False)
@@ -122,7 +125,7 @@ class Program:
         """Shapes, types and places of the state without frozen weights, to restore a checkpoint into."""
         trained, _ = self.definition.split(self.definition.abstract)
         begin = lambda params: step.new_state(  # noqa: E731
-            params, self.tx, jax.random.key(seed), self.ema, comparison=self.comparison
+            optim.held(params, self.optim), self.tx, jax.random.key(seed), self.ema, comparison=self.comparison
         )
         shapes = jax.eval_shape(begin, trained)
         places = self.places.replace(frozen=None)

@@ -1,10 +1,12 @@
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
-from qstar.training.optim import OptimConfig, optimizer, schedule
+from qstar.training.optim import OptimConfig, held, optimizer, schedule
 
 # A tree with the names of a thinker's weights: language model, delimiters, mixing head.
 PARAMS = {
@@ -85,6 +87,62 @@ def test_gradients_are_clipped_by_their_global_norm_before_adam():
     assert one_update(gradient, clip=10.0, **settings)["end"] == pytest.approx([-4.0, 0.0], rel=1e-4)
 
 
+# --- weights in bfloat16 ------------------------------------------------------------------------------------------
+
+
+def steps_of(begin, grads, **settings):
+    """The weights after a step with each gradient, and the last state."""
+    cfg = OptimConfig(**({"warmup_steps": 0, "clip": 0.0, "weight_decay": 0.0} | settings))
+    tx, params = optimizer(cfg, steps=10), held({"lm": {"w": jnp.asarray(begin)}}, cfg)
+    state, found = tx.init(params), []
+
+    @jax.jit
+    def step(params, state, gradient):
+        updates, state = tx.update({"lm": {"w": gradient.astype(params["lm"]["w"].dtype)}}, state, params)
+        return optax.apply_updates(params, updates), state
+
+    for gradient in grads:
+        params, state = step(params, state, jnp.asarray(gradient))
+        found.append(params["lm"]["w"])
+    return found, state
+
+
+@pytest.mark.parametrize(("name", "lr", "decay"), [("fast", 1e-3, 0.0), ("paper", 1e-6, 1e-3)])
+def test_steps_on_bfloat16_weights_equal_those_of_torch(name, lr, decay):
+    golden = np.load(Path(__file__).parent.parent / "golden" / "adamw_bfloat16.npz")
+    settings = {"lr": lr, "weight_decay": decay, "weights": "bfloat16"}
+    found, state = steps_of(golden["begin"], golden["grads"], **settings)
+    adam = optax.tree.get(state, "ScaleByAdamState", filtering=lambda _, leaf: hasattr(leaf, "mu"))
+    assert np.mean(golden[name][-1] != golden["begin"]) > 0.01
+    wanted = {"": golden[name][-1], "_mu": golden[f"{name}_mu"], "_nu": golden[f"{name}_nu"]}
+    for part, ours in {"": found[-1], "_mu": adam.mu["lm"]["w"], "_nu": adam.nu["lm"]["w"]}.items():
+        assert ours.dtype == jnp.bfloat16
+        ours = np.asarray(ours, np.float32)
+        # Bit for bit, but for near-ties that a fused multiply-add rounds the other way: two spacings in a few.
+        assert np.mean(ours != wanted[part]) < 0.02, part
+        np.testing.assert_allclose(ours, wanted[part], rtol=2**-6)
+
+
+@pytest.mark.parametrize(
+    ("weights", "spread", "low", "high"),
+    [
+        # A gradient of one sign is the best case: all steps add up. Weights of 0.02 are 1.2e-4 apart, a step is
+        # 1e-6; only those near zero, where numbers lie closer, can follow.
+        ("bfloat16", 0.02, 0.015, 0.025),
+        ("bfloat16", 0.005, 0.06, 0.10),
+        ("float32", 0.02, 0.99, 1.0),
+    ],
+)
+def test_share_of_weights_that_can_change_in_a_hundred_steps_of_a_millionth(weights, spread, low, high):
+    begin = np.asarray(np.random.default_rng(0).normal(size=20_000) * spread, np.float32)
+    found, _ = steps_of(begin, [np.ones_like(begin)] * 100, lr=1e-6, weights=weights)
+    before = np.asarray(jnp.asarray(begin, found[-1].dtype), np.float32)
+    assert low <= np.mean(np.asarray(found[-1], np.float32) != before) <= high
+
+
+# --- the rest -----------------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
@@ -113,6 +171,8 @@ def test_schedules_at_literal_steps(settings, wanted):
         ({"mixing_lr_scale": -1.0}, r"optim.mixing_lr_scale = -1.0"),
         ({"clip": -1.0}, r"optim.clip = -1.0: it may not be negative"),
         ({"ema": 1.0}, r"optim.ema = 1.0: a number from 0"),
+        ({"weights": "float16"}, r"optim.weights = 'float16': choose one of float32, bfloat16"),
+        ({"weights": "bfloat16", "ema": 0.9}, r"optim.ema = 0.9 with optim.weights = 'bfloat16'"),
     ],
 )
 def test_illegal_values_are_named(wrong, message):
