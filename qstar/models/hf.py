@@ -1,8 +1,7 @@
-"""Weights in Hugging Face's layout: read and write directories of Llama-family models.
+"""Weights in Hugging Face's layout: read and write directories of the models in `models/families.py`.
 
-The family is what `models/lm.py` computes: RMSNorm, rotary positions of one base, grouped-query attention without
-biases, SwiGLU. Their matrices are [out, in]; ours keep heads as axes of their own and stack the layers, so a matrix of
-theirs is the transpose of ours with the axes of each side flattened.
+Their matrices are [out, in]; ours keep heads as axes of their own and stack the layers, so a matrix of theirs is the
+transpose of ours with the axes of each side flattened.
 """
 
 import json
@@ -16,27 +15,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from qstar.models import lm
+from qstar.models import families, lm
 from qstar.models.definition import differences
 from qstar.models.lm import LMConfig
 from qstar.typing import Params
 
-FAMILIES = ("llama", "mistral")
 WRITTEN = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 READ = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
-# Our weight of a layer, its name there, and how many of our leading axes are inputs.
-LAYER = (
-    (("attention_norm", "scale"), "input_layernorm.weight", 0),
-    (("query",), "self_attn.q_proj.weight", 1),
-    (("key",), "self_attn.k_proj.weight", 1),
-    (("value",), "self_attn.v_proj.weight", 1),
-    (("out",), "self_attn.o_proj.weight", 2),
-    (("mlp_norm", "scale"), "post_attention_layernorm.weight", 0),
-    (("gate",), "mlp.gate_proj.weight", 1),
-    (("up",), "mlp.up_proj.weight", 1),
-    (("down",), "mlp.down_proj.weight", 1),
-)
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 
@@ -45,7 +31,7 @@ def read_directory(path: str | Path) -> tuple[LMConfig, Params]:
 
     Raises:
         FileNotFoundError: no config.json, no *.safetensors, or a shard that the index names is missing.
-        ValueError: a model outside the family, a damaged file, weights that are missing, unexpected, of another
+        ValueError: a model outside the families, a damaged file, weights that are missing, unexpected, of another
             shape or type, or an output layer that differs though the config ties it to the embedding.
     """
     path = Path(path)
@@ -55,54 +41,11 @@ def read_directory(path: str | Path) -> tuple[LMConfig, Params]:
 
 
 def read_config(path: str | Path) -> LMConfig:
-    """The config.json of a directory. Raises FileNotFoundError, or ValueError for models outside the family."""
+    """The config.json of a directory. Raises FileNotFoundError, or ValueError for models outside the families."""
     file = Path(path) / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no config.json: a Hugging Face model directory is wanted")
-    raw = _json(file)
-    _check_family(raw, file)
-    rope = raw.get("rope_parameters") or {}
-    mistral = raw["model_type"] == "mistral"
-    try:
-        return LMConfig(
-            vocab=raw["vocab_size"],
-            width=raw["hidden_size"],
-            layers=raw["num_hidden_layers"],
-            heads=raw["num_attention_heads"],
-            kv_heads=raw.get("num_key_value_heads") or (8 if mistral else raw["num_attention_heads"]),
-            head_size=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
-            ff=raw["intermediate_size"],
-            max_len=raw.get("max_position_embeddings", 4096 * 32 if mistral else 2048),
-            rope_theta=float(rope.get("rope_theta", raw.get("rope_theta", 10000.0))),
-            norm_eps=float(raw.get("rms_norm_eps", 1e-6)),
-            tied=raw.get("tie_word_embeddings", False),
-        )
-    except KeyError as error:
-        raise ValueError(f"{file} lacks {error.args[0]!r}; is it the config of a language model?") from error
-
-
-def _check_family(raw: dict, file: Path) -> None:
-    """Raise ValueError naming every setting that `models/lm.py` does not compute."""
-    family = raw.get("model_type")
-    if family not in FAMILIES:
-        raise ValueError(f"{file}: model_type {family!r}; supported are {', '.join(FAMILIES)} (decoder-only, SwiGLU)")
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    # An absent sliding_window is Mistral's default, 4096: configs leave defaults out.
-    window = raw.get("sliding_window", 4096) if family == "mistral" else None
-    refused = {
-        "attention_bias": (raw.get("attention_bias", False), "false"),
-        "mlp_bias": (raw.get("mlp_bias", False), "false"),
-        "rope_scaling": (None if kind == "default" else kind, "none"),
-        "partial_rotary_factor": (None if rope.get("partial_rotary_factor", 1) == 1 else rope, "1"),
-        "sliding_window": (window, "null"),
-        "hidden_act": (None if raw.get("hidden_act", "silu") == "silu" else raw["hidden_act"], "silu"),
-    }
-    problems = [
-        f"{name} is {value!r}, only {wanted} is supported" for name, (value, wanted) in refused.items() if value
-    ]
-    if problems:
-        raise ValueError(f"{file}: this {family} variant is not supported:\n  " + "\n  ".join(problems))
+    return families.read(_json(file), str(file))
 
 
 def _json(file: Path) -> dict:
@@ -180,11 +123,11 @@ def assemble(
     _check_shapes(cfg, shapes, source)
     abstract = lm.definition(cfg).abstract
     blocks = {}
-    for path, name, _ in LAYER:
-        stack = np.empty(_leaf(abstract["blocks"], path).shape, np.float32)
+    for one in families.layer_tensors(cfg):
+        stack = np.empty(_leaf(abstract["blocks"], one.path).shape, np.float32)
         for layer in range(cfg.layers):
-            stack[layer] = tensor(f"model.layers.{layer}.{name}").T.reshape(stack.shape[1:])
-        _leaf(blocks, path[:-1], create=True)[path[-1]] = stack
+            stack[layer] = tensor(f"model.layers.{layer}.{one.name}").T.reshape(stack.shape[1:])
+        _leaf(blocks, one.path[:-1], create=True)[one.path[-1]] = stack
     params = {"embedding": tensor(EMBEDDING), "blocks": blocks, "norm": {"scale": tensor(NORM)}}
     if not cfg.tied:
         params["head"] = tensor(HEAD)
@@ -224,11 +167,11 @@ def _places(cfg: LMConfig) -> Iterator[tuple[str, Callable[[Params], np.ndarray]
     abstract = lm.definition(cfg).abstract
     yield EMBEDDING, lambda params: params["embedding"], abstract["embedding"].shape
     for layer in range(cfg.layers):
-        for path, name, inputs in LAYER:
-            shape = _leaf(abstract["blocks"], path).shape[1:]
-            sides = (math.prod(shape[:inputs]), math.prod(shape[inputs:])) if inputs else shape
-            make = _flatten(path, layer, sides)
-            yield f"model.layers.{layer}.{name}", make, sides[::-1]
+        for one in families.layer_tensors(cfg):
+            shape = _leaf(abstract["blocks"], one.path).shape[1:]
+            sides = (math.prod(shape[: one.inputs]),) if one.inputs else ()
+            sides += (math.prod(shape[one.inputs :]),)
+            yield f"model.layers.{layer}.{one.name}", _flatten(one.path, layer, sides), sides[::-1]
     yield NORM, lambda params: params["norm"]["scale"], abstract["norm"]["scale"].shape
     if not cfg.tied:
         yield HEAD, lambda params: params["head"], abstract["head"].shape
@@ -249,8 +192,7 @@ def write_directory(
     """
     if dtype not in WRITTEN:
         raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(WRITTEN)}")
-    if cfg.width % cfg.heads:
-        raise ValueError(f"transformers refuses a Llama of width {cfg.width} that {cfg.heads} heads do not divide")
+    contents = families.write(cfg, dtype)
     lm.definition(cfg).check(params)
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -260,29 +202,17 @@ def write_directory(
     if tokenizer_json is not None:
         (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
         _write_json(path / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
-    _write_json(path / "config.json", _config(cfg, dtype))
+    _write_json(path / "config.json", contents)
 
 
-def _config(cfg: LMConfig, dtype: str) -> dict:
-    return {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "vocab_size": cfg.vocab,
-        "hidden_size": cfg.width,
-        "num_hidden_layers": cfg.layers,
-        "num_attention_heads": cfg.heads,
-        "num_key_value_heads": cfg.kv_heads,
-        "head_dim": cfg.head_size,
-        "intermediate_size": cfg.ff,
-        "max_position_embeddings": cfg.max_len,
-        "rope_theta": cfg.rope_theta,
-        "rms_norm_eps": cfg.norm_eps,
-        "tie_word_embeddings": cfg.tied,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "torch_dtype": dtype,
+def write_tensors(file: Path, tree: Params, dtype: str) -> None:
+    """Write a tree of weights as one safetensors file; `mixing.first` names leaf `first` under `mixing`."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    tensors = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.ascontiguousarray(leaf, WRITTEN[dtype])
+        for path, leaf in flat
     }
+    safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
 
 
 def write_tensors(file: Path, tree: Params, dtype: str) -> None:

@@ -102,11 +102,10 @@ def test_mistral_without_a_window_is_the_same_model(copy):
     jax.tree.map(np.testing.assert_array_equal, after[1], before[1])
 
 
-def test_mistral_leaving_its_window_at_the_default_is_refused(copy):
+def test_mistral_leaving_its_window_out_has_the_default(copy):
     path = copy("llama_gqa_untied")
     edit(path, model_type="mistral")
-    with pytest.raises(ValueError, match="sliding_window is 4096, only null"):
-        hf.read_directory(path)
+    assert hf.read_config(path).window == 4096
 
 
 def shard(path):
@@ -148,8 +147,8 @@ def test_a_second_copy_under_other_names_is_not_read(copy):
         ({"model_type": "gpt2"}, "model_type 'gpt2'; supported are llama, mistral"),
         ({"attention_bias": True}, "attention_bias is True, only false"),
         ({"mlp_bias": True}, "mlp_bias is True, only false"),
-        ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}, "rope_parameters": None}, "rope_scaling is 'llama3'"),
-        ({"rope_scaling": {"type": "linear", "factor": 2.0}, "rope_parameters": None}, "rope_scaling is 'linear'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 8.0}, "rope_parameters": None}, "rope_scaling is 'yarn'"),
+        ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "rope_scaling is 'dynamic'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', only silu"),
         ({"hidden_size": None}, "lacks 'hidden_size'"),
         ({"intermediate_size": 32}, r"gate_proj.weight is \(24, 16\), wanted \(32, 16\)"),

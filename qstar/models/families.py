@@ -1,0 +1,282 @@
+"""The families of language models: what a config.json of each means, and the names of a layer's tensors.
+
+All of them are one architecture with options (`models/lm.py`), so a family is a way to spell an `LMConfig`: the options
+that it always has, the defaults that its configs leave out, and its names for the rest. Settings that would change
+what is computed, and that `models/lm.py` does not compute, are refused.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+from qstar.models.lm import LMConfig
+from qstar.ops.rotary import Scaling
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+@dataclass(frozen=True)
+class Family:
+    """One value of model_type."""
+
+    architecture: str
+    defaults: dict  # of entries that may be absent
+    options: dict = field(default_factory=dict)  # of LMConfig, the same in every model of the family
+    refused: dict = field(default_factory=dict)  # entries with the one value that is computed
+    divisible: bool = False  # transformers wants the width to be a multiple of the heads
+
+
+PLAIN = {"max_position_embeddings": 32768, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "rope_theta": 1e4}
+SILU = {"hidden_act": "silu"}
+QWEN = PLAIN | {"use_sliding_window": False, "sliding_window": 4096, "max_window_layers": 28, "num_key_value_heads": 32}
+FAMILIES = {
+    "llama": Family(
+        "LlamaForCausalLM",
+        PLAIN | {"max_position_embeddings": 2048},
+        refused=SILU | {"attention_bias": False, "mlp_bias": False},
+        divisible=True,
+    ),
+    "mistral": Family(
+        "MistralForCausalLM",
+        PLAIN | {"max_position_embeddings": 131072, "sliding_window": 4096, "num_key_value_heads": 8},
+        refused=SILU,
+    ),
+    "qwen2": Family("Qwen2ForCausalLM", QWEN, {"qkv_bias": True}, SILU),
+    "qwen3": Family("Qwen3ForCausalLM", QWEN | {"head_dim": 128}, {"qk_norm": True}, SILU | {"attention_bias": False}),
+    "gemma3_text": Family(
+        "Gemma3ForCausalLM",
+        {
+            "max_position_embeddings": 131072, "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4, "sliding_window": 4096, "sliding_window_pattern": 6, "head_dim": 256,
+            "num_key_value_heads": 4, "query_pre_attn_scalar": 256,
+        },
+        {"qk_norm": True, "post_norms": True, "norm_offset": 1.0, "activation": "gelu_tanh"},
+        {
+            "hidden_activation": "gelu_pytorch_tanh", "attention_bias": False, "final_logit_softcapping": None,
+            "attn_logit_softcapping": None, "use_bidirectional_attention": False,
+        },
+        divisible=True,
+    ),
+}  # fmt: skip
+
+
+def read(raw: dict, source: str) -> LMConfig:
+    """The shape behind the contents of a config.json. Raises ValueError for what `models/lm.py` does not compute."""
+    kind = raw.get("model_type")
+    if kind not in FAMILIES:
+        raise ValueError(
+            f"{source}: model_type {kind!r}; supported are {', '.join(FAMILIES)} (decoder-only, gated feed-forward)"
+        )
+    family = FAMILIES[kind]
+    full = family.defaults | raw
+    try:
+        problems = _problems(kind, full)
+        if problems:
+            raise ValueError(f"{source}: this {kind} variant is not supported:\n  " + "\n  ".join(problems))
+        head_size = full.get("head_dim") or full["hidden_size"] // full["num_attention_heads"]
+        return LMConfig(
+            vocab=full["vocab_size"],
+            width=full["hidden_size"],
+            layers=full["num_hidden_layers"],
+            heads=full["num_attention_heads"],
+            kv_heads=full.get("num_key_value_heads") or full["num_attention_heads"],
+            head_size=head_size,
+            ff=full["intermediate_size"],
+            max_len=full["max_position_embeddings"],
+            norm_eps=float(full["rms_norm_eps"]),
+            tied=full["tie_word_embeddings"],
+            **family.options,
+            **_attention(kind, full, head_size),
+        )
+    except KeyError as error:
+        raise ValueError(f"{source} lacks {error.args[0]!r}; is it the config of a language model?") from error
+
+
+def _problems(kind: str, raw: dict) -> list[str]:
+    """Settings that are not computed, a line each."""
+    wanted = FAMILIES[kind].refused | {"quantization_config": None, "partial_rotary_factor": 1}
+    found = [(name, raw[name], only) for name, only in wanted.items() if name in raw]
+    wide, near = _rope_parameters(kind, raw)
+    for rope, kinds in ((wide, ("default", "linear", "llama3")), (near, ("default",))):
+        if any(isinstance(value, dict) for value in rope.values()):
+            found.append(("rope_parameters", rope, "one set for all layers"))
+        elif _rope_kind(rope) not in kinds:
+            found.append(("rope_scaling", _rope_kind(rope), ", ".join(kinds)))
+        found.append(("partial_rotary_factor", rope.get("partial_rotary_factor", 1), 1))
+    found += _window_problems(kind, raw)
+    spelled = {None: "null", False: "false"}
+    return [
+        f"{name} is {value!r}, only {spelled.get(only, only)} is supported"
+        for name, value, only in found
+        if value != only and (value or only)  # what is off may be spelled null, false or 0
+    ]
+
+
+def _window_problems(kind: str, raw: dict) -> list[tuple]:
+    types, window, layers = raw.get("layer_types"), raw.get("sliding_window"), raw["num_hidden_layers"]
+    found = []
+    if types is not None and (set(types) - {FULL, SLIDING} or len(types) != layers):
+        found.append(("layer_types", types, f"{FULL} or {SLIDING} for each of {layers} layers"))
+    # What transformers itself does not read, or cannot run.
+    if kind == "mistral" and window is not None and FULL in (types or ()):
+        found.append(("layer_types", types, SLIDING))
+    if kind == "gemma3_text" and window is None and SLIDING in (types or (SLIDING,)):
+        found.append(("sliding_window", None, "a number of positions"))
+    return found
+
+
+def _rope_parameters(kind: str, raw: dict) -> tuple[dict, dict]:
+    """What is said of rotary positions: of layers that see everything, and of those with a window where they differ."""
+    said = {"rope_theta": raw["rope_theta"]} | (raw.get("rope_scaling") or {}) | (raw.get("rope_parameters") or {})
+    if kind != "gemma3_text":
+        return said, {}
+    wide, near = said.pop(FULL, None) or {}, said.pop(SLIDING, None) or {}
+    return said | wide, {"rope_theta": raw["rope_local_base_freq"]} | near
+
+
+def _rope_kind(rope: dict) -> str:
+    return rope.get("rope_type", rope.get("type", "default"))
+
+
+def _attention(kind: str, raw: dict, head_size: int) -> dict:
+    """Fields of LMConfig about windows, rotary positions and scales."""
+    wide, near = _rope_parameters(kind, raw)
+    sliding = [layer for layer, type in enumerate(_layer_types(kind, raw)) if type == SLIDING]
+    found = {"rope_theta": float(wide["rope_theta"]), "rope_scaling": _scaling(wide, raw["max_position_embeddings"])}
+    if sliding:
+        found["window"] = raw["sliding_window"]
+        found["global_layers"] = tuple(layer for layer in range(raw["num_hidden_layers"]) if layer not in sliding)
+    if kind == "gemma3_text":
+        local, scalar = float(near["rope_theta"]), raw["query_pre_attn_scalar"]
+        found["local_rope_theta"] = (
+            local if sliding and (local != found["rope_theta"] or found["rope_scaling"]) else None
+        )
+        found["query_scalar"] = None if scalar == head_size else float(scalar)
+        found["embed_scale"] = math.sqrt(raw["hidden_size"])
+    return found
+
+
+def _layer_types(kind: str, raw: dict) -> list[str]:
+    layers = range(raw["num_hidden_layers"])
+    off = kind.startswith("qwen") and not raw["use_sliding_window"]
+    if kind == "llama" or off or raw["sliding_window"] is None:
+        return [FULL for _ in layers]
+    if raw.get("layer_types") is not None:
+        return raw["layer_types"]
+    if kind == "gemma3_text":
+        return [SLIDING if (layer + 1) % raw["sliding_window_pattern"] else FULL for layer in layers]
+    first = raw["max_window_layers"] if kind.startswith("qwen") else 0
+    return [SLIDING if layer >= first else FULL for layer in layers]
+
+
+def _scaling(rope: dict, max_len: int) -> Scaling | None:
+    kind = _rope_kind(rope)
+    if kind == "default":
+        return None
+    if kind == "linear":
+        return Scaling(float(rope["factor"]))
+    return Scaling(
+        float(rope["factor"]),
+        float(rope["low_freq_factor"]),
+        float(rope["high_freq_factor"]),
+        rope.get("original_max_position_embeddings", max_len),
+    )
+
+
+def write(cfg: LMConfig, dtype: str) -> dict:
+    """Contents of the config.json from which `read` gives this shape: of the first family that can spell it.
+
+    Raises ValueError where none can.
+    """
+    shape = dataclasses.replace(cfg, dtype=LMConfig.dtype, remat=LMConfig.remat)
+    for kind, family in FAMILIES.items():
+        contents = _contents(kind, shape, dtype)
+        if not (family.divisible and cfg.width % cfg.heads) and read(contents, kind) == shape:
+            return contents
+    own = {item.name: getattr(shape, item.name) for item in dataclasses.fields(shape)}
+    told = {name: value for name, value in own.items() if value != getattr(LMConfig, name, None)}
+    raise ValueError(
+        f"no model of transformers ({', '.join(FAMILIES)}) has this shape: "
+        + ", ".join(f"{name} = {value}" for name, value in told.items())
+    )
+
+
+def _contents(kind: str, cfg: LMConfig, dtype: str) -> dict:
+    contents = {
+        "architectures": [FAMILIES[kind].architecture],
+        "model_type": kind,
+        "vocab_size": cfg.vocab,
+        "hidden_size": cfg.width,
+        "num_hidden_layers": cfg.layers,
+        "num_attention_heads": cfg.heads,
+        "num_key_value_heads": cfg.kv_heads,
+        "head_dim": cfg.head_size,
+        "intermediate_size": cfg.ff,
+        "max_position_embeddings": cfg.max_len,
+        "rope_theta": cfg.rope_theta,
+        "rms_norm_eps": cfg.norm_eps,
+        "tie_word_embeddings": cfg.tied,
+        **FAMILIES[kind].refused,
+        "torch_dtype": dtype,
+    }
+    if cfg.rope_scaling is not None:
+        contents["rope_scaling"] = _rope_scaling(cfg.rope_scaling)
+    if kind != "llama":
+        contents["sliding_window"] = cfg.window
+    if kind in ("qwen2", "qwen3", "gemma3_text"):
+        contents["layer_types"] = [SLIDING if windowed else FULL for windowed in cfg.windowed]
+    if kind in ("qwen2", "qwen3"):
+        contents["use_sliding_window"] = cfg.window is not None
+    if kind == "gemma3_text":
+        contents["rope_local_base_freq"] = cfg.local_rope_theta or cfg.rope_theta
+        # transformers wants an integer here.
+        contents["query_pre_attn_scalar"] = round(cfg.query_scalar or cfg.head_size)
+    return contents
+
+
+def _rope_scaling(scaling: Scaling) -> dict:
+    if scaling.original_len is None:
+        return {"rope_type": "linear", "factor": scaling.factor}
+    return {
+        "rope_type": "llama3",
+        "factor": scaling.factor,
+        "low_freq_factor": scaling.low,
+        "high_freq_factor": scaling.high,
+        "original_max_position_embeddings": scaling.original_len,
+    }
+
+
+@dataclass(frozen=True)
+class LayerTensor:
+    """A weight of every layer: where it is in our blocks, their name, and how many of its leading axes are inputs."""
+
+    path: tuple[str, ...]
+    name: str
+    inputs: int
+
+
+def layer_tensors(cfg: LMConfig) -> list[LayerTensor]:
+    """Every tensor of a layer."""
+    matrices = {
+        "query": ("self_attn.q_proj", 1),
+        "key": ("self_attn.k_proj", 1),
+        "value": ("self_attn.v_proj", 1),
+        "out": ("self_attn.o_proj", 2),
+        "gate": ("mlp.gate_proj", 1),
+        "up": ("mlp.up_proj", 1),
+        "down": ("mlp.down_proj", 1),
+    }
+    norms = {"attention_norm": "input_layernorm"}
+    if cfg.post_norms:
+        # In Gemma the name means what it says: the norm behind the attention.
+        norms |= {"attention_post_norm": "post_attention_layernorm", "mlp_norm": "pre_feedforward_layernorm"}
+        norms |= {"mlp_post_norm": "post_feedforward_layernorm"}
+    else:
+        norms |= {"mlp_norm": "post_attention_layernorm"}
+    if cfg.qk_norm:
+        norms |= {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
+    found = [LayerTensor((path,), f"{name}.weight", inputs) for path, (name, inputs) in matrices.items()]
+    found += [LayerTensor((path, "scale"), f"{name}.weight", 0) for path, name in norms.items()]
+    if cfg.qkv_bias:
+        found += [LayerTensor((f"{path}_bias",), f"{matrices[path][0]}.bias", 0) for path in ("query", "key", "value")]
+    return found
