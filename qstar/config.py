@@ -88,15 +88,17 @@ class EvaluateConfig:
     """One evaluation of a trained run, or of a language model as it is (`run=none model=...`)."""
 
     run: str = "latest"  # a run directory, `latest`, or `none`
-    step: int = -1  # checkpoint to evaluate; -1: the newest
-    out: str = ""  # where the table goes besides the screen: a .jsonl file
-    seed: int = 0
+    step: Any = "newest"  # checkpoint to evaluate: a step, a list of steps, `newest`, or `all`
+    out: str = ""  # a folder for the table and the rows of all items; an evaluation that was stopped goes on there
+    seed: int = 0  # of the thoughts that are drawn
     model: Any = MISSING
     eval: Any = MISSING
 
     def __post_init__(self):
-        if self.step < -1:
-            raise ValueError(f"step = {self.step}: a step, or -1 for the newest, is wanted")
+        steps = self.step if isinstance(self.step, list | tuple) else [self.step]
+        numbers = all(isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in steps)
+        if self.step not in ("newest", "all") and not (numbers and steps):
+            raise ValueError(f"step = {self.step!r}: a step, a list of steps as in [10,20], newest or all is wanted")
 
 
 SCHEMAS: dict[str, dict[str, type]] = {
@@ -183,12 +185,20 @@ def load(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 def _schema(group: str, name: str) -> type:
     known = {schema.__name__: schema for schema in SCHEMAS[group].values()}
     if name not in known:
+        _migrate(contents)
         raise ValueError(f"a saved configuration has {group} {name!r}; this qstar knows {', '.join(known)}")
     return known[name]
 
 
 def _overridden(node: DictConfig, overrides: Sequence[str]) -> DictConfig:
     try:
+def _migrate(contents: DictConfig) -> None:
+    """Configurations of earlier versions: `eval.greedy` said how to think where `eval.thoughts` now lists the ways."""
+    if "greedy" in contents.eval:
+        thinking = "greedy" if contents.eval.pop("greedy") else "sampled"
+        contents.eval.thoughts = ["none", thinking]
+
+
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             OmegaConf.update(node, override.key_or_group, override.value())
     except (OmegaConfBaseException, HydraException) as error:

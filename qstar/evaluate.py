@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hydra
@@ -11,7 +12,9 @@ from omegaconf import DictConfig
 from qstar import config as configs
 from qstar import entry, report, runs
 from qstar.config import EvaluateConfig
-from qstar.evals.suite import Evaluator, Row, as_dict
+from qstar.evals import suite
+from qstar.evals.measure import Subject
+from qstar.evals.suite import Evaluator, NoEval
 from qstar.methods.lm import PlainLM
 from qstar.paths import CONFIGS
 from qstar.training import console
@@ -23,28 +26,73 @@ configs.register()
 def _main(node: DictConfig) -> None:
     with entry.errors():
         cfg = configs.build(node)
-        if not Path(cfg.out).parent.is_dir():
-            raise FileNotFoundError(f"out = {cfg.out}: there is no folder {Path(cfg.out).parent}; make it first")
+        if isinstance(cfg.eval, NoEval):
+            choices = ", ".join(name for name in configs.SCHEMAS["eval"] if name != "none")
+            raise ValueError(f"eval=none asks nothing: choose one of {choices}")
         entry.prepare_jax()
-        name, rows = evaluate(cfg)
-        console.console().print(report.table([(name, rows)]))
+        groups = evaluate(cfg)
+        console.console().print(report.table(groups))
         if cfg.out:
-            Path(cfg.out).write_text("".join(json.dumps(as_dict(row)) + "\n" for row in rows), encoding="utf-8")
+            console.console().print(f"Table and answers are in {cfg.out}; paired tests:  qstar-compare {cfg.out}")
 
 
-def evaluate(cfg: EvaluateConfig) -> tuple[str, list[Row]]:
-    """What was evaluated, and its rows."""
+def evaluate(cfg: EvaluateConfig) -> report.Groups:
+    """What was evaluated, step by step, and its rows.
+
+    Raises FileNotFoundError for a run or a step that is not there; ValueError for what cannot be evaluated, and where
+    `cfg.out` holds answers of another evaluation.
+    """
+    if cfg.out and Path(cfg.out).exists() and not Path(cfg.out).is_dir():
+        raise ValueError(f"out = {cfg.out} is a file: name a folder, which need not be there yet")
+    evaluator, groups = None, []
+    for name, step, subject in _subjects(cfg):
+        if evaluator is None:  # of all steps: its programs are compiled once
+            evaluator = Evaluator(cfg.eval, subject.method, subject.definition, subject.tokenizer)
+        folder = Path(cfg.out) / f"step_{step}" if cfg.out else None
+        with console.counting(f"questions to {name}") as progress:
+            rows = evaluator(jax.device_put(subject.params), jax.random.key(cfg.seed), progress, folder)
+        groups.append((name, rows))
+        if cfg.out:
+            _write(Path(cfg.out), step, groups)
+    return groups
+
+
+def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Subject]]:
+    """Who is asked: its name, its step (0 for a language model as it is), itself."""
     if cfg.run == "none":
-        loaded = cfg.model.load(cfg.seed)
-        method, tokenizer, params, name = PlainLM(), loaded.tokenizer, loaded.params, loaded.source
-        definition = method.definition(loaded.config)
-    else:
-        run = runs.load_run(cfg.run, None if cfg.step == -1 else cfg.step)
-        method, definition, tokenizer, params = run.method, run.definition, run.tokenizer, run.params
-        name = f"{run.path}, step {run.step}"
-    evaluator = Evaluator(cfg.eval, method, definition, tokenizer, thinks=hasattr(method, "think"))
-    with console.counting("questions") as progress:
-        return name, evaluator(jax.device_put(params), jax.random.key(cfg.seed), progress)
+        loaded, method = cfg.model.load(cfg.seed), PlainLM()
+        yield loaded.source, 0, Subject(method, method.definition(loaded.config), loaded.tokenizer, loaded.params)
+        return
+    path = runs.latest_run() if cfg.run == "latest" else Path(cfg.run)
+    for step in _steps(cfg, path):
+        run = runs.load_run(path, step)
+        yield f"{path}, step {run.step}", run.step, Subject(run.method, run.definition, run.tokenizer, run.params)
+
+
+def _steps(cfg: EvaluateConfig, path: Path) -> list[int | None]:
+    if cfg.step == "newest":
+        return [None]
+    if cfg.step == "all":
+        return list(runs.steps(path))
+    return list(cfg.step) if isinstance(cfg.step, list | tuple) else [cfg.step]
+
+
+def _write(folder: Path, step: int, groups: report.Groups) -> None:
+    """The table so far, for people and for programs; what other evaluations of this folder wrote there stays."""
+    file, rows = folder / "evals.jsonl", groups[-1][1]
+    known = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    asked = {(step, row.task) for row in rows}
+    lines = [line for line in known if (line["step"], line["task"]) not in asked]
+    lines += [{"step": step, **suite.as_dict(row)} for row in rows]
+    lines.sort(key=lambda line: line["step"])
+    _replace(file, "".join(json.dumps(line) + "\n" for line in lines))
+    _replace(folder / "summary.md", report.markdown(groups))
+
+
+def _replace(file: Path, text: str) -> None:
+    fresh = file.with_name(file.name + ".new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(file)
 
 
 def main() -> None:

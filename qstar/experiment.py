@@ -126,14 +126,13 @@ def _arm(
 ) -> Arm:
     method = method.resolve(loaded.tokenizer)
     program = Program.of(method, loaded.config, mesh, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora)
-    thinks = isinstance(method, Thinks)
     return Arm(
         dataclasses.replace(cfg, method=method),
         directory,
         program,
         build.batches(data),
-        Evaluator(cfg.eval, method, program.definition, loaded.tokenizer, thinks),
-        Reader(method, program.definition, texts, cfg.seed) if thinks else None,
+        Evaluator(cfg.eval, method, program.definition, loaded.tokenizer),
+        Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
     )
 
 

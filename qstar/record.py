@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 
 from qstar.data.tokenizer import Tokenizer
-from qstar.evals.suite import Evaluator, Row, as_dict
+from qstar.evals import suite
+from qstar.evals.suite import Evaluator, Row
 from qstar.models.definition import Definition
 from qstar.structs import TrainState
 from qstar.thoughts import read
@@ -21,6 +22,7 @@ from qstar.training.step import weights
 from qstar.typing import Params
 
 SAMPLED_TEXTS = 4
+METRICS = {"none": "plain", "greedy": "thoughts", "sampled": "sampled"}  # in the names of metrics, by way of answering
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class Record:
         """Keep what was recorded up to `step`, in the files and in memory."""
         self.evaluated, self._thoughts = {}, {}
         for line in _keep_until(self._evals, step):
-            self.evaluated.setdefault(line.pop("step"), []).append(Row(**line))
+            self.evaluated.setdefault(line["step"], []).append(suite.from_dict(line))
         for line in _keep_until(self._samples, step):
             for thought in line["thoughts"]:
                 self._thoughts[line["text"], thought["position"]] = thought["thought"]
@@ -69,11 +71,11 @@ class Record:
         """Ask the questions; returns the answers as metrics."""
         rows = self._evaluator(weights(state), jax.random.key(self._seed))
         self.evaluated[step] = rows
-        _append(self._evals, [{"step": step, **as_dict(row)} for row in rows])
+        _append(self._evals, [{"step": step, **suite.as_dict(row)} for row in rows])
         return {
-            f"{row.task}/{'thoughts' if row.thoughts else 'plain'}/{name}": value
+            f"{row.task}/{METRICS[row.way]}/{name}": figure.value
             for row in rows
-            for name, value in (("accuracy", row.accuracy), ("probability", row.probability), ("nll", row.nll))
+            for name, figure in row.figures.items()
         }
 
     def sample(self, step: int, state: TrainState) -> None:

@@ -1,52 +1,82 @@
 """What a run shows in the end: one table of answers, and the thoughts that helped most."""
 
+import math
 from collections.abc import Sequence
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from qstar.data.tokenizer import Tokenizer
 from qstar.display.spelling import visible
+from qstar.evals.measure import Figure
+from qstar.evals.paired import Comparison
 from qstar.evals.suite import Row
 from qstar.thoughts.read import Helpful
 
-COLUMNS = ("task", "model", "thoughts", "accuracy", "probability of the answer", "nll", "n")
 BEFORE = 40  # tokens shown before a thought
+NAMES = {"probability": "probability of the answer"}  # of figures, where the short name does not explain itself
 
 Groups = Sequence[tuple[str, Sequence[Row]]]
 """Rows of several models, each with its name."""
 
 
-def table(groups: Groups) -> Table:
-    """Evaluations of several models, one under another, for the screen."""
-    out = Table(title="Held-out answers", caption="95 % intervals in brackets", title_justify="left")
-    for name in COLUMNS:
-        out.add_column(name, justify="left" if name in ("task", "model", "thoughts") else "right")
-    for cells in _cells(groups):
-        out.add_row(*cells)
-    return out
+def table(groups: Groups) -> Group:
+    """Evaluations of several models for the screen, one under another: a table for every kind of figures."""
+    tables = []
+    for columns, lines in _tables(groups):
+        out = Table(caption="95 % intervals in brackets", title_justify="left")
+        out.title = "Held-out answers" if not tables else None
+        for name in columns:
+            out.add_column(name, justify="left" if name in ("task", "model", "thoughts") else "right")
+        for line in lines:
+            out.add_row(*line)
+        tables.append(out)
+    return Group(*tables)
 
 
 def markdown(groups: Groups) -> str:
     """The same for a file."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *_cells(groups)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    return "\n".join(
+        "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ("---",) * len(columns), *lines))
+        for columns, lines in _tables(groups)
+    )
 
 
-def _cells(groups: Groups) -> list[tuple[str, ...]]:
+def _tables(groups: Groups) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    """Columns and lines; rows that have the same figures are together."""
+    found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for name, rows in groups:
+        for row in rows:
+            figures = [_figure(figure) for figure in row.figures.values()]
+            line = (row.task, name, _thoughts(row), *figures, str(row.n))
+            found.setdefault(tuple(row.figures), []).append(line)
     return [
-        (
-            row.task,
-            name,
-            "yes" if row.thoughts else "no",
-            f"{row.accuracy:.3f} [{row.accuracy_low:.3f}, {row.accuracy_high:.3f}]",
-            f"{row.probability:.3f} [{row.probability_low:.3f}, {row.probability_high:.3f}]",
-            f"{row.nll:.3f}",
-            str(row.n),
-        )
-        for name, rows in groups
-        for row in rows
+        (("task", "model", "thoughts", *(NAMES.get(name, name.replace("_", " ")) for name in names), "n"), lines)
+        for names, lines in found.items()
     ]
+
+
+def _thoughts(row: Row) -> str:
+    return {"none": "no", "greedy": "likeliest", "sampled": f"sampled x {row.draws}"}[row.way]
+
+
+def _figure(figure: Figure) -> str:
+    shown = f"{figure.value:.3f}"
+    return shown if math.isnan(figure.low) else f"{shown} [{figure.low:.3f}, {figure.high:.3f}]"
+
+
+def comparisons(found: Sequence[Comparison], title: str) -> Table:
+    """Paired tests for the screen."""
+    out = Table(title=title, title_justify="left")
+    out.caption = "difference: second - first, 95 % bootstrap interval over items; p: two-sided"
+    for name in ("task", "number", "first", "second", "difference", "p", "test", "n"):
+        out.add_column(name, justify="left" if name in ("task", "number", "test") else "right")
+    for one in found:
+        first, second = (f"{value:.3f} ({way})" for value, way in zip((one.first, one.second), one.ways, strict=True))
+        difference = f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
+        out.add_row(one.task, one.column, first, second, difference, f"{one.p:.2g}", one.test, str(one.n))
+    return out
 
 
 def helpful(one: Helpful, tokenizer: Tokenizer) -> Text:

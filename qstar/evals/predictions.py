@@ -1,26 +1,92 @@
 """Log-probs behind chosen positions in every way of answering, from one pass over the text.
 
 Without a thought, with the likeliest and with sampled thoughts: the keys and hidden states of the text are computed
-once, and one program is compiled for each shape.
+once, and one program is compiled for each width that texts are padded to.
 """
 
+import dataclasses
 import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import struct
 
-from qstar.evals.measure import GREEDY, NONE, SAMPLED
+from qstar.evals.measure import NONE, SAMPLED, WAYS, Subject
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
 from qstar.structs import Batch, Text
+from qstar.thoughts import rows
 from qstar.thoughts.predict import Thinks
 from qstar.typing import Array, Float, Int, Key, Params
 
 
+@struct.dataclass
+class Predictions:
+    """What is predicted behind A anchors of B texts. D counts ways and draws, in the order of `labels`."""
+
+    logprobs: Float[Array, "B D A M"]  # of M candidates, under the whole vocabulary
+    weight: Float[Array, "B D A"]  # mixing weight of the thought, 0 where there is none
+    thoughts: Int[Array, "B D A T"]  # its tokens, -1 where there is none; T = 0 where no thought has tokens
+
+
+@dataclass(frozen=True)
+class Query:
+    """A text and what is to be predicted in it."""
+
+    ids: Sequence[int]
+    anchors: Sequence[int]  # positions whose next token is predicted; one at least
+    candidates: Sequence[Sequence[int]]  # for each anchor, M tokens whose log-probs are wanted
+
+
 def labels(ways: tuple[str, ...], draws: int) -> list[tuple[str, int]]:
-    """(way, draw) behind the second axis of `predictions`."""
-    return [(way, draw) for way in ways for draw in range(draws if way == SAMPLED else 1)]
+    """(way, draw) of every entry of an axis D."""
+    return [(way, draw) for way in WAYS if way in ways for draw in range(draws if way == SAMPLED else 1)]
+
+
+def partition(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
+    """Texts of these lengths in batches of texts that are padded to the same width."""
+    widths = [rows.bucket(length) for length in lengths]
+    groups = [[i for i, width in enumerate(widths) if width == each] for each in sorted(set(widths))]
+    return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
+
+
+def ask(
+    subject: Subject,
+    ways: tuple[str, ...],
+    queries: Sequence[Query],
+    keys: Key,
+    *,
+    batch_size: int,
+    anchors: int,
+    draws: int = 1,
+) -> Predictions:
+    """Predictions for up to `batch_size` texts, as numpy arrays with a row a text.
+
+    Texts are padded to a power of two, `batch_size` rows and this many anchors, so that few programs are compiled; what
+    is found at padded anchors means nothing.
+
+    Raises ValueError where a prediction is not a number.
+    """
+    # Padding repeats the last row and the last anchor: positions that think anyway.
+    index = np.minimum(np.arange(batch_size), len(queries) - 1)
+    queries = [queries[i] for i in index]
+    slots = [np.minimum(np.arange(anchors), len(query.anchors) - 1) for query in queries]
+    where = np.stack([np.asarray(query.anchors, np.int32)[slot] for query, slot in zip(queries, slots, strict=True)])
+    candidates = np.stack(
+        [np.asarray(query.candidates, np.int32)[slot] for query, slot in zip(queries, slots, strict=True)]
+    )
+    batch = rows.padded([query.ids for query in queries], rows.bucket(max(len(query.ids) for query in queries)))
+    found = predictions(
+        subject.method, subject.definition, subject.params, batch, where, candidates, keys[index], ways, draws
+    )
+    found = jax.tree.map(lambda leaf: np.asarray(leaf)[: index[-1] + 1], found)
+    if np.isnan(found.logprobs).any():
+        raise ValueError("the prediction is not a number: the model's parameters have diverged")
+    return found
 
 
 @functools.partial(jax.jit, static_argnames=("method", "definition", "ways", "draws"))
@@ -34,43 +100,78 @@ def predictions(
     keys: Key,
     ways: tuple[str, ...],
     draws: int = 1,
-) -> Float[Array, "B D A M"]:
-    """Log-probs, under the whole vocabulary, of M candidate tokens behind each anchor.
+) -> Predictions:
+    """Predictions behind these anchors; whole distributions are alive at once, so ask for few.
 
-    D counts `labels(ways, draws)`. `keys` has one key a row (`measure.item_keys`): a row's sampled thoughts depend on
-    its key alone, but for shuffled thoughts, which are dealt among the rows. A method that does not think is asked in
-    the way `none` only.
+    `keys` has one key a row (`measure.item_keys`): a row's sampled thoughts depend on its key alone, but for shuffled
+    thoughts, which are dealt among the rows. A method that does not think is asked in the way `none` only.
     """
     model = definition.bind(params)
-
-    def at_candidates(logprobs: Array) -> Array:
-        return jnp.take_along_axis(logprobs, candidates if logprobs.ndim == 3 else candidates[:, None], -1)
-
     if not isinstance(method, Thinks):
         found = method.predict(model, batch, anchors, keys[0], think=False, greedy=True)
-        return at_candidates(found)[:, None]
+        return _chosen(found[:, None], candidates)
     text = model.lm.text(batch)
-    asked = [_way(way, method, model, text, batch, anchors, keys, draws) for way in ways]
-    return jnp.concatenate([at_candidates(logprobs) for logprobs in asked], 1)
+    of_batch, of_rows = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
+    of_batch = jax.random.split(of_batch[0], len(WAYS))
+    asked = [
+        _answered(way, method, model, text, batch, anchors, candidates, shared, of_rows, draws)
+        for way, shared in zip(WAYS, of_batch, strict=True)
+        if way in ways
+    ]
+    size = max(one.thoughts.shape[-1] for one in asked)
+    asked = [one.replace(thoughts=_widened(one.thoughts, size)) for one in asked]
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *asked)
 
 
-def _way(
-    way: str, method: Thinks, model: Any, text: Text, batch: Batch, anchors: Array, keys: Key, draws: int
-) -> Float[Array, "B R A V"]:
-    if way == NONE:
-        # Of this thought only the prediction without it is used: the compiler drops the rest.
-        return method.think(model, text, batch, anchors, keys[0], True)[1].base[:, None]
-    if way == GREEDY:
-        return method.think(model, text, batch, anchors, keys[0], True)[1].mixed
-    if getattr(method, "fill", None) == "shuffled":
-        return method.think(model, text, batch, anchors, keys[0], False, draws)[1].mixed
+def _answered(
+    way: str,
+    method: Thinks,
+    model: Any,
+    text: Text,
+    batch: Batch,
+    anchors: Array,
+    candidates: Array,
+    of_batch: Key,
+    of_rows: Key,
+    draws: int,
+) -> Predictions:
+    """Predictions of one way, drawn with a key for the whole batch or one for each row."""
 
-    def one_row(text: Text, batch: Batch, anchors: Array, key: Key) -> Array:
-        text = jax.tree.map(lambda leaf, axis: jnp.expand_dims(leaf, axis), text, _ROWS)
-        batch, anchors = jax.tree.map(lambda leaf: leaf[None], (batch, anchors))
-        return method.think(model, text, batch, anchors, key, False, draws)[1].mixed[0]
+    def think(text: Text, batch: Batch, anchors: Array, candidates: Array, key: Key) -> Predictions:
+        count = draws if way == SAMPLED else 1
+        inner, found = method.think(model, text, batch, anchors, key, way != SAMPLED, count)
+        if way == NONE:  # the compiler drops what is computed of the thought
+            return _chosen(found.base[:, None], candidates)
+        return _chosen(found.mixed, candidates, found.weight, inner.tokens)
 
-    return jax.vmap(one_row, in_axes=(_ROWS, 0, 0, 0))(text, batch, anchors, keys)
+    if way != SAMPLED or getattr(method, "fill", None) == "shuffled":
+        return think(text, batch, anchors, candidates, of_batch)
+
+    def one_row(text: Text, batch: Batch, anchors: Array, candidates: Array, key: Key) -> Predictions:
+        text = jax.tree.map(jnp.expand_dims, text, _ROWS)
+        batch, anchors, candidates = jax.tree.map(lambda leaf: leaf[None], (batch, anchors, candidates))
+        return jax.tree.map(lambda leaf: leaf[0], think(text, batch, anchors, candidates, key))
+
+    return jax.vmap(one_row, in_axes=(_ROWS, 0, 0, 0, 0))(text, batch, anchors, candidates, of_rows)
 
 
-_ROWS = Text(hidden=0, key=1, value=1)  # the axis that counts the texts
+# The axis that counts the texts: keys and values have the layers before it.
+_ROWS = Text(**{field.name: int(field.name in ("key", "value")) for field in dataclasses.fields(Text)})
+
+
+def _chosen(
+    logprobs: Float[Array, "B D A V"],
+    candidates: Int[Array, "B A M"],
+    weight: Float[Array, "B D A"] | None = None,
+    thoughts: Int[Array, "B D A T"] | None = None,
+) -> Predictions:
+    shape = logprobs.shape[:3]
+    return Predictions(
+        jnp.take_along_axis(logprobs, candidates[:, None], -1),
+        jnp.zeros(shape, logprobs.dtype) if weight is None else weight.astype(logprobs.dtype),
+        jnp.zeros((*shape, 0), jnp.int32) if thoughts is None else thoughts,
+    )
+
+
+def _widened(thoughts: Int[Array, "B D A T"], size: int) -> Array:
+    return jnp.pad(thoughts, ((0, 0),) * 3 + ((0, size - thoughts.shape[-1]),), constant_values=-1)

@@ -1,21 +1,29 @@
-"""Evaluations by name: which questions, asked with and without thoughts, as rows of one table."""
+"""Evaluations by name: which questions, asked in which ways, as rows of one table and rows of items on disk."""
 
 import dataclasses
+import hashlib
+import math
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from qstar.data import builders
-from qstar.evals import probability
+from qstar.evals import measure
+from qstar.evals.choices import ChoiceTexts
+from qstar.evals.journal import Journal
+from qstar.evals.measure import GREEDY, NONE, WAYS, Figure, ItemRow, Measure, Subject
+from qstar.evals.probability import Direct
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
-from qstar.structs import Batch
 from qstar.tasks import commonsense_qa, cups, gsm8k
 from qstar.tasks.items import Item, Tokenizer
-from qstar.typing import Params
+from qstar.thoughts.predict import Thinks
+from qstar.typing import Key, Params
 
 EVAL_SEED = 20_240_318  # which questions are asked; the same for every run
 
@@ -27,18 +35,21 @@ class CupsEval:
     items: int = 500
     batch_size: int = 100
     every: int = 0  # steps between evaluations during training; 0: only before and after
-    greedy: bool = True  # thoughts at temperature 0, else sampled
+    thoughts: tuple[str, ...] = ("none", "greedy")  # ways of answering: none, greedy (likeliest thoughts), sampled
+    draws: int = 1  # sampled thoughts for each item, whose results are averaged
     min_moves: int = 6
     max_moves: int = 8
     split: str = "test"  # `dev` for choices, `test` for the numbers that are reported
 
     def __post_init__(self):
-        _check_common(self)
+        object.__setattr__(self, "thoughts", tuple(self.thoughts))
+        measure.check(self)
         if self.split not in ("dev", "test"):
             raise ValueError(f"eval.split = {self.split!r}: choose dev or test")
 
-    def tasks(self, tokenizer: Tokenizer) -> dict[str, list[Item]]:
-        return {"cups": [cups_item(problem, tokenizer) for problem in self.problems()]}
+    def measures(self, tokenizer: Tokenizer) -> list[Measure]:
+        items = (cups_item(problem, tokenizer, number) for number, problem in enumerate(self.problems()))
+        return [Direct("cups", tuple(items), self.batch_size, self.draws)]
 
     def problems(self) -> list[cups.Problem]:
         rng = np.random.default_rng(EVAL_SEED)
@@ -50,69 +61,85 @@ class CupsEval:
 class QuestionsEval:
     """GSM8K and CommonsenseQA, zero-shot direct, as Quiet-STaR scores them; folders as in `data/builders.py`."""
 
-    gsm8k: str = "${oc.env:QSTAR_DATA,''}/gsm8k"  # empty: leave out
-    commonsense_qa: str = "${oc.env:QSTAR_DATA,''}/commonsenseqa"
+    gsm8k: str = field(default_factory=lambda: data_folder("gsm8k"))  # a folder; empty: leave out
+    commonsense_qa: str = field(default_factory=lambda: data_folder("commonsenseqa"))
+    choice_texts: bool = True  # compare the likelihoods of the choices' texts as well (task commonsense_qa_text)
     items: int = 100  # of each, the first ones of the shuffled split
-    batch_size: int = 8
+    batch_size: int = 8  # texts read at once
     every: int = 10
-    greedy: bool = True
+    thoughts: tuple[str, ...] = ("none", "greedy")
+    draws: int = 1
     gsm8k_split: str = "test"
 
     def __post_init__(self):
-        _check_common(self)
+        object.__setattr__(self, "thoughts", tuple(self.thoughts))
+        measure.check(self)
         if self.gsm8k_split not in builders.Gsm8k.SPLITS:
             raise ValueError(
                 f"eval.gsm8k_split = {self.gsm8k_split!r}: choose one of {', '.join(builders.Gsm8k.SPLITS)}"
             )
 
-    def _check_folders(self) -> None:
-        # Not in __post_init__: a trained run is opened where its questions are not.
-        for name in ("gsm8k", "commonsense_qa"):
-            folder = getattr(self, name)
-            if folder and not os.path.isdir(folder):
-                raise FileNotFoundError(
-                    f"eval.{name} = {folder!r} is no folder: set QSTAR_DATA to the folder that holds gsm8k/ and "
-                    f"commonsenseqa/, give eval.{name}=FOLDER, leave it out with eval.{name}=, or use eval=none"
-                )
-
-    def tasks(self, tokenizer: Tokenizer) -> dict[str, list[Item]]:
-        """Raises FileNotFoundError where a folder or its file is missing."""
-        self._check_folders()
-        found = {}
+    def measures(self, tokenizer: Tokenizer) -> list[Measure]:
+        """Raises FileNotFoundError where a folder or its file is missing, ValueError for a file with bad records."""
+        check_folders(self)
+        found = []
         if self.gsm8k:
-            rows = builders.gsm8k(self.gsm8k, self.gsm8k_split)
-            found["gsm8k"] = gsm8k.direct(self._subset(rows), tokenizer)
+            rows = numbered(builders.gsm8k(self.gsm8k, self.gsm8k_split), self.gsm8k_split, self.items)
+            found.append(self._direct("gsm8k", gsm8k.direct(rows, tokenizer)))
         if self.commonsense_qa:
-            rows = builders.commonsense_qa(self.commonsense_qa, "dev")
-            found["commonsense_qa"] = commonsense_qa.direct(self._subset(rows), tokenizer)
+            rows = numbered(builders.commonsense_qa(self.commonsense_qa, "dev"), "dev", self.items)
+            found.append(self._direct("commonsense_qa", commonsense_qa.direct(rows, tokenizer)))
+            if self.choice_texts:
+                texts = tuple(commonsense_qa.texts(rows, tokenizer))
+                found.append(ChoiceTexts("commonsense_qa_text", texts, self.batch_size, self.draws))
         return found
 
-    def _subset(self, rows: list[dict]) -> list[dict]:
-        order = np.random.default_rng(EVAL_SEED).permutation(len(rows))
-        return [rows[i] for i in order[: self.items]]
+    def _direct(self, name: str, items: Sequence[Item]) -> Direct:
+        return Direct(name, tuple(items), self.batch_size, self.draws)
 
 
 @dataclass(frozen=True)
 class NoEval:
-    """No questions."""
+    """No questions. What recipes set for theirs is accepted, and idle, so that `eval=none` works with any recipe."""
 
-    every: int = 0
-    greedy: bool = True
+    items: int = 0
     batch_size: int = 1
+    every: int = 0
+    thoughts: tuple[str, ...] = ("none",)
 
-    def tasks(self, tokenizer: Tokenizer) -> dict[str, list[Item]]:
-        return {}
+    def __post_init__(self):
+        object.__setattr__(self, "thoughts", tuple(self.thoughts))
 
-
-def _check_common(cfg) -> None:
-    for name in ("items", "batch_size"):
-        if getattr(cfg, name) < 1:
-            raise ValueError(f"eval.{name} = {getattr(cfg, name)}: a positive integer is wanted")
-    if cfg.every < 0:
-        raise ValueError(f"eval.every = {cfg.every}: 0 (only before and after) or more is wanted")
+    def measures(self, tokenizer: Tokenizer) -> list[Measure]:
+        return []
 
 
-def cups_item(problem: cups.Problem, tokenizer: Tokenizer) -> Item:
+def data_folder(name: str) -> str:
+    """Where this data set lies below QSTAR_DATA."""
+    return f"{os.environ.get('QSTAR_DATA', '')}/{name}"
+
+
+def check_folders(cfg: Any) -> None:
+    """Raise FileNotFoundError where a folder of questions that `cfg` names is none.
+
+    Not for __post_init__: a trained run is opened where its questions are not.
+    """
+    for name in ("gsm8k", "commonsense_qa"):
+        folder = getattr(cfg, name)
+        if folder and not os.path.isdir(folder):
+            raise FileNotFoundError(
+                f"eval.{name} = {folder!r} is no folder: set QSTAR_DATA to the folder that holds gsm8k/ and "
+                f"commonsenseqa/, give eval.{name}=FOLDER, leave it out with eval.{name}=, or use eval=none"
+            )
+
+
+def numbered(rows: Sequence[dict], split: str, count: int) -> list[dict]:
+    """The first `count` rows of the shuffled split, each with its place in the file as its id."""
+    order = np.random.default_rng(EVAL_SEED).permutation(len(rows))
+    return [{"id": f"{split}-{i}", **rows[i]} for i in order[:count]]
+
+
+def cups_item(problem: cups.Problem, tokenizer: Tokenizer, number: int = 0) -> Item:
     """A problem as an item: the token behind the question is scored, among the five places.
 
     Raises ValueError for a tokenizer that does not write every place behind a question as one token of its own.
@@ -127,7 +154,11 @@ def cups_item(problem: cups.Problem, tokenizer: Tokenizer) -> Item:
             f"{written}): the cups task needs one that does, such as that of model=tiny"
         )
     last = len(ids) - 2
-    return Item(text, ids, last + 1, (last,), (ids[-1],), places, problem.answer, 0)
+    id = f"{number}-{problem.question}"  # a question may be drawn twice
+    return Item(text, ids, last + 1, (last,), (ids[-1],), places, problem.answer, 0, id, problem.question)
+
+
+# --- the table ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -136,53 +167,147 @@ class Row:
 
     task: str
     thoughts: bool
-    n: int
-    accuracy: float  # arg-max among the valid answers
-    accuracy_low: float  # 95 %, Wilson
-    accuracy_high: float
-    probability: float  # of the true answer, renormalised over the valid ones: the paper's "accuracy"
-    probability_low: float  # 95 %, bootstrap
-    probability_high: float
-    nll: float  # of the true answer under the whole vocabulary, nats
+    way: str  # none, greedy, sampled
+    draws: int  # thoughts drawn for each item, 1 unless sampled
+    n: int  # items
+    figures: dict[str, Figure]
 
-    @classmethod
-    def of(cls, task: str, thoughts: bool, scores: probability.Scores) -> "Row":
-        accuracy, score = scores.accuracy_interval, scores.mean_interval
-        return cls(task, thoughts, scores.n, scores.accuracy, *accuracy, scores.mean, *score, -scores.loglik.mean())
+    @property
+    def accuracy(self) -> float:
+        """Share of right answers, where the measure has one."""
+        return self.figures["accuracy"].value
+
+    @property
+    def probability(self) -> float:
+        """Of the true answer, renormalised over the valid ones: the paper's "accuracy"."""
+        return self.figures["probability"].value
+
+    @property
+    def nll(self) -> float:
+        """Of the true answer under the whole vocabulary, nats."""
+        return self.figures["nll"].value
+
+
+def as_dict(row: Row) -> dict[str, Any]:
+    """One flat level: a figure f is f, f_low and f_high."""
+    figures = {}
+    for name, figure in row.figures.items():
+        figures |= {name: figure.value, f"{name}_low": figure.low, f"{name}_high": figure.high}
+    named = {name: getattr(row, name) for name in ("task", "thoughts", "way", "draws", "n")}
+    return named | figures
+
+
+def from_dict(flat: dict[str, Any]) -> Row:
+    """A row out of what `as_dict` made of it, or an earlier version, which had no ways and no interval of the nll."""
+    way = flat.get("way", GREEDY if flat["thoughts"] else NONE)
+    names = [name for name in flat if f"{name}_low" in flat or name == "nll"]
+    figures = {
+        name: Figure(flat[name], flat.get(f"{name}_low", math.nan), flat.get(f"{name}_high", math.nan))
+        for name in names
+    }
+    return Row(flat["task"], flat["thoughts"], way, flat.get("draws", 1), flat["n"], figures)
+
+
+# --- asking -------------------------------------------------------------------------------------------------------
 
 
 class Evaluator:
-    """Scores a method's model on the tasks of a configuration; compiles once per shape."""
+    """Asks a method's model the questions of a configuration."""
 
-    def __init__(self, cfg, method: Method, definition: Definition, tokenizer: Tokenizer, thinks: bool):
-        self.cfg, self._ways = cfg, (False, True) if thinks else (False,)
-        self._tasks = cfg.tasks(tokenizer)
+    def __init__(self, cfg: Any, method: Method, definition: Definition, tokenizer: Tokenizer):
+        self.cfg = cfg
+        self._method, self._definition, self._tokenizer = method, definition, tokenizer
+        ways = tuple(way for way in WAYS if way in cfg.thoughts)
+        self._ways = ways if isinstance(method, Thinks) else (NONE,)
+        self._measures = cfg.measures(tokenizer)
 
-        def predict(params, batch, anchors, candidates, key, think):
-            return method.predict(definition.bind(params), batch, anchors, key, think, cfg.greedy)[..., candidates]
+    def __call__(
+        self,
+        params: Params,
+        key: Key,
+        progress: Callable[[int, int], None] | None = None,
+        folder: Path | None = None,
+    ) -> list[Row]:
+        """Rows for every task and every way in which the method can answer.
 
-        self._predict = jax.jit(predict, static_argnames="think")
+        Args:
+            key: draws the thoughts.
+            progress: told (items done, items in all) at the beginning and after every batch.
+            folder: takes a journal of the items' rows while they are asked, and a Parquet file for every task at the
+                end. What it holds already is not asked again.
 
-    def __call__(self, params: Params, key: jax.Array, progress: Callable | None = None) -> list[Row]:
-        """Rows for every task, without and (where the method thinks) with thoughts. `key` draws the thoughts."""
-        return [
-            Row.of(task, think, self.scores(params, key, items, think, progress))
-            for task, items in self._tasks.items()
-            for think in self._ways
-        ]
+        Raises ValueError where the folder holds answers of another evaluation, or a prediction is not a number.
+        """
+        subject = Subject(self._method, self._definition, self._tokenizer, params)
+        journals = self._journals(folder, subject, key)
+        asked = _Asked(progress, sum(len(one.items) for one in self._measures))
+        found = []
+        for one, journal in zip(self._measures, journals, strict=True):
+            rows = self._rows(one, subject, key, asked, journal)
+            found += [self._row(one, way, [row for row in rows if row["thoughts"] == way]) for way in self._ways]
+        return found
 
-    def scores(
-        self, params: Params, key: jax.Array, items: list[Item], think: bool, progress=None
-    ) -> probability.Scores:
-        count = iter(range(len(items)))
+    def _rows(
+        self, one: Measure, subject: Subject, key: Key, asked: "_Asked", journal: Journal | None
+    ) -> list[ItemRow]:
+        """Rows of all items, in their order."""
+        if journal is not None and journal.rows is not None:
+            asked.more(len(one.items))
+            return journal.rows
+        rows = []
+        for number, index in enumerate(one.batches()):
+            known = {} if journal is None else journal.batches
+            if number not in known:
+                batch = one.ask(subject, self._ways, index, key)
+                if journal is not None:
+                    journal.append(number, batch)
+            rows += known[number] if number in known else batch
+            asked.more(len(index))
+        place = {item.id: i for i, item in enumerate(one.items)}
+        rows.sort(key=lambda row: (place[row["item"]], WAYS.index(row["thoughts"]), row["draw"]))
+        if journal is not None:
+            journal.finish(rows)
+        return rows
 
-        def predict(batch: Batch, anchors: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-            draw = jax.random.fold_in(key, next(count))
-            return np.asarray(self._predict(params, batch, anchors, candidates, draw, think=think))
+    def _row(self, one: Measure, way: str, rows: Sequence[ItemRow]) -> Row:
+        draws = 1 + max(row["draw"] for row in rows)
+        return Row(one.name, way != NONE, way, draws, len(one.items), one.figures(rows))
 
-        buckets = (32, 64, 128, 256)
-        return probability.evaluate(items, predict, min(self.cfg.batch_size, len(items)), 0, buckets, progress)
+    def _journals(self, folder: Path | None, subject: Subject, key: Key) -> list[Journal | None]:
+        if folder is None:
+            return [None] * len(self._measures)
+        weights = _digest(*jax.tree.leaves(subject.params))
+        # All are opened before the first question is asked.
+        return [Journal(folder, one.name, self._identity(one, weights, key)) for one in self._measures]
+
+    def _identity(self, one: Measure, weights: str, key: Key) -> dict[str, Any]:
+        asked = {"class": type(self.cfg).__name__, **dataclasses.asdict(self.cfg)}
+        del asked["every"]  # of training
+        return {
+            "task": one.name,
+            "eval": asked,
+            "method": {"class": type(self._method).__name__, **dataclasses.asdict(self._method)},
+            "weights": weights,
+            "questions": hashlib.sha256(repr(one.items).encode()).hexdigest()[:16],
+            "key": jax.random.key_data(key).tolist(),
+        }
 
 
-def as_dict(row: Row) -> dict:
-    return dataclasses.asdict(row)
+class _Asked:
+    """Items that are done, told to a progress bar."""
+
+    def __init__(self, progress: Callable[[int, int], None] | None, total: int):
+        self._progress, self._done, self._total = progress, 0, total
+        self.more(0)
+
+    def more(self, count: int) -> None:
+        self._done += count
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
+def _digest(*arrays: jax.Array) -> str:
+    found = hashlib.blake2b(digest_size=8)
+    for array in arrays:
+        found.update(np.ascontiguousarray(jax.device_get(array)).view(np.uint8))
+    return found.hexdigest()

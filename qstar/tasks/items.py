@@ -34,6 +34,20 @@ class Item:
     valid: tuple[int, ...]  # the ids among which probability is renormalised, ascending
     gold: str
     cut: int  # tokens of the question left out to meet the limit
+    id: str = ""  # of the question among those of its data set
+    question: str = ""  # as it is asked, choices included
+
+
+@dataclasses.dataclass(frozen=True)
+class Choices:
+    """One question whose answers are compared as texts: the same prompt with each choice behind it."""
+
+    id: str
+    question: str
+    choices: tuple[str, ...]
+    gold: int  # place of the true one among them
+    ids: tuple[tuple[int, ...], ...]  # the tokens of each text
+    anchors: tuple[tuple[int, ...], ...]  # positions whose next token belongs to the choice
 
 
 def render(question: str, gold: str) -> str:
@@ -70,10 +84,39 @@ def digit_tokens(tokenizer: Tokenizer) -> tuple[int, ...]:
 
 
 def item(
-    question: str, gold: str, tokenizer: Tokenizer, valid: tuple[int, ...], limit: int = LIMIT, bos: int | None = None
+    question: str,
+    gold: str,
+    tokenizer: Tokenizer,
+    valid: tuple[int, ...],
+    limit: int = LIMIT,
+    bos: int | None = None,
+    id: str = "",
 ) -> Item:
     """The item of one question. `bos` is the begin-of-text token, for models that were trained with one."""
     text = render(question, gold)
+    ids, prompt_len, cut = _cut(text, gold, tokenizer, limit, bos)
+    anchors = tuple(i - 1 for i in range(prompt_len, len(ids)) if ids[i] in valid)
+    targets = tuple(ids[i + 1] for i in anchors)
+    return Item(text, ids, prompt_len, anchors, targets, valid, gold, cut, id, question)
+
+
+def choices(
+    question: str,
+    answers: Sequence[str],
+    gold: int,
+    tokenizer: Tokenizer,
+    limit: int = LIMIT,
+    bos: int | None = None,
+    id: str = "",
+) -> Choices:
+    """The texts "Q: {question}\\nA: {answer}" of one question; every token behind the ":" belongs to the answer."""
+    texts = [_cut(f"{LEAD} {question}{MARKER} {answer}", answer, tokenizer, limit, bos) for answer in answers]
+    anchors = tuple(tuple(range(prompt_len - 1, len(ids) - 1)) for ids, prompt_len, _ in texts)
+    return Choices(id, question, tuple(answers), gold, tuple(ids for ids, _, _ in texts), anchors)
+
+
+def _cut(text: str, gold: str, tokenizer: Tokenizer, limit: int, bos: int | None) -> tuple[tuple[int, ...], int, int]:
+    """Tokens of a text, how many of them are its prompt, and how many were left out of its question."""
     ids = tokenizer.encode(text)
     prompt_len = _prompt_length(ids, text.count(MARKER), tokenizer)
     lead = _covering(ids, LEAD, tokenizer)
@@ -81,10 +124,7 @@ def item(
     if cut > prompt_len - lead - 1:
         raise ValueError(f"limit of {limit} tokens leaves no room for the question of an answer {gold!r}; raise it")
     start = (bos,) if bos is not None else ()
-    ids = (*start, *ids[:lead], *ids[lead + cut :])
-    prompt_len += len(start) - cut
-    anchors = tuple(i - 1 for i in range(prompt_len, len(ids)) if ids[i] in valid)
-    return Item(text, ids, prompt_len, anchors, tuple(ids[i + 1] for i in anchors), valid, gold, cut)
+    return (*start, *ids[:lead], *ids[lead + cut :]), prompt_len + len(start) - cut, cut
 
 
 def _prompt_length(ids: Sequence[int], markers: int, tokenizer: Tokenizer) -> int:

@@ -15,6 +15,7 @@ import jax
 import rich.progress
 from rich.console import Console
 
+COUNTED_S = 30.0  # between the plain lines of `counting`
 PLAIN_WIDTH = 160  # of tables in pipes and files, where rich would assume 80 columns and fold cells
 
 
@@ -115,10 +116,22 @@ class PlainLines(Progress):
 
 @contextlib.contextmanager
 def counting(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar for work that reports (done, in all); nothing where the output is not a terminal."""
+    """A bar for work that reports (done, in all); a line now and then where the output is not a terminal."""
     if not console().is_interactive:
-        yield lambda done, total: None
+        yield _Counted(description)
         return
     with rich.progress.Progress(console=console(), transient=True) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+class _Counted:
+    """Plain lines for `counting`: none for work that is done soon."""
+
+    def __init__(self, description: str):
+        self._description, self._next_s = description, time.monotonic() + COUNTED_S
+
+    def __call__(self, done: int, total: int) -> None:
+        if time.monotonic() >= self._next_s:
+            self._next_s = time.monotonic() + COUNTED_S
+            console().print(f"{self._description} {done}/{total}", markup=False)

@@ -1,145 +1,164 @@
+import dataclasses
 import math
 
+import asked
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny
 
 from qstar.data import tokenizer
 from qstar.evals import probability
+from qstar.evals.probability import Direct
+from qstar.methods.lm import PlainLM
 from qstar.tasks import gsm8k
 from qstar.tasks.items import Item
 
 VALID = (1, 3, 5)
+LETTERS = tokenizer.characters("abcdefghij")
 
 
-def item(ids: tuple[int, ...], anchors: tuple[int, ...], valid: tuple[int, ...] = VALID, cut: int = 0) -> Item:
-    return Item("text", ids, anchors[0] + 1, anchors, tuple(ids[i + 1] for i in anchors), valid, "gold", cut)
+def item(id: str, ids: tuple[int, ...], anchors: tuple[int, ...], valid: tuple[int, ...] = VALID, cut: int = 0) -> Item:
+    targets = tuple(ids[i + 1] for i in anchors)
+    return Item("text", ids, anchors[0] + 1, anchors, targets, valid, f"gold {id}", cut, id, f"question {id}")
 
 
-FIRST = item((7, 8, 9, 3, 1), anchors=(2, 3))
-SECOND = item((6, 9, 5, 3, 9, 1), anchors=(1, 2, 4), cut=4)
+FIRST = item("first", (7, 8, 9, 3, 1), anchors=(2, 3))
+SECOND = item("second", (6, 9, 5, 3, 9, 1), anchors=(1, 2, 4), cut=4)
 # Probabilities of the tokens 1, 3, 5 under the whole vocabulary, by the row's first token and the anchor.
-TABLE = {
-    (7, 2): [0.1, 0.2, 0.1],  # true token 3: 0.2 / 0.4 = 0.5
-    (7, 3): [0.3, 0.05, 0.15],  # true token 1: 0.3 / 0.5 = 0.6
-    (6, 1): [0.2, 0.4, 0.2],  # true token 5: 0.2 / 0.8 = 0.25, and 3 is more probable
-    (6, 2): [0.05, 0.4, 0.05],  # true token 3: 0.8
-    (6, 4): [0.3, 0.2, 0.1],  # true token 1: 0.5
-}
+TABLE = asked.table({
+    (7, 2): {1: 0.1, 3: 0.2, 5: 0.1},  # true token 3: 0.2 / 0.4 = 0.5
+    (7, 3): {1: 0.3, 3: 0.05, 5: 0.15},  # true token 1: 0.3 / 0.5 = 0.6
+    (6, 1): {1: 0.2, 3: 0.4, 5: 0.2},  # true token 5: 0.2 / 0.8 = 0.25, and 3 is more probable
+    (6, 2): {1: 0.05, 3: 0.4, 5: 0.05},  # true token 3: 0.8
+    (6, 4): {1: 0.3, 3: 0.2, 5: 0.1},  # true token 1: 0.5
+})  # fmt: skip
+PLAIN = asked.subject(asked.Table(), TABLE, LETTERS)
 
 
-def from_table(batch, anchors, candidates):
-    assert candidates.tolist() == [1, 3, 5]
-    rows = [[TABLE[int(row[0]), int(a)] for a in where] for row, where in zip(batch.tokens, anchors, strict=True)]
-    return np.log(np.asarray(rows))
+def rows_of(measure, subject=PLAIN, ways=("none",), key=0):
+    found = [row for index in measure.batches() for row in measure.ask(subject, ways, index, jax.random.key(key))]
+    return sorted(found, key=lambda row: [one.id for one in measure.items].index(row["item"]))
 
 
 def test_the_score_is_the_product_of_renormalised_probabilities_newline_included():
-    scores = probability.evaluate([FIRST, SECOND], from_table, batch_size=2, pad_id=0, buckets=(8,))
-    np.testing.assert_allclose(scores.score, [0.5 * 0.6, 0.25 * 0.8 * 0.5], rtol=1e-12)
-    assert scores.exact.tolist() == [True, False]
-    np.testing.assert_allclose(scores.loglik, [math.log(0.2 * 0.3), math.log(0.2 * 0.4 * 0.3)], rtol=1e-12)
-    assert scores.mean == pytest.approx(0.2, rel=1e-12)
-    assert (scores.accuracy, scores.n, scores.cut) == (0.5, 2, 1)
-    assert scores.accuracy_interval == pytest.approx((0.0945, 0.9055), abs=5e-5)
-    assert scores.mean_interval == pytest.approx((0.1, 0.3), rel=1e-12)  # means of two draws: 0.1, 0.2, 0.3
+    measure = Direct("task", (FIRST, SECOND), batch_size=2)
+    first, second = rows_of(measure)
+    assert [first["score"], second["score"]] == pytest.approx([0.5 * 0.6, 0.25 * 0.8 * 0.5], rel=1e-6)
+    assert (first["exact"], second["exact"]) == (True, False)
+    wanted = [math.log(0.2 * 0.3), math.log(0.2 * 0.4 * 0.3)]
+    assert [first["loglik"], second["loglik"]] == pytest.approx(wanted, rel=1e-6)
+    assert (first["item"], first["thoughts"], first["draw"]) == ("first", "none", 0)
+    assert (first["question"], first["answer"], first["weight"], first["thought"]) == (
+        "question first", "gold first", 0.0, "",
+    )  # fmt: skip
+    assert (first["cut"], second["cut"]) == (0, 4)
+    # The likeliest valid tokens: 3 and 1 behind the first item, 3, 3 and 1 behind the second; letters count from a.
+    assert (first["prediction"], second["prediction"]) == ("db", "ddb")
 
 
-def test_order_buckets_and_batch_size_do_not_change_the_result():
-    many = [SECOND, FIRST, SECOND, SECOND, FIRST]
-    for batch_size, buckets in ((1, (5, 6)), (2, (5, 6)), (4, (6,)), (8, (5, 64))):
-        scores = probability.evaluate(many, from_table, batch_size, pad_id=0, buckets=buckets)
-        np.testing.assert_allclose(scores.score, [0.1, 0.3, 0.1, 0.1, 0.3], rtol=1e-12)
-        assert scores.exact.tolist() == [False, True, False, False, True]
+def test_figures_are_shares_and_means_with_their_intervals():
+    measure = Direct("task", (FIRST, SECOND), batch_size=2)
+    figures = measure.figures(rows_of(measure))
+    assert list(figures) == ["accuracy", "probability", "nll"]
+    assert dataclasses.astuple(figures["accuracy"]) == pytest.approx((0.5, 0.0945, 0.9055), abs=5e-5)  # Wilson
+    # Means of two draws of two items: 0.1, 0.2 or 0.3.
+    assert dataclasses.astuple(figures["probability"]) == pytest.approx((0.2, 0.1, 0.3), rel=1e-6)
+    low, high = -math.log(0.2 * 0.3), -math.log(0.2 * 0.4 * 0.3)
+    assert dataclasses.astuple(figures["nll"]) == pytest.approx(((low + high) / 2, low, high), rel=1e-6)
 
 
-def naive_score(logits_SV: np.ndarray, text: str, letters: tokenizer.Tokenizer, valid: str) -> float:
+def test_order_and_batch_size_do_not_change_an_item_s_row():
+    short = dataclasses.replace(FIRST, id="again")
+    wide = item("wide", (7, 8, 9, *[2] * 40, 3), anchors=(42,))
+    for batch_size in (1, 2, 3, 8):
+        measure = Direct("task", (SECOND, wide, FIRST, short), batch_size)
+        assert sorted(i for batch in measure.batches() for i in batch) == [0, 1, 2, 3]
+        params = {"table": TABLE["table"].at[7, 42, jnp.array(VALID)].set(jnp.array([0.1, 0.3, 0.1]))}
+        found = [row["score"] for row in rows_of(measure, dataclasses.replace(PLAIN, params=params))]
+        assert found == pytest.approx([0.1, 0.6, 0.3, 0.3], rel=1e-6)
+
+
+def naive_score(logprobs_SV: np.ndarray, text: str, letters: tokenizer.Tokenizer, valid: str) -> float:
     """The paper's procedure, one token at a time: everything behind the last "A:", filtered and renormalised."""
     start = text.rindex("\nA:") + 3
     score = 1.0
     for place in range(start, len(text)):
         if text[place] not in valid:
             continue
-        weights = {char: math.exp(logits_SV[place - 1][letters.id_of(char)]) for char in valid}
+        weights = {char: math.exp(logprobs_SV[place - 1][letters.id_of(char)]) for char in valid}
         score *= weights[text[place]] / sum(weights.values())
     return score
 
 
-def test_scores_of_random_predictions_equal_the_naive_procedure():
+def test_scores_of_a_model_equal_the_naive_procedure():
     letters = tokenizer.characters("\n 0123456789QA:?abc,")
     rows = [{"question": "ab1?", "answer": "#### 42"}, {"question": "c?", "answer": "#### 1,305"}]
     items = gsm8k.direct(rows, letters)
-    logits_BSV = np.random.default_rng(0).normal(size=(2, 32, letters.size)) * 3
-
-    def predict(batch, anchors, candidates):
-        logprobs = jax.nn.log_softmax(jnp.asarray(logits_BSV), axis=-1)
-        return logprobs[jnp.arange(2)[:, None, None], anchors[:, :, None], candidates[None, None, :]]
-
-    scores = probability.evaluate(items, predict, batch_size=2, pad_id=0, buckets=(32,))
-    expected = [naive_score(logits_BSV[i], items[i].text, letters, "\n0123456789") for i in range(2)]
-    np.testing.assert_allclose(scores.score, expected, rtol=1e-4)  # float32 log-softmax of logits near 10
-
-
-def test_batches_have_one_shape_per_bucket_and_padding_belongs_to_no_document():
-    seen = []
-
-    @jax.jit
-    def uniform(batch, anchors, candidates):
-        seen.append((batch.tokens.shape, anchors.shape))
-        return jnp.zeros((*anchors.shape, candidates.shape[0])) - jnp.log(20.0)
-
-    long = item((9, *[2] * 10, 1), anchors=(10,))
-    scores = probability.evaluate([FIRST, SECOND, FIRST, long, FIRST, SECOND], uniform, 2, pad_id=0, buckets=(8, 16))
-    assert seen == [((2, 8), (2, 3)), ((2, 16), (2, 3))]
-    np.testing.assert_allclose(scores.score, [1 / 9, 1 / 27, 1 / 9, 1 / 3, 1 / 9, 1 / 27], rtol=1e-6)
+    model, params = tiny.lm_of(dataclasses.replace(tiny.LM, vocab=letters.size))
+    found = rows_of(Direct("gsm8k", tuple(items), 2), asked.Subject(PlainLM(), model, letters, params))
+    for one, row in zip(items, found, strict=True):
+        batch = tiny.batch([one.ids], [[1] * len(one.ids)])
+        logprobs = jax.nn.log_softmax(model.bind(params).logits(model.bind(params).text(batch).hidden))
+        expected = naive_score(np.asarray(logprobs, np.float64)[0], one.text, letters, "\n0123456789")
+        assert row["score"] == pytest.approx(expected, rel=1e-4)  # float32, another shape of the batch
+    assert len({row["score"] for row in found}) == 2
 
 
-def test_rows_are_padded_with_segment_zero():
-    def check(batch, anchors, candidates):
-        np.testing.assert_array_equal(batch.tokens, [[7, 8, 9, 3, 1, 44, 44, 44]])
-        np.testing.assert_array_equal(batch.mask, [[True] * 5 + [False] * 3])
-        np.testing.assert_array_equal(batch.segment, [[1] * 5 + [0] * 3])
-        np.testing.assert_array_equal(batch.position, [[0, 1, 2, 3, 4, 0, 0, 0]])
-        np.testing.assert_array_equal(anchors, [[2, 3]])
-        return from_table(batch, anchors, candidates)
-
-    assert probability.evaluate([FIRST], check, 1, pad_id=44, buckets=(8,)).n == 1
-
-
-def test_progress_counts_every_item_once_and_no_padding():
-    def calls(buckets):
-        seen = []
-        probability.evaluate([FIRST, SECOND, FIRST], from_table, 2, 0, buckets, progress=lambda *a: seen.append(a))
-        return seen
-
-    assert calls((8,)) == [(2, 3), (3, 3)]
-    assert calls((5, 6)) == [(2, 3), (3, 3)]
-    assert calls((8, 16)) == [(2, 3), (3, 3)]
+def test_several_draws_give_a_row_each_and_figures_over_items():
+    measure = Direct("cups", (item("a", (15, 1), (0,), (0, 1, 2)), item("b", (15, 2), (0,), (0, 1, 2))), 2, draws=3)
+    found = rows_of(measure, asked.subject(), ("none", "greedy", "sampled"))
+    assert [(row["item"], row["thoughts"], row["draw"]) for row in found] == [
+        (id, way, draw)
+        for id in "ab"
+        for way, draw in (("none", 0), ("greedy", 0), ("sampled", 0), ("sampled", 1), ("sampled", 2))
+    ]
+    assert [row["weight"] for row in found[:3]] == [0.0, 0.25, 0.25]
+    assert [row["thought"] for row in found[:3]] == ["", "45", "45"]  # tokens 3 and 4 of the cups alphabet
+    sampled = [row for row in found if row["thoughts"] == "sampled"]
+    assert len({row["score"] for row in sampled}) == 6
+    figure = measure.figures(sampled)["probability"]
+    assert figure.value == pytest.approx(np.mean([row["score"] for row in sampled]))
+    # Two items: a bootstrap of their means cannot leave them.
+    means = [np.mean([row["score"] for row in sampled if row["item"] == id]) for id in "ab"]
+    assert (figure.low, figure.high) == pytest.approx((min(means), max(means)))
 
 
-def test_what_is_predicted_at_padded_anchors_does_not_matter():
-    def wrong_in_the_third_slot(batch, anchors, candidates):
-        logprobs = from_table(batch, anchors, candidates)
-        logprobs[batch.tokens[:, 0] == 7, 2] = np.log([0.01, 0.01, 0.98])  # the first item has two scored tokens
-        return logprobs
+def test_a_guess_ends_at_its_first_newline():
+    letters = tokenizer.characters("\n 0123456789QA:")
+    one = gsm8k.direct([{"question": "A", "answer": "#### 12"}], letters)[0]
+    entries = {
+        (letters.id_of("Q"), anchor): {letters.id_of(guess): 0.9}
+        for anchor, guess in zip(one.anchors, "5\n7", strict=True)
+    }
+    (row,) = rows_of(
+        Direct("gsm8k", (one,), 1), asked.subject(asked.Table(), asked.table(entries, letters.size), letters)
+    )
+    assert (row["prediction"], row["answer"], row["exact"]) == ("5", "12", False)
 
-    scores = probability.evaluate([FIRST, SECOND], wrong_in_the_third_slot, batch_size=2, pad_id=0, buckets=(8,))
-    np.testing.assert_allclose(scores.score, [0.3, 0.1], rtol=1e-12)
-    assert scores.exact.tolist() == [True, False]
+
+def test_the_score_of_a_certain_model_is_one():
+    logprobs = np.log(np.array([[[0.5, 1e-300, 1e-300], [1e-300, 0.5, 1e-300]]]))
+    found = probability.score(logprobs, np.array([0, 1]))
+    assert (found.score[0], found.exact[0]) == (1.0, True)
+    assert found.loglik[0] == pytest.approx(2 * math.log(0.5))
 
 
-def test_what_cannot_be_scored_is_refused():
-    def run(items, predict=from_table, buckets=(8,)):
-        return probability.evaluate(items, predict, 1, pad_id=0, buckets=buckets)
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ((), "task: no items"),
+        ((FIRST, item("third", (7, 8, 9, 3, 1), (2, 3), valid=(1, 3))), "task: items of 2 different valid sets"),
+        ((Item("Q: ?\nA: x\n", (7, 8), 1, (), (), VALID, "x", 0),), "no token to score"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused(items, message):
+    with pytest.raises(ValueError, match=message):
+        Direct("task", items, 1)
 
-    with pytest.raises(ValueError, match="no items"):
-        run([])
-    with pytest.raises(ValueError, match="2 different valid sets"):
-        run([FIRST, item((7, 8, 9, 3, 1), (2, 3), valid=(1, 3))])
-    with pytest.raises(ValueError, match="no token to score"):
-        run([Item("Q: ?\nA: x\n", (7, 8), 1, (), (), VALID, "x", 0)])
-    with pytest.raises(ValueError, match="an item has 5 tokens, the widest bucket 4"):
-        run([FIRST], buckets=(4,))
-    with pytest.raises(ValueError, match="not a number"):
-        run([FIRST], predict=lambda batch, anchors, candidates: np.full((1, 2, 3), np.nan))
+
+def test_a_model_that_has_diverged_is_refused():
+    broken = dataclasses.replace(PLAIN, params={"table": TABLE["table"] * jnp.nan})
+    with pytest.raises(ValueError, match="not a number: the model's parameters have diverged"):
+        rows_of(Direct("task", (FIRST,), 1), broken)

@@ -26,13 +26,12 @@ import jax
 from qstar import config as configs
 from qstar import entry, experiment, runs
 from qstar.config import TrainConfig
-from qstar.evals.suite import Evaluator, Row, as_dict
+from qstar.evals.suite import Evaluator, as_dict
 from qstar.methods.protocol import Method
-from qstar.thoughts.predict import Thinks
 from qstar.training.loop import NonFiniteLoss
 
-WAYS = {"none": (False, True), "likeliest": (True, True), "sampled": (True, False)}
-"""Of asking: whether it thinks, and whether with the likeliest thoughts."""
+WAYS = {"none": "none", "greedy": "likeliest", "sampled": "sampled"}
+"""Of asking, and as the tables call them."""
 
 
 @dataclass(frozen=True)
@@ -117,17 +116,10 @@ def steps(directory: Path) -> list[int]:
 
 def answered(run: runs.Run, cfg: TrainConfig) -> list[dict]:
     """A run's answers to the questions of `cfg`, a row for every task and every way of asking."""
-    method, params = cfg.method.resolve(run.tokenizer), jax.device_put(run.params)
-    found = []
-    for way, (think, greedy) in WAYS.items():
-        if think and not isinstance(method, Thinks):
-            continue
-        questions = dataclasses.replace(cfg.eval, greedy=greedy)
-        evaluator = _evaluator(questions, method, run)
-        for task, items in questions.tasks(run.tokenizer).items():
-            scores = evaluator.scores(params, jax.random.key(cfg.seed), items, think)
-            found.append({"way": way, **as_dict(Row.of(task, think, scores))})
-    return found
+    method = cfg.method.resolve(run.tokenizer)
+    questions = dataclasses.replace(cfg.eval, thoughts=tuple(WAYS))
+    rows = _evaluator(questions, method, run)(jax.device_put(run.params), jax.random.key(cfg.seed))
+    return [{**as_dict(row), "way": WAYS[row.way]} for row in rows]
 
 
 _EVALUATORS: dict[tuple, Evaluator] = {}  # by what their compiled programs depend on: seeds share them
@@ -136,7 +128,7 @@ _EVALUATORS: dict[tuple, Evaluator] = {}  # by what their compiled programs depe
 def _evaluator(questions, method: Method, run: runs.Run) -> Evaluator:
     key = (questions, method, run.lm)
     if key not in _EVALUATORS:
-        _EVALUATORS[key] = Evaluator(questions, method, run.definition, run.tokenizer, thinks=True)
+        _EVALUATORS[key] = Evaluator(questions, method, run.definition, run.tokenizer)
     return _EVALUATORS[key]
 
 

@@ -66,10 +66,10 @@ def sampled(directory: Path) -> dict:
     file = directory / "sampled.json"
     if not file.is_file():
         run = runs.load_run(directory)
-        cfg = dataclasses.replace(run.config.eval, greedy=False)
-        evaluator = Evaluator(cfg, run.method, run.definition, run.tokenizer, thinks=True)
-        rows = evaluator(jax.device_put(run.params), jax.random.key(run.config.seed))
-        file.write_text(json.dumps(as_dict(next(row for row in rows if row.thoughts))), encoding="utf-8")
+        cfg = dataclasses.replace(run.config.eval, thoughts=("sampled",))
+        evaluator = Evaluator(cfg, run.method, run.definition, run.tokenizer)
+        (row,) = evaluator(jax.device_put(run.params), jax.random.key(run.config.seed))
+        file.write_text(json.dumps(as_dict(row)), encoding="utf-8")
     return json.loads(file.read_text())
 
 

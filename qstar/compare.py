@@ -1,0 +1,66 @@
+"""Paired tests between two evaluations on the same items, or between answers with and without thoughts in one."""
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """\
+examples
+  qstar-evaluate run=runs/mine eval=questions out=evaluations/mine
+  qstar-evaluate run=runs/mine/control eval=questions out=evaluations/control
+  qstar-compare evaluations/mine                            with thoughts against without
+  qstar-compare evaluations/control evaluations/mine        the second against the first
+  qstar-compare evaluations/mine/step_0 evaluations/mine/step_100
+
+Items that both have answered are paired by their ids. Right and wrong answers are compared by McNemar's exact test,
+numbers by a permutation test that flips the signs of the differences. Of two evaluations each way of answering is held
+against the same way of the other, or against no thoughts where the first has not been asked in that way.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(
+        prog="qstar-compare",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("first", metavar="FIRST", type=Path, help="folder that qstar-evaluate out=FOLDER wrote")
+    out.add_argument("second", metavar="SECOND", type=Path, nargs="?", help="another; without it FIRST with itself")
+    return out
+
+
+def compare(first: Path, second: Path | None) -> list:
+    """`evals.paired.Comparison`s of all tasks that both folders have.
+
+    Raises FileNotFoundError for a folder without answers; ValueError where nothing can be paired.
+    """
+    from qstar.evals import journal, paired  # here, so that --help answers at once
+
+    one = {task: table.to_pylist() for task, table in journal.load(first).items()}
+    if second is None:
+        found = [each for task, rows in one.items() for each in paired.within(task, rows)]
+        if not found:
+            raise ValueError(f"{first} has answers in one way only: name a second folder to compare it with")
+        return found
+    other = {task: table.to_pylist() for task, table in journal.load(second).items()}
+    tasks = [task for task in one if task in other]
+    if not tasks:
+        raise ValueError(f"{first} has {', '.join(one)}, {second} has {', '.join(other)}: no task in common")
+    return [each for task in tasks for each in paired.between(task, one[task], other[task])]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parser().parse_args(arguments)
+    try:
+        found = compare(args.first, args.second)
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"qstar-compare: {error}") from error
+    from qstar import report
+    from qstar.training import console
+
+    names = f"{args.second} against {args.first}" if args.second else f"{args.first}, thoughts against none"
+    console.console().print(report.comparisons(found, f"{names}, on the same items"))
+
+
+if __name__ == "__main__":
+    main()

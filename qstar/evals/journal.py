@@ -1,0 +1,143 @@
+"""Answers on disk: a journal while questions are asked, a Parquet file when all are answered.
+
+The journal's first line says what is evaluated (which questions, of which weights, how, with what seed); every further
+line holds the rows of one batch. A process that is killed leaves whole lines and at most one torn one, which is
+dropped; the next process asks what is missing. What was written for another evaluation is never mixed in and never
+overwritten.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qstar.evals.measure import ItemRow
+
+METADATA = b"qstar"  # of a Parquet file: what was evaluated, as JSON
+
+
+class Journal:
+    """The rows of one measure in one folder, `NAME.jsonl` and then `NAME.parquet`.
+
+    Args:
+        identity: nested plain values that tell this evaluation from others.
+
+    Raises ValueError where the folder has rows of another evaluation under this name, or a file that is none.
+    """
+
+    def __init__(self, folder: Path, name: str, identity: dict[str, Any]):
+        self._open, self._finished = folder / f"{name}.jsonl", folder / f"{name}.parquet"
+        self._identity = json.loads(json.dumps(identity))
+        self.rows: list[ItemRow] | None = None  # of all items, where all are answered
+        self.batches: dict[int, list[ItemRow]] = {}  # answered so far
+        folder.mkdir(parents=True, exist_ok=True)
+        if self._finished.is_file():
+            table = read(self._finished)
+            self._check(identity_of(table), self._finished)
+            self.rows = table.to_pylist()
+            self._open.unlink(missing_ok=True)  # a kill may have come between the two files
+        else:
+            self._resume()
+
+    def _resume(self) -> None:
+        text = self._open.read_bytes() if self._open.is_file() else b""
+        whole = text[: text.rfind(b"\n") + 1]
+        if not whole:  # nothing yet, or not even the first line
+            self._open.write_text(json.dumps(self._identity) + "\n", encoding="utf-8")
+            return
+        first, *lines = (_parsed(line, self._open, number) for number, line in enumerate(whole.splitlines(), 1))
+        self._check(first, self._open)
+        self.batches = {line["batch"]: line["rows"] for line in lines}
+        os.truncate(self._open, len(whole))
+
+    def _check(self, found: dict[str, Any], file: Path) -> None:
+        before, now = _flat(found), _flat(self._identity)
+        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        if keys:
+            changes = "\n  ".join(f"{key} = {_short(before.get(key))}, now {_short(now.get(key))}" for key in keys)
+            raise ValueError(
+                f"{file} holds answers of another evaluation:\n  {changes}\nname another folder with out=FOLDER"
+            )
+
+    def append(self, batch: int, rows: Sequence[ItemRow]) -> None:
+        """Rows of one batch, on disk when this returns."""
+        with self._open.open("a", encoding="utf-8") as out:
+            out.write(json.dumps({"batch": batch, "rows": list(rows)}) + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+
+    def finish(self, rows: Sequence[ItemRow]) -> None:
+        """Rows of all items, in the order that readers shall see."""
+        table = pa.Table.from_pylist(list(rows))
+        table = table.replace_schema_metadata({METADATA: json.dumps(self._identity).encode()})
+        fresh = self._finished.with_suffix(".new")
+        pq.write_table(table, fresh)
+        fresh.replace(self._finished)
+        self._open.unlink()
+
+
+def _parsed(line: bytes, file: Path, number: int) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{file}:{number} is not a line of an evaluation's journal ({error}): remove it") from error
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix: tree}
+    return {
+        key: value for name, child in tree.items() for key, value in _flat(child, f"{prefix}.{name}".strip(".")).items()
+    }
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+def read(file: str | Path) -> pa.Table:
+    """One row an item, way and draw; `.to_pandas()` makes it a data frame. `identity_of` says what was evaluated.
+
+    Raises ValueError for a file that is no Parquet, or was not written by an evaluation.
+    """
+    try:
+        table = pq.read_table(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is no Parquet file: {error}") from error
+    missing = [name for name in ("item", "thoughts", "draw") if name not in table.column_names]
+    if missing or METADATA not in (table.schema.metadata or {}):
+        lacks = f"lacks the columns {', '.join(missing)}" if missing else "does not say what was evaluated"
+        raise ValueError(f"{file} {lacks}: qstar-evaluate out=FOLDER writes such files")
+    return table
+
+
+def identity_of(table: pa.Table) -> dict[str, Any]:
+    """What was evaluated, as `qstar-evaluate` wrote it down."""
+    return json.loads(table.schema.metadata[METADATA])
+
+
+def load(folder: str | Path) -> dict[str, pa.Table]:
+    """The finished answers in the folder of an evaluation, by task; its only step, or that of a `step_N` folder.
+
+    Raises FileNotFoundError where there are none, ValueError where there are several steps to choose from.
+    """
+    folder = Path(folder)
+    steps = sorted({file.parent for file in folder.glob("step_*/*.parquet")})
+    if len(steps) > 1:
+        names = ", ".join(str(step) for step in steps)
+        raise ValueError(f"{folder} holds several steps; name one: {names}")
+    files = sorted(folder.glob("*.parquet")) or sorted(folder.glob("step_*/*.parquet"))
+    if not files:
+        raise FileNotFoundError(
+            f"no answers in {folder}: qstar-evaluate out=FOLDER writes FOLDER/step_N/TASK.parquet when all questions "
+            "of a task are answered"
+        )
+    return {file.stem: read(file) for file in files}
