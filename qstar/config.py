@@ -21,8 +21,11 @@ from qstar import __version__
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import TextConfig
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
+from qstar.methods.fast_quiet_star import FastQuietStar
+from qstar.methods.latro import LaTRO
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
+from qstar.methods.rlp import RLP
 from qstar.models.lora import LoraConfig
 from qstar.paths import ROOT
 from qstar.runs import Pretrained, Scratch
@@ -102,7 +105,13 @@ class EvaluateConfig:
 
 
 SCHEMAS: dict[str, dict[str, type]] = {
-    "method": {"quiet_star": QuietStar, "lm": PlainLM},
+    "method": {
+        "quiet_star": QuietStar,
+        "lm": PlainLM,
+        "fast_quiet_star": FastQuietStar,
+        "rlp": RLP,
+        "latro": LaTRO,
+    },
     "model": {"pretrained": Pretrained, "scratch": Scratch},
     "data": {"cups": CupsText, "text": TextConfig},
     "eval": {"cups": CupsEval, "questions": QuestionsEval, "none": NoEval},

@@ -27,12 +27,18 @@ EXPERIMENTS = sorted(
     for file in (ROOT / "experiments").rglob("*.yaml")
     if file.parent.name != "ablations"  # lists of overrides of an experiment: tests/test_ablations.py
 )
-NEEDED = {"text": ("data.paths=[README.md]",), "pretrained": ("model.source=bundled:cups",)}
+NEEDED = {
+    "text": ("data.paths=[README.md]",),
+    "pretrained": ("model.source=bundled:cups",),
+    "fast_quiet_star": ("method.teacher=runs/teacher",),
+    "fast_quiet_star_released": ("method.teacher=runs/teacher",),
+}
+PAPERS = ("quiet_star", "quiet_star_official", "rlp", "latro")  # presets of the papers: long thoughts
 OPTIONS = [
     (file.parent.name, file.stem)
     for file in sorted(Path(CONFIGS).glob("*/*.yaml"))
     # The window of the default experiment holds twelve tokens, too few for the thoughts of the papers.
-    if (file.parent.name, file.stem) not in (("method", "quiet_star"), ("method", "quiet_star_official"))
+    if not (file.parent.name == "method" and file.stem in PAPERS)
 ]
 
 
@@ -57,10 +63,10 @@ def test_every_option_of_a_group_composes(group, option):
     assert type(getattr(cfg, group)) in schemas
 
 
-@pytest.mark.parametrize("option", ["quiet_star", "quiet_star_official"])
+@pytest.mark.parametrize("option", PAPERS)
 def test_the_papers_presets_compose_with_text(option):
     cfg = composed("~experiments", f"method={option}", "data=text", "data.paths=[README.md]")
-    assert isinstance(cfg.method, QuietStar)
+    assert type(cfg.method) in configs.SCHEMAS["method"].values()
     assert cfg.data.length == 256
 
 
@@ -212,7 +218,7 @@ def test_a_configuration_of_another_version_says_what_it_does_not_know(tmp_path)
     configs.save(composed(), tmp_path / "config.yaml")
     text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("method: QuietStar", "method: LoudStar"))
-    with pytest.raises(ValueError, match="method 'LoudStar'; this qstar knows QuietStar, PlainLM"):
+    with pytest.raises(ValueError, match="method 'LoudStar'; this qstar knows QuietStar, PlainLM, FastQuietStar"):
         configs.load(tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text(text + "speed: 3\n")
     with pytest.raises(ValueError, match="Key 'speed' not in 'TrainConfig'"):

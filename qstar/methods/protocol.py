@@ -55,8 +55,8 @@ class Reference:
             raise ValueError(f"a reference of decay {self.decay}: a number from 0 to 1 is wanted")
         if self.run and self.decay < 1:
             raise ValueError(
-                f"a reference to the run {self.run} of decay {self.decay}: the weights of another run stay as they are, "
-                "decay 1"
+                f"a reference to the run {self.run} of decay {self.decay}: the weights of another run stay as they "
+                "are, decay 1"
             )
 
 

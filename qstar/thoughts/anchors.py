@@ -15,8 +15,26 @@ def choose(batch: Batch, fraction: float, key: Key) -> Int[Array, "B A"]:
     rows, size = batch.tokens.shape
     if fraction >= 1.0:
         return jnp.broadcast_to(jnp.arange(size)[None], (rows, size))
-    count = max(1, math.ceil(fraction * size))
     order = jnp.argsort(jax.random.uniform(key, (rows, size)), axis=1)
+    return jnp.sort(order[:, : how_many(fraction, size)], axis=1)
+
+
+def how_many(fraction: float, size: int) -> int:
+    """How many of `size` positions that is."""
+    return size if fraction >= 1.0 else max(1, math.ceil(fraction * size))
+
+
+@typed
+def draw(batch: Batch, count: int, key: Key) -> Int[Array, "B A"]:
+    """`count` positions of each row, in order, drawn among those with a token to predict; 0 takes all positions.
+
+    Rows with fewer than `count` of them have others as well, which `target_counts` leaves out.
+    """
+    if not 0 < count < batch.tokens.shape[1]:
+        return choose(batch, 1.0, key)
+    everywhere = choose(batch, 1.0, key)
+    late = (~target_counts(batch, everywhere, 1)[:, :, 0]).astype(jnp.float32)
+    order = jnp.argsort(jax.random.uniform(key, batch.tokens.shape) + late, axis=1)
     return jnp.sort(order[:, :count], axis=1)
 
 

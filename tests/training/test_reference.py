@@ -23,7 +23,6 @@ from qstar.training.optim import OptimConfig
 from qstar.training.reference import Comparison, Other
 from qstar.training.step import make_step, new_state, state_sharding
 
-
 INITIAL = Reference()
 
 

@@ -1,0 +1,107 @@
+"""Fast Quiet-STaR's last stage: a model that does not think, trained against one that does.
+
+A token's reward is what the student knows better than the teacher, r_j = log p_student(x_j) - log p_teacher(x_j), the
+teacher's prediction being the one after a thought; it is kept where it is positive. The student's log-probs are
+reinforced by it, and there is no NLL. Huang et al. 2025 (arXiv 2505.17746). The stages before are Quiet-STaR with ever
+shorter thoughts, each from the one before: experiments/quiet_star/followups/fast_quiet_star.py runs all of them.
+
+`student=paper` reinforces the true token, grad log p(x_j). `student=released` is the released code: a token that the
+student draws, whose reward does not depend on what was drawn, so at temperature 1 the expected gradient is zero.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Bound, Reference
+from qstar.methods.quiet_star import QuietStar
+from qstar.models.cost import Pass
+from qstar.models.lm import LM
+from qstar.ops import masked, vocabulary
+from qstar.ops.chunk import chunked, slice_size
+from qstar.structs import Batch, Mean, Metrics
+from qstar.thoughts.anchors import next_counts
+from qstar.typing import Array, Float, Key, typed
+
+STUDENTS = ("paper", "released")
+
+
+@dataclass(frozen=True)
+class FastQuietStar(PlainLM):
+    """The student. It starts from the language model of `model.source`: in the paper, the teacher's run as well.
+
+    Differs from the released code: its weight of 1e6 is left out, for of one term alone Adam sees no scale; the teacher
+    thinks in the step, the likeliest thoughts, instead of being read from a file; padding is not counted.
+    """
+
+    teacher: str = ""  # a run directory of a method that thinks
+    student: str = "paper"
+    clamp: bool = True  # only tokens that the student knows better than the teacher are reinforced
+    reinforce_temperature: float = 1.0  # divides the logits of the reinforced log-probs; released: 3
+
+    def __post_init__(self):
+        if not self.teacher:
+            raise ValueError(
+                "method.teacher is empty: give method.teacher=RUN, a run directory of a method that thinks"
+            )
+        if self.student not in STUDENTS:
+            raise ValueError(f"method.student = {self.student!r}: choose one of {', '.join(STUDENTS)}")
+        if self.reinforce_temperature <= 0:
+            raise ValueError(
+                f"method.reinforce_temperature = {self.reinforce_temperature}: a positive number is wanted"
+            )
+
+    @property
+    def reference(self) -> Reference:
+        return Reference(run=self.teacher)
+
+    def loss(self, model: LM, batch: Batch, key: Key, reference: Bound) -> tuple[Float[Array, ""], Metrics]:
+        thought_key, draw_key = jax.random.split(key)
+        hidden, vocab, true = model.text(batch).hidden[:, :-1], model.cfg.vocab, batch.tokens[:, 1:]
+        own = vocabulary.logprobs(model.logits, hidden, true, 1, vocab)
+        taught = teacher_logprobs(reference, batch, thought_key)
+        reward = jax.lax.stop_gradient(own) - taught
+        action = true
+        if self.student == "released":
+            detached = jax.lax.stop_gradient(hidden)[:, None]
+            action = vocabulary.sample(model.logits, detached, draw_key, vocab)[0][:, 0]
+        score = vocabulary.logprobs(model.logits, hidden, action, 1, vocab, self.reinforce_temperature)
+        counts = next_counts(batch)
+        loss = masked.mean(-(jnp.maximum(reward, 0) if self.clamp else reward) * score, counts)
+        return loss, {
+            "loss": Mean.of(loss),
+            "nll": Mean.of(-own, counts),
+            "nll_teacher": Mean.of(-taught, counts),
+            "reward": Mean.of(reward, counts),
+            "helped": Mean.of((reward > 0).astype(reward.dtype), counts),
+        }
+
+
+def teacher_passes(teacher: QuietStar, length: int) -> tuple[Pass, ...]:
+    """What the teacher computes in a step on a window of `length` tokens, besides the student's `passes`: it thinks
+    once at every position."""
+    thinks = dataclasses.replace(teacher, num_thoughts=1, lookahead=1, baseline="base", beta=0.0, think_fraction=1.0)
+    return tuple(dataclasses.replace(one, gradient=False) for one in thinks.passes(length))
+
+
+@typed
+def teacher_logprobs(teacher: Bound, batch: Batch, key: Key) -> Float[Array, "B J"]:
+    """Log-prob of every next token after the teacher's likeliest thought; its distributions live in slices."""
+    thinker = teacher.model
+    text = thinker.lm.text(batch)
+    rows, size = batch.tokens.shape
+
+    def after_thoughts(anchors: Array) -> Array:
+        # Likeliest thoughts draw nothing; the key is for those that are dealt to other positions.
+        own = jax.random.fold_in(key, anchors[0, 0])
+        found = teacher.method.think(thinker, text, batch, anchors, own, greedy=True)[1]
+        true = jnp.take_along_axis(batch.tokens, anchors + 1, 1)
+        return jnp.take_along_axis(found.mixed[:, 0], true[:, :, None], -1)[:, :, 0]
+
+    anchors = jnp.broadcast_to(jnp.arange(size - 1)[None], (rows, size - 1))
+    # Three distributions over the vocabulary are alive at once: base, after the thought, mixed.
+    found = chunked(after_thoughts, anchors, 1, slice_size(size - 1, 3 * rows * thinker.lm.cfg.vocab))
+    return jax.lax.stop_gradient(found)

@@ -1,0 +1,111 @@
+"""Thoughts that stand between a text and its continuation: what RLP and LaTRO share.
+
+A thought is T tokens between the learned start and end embeddings of Quiet-STaR, and what follows is predicted straight
+after it: no mixing head, no blend with the prediction without a thought. The papers write a chain of thought between
+tags that the model chooses to close; here its length is fixed, which makes every position of a batch one shape.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+
+from qstar.methods.protocol import Vocabulary
+from qstar.methods.quiet_star import QuietStar
+from qstar.models.cost import Pass
+from qstar.models.definition import Definition
+from qstar.models.lm import LMConfig
+from qstar.models.thinker import Thinker
+from qstar.structs import Batch, Text
+from qstar.thoughts import anchors as where
+from qstar.thoughts.fill import Inner
+from qstar.thoughts.predict import Prediction
+from qstar.typing import Array, Float, Int, Key, Params
+
+
+@dataclass(frozen=True)
+class Straight:
+    """The thoughts, and which positions think."""
+
+    thought_len: int = 12  # T: sampled tokens, delimiters not counted
+    num_thoughts: int = 2  # R
+    lookahead: int = 1  # N: true tokens that judge a thought
+    temperature: float = 1.0  # of sampling, and of the policy's log-probs
+    positions: int = 1  # of each row, drawn anew each step among those that have a token to predict; 0: all
+    delimiter: str = "---"  # token whose embedding start and end begin as
+    forbidden: tuple[str, ...] = ()  # tokens never sampled in a thought
+    delimiter_id: int = -1  # the two below are found by `resolve`
+    forbidden_ids: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        for name in ("forbidden", "forbidden_ids"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if self.thought_len < 1:
+            raise ValueError(f"method.thought_len = {self.thought_len}: at least 1 is wanted")
+        if self.num_thoughts < 2:
+            raise ValueError(
+                f"method.num_thoughts = {self.num_thoughts}: at least 2 are wanted, for a thought is judged against "
+                "the others of its position"
+            )
+        if self.temperature <= 0:
+            raise ValueError(f"method.temperature = {self.temperature}: a positive number is wanted")
+        if self.positions < 0:
+            raise ValueError(f"method.positions = {self.positions}: a number of positions, or 0 for all, is wanted")
+        self.thinking()  # checks the rest
+
+    def thinking(self) -> QuietStar:
+        """Quiet-STaR with these thoughts, of which the sampling, the scoring and the predictions are used."""
+        return QuietStar(
+            thought_len=self.thought_len,
+            num_thoughts=self.num_thoughts,
+            lookahead=self.lookahead,
+            mix="hidden",
+            mixing="none",
+            temperature=self.temperature,
+            reinforce_temperature=self.temperature,
+            delimiter=self.delimiter,
+            forbidden=self.forbidden,
+            delimiter_id=self.delimiter_id,
+            forbidden_ids=self.forbidden_ids,
+        )
+
+    def resolve(self, vocabulary: Vocabulary) -> "Straight":
+        found = self.thinking().resolve(vocabulary)
+        return dataclasses.replace(self, delimiter_id=found.delimiter_id, forbidden_ids=found.forbidden_ids)
+
+    def definition(self, lm: LMConfig) -> Definition:
+        return self.thinking().definition(lm)
+
+    def start_from(self, lm_cfg: LMConfig, lm: Params, key: Key) -> Params:
+        return self.thinking().start_from(lm_cfg, lm, key)
+
+    def drawn(self, model: Thinker, batch: Batch, key: Key) -> tuple[Thinker, Text, Batch, Array, Inner]:
+        """The thoughts of a step, with what they are judged by: the arguments of `judge`."""
+        where_key, fill_key = jax.random.split(key)
+        anchors, text = where.draw(batch, self.positions, where_key), model.lm.text(batch)
+        inner = self.thinking().inner(model, text, batch, anchors, fill_key, self.num_thoughts, self.temperature)
+        return model, text, batch, anchors, inner
+
+    def passes(self, length: int) -> tuple[Pass, ...]:
+        """What a step computes on a window of `length` tokens, its reference left out."""
+        return self.thinking().passes_at(self.thinking_positions(length), length)
+
+    def thinking_positions(self, length: int) -> int:
+        return min(self.positions or length, length)
+
+    def predict(
+        self, model: Thinker, batch: Batch, anchors: Int[Array, "B A"], key: Key, think: bool, greedy: bool
+    ) -> Float[Array, "B A V"]:
+        return self.thinking().predict(model, batch, anchors, key, think, greedy)
+
+    def think(
+        self,
+        model: Thinker,
+        text: Text,
+        batch: Batch,
+        anchors: Array,
+        key: Key,
+        greedy: bool,
+        num_thoughts: int = 1,
+    ) -> tuple[Inner, Prediction]:
+        return self.thinking().think(model, text, batch, anchors, key, greedy, num_thoughts)
