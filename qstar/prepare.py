@@ -10,6 +10,7 @@ SOURCE is one of
   DIRECTORY          of a Hugging Face model, made by qstar-prepare, or a run of qstar-train (its language model,
                      adapters merged), or of adapters in peft's layout (their model, with them merged)
   FILE.gguf          of the llama architecture: pip install "qstar[gguf]"
+  FILE.bin           of llama2.c in its legacy form (stories260K), with its tokenizer.bin beside it
   hub:ORG/NAME       from the Hugging Face hub: pip install "qstar[hub]"
 
 examples

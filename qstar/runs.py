@@ -16,7 +16,7 @@ import numpy as np
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Method
-from qstar.models import gguf, hf, lm, lora, peft
+from qstar.models import gguf, hf, llama2c, lm, lora, peft
 from qstar.models.definition import Definition, join
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
@@ -34,6 +34,7 @@ KINDS = """a model is one of
                      run of qstar-train: the language model in its newest checkpoint, adapters merged; or of adapters
                      in peft's layout (adapter_config.json): the model that they name, with them merged
   FILE.gguf          of the llama architecture
+  FILE.bin           of llama2.c in its legacy form, with its tokenizer.bin beside it
   hub:ORG/NAME       fetched from the Hugging Face hub (ORG/NAME alone works where no such path exists)"""
 
 
@@ -53,7 +54,7 @@ def load_model(source: str | Path) -> Loaded:
 
     Raises:
         FileNotFoundError: nothing there, or a file of it is missing.
-        ValueError: it cannot be read, is outside the Llama family, or its tokenizer does not fit its vocabulary.
+        ValueError: it cannot be read, is of no family that is known, or its tokenizer does not fit its vocabulary.
         ImportError, ConnectionError: the extra or the network that this kind wants is not there.
     """
     text = str(source)
@@ -119,6 +120,8 @@ def _local(text: str) -> tuple[LMConfig, Params, Tokenizer]:
     path = Path(text).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path)
+    if path.is_file() and path.suffix == ".bin":
+        return _llama2c(path)
     if (path / "model.json").is_file():
         return _checkpoint(path)
     if (path / peft.CONFIG).is_file():
@@ -128,7 +131,7 @@ def _local(text: str) -> tuple[LMConfig, Params, Tokenizer]:
             raise FileNotFoundError(f"{path} holds neither a config.json nor a model.json; {KINDS}")
         return _huggingface(path)
     if path.exists():
-        raise ValueError(f"{path} is a file, but no .gguf; {KINDS}")
+        raise ValueError(f"{path} is a file, but no .gguf or .bin; {KINDS}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
         return _huggingface(hf.fetch(text))
     raise FileNotFoundError(f"no model at {text!r}; {KINDS}")
@@ -157,6 +160,12 @@ def _adapted(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
     adapter, adapters = peft.read(path, base.config)
     definition = lora.adapted(lm.definition(base.config), adapter)
     return base.config, definition.merged({**base.params, lora.NAME: adapters}), base.tokenizer
+
+
+def _llama2c(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+    config, params, pieces = llama2c.read_file(path)
+    special = [token for token in ("<unk>", "<s>", "</s>") if token in pieces.tokens]
+    return config, params, tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, special)
 
 
 def _checkpoint(path: Path) -> tuple[LMConfig, Params, Tokenizer]:

@@ -7,7 +7,7 @@ become that token, so text from outside should not contain it.
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 
@@ -120,6 +120,38 @@ def byte_level_bpe(
     split = [pre_tokenizers.Digits(individual_digits=True), by_bytes] if digits else [by_bytes]
     backend.pre_tokenizer = pre_tokenizers.Sequence(split)
     backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return Tokenizer(backend)
+
+
+def sentencepiece_bpe(
+    tokens: Sequence[str], scores: Sequence[float], special: Sequence[str], prefix: bool = True
+) -> Tokenizer:
+    """BPE as SentencePiece trains it: spaces are part of pieces, characters without a piece become bytes (<0x0A>).
+
+    Of all adjacent pairs the one that makes the piece of the highest score is merged first.
+
+    Args:
+        tokens: spelling of every id, with spaces as " " or "\u2581".
+        special: entries that are never split and never come out of merges.
+        prefix: a space is put before the text, and taken off when decoding (Llama 2, Mistral; not Gemma).
+
+    Raises:
+        ValueError: a special token, or one of the bytes, that the vocabulary lacks.
+    """
+    vocab = {token.replace(" ", "\u2581"): id for id, token in enumerate(tokens)}
+    missing = [token for token in (*special, *(f"<0x{byte:02X}>" for byte in range(256))) if token not in vocab]
+    if missing:
+        raise ValueError(f"tokens {missing[:5]} are not in the vocabulary of {len(vocab)} entries")
+    score = dict(zip(vocab, scores, strict=True))
+    splits = [(piece[:cut], piece[cut:]) for piece in vocab for cut in range(1, len(piece))]
+    whole = [pair for pair in splits if pair[0] in vocab and pair[1] in vocab and "".join(pair) not in special]
+    merges = sorted(whole, key=lambda pair: -score["".join(pair)])
+    backend = Backend(models.BPE(vocab=vocab, merges=merges, byte_fallback=True))
+    spaces = normalizers.Replace(" ", "\u2581")
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces]) if prefix else spaces
+    pieces = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.decoder = decoders.Sequence([*pieces, decoders.Strip(" ", 1, 0)] if prefix else pieces)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return Tokenizer(backend)
 
