@@ -35,3 +35,20 @@ def test_bootstrap_is_a_function_of_its_seed():
     assert intervals.bootstrap(np.full(5, 0.25), seed=0) == (0.25, 0.25)
     with pytest.raises(ValueError, match="no values"):
         intervals.bootstrap(np.zeros(0), seed=0)
+
+
+def test_a_ratio_s_interval_draws_numerator_and_denominator_together():
+    # Every pair has the ratio 2, whatever its size.
+    sizes = np.asarray([1.0, 5.0, 30.0])
+    assert intervals.bootstrap_ratio(2 * sizes, sizes, seed=0) == (2.0, 2.0)
+    # Two of each: the drawn ratios are 1, 3 and (10 + 3) / 11.
+    assert intervals.bootstrap_ratio(np.asarray([10.0, 3.0]), np.asarray([10.0, 1.0]), seed=0) == (1.0, 3.0)
+    rng = np.random.default_rng(1)
+    above, below = rng.uniform(0, 2, 500), rng.uniform(1, 3, 500)
+    low, high = intervals.bootstrap_ratio(above, below, seed=0)
+    # Delta method: the deviation of a - r b over mean(b) sqrt(n).
+    ratio = above.sum() / below.sum()
+    half = 1.96 * np.std(above - ratio * below) / below.mean() / np.sqrt(500)
+    assert (low, high) == pytest.approx((ratio - half, ratio + half), abs=0.1 * half)
+    with pytest.raises(ValueError, match="no values"):
+        intervals.bootstrap_ratio(np.zeros(0), np.zeros(0), seed=0)
