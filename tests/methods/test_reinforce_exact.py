@@ -40,13 +40,15 @@ def expected_reward_slope(params, direction):
     return (expected(1e-4) - expected(-1e-4)) / 2e-4
 
 
-def expected_policy_loss(model, params, method, groups):
+def expected_policy_loss(model, params, method, groups, behaviour=None):
     """Mean over anchors of the sum over `groups` [n R] of thoughts of p(group) * policy loss of that group; the policy
-    loss is what the whole loss gains from one more unit of beta."""
+    loss is what the whole loss gains from one more unit of beta. p is that of the log-probs `behaviour`, or the
+    policy's own."""
     thinker = model.bind(params)
-    inner = Inner(thinker.lm.embed(jnp.asarray(EVERY)), jnp.asarray(EVERY))
+    inner = Inner(thinker.lm.embed(jnp.asarray(EVERY)), jnp.asarray(EVERY), behaviour)
     talk = method.talk(thinker, thinker.lm.text(BATCH), BATCH, jnp.asarray(ANCHORS), inner)
-    probability = jax.lax.stop_gradient(jnp.exp(talk.thought.sum(-1)))[0]
+    drawn_from = talk.thought if behaviour is None else behaviour
+    probability = jax.lax.stop_gradient(jnp.exp(drawn_from.sum(-1)))[0]
 
     def contribution(members, slot):
         at = lambda x: jax.lax.dynamic_slice_in_dim(x, slot, 1, axis=x.ndim - 2)  # noqa: E731
@@ -57,6 +59,7 @@ def expected_policy_loss(model, params, method, groups):
             mixed=of(talk.mixed),
             thought=of(talk.thought),
             weight=of(talk.weight),
+            behaviour=None if talk.behaviour is None else of(talk.behaviour),
         )
         more, less = (dataclasses.replace(method, beta=beta).objective(chosen, BATCH)[0] for beta in (2.0, 1.0))
         return jnp.prod(probability[members, slot]) * (more - less)
@@ -86,4 +89,31 @@ def test_expected_policy_gradient_is_minus_the_gradient_of_the_expected_reward_o
         wanted = -share * expected_reward_slope(params, direction) / method.thought_len
         assert abs(wanted) > 1e-3
         # The differences are exact to about step^2 = 1e-8.
+        assert found == pytest.approx(wanted, rel=1e-6)
+
+
+def test_importance_weights_give_the_gradient_of_the_reward_when_one_token_at_a_time_follows_the_policy(x64):
+    """Thoughts are sampled at temperature 1, the policy has temperature 2. For thoughts of two tokens that is the sum
+    of two expected rewards: one token from the policy, the other one as it was sampled."""
+    model, params = tiny.thinker_of(LM)
+    method = dataclasses.replace(ONE, reinforce_temperature=2.0, importance_weights=True)
+    scored = lambda params, hot: sequential.talk(params, LM, 1.0, BATCH, ANCHORS, EVERY, 2, ONE.mix, hot)  # noqa: E731
+    sampled = scored(params, 1.0)
+    reward, _ = sequential.credit(sampled, sequential.counts(BATCH, ANCHORS, 2), "base", clamp=False)
+
+    def expected(step, direction):
+        moved = jax.tree.map(lambda weight, way: np.asarray(weight) + step * way, params, direction)
+        policy = scored(moved, 2.0).thought
+        one_changed = [sampled.thought.sum(-1) - sampled.thought[..., t] + policy[..., t] for t in (0, 1)]
+        return sum((np.exp(logprob) * reward).sum(1).mean() for logprob in one_changed)
+
+    behaviour = jnp.asarray(sampled.thought)
+    gradient = jax.jit(
+        jax.grad(lambda params: expected_policy_loss(model, params, method, SINGLES, behaviour)),
+    )(params)
+    for seed in (1, 2):
+        direction = tiny.weights_of(model, seed, jnp.float64)
+        found = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
+        wanted = -(expected(1e-4, direction) - expected(-1e-4, direction)) / 2e-4 / method.thought_len
+        assert abs(wanted) > 1e-3
         assert found == pytest.approx(wanted, rel=1e-6)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from qstar.structs import Talk
-from qstar.thoughts.credit import credit, reinforce
+from qstar.thoughts.credit import credit, importance, reinforce
 
 
 def talk_of(base, mixed):
@@ -32,6 +32,9 @@ def test_reward_is_the_gain_in_log_likelihood_of_the_targets_that_count():
         ("base", True, [[1, 0], [3, 2], [0, 0]]),
         ("mean", False, [[2 / 3, 0], [8 / 3, 2], [-10 / 3, -2]]),  # means 1/3 and 0
         ("mean", True, [[2 / 3, 0], [8 / 3, 2], [0, 0]]),
+        # Of (e, e^3, e^-3) / 3 and (1, e^2, e^-2) / 3 the sums are 7.61787, 2.84146, their logs 2.030497, 1.044319.
+        ("log_mean", False, [[-1.030497, -1.044319], [0.969503, 0.955681], [-5.030497, -3.044319]]),
+        ("log_mean", True, [[0, 0], [0.969503, 0.955681], [0, 0]]),
         ("leave_one_out", False, [[1, 0], [4, 3], [-5, -3]]),  # 1 - (3 - 3)/2, 3 - (1 - 3)/2, -3 - (1 + 3)/2
         ("leave_one_out", True, [[1, 0], [4, 3], [0, 0]]),
     ],
@@ -65,3 +68,21 @@ def test_gradient_of_reinforce_by_a_tokens_logprob_is_minus_its_share_of_the_adv
     # Four thoughts of two tokens.
     np.testing.assert_allclose(gradient, -np.repeat(ADVANTAGE[..., None], 2, axis=-1) / 8, rtol=1e-6)
     assert not np.any(jax.grad(reinforce, 1)(LOGPROBS, ADVANTAGE, where))
+
+
+def test_importance_weights_are_ratios_of_probabilities_a_token_and_constants():
+    thought = jnp.log(jnp.array([[[[0.5, 0.25]], [[0.1, 1.0]]]]))
+    behaviour = jnp.log(jnp.array([[[[0.25, 0.5]], [[0.1, 0.125]]]]))
+    np.testing.assert_allclose(importance(thought, behaviour), [[[[2, 0.5]], [[1, 8]]]], rtol=1e-6)
+    assert not np.any(jax.grad(lambda thought: importance(thought, behaviour).sum())(thought))
+
+
+def test_importance_weights_of_what_was_all_but_impossible_are_finite():
+    assert np.isfinite(importance(jnp.zeros((1, 1, 1, 1)), jnp.full((1, 1, 1, 1), -200.0))).all()
+
+
+def test_weights_multiply_each_token_of_reinforce_and_take_no_gradient():
+    where, weights = jnp.array([[True, False]]), jnp.array([[[[2.0, 0.5], [9, 9]], [[1.0, 3.0], [9, 9]]]])
+    # -0.5 * (2 * -1 + 0.5 * -3) / 2 = 0.875 and 1 * (-4 - 18) / 2 = -11.
+    assert reinforce(LOGPROBS, ADVANTAGE, where, weights) == pytest.approx((0.875 - 11) / 2)
+    assert not np.any(jax.grad(reinforce, 3)(LOGPROBS, ADVANTAGE, where, weights))
