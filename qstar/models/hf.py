@@ -215,16 +215,6 @@ def write_tensors(file: Path, tree: Params, dtype: str) -> None:
     safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
 
 
-def write_tensors(file: Path, tree: Params, dtype: str) -> None:
-    """Write a tree of weights as one safetensors file; `mixing.first` names leaf `first` under `mixing`."""
-    flat = jax.tree_util.tree_leaves_with_path(tree)
-    tensors = {
-        jax.tree_util.keystr(path, simple=True, separator="."): np.ascontiguousarray(leaf, WRITTEN[dtype])
-        for path, leaf in flat
-    }
-    safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
-
-
 def _write_json(file: Path, contents: dict) -> None:
     file.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 

@@ -11,6 +11,8 @@ import pytest
 import safetensors.numpy
 import tiny
 
+from qstar import prepare, runs
+from qstar.data import tokenizer as tokenizers
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import families, hf, lm
 from qstar.models.lm import LMConfig
@@ -300,6 +302,16 @@ def test_options_that_are_off_leave_no_weights_and_draw_none():
     for name in added:
         assert not np.any(jax.tree.leaves(more["blocks"][name])[0])
     assert np.all(plain["blocks"]["attention_norm"]["scale"] == 1)
+
+
+def test_gemma_goes_through_a_checkpoint_and_back(tmp_path):
+    source = Path(shutil.copytree(GOLDEN / "gemma3", tmp_path / "source"))
+    (source / "tokenizer.json").write_text(tokenizers.characters("".join(map(chr, range(33, 81)))).to_json())
+    prepare.prepare(str(source), tmp_path / "checkpoint", "checkpoint", "float32")
+    prepare.prepare(str(tmp_path / "checkpoint"), tmp_path / "back", "huggingface", "float32")
+    first, last = runs.load_model(source), runs.load_model(tmp_path / "back")
+    assert last.config == first.config == hf.read_config(GOLDEN / "gemma3")
+    jax.tree.map(np.testing.assert_array_equal, last.params, first.params)
 
 
 # --- thinking -----------------------------------------------------------------------------------------------------
