@@ -33,7 +33,7 @@ NEEDED = {
     "fast_quiet_star": ("method.teacher=runs/teacher",),
     "fast_quiet_star_released": ("method.teacher=runs/teacher",),
 }
-PAPERS = ("quiet_star", "quiet_star_official", "rlp", "latro")  # presets of the papers: long thoughts
+PAPERS = ("quiet_star", "quiet_star_official", "rlp", "latro", "adaptive")  # presets of the papers: long thoughts
 OPTIONS = [
     (file.parent.name, file.stem)
     for file in sorted(Path(CONFIGS).glob("*/*.yaml"))

@@ -43,6 +43,8 @@ class ThinkerConfig:
     `mixing_start` is the share of the thought before the first step; None is where an output of zero puts it: 0 for
     `raw` on the thought's side, 1 for `raw` on the base's, 1/2 for `sigmoid`.
 
+    `gate` adds a head that says where thoughts pay, for methods that think in some places only.
+
     `delimiter_scale` s stores the start and end embeddings divided by s and uses them times s, as the official code
     does with s = 100: under Adam that multiplies their learning rate by s, and the gradients that the global clip sees.
     """
@@ -53,6 +55,7 @@ class ThinkerConfig:
     mixing: str = "raw"
     mixing_side: str = "thought"
     mixing_start: float | None = None
+    gate: bool = False
 
     def __post_init__(self):
         if self.delimiter_scale <= 0:
@@ -89,6 +92,22 @@ class MixingHead(nnx.Module):
         return jnp.einsum("...d,do->...o", x.astype(wide), self.last[...].astype(wide))[..., 0]
 
 
+class Gate(nnx.Module):
+    """Linear(D, D) ReLU Linear(D, 1): log-odds, which start at zero."""
+
+    def __init__(self, width: int, rngs: nnx.Rngs):
+        zeros = nnx.initializers.zeros
+        self.first = param(rngs, fan_in(width), (width, width), ("embed", None))
+        self.first_bias = param(rngs, zeros, (width,), (None,))
+        self.last = param(rngs, zeros, (width, 1), ("embed", None))
+        self.last_bias = param(rngs, zeros, (1,), (None,))
+
+    def __call__(self, hidden: Array) -> Array:
+        """Hidden states [*rows D] -> [*rows], float32 or better."""
+        x = jax.nn.relu(_affine(hidden, self.first, self.first_bias))
+        return _affine(x.astype(jnp.promote_types(x.dtype, jnp.float32)), self.last, self.last_bias)[..., 0]
+
+
 def _affine(x: Array, weight: nnx.Param, bias: nnx.Param) -> Array:
     x = jnp.einsum("...i,io->...o", x, weight[...].astype(x.dtype))
     return x + bias[...].astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,))
@@ -105,6 +124,8 @@ class Thinker(nnx.Module):
             self.pause = param(rngs, fan_in(width), (width,), ("embed",))
         if cfg.mixing != "none":
             self.mixing = MixingHead(width, rngs)
+        if cfg.gate:
+            self.gate = Gate(width, rngs)
 
     @property
     def start_embedding(self) -> Float[Array, "D"]:

@@ -80,7 +80,7 @@ class Thought:
     not normalised, which makes it less than the gain here for weights between 0 and 1.
     """
 
-    tokens: tuple[int, ...]  # none for pauses
+    tokens: tuple[int, ...]  # none for pauses, and where a method chose not to think
     weight: float  # mixing weight: the share of the prediction after the thought
     base: float  # log-prob of the token without the thought
     mixed: float  # and with it
@@ -235,7 +235,8 @@ def steps(found: Effect, tokens: Sequence[int]) -> tuple[Step, ...]:
 def _step(found: Effect, token: int) -> Step:
     thoughts = tuple(
         Thought(
-            tokens=() if found.thoughts is None else tuple(found.thoughts[r].tolist()),
+            # A gate that was closed leaves -1.
+            tokens=() if found.thoughts is None else tuple(t for t in found.thoughts[r].tolist() if t >= 0),
             weight=float(found.weight[r]),
             base=float(found.base),
             mixed=float(found.mixed[r]),

@@ -11,7 +11,7 @@ from qstar.typing import Array, Params
 
 SCHEDULES = ("constant", "linear", "cosine")
 WEIGHTS = ("float32", "bfloat16")
-PARTS = {"start": "delimiter", "end": "delimiter", "pause": "delimiter", "mixing": "mixing"}
+PARTS = {"start": "delimiter", "end": "delimiter", "pause": "delimiter", "mixing": "mixing", "gate": "mixing"}
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class OptimConfig:
     """AdamW (Loshchilov & Hutter 2019). Defaults: Quiet-STaR's Appendix A.
 
     `delimiter_lr_scale` and `mixing_lr_scale` multiply the learning rate of start, end and pause embeddings and of the
-    mixing head. The paper weights the delimiters' gradients by 100, which Adam would cancel: the step is what counts.
+    mixing head (and of a gate). The paper weights the delimiters' gradients by 100, which Adam would cancel: the step is what counts.
     """
 
     lr: float = 1e-6

@@ -1,0 +1,127 @@
+"""Adaptive thinking: Quiet-STaR with a gate that learns where a thought pays, and closes before one is generated.
+
+    gate    g(h) = sigmoid(perceptron(h)) on the hidden state h that the prediction without a thought is made from
+    target  1[gain > threshold], gain = log p_talk - log p_init of the true tokens: what Quiet-STaR computes as reward
+    loss    Quiet-STaR's + cross-entropy of g against the target; h is a constant of it
+    use     where g < gate_at no thought is generated and the prediction is the one without
+
+Every position thinks while training, so the gain is known whether or not the gate is open: the target is a label, and
+a policy gradient with a price on thoughts would estimate from samples what is at hand. The threshold is that price.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from qstar.methods.quiet_star import QuietStar
+from qstar.models.cost import Pass
+from qstar.models.lm import LMConfig
+from qstar.models.thinker import Thinker, ThinkerConfig
+from qstar.ops import masked
+from qstar.structs import Batch, Mean, Metrics, Text
+from qstar.thoughts import anchors as where
+from qstar.thoughts.fill import Inner
+from qstar.thoughts.predict import Prediction
+from qstar.thoughts.talk import base_hidden
+from qstar.typing import Array, Bool, Float, Int, Key, typed
+
+
+@dataclass(frozen=True)
+class Adaptive(QuietStar):
+    """Quiet-STaR's hyper-parameters, and the gate's."""
+
+    threshold: float = 0.0  # gain in log-likelihood of the judged tokens, nats, from which a thought counts as paying
+    gate_at: float = 0.5  # think where the gate's probability that it pays is at least this
+
+    def __post_init__(self):
+        super().__post_init__()
+        if not 0 <= self.gate_at <= 1:
+            raise ValueError(f"method.gate_at = {self.gate_at}: a probability from 0 to 1 is wanted")
+
+    def thinker(self, lm: LMConfig) -> ThinkerConfig:
+        return dataclasses.replace(super().thinker(lm), gate=True)
+
+    def loss(self, model: Thinker, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        where_key, fill_key = jax.random.split(key)
+        anchors = where.choose(batch, self.think_fraction, where_key)
+        text = model.lm.text(batch)
+        inner = self.inner(model, text, batch, anchors, fill_key, self.num_thoughts, self.temperature)
+        talk = self.talk(model, text, batch, anchors, inner)
+        terms = self.terms(talk, batch)
+        judged = self.counted(talk, batch)[2].any(-1)
+        pays = terms.credit.reward > self.threshold
+        chance = gate(model, text, anchors)
+        score = jnp.broadcast_to(chance[:, None], pays.shape)
+        samples = jnp.broadcast_to(judged[:, None], pays.shape)
+        loss = terms.loss + masked.mean(cross_entropy(score, pays), samples)
+        return loss, {
+            **self.metrics(talk, batch, terms),
+            "loss": Mean.of(loss),
+            **self.gate_metrics(jax.nn.sigmoid(score), pays, samples),
+        }
+
+    def gate_metrics(
+        self, chance: Float[Array, "B R A"], pays: Bool[Array, "B R A"], counts: Bool[Array, "B R A"]
+    ) -> Metrics:
+        """Of all thoughts: how many the gate lets through, how many of these pay and how many that pay it lets through,
+        and the mean squared error of its probability."""
+        opens = chance >= self.gate_at
+        as_float = lambda x: x.astype(chance.dtype)  # noqa: E731
+        return {
+            "gate_open": Mean.of(as_float(opens), counts),
+            "gate_precision": Mean.of(as_float(pays), counts & opens),
+            "gate_recall": Mean.of(as_float(opens), counts & pays),
+            "gate_brier": Mean.of((chance - as_float(pays)) ** 2, counts),
+        }
+
+    def opens(self, model: Thinker, text: Text, anchors: Array) -> Bool[Array, "B A"]:
+        """Where the model thinks."""
+        return jax.nn.sigmoid(gate(model, text, anchors)) >= self.gate_at
+
+    def think(
+        self,
+        model: Thinker,
+        text: Text,
+        batch: Batch,
+        anchors: Array,
+        key: Key,
+        greedy: bool,
+        num_thoughts: int = 1,
+    ) -> tuple[Inner, Prediction]:
+        """Thoughts where the gate is open; elsewhere tokens -1, weight 0 and the prediction without a thought.
+
+        Where it is open nowhere no thought is generated; where it is for some of the anchors all of them are, in one
+        program, and the others' are dropped. Slices of few anchors are where time is saved: a token at a time, in
+        generation.
+        """
+        opens = self.opens(model, text, anchors)
+        thinking = lambda: QuietStar.think(self, model, text, batch, anchors, key, greedy, num_thoughts)  # noqa: E731
+
+        def silent() -> tuple[Inner, Prediction]:
+            nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(thinking))
+            hidden = base_hidden(text, anchors, 1)[:, :, 0]
+            return nothing[0], nothing[1].replace(base=jax.nn.log_softmax(model.lm.logits(hidden)))
+
+        inner, found = jax.lax.cond(opens.any(), thinking, silent)
+        kept = opens[:, None]
+        tokens = None if inner.tokens is None else jnp.where(kept[..., None], inner.tokens, -1)
+        mixed = jnp.where(kept[..., None], found.mixed, found.base[:, None])
+        return inner.replace(tokens=tokens), Prediction(found.base, mixed, jnp.where(kept, found.weight, 0))
+
+    def passes_at(self, positions: int, length: int) -> tuple[Pass, ...]:
+        text, *others = super().passes_at(positions, length)
+        return (dataclasses.replace(text, gate=positions), *others)
+
+
+@typed
+def gate(model: Thinker, text: Text, anchors: Int[Array, "B A"]) -> Float[Array, "B A"]:
+    """The gate's log-odds that a thought pays. No gradient reaches the model through the hidden states."""
+    return model.gate(jax.lax.stop_gradient(base_hidden(text, anchors, 1)[:, :, 0]))
+
+
+@typed
+def cross_entropy(logit: Float[Array, "*shape"], label: Bool[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """- log of the probability that log-odds give to a label."""
+    return -jax.nn.log_sigmoid(jnp.where(label, logit, -logit))
