@@ -146,7 +146,8 @@ def _bundled(name: str) -> Path:
 
 def _huggingface(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
     config, params = hf.read_directory(path)
-    return config, params, Tokenizer.from_file(path / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+    return config, params, tokenizers.without_added(tokenizer, config.vocab)
 
 
 def _gguf(path: Path) -> tuple[LMConfig, Params, Tokenizer]:

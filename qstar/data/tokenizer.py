@@ -4,6 +4,7 @@ Nothing is added to what is encoded: no begin-of-text, no template. A special to
 become that token, so text from outside should not contain it.
 """
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -154,6 +155,22 @@ def sentencepiece_bpe(
     backend.decoder = decoders.Sequence([*pieces, decoders.Strip(" ", 1, 0)] if prefix else pieces)
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return Tokenizer(backend)
+
+
+def without_added(tokenizer: Tokenizer, vocab: int) -> Tokenizer:
+    """The tokenizer without added tokens whose ids a model of `vocab` tokens has not.
+
+    Gemma 3's tokenizer names an image token, the models that read only text embed everything but that.
+    """
+    contents = json.loads(tokenizer.to_json())
+    kept = [token for token in contents["added_tokens"] if token["id"] < vocab]
+    if len(kept) == len(contents["added_tokens"]):
+        return tokenizer
+    dropped = {token["content"] for token in contents["added_tokens"] if token["id"] >= vocab}
+    words = contents["model"]["vocab"]
+    if isinstance(words, dict):  # a list of pairs in unigram models, which do not hold added tokens
+        contents["model"]["vocab"] = {word: id for word, id in words.items() if word not in dropped}
+    return Tokenizer.from_json(json.dumps(contents | {"added_tokens": kept}))
 
 
 def check_fits(tokenizer: Tokenizer, vocab: int) -> None:

@@ -103,3 +103,23 @@ def test_turns_are_one_token_and_their_spelling_is_never_merged():
 def test_a_sentencepiece_vocabulary_without_bytes_is_refused():
     with pytest.raises(ValueError, match=r"tokens \['<0x00>', .* are not in the vocabulary of 2 entries"):
         tokenizers.sentencepiece_bpe(["<unk>", "a"], [0.0, -1.0], ["<unk>"])
+
+
+def test_added_tokens_that_the_model_does_not_embed_are_left_out():
+    tokenizer = Tokenizer.from_json(llama3())
+    less = tokenizers.without_added(tokenizer, 14)
+    assert (tokenizer.size, less.size) == (15, 14)
+    assert less.encode("<|begin_of_text|>ab") == [13, 11]
+    assert 14 not in less.encode("ab<|eot_id|>")
+    assert tokenizers.without_added(tokenizer, 15) is tokenizer
+
+
+def test_an_added_token_that_is_in_the_vocabulary_as_well_is_left_out_of_both():
+    assert tokenizers.without_added(pieces(prefix=False), 266).size == 266
+
+
+def test_ordinary_tokens_that_the_model_does_not_embed_stay_and_are_refused():
+    tokenizer = tokenizers.without_added(Tokenizer.from_json(llama3()), 11)
+    assert tokenizer.size == 13
+    with pytest.raises(ValueError, match="ids up to 12, the model embeds only 11 tokens"):
+        tokenizers.check_fits(tokenizer, 11)
