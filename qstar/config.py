@@ -23,7 +23,6 @@ from qstar.data.pipeline import TextConfig
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
-from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.latro import LaTRO
 from qstar.methods.lm import PlainLM
@@ -114,11 +113,16 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "fast_quiet_star": FastQuietStar,
         "rlp": RLP,
         "latro": LaTRO,
-        "adaptive": Adaptive,
     },
     "model": {"pretrained": Pretrained, "scratch": Scratch},
     "data": {"cups": CupsText, "text": TextConfig},
-    "eval": {"cups": CupsEval, "questions": QuestionsEval, "none": NoEval},
+    "eval": {
+        "cups": CupsEval,
+        "questions": QuestionsEval,
+        "chain": ChainEval,
+        "perplexity": PerplexityEval,
+        "none": NoEval,
+    },
     "optim": {"adamw": OptimConfig},
     "mesh": {"mesh": MeshConfig},
 }
@@ -189,22 +193,13 @@ def load(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
         for name, schema in schemas.items():
             node[name] = _writable(schema)
         del contents["schemas"]
+        _migrate(contents)
         node = OmegaConf.merge(node, contents)
     except (OmegaConfBaseException, YAMLError, TypeError) as error:
         raise ValueError(f"{file} is not a configuration that qstar {__version__} wrote: {error}") from error
     return build(_overridden(node, overrides))
 
 
-def _schema(group: str, name: str) -> type:
-    known = {schema.__name__: schema for schema in SCHEMAS[group].values()}
-    if name not in known:
-        _migrate(contents)
-        raise ValueError(f"a saved configuration has {group} {name!r}; this qstar knows {', '.join(known)}")
-    return known[name]
-
-
-def _overridden(node: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    try:
 def _migrate(contents: DictConfig) -> None:
     """Configurations of earlier versions: `eval.greedy` said how to think where `eval.thoughts` now lists the ways."""
     if "greedy" in contents.eval:
@@ -212,6 +207,15 @@ def _migrate(contents: DictConfig) -> None:
         contents.eval.thoughts = ["none", thinking]
 
 
+def _schema(group: str, name: str) -> type:
+    known = {schema.__name__: schema for schema in SCHEMAS[group].values()}
+    if name not in known:
+        raise ValueError(f"a saved configuration has {group} {name!r}; this qstar knows {', '.join(known)}")
+    return known[name]
+
+
+def _overridden(node: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    try:
         for override in OverridesParser.create().parse_overrides(list(overrides)):
             OmegaConf.update(node, override.key_or_group, override.value())
     except (OmegaConfBaseException, HydraException) as error:

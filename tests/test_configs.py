@@ -14,6 +14,8 @@ from qstar import config as configs
 from qstar import experiment
 from qstar.config import EvaluateConfig, TrainConfig
 from qstar.data import tokenizer as tokenizers
+from qstar.evals.chain import ChainEval
+from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
@@ -28,6 +30,7 @@ EXPERIMENTS = sorted(
     if file.parent.name != "ablations"  # lists of overrides of an experiment: tests/test_ablations.py
 )
 NEEDED = {
+    "perplexity": ("eval.paths=[README.md]",),
     "text": ("data.paths=[README.md]",),
     "pretrained": ("model.source=bundled:cups",),
     "fast_quiet_star": ("method.teacher=runs/teacher",),
@@ -93,6 +96,15 @@ def test_every_evaluation_composes_for_qstar_evaluate(option):
     cfg = composed(f"eval={option}", name="evaluate")
     assert isinstance(cfg, EvaluateConfig)
     assert type(cfg.eval) is {"cups": CupsEval, "questions": QuestionsEval, "none": NoEval}[option]
+
+
+def test_chains_of_thought_and_perplexities_compose_for_qstar_evaluate(data_folder):
+    chain = composed("eval=chain", "eval.votes=4", name="evaluate").eval
+    assert chain == ChainEval(gsm8k=f"{data_folder}/gsm8k", votes=4)
+    text = composed("eval=perplexity", "eval.paths=[README.md]", "eval.thoughts=[sampled]", name="evaluate").eval
+    assert text == PerplexityEval(("README.md",), thoughts=("sampled",))
+    with pytest.raises(ValueError, match=r"eval.paths has no value: give eval.paths=VALUE"):
+        composed("eval=perplexity", name="evaluate")
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

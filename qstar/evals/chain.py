@@ -1,0 +1,300 @@
+"""Zero-shot chain of thought with a majority of votes: the model writes its reasoning, then is asked for the answer.
+
+A prompt "Q: ...\\nA: Let's think step by step." is continued by sampled tokens, several times; behind each rationale
+stands "\\nTherefore, the answer (arabic numerals) is", and of the few tokens that follow the first number is a vote
+(Kojima et al. 2022; self-consistency, Wang et al. 2023; Quiet-STaR, section 5.2 and the released script). Thoughts,
+where the model has them, come before every token of the rationale and of the answer.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from qstar.data import builders
+from qstar.data.tokenizer import Tokenizer
+from qstar.evals import intervals, measure, suite
+from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
+from qstar.tasks import commonsense_qa, extract, gsm8k
+from qstar.tasks.items import LEAD, MARKER
+from qstar.thoughts.generate import generate
+from qstar.typing import Key, Keys
+
+OPENING = " Let's think step by step."
+CLOSING = "\nTherefore, the answer (arabic numerals) is"
+CLOSING_LETTER = "\nTherefore, among A through E, the answer is"
+NEXT = (LEAD, "\n\n\n")
+"""Where a text goes on to something else: another question, or nothing. Differs from the released code, which cuts at
+the last of several, and only of those behind the first."""
+STOP = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
+
+
+@dataclass(frozen=True)
+class ChainEval:
+    """GSM8K and CommonsenseQA by chain of thought; items=1319 is all of GSM8K's test split."""
+
+    gsm8k: str = field(default_factory=lambda: suite.data_folder("gsm8k"))  # a folder; empty: leave out
+    commonsense_qa: str = ""  # the paper has votes for GSM8K only
+    items: int = 128  # of each, the first ones of the shuffled split
+    batch_size: int = 2  # questions answered at once, `votes` rows each
+    every: int = 0
+    thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
+    votes: int = 8
+    temperature: float = 0.9  # of the text, as in the released script; the paper's figure says 0.7
+    max_tokens: int = 384  # of a rationale
+    answer_tokens: int = 12
+    stop: tuple[str, ...] = STOP  # tokens that end a text, those of them that the vocabulary has
+    begin: str = ""  # token before every prompt, for models that were trained with one
+    gsm8k_split: str = "test"
+
+    def __post_init__(self):
+        for name in ("thoughts", "stop"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        measure.check(self)
+        for name in ("votes", "max_tokens", "answer_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"eval.{name} = {getattr(self, name)}: a positive integer is wanted")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"eval.temperature = {self.temperature}: 0 or more is wanted")
+        if self.temperature == 0 and self.votes > 1 and "sampled" not in self.thoughts:
+            raise ValueError(
+                f"eval.temperature = 0 with eval.votes = {self.votes}: all votes would be the same; use eval.votes=1"
+            )
+        if self.gsm8k_split not in builders.Gsm8k.SPLITS:
+            raise ValueError(
+                f"eval.gsm8k_split = {self.gsm8k_split!r}: choose one of {', '.join(builders.Gsm8k.SPLITS)}"
+            )
+
+    def measures(self, tokenizer: Tokenizer) -> list["Chain"]:
+        """Raises FileNotFoundError where a folder or its file is missing, ValueError for a file with bad records."""
+        suite.check_folders(self)
+        begin = (tokenizer.id_of(self.begin),) if self.begin else ()
+        if None in begin:
+            raise ValueError(f"eval.begin = {self.begin!r} is not one token of this model's tokenizer; name one")
+        stop = tuple(id for id in map(tokenizer.id_of, self.stop) if id is not None)
+        found = {}
+        if self.gsm8k:
+            rows = suite.numbered(builders.gsm8k(self.gsm8k, self.gsm8k_split), self.gsm8k_split, self.items)
+            found["gsm8k_chain"] = [number_question(row) for row in rows]
+        if self.commonsense_qa:
+            rows = suite.numbered(builders.commonsense_qa(self.commonsense_qa, "dev"), "dev", self.items)
+            found["commonsense_qa_chain"] = [letter_question(row) for row in rows]
+        return [Chain(name, tuple(questions), self, begin, stop) for name, questions in found.items()]
+
+
+@dataclass(frozen=True)
+class Question:
+    id: str
+    prompt: str
+    closing: str  # what asks for the answer, behind the rationale
+    gold: str  # spelled as `answer` spells votes
+    letters: str  # of the choices; empty where the answer is a number
+
+    def answer(self, text: str) -> str:
+        """The vote in what was written behind `closing`; empty where there is none."""
+        if self.letters:
+            return extract.letter(text, self.letters) or ""
+        value = extract.number(text)
+        return "" if value is None else extract.plain(value)
+
+
+def number_question(row: dict) -> Question:
+    """Of GSM8K. Differs from the released code: signs and decimals count."""
+    gold = extract.number(gsm8k.gold(row["answer"]))
+    if gold is None:
+        raise ValueError(f"question {row['id']}: there is no number in its answer {gsm8k.gold(row['answer'])!r}")
+    return Question(row["id"], _prompt(row["question"]), CLOSING, extract.plain(gold), "")
+
+
+def letter_question(row: dict) -> Question:
+    """Of CommonsenseQA."""
+    prompt = _prompt(commonsense_qa.question(row))
+    return Question(row["id"], prompt, CLOSING_LETTER, row["answer"], commonsense_qa.LETTERS)
+
+
+def _prompt(question: str) -> str:
+    return f"{LEAD} {question}{MARKER}{OPENING}"
+
+
+# --- votes --------------------------------------------------------------------------------------------------------
+
+
+def majority(votes: Sequence[str]) -> str:
+    """The answer with most votes; of several, the one that was voted for first.
+
+    Empty votes abstain; the result is empty where all do. Differs from the released code, where "no number" can win.
+    """
+    counted = Counter(vote for vote in votes if vote).most_common(1)  # equal counts stay in order of their first
+    return counted[0][0] if counted else ""
+
+
+def chance(votes: Sequence[str], gold: str, count: int) -> float:
+    """Probability that `gold` is the majority of `count` of these votes, drawn without replacement in random order.
+
+    An unbiased estimate of the accuracy with `count` votes, for all counts from the same votes: exact, by counting the
+    subsets in which gold has m votes and no rival more. In random order each of t tied answers comes first in 1/t.
+    """
+    rivals = Counter(vote for vote in votes if vote)
+    right = rivals.pop(gold, 0)
+    silent = len(votes) - right - rivals.total()
+    subsets = (
+        math.comb(right, mine) * _at_most(mine, list(rivals.values()), silent, count - mine)
+        for mine in range(1, min(right, count) + 1)
+    )
+    return math.fsum(subsets) / math.comb(len(votes), count)
+
+
+def _at_most(most: int, rivals: Sequence[int], silent: int, count: int) -> float:
+    """Ways to draw `count` of the others' votes, at most `most` of a rival, each over 1 + its number of ties."""
+    ways = {(drawn, 0): math.comb(silent, drawn) for drawn in range(count + 1)}
+    for votes in rivals:
+        grown: dict[tuple[int, int], int] = Counter()
+        for (drawn, ties), number in ways.items():
+            for more in range(min(votes, most, count - drawn) + 1):
+                grown[drawn + more, ties + (more == most)] += number * math.comb(votes, more)
+        ways = grown
+    return math.fsum(number / (1 + ties) for (drawn, ties), number in ways.items() if drawn == count)
+
+
+# --- asking -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Written:
+    """One vote."""
+
+    rationale: str  # up to where it ends, trailing space removed
+    answer: str  # what was written behind the closing
+    tokens: int  # written in all, those behind an end included
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A measure (`evals.measure.Measure`): questions answered by majority."""
+
+    name: str
+    items: tuple[Question, ...]
+    cfg: ChainEval
+    begin: tuple[int, ...]  # ids before every prompt
+    stop: tuple[int, ...]  # ids that end a text
+
+    def batches(self) -> list[list[int]]:
+        """Questions of similar length, the longest first: if one is too long for the model or memory, it shows soon."""
+        order = sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].prompt), i))
+        return [order[start : start + self.cfg.batch_size] for start in range(0, len(order), self.cfg.batch_size)]
+
+    def ask(self, subject: Subject, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
+        """What is drawn for a vote depends on `key`, the question's id and the vote's number alone."""
+        # Filled up with the last question, so that one program serves all batches.
+        asked = [self.items[i] for i in index] + [self.items[index[-1]]] * (self.cfg.batch_size - len(index))
+        keys = _vote_keys(measure.item_keys(key, asked), self.cfg.votes)
+        rows = []
+        for way in ways:
+            written = self._written(subject, way, asked, keys)
+            for number, question in enumerate(asked[: len(index)]):
+                votes = written[number * self.cfg.votes : (number + 1) * self.cfg.votes]
+                rows.append({"item": question.id, "thoughts": way, "draw": 0} | _columns(question, votes))
+        return rows
+
+    def _written(self, subject: Subject, way: str, questions: Sequence[Question], keys: Keys) -> list[Written]:
+        cfg, encode = self.cfg, subject.tokenizer.encode
+        room = _max_len(subject)
+        prompts = [[*self.begin, *encode(question.prompt)] for question in questions]
+        for question, prompt in zip(questions, prompts, strict=True):
+            closed = len(prompt) + len(encode(question.closing)) + cfg.answer_tokens
+            if max(len(prompt) + cfg.max_tokens, closed) > room:
+                raise ValueError(
+                    f"{self.name}: question {question.id} has {len(prompt)} tokens, eval.max_tokens = "
+                    f"{cfg.max_tokens} and eval.answer_tokens = {cfg.answer_tokens} are more than fit behind it: the "
+                    f"model was built for {room}; lower them, or use a model with a longer context"
+                )
+        # The same keys in every way: the noise behind a token is common to the answers that are compared.
+        reason_keys, answer_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, phase) for phase in range(2))
+        reasoned = self._continued(subject, way, prompts, reason_keys, cfg.max_tokens, cfg.votes)
+        rationales = [_ended(text).rstrip() for text, _ in reasoned]
+        each = [question for question in questions for _ in range(cfg.votes)]
+        limit = room - cfg.answer_tokens
+        closed = [self._closed(q, text, encode, limit) for q, text in zip(each, rationales, strict=True)]
+        answered = self._continued(subject, way, closed, answer_keys, cfg.answer_tokens, 1)
+        return [
+            Written(rationale, _ended(answer), before + after)
+            for rationale, (_, before), (answer, after) in zip(rationales, reasoned, answered, strict=True)
+        ]
+
+    def _continued(
+        self, subject: Subject, way: str, prompts: list[list[int]], keys: Keys, tokens: int, samples: int
+    ) -> list[tuple[str, int]]:
+        """Text and number of tokens of every row."""
+        never = getattr(subject.method, "forbidden_ids", ())
+        found = jax.device_get(
+            generate(
+                subject.method,
+                subject.definition,
+                subject.params,
+                prompts,
+                keys,
+                max_new_tokens=tokens,
+                temperature=self.cfg.temperature,
+                think=way != NONE,
+                greedy_thoughts=way == GREEDY,
+                samples=samples,
+                stop=tuple(id for id in self.stop if id not in never),
+            )
+        )
+        if not np.isfinite(found.logprobs[:, 0]).all():
+            raise ValueError("the prediction is not a number: the model's parameters have diverged")
+        ids = [found.text(row) for row in range(len(keys))]
+        return [(subject.tokenizer.decode([id for id in row if id not in self.stop]), len(row)) for row in ids]
+
+    def _closed(self, question: Question, rationale: str, encode, limit: int) -> list[int]:
+        """Prompt, rationale and closing, read anew as one text. The rationale is cut where the text would not fit."""
+        while True:
+            ids = [*self.begin, *encode(question.prompt + rationale + question.closing)]
+            if len(ids) <= limit:
+                return ids
+            rationale = rationale[: max(len(rationale) - (len(ids) - limit), 0)]
+
+    def figures(self, rows: Sequence[ItemRow]) -> dict[str, Figure]:
+        """`accuracy` of the majority of all votes (Wilson), `accuracy_of_J` of J votes, `answered`: share of votes."""
+        found = {"accuracy": measure.share(rows, "right")}
+        for count in (2**power for power in range(self.cfg.votes.bit_length())):
+            if count < self.cfg.votes:
+                values = np.asarray([row["right_of"][count - 1] for row in rows])
+                found[f"accuracy_of_{count}"] = Figure(float(values.mean()), *intervals.bootstrap(values, seed=0))
+        return found | {"answered": measure.mean(rows, "answered")}
+
+
+def _columns(question: Question, written: Sequence[Written]) -> ItemRow:
+    votes = [question.answer(one.answer) for one in written]
+    answer = majority(votes)
+    return {
+        "question": question.prompt,
+        "gold": question.gold,
+        "answer": answer,
+        "right": answer == question.gold,
+        "right_of": [chance(votes, question.gold, count) for count in range(1, len(votes) + 1)],
+        "answered": sum(map(bool, votes)) / len(votes),
+        "votes": votes,
+        "rationales": [one.rationale for one in written],
+        "answers": [one.answer for one in written],
+        "tokens": [one.tokens for one in written],
+    }
+
+
+def _ended(text: str) -> str:
+    """The text up to where it goes on to something else."""
+    return text[: min((at for at in map(text.find, NEXT) if at >= 0), default=len(text))]
+
+
+def _max_len(subject: Subject) -> int:
+    model = subject.definition.bind(subject.definition.abstract)
+    return getattr(model, "lm", model).cfg.max_len
+
+
+def _vote_keys(keys: Keys, votes: int) -> Keys:
+    """[questions] -> [questions * votes]; the first votes are the same however many there are."""
+    each = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(votes)))(keys)
+    return each.reshape(-1)
