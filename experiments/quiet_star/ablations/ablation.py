@@ -13,6 +13,7 @@ Arms with the same training, in whatever files, are one run.
 """
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,10 +98,11 @@ def _arm(said: list | dict, where: str) -> Arm:
 # --- configurations -----------------------------------------------------------------------------------------------
 
 
-def composed(experiment: str, overrides: Sequence[str], seed: int) -> TrainConfig:
+@functools.cache
+def composed(experiment: str, overrides: tuple[str, ...]) -> TrainConfig:
     """What `qstar-train` makes of a recipe with these overrides. Raises hydra's errors, and ValueError."""
     configs.register()
-    arguments = [f"experiments={experiment}", "control=false", "run_dir=unused", f"seed={seed}", *overrides]
+    arguments = [f"experiments={experiment}", "control=false", "run_dir=unused", *overrides]
     with initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
         return configs.build(compose("train", arguments))
 
@@ -108,7 +110,8 @@ def composed(experiment: str, overrides: Sequence[str], seed: int) -> TrainConfi
 def run(ablation: Ablation, arm: Arm, seed: int, out: Path, extra: Sequence[str] = ()) -> Run:
     """The run of an arm below `out`; `extra` overrides the recipe of every arm."""
     recipe, trained, asked = (
-        composed(ablation.experiment, [*extra, *more], seed) for more in ((), arm.train, (*arm.train, *arm.test))
+        dataclasses.replace(composed(ablation.experiment, (*extra, *more)), seed=seed)
+        for more in ((), arm.train, (*arm.train, *arm.test))
     )
     directory = out / ablation.experiment.replace("/", ".") / (changed(recipe, trained) or "recipe") / str(seed)
     return Run(directory, dataclasses.replace(trained, eval=NoEval()), asked, changed(trained, asked))

@@ -1,11 +1,11 @@
 """The tables and figures of the ablations, from their runs or from what was written down about them.
 
-    python experiments/quiet_star/ablations/report.py [--runs runs/ablations] [--seeds 0 1 2]
+    python experiments/quiet_star/ablations/report.py [NAME ...] [--runs runs/ablations]
 
 With --runs the answers of `sweep.py` are collected into results.jsonl first, one line for a seed, an arm and a way of
 asking. Then the tables go into ../README.md, each between its marks, and the figures beside it (they want matplotlib:
-pip install '.[figures]'). An interval is Student's t over seeds; a difference is paired by seed, which fixes the text
-and the order in which both arms see it.
+pip install '.[figures]'). With names the tables of these ablations are printed, and nothing is written. An interval is
+Student's t over seeds; a difference is paired by seed, which fixes the text and the order in which arms see it.
 """
 
 import argparse
@@ -57,12 +57,12 @@ class Result:
 # --- collecting ---------------------------------------------------------------------------------------------------
 
 
-def collect(one: Ablation, seeds: Sequence[int], out: Path) -> list[Result]:
+def collect(one: Ablation, seeds: Sequence[int], out: Path, extra: Sequence[str] = ()) -> list[Result]:
     """What the runs of an ablation answered; runs that are not finished are left out."""
     found = []
     for arm, said in one.arms.items():
         for seed in seeds:
-            run = ablation.run(one, said, seed, out)
+            run = ablation.run(one, said, seed, out, extra)
             who = (one.name, arm, seed)
             if (run.directory / "diverged.txt").is_file():
                 found.append(Result(*who, run.trained.steps, ablation.cost(run.trained), "diverged"))
@@ -113,7 +113,8 @@ def told(values: Sequence[float], sign: str = "") -> str:
     if not values:
         return ""
     mean, half = interval(values)
-    return f"{mean:{sign}.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
+    form = "z.3f" if abs(mean) < 100 else ".2g"
+    return f"{mean:{sign}{form}}" + ("" if math.isnan(half) else f" ± {half:{form}}")
 
 
 @dataclass(frozen=True)
@@ -172,12 +173,11 @@ def table(one: Ablation, results: Iterable[Result]) -> str:
 
 
 def _row(one: Ablation, line: Line, ready: Sequence[Line]) -> tuple[str, ...]:
-    reference = next((found for found in ready if (found.arm, found.step) == (one.reference, line.step)), None)
-    held = [found for found in ready if found.arm == one.reference]
+    reference = _reference(one, line, ready)
     return (
         f"{line.arm}, step {line.step}" if one.checkpoints else line.arm,
         line.seeds,
-        f"{line.cost / held[-1].cost:.2f}" if held else "",
+        f"{line.cost / reference.cost:.2f}" if reference else "",
         told(line.values("likeliest", "accuracy")),
         told(line.values("sampled", "accuracy")),
         "" if reference in (None, line) else told(line.against(reference), "+"),
@@ -185,6 +185,12 @@ def _row(one: Ablation, line: Line, ready: Sequence[Line]) -> tuple[str, ...]:
         told(line.values("none", "accuracy")),
         told(line.values("sampled", "reward")),
     )
+
+
+def _reference(one: Ablation, line: Line, ready: Sequence[Line]) -> Line | None:
+    """The line that this one is held against; an arm may take more steps than the reference to get where it does."""
+    found = [other for other in ready if other.arm == one.reference]
+    return next((other for other in found if not one.checkpoints or other.step == line.step), None)
 
 
 def filled(page: str, tables: dict[str, str]) -> str:
@@ -200,21 +206,41 @@ def filled(page: str, tables: dict[str, str]) -> str:
     return page
 
 
-# --- figures ------------------------------------------------------------------------------------------------------
+def order(page: str) -> list[str]:
+    """The ablations that the page has a place for, as they come."""
+    return re.findall(r"<!-- table (\S+) -->", page)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="print the tables of these, and write nothing")
     parser.add_argument("--runs", type=Path, help="where sweep.py left its runs; without it, results.jsonl is read")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as it was given to sweep.py")
     args = parser.parse_args()
     with entry.errors():
-        read = [ablation.read(name) for name in ablation.shipped()]
-        if args.runs:
-            write([result for one in read for result in collect(one, args.seeds, args.runs)], RESULTS)
+        page = PAGE.read_text(encoding="utf-8")
+        read = [ablation.read(name) for name in args.names or order(page)]
         results = load(RESULTS)
+        if args.runs:
+            results = [result for one in read for result in collect(one, args.seeds, args.runs, args.set)]
         tables = {one.name: table(one, results) for one in read}
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), tables), encoding="utf-8")
+        if args.names:
+            print("\n".join(tables.values()))
+            return
+        write(results, RESULTS)
+        PAGE.write_text(filled(page, tables), encoding="utf-8")
+        draw(read, results)
+
+
+def draw(read: Sequence[Ablation], results: Sequence[Result]) -> None:
+    """The figures of the page. Raises ModuleNotFoundError without matplotlib."""
+    import figures
+
+    figures.arms(read, results, PAGE.parent / "figures" / "arms.png")
+    for one in read:
+        if one.checkpoints and lines(one, results):
+            figures.curve(one, results, PAGE.parent / "figures" / f"{one.name}.png")
 
 
 if __name__ == "__main__":

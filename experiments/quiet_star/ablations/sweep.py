@@ -70,8 +70,8 @@ def work(job: Job) -> str:
         (directory / "diverged.txt").write_text(f"{error}\n", encoding="utf-8")
     if (directory / "diverged.txt").is_file():
         return f"{name}: diverged"
-    answers = [row for test, cfg in job.asked.items() for row in ask(directory, test, cfg, job.checkpoints)]
-    told = "  ".join(f"{row['way']} {row['accuracy']:.3f}" for row in answers[-len(WAYS) :])
+    answers = [ask(directory, test, cfg, job.checkpoints) for test, cfg in job.asked.items()]
+    told = "  ".join(f"{row['way']} {row['accuracy']:.3f}" for row in answers[0][-len(WAYS) :])
     return f"{name}: {told}  ({time.monotonic() - started:.0f} s)"
 
 

@@ -1,0 +1,289 @@
+"""The ablations: every file says what it should and changes what it says; runs are shared; tables add up."""
+
+import json
+import math
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import MODEL
+
+from qstar import experiment
+from qstar.paths import ROOT
+
+sys.path.insert(0, str(ROOT / "experiments" / "quiet_star" / "ablations"))
+
+import ablation
+import report
+import sweep
+from ablation import Ablation, Arm
+from report import Result
+
+FILES = [*ablation.shipped(), str(ROOT / "experiments" / "quiet_star" / "tiny" / "comparison.yaml")]
+WANTED = (
+    "thought_len n_thoughts n_true no_thought_control compute_matched_control pause filler_dots shuffled no_mixing "
+    "mixing_variant no_reinforce no_clamp baseline beta reinforce_temperature meta_init meta_grad position_subset "
+    "precision steps greedy_vs_sampled eval_thought_len"
+)
+
+
+# --- the files ----------------------------------------------------------------------------------------------------
+
+
+def test_the_ablations_of_the_paper_and_ours_are_there():
+    assert set(ablation.shipped()) == set(WANTED.split())
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_says_what_it_claims_how_to_run_it_and_what_to_expect(name):
+    path = Path(name) if name.endswith(".yaml") else ablation.HERE / f"{name}.yaml"
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    for word in ("Claim", "Command", "Expected", "At scale"):
+        assert any(line.startswith(f"# {word} ") for line in head), word
+    command = next(line for line in head if line.startswith("# Command "))
+    assert command.endswith(f"ablations/sweep.py {path.stem}") or path.name in command
+
+
+@pytest.fixture(scope="module")
+def runs():
+    """Of all arms of all files, with seed 0."""
+    return {
+        (name, arm): ablation.run(one, said, 0, Path("out"))
+        for name in FILES
+        for one in [ablation.read(name)]
+        for arm, said in one.arms.items()
+    }
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_arm_composes_and_is_not_another_one(name, runs):
+    one = ablation.read(name)
+    found = [runs[name, arm] for arm in one.arms]
+    assert len({(run.trained, run.asked) for run in found}) == len(one.arms)
+    for run, arm in zip(found, one.arms.values(), strict=True):
+        assert bool(arm.test) == bool(run.test)
+        if one.experiment == ablation.RECIPE and not one.checkpoints:
+            assert bool(arm.train) == (run.directory.parent.name != "recipe")
+
+
+def test_runs_that_differ_lie_in_directories_that_differ(runs):
+    directories = {run.directory for run in runs.values()}
+    assert len(directories) == len({run.trained for run in runs.values()})
+
+
+@pytest.mark.parametrize(
+    ("name", "arm"), [("compute_matched_control", "plain LM"), ("position_subset", "25 %, as many FLOPs")]
+)
+def test_arms_of_equal_compute_have_it(name, arm, runs):
+    ratio = ablation.cost(runs[name, arm].trained) / ablation.cost(runs["no_reinforce", "REINFORCE"].trained)
+    assert ratio == pytest.approx(1, abs=0.005)
+
+
+def test_an_arm_is_trained_by_its_overrides_and_asked_by_them_and_more():
+    one = Ablation("x", "X", "a", {"a": Arm(("method.beta=0",), ("method.thought_len=4",))})
+    run = ablation.run(one, one.arms["a"], 7, Path("out"), ["steps=3"])
+    assert run.directory == Path("out/quiet_star.ablations/beta=0.0/7")
+    assert run.test == "thought_len=4"
+    assert (run.trained.steps, run.trained.seed, run.trained.method.beta, run.trained.method.thought_len) == (
+        3,
+        7,
+        0,
+        8,
+    )
+    assert (run.asked.method.beta, run.asked.method.thought_len) == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (
+            "title: X\nreference: a\narms: {a: []}\nseeds: 3\n",
+            r"unknown \['seeds'\], missing \[\]; an ablation has arms,",
+        ),
+        ("title: X\nreference: a\n", r"unknown \[\], missing \['arms'\]"),
+        ("title: X\nreference: b\narms: {a: []}\n", r"reference = 'b' is not among \['a'\]"),
+        (
+            "title: X\nreference: a\narms: {a: {trian: []}}\n",
+            r"arms.a: \['trian'\]: a list of overrides, or train and te",
+        ),
+    ],
+)
+def test_a_file_that_is_no_ablation_is_refused(contents, message, tmp_path):
+    (tmp_path / "x.yaml").write_text(contents)
+    with pytest.raises(ValueError, match=message):
+        ablation.read(str(tmp_path / "x.yaml"))
+
+
+def test_an_unknown_name_is_answered_with_those_there_are():
+    with pytest.raises(FileNotFoundError, match=r"no ablation 'bete': give a \.yaml file or one of baseline, beta, "):
+        ablation.read("bete")
+
+
+# --- the sweep ----------------------------------------------------------------------------------------------------
+
+
+def test_arms_that_are_the_same_are_one_run_and_seeds_come_in_order():
+    jobs = sweep.jobs(["no_reinforce", "greedy_vs_sampled", "eval_thought_len"], [0, 1], Path("out"))
+    places = [str(job.directory.relative_to("out/quiet_star.ablations")) for job in jobs]
+    assert places == ["recipe/0", "beta=0.0/0", "recipe/1", "beta=0.0/1"]
+    assert list(jobs[0].asked) == [
+        "", "thought_len=2", "thought_len=4", "thought_len=6", "thought_len=10", "thought_len=12,length=14",
+        "thought_len=16,length=18",
+    ]  # fmt: skip
+    assert list(jobs[1].asked) == [""]
+
+
+SMALL = (*MODEL, "steps=2", "batch_size=4", "method.thought_len=2", "eval.items=6", "eval.batch_size=6")
+FILE = """
+title: Small
+reference: thinks
+arms:
+  thinks: []
+  tested longer: {test: [method.thought_len=3]}
+  plain: [method=lm]
+"""
+
+
+def test_a_sweep_trains_and_asks_what_is_missing_and_the_report_finds_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(experiment, "BEST_OF", 1)
+    (tmp_path / "small.yaml").write_text(FILE)
+    small = [one for one in SMALL if not one.startswith("method.")]  # `method=lm` has no thoughts to shorten
+    jobs = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", small)
+    assert len(jobs) == 2
+    told = [sweep.work(job) for job in jobs]
+    assert re.match(r"recipe, seed 0: none \d\.\d{3}  likeliest \d\.\d{3}  sampled \d\.\d{3}  \(\d+ s\)$", told[0])
+    assert re.match(r"method=PlainLM, seed 0: none \d\.\d{3}  \(\d+ s\)$", told[1])
+
+    file = jobs[0].directory / "answers.jsonl"
+    before = file.read_text()
+    rows = [json.loads(line) for line in before.splitlines()]
+    assert [(row["test"], row["way"], row["n"]) for row in rows] == [
+        (test, way, 6) for test in ("", "thought_len=3") for way in ("none", "likeliest", "sampled")
+    ]
+    monkeypatch.setattr(experiment, "run", None)  # neither trained nor asked again
+    sweep.work(jobs[0])
+    assert file.read_text() == before
+
+    one = ablation.read(str(tmp_path / "small.yaml"))
+    found = report.collect(one, [0, 1], tmp_path / "runs", small)
+    assert [(result.arm, result.seed, result.way) for result in found] == [
+        *((arm, 0, way) for arm in ("thinks", "tested longer") for way in ("none", "likeliest", "sampled")),
+        ("plain", 0, "none"),
+    ]
+    assert not math.isnan(found[0].reward) and math.isnan(found[-1].reward)
+
+
+def test_a_run_that_diverges_is_written_down_and_not_tried_again(tmp_path):
+    (tmp_path / "small.yaml").write_text("title: X\nreference: a\narms: {a: [optim.lr=1e30, optim.clip=0]}\n")
+    (job,) = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", [*SMALL, "steps=4"])
+    assert sweep.work(job) == "lr=1e+30,clip=0.0, seed 0: diverged"
+    assert (
+        "not finite" in (job.directory / "diverged.txt").read_text()
+        or "nan" in (job.directory / "diverged.txt").read_text()
+    )
+    assert sweep.work(job) == "lr=1e+30,clip=0.0, seed 0: diverged"
+
+
+def test_a_directory_of_another_run_is_refused(tmp_path):
+    (tmp_path / "small.yaml").write_text("title: X\nreference: a\narms: {a: []}\n")
+    (job,) = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", SMALL)
+    experiment.run(job.trained, job.directory)
+    (job.directory / "done").touch()
+    (other,) = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", [*SMALL, "batch_size=2"])
+    with pytest.raises(ValueError, match="holds another run: batch_size = 4, now 2: choose another --out"):
+        sweep.work(other)
+
+
+# --- the report ---------------------------------------------------------------------------------------------------
+
+TWO = Ablation(
+    "x", "X", "a", {"a": Arm(), "b": Arm(("method.beta=0",)), "c": Arm(("method=lm",)), "d": Arm(("steps=9",))}
+)
+
+
+def answers(arm: str, accuracies: dict[str, list[float]], cost: float = 10.0, step: int = 40) -> list[Result]:
+    return [
+        Result("x", arm, seed, step, cost, way, accuracy, accuracy / 2, 500, 0.05)
+        for way, by_seed in accuracies.items()
+        for seed, accuracy in enumerate(by_seed)
+    ]
+
+
+RESULTS = [
+    *answers("b", {"none": [0.2, 0.2], "sampled": [0.5, 0.6], "likeliest": [0.9, 0.9]}, cost=5.0),
+    *answers("a", {"none": [0.2, 0.3], "sampled": [0.8, 0.7], "likeliest": [0.9, 1.0]}),
+    *answers("c", {"none": [0.25]}, cost=20.0, step=80),
+    Result("x", "c", 1, 80, 20.0, "diverged"),
+    Result("y", "a", 0, 40, 20.0, "none", 1.0, 1.0, 500),
+]
+
+
+def test_an_interval_is_student_s_t():
+    mean, half = report.interval([0.8, 0.9, 1.0])
+    assert mean == pytest.approx(0.9)
+    assert half == pytest.approx(4.303 * 0.1 / math.sqrt(3))  # standard deviation 0.1, two degrees of freedom
+    assert report.told([0.8, 0.9, 1.0]) == "0.900 ± 0.248"
+    assert (report.told([0.5]), report.told([]), report.told([743629.3])) == ("0.500", "", "7.4e+05")
+
+
+def test_a_table_has_a_line_an_arm_with_intervals_and_differences_paired_by_seed():
+    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.table(TWO, RESULTS).splitlines()[2:5]]
+    # sampled: (0.8, 0.7) and (0.5, 0.6); differences -0.3 and -0.1; t of one degree of freedom 12.706
+    assert found == [
+        ["a", "2", "1.00", "0.950 ± 0.635", "0.750 ± 0.635", "", "0.375 ± 0.318", "0.250 ± 0.635", "0.050 ± 0.000"],
+        ["b", "2", "0.50", "0.900 ± 0.000", "0.550 ± 0.635", "-0.200 ± 1.271", "0.275 ± 0.318", "0.200 ± 0.000",
+         "0.050 ± 0.000"],
+        ["c", "2, 1 diverged", "2.00", "", "", "-0.550", "", "0.250", ""],
+    ]  # fmt: skip
+
+
+def test_arms_that_were_not_run_are_named():
+    assert report.table(TWO, RESULTS).endswith("\nNot run: d.\n")
+    assert "Not run" not in report.table(Ablation("x", "X", "a", {"a": Arm()}), RESULTS)
+
+
+def test_checkpoints_are_lines_of_their_own():
+    one = Ablation("x", "X", "a", {"a": Arm()}, checkpoints=True)
+    results = [Result("x", "a", 0, step, 10.0, "none", 0.2, 0.2, 500) for step in (20, 10)]
+    assert [line.split(" | ")[0] for line in report.table(one, results).splitlines()[2:]] == [
+        "| a, step 10",
+        "| a, step 20",
+    ]
+
+
+def test_results_are_read_as_they_were_written(tmp_path):
+    report.write(RESULTS, tmp_path / "results.jsonl")
+    assert "NaN" not in (tmp_path / "results.jsonl").read_text()
+    found = report.load(tmp_path / "results.jsonl")
+    assert report.table(TWO, found) == report.table(TWO, RESULTS)
+    assert len(found) == len(RESULTS)
+
+
+def test_a_table_goes_between_its_marks():
+    page = "One\n<!-- table x -->\nold\n<!-- end -->\ntwo\n<!-- table y -->\n<!-- end -->\n"
+    filled = report.filled(page, {"x": "new \\1\n"})
+    assert filled == "One\n<!-- table x -->\n\nnew \\1\n\n<!-- end -->\ntwo\n<!-- table y -->\n<!-- end -->\n"
+    assert report.filled(filled, {"x": "new \\1\n"}) == filled
+    with pytest.raises(ValueError, match="the page has no place for z: <!-- table z -->"):
+        report.filled(page, {"z": ""})
+
+
+def test_the_page_has_the_tables_of_the_results_that_ship_and_a_place_for_every_ablation():
+    page = report.PAGE.read_text()
+    assert sorted(report.order(page)) == ablation.shipped()
+    results = report.load(report.RESULTS)
+    assert (
+        report.filled(page, {name: report.table(ablation.read(name), results) for name in report.order(page)}) == page
+    )
+
+
+def test_figures_are_drawn(tmp_path):
+    pytest.importorskip("matplotlib")
+    import figures
+
+    figures.arms([TWO], RESULTS, tmp_path / "arms.png")
+    steps = [Result("x", "a", 0, step, 10.0, way, 0.2, 0.2, 500) for step in (10, 20) for way in figures.WAYS]
+    figures.curve(Ablation("x", "X", "a", {"a": Arm()}, checkpoints=True), steps, tmp_path / "curve.png")
+    for name in ("arms.png", "curve.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
