@@ -49,7 +49,8 @@ class Terms:
 class QuietStar:
     """Hyper-parameters of Quiet-STaR."""
 
-    thought_len: int = 12  # T: sampled tokens, delimiters not counted (the released code's n_ahead - 3)
+    # T: sampled tokens, delimiters not counted (the released code's n_ahead - 3). 0: start and end alone, no REINFORCE.
+    thought_len: int = 12
     num_thoughts: int = 2  # R
     lookahead: int = 4  # N: true tokens that judge a thought
     # Paper: log-probs are blended, which nothing normalises: with a share outside [0, 1] "probabilities" sum to more
@@ -96,9 +97,9 @@ class QuietStar:
             if getattr(self, name) not in choices:
                 raise ValueError(f"method.{name} = {getattr(self, name)!r}: choose one of {', '.join(choices)}")
         thinker_model.check_mixing(self.mixing, self.mixing_side, self.mixing_start)
-        for name in ("thought_len", "num_thoughts", "lookahead"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"method.{name} = {getattr(self, name)}: at least 1 is wanted")
+        for name, least in (("thought_len", 0), ("num_thoughts", 1), ("lookahead", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"method.{name} = {getattr(self, name)}: at least {least} is wanted")
         for name in ("reinforce_temperature", "delimiter_scale"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"method.{name} = {getattr(self, name)}: a positive number is wanted")
@@ -126,7 +127,7 @@ class QuietStar:
 
     @property
     def reinforces(self) -> bool:
-        return self.fill == "sampled" and self.beta > 0
+        return self.fill == "sampled" and self.beta > 0 and self.thought_len > 0
 
     def resolve(self, vocabulary: Vocabulary) -> "QuietStar":
         return dataclasses.replace(
@@ -219,7 +220,7 @@ class QuietStar:
         # The released code divides by all judged rows, padded ones included; ours by the positions that were judged.
         rows = judged.any(-1) if self.positions == "counted" else self._window(batch)
         weights = importance(talk.thought, talk.behaviour) if self.importance_weights else None
-        policy = reinforce(talk.thought, earned.advantage, rows, weights)
+        policy = reinforce(talk.thought, earned.advantage, rows, weights) if self.reinforces else jnp.zeros_like(base)
         loss = self.base_weight * base + (1 - self.base_weight) * mixed.mean() + self.beta * policy
         return Terms(base, mixed, policy, earned, loss)
 

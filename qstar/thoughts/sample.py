@@ -35,6 +35,9 @@ def sample(
     lm = thinker.lm
     text = jax.lax.stop_gradient(text)
     rows, count = anchors.shape
+    if thought_len == 0:
+        empty = (rows, num_thoughts, count, 0)
+        return Thoughts(jnp.zeros(empty, int), jnp.zeros(empty, jnp.promote_types(lm.dtype, jnp.float32)))
     position = jnp.take_along_axis(batch.position, anchors, 1)
     mask = attention.anchor_mask(batch.segment, anchors)
     shape = (rows, num_thoughts, count, 1, lm.cfg.width)

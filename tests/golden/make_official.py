@@ -63,7 +63,7 @@ CASES = {
     "gqa_8_4_tied": Case(8, 4, 2, kv_heads=2, tied=True, lengths=(14, 11)),
     "mha_7_3_three": Case(7, 3, 3, lengths=(12, 12)),
     "gqa_6_2_three_padded": Case(6, 2, 3, beta=1.0, kv_heads=2, lengths=(12, 5, 9)),
-    "mha_5_1_certain": Case(5, 1, 2, certain=60.0, lengths=(20, 13)),
+    "mha_5_1_certain": Case(5, 1, 2, certain=300.0, lengths=(20, 13)),
     "mha_4_1_padded": Case(4, 1, 1, lengths=(13, 7)),
     "gqa_4_6_padded": Case(4, 6, 3, beta=1.0, kv_heads=2, lengths=(14, 10)),
     "gqa_3_2_padded": Case(3, 2, 2, kv_heads=2, lengths=(13, 8), policy=False),
@@ -203,6 +203,7 @@ def run(model, case: Case, tokens: np.ndarray, seed: int) -> dict[str, np.ndarra
         "base": means[-1],
         "talk": torch.stack(means[-2::-1]),  # asked for last first
         "total": local["loss"],
+        "certain": certainties(local["loss_list"], ids, case),
     }
     if case.policy:
         found |= {"reward": local["policy_reward"].reshape(*samples, -1), "policy": local["dqn_loss"]}
@@ -210,6 +211,22 @@ def run(model, case: Case, tokens: np.ndarray, seed: int) -> dict[str, np.ndarra
     for name, weight in model.named_parameters():
         found |= {f"weight/{name}": as_numpy(weight), f"gradient/{name}": as_numpy(weight.grad)}
     return found
+
+
+def certainties(losses: list[torch.Tensor], ids: torch.Tensor, case: Case) -> np.ndarray:
+    """How many losses of real tokens are exactly zero, so that the released code's means leave them out: base, talk.
+
+    Raises where one is so near to zero that another rounding could change that.
+    """
+    ids, counts = ids.repeat_interleave(case.n_passes, 0), []
+    for ahead, loss in zip(
+        [1, *range(1, case.n_ahead_talk + 1)], [losses[0], *losses[-case.n_ahead_talk :]], strict=True
+    ):
+        real = loss[ids[:, ahead:] != PAD]
+        if torch.any((real != 0) & (real < 1e-10)):
+            raise ValueError(f"a loss of {real[real > 0].min()} is hardly told from zero: take another seed")
+        counts.append(int((real == 0).sum()))
+    return np.array(counts)
 
 
 def as_numpy(value) -> np.ndarray:

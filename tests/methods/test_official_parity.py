@@ -13,10 +13,13 @@ from qstar.paths import ROOT
 parity = SimpleNamespace(**runpy.run_path(str(ROOT / "experiments" / "checks" / "official_parity.py")))
 GOLDEN = ROOT / "tests" / "golden" / "official"
 CASES = sorted(file.stem for file in GOLDEN.glob("*.npz"))
+# One, two and three passes, padding, tied tables, zero losses, both betas; the rest of the grid takes as long again.
+QUICK = {"gqa_12_4_padded", "gqa_11_2_padded", "gqa_8_4_tied", "gqa_6_2_three_padded", "mha_5_1_certain"}
+QUICK |= {"deep_12_4_padded", "gqa_3_2_padded"}
 WEIGHTS = 3 + 5 + 1 + 9  # without the output table: embedding and delimiters, mixing head, last norm, one of each block
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in CASES])
 def golden(request):
     return parity.Golden.load(GOLDEN / f"{request.param}.npz")
 
@@ -49,6 +52,7 @@ def test_the_golden_arrays_cover_the_grid_and_every_weight_matters():
         for name in ("start_embedding", "end_embedding"):
             assert not np.any(arrays[f"gradient/{name}"][1])
         assert arrays["thoughts"].shape == (*_samples(arrays, case), case["n_ahead"] - 3)
+        assert np.any(arrays["certain"] > 0) == bool(case["certain"])
         if case["policy"]:
             assert arrays["reward"].shape[2] == arrays["tokens"].shape[1] - 1 - case["n_ahead_talk"]
             assert arrays["policy"] > 0
