@@ -64,6 +64,7 @@ class Arm:
     cfg: TrainConfig  # its method resolved
     directory: Path
     program: Program
+    extras: Params  # weights beside the language model's that it goes on from
     batches: Iterator[Batch]
     evaluator: Evaluator
     reader: Reader | None  # None where the method does not think
@@ -125,11 +126,14 @@ def _arm(
     texts: Sequence[Sequence[int]],
 ) -> Arm:
     method = method.resolve(loaded.tokenizer)
-    program = Program.of(method, loaded.config, mesh, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora)
+    other = runs.other_model(method, loaded)
+    program = Program.of(method, loaded.config, mesh, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
+    extras = runs.carried_on(loaded, method)
     return Arm(
         dataclasses.replace(cfg, method=method),
         directory,
         program,
+        extras,
         build.batches(data),
         Evaluator(cfg.eval, method, program.definition, loaded.tokenizer),
         Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
@@ -238,7 +242,7 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
     if program.definition.frozen:
         console.console().print(_account(program), highlight=False)
     if step is None:
-        state = program.start(loaded.params, cfg.seed)
+        state = program.start(loaded.params, cfg.seed, arm.extras)
         record.rewind(-1)
         record.evaluate(0, state)
         record.sample(0, state)

@@ -15,18 +15,23 @@ import numpy as np
 
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
-from qstar.methods.protocol import Method
+from qstar.methods.protocol import Compares, Method
 from qstar.models import gguf, hf, llama2c, lm, lora, peft
 from qstar.models.definition import Definition, join
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
+from qstar.thoughts.predict import Thinks
 from qstar.training import checkpoint
+from qstar.training.reference import Other
 from qstar.typing import Params
 
 BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 1  # of model.json
 EXTRAS = "thinker.safetensors"  # in an export: what a method added to the language model
 FROZEN = "frozen"  # in a run directory: the weights that do not train
+
+# What gives the numbers of a part their meaning, as fields of `ThinkerConfig`.
+MEANINGS = {"start": ("delimiter_scale",), "mixing": ("mixing", "mixing_side", "mixing_start")}
 
 KINDS = """a model is one of
   bundled:NAME       a small model that comes with qstar
@@ -47,6 +52,7 @@ class Loaded:
     tokenizer: Tokenizer
     source: str
     extras: Params = field(default_factory=dict)  # what a method added to it in a run: delimiters, mixing head
+    method: Method | None = None  # that method
 
 
 def load_model(source: str | Path) -> Loaded:
@@ -58,7 +64,7 @@ def load_model(source: str | Path) -> Loaded:
         ImportError, ConnectionError: the extra or the network that this kind wants is not there.
     """
     text = str(source)
-    extras = {}
+    extras, method = {}, None
     if text.startswith("bundled:"):
         config, params, tokenizer = _huggingface(_bundled(text.removeprefix("bundled:")))
     elif text.startswith("hub:"):
@@ -66,13 +72,14 @@ def load_model(source: str | Path) -> Loaded:
     elif is_run(text):
         run = load_run(Path(text).expanduser())
         config, params, tokenizer, extras = run.lm, run.language_model, run.tokenizer, run.extras
+        method = run.method
     else:
         config, params, tokenizer = _local(text)
     try:
         tokenizers.check_fits(tokenizer, config.vocab)
     except ValueError as error:
         raise ValueError(f"{text}: {error}") from error
-    return Loaded(config, params, tokenizer, text, extras)
+    return Loaded(config, params, tokenizer, text, extras, method)
 
 
 def is_run(source: str | Path) -> bool:
@@ -185,17 +192,21 @@ def _checkpoint(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A language model to start from."""
+    """A language model to start from.
+
+    Of a run, what its method added to the language model (start, end and pause embeddings, mixing head, gate) is gone
+    on from as well, where the new method has such a part; `extras=false` starts these anew.
+    """
 
     source: str  # see KINDS
+    extras: bool = True
     dtype: str = "float32"  # of the matrix products: float32 or bfloat16; weights are kept in float32
     remat: bool = True  # recompute layers in the backward pass: less memory, a third more work
 
     def load(self, seed: int) -> Loaded:
         loaded = load_model(self.source)
-        return dataclasses.replace(
-            loaded, config=dataclasses.replace(loaded.config, dtype=self.dtype, remat=self.remat)
-        )
+        config = dataclasses.replace(loaded.config, dtype=self.dtype, remat=self.remat)
+        return dataclasses.replace(loaded, config=config, extras=loaded.extras if self.extras else {})
 
 
 @dataclass(frozen=True)
@@ -265,6 +276,47 @@ def describe(directory: Path, config: LMConfig, tokenizer: Tokenizer) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "lm.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
     (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+
+
+def carried_on(loaded: Loaded, method: Method) -> Params:
+    """The extras of a loaded run that a run of `method` goes on from.
+
+    Raises ValueError where a number of theirs means something else to `method` than it did in that run.
+    """
+    definition = method.definition(loaded.config)
+    kept = {name: part for name, part in loaded.extras.items() if name in definition.abstract}
+    if not kept:
+        return {}
+    new, old = (one.bind(one.abstract).cfg for one in (definition, loaded.method.definition(loaded.config)))
+    for part, fields in MEANINGS.items():
+        for name in fields if part in kept else ():
+            if getattr(new, name) != getattr(old, name):
+                raise ValueError(
+                    f"model.source = {loaded.source}: its {part} was trained with method.{name} = "
+                    f"{getattr(old, name)!r}, this run has {getattr(new, name)!r}: give method.{name} the value of "
+                    "then, or start the parts that its method added anew with model.extras=false"
+                )
+    return kept
+
+
+def other_model(method: Method, loaded: Loaded) -> Other | None:
+    """The model of the run that a method compares with, or None where it names none.
+
+    Raises FileNotFoundError for a directory that is no run, ValueError for another tokenizer or a method that does not
+    think.
+    """
+    if not isinstance(method, Compares) or not method.reference.run:
+        return None
+    path = Path(method.reference.run)  # never `latest`: what that means changes before a run is resumed
+    run = load_run(path.absolute())
+    if run.tokenizer.to_json() != loaded.tokenizer.to_json():
+        raise ValueError(f"{path} has another tokenizer than {loaded.source}: their predictions cannot be compared")
+    if not isinstance(run.method, Thinks):
+        raise ValueError(
+            f"{path} was trained with {type(run.method).__name__}, which does not think: name a run of a method that "
+            "does"
+        )
+    return Other(run.method, run.definition, run.params)
 
 
 def keep_frozen(directory: Path, frozen: Params, cfg: LoraConfig) -> None:

@@ -13,7 +13,7 @@ from qstar.data.pipeline import RandomAccess
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Method
 from qstar.models import lora
-from qstar.models.definition import Definition
+from qstar.models.definition import Definition, join
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.structs import Batch, TrainState
@@ -91,10 +91,12 @@ class Program:
             comparison,
         )
 
-    def start(self, lm_params: Params, seed: int) -> TrainState:
-        """The state before the first step, laid out on the mesh."""
+    def start(self, lm_params: Params, seed: int, extras: Params | None = None) -> TrainState:
+        """The state before the first step, laid out on the mesh; `extras` replace what the method adds, by name."""
         init, run = jax.random.split(jax.random.key(seed))
         params, frozen = self._weights(lm_params, init)
+        params = {**params, **(extras or {})}
+        self.definition.check(join(params, frozen), "the weights to start from")
         params = optim.held(params, self.optim)
         state = step.new_state(params, self.tx, run, self.ema, frozen, self.comparison)
         # Copied: the first step consumes its state, and the loaded weights start the control as well.

@@ -1,0 +1,179 @@
+"""Runs that begin where another ended, and runs that compare themselves with another."""
+
+import dataclasses
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import small_runs
+from small_runs import composed, small
+
+from qstar import experiment, runs
+from qstar.paths import ROOT
+from qstar.training import loop
+
+SMALL = ("batch_size=4", "optim.lr=0.01", "eval=none", "steps=2", "control=false", "sample_every=0")
+
+
+@pytest.fixture(scope="module")
+def quiet(tmp_path_factory):
+    """The directory of a run of Quiet-STaR of two steps."""
+    directory = tmp_path_factory.mktemp("quiet")
+    experiment.run(composed(*small_runs.MODEL, "method.thought_len=2", *SMALL), directory)
+    return directory
+
+
+@pytest.fixture(autouse=True)
+def few_texts(monkeypatch):
+    monkeypatch.setattr(experiment, "BEST_OF", 4)
+
+
+def going_on(directory, *overrides):
+    return composed("model=pretrained", f"model.source={directory}", "method.thought_len=1", *SMALL, *overrides)
+
+
+def started(cfg):
+    """The weights before the first step of a run."""
+    loaded = cfg.model.load(cfg.seed)
+    method = cfg.method.resolve(loaded.tokenizer)
+    mesh = experiment.sharding.make_mesh(cfg.mesh)
+    program = experiment.Program.of(method, loaded.config, mesh, cfg.optim, 1, 1)
+    return program.start(loaded.params, cfg.seed, runs.carried_on(loaded, method)).params
+
+
+def test_a_run_begins_with_the_weights_of_another_delimiters_and_mixing_head_included(quiet):
+    saved = runs.load_run(quiet).params
+    assert np.abs(saved["mixing"]["last"]).max() > 0  # it has learned
+    for leaf, wanted in zip(jax.tree.leaves(started(going_on(quiet))), jax.tree.leaves(saved), strict=True):
+        np.testing.assert_array_equal(leaf, wanted)
+
+
+def test_extras_false_begins_with_the_language_model_alone(quiet):
+    saved, found = runs.load_run(quiet).params, started(going_on(quiet, "model.extras=false"))
+    np.testing.assert_array_equal(found["lm"]["embedding"], saved["lm"]["embedding"])
+    assert np.all(found["mixing"]["last"] == 0)
+    assert np.abs(found["start"] - saved["start"]).max() > 0
+
+
+def test_parts_that_the_other_run_lacks_begin_anew(quiet):
+    cfg = going_on(quiet, "method=adaptive_cups", "method.thought_len=2")
+    saved, found = runs.load_run(quiet).params, started(cfg)
+    np.testing.assert_array_equal(found["mixing"]["last"], saved["mixing"]["last"])
+    assert np.all(found["gate"]["last"] == 0)
+
+
+def test_a_mixing_head_of_another_meaning_is_refused(quiet):
+    with pytest.raises(ValueError, match=r"its mixing was trained with method.mixing = 'raw', this run has 'sigmoid'"):
+        experiment.run(going_on(quiet, "method.mixing=sigmoid"), quiet.parent / "refused")
+    assert not (quiet.parent / "refused").exists()
+    assert started(going_on(quiet, "method.mixing=sigmoid", "model.extras=false"))["mixing"]
+
+
+def student(quiet, *overrides):
+    return composed(
+        "model=pretrained",
+        f"model.source={quiet}",
+        "method=fast_quiet_star",
+        f"method.teacher={quiet}",
+        *SMALL,
+        *overrides,
+    )
+
+
+def test_the_student_of_a_run_trains_stops_and_goes_on_bit_for_bit(quiet, tmp_path, monkeypatch):
+    experiment.run(student(quiet, "steps=3", "save_every=1"), tmp_path / "straight")
+    stopped = {"now": False}
+    monkeypatch.setattr(loop._StopSignals, "asked", lambda self, step, every: step == 1 and not stopped["now"])
+    cfg = student(quiet, "steps=3", "save_every=1")
+    with pytest.raises(loop.Interrupted):
+        experiment.run(cfg, tmp_path / "resumed")
+    stopped["now"] = True
+    experiment.run(dataclasses.replace(cfg, resume=str(tmp_path / "resumed")), tmp_path / "resumed")
+    straight, resumed = (small_runs.lines(tmp_path / name / "metrics.jsonl") for name in ("straight", "resumed"))
+    assert resumed == straight
+    assert {"nll", "nll_teacher", "reward"} <= set(straight[-1])
+    trained = runs.load_run(tmp_path / "straight")
+    assert "mixing" not in trained.params  # a language model like any other
+
+
+def test_a_method_with_a_reference_runs_is_asked_and_opened_again(tmp_path):
+    cfg = small("method=rlp_cups", "steps=2", "control=false", "sample_every=0")
+    experiment.run(cfg, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
+    assert "mixing" not in runs.load_run(tmp_path / "run").params
+    rows = small_runs.lines(tmp_path / "run" / "evals.jsonl")
+    assert {row["step"] for row in rows} == {0, 2} and any(row["thoughts"] != "none" for row in rows)
+
+
+def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(quiet, tmp_path):
+    plain = tmp_path / "plain"
+    experiment.run(composed(*small_runs.MODEL, "method=lm", *SMALL), plain)
+    with pytest.raises(ValueError, match="was trained with PlainLM, which does not think"):
+        experiment.run(student(quiet, f"method.teacher={plain}"), tmp_path / "student")
+    with pytest.raises(FileNotFoundError, match="no_such is no run directory"):
+        experiment.run(student(quiet, "method.teacher=no_such"), tmp_path / "student")
+    with pytest.raises(ValueError, match="has another tokenizer than bundled:cups"):
+        cups = composed("method=fast_quiet_star", f"method.teacher={quiet}", *SMALL)
+        loaded = cups.model.load(0)
+        letters = dataclasses.replace(loaded, tokenizer=experiment.Tokenizer.from_file(_other_tokenizer(tmp_path)))
+        runs.other_model(cups.method, letters)
+    assert not (tmp_path / "student").exists()
+
+
+def _other_tokenizer(folder):
+    from qstar.data import tokenizer
+
+    (folder / "tokenizer.json").write_text(tokenizer.characters("abc").to_json())
+    return folder / "tokenizer.json"
+
+
+# --- the comparison -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scripts():
+    """The modules of experiments/quiet_star/followups, by name."""
+    folders = [str(ROOT / "experiments" / "quiet_star" / name) for name in ("followups", "ablations")]
+    sys.path[:0] = folders
+    yield {name: importlib.import_module(name) for name in ("ablation", "fast_quiet_star", "compare")}
+    for folder in folders:
+        sys.path.remove(folder)
+
+
+def test_every_arm_of_the_comparison_costs_the_same(scripts):
+    ablation = scripts["ablation"]
+    arms = ablation.read(str(ROOT / "experiments/quiet_star/followups/followups.yaml"))
+    asked = {name: ablation.run(arms, arm, 0, Path("out")).asked for name, arm in arms.arms.items()}
+    wanted = ablation.cost(asked["Quiet-STaR"])
+    assert {name: ablation.cost(cfg) / wanted for name, cfg in asked.items()} == pytest.approx(
+        dict.fromkeys(asked, 1.0), abs=0.02
+    )
+    stages = scripts["fast_quiet_star"].plan(Path("out"))
+    spent = [scripts["compare"].flops(cfg, stages) / wanted for _, cfg in stages]
+    assert sum(spent[:-1]) == pytest.approx(1, abs=0.02)
+    assert spent[-1] == pytest.approx(1, abs=0.02)
+
+
+def test_the_stages_begin_from_one_another_and_the_student_from_the_last(scripts):
+    stages = scripts["fast_quiet_star"].plan(Path("out"), 3, stages=("9-2", "8-1"), steps=(5, 6), student_steps=7)
+    first, second, student = (cfg for _, cfg in stages)
+    assert (first.method.thought_len, first.method.lookahead, first.steps) == (9, 2, 5)
+    assert first.model.source == "bundled:cups" and second.model.source == "out/1_9-2/3"
+    assert (second.method.thought_len, second.model.extras, second.seed) == (8, True, 3)
+    assert (student.method.teacher, student.model.source, student.steps) == ("out/2_8-1/3",) * 2 + (7,)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"stages": ("8-1",), "steps": (1, 2)}, "--stages 8-1 with --steps 1 2: one number for each"),
+        ({"stages": ("8",), "steps": (1,)}, "--stages 8: THOUGHT-AHEAD is wanted"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(scripts, settings, message):
+    with pytest.raises(ValueError, match=message):
+        scripts["fast_quiet_star"].plan(Path("out"), **settings)
