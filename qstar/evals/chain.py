@@ -29,7 +29,7 @@ CLOSING_LETTER = "\nTherefore, among A through E, the answer is"
 NEXT = (LEAD, "\n\n\n")
 """Where a text goes on to something else: another question, or nothing. Differs from the released code, which cuts at
 the last of several, and only of those behind the first."""
-STOP = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>")
+STOP = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 
 
 @dataclass(frozen=True)
