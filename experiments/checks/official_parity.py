@@ -6,8 +6,8 @@ An error is norm-wise: the largest difference over the largest wanted entry, of 
     python experiments/checks/official_parity.py                        # against the arrays in tests/golden/official
     python experiments/checks/official_parity.py --checkout quiet-star  # against what its code computes now
 
-The second wants `pip install torch==2.13.0 transformers==4.37.2` beside qstar, and a clone of
-github.com/ezelikman/quiet-star at commit 892446b. A minute on two CPU cores.
+The second wants `pip install -e . torch==2.13.0 transformers==4.37.2` and a clone of github.com/ezelikman/quiet-star at
+commit 892446b. A minute on two CPU cores.
 """
 
 import argparse
@@ -29,11 +29,11 @@ from qstar import config as configs
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
-from qstar.paths import CONFIGS, ROOT
+from qstar.paths import CONFIGS
 from qstar.structs import Batch
 from qstar.thoughts.fill import Inner
 
-GOLDEN = ROOT / "tests" / "golden"
+GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
 QUANTITIES = ("base", "talk", "reward", "policy", "total", "gradient")
 
 # Where each of our weights comes from. Their matrices are [out, in].
@@ -199,7 +199,7 @@ def row(name: str, golden: Golden) -> str:
 
 
 def main(golden: Path) -> None:
-    files = sorted(golden.glob("[!_]*.npz"))
+    files = sorted(golden.glob("*.npz"))
     if not files:
         raise FileNotFoundError(f"{golden} has no .npz; tests/golden/make_official.py writes them")
     header = ["case", "layers x width", "heads/kv", "rows", "n_ahead", "n_ahead_talk", "n_passes", "beta", *QUANTITIES]
