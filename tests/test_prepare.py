@@ -115,9 +115,9 @@ def test_paths_that_do_not_exist_are_not_asked_of_the_hub(absent, monkeypatch):
 
 
 def test_files_and_directories_that_are_no_model_say_what_is_accepted(tmp_path):
-    (tmp_path / "weights.bin").write_bytes(b"0")
-    with pytest.raises(ValueError, match=r"weights\.bin is a file, but no \.gguf; a model is one of"):
-        runs.load_model(tmp_path / "weights.bin")
+    (tmp_path / "weights.pt").write_bytes(b"0")
+    with pytest.raises(ValueError, match=r"weights\.pt is a file, but no \.gguf or \.bin; a model is one of"):
+        runs.load_model(tmp_path / "weights.pt")
     with pytest.raises(FileNotFoundError, match=r"holds neither a config\.json nor a model\.json"):
         runs.load_model(tmp_path)
 

@@ -47,7 +47,10 @@ def _config(header: bytes, path: Path) -> LMConfig:
     width, ff, layers, heads, kv_heads, vocab, max_len = sizes
     positive = (width, ff, layers, heads, kv_heads, abs(vocab), max_len)
     if not all(0 < size < MAX_SIZE for size in positive) or width % heads:
-        raise ValueError(f"{path} does not begin with the sizes of a legacy llama2.c model: it is another kind of file")
+        raise ValueError(
+            f"{path} does not begin with the sizes of a legacy llama2.c model: it is another kind of file; weights of "
+            "PyTorch are read from a directory, as safetensors"
+        )
     return LMConfig(
         # A negative vocabulary says that the output layer is a matrix of its own.
         vocab=abs(vocab), width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_size=width // heads, ff=ff,
