@@ -79,12 +79,18 @@ class FastQuietStar(PlainLM):
             "helped": Mean.of((reward > 0).astype(reward.dtype), counts),
         }
 
+    def passes(self, length: int) -> tuple[Pass, ...]:
+        """The student's own; see `teacher_passes`."""
+        draws = length - 1 if self.student == "released" else 0
+        rewards = Pass(0, 0, length - 1 + draws, gradient=False)
+        return (*super().passes(length), rewards)
+
 
 def teacher_passes(teacher: QuietStar, length: int) -> tuple[Pass, ...]:
     """What the teacher computes in a step on a window of `length` tokens, besides the student's `passes`: it thinks
-    once at every position."""
-    thinks = dataclasses.replace(teacher, num_thoughts=1, lookahead=1, baseline="base", beta=0.0, think_fraction=1.0)
-    return tuple(dataclasses.replace(one, gradient=False) for one in thinks.passes(length))
+    once before every token."""
+    thinks = dataclasses.replace(teacher, num_thoughts=1, lookahead=1, baseline="base", beta=0.0)
+    return tuple(dataclasses.replace(one, gradient=False) for one in thinks.passes_at(length - 1, length))
 
 
 @typed

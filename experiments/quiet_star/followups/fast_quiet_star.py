@@ -21,7 +21,7 @@ from qstar import entry, experiment
 from qstar.config import TrainConfig
 from qstar.paths import CONFIGS
 
-STAGES, STEPS, STUDENT_STEPS = ("8-1", "7-1", "6-1"), (13, 15, 17), 177
+STAGES, STEPS, STUDENT_STEPS = ("8-1", "7-1", "6-1"), (13, 15, 17), 189
 """For the bundled task: three parts of the FLOPs of 40 steps of Quiet-STaR, and a student of as many again."""
 RECIPE = "quiet_star/ablations"
 

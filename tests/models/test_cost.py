@@ -1,0 +1,95 @@
+"""FLOPs by formula against those that stand in the traced program: every matrix product, counted with its loops."""
+
+import dataclasses
+import math
+
+import jax
+import pytest
+import tiny
+from jax.extend.core import jaxprs_in_params
+from jax.interpreters import partial_eval
+
+from qstar.methods.adaptive import Adaptive
+from qstar.methods.fast_quiet_star import FastQuietStar, teacher_passes
+from qstar.methods.latro import LaTRO
+from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Bound, Compares
+from qstar.methods.quiet_star import QuietStar
+from qstar.methods.rlp import RLP
+from qstar.models import cost
+from qstar.models.cost import Pass
+
+LM = dataclasses.replace(tiny.LM, remat=False)
+BATCH = tiny.batch(tokens=[[3, 7, 1, 9, 4, 6, 0, 11, 8]], segment=[[1] * 9])
+TEACHER = QuietStar(thought_len=4, lookahead=1, mix="hidden")
+
+
+def products(jaxpr) -> int:
+    """FLOPs of the matrix products of a program: two for every multiplication; a loop's body as often as it runs."""
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            (summed, _), _ = eqn.params["dimension_numbers"]
+            total += 2 * eqn.outvars[0].aval.size * math.prod(eqn.invars[0].aval.shape[axis] for axis in summed)
+        times = eqn.params.get("length", 1) if eqn.primitive.name == "scan" else 1
+        for inner in jaxprs_in_params(eqn.params):
+            total += times * products(getattr(inner, "jaxpr", inner))
+    return total
+
+
+def counted(method, lm=LM) -> int:
+    """FLOPs of the forward pass of a step, what no output needs left out."""
+    model = method.definition(lm)
+    teacher = TEACHER.definition(lm)
+
+    def loss(params, other, key):
+        if not isinstance(method, Compares):
+            return method.loss(model.bind(params), BATCH, key)[0]
+        bound = Bound(TEACHER, teacher.bind(other)) if method.reference.run else Bound(method, model.bind(other))
+        return method.loss(model.bind(params), BATCH, key, bound)[0]
+
+    other = (teacher if isinstance(method, FastQuietStar) else model).abstract
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    traced = jax.make_jaxpr(loss)(model.abstract, other, key).jaxpr
+    needed, _ = partial_eval.dce_jaxpr(traced, [True])
+    return products(needed)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        PlainLM(),
+        QuietStar(thought_len=3, num_thoughts=2, lookahead=2),
+        QuietStar(thought_len=3, num_thoughts=2, lookahead=2, think_fraction=0.3),
+        QuietStar(thought_len=3, num_thoughts=1, lookahead=2, baseline="base", mixing="none"),
+        QuietStar(thought_len=3, num_thoughts=2, lookahead=2, fill="pause"),
+        QuietStar(thought_len=3, num_thoughts=2, lookahead=2, fill="shuffled"),
+        RLP(thought_len=3, num_thoughts=4, positions=2),
+        LaTRO(thought_len=3, num_thoughts=2, lookahead=2, positions=0),
+        Adaptive(thought_len=3, num_thoughts=2, lookahead=2),
+        FastQuietStar(teacher="runs/teacher"),
+        FastQuietStar(teacher="runs/teacher", student="released"),
+    ],
+    ids=lambda method: f"{type(method).__name__}-{getattr(method, 'fill', '')}-{getattr(method, 'mixing', '')}",
+)
+def test_the_formula_counts_the_matrix_products_of_the_program(method):
+    passes = [dataclasses.replace(one, gradient=False) for one in method.passes(9)]
+    if isinstance(method, FastQuietStar):
+        passes += teacher_passes(TEACHER, 9)
+    # 1 %: the rotary angles, the base logits at positions that are not judged.
+    assert cost.flops(LM, passes) == pytest.approx(counted(method), rel=0.01)
+
+
+def test_a_gradient_counts_twice_its_forward_pass():
+    one = Pass(columns=2, keys=5, logits=1)
+    lm = dataclasses.replace(LM, width=8, layers=3, heads=4, kv_heads=2, head_size=2, ff=10, vocab=7)
+    # Per layer and column: q, k, v, out 8x8 + 8x4 + 8x4 + 8x8, gate, up, down 3 x 8x10; attention 2 x 5 keys x 8.
+    forward = 2 * 3 * 2 * (192 + 240 + 80) + 2 * 7 * 8
+    assert cost.forward_flops(lm, one) == forward
+    assert cost.flops(lm, [one, dataclasses.replace(one, gradient=False)]) == 4 * forward
+
+
+def test_small_heads_are_counted():
+    lm = dataclasses.replace(LM, width=8)
+    assert cost.forward_flops(lm, Pass(0, 0, 0, mixing=3)) == 2 * 3 * (16 * 8 + 8 * 8 + 8)
+    assert cost.forward_flops(lm, Pass(0, 0, 0, gate=3)) == 2 * 3 * (8 * 8 + 8)
