@@ -6,6 +6,7 @@ States are restored onto whatever mesh the abstract state names.
 """
 
 import contextlib
+import dataclasses
 import errno
 import logging
 import tempfile
@@ -149,7 +150,14 @@ class Checkpoints:
         _check_processes(self._directory / str(step))
         found = _metadata(self._directory / str(step), "state")
         _check(_shapes(abstract_state), _shapes(found), f"step {step} of {self._directory}")
-        return self._saver.load_checkpointables(step, {"state": abstract_state, "data": iterator})["state"]
+        # Asked for by name: what this state lacks may not have been a part of a state yet when it was saved.
+        fields = [field.name for field in dataclasses.fields(abstract_state)]
+        wanted = {name: getattr(abstract_state, name) for name in fields if getattr(abstract_state, name) is not None}
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            loaded = self._saver.load_checkpointables(step, {"state": wanted, "data": iterator})["state"]
+        return abstract_state.replace(**loaded)
 
     def load_params(self, step: int | None = None) -> Params:
         """The trained parameters to evaluate, as numpy arrays: their moving average where one was kept.

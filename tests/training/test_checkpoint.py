@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import struct
 from jax.sharding import PartitionSpec
 
 from qstar import sharding
@@ -69,6 +70,23 @@ def test_restored_state_equals_the_saved_one_and_the_data_go_on(tmp_path):
     same(restored, state(4))
     assert jnp.issubdtype(restored.key.dtype, jax.dtypes.prng_key)
     np.testing.assert_array_equal(next(iterator), [8, 9])
+
+
+def test_a_state_saved_before_a_part_of_it_existed_is_restored_without_it(tmp_path):
+    @struct.dataclass
+    class Earlier:
+        step: jax.Array
+        params: dict
+        opt_state: tuple
+        key: jax.Array
+        frozen: dict | None = None  # what every save leaves out
+
+    now = state(4)
+    with Checkpoints(tmp_path, every=2, keep=3) as saver:
+        saver.save(4, Earlier(now.step, now.params, now.opt_state, now.key), advance(data(), 4))
+        restored = saver.restore(abstract(state(0)), data())
+    same(restored, now)
+    assert restored.ema is None and restored.reference is None
 
 
 def test_what_happens_after_save_returns_does_not_reach_the_disk(tmp_path):
