@@ -33,7 +33,6 @@ from qstar.structs import Batch, TrainState
 from qstar.thoughts import read
 from qstar.thoughts.predict import Thinks
 from qstar.training import build, console, loop
-from qstar.training import step as training_step
 from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.loop import Hook
@@ -264,9 +263,8 @@ def _account(program: Program) -> str:
     """How much of the model trains, and what a step holds for it."""
     trained, _ = program.definition.split(program.definition.abstract)
     count = sum(leaf.size for leaf in jax.tree.leaves(trained))
-    held = training_step.state_bytes(program.definition, program.tx, program.ema)
-    parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in held.items() if size)
-    return f"{count:,} of {program.definition.size:,} weights train; MiB held, over all devices: {parts}"
+    parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in program.bytes_held.items() if size)
+    return f"{count:,} of {program.definition.size:,} weights train; held over all devices, in MiB: {parts}"
 
 
 def _hooks(arm: Arm, record: Record) -> list[Hook]:

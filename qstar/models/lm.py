@@ -131,7 +131,8 @@ class Norm(nnx.Module):
     def __call__(self, x: Array) -> Array:
         wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
         wide = wide * jax.lax.rsqrt(jnp.mean(wide**2, axis=-1, keepdims=True) + self.eps)
-        scale = self.scale[...] + self.offset if self.offset else self.scale[...]
+        # Widened first: 1 + w of a weight in bfloat16 would be rounded to it.
+        scale = self.scale[...].astype(wide.dtype) + self.offset if self.offset else self.scale[...]
         return (wide * scale.reshape((1,) * (x.ndim - 1) + (-1,))).astype(x.dtype)
 
 

@@ -3,7 +3,7 @@
 B starts at zero, so the adapted model starts as the model. W is frozen: no gradient of it is computed, no optimiser
 keeps moments for it, and it may be held in bfloat16. What a method adds to the language model (delimiters, mixing
 head) trains as before. With P weights of b bytes below and Q trained ones in float32, a step of Adam holds
-P b + 16 Q bytes: values, gradients and two moments (`training.step.state_bytes` counts them).
+P b + 16 Q bytes: values, gradients and two moments (`training.build.Program.bytes_held` counts them).
 """
 
 import dataclasses

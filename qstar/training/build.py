@@ -120,6 +120,22 @@ class Program:
         return state.replace(frozen=jax.device_put(frozen, self.places.frozen, may_alias=False))
 
     @property
+    def bytes_held(self) -> dict[str, int]:
+        """Bytes of what a step holds besides activations, over all devices: the account of `models/lora.py`."""
+        state, (_, frozen) = self.abstract_state(0), self.definition.split(self.definition.abstract)
+        parts = {
+            "frozen": frozen,
+            "trained": state.params,
+            "gradients": state.params,
+            "optimizer": state.opt_state,
+            "average": state.ema,
+            "reference": state.reference,
+        }
+        return {
+            name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part)) for name, part in parts.items()
+        }
+
+    @property
     def places(self) -> TrainState:
         return step.state_sharding(self.definition, self.tx, self.mesh, self.ema, self.comparison)
 

@@ -36,24 +36,6 @@ def weights(state: TrainState) -> Params:
     return join(state.params if state.ema is None else state.ema, state.frozen)
 
 
-def state_bytes(model: Definition, tx: optax.GradientTransformation, ema: bool) -> dict[str, int]:
-    """Bytes of what a step holds besides activations, over all devices.
-
-    With P frozen weights of b bytes and Q trained ones in float32: frozen P b, params 4 Q, gradients 4 Q, moments 8 Q
-    under Adam, and an average of 4 Q where one is kept.
-    """
-    trained, frozen = model.split(model.abstract)
-    count = lambda tree: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))  # noqa: E731
-    params = count(trained)
-    return {
-        "frozen": count(frozen),
-        "params": params,
-        "gradients": params,
-        "moments": count(jax.eval_shape(tx.init, trained)),
-        "average": params if ema else 0,
-    }
-
-
 def state_sharding(
     model: Definition,
     tx: optax.GradientTransformation,
