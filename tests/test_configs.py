@@ -204,10 +204,10 @@ def test_what_is_saved_is_loaded(overrides, tmp_path):
 
 def test_overrides_of_a_saved_configuration_follow_the_grammar_of_the_command_line(tmp_path):
     configs.save(composed(), tmp_path / "config.yaml")
-    overrides = ["steps=300", "method.delimiter=-", "name='a: b'", "sinks=[tensorboard]", "eval.greedy=false"]
+    overrides = ["steps=300", "method.delimiter=-", "name='a: b'", "sinks=[tensorboard]", "eval.thoughts=[none,sampled]"]
     cfg = configs.load(tmp_path / "config.yaml", overrides)
     assert (cfg.steps, cfg.method.delimiter, cfg.name, cfg.sinks) == (300, "-", "a: b", ("tensorboard",))
-    assert cfg.eval.greedy is False
+    assert cfg.eval.thoughts == ("none", "sampled")
     for bad, message in (
         ("stesp=3", "stesp"),
         ("steps=many", "Value 'many'"),

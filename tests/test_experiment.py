@@ -141,7 +141,7 @@ def test_evaluations_are_taken_before_during_and_after(finished):
 
 def test_before_training_thoughts_change_nothing_and_both_arms_are_one_model(finished):
     plain, thinking = finished.result.before
-    assert dataclasses.replace(thinking, thoughts=False) == plain
+    assert dataclasses.replace(thinking, thoughts=False, way="none") == plain
     control = lines(finished.directory / "control" / "evals.jsonl")[0]
     assert control["nll"] == pytest.approx(plain.nll, rel=1e-6)
     assert finished.result.after[0].nll != plain.nll
@@ -172,12 +172,12 @@ def test_the_summary_compares_before_after_and_control(finished):
     assert table[0][:3] == ["| task", "model", "thoughts"]
     assert [cells[1:3] for cells in table[2:]] == [
         ["before", "no"],
-        ["before", "yes"],
+        ["before", "likeliest"],
         ["after", "no"],
-        ["after", "yes"],
+        ["after", "likeliest"],
         ["control: plain LM", "no"],
     ]
-    assert table[3][5] == f"{finished.result.before[1].nll:.3f}"
+    assert table[3][5].startswith(f"{finished.result.before[1].nll:.3f} [")
 
 
 def test_the_control_is_trained_on_the_batches_of_the_method(finished):
@@ -202,7 +202,7 @@ def test_where_a_moving_average_is_kept_it_is_what_is_evaluated_and_opened(finis
     assert opened.step == STEPS
     jax.tree.map(np.testing.assert_array_equal, opened.params, state["ema"])
     assert not np.array_equal(state["ema"]["lm"]["embedding"], state["params"]["lm"]["embedding"])
-    _, rows = evaluate.evaluate(EvaluateConfig(run=str(finished.directory), eval=finished.cfg.eval))
+    ((_, rows),) = evaluate.evaluate(EvaluateConfig(run=str(finished.directory), eval=finished.cfg.eval))
     recorded = [line for line in lines(finished.directory / "evals.jsonl") if line["step"] == STEPS]
     # One device here, a mesh of one there: another program, float32.
     assert [row.nll for row in rows] == pytest.approx([line["nll"] for line in recorded], rel=1e-6)
@@ -211,7 +211,7 @@ def test_where_a_moving_average_is_kept_it_is_what_is_evaluated_and_opened(finis
 
 def test_an_older_checkpoint_can_be_opened_and_evaluated(finished):
     assert runs.load_run(finished.directory, step=4).step == 4
-    name, _ = evaluate.evaluate(EvaluateConfig(run=str(finished.directory), step=4, eval=NoEval()))
+    ((name, _),) = evaluate.evaluate(EvaluateConfig(run=str(finished.directory), step=4, eval=NoEval()))
     assert name == f"{finished.directory}, step 4"
     with pytest.raises(FileNotFoundError, match=r"has no checkpoint of step 3; there are \[4, 5\]"):
         runs.load_run(finished.directory, step=3)
@@ -219,7 +219,7 @@ def test_an_older_checkpoint_can_be_opened_and_evaluated(finished):
 
 def test_a_language_model_as_it_is_answers_without_thoughts(finished):
     cfg = EvaluateConfig(run="none", model=finished.cfg.model, eval=finished.cfg.eval)
-    name, rows = evaluate.evaluate(cfg)
+    ((name, rows),) = evaluate.evaluate(cfg)
     assert name == "scratch"
     assert [row.thoughts for row in rows] == [False]
     assert rows[0].nll == pytest.approx(finished.result.before[0].nll, rel=1e-6)

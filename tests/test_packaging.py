@@ -17,7 +17,8 @@ from qstar.paths import ROOT
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HELP = {
     "qstar-train": ("qstar-train resume=latest", "quiet_star_official", "thought_len: 8"),
-    "qstar-evaluate": ("qstar-evaluate run=none model.source=models/smollm2", "cups, none, questions"),
+    "qstar-evaluate": ("qstar-evaluate run=none model.source=models/smollm2", "questions"),
+    "qstar-compare": ("usage: qstar-compare", "McNemar", "qstar-evaluate run=runs/mine"),
     "qstar-think": ("usage: qstar-think", "--generate N", "the newest run under runs/"),
     "qstar-prepare": ("usage: qstar-prepare", "bundled:NAME", "--to"),
 }
@@ -33,7 +34,7 @@ def python(code: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_there_are_four_console_scripts():
+def test_there_are_five_console_scripts():
     assert PROJECT["scripts"].keys() == HELP.keys()
 
 
@@ -57,8 +58,8 @@ def test_a_console_script_explains_itself(script, monkeypatch, capsys):
 def test_wrong_arguments_are_answered_before_jax_is_imported(tmp_path):
     code = """
         import sys
-        from qstar import prepare, think
-        think.parser().format_help(), prepare.parser().format_help()
+        from qstar import compare, prepare, think
+        think.parser().format_help(), prepare.parser().format_help(), compare.parser().format_help()
         think.parse(["a text"])
         print(sorted({"jax", "numpy", "hydra", "tokenizers"} & sys.modules.keys()))
     """

@@ -15,6 +15,7 @@ from qstar.evals.measure import NONE, WAYS, ItemRow
 from qstar.typing import Float, typed
 
 PERMUTATIONS = 10_000
+DESCRIPTIVE = ("weight",)  # columns that say something of the thought and nothing of the answer
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _compared(
     first, second = (sorted((row for row in rows if row["item"] in shared), key=_order) for rows in (first, second))
     _check_same_questions(task, first, second)
     for column in first[0]:
-        if column in second[0] and isinstance(first[0][column], bool | float):
+        if column in second[0] and column not in DESCRIPTIVE and isinstance(first[0][column], bool | float):
             yield _comparison(task, column, ways, first, second)
 
 

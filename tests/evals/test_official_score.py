@@ -89,8 +89,7 @@ def test_scores_after_thoughts_are_those_of_the_released_evaluation(x64, task):
     fields = {field.name: getattr(asked.method, field.name) for field in dataclasses.fields(asked.method)}
     asked = dataclasses.replace(asked, method=Given(**fields, given=given(task, items)))
     measure = Direct(task, tuple(map(narrowed, items)), batch_size=len(items))
-    (index,) = measure.batches()
-    rows = measure.ask(asked, ("greedy",), index, jax.random.key(0))
+    rows = measure.ask(asked, ("greedy",), range(len(items)), jax.random.key(0))
     wanted = GOLDEN.arrays[f"{task}/score"]
     np.testing.assert_allclose([row["score"] for row in rows], wanted, rtol=1e-12)
     assert measure.figures(rows)["probability"].value == pytest.approx(float(GOLDEN.arrays[f"{task}/mean"]), rel=1e-12)

@@ -15,6 +15,7 @@ def rows(thoughts, exact, score, draw=0, question="q"):
             "question": question,
             "exact": bool(e),
             "score": s,
+            "weight": 0.5,
             "cut": 0,
         }
         for n, (e, s) in enumerate(zip(exact, score, strict=True))
