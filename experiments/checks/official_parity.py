@@ -191,7 +191,12 @@ def row(name: str, golden: Golden) -> str:
     lengths = " ".join(map(str, case["lengths"]))
     heads = f"{case['heads']}/{case['kv_heads']}"
     columns = [name, f"{case['layers']} x {case['width']}", heads, lengths]
-    columns += [case["n_ahead"], case["n_ahead_talk"], case["n_passes"], f"{case['beta']:.0e}"]
+    columns += [
+        case["n_ahead"],
+        case["n_ahead_talk"],
+        case["n_passes"],
+        f"{case['beta']:.0e}" if case["policy"] else "off",
+    ]
     for quantity in QUANTITIES:
         values = [value for key, value in compared.items() if key.split("/")[0] == quantity]
         columns.append(f"{max(values):.1e}" if values else "")
