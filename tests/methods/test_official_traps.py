@@ -181,6 +181,8 @@ def test_evaluation_thinks_once_however_many_thoughts_training_has():
 def test_inference_uses_the_delimiters_that_are_trained(name):
     model, params = tiny.thinker_of()
     other = params | {name: params[name] + 1}
+    tokens = [np.asarray(thoughts(METHOD, each, jax.random.key(0), 0.0, 1)) for each in (params, other)]
+    assert np.any(tokens[0] != tokens[1]) == (name == "start")  # thoughts begin behind start and never see end
     before, after = (predicted(METHOD, model, each, tiny.packed()) for each in (params, other))
     assert np.abs(before - after).max() > 0.01
     prompts = [[3, 7, 1], [5, 2]]
