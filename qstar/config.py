@@ -23,6 +23,7 @@ from qstar.data.pipeline import TextConfig
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
+from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.latro import LaTRO
 from qstar.methods.lm import PlainLM
@@ -113,6 +114,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "fast_quiet_star": FastQuietStar,
         "rlp": RLP,
         "latro": LaTRO,
+        "adaptive": Adaptive,
     },
     "model": {"pretrained": Pretrained, "scratch": Scratch},
     "data": {"cups": CupsText, "text": TextConfig},
