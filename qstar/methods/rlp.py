@@ -62,7 +62,7 @@ class RLP(Straight):
         """Loss and metrics of given thoughts."""
         talk = self.thinking().talk(model, text, batch, anchors, inner)
         baseline = no_thought(reference.model, batch, anchors)
-        reward = jax.lax.stop_gradient(talk.mixed[..., 0] - baseline[:, None])
+        reward = talk.mixed[..., 0] - baseline[:, None]
         per_token = surrogate(talk.thought, inner.logprobs, advantages(reward), self.clip_low, self.clip_high)
         judged = jnp.broadcast_to(talk.counts.any(-1)[:, None], reward.shape)
         loss = masked.mean(-per_token.mean(-1), judged)

@@ -52,8 +52,8 @@ def loss_of(method, model):
 
 def test_the_gate_learns_by_cross_entropy_whether_the_gain_exceeds_the_threshold(x64):
     model, params = weights()
-    batch = tiny.packed()
-    loss, metrics = loss_of(METHOD, model)(params, batch, jax.random.key(5))
+    batch, method = tiny.packed(), dataclasses.replace(METHOD, gate_at=0.6)
+    loss, metrics = loss_of(method, model)(params, batch, jax.random.key(5))
     quiet, _ = loss_of(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_gate(params), batch, jax.random.key(5))
     reward, judged = rewards_by_hand(params, batch, jax.random.key(5))
     chance = gate_by_hand(sequential.as_numpy(params), batch)
@@ -63,7 +63,8 @@ def test_the_gate_learns_by_cross_entropy_whether_the_gain_exceeds_the_threshold
     entropy = np.mean([-np.log(p if pays else 1 - p) for p, pays in seen])
     assert float(loss) == pytest.approx(float(quiet) + entropy, rel=1e-11)
     assert metrics["loss"].value() == pytest.approx(float(loss))
-    opened = [pays for p, pays in seen if p >= 0.5]
+    opened = [pays for p, pays in seen if p >= 0.6]
+    assert 0 < sum(opened) < sum(paid) and sum(opened) < len(opened) < len(seen)
     assert metrics["gate_open"].value() == pytest.approx(len(opened) / len(seen))
     assert metrics["gate_precision"].value() == pytest.approx(np.mean(opened))
     assert metrics["gate_recall"].value() == pytest.approx(sum(opened) / sum(paid))

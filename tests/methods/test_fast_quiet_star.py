@@ -110,7 +110,9 @@ def test_the_released_student_reinforces_its_own_draws(x64):
     drawn = np.asarray(slopes(released, params, keys))
     error = drawn.std(0) / 16
     assert np.all(np.abs(drawn.mean(0)) < 4 * error)
-    true = np.asarray(slopes(dataclasses.replace(released, student="paper"), params, jax.random.split(jax.random.key(1), 2)))
+    true = np.asarray(
+        slopes(dataclasses.replace(released, student="paper"), params, jax.random.split(jax.random.key(1), 2))
+    )
     np.testing.assert_allclose(true[0], true[1])
     assert np.any(np.abs(true[0]) > 4 * error)
 
@@ -126,6 +128,10 @@ def test_the_teacher_is_read_in_slices_without_changing_what_it_says(x64, monkey
         )(taught)
         for (b, s), wanted in teacher_by_hand().items():
             assert float(found[b, s]) == pytest.approx(wanted, rel=1e-11)
+
+
+def test_the_reference_is_the_teachers_run_for_good():
+    assert dataclasses.asdict(PAPER.reference) == {"decay": 1.0, "run": "runs/teacher"}
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,10 @@ def test_no_gradient_reaches_the_model_before_training(x64):
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(found)) == 0
 
 
+def test_the_reference_is_the_model_before_training_for_good():
+    assert dataclasses.asdict(METHOD.reference) == {"decay": 1.0, "run": ""}
+
+
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"method.beta = -1: it may not be negative"):
         dataclasses.replace(METHOD, beta=-1)

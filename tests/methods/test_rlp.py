@@ -123,6 +123,37 @@ def test_the_surrogate_stops_where_a_token_has_moved_far_enough(advantage, ratio
     assert float(gradient) == pytest.approx(slope, rel=1e-5)
 
 
+def test_the_surrogate_passes_no_gradient_to_advantages_and_to_what_was_sampled():
+    shape = (1, 2, 1, 3)
+    logprobs, advantage = jnp.full(shape, -1.0), jnp.array([[[2.0], [-1.0]]])
+    grads = jax.grad(lambda *args: rlp.surrogate(*args, 0.2, 0.2).sum(), (0, 1, 2))(logprobs, logprobs, advantage)
+    np.testing.assert_allclose(grads[0][0, :, 0], [[2.0] * 3, [-1.0] * 3])
+    assert np.all(grads[1] == 0) and np.all(grads[2] == 0)
+
+
+def test_the_loss_of_thoughts_of_an_older_policy_is_clipped_on_either_side(x64):
+    """Thoughts given as if they had been drawn where each token was 1.5 times, or half, as likely."""
+    model, params, before, batch = setting()
+    method = dataclasses.replace(METHOD, clip_low=0.3, clip_high=0.1)
+    _, _, _, _, advantage, marks = judged_by_hand()
+
+    @functools.partial(jax.jit, static_argnames="ratio")
+    def judged(params, ratio):
+        drawn = method.drawn(model.bind(params), batch, jax.random.key(5))
+        older = drawn[-1].replace(logprobs=drawn[-1].logprobs - jnp.log(ratio))
+        return method.judge(*drawn[:-1], older, Bound(method, model.bind(before)))[0]
+
+    thoughts = [advantage[b, r, a] for b, r, a in np.ndindex(2, 3, 4) if marks[b, a]]
+    for ratio, clipped in ((1.5, 1.1), (0.5, 0.7)):
+        wanted = -np.mean([min(ratio * one, clipped * one) for one in thoughts])
+        assert float(judged(params, ratio)) == pytest.approx(wanted, rel=1e-9)
+
+
+def test_the_reference_is_a_moving_average_of_its_decay():
+    assert dataclasses.asdict(RLP(reference_decay=0.75).reference) == {"decay": 0.75, "run": ""}
+    assert RLP().reference.decay == 0.999
+
+
 def test_one_position_of_every_row_thinks_and_it_has_a_token_to_predict():
     batch = tiny.packed()
     drawn = np.array([where.draw(batch, 1, jax.random.key(k))[:, 0] for k in range(60)])

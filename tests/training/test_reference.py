@@ -78,6 +78,15 @@ def test_initial_weights_are_kept_and_no_gradient_reaches_them(micro_batches):
     assert metrics["wanted"].value() == pytest.approx(begin.sum(), rel=1e-6)
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_no_gradient_reaches_a_bound_reference(other):
+    model, params = tiny.lm_of()
+    found = Other(PlainLM(), model, jax.tree.map(np.asarray, params)) if other else None
+    comparison = Comparison.of(Distance(Reference(run="somewhere" if other else "")), model, found)
+    through = jax.grad(lambda reference: comparison.bound(reference, None).model.norm.scale[...].sum())(params)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(through))
+
+
 def test_a_moving_average_begins_at_the_weights_and_moves_after_every_step():
     model, params = tiny.lm_of()
     comparison = Comparison.of(Distance(Reference(decay=0.9)), model)
