@@ -97,6 +97,7 @@ class EvaluateConfig:
     step: Any = "newest"  # checkpoint to evaluate: a step, a list of steps, `newest`, or `all`
     out: str = ""  # a folder for the table and the rows of all items; an evaluation that was stopped goes on there
     seed: int = 0  # of the thoughts that are drawn
+    method: dict[str, Any] = field(default_factory=dict)  # settings of the run's method that differ from its training
     model: Any = MISSING
     eval: Any = MISSING
 
@@ -105,6 +106,8 @@ class EvaluateConfig:
         numbers = all(isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in steps)
         if self.step not in ("newest", "all") and not (numbers and steps):
             raise ValueError(f"step = {self.step!r}: a step, a list of steps as in [10,20], newest or all is wanted")
+        if self.method and self.run == "none":
+            raise ValueError(f"method = {self.method!r} changes how a trained run is asked: give run=DIRECTORY")
 
 
 SCHEMAS: dict[str, dict[str, type]] = {

@@ -1,9 +1,11 @@
 """`qstar-evaluate`: held-out questions to a trained run, or to a language model as it is, with and without thoughts."""
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import jax
@@ -16,6 +18,7 @@ from qstar.evals import suite
 from qstar.evals.measure import Subject
 from qstar.evals.suite import Evaluator, NoEval
 from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Method
 from qstar.paths import CONFIGS
 from qstar.training import console
 
@@ -66,7 +69,20 @@ def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Subject]]:
     path = runs.latest_run() if cfg.run == "latest" else Path(cfg.run)
     for step in _steps(cfg, path):
         run = runs.load_run(path, step)
-        yield f"{path}, step {run.step}", run.step, Subject(run.method, run.definition, run.tokenizer, run.params)
+        method = _otherwise(run.method, cfg.method).resolve(run.tokenizer)
+        yield f"{path}, step {run.step}", run.step, Subject(method, run.definition, run.tokenizer, run.params)
+
+
+def _otherwise(method: Method, changes: dict[str, Any]) -> Method:
+    """The method with other settings. Raises ValueError for a setting that it does not have."""
+    known = [field.name for field in dataclasses.fields(method)]
+    for name, value in changes.items():
+        if name not in known:
+            raise ValueError(
+                f"method.{name} = {value!r}: the run's {type(method).__name__} has no such setting; it has "
+                + ", ".join(known)
+            )
+    return dataclasses.replace(method, **changes)
 
 
 def _steps(cfg: EvaluateConfig, path: Path) -> list[int | None]:

@@ -53,6 +53,26 @@ def table_of(folder: Path, step: int = 2) -> list[dict]:
     return journal.load(folder / f"step_{step}")["cups"].to_pylist()
 
 
+# --- asked otherwise than trained ---------------------------------------------------------------------------------
+
+
+def test_a_run_is_asked_with_thoughts_of_another_length(directory, tmp_path):
+    trained, longer = tmp_path / "trained", tmp_path / "longer"
+    evaluate.evaluate(asked(directory, out=str(trained)))
+    evaluate.evaluate(asked(directory, out=str(longer), method={"thought_len": 5}))
+    tables = [table_of(folder) for folder in (trained, longer)]
+    assert [{len(row["thought"]) for row in rows if row["thoughts"] == "greedy"} for rows in tables] == [{2}, {5}]
+
+
+def test_a_setting_that_the_method_does_not_have_is_refused(directory):
+    with pytest.raises(
+        ValueError, match=r"method\.length = 5: the run's QuietStar has no such setting; it has thought_len"
+    ):
+        evaluate.evaluate(asked(directory, method={"length": 5}))
+    with pytest.raises(ValueError, match="changes how a trained run is asked: give run=DIRECTORY"):
+        asked("none", method={"thought_len": 5})
+
+
 # --- steps --------------------------------------------------------------------------------------------------------
 
 

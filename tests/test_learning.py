@@ -42,8 +42,8 @@ def accuracies(tmp_path_factory):
     return found
 
 
-# Seen after 40 steps: 0.97 with sampled thoughts and 0.20 without, 0.20 with pauses and 0.20 with shuffled thoughts. One
-# in five is chance.
+# Seen after 40 steps: 0.97 with sampled thoughts and 0.20 without, 0.20 with pauses and 0.20 with shuffled thoughts.
+# One in five is chance.
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ class OptimConfig:
     """AdamW (Loshchilov & Hutter 2019). Defaults: Quiet-STaR's Appendix A.
 
     `delimiter_lr_scale` and `mixing_lr_scale` multiply the learning rate of start, end and pause embeddings and of the
-    mixing head (and of a gate). The paper weights the delimiters' gradients by 100, which Adam would cancel: the step is what counts.
+    mixing head (and of a gate). The paper weights the delimiters' gradients by 100, which Adam would
+    cancel: the step is what counts.
     """
 
     lr: float = 1e-6
