@@ -14,6 +14,7 @@ from small_runs import composed, small
 
 from qstar import experiment, runs
 from qstar.paths import ROOT
+from qstar.thoughts import rows as text_rows
 from qstar.training import loop
 
 SMALL = ("batch_size=4", "optim.lr=0.01", "eval=none", "steps=2", "control=false", "sample_every=0")
@@ -156,6 +157,82 @@ def test_every_arm_of_the_comparison_costs_the_same(scripts):
     spent = [scripts["compare"].flops(cfg, stages) / wanted for _, cfg in stages]
     assert sum(spent[:-1]) == pytest.approx(1, abs=0.02)
     assert spent[-1] == pytest.approx(1, abs=0.02)
+
+
+@pytest.fixture(scope="module")
+def gated(scripts, tmp_path_factory):
+    """An arm with a gate, trained and asked."""
+    directory = tmp_path_factory.mktemp("gated") / "0"
+    cfg = small("method=adaptive_cups", "steps=2", "control=false", "sample_every=0", "save_every=2")
+    return scripts["compare"].finished("adaptive", directory, cfg, 5.0)
+
+
+def test_the_shares_of_open_positions_are_those_of_the_texts_read_one_by_one(scripts, gated, monkeypatch):
+    compare, run = scripts["compare"], runs.load_run(gated.directory)
+    (questions,) = gated.cfg.eval.measures(run.tokenizer)
+    thinker, chances = run.definition.bind(jax.device_put(run.params)), []
+    for item in questions.items:
+        alone = jax.device_put(text_rows.padded([list(item.ids)], len(item.ids)))  # without padding
+        text = thinker.lm.text(alone)
+        chances.append(np.asarray(jax.nn.sigmoid(thinker.gate(text.hidden)))[0])
+    values = np.sort(np.concatenate(chances))
+    third = len(values) // 3
+    gap = third + np.argmax(np.diff(values)[third:-third])
+    middle = float(values[gap : gap + 2].mean())  # far from any, for rounding differs with the padding
+    opened = dataclasses.replace(run, method=dataclasses.replace(run.method, gate_at=middle))
+    monkeypatch.setattr(compare.runs, "load_run", lambda directory: opened)
+    found = compare.gate_shares(gated)
+    everywhere = np.concatenate([chance[:-1] >= middle for chance in chances])  # the last token predicts nothing
+    # The place behind "=" is what a question asks for.
+    scored = [chance[item.text.index("=")] >= middle for chance, item in zip(chances, questions.items, strict=True)]
+    assert 0.2 < everywhere.mean() < 0.8
+    assert found["of all positions"] == pytest.approx(everywhere.mean())
+    assert found["of scored positions"] == pytest.approx(np.mean(scored))
+    logged = small_runs.lines(gated.directory / "metrics.jsonl")[-1]
+    assert {name: logged[name] for name in ("gate_precision", "gate_recall", "gate_brier")}.items() <= found.items()
+
+
+def answer(way, accuracy, probability=0.5):
+    interval = {f"{name}_{end}": 0.25 for name in ("accuracy", "probability") for end in ("low", "high")}
+    return {"way": way, "accuracy": accuracy, "probability": probability, **interval}
+
+
+def test_seeds_of_an_arm_are_one_line_with_students_interval_and_one_seed_has_that_of_its_questions(scripts):
+    compare, cfg = scripts["compare"], composed("steps=7")
+    first, second = (
+        [
+            compare.Row("thinks", Path("out"), cfg, 10.0, [answer("none", 0.2), answer("likeliest", right, 0.6)]),
+            compare.Row("plain", Path("out"), cfg, 20.0, [answer("none", 0.2, right)]),
+        ]
+        for right in (0.8, 0.9)
+    )
+    lines = compare.table([*first, *second]).splitlines()
+    # Of two values the half width is 12.706 times half their distance.
+    assert lines[2:] == [
+        "| thinks | 2 | 7 | 1.00 | 0.200 ± 0.000 | 0.850 ± 0.635 |  | 0.600 ± 0.000 |",
+        "| plain | 2 | 7 | 2.00 | 0.200 ± 0.000 |  |  | 0.850 ± 0.635 |",
+    ]
+    assert compare.table(first).splitlines()[2:] == [
+        "| thinks | 1 | 7 | 1.00 | 0.200 (0.250 to 0.250) | 0.800 (0.250 to 0.250) |  | 0.600 (0.250 to 0.250) |",
+        "| plain | 1 | 7 | 2.00 | 0.200 (0.250 to 0.250) |  |  | 0.800 (0.250 to 0.250) |",
+    ]
+
+
+def test_the_command_tabulates_every_seed_and_says_where_gates_are_open(scripts, gated, tmp_path, monkeypatch, capsys):
+    compare = scripts["compare"]
+    plain = compare.Row("plain", Path("out"), composed("method=lm", "steps=9"), 10.0, [answer("none", 0.2)])
+    monkeypatch.setattr(compare, "table_rows", lambda seed, out: [gated, plain])
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--seeds", "0", "1", "--out", str(tmp_path)])
+    compare.main()
+    table, gate = (tmp_path / "table.md").read_text().split("\n\n")
+    assert capsys.readouterr().out == f"{table}\n\n{gate}\n"
+    adaptive, last = (line.strip("| ").split(" | ") for line in table.splitlines()[2:])
+    assert adaptive[:4] == ["adaptive", "2", "2", "1.00"]
+    asked = {one["way"]: one["accuracy"] for one in gated.answers}
+    ways = ("none", "likeliest", "sampled")
+    assert adaptive[4:7] == [f"{asked[way]:.3f} ± 0.000" for way in ways]
+    assert last == ["plain", "2", "9", "2.00", "0.200 ± 0.000", "", "", "0.500 ± 0.000"]
+    assert gate.startswith("Gate of adaptive: of all positions ")
 
 
 def test_the_stages_begin_from_one_another_and_the_student_from_the_last(scripts):

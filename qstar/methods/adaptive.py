@@ -97,7 +97,12 @@ class Adaptive(QuietStar):
         generation.
         """
         opens = self.opens(model, text, anchors)
-        thinking = lambda: QuietStar.think(self, model, text, batch, anchors, key, greedy, num_thoughts)  # noqa: E731
+        # As bits: under vmap a cond selects among its inputs, and JAX's check for reuse of keys takes that for a use.
+        bits, impl = jax.random.key_data(key), jax.random.key_impl(key)
+
+        def thinking() -> tuple[Inner, Prediction]:
+            own = jax.random.wrap_key_data(bits, impl=impl)
+            return QuietStar.think(self, model, text, batch, anchors, own, greedy, num_thoughts)
 
         def silent() -> tuple[Inner, Prediction]:
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(thinking))
