@@ -36,7 +36,14 @@ NEEDED = {
     "fast_quiet_star": ("method.teacher=runs/teacher",),
     "fast_quiet_star_released": ("method.teacher=runs/teacher",),
 }
-PAPERS = ("quiet_star", "quiet_star_official", "rlp", "latro", "adaptive")  # presets of the papers: long thoughts
+PAPERS = (
+    "quiet_star",
+    "quiet_star_hidden",
+    "quiet_star_official",
+    "rlp",
+    "latro",
+    "adaptive",
+)  # presets of the papers: long thoughts
 OPTIONS = [
     (file.parent.name, file.stem)
     for file in sorted(Path(CONFIGS).glob("*/*.yaml"))
@@ -204,7 +211,13 @@ def test_what_is_saved_is_loaded(overrides, tmp_path):
 
 def test_overrides_of_a_saved_configuration_follow_the_grammar_of_the_command_line(tmp_path):
     configs.save(composed(), tmp_path / "config.yaml")
-    overrides = ["steps=300", "method.delimiter=-", "name='a: b'", "sinks=[tensorboard]", "eval.thoughts=[none,sampled]"]
+    overrides = [
+        "steps=300",
+        "method.delimiter=-",
+        "name='a: b'",
+        "sinks=[tensorboard]",
+        "eval.thoughts=[none,sampled]",
+    ]
     cfg = configs.load(tmp_path / "config.yaml", overrides)
     assert (cfg.steps, cfg.method.delimiter, cfg.name, cfg.sinks) == (300, "-", "a: b", ("tensorboard",))
     assert cfg.eval.thoughts == ("none", "sampled")
@@ -254,7 +267,7 @@ def text_model(folder: Path) -> Path:
     """A tiny model in Hugging Face's layout whose tokens are the bytes of printable text."""
     vocab = {letter: id for id, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     vocab["--"], vocab["---"] = 256, 257
-    made = tokenizers.byte_level_bpe(vocab, [("-", "-"), ("--", "-")], [], digits=True)
+    made = tokenizers.byte_level_bpe(vocab, [("-", "-"), ("--", "-")], [], "smollm")
     shape = language_model.LMConfig(vocab=258, width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20, max_len=512)
     params = language_model.definition(shape).init(jax.random.key(0))
     hf.write_directory(folder, shape, params, made.to_json())
@@ -290,4 +303,5 @@ def test_every_experiment_runs_two_steps(name, data_folder, monkeypatch):
     cfg = smaller(composed(f"experiments={name}"), data_folder)
     result = experiment.run(cfg, data_folder / "run")
     assert [line["step"] for line in small_runs.lines(data_folder / "run" / "metrics.jsonl")][-1] == 2
-    assert {row.task for row in result.after} == ({"gsm8k"} if isinstance(cfg.eval, QuestionsEval) else {"cups"})
+    asked = {QuestionsEval: {"gsm8k"}, CupsEval: {"cups"}, NoEval: set()}
+    assert {row.task for row in result.after} == asked[type(cfg.eval)]
