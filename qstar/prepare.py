@@ -9,7 +9,7 @@ SOURCE is one of
   bundled:NAME       a small model that comes with qstar
   DIRECTORY          of a Hugging Face model, made by qstar-prepare, or a run of qstar-train (its language model,
                      adapters merged), or of adapters in peft's layout (their model, with them merged)
-  FILE.gguf          of the llama architecture: pip install "qstar[gguf]"
+  FILE.gguf          of the Llama, Mistral, Qwen 2 and 3 or Gemma 3 family: pip install "qstar[gguf]"
   FILE.bin           of llama2.c in its legacy form (stories260K), with its tokenizer.bin beside it
   hub:ORG/NAME       from the Hugging Face hub: pip install "qstar[hub]"
 

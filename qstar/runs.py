@@ -38,7 +38,7 @@ KINDS = """a model is one of
   DIRECTORY          of a Hugging Face model (config.json, *.safetensors, tokenizer.json), made by qstar-prepare, or a
                      run of qstar-train: the language model in its newest checkpoint, adapters merged; or of adapters
                      in peft's layout (adapter_config.json): the model that they name, with them merged
-  FILE.gguf          of the llama architecture
+  FILE.gguf          of the Llama, Mistral, Qwen 2 and 3 and Gemma 3 families
   FILE.bin           of llama2.c in its legacy form, with its tokenizer.bin beside it
   hub:ORG/NAME       fetched from the Hugging Face hub (ORG/NAME alone works where no such path exists)"""
 
@@ -159,8 +159,11 @@ def _huggingface(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
 
 def _gguf(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
     config, params, pieces = gguf.read_file(path)
-    vocab = {token: id for id, token in enumerate(pieces.tokens)}
-    return config, params, tokenizers.byte_level_bpe(vocab, pieces.merges, pieces.special, pieces.digits)
+    if pieces.style:
+        vocab = {token: id for id, token in enumerate(pieces.tokens)}
+        return config, params, tokenizers.byte_level_bpe(vocab, pieces.merges, pieces.special, pieces.style)
+    built = tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, pieces.special, pieces.prefix)
+    return config, params, built
 
 
 def _adapted(path: Path) -> tuple[LMConfig, Params, Tokenizer]:

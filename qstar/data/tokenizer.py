@@ -6,10 +6,33 @@ become that token, so text from outside should not contain it.
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
+
+
+@dataclass(frozen=True)
+class Style:
+    """How byte-level BPE cuts text before it merges."""
+
+    words: str | None = None  # a regular expression of what stays together; None: that of GPT-2
+    digits: bool = False  # before that, every digit is cut out
+    composed: bool = False  # text in Unicode's composed form: one character for a letter and its accent
+    entries_first: bool = False  # a word that is an entry is that token, whatever the merges make of it
+
+
+# Words as Llama 3 and Qwen 2 know them; they differ in how many digits a token may have.
+_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+STYLES = {
+    "gpt-2": Style(),
+    "smollm": Style(digits=True),  # StarCoder as well
+    "llama3": Style(words=_WORDS % "{1,3}", entries_first=True),
+    "qwen2": Style(words=_WORDS % "", composed=True),  # Qwen 2.5 and 3 as well
+}
 
 
 class Tokenizer:
@@ -99,13 +122,13 @@ def characters(alphabet: str) -> Tokenizer:
 
 
 def byte_level_bpe(
-    vocab: dict[str, int], merges: Sequence[tuple[str, str]], special: Sequence[str], digits: bool
+    vocab: dict[str, int], merges: Sequence[tuple[str, str]], special: Sequence[str], style: str
 ) -> Tokenizer:
     """Byte-level BPE (GPT-2) from its parts, as files of weights without a tokenizer.json carry them.
 
     Args:
         special: entries of the vocabulary that are never split and never come out of merges.
-        digits: every digit is a token of its own (SmolLM, StarCoder).
+        style: one of `STYLES`.
 
     Raises:
         ValueError: a merge or a special token that the vocabulary lacks.
@@ -114,15 +137,22 @@ def byte_level_bpe(
     if missing:
         raise ValueError(f"special tokens {missing[:5]} are not in the vocabulary of {len(vocab)} entries")
     try:
-        backend = Backend(models.BPE(vocab=vocab, merges=list(merges)))
+        backend = Backend(models.BPE(vocab=vocab, merges=list(merges), ignore_merges=STYLES[style].entries_first))
     except Exception as error:  # the library raises nothing more specific
         raise ValueError(f"the merges do not fit the vocabulary: {error}") from error
-    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    split = [pre_tokenizers.Digits(individual_digits=True), by_bytes] if digits else [by_bytes]
-    backend.pre_tokenizer = pre_tokenizers.Sequence(split)
+    backend.pre_tokenizer = pre_tokenizers.Sequence(_cuts(STYLES[style]))
+    if STYLES[style].composed:
+        backend.normalizer = normalizers.NFC()
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     return Tokenizer(backend)
+
+
+def _cuts(style: Style) -> list[pre_tokenizers.PreTokenizer]:
+    by_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=style.words is None)
+    digits = [pre_tokenizers.Digits(individual_digits=True)] if style.digits else []
+    words = [] if style.words is None else [pre_tokenizers.Split(Regex(style.words), "isolated")]
+    return [*digits, *words, by_bytes]
 
 
 def sentencepiece_bpe(
@@ -134,26 +164,30 @@ def sentencepiece_bpe(
 
     Args:
         tokens: spelling of every id, with spaces as " " or "\u2581".
-        special: entries that are never split and never come out of merges.
+        special: entries that are never split and never come out of merges; spaces in them as in `tokens`.
         prefix: a space is put before the text, and taken off when decoding (Llama 2, Mistral; not Gemma).
 
     Raises:
         ValueError: a special token, or one of the bytes, that the vocabulary lacks.
     """
-    vocab = {token.replace(" ", "\u2581"): id for id, token in enumerate(tokens)}
+    tokens, special = ([token.replace(" ", "\u2581") for token in given] for given in (tokens, special))
+    vocab = {token: id for id, token in enumerate(tokens)}
     missing = [token for token in (*special, *(f"<0x{byte:02X}>" for byte in range(256))) if token not in vocab]
     if missing:
         raise ValueError(f"tokens {missing[:5]} are not in the vocabulary of {len(vocab)} entries")
-    score = dict(zip(vocab, scores, strict=True))
+    score, never = dict(zip(tokens, scores, strict=True)), set(special)
     splits = [(piece[:cut], piece[cut:]) for piece in vocab for cut in range(1, len(piece))]
-    whole = [pair for pair in splits if pair[0] in vocab and pair[1] in vocab and "".join(pair) not in special]
+    whole = [pair for pair in splits if pair[0] in vocab and pair[1] in vocab and "".join(pair) not in never]
     merges = sorted(whole, key=lambda pair: -score["".join(pair)])
     backend = Backend(models.BPE(vocab=vocab, merges=merges, byte_fallback=True))
     spaces = normalizers.Replace(" ", "\u2581")
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces]) if prefix else spaces
     pieces = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*pieces, decoders.Strip(" ", 1, 0)] if prefix else pieces)
-    backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    # Runs of spaces (Gemma) are looked for behind the normaliser, where they are spelled as here; one that puts a space
+    # before the text would put it before them too.
+    added = [AddedToken(token, special=True, normalized="\u2581" in token and not prefix) for token in special]
+    backend.add_special_tokens(added)
     return Tokenizer(backend)
 
 

@@ -8,8 +8,8 @@ VOCAB = {"<|end|>": 0, "a": 1, "b": 2, "1": 3, "2": 4, "Ġ": 5, "ab": 6, "Ġab":
 MERGES = [("a", "b"), ("Ġ", "ab"), ("1", "2")]
 
 
-def bpe(digits=True):
-    return tokenizers.byte_level_bpe(VOCAB, MERGES, ["<|end|>"], digits)
+def bpe(style="smollm"):
+    return tokenizers.byte_level_bpe(VOCAB, MERGES, ["<|end|>"], style)
 
 
 def test_merges_join_pieces_and_spaces_lead_words():
@@ -18,8 +18,8 @@ def test_merges_join_pieces_and_spaces_lead_words():
 
 
 def test_digits_stand_alone_only_where_asked():
-    assert bpe(digits=True).encode("12") == [3, 4]
-    assert bpe(digits=False).encode("12") == [8]
+    assert bpe("smollm").encode("12") == [3, 4]
+    assert bpe("gpt-2").encode("12") == [8]
 
 
 def test_special_tokens_are_matched_whole_and_kept_when_decoding():
@@ -51,7 +51,7 @@ def test_id_of_a_text_is_its_single_token_or_the_entry_of_that_name():
 
 def test_size_is_the_largest_id_plus_one():
     assert bpe().size == 12
-    assert tokenizers.byte_level_bpe(VOCAB | {"c": 40}, MERGES, [], True).size == 41
+    assert tokenizers.byte_level_bpe(VOCAB | {"c": 40}, MERGES, [], "smollm").size == 41
 
 
 def test_json_round_trip_gives_the_same_ids(tmp_path):
@@ -105,9 +105,9 @@ def test_a_tokenizer_larger_than_the_model_is_refused():
 
 def test_pieces_that_do_not_fit_together_are_refused():
     with pytest.raises(ValueError, match=r"special tokens \['<\|x\|>'\] are not in the vocabulary of 12"):
-        tokenizers.byte_level_bpe(VOCAB, MERGES, ["<|x|>"], True)
+        tokenizers.byte_level_bpe(VOCAB, MERGES, ["<|x|>"], "smollm")
     with pytest.raises(ValueError, match="the merges do not fit the vocabulary"):
-        tokenizers.byte_level_bpe(VOCAB, [("a", "Ġ")], [], True)
+        tokenizers.byte_level_bpe(VOCAB, [("a", "Ġ")], [], "smollm")
 
 
 def test_files_that_are_no_tokenizer_are_named(tmp_path):

@@ -74,6 +74,36 @@ def test_special_tokens_of_chat_templates_are_one_token():
     assert Tokenizer.from_json(qwen()).encode("<|im_start|>ab") == [14, 11]
 
 
+def test_words_of_llama_3_have_three_digits_and_are_tokens_where_there_is_an_entry():
+    vocab = {letter: id for id, letter in enumerate("1234abcĠ'sÃ©")} | {"12": 20, "34": 21, "Ġabc": 22, "41": 23}
+    merges = [("1", "2"), ("3", "4"), ("4", "1")]
+    llama3 = tokenizers.byte_level_bpe(vocab, merges, [], "llama3")
+    assert llama3.encode("1234") == [20, 2, 3]  # 123, 4: no pair across
+    assert llama3.encode("123412") == [20, 2, 3, 20]  # 123, 412
+    assert llama3.encode(" abc") == [22]  # no merges lead there
+    assert llama3.encode("b's") == [5, 8, 9]
+    qwen2 = tokenizers.byte_level_bpe(vocab, merges, [], "qwen2")
+    assert qwen2.encode("1234") == [0, 1, 2, 3]
+    assert qwen2.encode(" abc") == [7, 4, 5, 6]
+    letter_and_accent = "e\u0301"  # which Qwen makes one character, é
+    assert qwen2.encode(letter_and_accent) == [10, 11]
+    for text in ("1234 abc's", "12 a"):
+        assert llama3.decode(llama3.encode(text)) == text == qwen2.decode(qwen2.encode(text))
+
+
+@pytest.mark.parametrize("style", ["llama3", "qwen2"])
+def test_words_keep_a_leading_space_or_mark_and_lines_their_ends(style):
+    vocab = {letter: id for id, letter in enumerate("ab!ĠĊ")}
+    pairs = [("Ġ", "a"), ("!", "a"), ("!", "Ċ"), ("a", "b"), ("Ċ", "Ċ"), ("Ġ", "Ġ"), ("b", "!"), ("Ċ", "a")]
+    vocab |= {"".join(pair): 5 + number for number, pair in enumerate(pairs)}
+    spelled = tokenizers.byte_level_bpe(vocab, pairs, [], style).encode
+    assert spelled("b a") == [1, 5]
+    assert spelled("!a") == [6]  # a mark in front of a word belongs to it
+    assert spelled("b!\n\n") == [1, 7, 4]  # ends of lines belong to the marks before them, letters do not
+    assert spelled("a\n\na") == [0, 9, 0]
+    assert spelled("b   a") == [1, 10, 5]  # of several spaces the last is the word's
+
+
 def test_pieces_with_the_higher_score_are_merged_first():
     tokenizer = pieces(prefix=False)
     ab, spaced, double = 263, 264, 265
@@ -98,6 +128,19 @@ def test_only_tokenizers_with_a_prefix_put_a_space_before_the_text():
 
 def test_turns_are_one_token_and_their_spelling_is_never_merged():
     assert pieces(prefix=False).encode("<start_of_turn>ab<bos>") == [266, 263, 2]
+
+
+def test_what_users_defined_goes_before_every_merge():
+    tokens = ["<unk>", *BYTES, "a", "▁", "▁a", "  ", "   ", "\n"]
+    scores = [0.0] * 257 + [-10.0, -11.0, -1.0, -1000.0, -1000.0, -1000.0]
+    tokenizer = tokenizers.sentencepiece_bpe(tokens, scores, ["<unk>", "  ", "   ", "\n"], prefix=False)
+    a, spaced, two, three, line = 257, *range(259, 263)
+    assert tokenizer.encode("a a") == [a, spaced]
+    assert tokenizer.encode("a  a") == [a, two, a]  # not one space and " a", though that has the higher score
+    assert tokenizer.encode("a    a\n") == [a, three, spaced, line]  # the longest first
+    assert tokenizer.decode([a, three, spaced, line]) == "a    a\n"
+    again = Tokenizer.from_json(tokenizer.to_json())
+    assert again.encode("a    a\n") == [a, three, spaced, line]
 
 
 def test_a_sentencepiece_vocabulary_without_bytes_is_refused():

@@ -21,7 +21,7 @@ from qstar.models.lm import LMConfig
 from qstar.thoughts.generate import Generated
 
 BYTES = {letter: id for id, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-TOKENIZER = tokenizers.byte_level_bpe(BYTES | {"<|endoftext|>": 256}, [], ["<|endoftext|>"], digits=True)
+TOKENIZER = tokenizers.byte_level_bpe(BYTES | {"<|endoftext|>": 256}, [], ["<|endoftext|>"], "smollm")
 END = 256
 LM = LMConfig(
     vocab=257, width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20, max_len=256, tied=False, dtype="float64"

@@ -57,7 +57,7 @@ def test_a_tokenizer_that_joins_places_is_refused():
 
 def test_a_special_token_count_does_not_move_the_anchor():
     vocab = {letter: id + 2 for id, letter in enumerate(cups.ALPHABET)} | {"<s>": 0, "</s>": 1}
-    item = suite.cups_item(Problem(5, "j"), tokenizers.byte_level_bpe(vocab, [], ["<s>", "</s>"], digits=False))
+    item = suite.cups_item(Problem(5, "j"), tokenizers.byte_level_bpe(vocab, [], ["<s>", "</s>"], "gpt-2"))
     assert (item.ids, item.anchors, item.valid) == ((6, 16, 17, 3), (2,), (2, 3, 4, 5, 6))
 
 

@@ -1,10 +1,14 @@
+import dataclasses
+import re
 import sys
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from reference import gguf_blocks
 
+from qstar import prepare, runs
 from qstar.data import tokenizer as tokenizers
 from qstar.models import gguf as reader
 from qstar.models import hf, lm
@@ -48,26 +52,39 @@ def tensors(cfg, rng, tied):
     return {name: weight.astype(np.float32) for name, weight in out.items()}
 
 
-def write(path, weights, quantised=(), architecture="llama", pre="smollm", extra=None):
-    """A GGUF file of `weights` as llama.cpp's converter writes them; `quantised` names are stored as Q8_0."""
-    writer = gguf.GGUFWriter(path, architecture)
-    writer.add_context_length(CFG.max_len)
-    writer.add_embedding_length(CFG.width)
-    writer.add_block_count(CFG.layers)
-    writer.add_feed_forward_length(CFG.ff)
-    writer.add_head_count(CFG.heads)
-    writer.add_head_count_kv(CFG.kv_heads)
-    writer.add_rope_freq_base(CFG.rope_theta)
-    writer.add_layer_norm_rms_eps(CFG.norm_eps)
+def bpe(writer, pre="smollm"):
+    """The fields of a byte-level tokenizer."""
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(pre)
     writer.add_token_list(TOKENS)
     writer.add_token_types([3, 3] + [1] * 10)
     writer.add_token_merges(MERGES)
+
+
+ADD = {str: "add_string", int: "add_uint32", float: "add_float32", bool: "add_bool", list: "add_array"}
+
+
+def write(path, weights, quantised=(), architecture="llama", tokenizer=bpe, extra=None, cfg=CFG, raw=None):
+    """A GGUF file of `weights` as llama.cpp's converter writes them.
+
+    `quantised` names are stored as Q8_0; `raw` has the stored bytes of tensors by name, with their type.
+    """
+    writer = gguf.GGUFWriter(path, architecture)
+    writer.add_context_length(cfg.max_len)
+    writer.add_embedding_length(cfg.width)
+    writer.add_block_count(cfg.layers)
+    writer.add_feed_forward_length(cfg.ff)
+    writer.add_head_count(cfg.heads)
+    writer.add_head_count_kv(cfg.kv_heads)
+    writer.add_rope_freq_base(cfg.rope_theta)
+    writer.add_layer_norm_rms_eps(cfg.norm_eps)
+    tokenizer(writer)
     for name, value in (extra or {}).items():
-        writer.add_string(name, value)
+        getattr(writer, ADD[type(value)])(name, value)
+    for name, (stored, kind) in (raw or {}).items():
+        writer.add_tensor(name, stored, raw_dtype=gguf.GGMLQuantizationType[kind])
     for name, weight in weights.items():
-        heads = {"attn_q": CFG.heads, "attn_k": CFG.kv_heads}.get(name.split(".")[-2], 0)
+        heads = {"attn_q": cfg.heads, "attn_k": cfg.kv_heads}.get(name.split(".")[-2], 0)
         weight = interleaved(weight, heads) if heads else weight
         if name in quantised:
             kind = gguf.GGMLQuantizationType.Q8_0
@@ -127,6 +144,33 @@ def test_quantised_tensors_come_back_within_half_a_step(tmp_path, weights):
     np.testing.assert_array_equal(exact["blocks"]["key"], rounded["blocks"]["key"])
 
 
+# Rows of 256 weights, so that the types with blocks of 256 fit.
+WIDE = dataclasses.replace(CFG, vocab=12, width=256, layers=1, heads=2, kv_heads=1, head_size=128, ff=3)
+
+
+@pytest.mark.parametrize("kind", gguf_blocks.BLOCKS)
+def test_every_type_is_dequantised_bit_by_bit(tmp_path, kind):
+    rng = np.random.default_rng(2)
+    weights = tensors(WIDE, rng, tied=True)
+    stored = {
+        name: gguf_blocks.random_rows(kind, rng, *weights.pop(name).shape)
+        for name in ("token_embd.weight", "blk.0.ffn_up.weight", "blk.0.attn_k.weight")
+    }
+    raw = {name: (bytes, kind) for name, bytes in stored.items()}
+    _, params, _ = reader.read_file(write(tmp_path / "m.gguf", weights, cfg=WIDE, raw=raw))
+    wanted = {name: gguf_blocks.weights(kind, rows) for name, rows in stored.items()}
+    for name, rows in stored.items():
+        # Two readings of the format that know nothing of each other.
+        same = gguf.quants.dequantize(rows, gguf.GGMLQuantizationType[kind])
+        np.testing.assert_array_equal(same, wanted[name])
+        assert len(np.unique(wanted[name])) > 20
+    np.testing.assert_array_equal(params["embedding"], wanted["token_embd.weight"])
+    np.testing.assert_array_equal(params["blocks"]["up"][0], wanted["blk.0.ffn_up.weight"].T)
+    # The bytes were of interleaved rows: 0, 2, 4, ... are the first half of the head.
+    halves = [*range(0, 128, 2), *range(1, 128, 2)]
+    np.testing.assert_array_equal(params["blocks"]["key"][0, :, 0], wanted["blk.0.attn_k.weight"][halves].T)
+
+
 def test_an_output_layer_makes_the_model_untied(tmp_path):
     weights = tensors(CFG, np.random.default_rng(1), tied=False)
     cfg, params, _ = reader.read_file(write(tmp_path / "m.gguf", weights))
@@ -140,40 +184,141 @@ def test_the_weights_survive_export_to_huggingface(tmp_path, weights):
     jax.tree.map(np.testing.assert_array_equal, hf.read_directory(tmp_path / "hf")[1], params)
 
 
+# --- tokenizers ---------------------------------------------------------------------------------------------------
+
+
 def test_vocabulary_builds_the_tokenizer(tmp_path, weights):
-    pieces = reader.read_file(write(tmp_path / "m.gguf", weights))[2]
-    assert pieces.special == ("<|end|>", "<|user|>")
-    assert pieces.digits
-    vocab = {token: id for id, token in enumerate(pieces.tokens)}
-    tokenizer = tokenizers.byte_level_bpe(vocab, pieces.merges, pieces.special, pieces.digits)
+    tokenizer = runs.load_model(write(tmp_path / "m.gguf", weights)).tokenizer
     assert tokenizer.encode("<|user|>ab ab 12") == [1, 6, 8, 5, 4, 9]
 
 
+@pytest.mark.parametrize(
+    "pre, style", [("gpt-2", "gpt-2"), ("smollm", "smollm"), ("llama-bpe", "llama3"), ("qwen2", "qwen2")]
+)
+def test_the_pre_tokenisers_have_their_styles(tmp_path, weights, pre, style):
+    pieces = reader.read_file(write(tmp_path / "m.gguf", weights, tokenizer=lambda writer: bpe(writer, pre)))[2]
+    assert (pieces.style, pieces.special) == (style, ("<|end|>", "<|user|>"))
+    assert style in tokenizers.STYLES
+
+
+PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", "▁", "ab", "▁ab", "  ", "\n"]
+SPM = dataclasses.replace(CFG, vocab=len(PIECES))
+
+
+def spm(prefix):
+    """The fields of a SentencePiece tokenizer; `prefix` None leaves its field out."""
+
+    def add(writer):
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list(PIECES)
+        writer.add_token_scores([0.0] * 259 + [-10.0, -11.0, -12.0, -1.0, -2.0, -1000.0, -1000.0])
+        writer.add_token_types([2, 3, 3] + [6] * 256 + [1] * 5 + [4, 4])
+        if prefix is not None:
+            writer.add_add_space_prefix(prefix)
+
+    return add
+
+
+@pytest.mark.parametrize("prefix", [None, True, False])
+def test_a_sentencepiece_vocabulary_builds_the_tokenizer(tmp_path, prefix):
+    path = write(tmp_path / "m.gguf", tensors(SPM, np.random.default_rng(0), True), tokenizer=spm(prefix), cfg=SPM)
+    tokenizer = runs.load_model(path).tokenizer
+    a, ab, spaced = 259, 262, 263
+    first = ab if prefix is False else spaced  # llama.cpp puts the space before the text unless told otherwise
+    assert tokenizer.encode("ab ab") == [first, spaced]
+    assert tokenizer.encode("<s>ab</s>") == [1, first, 2]
+    assert tokenizer.encode("abé")[1:] == [3 + 0xC3, 3 + 0xA9]
+    for text in ("ab ab", "abé", "a  ab"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    if prefix is False:
+        assert tokenizer.encode("ab  ab\na") == [ab, 264, ab, 265, a]  # what users defined goes before every merge
+
+
+@pytest.mark.parametrize(
+    "model, pre, more",
+    [
+        ("gpt2", "tekken", {}),
+        ("gpt2", "default", {}),
+        ("t5", "default", {}),
+        ("llama", "default", {"tokenizer.ggml.remove_extra_whitespaces": True}),
+    ],
+)
+def test_another_tokenizer_is_refused(tmp_path, weights, model, pre, more):
+    def other(writer):
+        writer.add_tokenizer_model(model)
+        writer.add_tokenizer_pre(pre)
+        writer.add_token_list(TOKENS)
+
+    path = write(tmp_path / "m.gguf", weights, tokenizer=other, extra=more)
+    with pytest.raises(ValueError, match=rf"tokenizer '{model}'.* with pre-tokeniser '{pre}'.* only 'llama' .*gpt-2"):
+        reader.read_file(path)
+
+
+# --- what is not read ---------------------------------------------------------------------------------------------
+
+
 def test_another_architecture_is_refused(tmp_path, weights):
-    path = write(tmp_path / "m.gguf", weights, architecture="gemma3")
-    with pytest.raises(ValueError, match="architecture 'gemma3'; only llama is supported"):
+    path = write(tmp_path / "m.gguf", weights, architecture="gemma2")
+    with pytest.raises(ValueError, match="architecture 'gemma2'; supported are llama, qwen2, qwen3, gemma3"):
         reader.read_file(path)
 
 
-def test_another_tokenizer_is_refused(tmp_path, weights):
-    with pytest.raises(ValueError, match="pre-tokeniser 'llama-bpe' cannot be rebuilt, only 'gpt2' with one of gpt-2"):
-        reader.read_file(write(tmp_path / "m.gguf", weights, pre="llama-bpe"))
-
-
-def test_scaled_positions_are_refused(tmp_path, weights):
-    path = write(tmp_path / "m.gguf", weights, extra={"llama.rope.scaling.type": "yarn"})
-    with pytest.raises(ValueError, match=r"rotary positions are scaled \(yarn\)"):
+@pytest.mark.parametrize(
+    "field, value, message",
+    [
+        ("general.type", "adapter", "general.type is 'adapter'; a whole model is wanted"),
+        ("split.count", 3, "is one of 3 parts (split.count); join them with llama-gguf-split --merge"),
+        ("llama.expert_count", 8, "llama.expert_count is 8, only 0 is supported"),
+        ("llama.final_logit_softcapping", 30.0, "llama.final_logit_softcapping is 30.0, only 0 is supported"),
+        ("llama.attention.causal", False, "llama.attention.causal is False, only True is supported"),
+        ("llama.rope.scaling.type", "yarn", "llama.rope.scaling.type is 'yarn', only none, linear and llama3's"),
+        ("llama.rope.dimension_count", 4, "llama.rope.dimension_count is 4, only the size of a head's keys, 8, is"),
+        ("llama.attention.value_length", 16, "llama.attention.value_length is 16, only the size of a head's keys, 8"),
+        ("llama.rope.scaling.factor", [1, 2], "llama.rope.scaling.factor is [1, 2]; only models whose layers are all"),
+        (
+            "llama.attention.key_length",
+            [8, 4],
+            "llama.attention.key_length is [8, 4]; only models whose layers are all",
+        ),
+    ],
+)
+def test_settings_that_are_not_computed_are_named_with_their_value(tmp_path, weights, field, value, message):
+    path = write(tmp_path / "m.gguf", weights, extra={field: value})
+    with pytest.raises(ValueError, match=re.escape(message)):
         reader.read_file(path)
-    path = write(tmp_path / "n.gguf", weights | {"rope_freqs.weight": np.ones(4, np.float32)})
-    with pytest.raises(ValueError, match="rotary positions are scaled"):
-        reader.read_file(path)
 
 
-def test_a_type_that_cannot_be_dequantised_is_named(tmp_path, weights):
+def test_settings_that_say_what_is_computed_anyway_are_no_obstacle(tmp_path, weights):
+    said = {
+        "general.type": "model", "split.count": 1, "llama.expert_count": 0, "llama.attention.causal": True,
+        "llama.logit_scale": 1.0, "llama.rope.scaling.type": "none", "llama.rope.dimension_count": 8,
+        "llama.attention.key_length": [8, 8], "llama.attention.value_length": 8,
+    }  # fmt: skip
+    assert reader.read_file(write(tmp_path / "m.gguf", weights, extra=said))[0] == CFG
+
+
+def test_windows_are_read_where_llama_cpp_reads_them(tmp_path, weights):
+    mistral = write(tmp_path / "m.gguf", weights, extra={"llama.attention.sliding_window": 16})
+    assert reader.read_file(mistral)[0] == dataclasses.replace(CFG, window=16)
+    biases = {
+        f"blk.{i}.attn_{x}.bias": np.zeros(n, np.float32) for i in (0, 1) for x, n in (("q", 32), ("k", 16), ("v", 16))
+    }
+    # Of Qwen's configs the most name a window that no layer has.
+    qwen = write(tmp_path / "q.gguf", weights | biases, (), "qwen2", extra={"qwen2.attention.sliding_window": 16})
+    assert reader.read_file(qwen)[0] == dataclasses.replace(CFG, qkv_bias=True)
+
+
+def test_a_type_that_cannot_be_dequantised_is_named_before_anything_is_written(tmp_path, weights):
     weights["blk.1.ffn_up.weight"] = weights["blk.1.ffn_up.weight"].astype(np.int8)
     path = write(tmp_path / "m.gguf", weights)
-    with pytest.raises(ValueError, match=r"blk\.1\.ffn_up\.weight is stored as I8, which the package gguf cannot"):
-        reader.read_file(path)
+    message = (
+        r"blk\.1\.ffn_up\.weight is stored as I8, which the package gguf cannot dequantise; it reads F32, F16, Q4_0, "
+        r"Q4_1, .*Q8_0, .*Q4_K, Q5_K, Q6_K, .*BF16.*: take another quantisation"
+    )
+    with pytest.raises(ValueError, match=message):
+        prepare.prepare(str(path), tmp_path / "out", "checkpoint", "float32")
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_and_foreign_tensors_are_listed(tmp_path, weights):
@@ -181,7 +326,7 @@ def test_missing_and_foreign_tensors_are_listed(tmp_path, weights):
     weights["blk.0.attn_q.bias"] = np.zeros(32, np.float32)
     path = write(tmp_path / "m.gguf", weights)
     with pytest.raises(
-        ValueError, match=r"missing model\.layers\.1\.mlp\.up_proj.*\n.*unexpected blk\.0\.attn_q\.bias"
+        ValueError, match=r"missing model\.layers\.1\.mlp\.up_proj.*\n.*unexpected model.layers.0.self_attn.q_proj.bias"
     ):
         reader.read_file(path)
 
