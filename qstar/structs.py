@@ -18,6 +18,13 @@ class Batch:
 
 
 @struct.dataclass
+class Examples(Batch):
+    """Windows of prompts with completions, each with its weight in the loss."""
+
+    weight: Float[Array, "B S"]  # of the token as a target; may be negative
+
+
+@struct.dataclass
 class Text:
     """One pass over the text: what thoughts attend to and what the mixing head blends with."""
 

@@ -1,0 +1,79 @@
+"""Prompts with completions as rows of training text: several in a row, each seeing only itself.
+
+What is learnt of an example is its completion, with a weight: rationales that were sampled, graded and kept, human
+ones, bare answers. Rows are filled once, first fit over the examples in the order of a seed; which rows make a batch
+is `data/pipeline.py`'s matter.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qstar.data.generated import pack_row
+from qstar.structs import Examples
+
+OPEN_ROWS = 64  # that an example is tried in, the newest ones; looking through all would take quadratic time
+
+
+@dataclass(frozen=True)
+class Example:
+    """What the model is given, and what it should write behind it."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    weight: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: bool = False) -> list[Examples]:
+    """Rows [S = length] of numpy leaves that hold every example once.
+
+    `prompts_count` makes the tokens of prompts targets as well, as plain language modelling has it.
+
+    Raises ValueError for no examples, for one without a completion, and for examples that are longer than a row.
+    """
+    _check(examples, length)
+    order = np.random.default_rng(seed).permutation(len(examples))
+    filled: list[list[Example]] = []
+    room: list[int] = []
+    for number in order:
+        example = examples[number]
+        first = max(len(filled) - OPEN_ROWS, 0)
+        fitting = (row for row in range(first, len(filled)) if room[row] >= len(example))
+        row = next(fitting, len(filled))
+        if row == len(filled):
+            filled.append([])
+            room.append(length)
+        filled[row].append(example)
+        room[row] -= len(example)
+    return [_row(row, length, prompts_count) for row in filled]
+
+
+def _row(examples: Sequence[Example], length: int, prompts_count: bool) -> Examples:
+    batch = pack_row([[*one.prompt, *one.completion] for one in examples], length)
+    sizes = [len(one) for one in examples]
+    weight = np.zeros(length, np.float32)
+    weight[: sum(sizes)] = np.repeat([one.weight for one in examples], sizes)
+    mask = batch.mask
+    if not prompts_count:
+        learnt = [np.arange(len(one)) >= len(one.prompt) for one in examples]
+        mask = mask & np.concatenate([*learnt, np.zeros(length - sum(sizes), bool)])
+    return Examples(batch.tokens, mask, batch.segment, batch.position, weight)
+
+
+def _check(examples: Sequence[Example], length: int) -> None:
+    if not examples:
+        raise ValueError("there is no example to train on")
+    empty = sum(not one.completion for one in examples)
+    if empty:
+        raise ValueError(f"{empty} of {len(examples)} examples have no completion: there is nothing to learn in them")
+    longest = max(map(len, examples))
+    if longest > length:
+        over = sum(len(one) > length for one in examples)
+        raise ValueError(
+            f"{over} of {len(examples)} examples are longer than a row of {length} tokens, the longest has {longest}: "
+            f"give length={longest} or more, or leave them out"
+        )

@@ -1,0 +1,63 @@
+"""Prompts with completions as rows."""
+
+import numpy as np
+import pytest
+
+from qstar.data.examples import Example, rows
+
+
+def test_a_row_holds_whole_examples_and_only_completions_count():
+    found = rows([Example((1, 2), (3,), 0.5), Example((4,), (5, 6), -1.0), Example((7,), (8, 9, 1))], 7, seed=0)
+    assert len(found) == 2
+    by_first = {int(row.tokens[0]): row for row in found}
+    documents = sorted(
+        (tuple(row.tokens[row.segment == s].tolist()), tuple(row.mask[row.segment == s].tolist()))
+        for row in found
+        for s in range(1, int(row.segment.max()) + 1)
+    )
+    assert documents == [
+        ((1, 2, 3), (False, False, True)),
+        ((4, 5, 6), (False, True, True)),
+        ((7, 8, 9, 1), (False, True, True, True)),
+    ]
+    weight = {int(row.tokens[i]): float(row.weight[i]) for row in found for i in range(7) if row.mask[i]}
+    assert (weight[3], weight[6], weight[9]) == (0.5, -1.0, 1.0)
+    for row in by_first.values():
+        padding = row.segment == 0
+        assert not row.mask[padding].any()
+        assert not row.weight[padding].any()
+        assert row.position[row.segment == 1].tolist() == list(range(int((row.segment == 1).sum())))
+
+
+def test_prompts_count_where_the_loss_is_on_all_of_the_text():
+    (row,) = rows([Example((1, 2), (3,))], 5, seed=0, prompts_count=True)
+    assert row.mask.tolist() == [True, True, True, False, False]
+    assert row.weight.tolist() == [1, 1, 1, 0, 0]
+
+
+def test_rows_are_a_function_of_the_seed_and_hold_every_example_once():
+    examples = [Example((i,), (i,) * (i % 5 + 1)) for i in range(1, 300)]
+    one, same, other = (rows(examples, 12, seed) for seed in (1, 1, 2))
+    text = lambda found: np.stack([row.tokens for row in found]).tolist()  # noqa: E731
+    assert text(one) == text(same) != text(other)
+    for found in (one, other):
+        first = np.concatenate([row.tokens[(row.position == 0) & (row.segment > 0)] for row in found])
+        assert sorted(first.tolist()) == list(range(1, 300))
+        used = sum(int((row.segment > 0).sum()) for row in found)
+        assert used / (12 * len(found)) > 0.95
+
+
+@pytest.mark.parametrize(
+    ("examples", "message"),
+    [
+        ([], "no example to train on"),
+        ([Example((1,), ()), Example((1,), (2,))], "1 of 2 examples have no completion"),
+        (
+            [Example((1,) * 9, (2,)), Example((1,), (2,))],
+            "1 of 2 examples are longer than a row of 8 tokens, the longest has 10",
+        ),
+    ],
+)
+def test_what_makes_no_rows_is_refused(examples, message):
+    with pytest.raises(ValueError, match=message):
+        rows(examples, 8, seed=0)
