@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_runs
 from small_runs import composed, small
 
 from qstar import experiment, runs
+from qstar.methods.lm import PlainLM
 from qstar.paths import ROOT
 from qstar.thoughts import rows as text_rows
+from qstar.thoughts.predict import Prediction
 from qstar.training import loop
 
 SMALL = ("batch_size=4", "optim.lr=0.01", "eval=none", "steps=2", "control=false", "sample_every=0")
@@ -192,29 +195,52 @@ def test_the_shares_of_open_positions_are_those_of_the_texts_read_one_by_one(scr
     assert {name: logged[name] for name in ("gate_precision", "gate_recall", "gate_brier")}.items() <= found.items()
 
 
-def answer(way, accuracy, probability=0.5):
-    interval = {f"{name}_{end}": 0.25 for name in ("accuracy", "probability") for end in ("low", "high")}
-    return {"way": way, "accuracy": accuracy, "probability": probability, **interval}
+def test_gains_are_those_of_the_predictions_after_thoughts_over_those_without(scripts, gated):
+    compare, run = scripts["compare"], runs.load_run(gated.directory)
+
+    class Knows:
+        """Thinks of nothing, and gives the next token e times its likelihood, e^2 times behind "="."""
+
+        forbidden_ids = ()
+
+        def think(self, model, text, batch, anchors, key, greedy, num_thoughts=1):
+            assert not greedy
+            behind = batch.tokens == run.tokenizer.id_of("=")
+            base = jax.nn.log_softmax(model.lm.logits(text.hidden))
+            true = jax.nn.one_hot(jnp.roll(batch.tokens, -1, 1), base.shape[-1])
+            mixed = base + jnp.where(behind, 2.0, 1.0)[..., None] * true
+            return None, Prediction(base, mixed[:, None], jnp.ones_like(mixed[:, None, :, 0]))
+
+    found = compare.gains(dataclasses.replace(run, method=Knows()), gated.cfg)
+    assert found == pytest.approx(dict(zip(compare.PLACES, (2.0, 1.0), strict=True)), rel=1e-5)
+    small_batches = dataclasses.replace(gated.cfg, eval=dataclasses.replace(gated.cfg.eval, batch_size=4))
+    assert compare.gains(dataclasses.replace(run, method=Knows()), small_batches) == pytest.approx(found, rel=1e-5)
+    assert compare.gains(dataclasses.replace(run, method=PlainLM()), gated.cfg) == {}
+
+
+def answer(way, accuracy):
+    return {"way": way, "accuracy": accuracy, "accuracy_low": 0.25, "accuracy_high": 0.25}
 
 
 def test_seeds_of_an_arm_are_one_line_with_students_interval_and_one_seed_has_that_of_its_questions(scripts):
     compare, cfg = scripts["compare"], composed("steps=7")
+    gains = dict(zip(compare.PLACES, (1.0, -0.25), strict=True))
     first, second = (
         [
-            compare.Row("thinks", Path("out"), cfg, 10.0, [answer("none", 0.2), answer("likeliest", right, 0.6)]),
-            compare.Row("plain", Path("out"), cfg, 20.0, [answer("none", 0.2, right)]),
+            compare.Row("thinks", Path("out"), cfg, 10.0, [answer("none", 0.2), answer("likeliest", right)], gains),
+            compare.Row("plain", Path("out"), cfg, 20.0, [answer("none", 0.2)]),
         ]
         for right in (0.8, 0.9)
     )
     lines = compare.table([*first, *second]).splitlines()
     # Of two values the half width is 12.706 times half their distance.
     assert lines[2:] == [
-        "| thinks | 2 | 7 | 1.00 | 0.200 ± 0.000 | 0.850 ± 0.635 |  | 0.600 ± 0.000 |",
-        "| plain | 2 | 7 | 2.00 | 0.200 ± 0.000 |  |  | 0.850 ± 0.635 |",
+        "| thinks | 2 | 7 | 1.00 | 0.200 ± 0.000 | 0.850 ± 0.635 |  | +1.000 ± 0.000 | -0.250 ± 0.000 |",
+        "| plain | 2 | 7 | 2.00 | 0.200 ± 0.000 |  |  |  |  |",
     ]
     assert compare.table(first).splitlines()[2:] == [
-        "| thinks | 1 | 7 | 1.00 | 0.200 (0.250 to 0.250) | 0.800 (0.250 to 0.250) |  | 0.600 (0.250 to 0.250) |",
-        "| plain | 1 | 7 | 2.00 | 0.200 (0.250 to 0.250) |  |  | 0.800 (0.250 to 0.250) |",
+        "| thinks | 1 | 7 | 1.00 | 0.200 (0.250 to 0.250) | 0.800 (0.250 to 0.250) |  | +1.000 | -0.250 |",
+        "| plain | 1 | 7 | 2.00 | 0.200 (0.250 to 0.250) |  |  |  |  |",
     ]
 
 
@@ -231,7 +257,8 @@ def test_the_command_tabulates_every_seed_and_says_where_gates_are_open(scripts,
     asked = {one["way"]: one["accuracy"] for one in gated.answers}
     ways = ("none", "likeliest", "sampled")
     assert adaptive[4:7] == [f"{asked[way]:.3f} ± 0.000" for way in ways]
-    assert last == ["plain", "2", "9", "2.00", "0.200 ± 0.000", "", "", "0.500 ± 0.000"]
+    assert adaptive[7:] == [f"{gated.gains[place]:+.3f} ± 0.000" for place in compare.PLACES]
+    assert last[:5] == ["plain", "2", "9", "2.00", "0.200 ± 0.000"]
     assert gate.startswith("Gate of adaptive: of all positions ")
 
 

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
@@ -31,7 +32,13 @@ from qstar.evals.suite import NoEval  # noqa: E402
 from qstar.methods.adaptive import Adaptive  # noqa: E402
 from qstar.methods.fast_quiet_star import teacher_passes  # noqa: E402
 from qstar.models import cost  # noqa: E402
+from qstar.structs import Batch  # noqa: E402
+from qstar.tasks.items import Item  # noqa: E402
 from qstar.thoughts import rows  # noqa: E402
+from qstar.thoughts.predict import Thinks  # noqa: E402
+
+PLACES = ("gain of a thought, answers", "gain of a thought, other tokens")
+"""Columns of the table: see `gains`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +50,7 @@ class Row:
     cfg: TrainConfig
     flops: float  # of its training and of all that it began from
     answers: list[dict]  # a row for every way of asking
+    gains: dict[str, float] = dataclasses.field(default_factory=dict)  # see `gains`
 
 
 def table_rows(seed: int, out: Path) -> list[Row]:
@@ -79,7 +87,8 @@ def flops(cfg: TrainConfig, stages: list[tuple[Path, TrainConfig]]) -> float:
 
 def finished(name: str, directory: Path, cfg: TrainConfig, spent: float) -> Row:
     sweep.train(directory, dataclasses.replace(cfg, eval=NoEval()))
-    return Row(name, directory, cfg, spent, sweep.ask(directory, "", cfg, checkpoints=False))
+    answers = sweep.ask(directory, "", cfg, checkpoints=False)
+    return Row(name, directory, cfg, spent, answers, gains(runs.load_run(directory), cfg))
 
 
 def by_arm(found: Sequence[Row]) -> list[list[Row]]:
@@ -91,14 +100,14 @@ def by_arm(found: Sequence[Row]) -> list[list[Row]]:
 
 
 def table(found: Sequence[Row]) -> str:
-    """Markdown: accuracy by way of asking, and the probability of the answer; FLOPs as shares of the first arm's."""
-    head = ("arm", "seeds", "steps", "FLOPs", "no thoughts", "likeliest thoughts", "sampled thoughts")
-    lines = [(*head, "probability of the answer, likeliest"), ("---",) * (len(head) + 1)]
+    """Markdown: accuracy by way of asking, and what sampled thoughts gain; FLOPs as shares of the first arm's."""
+    head = ("arm", "seeds", "steps", "FLOPs", "no thoughts", "likeliest thoughts", "sampled thoughts", *PLACES)
+    lines = [head, ("---",) * len(head)]
     for arm in by_arm(found):
         share, steps = arm[0].flops / found[0].flops, str(arm[0].cfg.steps)
         cells = [told(arm, way, "accuracy") for way in ("none", "likeliest", "sampled")]
-        probability = told(arm, "likeliest", "probability") or told(arm, "none", "probability")
-        lines.append((arm[0].name, str(len(arm)), steps, f"{share:.2f}", *cells, probability))
+        cells += [report.told([row.gains[place] for row in arm if row.gains], "+") for place in PLACES]
+        lines.append((arm[0].name, str(len(arm)), steps, f"{share:.2f}", *cells))
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
 
@@ -124,24 +133,66 @@ def gates(found: Sequence[Row]) -> str:
 def gate_shares(row: Row) -> dict[str, float]:
     """Share of positions of the test problems' texts where the gate is open: of all, and of those that are scored."""
     run = runs.load_run(row.directory)
-    (questions,) = row.cfg.eval.measures(run.tokenizer)
-    texts = [list(item.ids) for item in questions.items]
-    batch = rows.padded(texts, rows.bucket(max(map(len, texts))))
-    anchors = np.broadcast_to(np.arange(batch.tokens.shape[1])[None], batch.tokens.shape)
+    texts = Texts.of(question_items(run, row.cfg))
 
     @jax.jit
     def opens(params, batch, anchors):
         thinker = run.definition.bind(params)
         return run.method.opens(thinker, thinker.lm.text(batch), anchors)
 
-    found = np.asarray(opens(*jax.device_put((run.params, batch, anchors))))
-    before_a_token = batch.mask & (anchors < batch.mask.sum(1, keepdims=True) - 1)
-    scored = np.zeros_like(found)
-    for number, item in enumerate(questions.items):
-        scored[number, list(item.anchors)] = True
+    found = np.asarray(opens(*jax.device_put((run.params, texts.batch, texts.anchors))))
     metrics = json.loads((row.directory / "metrics.jsonl").read_text().splitlines()[-1])
     training = {name: metrics[name] for name in ("gate_precision", "gate_recall", "gate_brier")}
-    return {"of all positions": found[before_a_token].mean(), "of scored positions": found[scored].mean(), **training}
+    everywhere, scored = found[texts.counts].mean(), found[texts.scored].mean()
+    return {"of all positions": everywhere, "of scored positions": scored, **training}
+
+
+def gains(run: runs.Run, cfg: TrainConfig) -> dict[str, float]:
+    """What one sampled thought does to the log-likelihood of the next token of the test problems' texts, nats: before
+    the tokens that are scored and before the others. Empty for a method that does not think."""
+    if not isinstance(run.method, Thinks):
+        return {}
+
+    @jax.jit
+    def gain(params, batch, anchors, key):
+        thinker = run.definition.bind(params)
+        found = run.method.think(thinker, thinker.lm.text(batch), batch, anchors, key, greedy=False)[1]
+        true = jnp.roll(batch.tokens, -1, 1)[..., None]
+        return jnp.take_along_axis(found.mixed[:, 0] - found.base, true, -1)[..., 0]
+
+    items, params, found = question_items(run, cfg), jax.device_put(run.params), []
+    for first in range(0, len(items), cfg.eval.batch_size):
+        texts = Texts.of(items[first : first + cfg.eval.batch_size])
+        key = jax.random.fold_in(jax.random.key(cfg.seed), first)
+        told = np.asarray(gain(params, *jax.device_put((texts.batch, texts.anchors)), key))
+        found.append((told[texts.scored], told[texts.counts & ~texts.scored]))
+    parts = zip(PLACES, zip(*found, strict=True), strict=True)
+    return {place: float(np.concatenate(part).mean()) for place, part in parts}
+
+
+def question_items(run: runs.Run, cfg: TrainConfig) -> Sequence[Item]:
+    (questions,) = cfg.eval.measures(run.tokenizer)
+    return questions.items
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """Questions with their answers, padded, every position an anchor."""
+
+    batch: Batch
+    anchors: np.ndarray  # [B S]
+    counts: np.ndarray  # [B S], a token comes next
+    scored: np.ndarray  # [B S], and it is one that the question asks for
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> "Texts":
+        texts = [list(item.ids) for item in items]
+        batch = rows.padded(texts, rows.bucket(max(map(len, texts))))
+        anchors = np.broadcast_to(np.arange(batch.tokens.shape[1])[None], batch.tokens.shape)
+        scored = np.zeros_like(batch.mask)
+        for number, item in enumerate(items):
+            scored[number, list(item.anchors)] = True
+        return cls(batch, anchors, anchors < batch.mask.sum(1, keepdims=True) - 1, scored)
 
 
 def main() -> None:
