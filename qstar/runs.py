@@ -4,7 +4,7 @@ import dataclasses
 import json
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qstar.data import rationales as store
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Compares, Method
@@ -402,3 +403,21 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     params = join(trained, frozen_weights(path, definition, lambda: cfg.model.load(cfg.seed).params))
     definition.check(params, f"the weights of {path}")
     return Run(path, cfg, method, shape, definition, params, tokenizer, step)
+
+
+def rationales(path: str | Path = "latest", where: Any = None, columns: Sequence[str] | None = None) -> Any:
+    """All that a self-training run sampled, right or wrong: a pandas data frame, or a pyarrow table without pandas.
+
+    Args:
+        path: a run directory, or `latest`.
+        where: a query, as in `qstar.data.rationales`: `CORRECT & of_iteration(3)`.
+
+    Raises FileNotFoundError for a run without rationales, ValueError for damaged files.
+    """
+    folder = (latest_run() if str(path) == "latest" else Path(path)) / store.FOLDER
+    table = store.Store.open(folder).rows(where, columns)
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        return table
+    return table.to_pandas()

@@ -54,7 +54,7 @@ HOMES = {
     "safetensors": {"models/hf.py", "models/peft.py"},
     "gguf": {"models/gguf.py"},
     "tokenizers": {"data/tokenizer.py"},
-    "pyarrow": {"evals/journal.py"},
+    "pyarrow": {"evals/journal.py", "data/rationales.py"},
     "beartype": {"typing.py"},
     "jaxtyping": {"typing.py"},
 }

@@ -1,0 +1,299 @@
+"""The rationale store: every sample of a self-training run with its whole history, right or wrong, in Parquet.
+
+Append-only, one file a batch: written under another name, synced, renamed into place, the folder synced. A killed
+writer loses at most the batch in flight; what it left behind is ignored by readers and removed by the next writer.
+Names carry iteration and batch, so a batch that is repeated after a crash replaces itself bit for bit and never
+doubles. `store.json` says which model, on which task, wrote the rows. Queries are pyarrow expressions:
+
+    Store.open("runs/star/rationales").rows(CORRECT & ~HINTED & of_iteration(3), columns=["question", "stored"])
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.fs
+import pyarrow.parquet as pq
+
+FORMAT = 1
+FOLDER = "rationales"  # of a run directory
+ABOUT = "store.json"
+PARTIAL = ".new"  # how the names of files end that are still being written
+
+CORRECT = ds.field("correct")
+WRONG = ~ds.field("correct")
+HINTED = ds.field("hinted")
+FINISHED = ds.field("finished")
+
+
+def of_iteration(iteration: int) -> ds.Expression:
+    """Rows of one iteration; no other file is read."""
+    return ds.field("iteration") == iteration
+
+
+def of_split(split: str) -> ds.Expression:
+    return ds.field("split") == split
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One rationale as it was sampled and graded; T tokens were written."""
+
+    problem: str  # id of the question within its data set
+    split: str
+    question: str
+    gold: str
+    prompt: str  # all that the model continued: few-shot examples, question, hint
+    hint: str  # answer that was shown; "" where none was
+    temperature: float
+    top_k: int  # 0: no limit
+    top_p: float
+    seed: int
+    checkpoint: str  # the weights that wrote it: a hash, or run and step
+    tokens: Sequence[int]  # [T] as sampled
+    logprobs: Sequence[float]  # [T] the sampler's, natural log
+    written: str  # the text of the tokens
+    stored: str | None  # the completion as it is trained on, free of hints; None where it has no such form
+    answer: str  # what the grader found; "" where nothing was
+    correct: bool
+    reason: str  # of the verdict
+    grader: str
+    grader_version: int
+    prompt_tokens: int
+    generated_tokens: int
+    finished: bool  # a stop was written, not the limit met
+    group: str = ""  # of the question, for tables
+    margins: Sequence[float] | None = None  # [T] log-prob of the likeliest token less that of the second
+    weight: float | None = None  # given when it was sampled; None where the loop weighs later
+
+    @property
+    def hinted(self) -> bool:
+        return self.hint != ""
+
+    def __post_init__(self):
+        for name in ("logprobs", "margins"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.tokens):
+                raise ValueError(f"sample of {self.problem}: {len(values)} {name} for {len(self.tokens)} tokens")
+
+
+SCHEMA = pa.schema(
+    [
+        pa.field(name, kind, nullable=name in ("stored", "margins", "weight"))
+        for name, kind in {
+            "iteration": pa.int32(),
+            "batch": pa.int32(),
+            "problem": pa.string(),
+            "split": pa.string(),
+            "group": pa.string(),
+            "question": pa.string(),
+            "gold": pa.string(),
+            "prompt": pa.string(),
+            "hint": pa.string(),
+            "hinted": pa.bool_(),
+            "temperature": pa.float64(),
+            "top_k": pa.int32(),
+            "top_p": pa.float64(),
+            "seed": pa.int64(),
+            "checkpoint": pa.string(),
+            "model": pa.string(),  # fingerprint
+            "tokens": pa.list_(pa.int32()),
+            "logprobs": pa.list_(pa.float32()),
+            "margins": pa.list_(pa.float32()),
+            "written": pa.string(),
+            "stored": pa.string(),
+            "answer": pa.string(),
+            "correct": pa.bool_(),
+            "reason": pa.string(),
+            "grader": pa.string(),
+            "grader_version": pa.int32(),
+            "prompt_tokens": pa.int32(),
+            "generated_tokens": pa.int32(),
+            "finished": pa.bool_(),
+            "weight": pa.float64(),
+        }.items()
+    ]
+)
+
+
+class Store:
+    """The rationales of one model on one task, in one folder; made by `create` (to write) or `open` (to read)."""
+
+    def __init__(self, folder: Path, model: str, task: str):
+        self.folder, self.model, self.task = folder, model, task
+
+    @classmethod
+    def create(cls, folder: str | Path, model: str, task: str) -> "Store":
+        """The store that one process writes: a new one, or that of an earlier process, with its leftovers removed.
+
+        Args:
+            model: fingerprint of the model that self-training started from.
+            task: what tells its questions from others.
+
+        Raises ValueError for a store of another model or task, or a folder with Parquet files that is no store.
+        """
+        folder = Path(folder)
+        if not (folder / ABOUT).is_file():
+            _begin(folder, model, task)
+        store = cls.open(folder, model, task)
+        for leftover in folder.glob(f"*{PARTIAL}"):
+            leftover.unlink()
+        return store
+
+    @classmethod
+    def open(cls, folder: str | Path, model: str | None = None, task: str | None = None) -> "Store":
+        """A store to read, perhaps while it is written; removes nothing. `model` and `task` are checked where given.
+
+        Raises FileNotFoundError where there is no store, ValueError where it is another one.
+        """
+        folder = Path(folder)
+        about = _about(folder / ABOUT)
+        for name, wanted in (("model", model), ("task", task)):
+            if wanted is not None and about[name] != wanted:
+                raise ValueError(
+                    f"{folder} holds rationales of {name} {about[name]!r}, this is {name} {wanted!r}: "
+                    "go on with the former, or name another run directory"
+                )
+        return cls(folder, about["model"], about["task"])
+
+    def append(self, iteration: int, batch: int, samples: Sequence[Sample]) -> None:
+        """Add the samples of one batch; they are on disk when this returns. The same batch again replaces itself.
+
+        Raises ValueError for samples whose values do not fit their columns.
+        """
+        if not samples:
+            raise ValueError(f"batch {batch} of iteration {iteration} has no samples: leave it out")
+        written = pa.BufferOutputStream()
+        pq.write_table(self._table(iteration, batch, samples), written, compression="zstd")
+        _write(self.folder / _name(iteration, batch), written.getvalue())
+
+    def batches(self, iteration: int) -> list[int]:
+        """Numbers of the batches of an iteration that are on disk, ascending."""
+        return sorted(batch for found, batch in self._files() if found == iteration)
+
+    def rows(self, where: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+        """Rows for which `where` holds, in the order of iteration, batch and sample.
+
+        Raises ValueError for a file that is damaged and for columns that there are not.
+        """
+        unknown = [name for name in columns or () if name not in SCHEMA.names]
+        if unknown:
+            raise ValueError(f"no columns {', '.join(unknown)}; there are {', '.join(SCHEMA.names)}")
+        try:
+            return self._dataset().to_table(columns=None if columns is None else list(columns), filter=where)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{self._damaged() or self.folder}: {error}") from error
+
+    def _files(self) -> dict[tuple[int, int], Path]:
+        """Complete files by (iteration, batch), ascending."""
+        found = {numbers: file for file in self.folder.iterdir() if (numbers := _numbers(file.name))}
+        return dict(sorted(found.items()))
+
+    def _dataset(self) -> ds.Dataset:
+        files = self._files()
+        if not files:
+            return ds.dataset(SCHEMA.empty_table())
+        # Says what the names say, so that a query for one iteration opens no other file.
+        contents = [of_iteration(iteration) for iteration, _ in files]
+        return ds.FileSystemDataset.from_paths(
+            [str(file.absolute()) for file in files.values()],
+            schema=SCHEMA,
+            format=ds.ParquetFileFormat(),
+            filesystem=pyarrow.fs.LocalFileSystem(),
+            partitions=contents,
+        )
+
+    def _damaged(self) -> Path | None:
+        for file in self._files().values():
+            try:
+                pq.read_table(file)
+            except (pa.ArrowInvalid, OSError):
+                return file
+        return None
+
+    def _table(self, iteration: int, batch: int, samples: Sequence[Sample]) -> pa.Table:
+        shared = {"iteration": iteration, "batch": batch, "model": self.model}
+        names = [field.name for field in dataclasses.fields(Sample)] + ["hinted"]
+        try:
+            columns = {name: [getattr(sample, name) for sample in samples] for name in names}
+            columns |= {name: [value] * len(samples) for name, value in shared.items()}
+            arrays = [_column(field, columns[field.name]) for field in SCHEMA]
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"batch {batch} of iteration {iteration}: {error}") from error
+        return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def unique(table: pa.Table) -> pa.Table:
+    """The first of all rows that tell the same question the same stored text. Wants columns `problem` and `stored`."""
+    seen, first = set(), []
+    for pair in zip(table["problem"].to_pylist(), table["stored"].to_pylist(), strict=True):
+        first.append(pair not in seen)
+        seen.add(pair)
+    return table.filter(pa.array(first, pa.bool_()))
+
+
+def _column(field: pa.Field, values: list) -> pa.Array:
+    try:
+        array = pa.array(values, field.type)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise type(error)(f"column {field.name}: {error}") from error
+    if array.null_count and not field.nullable:
+        raise pa.ArrowInvalid(f"column {field.name}: row {values.index(None)} has no value")
+    return array
+
+
+def _name(iteration: int, batch: int) -> str:
+    return f"iteration_{iteration:04d}_batch_{batch:05d}.parquet"
+
+
+def _numbers(name: str) -> tuple[int, int] | None:
+    found = re.fullmatch(r"iteration_(\d+)_batch_(\d+)\.parquet", name)
+    return found and (int(found[1]), int(found[2]))
+
+
+def _begin(folder: Path, model: str, task: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.parquet")):
+        raise ValueError(f"{folder} holds Parquet files but no {ABOUT}: it is no store of rationales; name another")
+    about = json.dumps({"format": FORMAT, "model": model, "task": task}, indent=2) + "\n"
+    _write(folder / ABOUT, about.encode())
+    _sync(folder.parent)
+
+
+def _about(file: Path) -> dict[str, str]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file.parent} is no store of rationales (no {ABOUT} in it): self-training makes one")
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        found = {name: about[name] for name in ("format", "model", "task")}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} does not say which model and task its store is of ({error!r})") from error
+    if found["format"] != FORMAT:
+        raise ValueError(f"{file} is of format {found['format']!r}, this qstar reads {FORMAT}: use the qstar it is of")
+    return found
+
+
+def _write(file: Path, contents: bytes | pa.Buffer) -> None:
+    """All of it under this name, or nothing."""
+    fresh = file.with_name(f"{file.name}.{os.getpid()}{PARTIAL}")
+    with fresh.open("wb") as out:
+        out.write(contents)
+        out.flush()
+        os.fsync(out.fileno())
+    fresh.replace(file)
+    _sync(file.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Names as well outlive a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

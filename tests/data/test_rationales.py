@@ -1,0 +1,219 @@
+"""The rationale store: what goes in comes out, wrong ones too; kills lose a batch at most; strangers are refused."""
+
+import importlib
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from qstar import runs
+from qstar.data import rationales
+from qstar.data.rationales import CORRECT, FINISHED, HINTED, WRONG, Sample, Store, of_iteration, of_split
+
+ROOT = Path(__file__).resolve().parents[2]
+
+RIGHT = Sample(
+    problem="train-3", split="train", group="2", question="1 2 + 3 4", gold="4 6",
+    prompt="Input:\n1 2 + 3 4\nTarget:\n",
+    hint="", temperature=0.5, top_k=40, top_p=0.9, seed=11, checkpoint="run@20", tokens=[4, 9, 2],
+    logprobs=[-0.5, -0.25, -2.0], margins=[1.0, 3.5, 0.0], written="a 4 6\n\nInput", stored="a 4 6\n\n", answer="4 6",
+    correct=True, reason="right", grader="exact", grader_version=2, prompt_tokens=31, generated_tokens=3, finished=True,
+    weight=0.5,
+)  # fmt: skip
+MISSED = replace(
+    RIGHT, problem="train-4", tokens=[1], logprobs=[-1.0], margins=None, written="?", stored=None, answer="",
+    correct=False, reason="no answer", generated_tokens=1, finished=False, weight=None,
+)  # fmt: skip
+SHOWN = replace(RIGHT, problem="train-4", hint="Target: 4 6")
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.create(tmp_path / "rationales", "model-a", "sums")
+
+
+def names(store):
+    return sorted(file.name for file in store.folder.iterdir())
+
+
+def test_a_row_holds_the_whole_history_of_its_sample(store):
+    store.append(2, 5, [RIGHT])
+    assert store.rows().to_pylist() == [
+        {
+            "iteration": 2, "batch": 5, "problem": "train-3", "split": "train", "group": "2", "question": "1 2 + 3 4",
+            "gold": "4 6", "prompt": "Input:\n1 2 + 3 4\nTarget:\n", "hint": "", "hinted": False, "temperature": 0.5,
+            "top_k": 40, "top_p": 0.9, "seed": 11, "checkpoint": "run@20", "model": "model-a", "tokens": [4, 9, 2],
+            "logprobs": [-0.5, -0.25, -2.0], "margins": [1.0, 3.5, 0.0], "written": "a 4 6\n\nInput",
+            "stored": "a 4 6\n\n", "answer": "4 6", "correct": True, "reason": "right", "grader": "exact",
+            "grader_version": 2, "prompt_tokens": 31, "generated_tokens": 3, "finished": True, "weight": 0.5,
+        }
+    ]  # fmt: skip
+
+
+def test_wrong_ones_are_kept_and_what_they_lack_is_null(store):
+    store.append(0, 0, [MISSED])
+    row = store.rows().to_pylist()[0]
+    assert (row["correct"], row["stored"], row["margins"], row["weight"]) == (False, None, None, None)
+
+
+def test_rows_come_in_the_order_of_iteration_batch_and_sample(store):
+    for iteration, batch in ((10, 0), (2, 1), (2, 0), (9, 12), (9, 2)):
+        store.append(iteration, batch, [replace(RIGHT, problem=f"{iteration}/{batch}/{row}") for row in range(2)])
+    found = store.rows(columns=["problem"])["problem"].to_pylist()
+    assert found == [f"{at}/{row}" for at in ("2/0", "2/1", "9/2", "9/12", "10/0") for row in range(2)]
+    assert (store.batches(9), store.batches(3)) == ([2, 12], [])
+
+
+def test_filters_are_queries(store):
+    store.append(0, 0, [RIGHT, MISSED])
+    store.append(1, 0, [SHOWN, replace(MISSED, split="dev")])
+
+    def count(where):
+        return store.rows(where).num_rows
+
+    assert (count(None), count(CORRECT), count(WRONG), count(HINTED), count(FINISHED)) == (4, 2, 2, 1, 2)
+    assert (count(of_iteration(1)), count(of_iteration(1) & CORRECT), count(of_split("dev"))) == (2, 1, 1)
+    assert store.rows(CORRECT & ~HINTED, ["problem"]).to_pylist() == [{"problem": "train-3"}]
+
+
+def test_a_query_for_one_iteration_opens_the_files_of_no_other(store):
+    store.append(0, 0, [RIGHT])
+    store.append(1, 0, [MISSED])
+    (store.folder / "iteration_0000_batch_00000.parquet").write_bytes(b"damaged")
+    assert store.rows(of_iteration(1))["problem"].to_pylist() == ["train-4"]
+    with pytest.raises(ValueError, match=r"iteration_0000_batch_00000.parquet: .*Parquet"):
+        store.rows()
+
+
+def test_unique_keeps_the_first_of_equal_texts_for_the_same_question(store):
+    store.append(0, 0, [RIGHT, replace(RIGHT, seed=12), replace(RIGHT, stored="b 4 6\n\n"), SHOWN])
+    table = rationales.unique(store.rows())
+    assert [(row["problem"], row["stored"], row["seed"]) for row in table.to_pylist()] == [
+        ("train-3", "a 4 6\n\n", 11), ("train-3", "b 4 6\n\n", 11), ("train-4", "a 4 6\n\n", 11)
+    ]  # fmt: skip
+
+
+def test_an_empty_store_has_no_rows_but_all_columns(store):
+    table = store.rows(CORRECT)
+    assert (table.num_rows, "logprobs" in table.column_names) == (0, True)
+
+
+# --- kills --------------------------------------------------------------------------------------------------------
+
+
+def test_a_repeated_batch_replaces_itself_bit_for_bit(store):
+    store.append(0, 3, [RIGHT, MISSED])
+    file = store.folder / "iteration_0000_batch_00003.parquet"
+    before = file.read_bytes()
+    store.append(0, 3, [RIGHT, MISSED])
+    assert file.read_bytes() == before
+    assert store.rows().num_rows == 2
+
+
+def test_leftovers_are_ignored_by_readers_and_removed_by_the_next_writer(store):
+    store.append(0, 0, [RIGHT])
+    torn = store.folder / "iteration_0000_batch_00001.parquet.77.new"
+    torn.write_bytes(b"PAR1 half a batch")
+    assert Store.open(store.folder).rows().num_rows == 1
+    assert torn.exists()  # a reader may look while another process writes
+    Store.create(store.folder, "model-a", "sums")
+    assert names(store) == ["iteration_0000_batch_00000.parquet", "store.json"]
+
+
+def test_a_kill_before_the_store_says_what_it_is_leaves_a_folder_to_begin_in(tmp_path):
+    (tmp_path / "store.json.5.new").write_text("{")
+    store = Store.create(tmp_path, "model-a", "sums")
+    assert (names(store), store.rows().num_rows) == (["store.json"], 0)
+
+
+def test_a_failed_write_leaves_the_batch_that_was_there(store, monkeypatch):
+    store.append(0, 0, [RIGHT])
+    monkeypatch.setattr(rationales.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        store.append(0, 0, [MISSED])
+    assert store.rows()["problem"].to_pylist() == ["train-3"]
+
+
+def test_kills_lose_the_batch_in_flight_at_most(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "checks"))
+    check = importlib.import_module("store_kills")
+    *_, outcome = check.rounds(kills=4, seed=1, scratch=tmp_path)
+    print(check.table(outcome))
+    assert (outcome.kills, outcome.corrupt, outcome.doubled, outcome.acknowledged_lost) == (4, 0, 0, 0)
+    assert len(outcome.lost) == 4 and set(outcome.lost) <= {0, 16}
+    assert outcome.batches >= 4  # else nothing was there to lose
+
+
+def test_the_check_of_kills_sees_a_damaged_file(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments" / "checks"))
+    check = importlib.import_module("store_kills")
+    store = Store.create(tmp_path, check.MODEL, check.TASK)
+    store.append(0, 0, check.batch_of(0))
+    store.append(0, 1, check.batch_of(2))
+    outcome = check.Outcome()
+    check.examine(tmp_path, "begun 0\ndone 0\nbegun 1\ndone 1\nbegun 2\ndone 2\n", 0, outcome)
+    assert (outcome.corrupt, outcome.lost, outcome.acknowledged_lost) == (1, [16], 16)
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+def test_a_store_of_another_model_or_task_is_refused_with_both_named(store):
+    with pytest.raises(ValueError, match=r"rationales of model 'model-a', this is model 'model-b': .*another run dir"):
+        Store.create(store.folder, "model-b", "sums")
+    with pytest.raises(ValueError, match=r"rationales of task 'sums', this is task 'gsm8k'"):
+        Store.open(store.folder, task="gsm8k")
+
+
+def test_a_folder_without_a_store_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"is no store of rationales \(no store.json in it\)"):
+        Store.open(tmp_path)
+    (tmp_path / "answers.parquet").touch()
+    with pytest.raises(ValueError, match=r"holds Parquet files but no store.json"):
+        Store.create(tmp_path, "model-a", "sums")
+
+
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ('{"format": 2, "model": "a", "task": "b"}', r"store.json is of format 2, this qstar reads 1"),
+        ('{"format": 1, "model": "a"}', r"does not say which model and task .*'task'"),
+        ("[]", r"does not say which model and task"),
+    ],
+)
+def test_a_store_of_another_format_is_refused(store, about, message):
+    (store.folder / "store.json").write_text(about)
+    with pytest.raises(ValueError, match=message):
+        Store.open(store.folder)
+
+
+def test_values_that_do_not_fit_are_refused_with_their_column(store):
+    with pytest.raises(ValueError, match=r"sample of train-3: 2 logprobs for 3 tokens"):
+        replace(RIGHT, logprobs=[-1.0, -1.0])
+    with pytest.raises(ValueError, match=r"batch 7 of iteration 1: column gold: "):
+        store.append(1, 7, [replace(RIGHT, gold=46)])
+    with pytest.raises(ValueError, match=r"column prompt: row 1 has no value"):
+        store.append(1, 7, [RIGHT, replace(RIGHT, prompt=None)])
+    with pytest.raises(ValueError, match=r"batch 7 of iteration 1 has no samples"):
+        store.append(1, 7, [])
+    with pytest.raises(ValueError, match=r"no columns text; there are iteration, batch, "):
+        store.rows(columns=["text", "gold"])
+    assert names(store) == ["store.json"]
+
+
+# --- qstar.runs ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_directory_opens_as_a_data_frame_where_pandas_is_there(store):
+    pytest.importorskip("pandas")
+    store.append(0, 0, [RIGHT, MISSED])
+    frame = runs.rationales(store.folder.parent)
+    assert list(frame[frame.correct].problem) == ["train-3"]
+    assert len(runs.rationales(store.folder.parent, WRONG)) == 1
+
+
+def test_a_run_directory_opens_as_a_table_where_pandas_is_not(store, monkeypatch):
+    store.append(0, 0, [RIGHT, MISSED])
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    assert runs.rationales(store.folder.parent)["problem"].to_pylist() == ["train-3", "train-4"]
