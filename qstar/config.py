@@ -18,6 +18,7 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from yaml import YAMLError
 
 from qstar import __version__
+from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import TextConfig
 from qstar.evals.chain import ChainEval
@@ -29,6 +30,7 @@ from qstar.methods.latro import LaTRO
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP
+from qstar.methods.sft import SFT
 from qstar.models.lora import LoraConfig
 from qstar.paths import ROOT
 from qstar.runs import Pretrained, Scratch
@@ -114,13 +116,14 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "method": {
         "quiet_star": QuietStar,
         "lm": PlainLM,
+        "sft": SFT,
         "fast_quiet_star": FastQuietStar,
         "rlp": RLP,
         "latro": LaTRO,
         "adaptive": Adaptive,
     },
     "model": {"pretrained": Pretrained, "scratch": Scratch},
-    "data": {"cups": CupsText, "text": TextConfig},
+    "data": {"cups": CupsText, "text": TextConfig, "examples": ExamplesText},
     "eval": {
         "cups": CupsEval,
         "questions": QuestionsEval,

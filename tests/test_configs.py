@@ -33,6 +33,7 @@ NEEDED = {
     "perplexity": ("eval.paths=[README.md]",),
     "text": ("data.paths=[README.md]",),
     "pretrained": ("model.source=bundled:cups",),
+    "examples": ("data.path=examples.jsonl",),
     "fast_quiet_star": ("method.teacher=runs/teacher",),
     "fast_quiet_star_released": ("method.teacher=runs/teacher",),
 }

@@ -5,15 +5,32 @@ ones, bare answers. Rows are filled once, first fit over the examples in the ord
 is `data/pipeline.py`'s matter.
 """
 
+import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from qstar.data.generated import pack_row
+from qstar.data.pipeline import Encoder
 from qstar.structs import Examples
 
 OPEN_ROWS = 64  # that an example is tried in, the newest ones; looking through all would take quadratic time
+
+
+@dataclass(frozen=True)
+class ExamplesText:
+    """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1."""
+
+    path: str
+    length: int = 256  # tokens in a row, which holds as many whole examples as fit
+    prompts_count: bool = False  # the tokens of prompts are learnt as well
+
+    def __post_init__(self):
+        if self.length < 2:
+            raise ValueError(f"data.length = {self.length}: at least 2 is wanted, one token and its successor")
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,38 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
+
+
+def write(path: str | Path, examples: Sequence[dict]) -> None:
+    """The file of these examples, {prompt, completion, weight} each; renamed into place, so that it is whole or not."""
+    fresh = Path(path).with_name(Path(path).name + ".new")
+    fresh.write_text("".join(json.dumps(one) + "\n" for one in examples), encoding="utf-8")
+    fresh.replace(path)
+
+
+def read(path: str | Path, tokenizer: Encoder) -> list[Example]:
+    """The examples of a file. A completion is tokenised behind its prompt, not together with it, as it is sampled.
+
+    Raises FileNotFoundError; ValueError for a line that is no example.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"data.path = {str(path)!r} is no file: JSON lines with prompt and completion are wanted"
+        )
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [_example(json.loads(line), f"{path}, line {number}", tokenizer) for number, line in enumerate(lines, 1)]
+
+
+def _example(record: dict, where: str, tokenizer: Encoder) -> Example:
+    lacking = [name for name in ("prompt", "completion") if not isinstance(record.get(name), str)]
+    if lacking:
+        raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")
+    weight = record.get("weight", 1.0)
+    if not isinstance(weight, int | float) or not math.isfinite(weight):
+        raise ValueError(f"{where}: weight is {weight!r}, a finite number is wanted")
+    prompt, completion = (tuple(tokenizer.encode(record[name])) for name in ("prompt", "completion"))
+    return Example(prompt, completion, float(weight))
 
 
 def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: bool = False) -> list[Examples]:

@@ -7,7 +7,8 @@ import jax
 import optax
 
 from qstar import sharding
-from qstar.data import generated, pipeline
+from qstar.data import examples, generated, pipeline
+from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import RandomAccess
 from qstar.data.tokenizer import Tokenizer
@@ -27,6 +28,9 @@ FAR = 2**20  # a batch that no run comes to
 
 def dataset(cfg, tokenizer: Tokenizer, batch_size: int, seed: int) -> RandomAccess:
     """dataset[k] is the batch [B S] of step k, a function of (seed, k); without end."""
+    if isinstance(cfg, ExamplesText):
+        found = examples.rows(examples.read(cfg.path, tokenizer), cfg.length, seed, cfg.prompts_count)
+        return pipeline.source_dataset(found, batch_size, seed)
     if isinstance(cfg, CupsText):
         return pipeline.source_dataset(generated.cups_rows(cfg, tokenizer.encode, seed), batch_size)
     return pipeline.text_dataset(cfg, tokenizer, batch_size, seed, pad_id=0)

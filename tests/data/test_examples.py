@@ -3,7 +3,37 @@
 import numpy as np
 import pytest
 
-from qstar.data.examples import Example, rows
+from qstar.data.examples import Example, read, rows, write
+
+
+class Letters:
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+
+def test_a_file_of_examples_is_read_as_it_was_written(tmp_path):
+    file = tmp_path / "examples.jsonl"
+    write(file, [{"prompt": "a", "completion": "bc\n"}, {"prompt": "d", "completion": "e", "weight": -0.5}])
+    assert read(file, Letters()) == [Example((97,), (98, 99, 10)), Example((100,), (101,), -0.5)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"prompt": "a", "answer": "b"}', "line 2 lacks the text of completion; it has prompt, answer"),
+        ('{"prompt": "a", "completion": 3}', "line 2 lacks the text of completion"),
+        ('{"prompt": "a", "completion": "b", "weight": "heavy"}', "line 2: weight is 'heavy', a finite number"),
+    ],
+)
+def test_a_line_that_is_no_example_is_named(tmp_path, line, message):
+    (tmp_path / "examples.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
+    with pytest.raises(ValueError, match=message):
+        read(tmp_path / "examples.jsonl", Letters())
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none.jsonl' is no file: JSON lines with prompt and completion"):
+        read(tmp_path / "none.jsonl", Letters())
 
 
 def test_a_row_holds_whole_examples_and_only_completions_count():
