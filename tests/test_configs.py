@@ -244,7 +244,7 @@ def test_a_configuration_of_another_version_says_what_it_does_not_know(tmp_path)
     configs.save(composed(), tmp_path / "config.yaml")
     text = (tmp_path / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(text.replace("method: QuietStar", "method: LoudStar"))
-    with pytest.raises(ValueError, match="method 'LoudStar'; this qstar knows QuietStar, PlainLM, FastQuietStar"):
+    with pytest.raises(ValueError, match="method 'LoudStar'; this qstar knows QuietStar, PlainLM, SFT, FastQuietStar"):
         configs.load(tmp_path / "config.yaml")
     (tmp_path / "config.yaml").write_text(text + "speed: 3\n")
     with pytest.raises(ValueError, match="Key 'speed' not in 'TrainConfig'"):
