@@ -8,7 +8,6 @@ nothing is fetched. The prepared metadata lists every source file with its size,
 
 import contextlib
 import hashlib
-import json
 import os
 import re
 import sys
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
+
+from qstar.tasks import lines
 
 TEXT_SUFFIXES = (".jsonl", ".md", ".tex", ".text", ".txt")
 """What is read from a folder; a file named directly may have any suffix. `.jsonl` is read line by line as JSON."""
@@ -80,46 +81,6 @@ def _source(path: Path) -> dict[str, Any]:
 # --- reading, with the place named when something is wrong --------------------------------------------------------
 
 
-def _decode(raw: bytes, path: Path, start: int = 0) -> str:
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at byte offset {start + error.start}; "
-            "convert it, for example with iconv"
-        ) from error
-
-
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("file:line", record) of every non-empty line."""
-    offset = 0
-    with path.open("rb") as file:
-        for number, raw in enumerate(file, 1):
-            line, where = _decode(raw, path, offset), f"{path}:{number}"
-            offset += len(raw)
-            if line.strip():
-                yield where, _record(line, where)
-
-
-def _record(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
-    if not isinstance(record, dict):
-        raise ValueError(f"{where} is a JSON {type(record).__name__}; every line must be an object like {{...}}")
-    return record
-
-
-def member(record: dict[str, Any], name: str, where: str, kind: type = str) -> Any:
-    """record[name], which must be a `kind`; the error names the place and what is there instead."""
-    if name not in record:
-        raise ValueError(f"{where} lacks the field '{name}'; it has {', '.join(sorted(record)) or 'none'}")
-    if not isinstance(record[name], kind):
-        raise ValueError(f"{where}: field '{name}' is a {type(record[name]).__name__}, expected a {kind.__name__}")
-    return record[name]
-
-
 def documents(path: Path, field: str = "text", separator: str = SEPARATOR) -> Iterator[str]:
     """The documents of one file; those of only whitespace are left out.
 
@@ -127,10 +88,11 @@ def documents(path: Path, field: str = "text", separator: str = SEPARATOR) -> It
     joined by newlines: "question+answer".
     """
     if path.suffix == ".jsonl":
-        found = ("\n".join(member(r, name, where) for name in field.split("+")) for where, r in json_lines(path))
+        names = field.split("+")
+        found = ("\n".join(lines.member(r, name, where) for name in names) for where, r in lines.json_lines(path))
     else:
         line = rf"^{re.escape(separator)}[ \t\r]*$"
-        found = iter(re.split(line, _decode(path.read_bytes(), path), flags=re.MULTILINE))
+        found = iter(re.split(line, lines.decoded(path.read_bytes(), path), flags=re.MULTILINE))
     return (document.strip("\r\n") for document in found if document.strip())
 
 
@@ -208,11 +170,11 @@ class Gsm8k(_LocalFiles):
     SPLITS = {"train": "train.jsonl", "test": "test.jsonl"}  # noqa: RUF012
 
     def records(self, path: Path) -> Iterator[dict[str, Any]]:
-        for where, record in json_lines(path):
-            answer = member(record, "answer", where)
+        for where, record in lines.json_lines(path):
+            answer = lines.member(record, "answer", where)
             if "####" not in answer:
                 raise ValueError(f"{where}: the answer has no '#### NUMBER' at its end")
-            yield {"question": member(record, "question", where), "answer": answer}
+            yield {"question": lines.member(record, "question", where), "answer": answer}
 
 
 class CommonsenseQA(_LocalFiles):
@@ -228,16 +190,16 @@ class CommonsenseQA(_LocalFiles):
     SPLITS = {"train": "train_rand_split.jsonl", "dev": "dev_rand_split.jsonl"}  # noqa: RUF012
 
     def records(self, path: Path) -> Iterator[dict[str, Any]]:
-        for where, record in json_lines(path):
-            question = member(record, "question", where, dict)
-            choices = member(question, "choices", where, list)
+        for where, record in lines.json_lines(path):
+            question = lines.member(record, "question", where, dict)
+            choices = lines.member(question, "choices", where, list)
             if tuple(c.get("label") if isinstance(c, dict) else None for c in choices) != LETTERS:
                 raise ValueError(f"{where}: the choices are not labelled A to E in order")
-            answer = member(record, "answerKey", where)
+            answer = lines.member(record, "answerKey", where)
             if answer not in LETTERS:
                 raise ValueError(f"{where}: answerKey is {answer!r}, expected one of A to E")
-            texts = [member(choice, "text", where) for choice in choices]
-            yield {"question": member(question, "stem", where), "choices": texts, "answer": answer}
+            texts = [lines.member(choice, "text", where) for choice in choices]
+            yield {"question": lines.member(question, "stem", where), "choices": texts, "answer": answer}
 
 
 def _prepared(make: Any) -> _LocalFiles:
