@@ -1,0 +1,193 @@
+"""What self-training trains on: the choices in which STaR and its family differ, as one frozen dataclass.
+
+An iteration samples rationales for questions, samples the failures again with the answer as a hint, grades, keeps some
+of what is in the store, weighs it, and trains from the base or from where it was. STaR (Zelikman et al. 2022,
+Algorithm 1) keeps the right ones of one greedy sample each and starts from the base every time. The others change a
+field or two; each is a file of configs/improve. Here are the pure parts: which questions, which rows, what weight, how
+many steps.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qstar.training import weighting
+
+TARGETS = ("own", "human", "direct")
+HINTS = ("never", "failures", "missing")
+KEEPS = ("right", "all")
+MEMORIES = ("iteration", "all", "newest")
+
+
+@dataclass(frozen=True)
+class Improve:
+    """One self-training recipe."""
+
+    target: str = "own"  # what is learnt: own rationales, human ones, or the answer alone (direct)
+    human: bool = False  # human rationales are learnt beside one's own, where a question has one
+    iterations: int = 1
+    problems: int = 0  # questions of an iteration, drawn without replacement; 0: all of the training split
+    samples: int = 1  # for each of them
+    temperature: float = 0.0  # 0: the likeliest tokens
+    top_k: int = 0  # 0: no limit
+    top_p: float = 1.0
+    few_shot: bool = True  # examples stand before a question when it is sampled; never when it is learnt
+    hint: str = (
+        "failures"  # who is sampled again with the answer shown: never, failures, missing (nothing right stored)
+    )
+    keep: str = "right"  # right ones, or all (no filter: the control)
+    memory: str = "iteration"  # of this iteration, of all so far, or the newest right one of every question
+    unique: bool = False  # equal texts of a question once
+    cap: int = 0  # most rows of a question, drawn at random; 0: no limit
+    weighting: str = "pg"  # pg, grpo, ml: see training/weighting.py
+    baseline: bool = False  # the share of right samples is subtracted: wrong ones push away
+    control_variate: bool = False  # subtract the newest sample, times the share of right ones of the other questions
+    restart: bool = True  # every iteration trains from the base, or else from the one before
+    steps: int = 40  # of the first iteration
+    growth: float = 1.2  # of the steps, from one iteration to the next
+    max_steps: int = 0  # of an iteration; 0: no limit
+    prompts_count: bool = False  # the loss is on prompts as well
+
+    def __post_init__(self):
+        choices = {
+            "target": TARGETS, "hint": HINTS, "keep": KEEPS, "memory": MEMORIES, "weighting": weighting.KINDS
+        }  # fmt: skip
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"improve.{name} = {getattr(self, name)!r}: choose one of {', '.join(known)}")
+        for name, least in {"iterations": 1, "samples": 1, "steps": 1, "problems": 0, "cap": 0, "max_steps": 0}.items():
+            if getattr(self, name) < least:
+                raise ValueError(f"improve.{name} = {getattr(self, name)}: at least {least} is wanted")
+        if self.growth < 1:
+            raise ValueError(
+                f"improve.growth = {self.growth}: at least 1 is wanted, 1.2 makes a fifth more steps each time"
+            )
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"improve.samples = {self.samples} at temperature 0 would be the same text each time: give "
+                "improve.temperature=0.7, or one sample"
+            )
+        if self.keep == "all" and self.baseline:
+            raise ValueError("improve.keep=all ignores the grades, improve.baseline=true weighs by them: choose one")
+        if self.memory == "newest" and (self.keep == "all" or self.baseline):
+            raise ValueError("improve.memory=newest keeps the right ones only: it goes with keep=right, baseline=false")
+        if self.control_variate and self.memory != "newest":
+            raise ValueError("improve.control_variate belongs to the chain of improve.memory=newest (TRICE)")
+
+    def steps_of(self, iteration: int) -> int:
+        """Of training in this iteration, from 1."""
+        steps = round(self.steps * self.growth ** (iteration - 1))
+        return min(steps, self.max_steps) if self.max_steps else steps
+
+
+@dataclass(frozen=True)
+class Graded:
+    """What is asked of a row of the store."""
+
+    problem: str
+    iteration: int
+    hinted: bool
+    correct: bool
+    stored: str | None  # None: no text to train on
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A completion that is trained on."""
+
+    problem: str
+    stored: str
+    weight: float
+
+
+def drawn(count: int, cfg: Improve, iteration: int, seed: int) -> np.ndarray:
+    """Which of `count` problems an iteration asks: without replacement, in passes, so that all come up alike often."""
+    if cfg.problems in (0, count):
+        return np.arange(count)
+    if cfg.problems > count:
+        raise ValueError(f"improve.problems = {cfg.problems}, but the training split holds {count}")
+    places = np.arange((iteration - 1) * cfg.problems, iteration * cfg.problems)
+    orders = {one: np.random.default_rng((seed, one)).permutation(count) for one in {*(places // count).tolist()}}
+    # At the seam of two passes a problem may come up twice.
+    found = dict.fromkeys(int(orders[place // count][place % count]) for place in places.tolist())
+    return np.asarray(list(found))
+
+
+def selected(rows: Sequence[Graded], cfg: Improve, iteration: int, seed: int) -> list[Kept]:
+    """What an iteration trains on, of all rows up to it in the order they were written; weights average to 1 in size.
+
+    Empty where nothing is right and the recipe wants right ones.
+    """
+    if cfg.memory == "newest":
+        found = _chain(rows, cfg, iteration)
+    else:
+        now = [row for row in rows if cfg.memory == "all" or row.iteration == iteration]
+        groups = _grouped(now)
+        found = [
+            kept for number, group in enumerate(groups.values()) for kept in _of_question(group, cfg, (seed, number))
+        ]
+    found = [kept for kept in found if kept.weight]
+    size = sum(abs(kept.weight) for kept in found) / max(len(found), 1)
+    return [dataclasses.replace(kept, weight=kept.weight / size) for kept in found]
+
+
+def _grouped(rows: Sequence[Graded]) -> dict[str, list[Graded]]:
+    groups: dict[str, list[Graded]] = {}
+    for row in rows:
+        groups.setdefault(row.problem, []).append(row)
+    return groups
+
+
+def _of_question(group: Sequence[Graded], cfg: Improve, seed: tuple[int, int]) -> list[Kept]:
+    """Of the samples of one question."""
+    free, hinted = [row for row in group if not row.hinted], [row for row in group if row.hinted]
+    if cfg.keep == "all":
+        found = [Kept(row.problem, row.stored, 1.0) for row in group if row.stored]
+    else:
+        weights = weighting.weights([row.correct for row in free], cfg.weighting, cfg.baseline) if free else []
+        found = [Kept(row.problem, row.stored, w) for row, w in zip(free, weights, strict=True) if row.stored and w]
+        # A rationalization stands for the sample that failed: one of a question weighs as one right sample would.
+        right = [row for row in hinted if row.correct and row.stored]
+        found += [Kept(row.problem, row.stored, 1.0 / len(right)) for row in right]
+    if cfg.unique:
+        found = list({kept.stored: kept for kept in found}.values())
+    if cfg.cap and len(found) > cfg.cap:
+        chosen = np.random.default_rng(seed).choice(len(found), cfg.cap, replace=False)
+        found = [found[i] for i in sorted(chosen)]
+    return found
+
+
+def _chain(rows: Sequence[Graded], cfg: Improve, iteration: int) -> list[Kept]:
+    """TRICE (Phan et al. 2023): the newest right rationale of every question asked now, less its control variate.
+
+    A chain moves to a new sample where that is right and else stays: acceptance of an independence sampler whose target
+    is the posterior given the answer. The control variate is the newest free sample itself, whose score has mean zero,
+    times the share of right ones among the other questions.
+    """
+    memory = {row.problem: row for row in rows if row.correct and row.stored}
+    newest = {row.problem: row for row in rows if row.iteration == iteration and not row.hinted}
+    right = sum(row.correct for row in newest.values())
+    found = []
+    for problem, row in newest.items():
+        if problem not in memory:
+            continue
+        found.append(Kept(problem, memory[problem].stored, 1.0))
+        others = (right - row.correct) / max(len(newest) - 1, 1)
+        if cfg.control_variate and row.stored and others:
+            found.append(Kept(problem, row.stored, -others))
+    return _merged(found)
+
+
+def _merged(kept: Sequence[Kept]) -> list[Kept]:
+    """Equal completions of a question as one, their weights added; those that cancel are gone."""
+    sums: dict[tuple[str, str], float] = {}
+    for one in kept:
+        sums[one.problem, one.stored] = sums.get((one.problem, one.stored), 0.0) + one.weight
+    return [Kept(problem, stored, weight) for (problem, stored), weight in sums.items() if abs(weight) > 1e-12]
+
+
+def examples(kept: Sequence[Kept], prompts: Mapping[str, str]) -> list[dict]:
+    """As `data/examples.py` writes them, with the prompt of each question."""
+    return [{"prompt": prompts[one.problem], "completion": one.stored, "weight": one.weight} for one in kept]
