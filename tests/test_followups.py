@@ -15,8 +15,8 @@ from small_runs import composed, small
 
 from qstar import experiment, runs
 from qstar.methods.lm import PlainLM
+from qstar.ops import rows as text_rows
 from qstar.paths import ROOT
-from qstar.thoughts import rows as text_rows
 from qstar.thoughts.predict import Prediction
 from qstar.training import loop
 

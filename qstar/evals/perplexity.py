@@ -25,10 +25,10 @@ from qstar.evals import measure
 from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
+from qstar.ops import rows as padding
 from qstar.ops import vocabulary
 from qstar.ops.chunk import slice_size
 from qstar.structs import Batch, Text
-from qstar.thoughts import rows as padding
 from qstar.thoughts.predict import Thinks
 from qstar.typing import Array, Float, Int, Key, Keys, Params
 

@@ -18,8 +18,8 @@ from flax import struct
 from qstar.evals.measure import NONE, SAMPLED, WAYS, Subject
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
+from qstar.ops import rows
 from qstar.structs import Batch, Text
-from qstar.thoughts import rows
 from qstar.thoughts.predict import Thinks
 from qstar.typing import Array, Float, Int, Key, Params
 

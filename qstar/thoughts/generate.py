@@ -20,9 +20,8 @@ from flax import struct
 from qstar.models.definition import Definition
 from qstar.models.lm import LM
 from qstar.models.thinker import Thinker
-from qstar.ops import attention, vocabulary
+from qstar.ops import attention, rows, vocabulary
 from qstar.structs import Batch, Text
-from qstar.thoughts import rows
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import Prediction, Thinks
 from qstar.thoughts.read import Effect, Reading, effect, steps

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from qstar.models.definition import Definition
+from qstar.ops import rows
 from qstar.ops.chunk import slice_size
 from qstar.structs import Batch
-from qstar.thoughts import rows
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import Prediction, Thinks
 from qstar.typing import Array, Float, Int, Key, Params, typed

@@ -32,9 +32,9 @@ from qstar.evals.suite import NoEval  # noqa: E402
 from qstar.methods.adaptive import Adaptive  # noqa: E402
 from qstar.methods.fast_quiet_star import teacher_passes  # noqa: E402
 from qstar.models import cost  # noqa: E402
+from qstar.ops import rows  # noqa: E402
 from qstar.structs import Batch  # noqa: E402
 from qstar.tasks.items import Item  # noqa: E402
-from qstar.thoughts import rows  # noqa: E402
 from qstar.thoughts.predict import Thinks  # noqa: E402
 
 PLACES = ("gain of a thought, answers", "gain of a thought, other tokens")

@@ -18,8 +18,8 @@ from qstar.evals import intervals
 from qstar.evals.suite import CupsEval, Evaluator
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
+from qstar.ops import rows
 from qstar.tasks import cups
-from qstar.thoughts import rows
 from qstar.thoughts.generate import generate
 from qstar.thoughts.talk import thought_columns
 from qstar.training import console
