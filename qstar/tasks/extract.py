@@ -29,6 +29,16 @@ def number(text: str) -> Decimal | None:
     return value.copy_negate() if found["sign"] else value
 
 
+def only_number(text: str) -> Decimal | None:
+    """The number that a text is, spelled as `number` reads it, None where it is anything else or has more in it.
+
+    A currency sign may lead and a percent sign follow; both are dropped and never computed with: 50% is 50.
+    """
+    text = text.strip(" \t\r\n").removesuffix("%").rstrip(" ")
+    found = _NUMBER.fullmatch(text[1:] if text[:1] and text[0] in CURRENCIES else text)
+    return None if found is None else number(found[0])
+
+
 def plain(value: Decimal) -> str:
     """One spelling for equal numbers: no separators, no exponent, no zeros behind the point, no sign on zero."""
     text = f"{value:f}"

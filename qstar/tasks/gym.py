@@ -1,0 +1,157 @@
+"""Answers to tasks of `reasoning_gym` (extra `gym`): right where the task's own scorer says exactly 1.0.
+
+Scorers pay partly for partly right answers (a share for every longer text that holds the right one), so nothing below 1
+counts. A gold answer is the question's address, from which its entry is made again: task, settings with the seed, number,
+and the answer for readers. Some scorers evaluate what is written: there, calls, attributes and other code are refused
+before. Every scorer runs in a locked copy of a worker process with a bound on its time.
+"""
+
+import dataclasses
+import functools
+import importlib.util
+import json
+import re
+from collections.abc import Mapping
+from typing import ClassVar
+
+from qstar.tasks import grade, worker
+
+# Tasks of reasoning_gym 0.1.25 whose scorers hand the answer to `eval` or sympy's parser, which evaluates too.
+EVALUATED = frozenset(
+    "binary_matrix countdown intermediate_integration n_queens polynomial_multiplication puzzle24 simple_integration "
+    "spiral_matrix string_insertion".split()
+)
+_FUNCTION = r"(?:sin|cos|tan|sinh|cosh|tanh|asin|acos|atan|exp|log|ln|sqrt|Abs)"
+# A call of anything but a function of mathematics, an attribute, a double underscore, a lambda or a starred import.
+_CODE = re.compile(
+    rf"(?<![\w.])(?!{_FUNCTION}\s*\()[A-Za-z_]\w*\s*\(|[)\]}}'\"]\s*\(|[\w)\]}}'\"]\s*\.\s*[A-Za-z_]|__|\blambda\b|:="
+)
+LONGEST = 4000  # characters of an answer
+MAKING_S = 600.0  # processor time for questions, far above what a thousand need
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """One question of a task."""
+
+    question: str
+    answer: str  # for readers and hints; "" where the task has no single one
+    gold: str  # what the grader wants: the question's address
+
+
+def gold(task: str, settings: Mapping[str, object], index: int, answer: str = "") -> str:
+    """The gold answer of a task's question `index` under these settings ("seed" and "size" among them)."""
+    return _spelled({"task": task, "settings": dict(settings), "index": index, "answer": answer})
+
+
+def questions(task: str, settings: Mapping[str, object], start: int, stop: int) -> list[Question]:
+    """Questions `start` to `stop` of a task under these settings ("seed" and "size" among them), always the same.
+
+    They are made in the worker process, for some tasks walk through sets, whose order differs between processes where
+    Python's hashes are not fixed. ValueError where reasoning_gym makes no such questions; it says why.
+    """
+    _installed()
+    reply = _maker()(_spelled({"task": task, "settings": dict(settings), "start": start, "stop": stop}))
+    if reply.status != "done":
+        raise ValueError(f"reasoning_gym makes no {task!r} with {dict(settings)}: {reply.text or reply.status}")
+    return [Question(**fields) for fields in json.loads(reply.text)]
+
+
+@dataclasses.dataclass(frozen=True)
+class ReasoningGym:
+    """The task's own scorer, at exactly 1.0; `seconds` of processor time bound one score."""
+
+    declared: grade.Declared
+    seconds: float = 5.0
+    name: ClassVar[str] = "reasoning_gym"
+    version: ClassVar[int] = 1
+
+    def __post_init__(self):
+        _installed()
+
+    def canonical(self, gold: str) -> str:
+        address = _address(gold)
+        reply = _worker(self.seconds)(gold, "")
+        if reply.status != "done":
+            raise ValueError(f"gold answer {gold[:200]!r}: reasoning_gym makes no such question ({reply.text})")
+        return _spelled(address)
+
+    def __call__(self, written: str, gold: str) -> grade.Verdict:
+        task = _address(gold)["task"]
+        answer, problem = grade.settle(written, self.declared, lambda text: text or None, LONGEST)
+        if problem:
+            return grade.Verdict(False, answer, problem)
+        if task in EVALUATED and (not answer.isascii() or _CODE.search(answer)):
+            return grade.Verdict(False, answer, "forbidden")
+        reply = _worker(self.seconds)(gold, answer)
+        if reply.status != "done":
+            return grade.Verdict(False, answer, reply.status)
+        return grade.Verdict(reply.text == "1.0", answer, "right" if reply.text == "1.0" else "wrong")
+
+
+def _installed() -> None:
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise ImportError('tasks of reasoning_gym need the package: pip install "qstar[gym]"')
+
+
+def _address(gold: str) -> dict:
+    try:
+        address = json.loads(gold)
+    except ValueError:
+        address = None
+    if not isinstance(address, dict) or sorted(address) != ["answer", "index", "settings", "task"]:
+        raise ValueError(
+            f"gold answer {gold[:200]!r} is no address of a reasoning_gym question: questions() makes them"
+        )
+    return address
+
+
+def _spelled(address: dict) -> str:
+    return json.dumps(address, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+
+@functools.cache
+def _worker(seconds: float) -> worker.Worker:
+    return worker.Worker("qstar.tasks.gym:score", seconds)
+
+
+@functools.cache
+def _maker() -> worker.Worker:
+    return worker.Worker("qstar.tasks.gym:make", MAKING_S)
+
+
+# Below: the worker's side, in a locked copy of a process of its own.
+
+
+def prepare() -> None:
+    """Load the package."""
+    import reasoning_gym
+
+    reasoning_gym.create_dataset("chain_sum", size=1, seed=0)
+
+
+def make(order: str) -> str:
+    """Questions as JSON."""
+    import reasoning_gym
+
+    wanted = json.loads(order)
+    made = reasoning_gym.create_dataset(wanted["task"], **wanted["settings"])
+    texts = []
+    for index in range(wanted["start"], wanted["stop"]):
+        entry = made[index]
+        answer = entry["answer"] or ""
+        address = gold(wanted["task"], wanted["settings"], index, answer)
+        texts.append({"question": entry["question"], "answer": answer, "gold": address})
+    return json.dumps(texts)
+
+
+def score(gold: str, answer: str) -> str:
+    """The score as Python spells it. ValueError where the question is another one than the gold answer says."""
+    import reasoning_gym
+
+    address = _address(gold)
+    made = reasoning_gym.create_dataset(address["task"], **address["settings"])
+    entry = made[address["index"]]
+    if address["answer"] and entry["answer"] != address["answer"]:
+        raise ValueError(f"its answer is {entry['answer']!r}; another version of reasoning_gym made the gold answer")
+    return repr(float(made.score_answer(answer, entry)))

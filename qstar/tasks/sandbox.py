@@ -1,0 +1,229 @@
+"""Programs that a model wrote, run where they can hurt nobody: `run(program)` gives what its `solution()` returned.
+
+Each program has a fresh interpreter in a session of its own, an empty environment, an empty folder, an empty input. It
+locks itself in (`confine.py` lists the layers and what each holds) before it runs the program's first line;
+`in_force()` says which of them this system has. The caller holds the clock: at the end, in time or not, the whole
+process group is killed. Nothing here uses signals or forks Python, so any thread may call, beside any other.
+
+A program may write on the channel of results what it likes: that only says what `return` says, for the right answer is
+never in its process.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import marshal
+import os
+import secrets
+import selectors
+import shutil
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent import futures
+from pathlib import Path
+
+from qstar.tasks import confine
+
+# Shared libraries that the interpreter's own modules load.
+SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
+START_S = 20.0  # an interpreter's start and locks on a machine under load, before the program's own time
+TICK_S = 0.05
+LONGEST = 4000  # characters of a value or an error
+KINDS = ("int", "float", "str", "Fraction", "Decimal")
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What one program may use."""
+
+    seconds: float = 5.0  # wall clock, from the moment it is locked in
+    cpu_seconds: int = 5
+    memory_bytes: int = 512 * 2**20  # address space, the interpreter's own 40 MB included
+    printed_bytes: int = 64 * 2**10  # to standard output and error together
+    file_bytes: int = 2**20  # one file
+    folder_bytes: int = 4 * 2**20  # all files
+    folder_files: int = 64
+    open_files: int = 32
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if not value > 0:
+                raise ValueError(f"Limits.{field.name} = {value}: every limit is above zero")
+
+    def resources(self) -> dict[str, int]:
+        """As `resource` names them. A program that only computes needs no process or thread beside its own."""
+        return {
+            "RLIMIT_CPU": self.cpu_seconds,
+            "RLIMIT_AS": self.memory_bytes,
+            "RLIMIT_FSIZE": self.file_bytes,
+            "RLIMIT_NOFILE": self.open_files,
+            "RLIMIT_NPROC": 0,
+            "RLIMIT_CORE": 0,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a program."""
+
+    status: str  # value | crashed | timeout | forbidden | output (too much) | disk (too much)
+    kind: str = ""  # of the value: int, float, str, Fraction or Decimal
+    text: str = ""  # the value as Python spells it
+    detail: str = ""  # the error, or the event that is forbidden
+    printed: str = ""  # the beginning of what it printed
+    in_force: tuple[str, ...] = ()  # layers of confinement
+
+
+def run(program: str, limits: Limits | None = None, layers: Sequence[str] = confine.LAYERS) -> Outcome:
+    """Run a program and hear what its `solution()` returned. Never raises for what the program does, never hangs.
+
+    `layers` leaves locks out, to see what the others hold. Raises OSError where the system has no POSIX processes.
+    """
+    if os.name != "posix":
+        raise OSError(f"the sandbox needs a POSIX system, this is {os.name}: run it on Linux or macOS")
+    limits = limits or Limits()
+    folder = tempfile.mkdtemp(prefix="qstar-sandbox-")
+    try:
+        return _watched(program, limits, tuple(layers), os.path.realpath(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_many(programs: Sequence[str], limits: Limits | None = None, workers: int | None = None) -> list[Outcome]:
+    """The outcomes of many programs, `workers` at a time (one a core)."""
+    with futures.ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        return list(pool.map(lambda program: run(program, limits), programs))
+
+
+@functools.cache
+def in_force() -> tuple[str, ...]:
+    """The layers of confinement that this system has, as a program that runs here finds them."""
+    outcome = run("def solution():\n    return 0\n", Limits(seconds=30))
+    if outcome.text != "0":
+        raise OSError(f"no program runs in the sandbox here ({outcome.status}: {outcome.detail or outcome.printed})")
+    return outcome.in_force
+
+
+def library_paths() -> list[str]:
+    """What a program may read: the interpreter's standard library and shared libraries."""
+    paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
+    paths += [sysconfig.get_config_var("LIBDIR") or "", os.path.join(sys.base_prefix, "lib")]
+    return list(dict.fromkeys([*paths, *SYSTEM_LIBRARIES]))
+
+
+def _order(program: str, limits: Limits, layers: tuple[str, ...], folder: str, token: str) -> bytes:
+    return marshal.dumps(
+        {
+            "program": program,
+            "layers": layers,
+            "folder": folder,
+            "readable": library_paths(),
+            "limits": limits.resources(),
+            "token": token,
+        }
+    )
+
+
+def _watched(program: str, limits: Limits, layers: tuple[str, ...], folder: str) -> Outcome:
+    token = secrets.token_hex(16)
+    results, results_end = os.pipe()
+    script = str(Path(__file__).with_name("inside.py"))
+    with tempfile.TemporaryFile() as order, os.fdopen(results, "rb", 0) as results_file:
+        order.write(_order(program, limits, layers, folder, token))
+        order.seek(0)
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", "-X", "utf8", script, str(results_end)],
+                stdin=order,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={},
+                cwd=folder,
+                pass_fds=(results_end,),
+                start_new_session=True,
+            )
+        finally:
+            os.close(results_end)
+        with process.stdout:
+            watch = _Watch(limits, folder, token)
+            try:
+                stopped = watch.until_silent(results_file, process.stdout)
+            finally:
+                # Not reaped yet, so its number is nobody else's.
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.kill()
+                code = process.wait()
+    return watch.outcome(stopped, code)
+
+
+class _Watch:
+    """Reads a program's two streams, within its limits."""
+
+    def __init__(self, limits: Limits, folder: str, token: str):
+        self.limits, self.folder, self.token = limits, folder, token
+        self.said, self.printed = b"", b""
+
+    def until_silent(self, results, printed) -> str:
+        """Read until the results end or a limit is passed: which one, "" for none."""
+        deadline = time.monotonic() + START_S
+        locked_in = False
+        with selectors.DefaultSelector() as streams:
+            streams.register(results, selectors.EVENT_READ, "said")
+            streams.register(printed, selectors.EVENT_READ, "printed")
+            while True:
+                if time.monotonic() > deadline:
+                    return "timeout"
+                for key, _ in streams.select(TICK_S):
+                    chunk = os.read(key.fd, 65536)
+                    if not chunk:
+                        streams.unregister(key.fileobj)
+                    setattr(self, key.data, getattr(self, key.data) + chunk)
+                if not locked_in and self.said:
+                    locked_in, deadline = True, time.monotonic() + self.limits.seconds
+                if len(self.printed) > self.limits.printed_bytes or len(self.said) > 64 * 2**10:
+                    return "output"
+                if self._overflows():
+                    return "disk"
+                if self.said.count(b"\n") > 1 or results not in [key.fileobj for key in streams.get_map().values()]:
+                    return ""
+
+    def _overflows(self) -> bool:
+        files = size = 0
+        with contextlib.suppress(OSError), os.scandir(self.folder) as entries:  # one may vanish between the two calls
+            for entry in entries:
+                files += 1
+                size += entry.stat(follow_symlinks=False).st_size
+        return files > self.limits.folder_files or size > self.limits.folder_bytes
+
+    def _lines(self) -> dict[str, str]:
+        """Text by tag, of the lines that carry the token."""
+        lines = [line.split() for line in self.said.decode("ascii", "replace").split("\n")[:-1]]
+        found: dict[str, str] = {}
+        for line in lines:
+            if line[:1] == [self.token] and 2 <= len(line) <= 3:
+                with contextlib.suppress(ValueError):  # only a forged line is not hexadecimal
+                    found.setdefault(line[1], bytes.fromhex("".join(line[2:])).decode("utf-8", "replace")[:LONGEST])
+        return found
+
+    def outcome(self, stopped: str, code: int) -> Outcome:
+        lines = self._lines()
+        common = {
+            "printed": self.printed[: self.limits.printed_bytes].decode("utf-8", "replace"),
+            "in_force": tuple(lines.pop("in_force", "").split()),
+        }
+        if stopped:
+            return Outcome(stopped, **common)
+        for tag, text in lines.items():
+            if tag in KINDS:
+                return Outcome("value", kind=tag, text=text, **common)
+            return Outcome("forbidden" if tag == "forbidden" else "crashed", detail=text, **common)
+        if code == -signal.SIGXCPU:
+            return Outcome("timeout", detail="CPU time", **common)
+        return Outcome("crashed", detail=f"the process ended with {code}, without a result", **common)
