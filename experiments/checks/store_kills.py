@@ -23,7 +23,7 @@ from qstar.data.rationales import Sample, Store
 
 MODEL, TASK = "model of the check", "task of the check"
 ROWS = 16  # in a batch
-LONGEST = 0.2  # seconds from a writer's first batch to its death
+LONGEST = 0.5  # seconds from a writer's first batch to its death
 
 
 @dataclass

@@ -1,10 +1,19 @@
-"""CommonsenseQA (Talmor et al., 2019): five-choice questions answered by a letter, as Quiet-STaR scores them."""
+"""CommonsenseQA (Talmor et al., 2019): five-choice questions answered by a letter.
 
-from collections.abc import Iterable, Mapping
+`direct` and `texts` are the items that Quiet-STaR scores, `CommonsenseQA` the task that STaR trains itself on.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from qstar.tasks import items
+from qstar.tasks import grade, items, lines, problem
+from qstar.tasks.grade import Declared, Grader
 from qstar.tasks.items import Choices, Item, Tokenizer
+from qstar.tasks.problem import END, Problem
+from qstar.tasks.worded import Worded
 
 LETTERS = "ABCDE"
 
@@ -45,3 +54,143 @@ def texts(
         )
         for number, row in enumerate(rows)
     ]
+
+
+# --- the task of self-training ------------------------------------------------------------------------------------
+
+DEV = 0.1  # of the training file
+FILES = {"train": "train_rand_split.jsonl", "dev": "train_rand_split.jsonl", "test": "dev_rand_split.jsonl"}
+CORRECT = " (CORRECT)"
+ENDING = r"[Tt]herefore, the answer is \([A-Ea-e]\)\.?"
+DECLARED = Declared("therefore, the answer is ")
+
+
+def listed(stem: str, choices: Sequence[str]) -> str:
+    """The question as STaR asks it: "Answer Choices:", then one a line, with small letters."""
+    options = [f"({letter.lower()}) {choice}" for letter, choice in zip(LETTERS, choices, strict=True)]
+    return "\n".join([stem, "Answer Choices:", *options])
+
+
+# Questions of our own.
+EXAMPLES = tuple(
+    Problem(f"shot-{i}", listed(stem, choices), answer, rationale=rationale)
+    for i, (stem, choices, rationale, answer) in enumerate(
+        [
+            (
+                "Where would you put a letter so that the postman takes it along?",
+                ("drawer", "envelope", "mailbox", "bookshelf", "kitchen"),
+                "The answer must be a place that postmen empty. A mailbox is where people post letters, and postmen "
+                "come by to collect them.",
+                "C",
+            ),
+            (
+                "The gardener wanted shade by next summer, so what did she plant?",
+                ("moss", "a fast-growing tree", "radishes", "a lawn", "tulip bulbs"),
+                "The answer must be tall enough to keep off the sun. Moss, radishes, a lawn and tulips stay close to "
+                "the ground. A tree that grows fast can give shade after a year.",
+                "B",
+            ),
+            (
+                "What does a person usually feel on finding that the last train has left?",
+                ("annoyance", "hunger", "pride", "thirst", "relief"),
+                "The answer must be a feeling about a missed chance to get home. Without a train one has to wait or to "
+                "find another way, which annoys most people.",
+                "A",
+            ),
+            (
+                "What would you use to carry soup to a friend's house?",
+                ("plate", "paper bag", "fork", "napkin", "jar with a lid"),
+                "The answer must hold a liquid without spilling it on the way. Soup runs off a plate and through "
+                "paper. A jar with a lid is tight and can be carried.",
+                "E",
+            ),
+            (
+                "The hikers saw dark clouds and heard thunder, so where did they hurry?",
+                ("summit", "open field", "lake shore", "mountain hut", "lone tree"),
+                "The answer must be a place that is safe in a thunderstorm. Lightning strikes summits, open ground, "
+                "water and lone trees. A hut has a roof and walls.",
+                "D",
+            ),
+            (
+                "Why might somebody wear gloves in a museum's archive?",
+                ("to type faster", "to protect old paper", "to be noticed", "to stay awake", "to save money"),
+                "The answer must be a reason that fits an archive. Archives keep old documents, and the grease "
+                "of bare hands damages them. Gloves protect the paper.",
+                "B",
+            ),
+            (
+                "What is a cellar without windows likely to be when the lamp is broken?",
+                ("noisy", "crowded", "dark", "windy", "warm"),
+                "The answer must follow from having no light. No daylight comes in without windows, and the lamp gives "
+                "none. So nothing can be seen there.",
+                "C",
+            ),
+        ]
+    )
+)
+
+
+@dataclass(frozen=True)
+class CommonsenseQA(Worded):
+    """train_rand_split.jsonl and dev_rand_split.jsonl of `folder`.
+
+    The answers of the official test are not public: the official dev is test here, and dev a fixed tenth of train, by
+    a hash of the question.
+    """
+
+    folder: str = ""
+    num_shots: int = 7
+    max_new_tokens: int = 128
+
+    name = "commonsense_qa"
+    examples = EXAMPLES
+
+    @property
+    def grader(self) -> Grader:
+        return grade.Choice(DECLARED, LETTERS)
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        path = lines.existing(Path(self.folder) / FILES[problem.known(split)], "the task's folder")
+        found = problem.checked(_rows(path), self.grader)
+        return found if split == "test" else [one for one in found if _part(one) == split]
+
+    def ask(self, problem: Problem, hint: bool) -> str:
+        """With a hint, the right option is marked."""
+        option = rf"^(\({problem.told.lower()}\) .*)$"
+        question = re.sub(option, rf"\1{CORRECT}", problem.question, flags=re.MULTILINE) if hint else problem.question
+        return f"Q: {question}\nA:"
+
+    def shown(self, problem: Problem) -> str:
+        return CORRECT
+
+    def completion(self, rationale: str, problem: Problem) -> str:
+        return (f" {rationale}" if rationale else "") + f" Therefore, the answer is ({problem.answer.lower()}).{END}"
+
+    def cleaned(self, written: str) -> str | None:
+        found = re.search(ENDING, written)
+        return found and f" {written[: found.end()].strip()}{END}"
+
+    def reasons(self, stored: str) -> str | None:
+        found = re.search(ENDING, stored)
+        return found and stored[: found.start()]
+
+    def spellings(self, problem: Problem) -> tuple[str, ...]:
+        """The letter in brackets, and the choice itself."""
+        letter = f"({problem.answer.lower()})"
+        choice = next(line for line in problem.question.split("\n") if line.startswith(letter))
+        return (letter, choice.removeprefix(letter).strip())
+
+
+def _part(one: Problem) -> str:
+    return "dev" if problem.share(one.question) < DEV else "train"
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Problem]]:
+    for where, record in lines.json_lines(path):
+        asked = lines.member(record, "question", where, dict)
+        choices = lines.member(asked, "choices", where, list)
+        if [isinstance(choice, dict) and choice.get("label") for choice in choices] != list(LETTERS):
+            raise ValueError(f"{where}: the choices are not labelled A to E in order")
+        stem, texts = lines.member(asked, "stem", where), [lines.member(choice, "text", where) for choice in choices]
+        answer = lines.member(record, "answerKey", where)
+        yield where, Problem(lines.member(record, "id", where), listed(stem, texts), answer)

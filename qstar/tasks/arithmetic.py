@@ -1,0 +1,189 @@
+"""STaR's arithmetic (Zelikman et al., 2022): sums of two n-digit numbers, worked out on a scratchpad.
+
+The first line of a scratchpad is the sum; each further one adds one pair of digits, from the right, and shows what has
+been found so far and the carry before it; the last one always begins with the carry, the answer never with a zero:
+
+    Input:
+    5 8 + 4 1
+    Target:
+    <scratch>
+    5 8 + 4 1 , C: 0
+    5 + 4 , 9 C: 0
+    , 9 9 C: 0
+    0 9 9
+    </scratch>
+    9 9
+
+The hint shows the scratchpad's last line behind "Target:", as in the official code.
+"""
+
+import functools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from qstar.tasks import grade, problem
+from qstar.tasks.grade import Declared, Grader, Verdict
+from qstar.tasks.items import Tokenizer
+from qstar.tasks.problem import END, Problem
+
+ALPHABET = "0123456789 +,:\n" + "".join(sorted(set("InputTargetC<scratch></scratch>")))
+"""Every character of prompts and completions."""
+
+DECLARED = Declared("</scratch>\n")
+MOST = 20_000  # problems of one number of digits in dev and test: there are as many from three digits on
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The line behind the scratchpad, or the first line where there is no scratchpad, as in the official checker."""
+
+    name: ClassVar[str] = "sums"
+    version: ClassVar[int] = 1
+
+    def canonical(self, gold: str) -> str:
+        spelled = grade.one_space(gold)
+        if not re.fullmatch(r"[0-9]( [0-9])*", spelled):
+            raise ValueError(f"gold answer {gold!r} is no number in spaced digits, such as '1 0 5'")
+        return spelled
+
+    def __call__(self, written: str, gold: str) -> Verdict:
+        direct = not written.lstrip(grade.WHITE).startswith("<scratch>")
+        if direct:
+            written = DECLARED.prefix + written.lstrip(grade.WHITE)
+        return grade.Exact(DECLARED)(written, gold)
+
+
+@dataclass(frozen=True)
+class Arithmetic(problem.Asked):
+    """Sums of these numbers of digits, made from a seed.
+
+    A tenth of all sums is dev, another tenth test, by a hash that a + b and b + a share. Problems of train are drawn
+    independently, so short sums come more than once, as in the paper; those of dev and test are all different.
+    """
+
+    digits: tuple[int, ...] = (1, 2, 3, 4, 5)
+    train: int = 10_000  # problems of each number of digits
+    dev: int = 100  # at most: of one digit there are 11 sums in dev, 10 in test
+    test: int = 500
+    num_shots: int = 10  # few-shot examples, with as many digits as the question
+    seed: int = 0
+
+    def __post_init__(self):
+        object.__setattr__(self, "digits", tuple(self.digits))
+        if not self.digits or len(set(self.digits)) < len(self.digits) or min(self.digits) < 1 or max(self.digits) > 18:
+            raise ValueError(f"digits = {list(self.digits)}: different numbers from 1 to 18 are wanted")
+        for name, least, most in (("train", 1, None), ("dev", 1, MOST), ("test", 1, MOST), ("num_shots", 0, None)):
+            value = getattr(self, name)
+            if value < least or (most is not None and value > most):
+                raise ValueError(f"{name} = {value}: {least} {f'to {most}' if most else 'or more'} is wanted")
+
+    @property
+    def name(self) -> str:
+        return f"arithmetic, digits {','.join(map(str, self.digits))}, seed {self.seed}"
+
+    @property
+    def grader(self) -> Grader:
+        return Sums()
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """Of every number of digits the same count, where there are as many sums."""
+        count, number = getattr(self, problem.known(split)), problem.SPLITS.index(split)
+        drawn = _repeated if split == "train" else _different
+        return [
+            _problem(f"{split}-{digits}-{i}", a, b)
+            for digits in self.digits
+            for i, (a, b) in enumerate(drawn(digits, split, count, np.random.default_rng((self.seed, digits, number))))
+        ]
+
+    def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
+        """Sums of the train split with as many digits, none of them the question."""
+        draws = _draws(int(problem.group), "train", rng)
+        others = (_problem(f"shot-{i}", a, b) for i, (a, b) in enumerate(draws))
+        return [next(other for other in others if other.question != problem.question) for _ in range(self.num_shots)]
+
+    def ask(self, problem: Problem, hint: bool) -> str:
+        return f"Input:\n{problem.question}\n{self.shown(problem) if hint else 'Target:'}\n"
+
+    def shown(self, problem: Problem) -> str:
+        return f"Target: {problem.told}"
+
+    def completion(self, rationale: str, problem: Problem) -> str:
+        return (f"{rationale}\n" if rationale else "") + problem.answer + END
+
+    def cleaned(self, written: str) -> str | None:
+        found = re.match(r"\s*(<scratch>\n(?:.*\n)*?</scratch>\n[0-9][0-9 ]*?) *(?:\n|\Z)", written)
+        return found and found[1] + END
+
+    def reasons(self, stored: str) -> str | None:
+        """Down to the line behind the last pair of digits, which is the answer with its carry apart."""
+        before, line, _ = stored.partition("\n, ")
+        return before if line else None
+
+    def budget(self, problem: Problem, tokenizer: Tokenizer) -> int:
+        """Tokens of the longest right completion with as many digits, carries everywhere."""
+        return _longest(int(problem.group), tokenizer)
+
+
+def scratchpad(a: int, b: int) -> str:
+    """The workings of a + b, numbers of as many digits each, from <scratch> to </scratch>."""
+    lines, found, carry = [f"{_spaced(a)} + {_spaced(b)} , C: 0"], "", 0
+    for place, (p, q) in enumerate(zip(reversed(str(a)), reversed(str(b)), strict=True)):
+        if place:  # the first pair can be read off the sum
+            lines.append(f"{p} + {q} , {found}C: {carry}")
+        carry, digit = divmod(int(p) + int(q) + carry, 10)
+        found = f"{digit} {found}"
+    lines += [f", {found}C: {carry}", f"{carry} {found}".strip()]
+    return "\n".join(["<scratch>", *lines, "</scratch>"])
+
+
+def _spaced(number: int) -> str:
+    return " ".join(str(number))
+
+
+def _problem(id: str, a: int, b: int) -> Problem:
+    rationale = scratchpad(a, b)
+    question = f"{_spaced(a)} + {_spaced(b)}"
+    return Problem(id, question, _spaced(a + b), rationale.split("\n")[-2], rationale, str(len(str(a))))
+
+
+def split_of(a: int, b: int) -> str:
+    """A tenth of all sums is dev, another test; the order of the summands does not matter."""
+    return {0: "test", 1: "dev"}.get(int(10 * problem.share(f"sum of {min(a, b)}+{max(a, b)}")), "train")
+
+
+def _draws(digits: int, split: str, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+    """Independent sums of a split without end."""
+    while True:
+        for a, b in rng.integers(10 ** (digits - 1), 10**digits, size=(64, 2)).tolist():
+            if split_of(a, b) == split:
+                yield a, b
+
+
+def _repeated(digits: int, split: str, count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    draws = _draws(digits, split, rng)
+    return [next(draws) for _ in range(count)]
+
+
+def _different(digits: int, split: str, count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
+    """As many different sums, or all that there are."""
+    if digits <= 2:
+        numbers = range(10 ** (digits - 1), 10**digits)
+        every = [(a, b) for a in numbers for b in numbers if split_of(a, b) == split]
+        return [every[i] for i in rng.permutation(len(every))[:count]]
+    found: dict[tuple[int, int], None] = {}
+    draws = _draws(digits, split, rng)
+    while len(found) < count:
+        found[next(draws)] = None
+    return list(found)
+
+
+@functools.lru_cache(maxsize=256)
+def _longest(digits: int, tokenizer: Tokenizer) -> int:
+    """Counted on sums whose digits repeat and that carry everywhere: the answer has one digit more."""
+    nines = 10**digits - 1
+    problems = [_problem("", nines // 9 * digit, nines) for digit in range(1, 10)]
+    return max(len(tokenizer.encode(f"{one.rationale}\n{one.answer}{END}")) for one in problems)

@@ -1,0 +1,122 @@
+"""Your own questions and answers, a JSON object a line, as a task of self-training.
+
+defaults: [base_jsonl]
+path: capitals.jsonl        # {"question": "What is the capital of Peru?", "answer": "Lima"}
+answers: exact              # exact, numeric, choice or symbolic
+dev: 0.1                    # shares of the file, by a hash of the question; or files: dev_path, test_path
+shots_path: examples.jsonl  # few-shot examples: the same fields, and "rationale"
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qstar.tasks import grade, lines, problem, worded
+from qstar.tasks.grade import Grader
+from qstar.tasks.problem import Problem
+from qstar.tasks.symbolic import Symbolic
+from qstar.tasks.worded import Worded
+
+ANSWERS = ("exact", "numeric", "choice", "symbolic")
+
+
+@dataclass(frozen=True)
+class Jsonl(Worded):
+    """Questions of files. Ids, hints, rationales and groups are read from the fields of that name, where they are."""
+
+    path: str = ""
+    dev_path: str = ""  # where given, dev is this file and nothing of `path`
+    test_path: str = ""
+    dev: float = 0.1  # shares of `path` where there are no such files
+    test: float = 0.1
+    question_field: str = "question"
+    answer_field: str = "answer"
+    answers: str = "exact"  # how they are graded
+    letters: str = "ABCD"  # of choices
+    prompt_template: str = "Q: {question}\nA:"
+    hint_template: str = "Q: {question} ({hint})\nA:"
+    shots_path: str = ""
+    num_shots: int = 0
+
+    def __post_init__(self):
+        if self.answers not in ANSWERS:
+            raise ValueError(f"answers = {self.answers!r}: choose from {', '.join(ANSWERS)}")
+        for name, slots in (("prompt_template", ["{question}"]), ("hint_template", ["{question}", "{hint}"])):
+            for slot in slots:
+                if slot not in getattr(self, name):
+                    raise ValueError(f"{name} = {getattr(self, name)!r} has no slot {slot}: put it where it belongs")
+        if "{hint}" in self.prompt_template:
+            raise ValueError(f"prompt_template = {self.prompt_template!r} shows the hint: only hint_template may")
+        if not (0 <= self.dev and 0 <= self.test and self.dev + self.test < 1):
+            raise ValueError(f"dev = {self.dev} and test = {self.test}: shares that leave some of the file to train")
+        if self.num_shots and not self.shots_path:
+            raise ValueError(f"num_shots = {self.num_shots}, but shots_path names no file of examples")
+        super().__post_init__()
+
+    @property
+    def name(self) -> str:
+        return f"jsonl {self.path}"
+
+    @property
+    def grader(self) -> Grader:
+        if self.answers == "choice":
+            return grade.Choice(worded.DECLARED, self.letters)
+        kind = {"exact": grade.Exact, "numeric": grade.Numeric, "symbolic": Symbolic}[self.answers]
+        return kind(worded.DECLARED)
+
+    @property
+    def examples(self) -> Sequence[Problem]:
+        return self._file(self.shots_path, "shots_path") if self.shots_path else ()
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        own = {"dev": self.dev_path, "test": self.test_path}.get(problem.known(split), "")
+        if own:
+            return self._file(own, f"{split}_path")
+        return [one for one in self._file(self.path, "path") if self._part(one) == split]
+
+    def _part(self, one: Problem) -> str:
+        """Questions that stand twice fall into the same split."""
+        dev, test = (0 if file else part for file, part in ((self.dev_path, self.dev), (self.test_path, self.test)))
+        place = problem.share(one.question)
+        return "test" if place < test else "dev" if place < test + dev else "train"
+
+    def _file(self, path: str, what: str) -> list[Problem]:
+        file = lines.existing(path, what)
+        found = problem.checked(self._rows(file), self.grader)
+        if not found:
+            raise ValueError(f"{file} holds no questions")
+        return found
+
+    def _rows(self, file: Path) -> Iterator[tuple[str, Problem]]:
+        for number, (where, record) in enumerate(lines.json_lines(file)):
+            question = lines.member(record, self.question_field, where).strip()
+            id, hint, rationale, group = (_text(record, name, where) for name in ("id", "hint", "rationale", "group"))
+            answer = _text(record, self.answer_field, where, needed=True)
+            yield (
+                where,
+                Problem(id or f"{file.stem}-{number}", question, answer, hint, worded.flattened(rationale), group),
+            )
+
+    def ask(self, problem: Problem, hint: bool) -> str:
+        template = self.hint_template if hint else self.prompt_template
+        slots = {"question": problem.question, "hint": problem.told}
+        return re.sub(r"\{(question|hint)\}", lambda slot: slots[slot[1]], template)
+
+    def shown(self, problem: Problem) -> str:
+        """The hint with what stands around it on its line in the template."""
+        before, _, after = self.hint_template.partition("{hint}")
+        before = before.rpartition("{question}")[2] if "{question}" in before else before
+        around = before.rpartition("\n")[2], after.partition("{question}")[0].partition("\n")[0]
+        return f"{around[0]}{problem.told}{around[1]}"
+
+
+def _text(record: dict[str, Any], name: str, where: str, needed: bool = False) -> str:
+    """A text or a number, as text."""
+    value = record.get(name, None if needed else "")
+    if value is not None and (
+        isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool))
+    ):
+        return str(value).strip()
+    return lines.member(record, name, where)

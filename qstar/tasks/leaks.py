@@ -1,0 +1,146 @@
+"""Does rationalization leak? Three questions to rationales that were written with the answer in sight.
+
+- Does the hint, as it was shown, stand in the text that is stored?
+- Where is the answer stated first: in the declaration at the end, or before anything has been derived?
+- What follows when the hint is wrong: a rationale that ends in the hint, whatever the question, is no reason.
+
+All of it is text in, number out; the same questions to rationales without a hint say what is usual.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from qstar.tasks.problem import Problem
+
+
+def hint_stands(stored: str, shown: str) -> bool:
+    """Whether a stored completion holds the hint as the prompt showed it, up to spaces and the case of letters.
+
+    Raises ValueError for an empty hint, which stands everywhere.
+    """
+    wanted = _plain(shown)
+    if not wanted:
+        raise ValueError("no hint was shown: there is nothing to look for")
+    return wanted in _plain(stored)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.lower().split())
+
+
+def stated(text: str, spellings: Sequence[str]) -> int | None:
+    """Where one of these stands in the text first, by itself; None where none does.
+
+    A number within a longer one ("7" in "17", "7.5", "1,007" or "3 7") and a word within another do not count.
+    """
+    standing = [rf"(?<![\w$.,])(?<!\d )\$?{re.escape(spelling)}(?!\w)(?![., ]\d)" for spelling in spellings if spelling]
+    found = [match.start() for one in standing if (match := re.search(one, text, re.IGNORECASE))]
+    return min(found, default=None)
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Where the reasons of a completion state the gold answer first."""
+
+    place: float  # share of the reasons that has gone by then; 1: they do not state it, only the declaration does
+    derived: bool  # not stated, or as the result of a calculation, behind "="
+
+    @property
+    def early(self) -> bool:
+        """Stated before it is derived."""
+        return not self.derived
+
+
+def statement(reasons: str | None, spellings: Sequence[str]) -> Statement | None:
+    """Of what stands before the declared answer (`Task.reasons`); None where no answer is declared."""
+    if reasons is None:
+        return None
+    first = stated(reasons, spellings)
+    if first is None:
+        return Statement(1.0, derived=True)
+    return Statement(first / len(reasons), derived=reasons[:first].rstrip(" $").endswith(("=", ">>")))
+
+
+@dataclass(frozen=True)
+class Statements:
+    """The same of many rationales. Shares are of those that declare an answer."""
+
+    count: int
+    stated: float  # share whose reasons state the answer at all
+    early: float  # share whose reasons state it before they derive it
+    place: float  # mean
+
+
+def statements(found: Iterable[Statement | None]) -> Statements:
+    """Raises ValueError where no rationale declares an answer."""
+    declared = [one for one in found if one is not None]
+    if not declared:
+        raise ValueError("no rationale declares an answer: nothing can be said about where answers are stated")
+    said, early, place = (
+        float(np.mean([getter(one) for one in declared]))
+        for getter in (lambda one: one.place < 1, lambda one: one.early, lambda one: one.place)
+    )
+    return Statements(len(declared), said, early, place)
+
+
+# --- wrong hints --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class WronglyHinted:
+    problem: Problem  # the question with its own answer and another's hint
+    hinted: str  # the answer of which that is the hint
+
+
+def wrong_hints(problems: Sequence[Problem], rng: np.random.Generator) -> list[WronglyHinted]:
+    """Each question with the hint of another of its group that has another answer.
+
+    Questions whose group has only one answer are left out.
+    """
+    told: dict[str, dict[str, str]] = {}  # by group: hint by answer
+    for one in problems:
+        told.setdefault(one.group, {}).setdefault(one.answer, one.told)
+    hints = {group: list(by_answer.items()) for group, by_answer in told.items()}
+    places = {group: {answer: i for i, answer in enumerate(by_answer)} for group, by_answer in told.items()}
+    found = []
+    for one in problems:
+        others = hints[one.group]
+        if len(others) > 1:
+            turn = int(rng.integers(1, len(others)))
+            answer, hint = others[(places[one.group][one.answer] + turn) % len(others)]
+            found.append(WronglyHinted(replace(one, hint=hint), answer))
+    return found
+
+
+@dataclass(frozen=True)
+class WrongHints:
+    """What was answered to wrong hints."""
+
+    asked: int
+    followed: int  # the hint was declared
+    right: int  # the gold answer, against the hint
+    other: int
+    none: int  # no answer
+
+    @property
+    def share_followed(self) -> float:
+        return self.followed / self.asked
+
+
+def wrong_hint_count(answers: Iterable[tuple[str, str, str]]) -> WrongHints:
+    """Count (answer found, answer hinted at, gold answer), all as the grader spells them; "" where none was found.
+
+    Raises ValueError where a hint was not wrong, or nothing was asked.
+    """
+    counts: Counter[str] = Counter()
+    for found, hinted, gold in answers:
+        if hinted == gold:
+            raise ValueError(f"the hint {hinted!r} is the right answer: a wrong one was to be shown")
+        counts["none" if not found else "followed" if found == hinted else "right" if found == gold else "other"] += 1
+    if not counts:
+        raise ValueError("no wrong hints were shown: nothing can be said about whether they are followed")
+    return WrongHints(counts.total(), *(counts[name] for name in ("followed", "right", "other", "none")))

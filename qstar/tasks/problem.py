@@ -1,0 +1,172 @@
+"""What self-training asks of a task: questions kept apart by split, prompts with and without a hint, and a grader.
+
+A training text is a prompt and its completion: question, rationale, declared answer, the stop behind it. Few-shot
+examples are such texts one after another, in hinted prompts with their hints. What a model writes is graded by its
+declared answer alone. The test split is for numbers that are reported: `logged_test` writes down each time it is read.
+"""
+
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from qstar.tasks.grade import Grader
+from qstar.tasks.items import Tokenizer
+
+SPLITS = ("train", "dev", "test")
+END = "\n\n"  # behind every completion; no rationale holds an empty line
+TOUCHES = "test_touches.jsonl"  # of a run directory
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One question. Its id is unique in its data set; answers are spelled as the task's grader does."""
+
+    id: str
+    question: str
+    answer: str
+    hint: str = ""  # what is shown to rationalise; "": the answer
+    rationale: str = ""  # a human or generated one, where there is one; without the declared answer
+    group: str = ""  # for tables: number of digits, a level
+
+    @property
+    def told(self) -> str:
+        """What a hint tells."""
+        return self.hint or self.answer
+
+
+class Task(Protocol):
+    """A frozen dataclass whose fields say which questions, and how they are asked."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        """Texts that end a generation."""
+
+    @property
+    def grader(self) -> Grader: ...
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """Questions of train, dev or test. FileNotFoundError, ValueError where files are bad: place and field named."""
+
+    def prompt(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
+        """What the model continues. A shot without a rationale shows its answer alone."""
+
+    def hinted(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
+        """The same with the hint shown; shots show theirs too."""
+
+    def shown(self, problem: Problem) -> str:
+        """The hint as `hinted` shows it: what must not stand in a stored completion."""
+
+    def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
+        """Few-shot examples for this question; never the question itself."""
+
+    def completion(self, rationale: str, problem: Problem) -> str:
+        """What a training text holds behind the prompt: rationale, declared answer, stop."""
+
+    def direct(self, problem: Problem) -> str:
+        """The completion of direct-answer training: the declared answer and the stop."""
+
+    def cleaned(self, written: str) -> str | None:
+        """The completion to store of what a model wrote: cut behind the declared answer, with the stop.
+
+        None where it declares no answer.
+        """
+
+    def budget(self, problem: Problem, tokenizer: Tokenizer) -> int:
+        """Tokens that a right completion may need."""
+
+    def spellings(self, problem: Problem) -> tuple[str, ...]:
+        """How the gold answer may be stated within a rationale."""
+
+    def reasons(self, stored: str) -> str | None:
+        """The part of a completion that derives the answer; None where none is declared."""
+
+
+class Asked:
+    """Prompts of a task that says how a single question is `ask`ed."""
+
+    stop = (END,)
+
+    def ask(self, problem: Problem, hint: bool) -> str:
+        raise NotImplementedError
+
+    def completion(self, rationale: str, problem: Problem) -> str:
+        raise NotImplementedError
+
+    def prompt(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
+        return self._asked(problem, shots, hint=False)
+
+    def hinted(self, problem: Problem, shots: Sequence[Problem] = ()) -> str:
+        return self._asked(problem, shots, hint=True)
+
+    def _asked(self, problem: Problem, shots: Sequence[Problem], hint: bool) -> str:
+        before = "".join(self.ask(shot, hint) + self.completion(shot.rationale, shot) for shot in shots)
+        return before + self.ask(problem, hint)
+
+    def direct(self, problem: Problem) -> str:
+        return self.completion("", problem)
+
+    def spellings(self, problem: Problem) -> tuple[str, ...]:
+        return (problem.answer,)
+
+
+def known(split: str) -> str:
+    """The split itself. Raises ValueError where there is none of that name."""
+    if split not in SPLITS:
+        raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    return split
+
+
+def share(text: str) -> float:
+    """A fixed number in [0, 1) for a text: which part of a data set it falls into."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32
+
+
+def checked(problems: Iterable[tuple[str, Problem]], grader: Grader) -> list[Problem]:
+    """Problems with their answers as the grader spells them.
+
+    Args:
+        problems: with the place that each comes from, for errors.
+
+    Raises ValueError for ids that stand twice and answers that the grader cannot parse.
+    """
+    places: dict[str, str] = {}
+    found = []
+    for where, problem in problems:
+        if problem.id in places:
+            raise ValueError(f"{where}: id {problem.id!r} stands at {places[problem.id]} already; ids must be unique")
+        places[problem.id] = where
+        found.append(_canonical(problem, grader, where))
+    return found
+
+
+def _canonical(problem: Problem, grader: Grader, where: str) -> Problem:
+    try:
+        answer = grader.canonical(problem.answer)
+    except ValueError as error:
+        raise ValueError(f"{where}: answer {problem.answer!r} is none that can be graded ({error})") from error
+    values = {**problem.__dict__, "answer": answer}
+    return Problem(**values)
+
+
+def logged_test(task: Task, run_directory: str | Path, reason: str) -> Sequence[Problem]:
+    """The test split, and a line in the run directory's test_touches.jsonl that says when and what for."""
+    if not reason.strip():
+        raise ValueError("the test split is read for a number that is reported: reason must say which")
+    problems = task.problems("test")
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    touch = {"when": now, "task": task.name, "problems": len(problems), "reason": reason}
+    with (Path(run_directory) / TOUCHES).open("a", encoding="utf-8") as out:
+        out.write(json.dumps(touch) + "\n")
+        out.flush()
+        os.fsync(out.fileno())
+    return problems

@@ -1,0 +1,106 @@
+"""Any task of `reasoning_gym` (extra `gym`) as a task of self-training: made from a seed, scored by its own scorer.
+
+Answers stand between <answer> and </answer>, the package's own form, because some have several lines. A question is a
+function of seed + number there, so the splits' seeds lie far apart; questions of test are left out of dev, those of
+both out of train.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from qstar.tasks import gym, problem
+from qstar.tasks.grade import Declared, Grader
+from qstar.tasks.problem import END, Problem
+from qstar.tasks.worded import Worded
+
+OPENING, CLOSING = "<answer>", "</answer>"
+APART = 10_000_000  # seeds between splits
+
+
+@dataclass(frozen=True)
+class Puzzles(Worded):
+    """Questions of one registered task. Few-shot examples are drawn from train; they show question and answer."""
+
+    task: str = "chain_sum"
+    options: dict[str, Any] = field(default_factory=dict)  # of the task, such as min_digits
+    train: int = 1000
+    dev: int = 200
+    test: int = 500
+    seed: int = 0
+    num_shots: int = 0
+
+    def __post_init__(self):
+        for name, least in (("train", 1), ("dev", 1), ("test", 1), ("num_shots", 0), ("max_new_tokens", 1)):
+            if not least <= getattr(self, name) <= APART:
+                raise ValueError(f"{name} = {getattr(self, name)}: {least} to {APART} is wanted")
+        taken = {"seed", "size"} & set(self.options)
+        if taken:
+            raise ValueError(f"options has {', '.join(sorted(taken))}: give seed=, train=, dev= and test= instead")
+
+    @property
+    def name(self) -> str:
+        return f"reasoning_gym {self.task} {dict(self.options)}, seed {self.seed}"
+
+    @property
+    def grader(self) -> Grader:
+        return gym.ReasoningGym(Declared(OPENING, CLOSING))
+
+    def problems(self, split: str) -> Sequence[Problem]:
+        """Different questions; fewer than asked for where the task repeats itself."""
+        later = problem.SPLITS[problem.SPLITS.index(problem.known(split)) + 1 :]
+        seen = {one.question for other in later for one in self._made(other)}
+        found = {one.question: one for one in reversed(self._made(split)) if one.question not in seen}
+        if not found:
+            raise ValueError(
+                f"task {self.task}: all questions of {split} stand in {' or '.join(later)} too; it has few"
+            )
+        return list(reversed(found.values()))
+
+    def _made(self, split: str) -> list[Problem]:
+        questions, settings = self._questions(split)
+        return [self._problem(split, settings, number, entry) for number, entry in enumerate(questions)]
+
+    def _questions(self, split: str) -> tuple[Any, Mapping[str, Any]]:
+        import reasoning_gym
+        from reasoning_gym.factory import DATASETS
+
+        if self.task not in DATASETS:
+            raise ValueError(f"task = {self.task!r} is none of reasoning_gym's: {', '.join(sorted(DATASETS))}")
+        seed = (self.seed * len(problem.SPLITS) + problem.SPLITS.index(split)) * APART
+        settings = {**self.options, "seed": seed, "size": getattr(self, split)}
+        try:
+            return reasoning_gym.create_dataset(self.task, **settings), settings
+        except (TypeError, AssertionError) as error:
+            raise ValueError(f"options = {dict(self.options)} do not fit task {self.task}: {error}") from error
+
+    def _problem(self, split: str, settings: Mapping[str, Any], number: int, entry: Mapping[str, Any]) -> Problem:
+        answer = entry["answer"]
+        if not isinstance(answer, str) or not answer.strip():
+            raise ValueError(f"task {self.task} gives no answer to question {number}, only scores: there is no hint")
+        gold = gym.gold(self.task, settings, number, answer)
+        return Problem(f"{split}-{number}", entry["question"].strip(), gold, hint=answer, group=self.task)
+
+    def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
+        """Questions of train, none of them the question."""
+        if not self.num_shots:
+            return []
+        others = [one for one in self.problems("train") if one.question != problem.question]
+        return [others[i] for i in rng.permutation(len(others))[: self.num_shots]]
+
+    def completion(self, rationale: str, problem: Problem) -> str:
+        return (f" {rationale}\n" if rationale else " ") + f"{OPENING}{problem.hint}{CLOSING}{END}"
+
+    def cleaned(self, written: str) -> str | None:
+        found = re.search(rf"{OPENING}.*?{CLOSING}", written, re.DOTALL)
+        return found and f" {written[: found.end()].strip()}{END}"
+
+    def reasons(self, stored: str) -> str | None:
+        before, mark, _ = stored.partition(OPENING)
+        return before if mark else None
+
+    def spellings(self, problem: Problem) -> tuple[str, ...]:
+        return (problem.hint,)

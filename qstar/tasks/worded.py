@@ -1,0 +1,73 @@
+"""Questions in words, answered by reasons in words and an answer behind a mark, as GSM8K spells it:
+
+    Q: {question}
+    A: {rationale}
+    #### {answer}
+
+The hint is the answer in brackets behind the question, as in STaR. Tasks of this form say where questions come from.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qstar.tasks import problem
+from qstar.tasks.grade import Declared
+from qstar.tasks.items import Tokenizer
+from qstar.tasks.problem import END, Problem
+
+MARK = "####"
+DECLARED = Declared(MARK)
+
+
+@dataclass(frozen=True)
+class Worded(problem.Asked):
+    """The form alone: `examples` are the few-shot questions, of which the first `num_shots` are shown."""
+
+    num_shots: int = 6
+    max_new_tokens: int = 256  # that a completion may have
+
+    stop = (END, "\nQ:")
+    examples = ()
+
+    def __post_init__(self):
+        if not 0 <= self.num_shots <= len(self.examples):
+            raise ValueError(f"num_shots = {self.num_shots}: there are {len(self.examples)} few-shot examples")
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens = {self.max_new_tokens}: a positive number is wanted")
+
+    def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
+        """The first examples, always the same."""
+        return [example for example in self.examples if example.question != problem.question][: self.num_shots]
+
+    def ask(self, problem: Problem, hint: bool) -> str:
+        return f"Q: {problem.question}{self.shown(problem) if hint else ''}\nA:"
+
+    def shown(self, problem: Problem) -> str:
+        return f" ({problem.told})"
+
+    def completion(self, rationale: str, problem: Problem) -> str:
+        return (f" {rationale}\n" if rationale else " ") + f"{MARK} {problem.answer}{END}"
+
+    def cleaned(self, written: str) -> str | None:
+        found = re.search(rf"{MARK}.*", written)
+        return found and f" {written[: found.end()].strip()}{END}"
+
+    def reasons(self, stored: str) -> str | None:
+        before, mark, _ = stored.partition(MARK)
+        return before if mark else None
+
+    def spellings(self, problem: Problem) -> tuple[str, ...]:
+        """The answer, and with commas where it is a number of thousands."""
+        whole = re.fullmatch(r"-?\d{4,}", problem.answer)
+        return (problem.answer, f"{int(problem.answer):,}") if whole else (problem.answer,)
+
+    def budget(self, problem: Problem, tokenizer: Tokenizer) -> int:
+        return self.max_new_tokens
+
+
+def flattened(rationale: str) -> str:
+    """Without empty lines, which end a completion."""
+    return re.sub(r"\n\s*\n", "\n", rationale.strip())
