@@ -178,7 +178,7 @@ class Choice:
     """The same letter: C, c, (C), c) and C. are read.
 
     With `labelled` the option's text may stand before a letter in brackets, as in STaR's "The answer is ink (c).",
-    unless it names another letter or hedges ("not (c)", "(b) or (c)").
+    unless it names another letter or hedges ("not (c)", "(b) or (c)"). The letter is graded, not the text.
     """
 
     declared: Declared
@@ -211,6 +211,9 @@ class Choice:
         return letter
 
     def _is_label(self, label: str, letter: str) -> bool:
-        """Whether a text in front of a letter leaves no doubt that this letter is chosen."""
+        """Whether a text in front of a letter leaves no doubt that this letter is chosen. "a" is an article there."""
         others = self.letters.replace(letter, "")
-        return extract.letter(label, others) is None and not _HEDGES.search(label) if others else True
+        small, near = others.lower(), rf"[\w{extract.APOSTROPHES}]"
+        alone = rf"(?<!{near})[{others}{small.replace('a', '')}](?!{near})|\([{others}{small}]\)"
+        named = others and re.search(alone, label)
+        return label.isprintable() and not named and not _HEDGES.search(label)

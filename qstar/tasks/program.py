@@ -65,6 +65,8 @@ class Program:
 
 def _value(kind: str, text: str) -> fractions.Fraction | None:
     """A number's value, None for what is none, is not finite or would take more memory than it is worth."""
+    if kind not in sandbox.KINDS:
+        return None
     if kind == "str":
         spelled = grade.spelled_number(text) if len(text) <= grade.LONGEST_ANSWER else None
         return None if spelled is None else fractions.Fraction(spelled)
