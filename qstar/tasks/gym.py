@@ -22,7 +22,7 @@ EVALUATED = frozenset(
     "binary_matrix countdown intermediate_integration n_queens polynomial_multiplication puzzle24 simple_integration "
     "spiral_matrix string_insertion".split()
 )
-# Tasks whose scorers give 1.0 to more than right answers ("not 1754" for 1754; in game_of_life_halting to every text; in
+# Tasks whose scorers give 1.0 to more than right answers ("not 1754" for 1754; game_of_life_halting to every text;
 # puzzle24 to other numbers than the question's). Only the recorded answer's own spelling counts there.
 AS_RECORDED = frozenset(
     "coin_flip cryptarithm fraction_simplification game_of_life_halting gsm_symbolic kakurasu knights_knaves "
@@ -62,12 +62,12 @@ def questions(task: str, settings: Mapping[str, object], start: int, stop: int) 
     """Questions `start` to `stop` of a task under these settings ("seed" and "size" among them), always the same.
 
     They are made in the worker process, for some tasks walk through sets, whose order differs between processes where
-    Python's hashes are not fixed. ValueError where reasoning_gym makes no such questions; it says why.
+    Python's hashes are not fixed. ValueError where there is no such task, or the settings do not fit it.
     """
     _installed()
     reply = _maker()(_spelled({"task": task, "settings": dict(settings), "start": start, "stop": stop}))
     if reply.status != "done":
-        raise ValueError(f"reasoning_gym makes no {task!r} with {dict(settings)}: {reply.text or reply.status}")
+        raise ValueError(reply.text.removeprefix("ValueError: ") or f"task {task}: making questions took too long")
     return [Question(**fields) for fields in json.loads(reply.text)]
 
 
@@ -100,6 +100,8 @@ class ReasoningGym:
             return grade.Verdict(False, answer, problem)
         if task in EVALUATED and (not answer.isascii() or _CODE.search(answer)):
             return grade.Verdict(False, answer, "forbidden")
+        if any((c.isnumeric() and not c.isascii()) or not (c.isprintable() or c in grade.WHITE) for c in answer):
+            return grade.Verdict(False, answer, "unreadable")  # int() reads the digits of all scripts
         if task in FORMS and not FORMS[task].fullmatch(answer):
             return grade.Verdict(False, answer, "unreadable")
         if task in AS_RECORDED and grade.one_space(answer) != grade.one_space(address["answer"]):
@@ -153,25 +155,34 @@ def prepare() -> None:
 
 def make(order: str) -> str:
     """Questions as JSON."""
-    import reasoning_gym
-
     wanted = json.loads(order)
-    made = reasoning_gym.create_dataset(wanted["task"], **wanted["settings"])
-    texts = []
+    made, texts = _made(wanted["task"], wanted["settings"]), []
     for index in range(wanted["start"], wanted["stop"]):
         entry = made[index]
-        answer = entry["answer"] or ""
+        answer = entry["answer"] if isinstance(entry["answer"], str) else ""
         address = gold(wanted["task"], wanted["settings"], index, answer)
         texts.append({"question": entry["question"], "answer": answer, "gold": address})
     return json.dumps(texts)
 
 
+def _made(task: str, settings: Mapping[str, object]):
+    """The questions of a task, made when they are asked for."""
+    import reasoning_gym
+    from reasoning_gym.factory import DATASETS
+
+    if task not in DATASETS:
+        raise ValueError(f"task = {task!r} is none of reasoning_gym's: {', '.join(sorted(DATASETS))}")
+    try:
+        return reasoning_gym.create_dataset(task, **settings)
+    except (TypeError, AssertionError) as error:
+        options = {name: value for name, value in settings.items() if name not in ("seed", "size")}
+        raise ValueError(f"options = {options} do not fit task {task}: {error}") from error
+
+
 def score(gold: str, answer: str) -> str:
     """The score as Python spells it. ValueError where the question is another one than the gold answer says."""
-    import reasoning_gym
-
     address = _address(gold)
-    made = reasoning_gym.create_dataset(address["task"], **address["settings"])
+    made = _made(address["task"], address["settings"])
     entry = made[address["index"]]
     if address["answer"] and entry["answer"] != address["answer"]:
         raise ValueError(f"its answer is {entry['answer']!r}; another version of reasoning_gym made the gold answer")

@@ -6,7 +6,7 @@ both out of train.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,28 +61,14 @@ class Puzzles(Worded):
         return list(reversed(found.values()))
 
     def _made(self, split: str) -> list[Problem]:
-        questions, settings = self._questions(split)
-        return [self._problem(split, settings, number, entry) for number, entry in enumerate(questions)]
+        seed, size = (self.seed * len(problem.SPLITS) + problem.SPLITS.index(split)) * APART, getattr(self, split)
+        questions = gym.questions(self.task, {**self.options, "seed": seed, "size": size}, 0, size)
+        return [self._problem(split, number, question) for number, question in enumerate(questions)]
 
-    def _questions(self, split: str) -> tuple[Any, Mapping[str, Any]]:
-        import reasoning_gym
-        from reasoning_gym.factory import DATASETS
-
-        if self.task not in DATASETS:
-            raise ValueError(f"task = {self.task!r} is none of reasoning_gym's: {', '.join(sorted(DATASETS))}")
-        seed = (self.seed * len(problem.SPLITS) + problem.SPLITS.index(split)) * APART
-        settings = {**self.options, "seed": seed, "size": getattr(self, split)}
-        try:
-            return reasoning_gym.create_dataset(self.task, **settings), settings
-        except (TypeError, AssertionError) as error:
-            raise ValueError(f"options = {dict(self.options)} do not fit task {self.task}: {error}") from error
-
-    def _problem(self, split: str, settings: Mapping[str, Any], number: int, entry: Mapping[str, Any]) -> Problem:
-        answer = entry["answer"]
-        if not isinstance(answer, str) or not answer.strip():
+    def _problem(self, split: str, number: int, made: gym.Question) -> Problem:
+        if not made.answer.strip():
             raise ValueError(f"task {self.task} gives no answer to question {number}, only scores: there is no hint")
-        gold = gym.gold(self.task, settings, number, answer)
-        return Problem(f"{split}-{number}", entry["question"].strip(), gold, hint=answer, group=self.task)
+        return Problem(f"{split}-{number}", made.question.strip(), made.gold, hint=made.answer, group=self.task)
 
     def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
         """Questions of train, none of them the question."""

@@ -155,7 +155,7 @@ def cases(subject: Subject) -> list[Case]:
         "other scripts": [declare(text) for text in other_scripts(subject) if text != right],
         "invisible": [declare(text) for text in invisible(subject)],
         "huge": [declare(text) for text in HUGE],
-        "no value": [declare(text) for text in NO_VALUES],
+        "no value": [declare(text) for text in NO_VALUES if text not in subject.right],
         "injection": [declare(text) for text in INJECTIONS],
         "flood": list(floods(subject)),
         "its own": [declare(text) for text in subject.attacks],
@@ -275,7 +275,7 @@ def symbolic_ones() -> list[Subject]:
         ),
         Subject(
             "symbolic, roots", grader, r"\frac{\sqrt{3}}{3}", "so\n#### {}".format, slow=True,
-            right=(r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}", "sqrt(3)/3", r"3^{-\frac{1}{2}}"),
+            right=(r"3^{-\frac{1}{2}}", r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}", "sqrt(3)/3"),
             wrong=(r"\frac{\sqrt{3}}{2}", "0.577350269189626", r"\sqrt{3}", r"\frac{1}{3}"),
             attacks=("0.57735026918962576450914878050195745565", r"\frac{\sqrt{3}}{3}x", r"\pm\frac{\sqrt{3}}{3}"),
         ),

@@ -237,5 +237,5 @@ def test_wrong_addresses_are_refused():
         grader.canonical("72")
     with pytest.raises(ValueError, match="makes no such question"):
         grader.canonical(gym.gold("chain_sum", {"seed": 1, "size": 1}, 0, "not its answer"))
-    with pytest.raises(ValueError, match="makes no 'no_such_task'"):
+    with pytest.raises(ValueError, match="task = 'no_such_task' is none of reasoning_gym's"):
         gym.questions("no_such_task", {"seed": 1, "size": 1}, 0, 1)
