@@ -35,6 +35,12 @@ from qstar.models.lora import LoraConfig
 from qstar.paths import ROOT
 from qstar.runs import Pretrained, Scratch
 from qstar.sharding import MeshConfig
+from qstar.tasks.arithmetic import Arithmetic
+from qstar.tasks.commonsense_qa import CommonsenseQA
+from qstar.tasks.gsm8k import GSM8K
+from qstar.tasks.jsonl import Jsonl
+from qstar.tasks.puzzles import Puzzles
+from qstar.tasks.svamp import SVAMP
 from qstar.training.metrics import SINKS
 from qstar.training.optim import OptimConfig
 
@@ -131,6 +137,14 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "perplexity": PerplexityEval,
         "none": NoEval,
     },
+    "task": {
+        "arithmetic": Arithmetic,
+        "gsm8k": GSM8K,
+        "commonsense_qa": CommonsenseQA,
+        "svamp": SVAMP,
+        "reasoning_gym": Puzzles,
+        "jsonl": Jsonl,
+    },
     "optim": {"adamw": OptimConfig},
     "mesh": {"mesh": MeshConfig},
 }
@@ -181,7 +195,7 @@ def _explained(error: OmegaConfBaseException) -> str:
 
 def save(cfg: TrainConfig, file: Path) -> None:
     """Write a configuration so that `load` gives it back."""
-    groups = {name: type(getattr(cfg, name)).__name__ for name in SCHEMAS}
+    groups = {name: type(getattr(cfg, name)).__name__ for name in SCHEMAS if hasattr(cfg, name)}
     contents = {"schemas": groups, **dataclasses.asdict(cfg)}
     # Renamed into place: a directory with a config.yaml is a run, and this one is complete.
     fresh = file.with_name(file.name + ".new")
@@ -189,17 +203,18 @@ def save(cfg: TrainConfig, file: Path) -> None:
     fresh.replace(file)
 
 
-def load(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
-    """A saved configuration, with `key=value` overrides, in Hydra's grammar, on top.
+def load(file: Path, overrides: Sequence[str] = (), schema: type = TrainConfig) -> Any:
+    """A saved configuration of this kind, with `key=value` overrides, in Hydra's grammar, on top.
 
     Raises ValueError for a file that this version of qstar does not read and for overrides that do not fit.
     """
     try:
         contents = OmegaConf.load(file)
-        schemas = {name: _schema(name, contents.schemas[name]) for name in SCHEMAS}
-        node = _writable(TrainConfig)
-        for name, schema in schemas.items():
-            node[name] = _writable(schema)
+        groups = [one.name for one in dataclasses.fields(schema) if one.name in SCHEMAS]
+        schemas = {name: _schema(name, contents.schemas[name]) for name in groups}
+        node = _writable(schema)
+        for name, found in schemas.items():
+            node[name] = _writable(found)
         del contents["schemas"]
         _migrate(contents)
         node = OmegaConf.merge(node, contents)
@@ -210,7 +225,7 @@ def load(file: Path, overrides: Sequence[str] = ()) -> TrainConfig:
 
 def _migrate(contents: DictConfig) -> None:
     """Configurations of earlier versions: `eval.greedy` said how to think where `eval.thoughts` now lists the ways."""
-    if "greedy" in contents.eval:
+    if "eval" in contents and "greedy" in contents.eval:
         thinking = "greedy" if contents.eval.pop("greedy") else "sampled"
         contents.eval.thoughts = ["none", thinking]
 

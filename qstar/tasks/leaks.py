@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qstar.tasks.problem import Problem
+from qstar.tasks.problem import Problem, Task
 
 
 def hint_stands(stored: str, shown: str) -> bool:
@@ -26,6 +26,14 @@ def hint_stands(stored: str, shown: str) -> bool:
     if not wanted:
         raise ValueError("no hint was shown: there is nothing to look for")
     return wanted in _plain(stored)
+
+
+def stored(task: Task, problem: Problem, written: str, hint: bool) -> str | None:
+    """The completion to store of what was written; None where it has no such form, or repeats the hint it was given."""
+    completion = task.cleaned(written)
+    if hint and completion is not None and hint_stands(completion, task.shown(problem)):
+        return None
+    return completion
 
 
 def _plain(text: str) -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qstar.tasks import leaks
+from qstar.tasks.gsm8k import GSM8K
 from qstar.tasks.leaks import Statement, WrongHints
 from qstar.tasks.problem import Problem
 
@@ -22,6 +23,15 @@ from qstar.tasks.problem import Problem
 )
 def test_the_hint_is_looked_for_as_it_was_shown(stored, shown, stands):
     assert leaks.hint_stands(stored, shown) is stands
+
+
+def test_a_text_that_repeats_the_hint_is_not_stored():
+    hens = Problem("0", "Hens?", "7")
+    clean, leaky = " 3 + 4 = 7\n#### 7\n\n", " The hint says (7).\n#### 7\n\n"
+    assert leaks.stored(GSM8K(), hens, clean + "Q: more", hint=True) == clean
+    assert leaks.stored(GSM8K(), hens, leaky, hint=True) is None
+    assert leaks.stored(GSM8K(), hens, leaky, hint=False) == leaky
+    assert leaks.stored(GSM8K(), hens, " 3 + 4 = 7", hint=True) is None
 
 
 def test_without_a_hint_there_is_nothing_to_look_for():
