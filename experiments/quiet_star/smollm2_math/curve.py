@@ -69,7 +69,7 @@ def draw(found: dict[str, list[dict]], file: Path) -> None:
                 value = [line["probability"] for line in points]
                 low = [line["probability"] - line["probability_low"] for line in points]
                 high = [line["probability_high"] - line["probability"] for line in points]
-                label = name if way == "none" else f"{name}, with them"
+                label = name if way == "none" else f"{name}, thinking"
                 style = "--" if way == "none" else "-"
                 steps = [line["step"] for line in points]
                 axes.errorbar(
@@ -80,7 +80,7 @@ def draw(found: dict[str, list[dict]], file: Path) -> None:
         axes.set_xlabel("step")
         axes.set_ylabel("probability of the answer")
         axes.spines[["top", "right"]].set_visible(False)
-    panels[0].legend(fontsize=7, frameon=False)
+    panels[0].legend(fontsize=7, frameon=False, loc="upper left")
     figure.savefig(file, dpi=110)
 
 
