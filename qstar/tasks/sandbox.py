@@ -113,8 +113,7 @@ def in_force() -> tuple[str, ...]:
 def library_paths() -> list[str]:
     """What a program may read: the interpreter's standard library and shared libraries."""
     paths = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib")]
-    paths += [sysconfig.get_config_var("LIBDIR") or "", os.path.join(sys.base_prefix, "lib")]
-    return list(dict.fromkeys([*paths, *SYSTEM_LIBRARIES]))
+    return list(dict.fromkeys([*paths, os.path.join(sys.base_prefix, "lib"), *SYSTEM_LIBRARIES]))
 
 
 def _order(program: str, limits: Limits, layers: tuple[str, ...], folder: str, token: str) -> bytes:
