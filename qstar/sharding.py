@@ -5,6 +5,7 @@ Weights name their logical axes where they are created (`models`); activations a
 width), `tensor` (heads, feed-forward, vocabulary). Axes are Auto: the compiler places what is not named.
 """
 
+import contextlib
 import math
 from dataclasses import dataclass
 
@@ -62,6 +63,11 @@ def make_mesh(cfg: MeshConfig, devices: list | None = None) -> jax.sharding.Mesh
     shape = cfg.resolve(len(devices))
     # make_mesh defaults to Explicit axes, under which lookups, gathers and top-k of a sampler are refused.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
+
+
+def on(mesh: jax.sharding.Mesh | None) -> contextlib.AbstractContextManager:
+    """The mesh for the time of a block; None: whatever mesh is set."""
+    return jax.set_mesh(mesh) if mesh else contextlib.nullcontext()
 
 
 def spec(*names: str | None) -> PartitionSpec:

@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "models": {"ops", "sharding"},
     "tasks": set(),
     "data": {"tasks"},
-    "thoughts": {"models", "ops", "sharding"},
+    "thoughts": {"decoding", "models", "ops", "sharding"},
     "decoding": {"models", "ops", "sharding"},
     "search": {"ops"},
     "methods": {"thoughts", "decoding", "search", "models", "ops", "tasks", "data", "sharding"},

@@ -9,7 +9,7 @@ from qstar.models import lm as lm_model
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LM, LMConfig
-from qstar.ops import masked, vocabulary
+from qstar.ops import masked
 from qstar.structs import Batch, Mean, Metrics
 from qstar.thoughts.anchors import next_counts
 from qstar.thoughts.talk import base_hidden
@@ -32,7 +32,7 @@ class PlainLM:
 
     def loss(self, model: LM, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         text = model.text(batch)
-        logprobs = vocabulary.logprobs(model.logits, text.hidden[:, :-1], batch.tokens[:, 1:], 1, model.cfg.vocab)
+        logprobs = model.next_logprobs(text, batch.tokens)
         counts = next_counts(batch)
         return masked.mean(-logprobs, counts), {"loss": Mean.of(-logprobs, counts)}
 

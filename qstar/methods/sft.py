@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from qstar.methods.lm import PlainLM
 from qstar.models.lm import LM
-from qstar.ops import masked, vocabulary
+from qstar.ops import masked
 from qstar.structs import Examples, Mean, Metrics
 from qstar.thoughts.anchors import next_counts
 from qstar.typing import Array, Float, Key
@@ -24,7 +24,7 @@ class SFT(PlainLM):
 
     def loss(self, model: LM, batch: Examples, key: Key) -> tuple[Float[Array, ""], Metrics]:
         text = model.text(batch)
-        logprobs = vocabulary.logprobs(model.logits, text.hidden[:, :-1], batch.tokens[:, 1:], 1, model.cfg.vocab)
+        logprobs = model.next_logprobs(text, batch.tokens)
         counts = next_counts(batch)
         weighted = -batch.weight[:, 1:] * logprobs
         metrics = {

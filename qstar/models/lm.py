@@ -18,7 +18,7 @@ from flax import nnx, struct
 
 from qstar.models.definition import Definition, fan_in, param, stacked
 from qstar.models.lora import Adapted
-from qstar.ops import attention, rotary
+from qstar.ops import attention, rotary, vocabulary
 from qstar.ops.rotary import Scaling
 from qstar.sharding import shard
 from qstar.structs import Batch, Text
@@ -238,6 +238,11 @@ class LM(nnx.Module):
         table = self.embedding if self.cfg.tied else self.head
         wide = jnp.promote_types(hidden.dtype, jnp.float32)
         return jnp.einsum("...d,vd->...v", hidden, table[...].astype(hidden.dtype), preferred_element_type=wide)
+
+    @typed
+    def next_logprobs(self, text: Text, tokens: Int[Array, "B S"]) -> Float[Array, "B J"]:
+        """Log-prob of every token but the first, after what stands before it: what training and scoring both read."""
+        return vocabulary.logprobs(self.logits, text.hidden[:, :-1], tokens[:, 1:], 1, self.cfg.vocab)
 
     def _run(
         self, x: Array, position: Array, masks: Callable, attend: Callable, extra=None

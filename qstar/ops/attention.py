@@ -85,3 +85,41 @@ def columns(
     mixed = jnp.einsum("bgracju,bugk->bracgjk", (text / total).astype(text_value.dtype), text_value)
     mixed += jnp.einsum("bgracje,braegk->bracgjk", (own / total).astype(own_value.dtype), own_value)
     return mixed.reshape(batch, samples, anchors, cols, heads, width)
+
+
+@typed
+def cached(
+    query: Float[Array, "B R H K"],
+    text_key: Float[Array, "B G K U"],
+    text_value: Float[Array, "B G U K"],
+    text_mask: Bool[Array, "B U"],
+    own_key: Float[Array, "B R G K E"],
+    own_value: Float[Array, "B R G E K"],
+    own_mask: Bool[Array, "E"],
+    scalar: float | None = None,
+) -> Float[Array, "B R H K"]:
+    """Attention of one new token a row to its prompt, which R rows share, and to what the row wrote, in one softmax.
+
+    The arithmetic is that of `columns`. The layouts are those that a batched matrix product takes as they lie: with any
+    other, XLA on CPU copies all keys for every new token. `scalar`: as in `causal`.
+    """
+    batch, samples, heads, width = query.shape
+    groups = own_key.shape[2]
+    dtype = jnp.promote_types(query.dtype, jnp.float32)
+    query_BRGJK = query.reshape(batch, samples, groups, heads // groups, width)
+    query_BGRK = jnp.einsum("brgjk->bgrjk", query_BRGJK).reshape(batch, groups, -1, width)
+    scale = (scalar or width) ** -0.5
+    text = jnp.matmul(query_BGRK, text_key, preferred_element_type=dtype) * scale
+    text = jnp.where(text_mask[:, None, None], text, MASKED).reshape(batch, groups, samples, heads // groups, -1)
+    own = jnp.matmul(query_BRGJK, own_key, preferred_element_type=dtype) * scale
+    own = jnp.where(own_mask[None, None, None, None], own, MASKED)
+    text_top = jnp.einsum("bgrj->brgj", text.max(-1))
+    top = jnp.maximum(text_top, own.max(-1))
+    text = jnp.exp(text - jnp.einsum("brgj->bgrj", top)[..., None])
+    own = jnp.exp(own - top[..., None])
+    total = jnp.einsum("bgrj->brgj", text.sum(-1)) + own.sum(-1)
+    text = (text / jnp.einsum("brgj->bgrj", total)[..., None]).astype(text_value.dtype)
+    mixed = jnp.matmul(text.reshape(batch, groups, -1, text.shape[-1]), text_value)
+    mixed = jnp.einsum("bgrjk->brgjk", mixed.reshape(batch, groups, samples, -1, width))
+    mixed += jnp.matmul((own / total[..., None]).astype(own_value.dtype), own_value)
+    return mixed.reshape(batch, samples, heads, width)

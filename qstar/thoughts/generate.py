@@ -10,22 +10,23 @@ import dataclasses
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from qstar.decoding import sampling, write
+from qstar.decoding.cache import language_model
+from qstar.decoding.sampling import Choice
 from qstar.models.definition import Definition
 from qstar.models.lm import LM
 from qstar.models.thinker import Thinker
-from qstar.ops import attention, rows, vocabulary
+from qstar.ops import attention, rows
 from qstar.structs import Batch, Text
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import Prediction, Thinks
 from qstar.thoughts.read import Effect, Reading, effect, steps
-from qstar.thoughts.talk import base_hidden
 from qstar.typing import Array, Float, Int, Key, Keys, Params, typed
 
 _ROWS = Text(hidden=0, key=1, value=1, position=0)
@@ -60,17 +61,7 @@ class _New:
 
     token: Int[Array, "B"]
     logprob: Float[Array, "B"]
-    effect: Effect | None  # rows are [B]
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """How thoughts and tokens are chosen."""
-
-    temperature: float
-    greedy_thoughts: bool
-    forbidden: tuple[int, ...]
-    stop: tuple[int, ...]
+    effect: Effect  # rows are [B]
 
 
 def generate(
@@ -113,54 +104,38 @@ def generate(
             f"max_new_tokens = {max_new_tokens}, samples = {samples}, temperature = {temperature}: at least 1, at "
             "least 1 and at least 0 are wanted"
         )
-    cfg = _language_model(definition.bind(definition.abstract)).cfg
+    cfg = language_model(definition.bind(definition.abstract)).cfg
     rows.check(prompts, cfg.vocab, cfg.max_len, more=max_new_tokens)
     masked = tuple(sorted({*getattr(method, "forbidden_ids", ()), *forbidden}))
-    _check_ids(masked, stop, cfg.vocab)
+    choice = Choice(float(temperature), forbidden_ids=masked, stop_ids=tuple(stop))
+    choice.check(cfg.vocab)
+    keys = sampling.row_keys(key, len(prompts) * samples)
+    if not think:
+        layers = write.unrolled(definition, params)
+        settings = {"max_new_tokens": max_new_tokens, "samples": samples}
+        block = write.write(definition, params, layers, prompts, keys, choice, **settings)
+        return Generated(block.token[:, :max_new_tokens], block.count, block.logprob[:, :max_new_tokens], None)
     length = np.array([len(prompt) for prompt in prompts], np.int32)
     found = _write(
-        dataclasses.replace(method, forbidden_ids=masked) if think else None,
+        dataclasses.replace(method, forbidden_ids=masked),
         definition,
         params,
         rows.padded(prompts, rows.bucket(int(length.max()))),
         length,
-        _row_keys(key, len(prompts) * samples),
+        keys,
         np.int32(max_new_tokens),
         room=rows.bucket(max_new_tokens),
         samples=samples,
-        choice=_Choice(float(temperature), greedy_thoughts, masked, tuple(stop)),
+        choice=choice,
+        greedy_thoughts=greedy_thoughts,
     )
     trimmed = jax.tree.map(lambda leaf: leaf[:, :max_new_tokens], (found.tokens, found.logprobs, found.effect))
     return Generated(trimmed[0], found.count, trimmed[1], trimmed[2])
 
 
-def _row_keys(key: Key | Keys, count: int) -> Keys:
-    if key.ndim == 0:
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(count))
-    if key.shape != (count,):
-        raise ValueError(f"keys of shape {key.shape} for {count} rows: one key, or one a row, is wanted")
-    return key
-
-
-def _check_ids(forbidden: tuple[int, ...], stop: tuple[int, ...], vocab: int) -> None:
-    for name, ids in (("forbidden", forbidden), ("stop", stop)):
-        outside = [id for id in ids if not 0 <= id < vocab]
-        if outside:
-            raise ValueError(f"{name} token ids {outside}: the model knows 0 to {vocab - 1}")
-    if len(forbidden) == vocab:
-        raise ValueError(f"all {vocab} tokens are forbidden: nothing is left to write")
-    never = sorted(set(stop) & set(forbidden))
-    if never:
-        raise ValueError(f"stop token ids {never} are forbidden, so they would never be written: choose others")
-
-
-def _language_model(model: LM | Thinker) -> LM:
-    return model.lm if isinstance(model, Thinker) else model
-
-
-@functools.partial(jax.jit, static_argnames=("method", "definition", "room", "samples", "choice"))
+@functools.partial(jax.jit, static_argnames=("method", "definition", "room", "samples", "choice", "greedy_thoughts"))
 def _write(
-    method: Thinks | None,
+    method: Thinks,
     definition: Definition,
     params: Params,
     prompt: Batch,
@@ -170,11 +145,12 @@ def _write(
     *,
     room: int,
     samples: int,
-    choice: _Choice,
+    choice: Choice,
+    greedy_thoughts: bool,
 ) -> Generated:
     """Up to `limit` new tokens a row, in arrays of `room`."""
     model = definition.bind(params)
-    lm = _language_model(model)
+    lm = model.lm
     width = prompt.tokens.shape[1]
     text = _repeated(lm.text(prompt), samples)
     prompt, length = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, 0), (prompt, length))
@@ -183,8 +159,12 @@ def _write(
     def new_token(text, step):
         # Prompts end at different places; behind them all rows stand at the same slot.
         anchors = jnp.where(step == 0, length - 1, width + step - 1)[:, None]
-        step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, step)
-        return _new_token(method, model, text, batch, anchors, step_keys, choice)
+        think_keys, choose_keys = sampling.step_keys(keys, step)
+        inner, found = _think(method, model, text, batch, anchors, think_keys, greedy_thoughts)
+        logprobs = found.mixed[:, 0, 0]
+        token = sampling.choose(logprobs, choose_keys, choice).token
+        effects = jax.tree.map(lambda leaf: leaf[:, 0], effect(inner, found, token[:, None]))
+        return _New(token, jnp.take_along_axis(logprobs, token[:, None], 1)[:, 0], effects)
 
     def body(carry):
         step, text, done, count, written = carry
@@ -192,7 +172,7 @@ def _write(
         written = jax.tree.map(lambda all, one: all.at[:, step].set(one), written, new)
         text = _append(lm, text, batch, width + step, new.token)
         count = jnp.where(done, count, step + 1)
-        return step + 1, text, done | jnp.isin(new.token, jnp.array(choice.stop, new.token.dtype)), count, written
+        return step + 1, text, done | jnp.isin(new.token, jnp.array(choice.stop_ids, new.token.dtype)), count, written
 
     text = _enlarged(text, batch, room)
     shapes = jax.eval_shape(new_token, text, limit)
@@ -222,30 +202,6 @@ def _enlarged(text: Text, batch: Batch, room: int) -> Text:
     return Text(pad(text.hidden, 1), pad(text.key, 2), pad(text.value, 2), batch.position)
 
 
-@typed
-def _new_token(
-    method: Thinks | None,
-    model: LM | Thinker,
-    text: Text,
-    batch: Batch,
-    anchors: Int[Array, "B 1"],
-    keys: Keys,
-    choice: _Choice,
-) -> _New:
-    think_keys, choose_keys = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
-    if method is None:
-        lm = _language_model(model)
-        logprobs = jax.nn.log_softmax(lm.logits(base_hidden(text, anchors, 1)[:, 0, 0]))
-        token = _choose(logprobs, choose_keys, choice)
-        effects = None
-    else:
-        inner, found = _think(method, model, text, batch, anchors, think_keys, choice.greedy_thoughts)
-        logprobs = found.mixed[:, 0, 0]
-        token = _choose(logprobs, choose_keys, choice)
-        effects = jax.tree.map(lambda leaf: leaf[:, 0], effect(inner, found, token[:, None]))
-    return _New(token, jnp.take_along_axis(logprobs, token[:, None], 1)[:, 0], effects)
-
-
 def _think(
     method: Thinks, model: Thinker, text: Text, batch: Batch, anchors: Int[Array, "B 1"], keys: Keys, greedy: bool
 ) -> tuple[Inner, Prediction]:
@@ -259,14 +215,6 @@ def _think(
         return jax.tree.map(lambda leaf: leaf[0], method.think(model, text, batch, anchors, key, greedy))
 
     return jax.vmap(one_row, (_ROWS, 0, 0, 0))(text, batch, anchors, keys)
-
-
-@typed
-def _choose(logprobs: Float[Array, "B V"], keys: Keys, choice: _Choice) -> Int[Array, "B"]:
-    allowed = vocabulary.forbid(logprobs, choice.forbidden)
-    if choice.temperature == 0:
-        return jnp.argmax(allowed, axis=-1)
-    return jax.vmap(jax.random.categorical)(keys, allowed / choice.temperature)
 
 
 @typed

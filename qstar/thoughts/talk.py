@@ -78,7 +78,7 @@ def talk(
     base = jnp.broadcast_to(base_hidden(text, anchors, lookahead)[:, None], after.shape)
     weight = thinker.share(base, after)
 
-    text_logprobs = vocabulary.logprobs(lm.logits, text.hidden[:, :-1], batch.tokens[:, 1:], 1, vocab)
+    text_logprobs = lm.next_logprobs(text, batch.tokens)
     index = where.target_index(batch, anchors, lookahead)
     targets = jnp.broadcast_to(where.gather(batch.tokens, index)[:, None], weight.shape)
     base_logprobs = where.gather(text_logprobs, jnp.maximum(index - 1, 0))

@@ -6,7 +6,6 @@ sees one, before its loss is known to be finite. A checkpoint holds the state af
 after k batches, for nothing is drawn ahead. Randomness lives in the step, which folds its number into `state.key`.
 """
 
-import contextlib
 import math
 import signal
 import threading
@@ -99,7 +98,7 @@ def fit(
     now = start = int(state.step)
     logger.rewind(start)
     with (
-        jax.set_mesh(mesh) if mesh else contextlib.nullcontext(),
+        sharding.on(mesh),
         _StopSignals() as stop,
         console.progress(description, start, max(start, steps), show) as progress,
     ):

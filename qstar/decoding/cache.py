@@ -1,0 +1,103 @@
+"""Keys and values of a text that grows, extended in place, and the model's pass over one new token a row.
+
+Every layer has arrays of its own, and the layers are unrolled: under a scan over layers XLA writes the whole cache (and
+a copy of every weight) anew for every token. The keys of a prompt are read by all rows that continue it and stand once.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from qstar.models.lm import LM
+from qstar.models.thinker import Thinker
+from qstar.ops import attention
+from qstar.sharding import shard
+from qstar.structs import Batch
+from qstar.typing import Array, Bool, Float, Int, typed
+
+
+@struct.dataclass
+class Keys:
+    """Keys and values of one layer, in the layout of `attention.cached`."""
+
+    key: Float[Array, "*rows G K U"]
+    value: Float[Array, "*rows G U K"]
+
+
+@struct.dataclass
+class Prompts:
+    """What was read before the first new token."""
+
+    layers: tuple[Keys, ...]  # rows are [B]
+    mask: Bool[Array, "B U"]  # False: padding
+    position: Int[Array, "B U"]
+    length: Int[Array, "B"]
+
+
+def language_model(model: LM | Thinker) -> LM:
+    return model.lm if isinstance(model, Thinker) else model
+
+
+def layers(lm: LM) -> tuple:
+    """The model's blocks one by one, each with weights of its own."""
+    return tuple(jax.tree.map(lambda leaf, i=i: leaf[i], lm.blocks) for i in range(lm.cfg.layers))
+
+
+@typed
+def read(lm: LM, batch: Batch, length: Int[Array, "B"]) -> tuple[Prompts, Float[Array, "B D"]]:
+    """Prompts, and the hidden state of the last token of each: the trainer's pass over rows that start at slot 0."""
+    text = lm.text(batch)
+    found = tuple(
+        Keys(jnp.einsum("bugk->bgku", text.key[i]), jnp.einsum("bugk->bguk", text.value[i]))
+        for i in range(lm.cfg.layers)
+    )
+    hidden = jnp.take_along_axis(text.hidden, length[:, None, None] - 1, 1)[:, 0]
+    return Prompts(found, batch.segment > 0, batch.position, length), hidden
+
+
+def room(lm: LM, batch: int, samples: int, size: int) -> tuple[Keys, ...]:
+    """Empty places for `size` new tokens of every row."""
+    shape = (batch, samples, lm.cfg.kv_heads)
+    key = jnp.zeros((*shape, lm.cfg.head_size, size), lm.dtype)
+    value = jnp.zeros((*shape, size, lm.cfg.head_size), lm.dtype)
+    return tuple(placed(Keys(key, value)) for _ in range(lm.cfg.layers))
+
+
+def placed(keys: Keys) -> Keys:
+    """Rows over the data axes, heads over the tensor axis."""
+    return jax.tree.map(lambda leaf: shard(leaf, "batch", None, "kv_heads", None, None), keys)
+
+
+@typed
+def column(
+    lm: LM, blocks: tuple, token: Int[Array, "B R"], index: Int[Array, ""], prompts: Prompts, own: tuple
+) -> tuple[Float[Array, "B R D"], tuple]:
+    """Hidden state of the new token number `index` of every row, and the rows' own keys with its own among them."""
+    cfg = lm.cfg
+    position = jnp.broadcast_to((prompts.length + index)[:, None], token.shape)
+    wide = jnp.promote_types(lm.dtype, jnp.float32)
+    x, grown = lm.embed(token), []
+    for block, windowed, text, mine in zip(blocks, cfg.windowed, prompts.layers, own, strict=True):
+        text_mask, own_mask = _masks(lm, windowed, prompts, index, mine.value.shape[3])
+
+        def attend(query, key, value, text=text, mine=mine, text_mask=text_mask, own_mask=own_mask):
+            put = jax.lax.dynamic_update_slice_in_dim
+            keys = placed(
+                Keys(put(mine.key, key[..., None], index, 4), put(mine.value, value[:, :, :, None], index, 3))
+            )
+            seen = (text.key, text.value, text_mask, keys.key, keys.value, own_mask)
+            return attention.cached(query, *seen, cfg.query_scalar), keys
+
+        x, keys = block(x, position, cfg.frequencies(windowed, wide), attend)
+        grown.append(keys)
+    return lm.norm(x), tuple(grown)
+
+
+def _masks(lm: LM, windowed: bool, prompts: Prompts, index: Array, size: int) -> tuple[Array, Array]:
+    """What the new token sees of its prompt [B U] and of what its row wrote [E], itself included."""
+    slots = jnp.arange(size)
+    own = slots <= index
+    if not windowed:
+        return prompts.mask, own
+    near = attention.within((prompts.length + index)[:, None], prompts.position, lm.cfg.window)[:, 0]
+    return prompts.mask & near, own & attention.within(index[None], slots, lm.cfg.window)[0]
