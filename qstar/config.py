@@ -41,6 +41,7 @@ from qstar.tasks.gsm8k import GSM8K
 from qstar.tasks.jsonl import Jsonl
 from qstar.tasks.puzzles import Puzzles
 from qstar.tasks.svamp import SVAMP
+from qstar.training.improve import Improve
 from qstar.training.metrics import SINKS
 from qstar.training.optim import OptimConfig
 
@@ -118,6 +119,41 @@ class EvaluateConfig:
             raise ValueError(f"method = {self.method!r} changes how a trained run is asked: give run=DIRECTORY")
 
 
+@dataclass(frozen=True)
+class ImproveConfig:
+    """One self-training run."""
+
+    name: str = "improve"
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"
+    resume: str = ""  # a run directory: go on with its own configuration
+    seed: int = 0
+    sample_batch: int = 32  # prompts that are continued at once
+    batch_size: int = 8  # rows in an optimiser step
+    micro_batches: int = 1  # slices of it whose gradients are accumulated
+    length: int = 256  # tokens in a row of training, which holds as many whole examples as fit
+    dev: int = 0  # dev problems asked after every iteration; 0: all
+    ask_few_shot: bool = False  # examples stand before the questions that are asked
+    test: bool = False  # ask the test split after the last iteration
+    log_every: int = 10
+    save_every: int = 100  # steps between checkpoints
+    model: Any = MISSING
+    task: Any = MISSING
+    improve: Any = MISSING
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+
+    def __post_init__(self):
+        for name in ("sample_batch", "batch_size", "micro_batches", "length", "log_every", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: a positive integer is wanted")
+        if self.dev < 0:
+            raise ValueError(f"dev = {self.dev}: 0 (all) or a number of problems is wanted")
+        if self.batch_size % self.micro_batches:
+            raise ValueError(
+                f"batch_size = {self.batch_size} does not split into micro_batches = {self.micro_batches} equal parts"
+            )
+
+
 SCHEMAS: dict[str, dict[str, type]] = {
     "method": {
         "quiet_star": QuietStar,
@@ -137,6 +173,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "perplexity": PerplexityEval,
         "none": NoEval,
     },
+    "improve": {"recipe": Improve},
     "task": {
         "arithmetic": Arithmetic,
         "gsm8k": GSM8K,
@@ -156,6 +193,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="base_train", node=_writable(TrainConfig))
     store.store(name="base_evaluate", node=_writable(EvaluateConfig))
+    store.store(name="base_improve", node=_writable(ImproveConfig))
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
             store.store(group=group, name=f"base_{name}", node=_writable(schema))
@@ -193,7 +231,7 @@ def _explained(error: OmegaConfBaseException) -> str:
     return f"{key}: {message}" if key else message
 
 
-def save(cfg: TrainConfig, file: Path) -> None:
+def save(cfg: TrainConfig | ImproveConfig, file: Path) -> None:
     """Write a configuration so that `load` gives it back."""
     groups = {name: type(getattr(cfg, name)).__name__ for name in SCHEMAS if hasattr(cfg, name)}
     contents = {"schemas": groups, **dataclasses.asdict(cfg)}

@@ -1,7 +1,7 @@
-"""What a run shows in the end: one table of answers, and the thoughts that helped most."""
+"""What a run shows in the end: tables of answers and iterations, and the thoughts that helped most."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group
 from rich.table import Table
@@ -92,3 +92,46 @@ def helpful(one: Helpful, tokenizer: Tokenizer) -> Text:
     line.append(decode(tokens[one.position : one.position + 1]), style="bold green")
     line.append(f"   {one.thought.gain:+.2f} nats, mixing weight {one.thought.weight:.2f}", style="dim")
     return line
+
+
+# --- self-training ----------------------------------------------------------------------------------------------------
+
+
+def iterations(lines: Sequence[dict]) -> str:
+    """Self-training in Markdown: a row for every iteration, dev accuracy by group, tokens and FLOPs spent up to it."""
+    names = list(lines[0]["groups"])
+    groups = names if len(names) > 1 else []
+    head = ("iteration", "steps", "examples", "right", "right with hint", "dev", *groups, "generated tokens", "FLOPs")
+    rows = [head, ("---",) * len(head), *_iteration_rows(lines, groups)]
+    text = "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    if "test" in lines[-1]:
+        text += "\nTest, after the last iteration: " + share(lines[-1]["test"]["accuracy"])
+        text += (
+            "".join(f"; {name}: {share(found)}" for name, found in lines[-1]["test"]["groups"].items() if groups) + "\n"
+        )
+    return text
+
+
+def _iteration_rows(lines: Sequence[dict], groups: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    generated = flops = 0
+    for line in lines:
+        spent = [*line.get("ledger", {}).values(), line.get("train", {})]
+        generated += sum(one.get("generated_tokens", 0) for one in spent)
+        flops += sum(one.get("flops", 0) for one in spent)
+        of = lambda right, n, line=line: f"{line[right]}/{line[n]}" if n in line else ""  # noqa: E731
+        yield (
+            str(line["iteration"]),
+            str(line.get("steps", "")),
+            str(line.get("examples", "")),
+            of("right", "sampled"),
+            of("right_hinted", "hinted"),
+            share(line["accuracy"]),
+            *(f"{line['groups'][name]['share']:.3f}" for name in groups),
+            f"{generated:,}",
+            f"{flops:.3g}",
+        )
+
+
+def share(found: dict) -> str:
+    """A share with its 95 % interval."""
+    return f"{found['share']:.3f} [{found['low']:.3f}, {found['high']:.3f}] of {found['n']}"

@@ -27,11 +27,14 @@ MAY_IMPORT = {
 }
 # Modules that put the packages together: configuration, runs and entry points, which no package imports.
 TOP = {
+    "answering",
     "compare",
     "config",
     "entry",
     "evaluate",
     "experiment",
+    "improve",
+    "improvement",
     "prepare",
     "record",
     "report",
@@ -43,8 +46,17 @@ TOP = {
 
 # Third parties with one home: the packages or files that may import them.
 HOMES = {
-    "hydra": {"config.py", "entry.py", "train.py", "evaluate.py", "solve.py", "think.py", "prepare.py"},
-    "omegaconf": {"config.py", "entry.py", "train.py", "evaluate.py", "solve.py", "think.py", "prepare.py"},
+    "hydra": {"config.py", "entry.py", "train.py", "evaluate.py", "improve.py", "solve.py", "think.py", "prepare.py"},
+    "omegaconf": {
+        "config.py",
+        "entry.py",
+        "train.py",
+        "evaluate.py",
+        "improve.py",
+        "solve.py",
+        "think.py",
+        "prepare.py",
+    },
     "flax.nnx": {"models"},
     "tensorflow_datasets": {"data"},
     "grain": {"data", "training/checkpoint.py"},  # whose iterators' positions are part of a checkpoint

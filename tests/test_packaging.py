@@ -20,6 +20,7 @@ HELP = {
     "qstar-evaluate": ("qstar-evaluate run=none model.source=models/smollm2", "questions"),
     "qstar-compare": ("usage: qstar-compare", "McNemar", "qstar-evaluate run=runs/mine"),
     "qstar-think": ("usage: qstar-think", "--generate N", "the newest run under runs/"),
+    "qstar-improve": ("qstar-improve improve=rest_em", "star_no_rationalization", "iterations: 16"),
     "qstar-prepare": ("usage: qstar-prepare", "bundled:NAME", "--to"),
 }
 
@@ -34,7 +35,7 @@ def python(code: str, cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def test_there_are_five_console_scripts():
+def test_there_are_six_console_scripts():
     assert PROJECT["scripts"].keys() == HELP.keys()
 
 

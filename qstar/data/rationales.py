@@ -37,6 +37,11 @@ def of_iteration(iteration: int) -> ds.Expression:
     return ds.field("iteration") == iteration
 
 
+def up_to(iteration: int) -> ds.Expression:
+    """Rows of this iteration and those before it."""
+    return ds.field("iteration") <= iteration
+
+
 def of_split(split: str) -> ds.Expression:
     return ds.field("split") == split
 

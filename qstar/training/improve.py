@@ -28,7 +28,7 @@ class Improve:
     target: str = "own"  # what is learnt: own rationales, human ones, or the answer alone (direct)
     human: bool = False  # human rationales are learnt beside one's own, where a question has one
     iterations: int = 1
-    problems: int = 0  # questions of an iteration, drawn without replacement; 0: all of the training split
+    problems: int = 0  # questions of an iteration, drawn without replacement; 0, or where there are fewer: all
     samples: int = 1  # for each of them
     temperature: float = 0.0  # 0: the likeliest tokens
     top_k: int = 0  # 0: no limit
@@ -104,10 +104,8 @@ class Kept:
 
 def drawn(count: int, cfg: Improve, iteration: int, seed: int) -> np.ndarray:
     """Which of `count` problems an iteration asks: without replacement, in passes, so that all come up alike often."""
-    if cfg.problems in (0, count):
+    if not 0 < cfg.problems < count:
         return np.arange(count)
-    if cfg.problems > count:
-        raise ValueError(f"improve.problems = {cfg.problems}, but the training split holds {count}")
     places = np.arange((iteration - 1) * cfg.problems, iteration * cfg.problems)
     orders = {one: np.random.default_rng((seed, one)).permutation(count) for one in {*(places // count).tolist()}}
     # At the seam of two passes a problem may come up twice.

@@ -98,8 +98,7 @@ def test_questions_come_in_passes_without_replacement():
     assert passes == [drawn(10, cfg, n, seed=3).tolist() for n in range(1, 6)]
     assert passes[0] != drawn(10, cfg, 1, seed=4).tolist()
     assert drawn(10, Improve(), 7, seed=3).tolist() == list(range(10))
-    with pytest.raises(ValueError, match=r"improve\.problems = 11, but the training split holds 10"):
-        drawn(10, Improve(problems=11), 1, 0)
+    assert drawn(10, Improve(problems=11), 2, seed=3).tolist() == list(range(10))
 
 
 def test_examples_have_the_prompt_of_their_question():

@@ -45,7 +45,7 @@ BATCH = tiny.batch(np.ones((8, 6), int), np.ones((8, 6), int))
 def states(comparison, model, params, steps, rate=0.25, cfg=None, micro_batches=1):
     """The states, as numpy, before the first step and after each, and the last metrics."""
     mesh, tx = sharding.make_mesh(cfg or sharding.MeshConfig()), optax.sgd(rate)
-    trained, frozen = model.split(jax.tree.map(jnp.copy, params))
+    trained, frozen = model.split(jax.tree.map(np.array, params))  # of no device yet, whoever made them
     places = state_sharding(model, tx, mesh, False, comparison)
     with jax.set_mesh(mesh):
         step = make_step(comparison.method, model, tx, mesh, micro_batches, comparison=comparison)

@@ -1,0 +1,56 @@
+"""`qstar-improve`: a language model teaches itself to reason: sample, grade, keep what is right, train, again."""
+
+import os
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from qstar import config as configs
+from qstar import entry, improvement, report
+from qstar.config import ImproveConfig
+from qstar.paths import CONFIGS
+from qstar.training import console
+
+configs.register()
+
+
+@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="improve")
+def _main(node: DictConfig) -> None:
+    with entry.errors():
+        job = HydraConfig.get()
+        if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
+            node.run_dir = os.path.relpath(job.runtime.output_dir)
+        cfg, directory = chosen(node, list(job.overrides.task))
+        entry.prepare_jax()
+        lines = improvement.run(cfg, directory)
+        console.console().print(report.iterations(lines), markup=False)
+        console.console().print(f"Everything is in {directory}")
+
+
+def chosen(node: DictConfig, overrides: list[str]) -> tuple[ImproveConfig, Path]:
+    """The configuration and directory of a new run, or of the one to go on with, with the values that were overridden.
+
+    Raises FileNotFoundError where `resume` names no run of this kind.
+    """
+    if not node.resume:
+        cfg = configs.build(node)
+        return cfg, Path(cfg.run_dir)
+    directory = Path(node.resume)
+    if not (directory / improvement.CONFIG).is_file():
+        raise FileNotFoundError(
+            f"resume={node.resume}: {directory} is no self-training run (no {improvement.CONFIG} in it)"
+        )
+    values = [one for one in overrides if not one.startswith(("resume=", "run_dir="))]
+    return configs.load(directory / improvement.CONFIG, values, ImproveConfig), directory
+
+
+def main() -> None:
+    _main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,343 @@
+"""One self-training run from its configuration to its table: STaR, and what only differs from it by a few fields.
+
+A run directory holds improve.yaml, rationales/ (every sample, `data/rationales.py`), a folder for each iteration with
+the examples it trained on and its training, a run like any other (iteration_3 can be asked by qstar-evaluate or be a
+model.source), iterations.jsonl (a line for each that is done) and summary.md. An iteration is a function of the weights
+before it, the store and the seed: batches of samples that are stored are not drawn again, training goes on from its
+checkpoint, so that a run that was killed anywhere comes to the same end.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from qstar import answering, experiment, report
+from qstar import config as configs
+from qstar.answering import Sampler
+from qstar.config import ImproveConfig, TrainConfig
+from qstar.data import examples as example_files
+from qstar.data import rationales
+from qstar.data.examples import ExamplesText
+from qstar.data.rationales import Sample, Store
+from qstar.evals.suite import NoEval
+from qstar.methods.sft import SFT
+from qstar.models import cost, lm
+from qstar.models.definition import Definition
+from qstar.runs import Loaded, Pretrained
+from qstar.tasks import problem as problems_of
+from qstar.tasks.problem import Problem
+from qstar.training import console
+from qstar.training.improve import Graded, Kept, drawn, examples, selected
+
+CONFIG = "improve.yaml"
+LINES = "iterations.jsonl"
+FREE, HINTED, DEV, TEST = range(4)  # what a key is folded with
+DEV_SEED = 20_220_328
+
+
+class NothingRight(ValueError):  # noqa: N818 (it is what is said)
+    """No rationale that could be trained on."""
+
+
+def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
+    """Train in iterations; returns the lines of iterations.jsonl.
+
+    Raises NothingRight where an iteration has nothing to train on; ValueError and its like for what cannot work, before
+    the first compile; `loop.Interrupted` as training does.
+    """
+    base = cfg.model.load(cfg.seed)
+    problems, dev = cfg.task.problems("train"), _some(cfg.task.problems("dev"), cfg.dev)
+    _check(cfg, base, problems, dev)
+    _open(cfg, directory)
+    store = None
+    if cfg.improve.target == "own":
+        store = Store.create(directory / rationales.FOLDER, _fingerprint(base), cfg.task.name)
+    lines = _lines(directory)
+    if not lines:
+        _finish(directory, {"iteration": 0, **answering.evaluated(cfg, _sampler(cfg, base, directory, 0), dev, DEV, 0)})
+    for iteration in range(len(lines) or 1, cfg.improve.iterations + 1):
+        _finish(directory, _iteration(cfg, base, directory, store, problems, dev, iteration))
+    lines = _lines(directory)
+    if cfg.test and "test" not in lines[-1]:
+        lines[-1] = lines[-1] | {"test": _tested(cfg, base, directory, lines[-1]["iteration"])}
+        _rewrite(directory, lines)
+    (directory / "summary.md").write_text(report.iterations(lines), encoding="utf-8")
+    return lines
+
+
+def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
+    """So many of the problems, drawn by a seed that is no run's; 0: all."""
+    order = np.random.default_rng(DEV_SEED).permutation(len(problems))
+    return [problems[i] for i in sorted(order[: count or None].tolist())]
+
+
+def _check(cfg: ImproveConfig, base: Loaded, problems: Sequence[Problem], dev: Sequence[Problem]) -> None:
+    recipe = cfg.improve
+    if not problems or not dev:
+        raise ValueError(
+            f"{cfg.task.name} has {len(problems)} training and {len(dev)} dev problems: some of each are wanted"
+        )
+    if recipe.target == "human" and not any(one.rationale for one in problems):
+        raise ValueError(
+            f"improve.target=human: no problem of {cfg.task.name} has a human rationale; choose own or direct"
+        )
+    if cfg.length > base.config.max_len:
+        raise ValueError(
+            f"length = {cfg.length} is longer than the context of {base.source}, {base.config.max_len} tokens"
+        )
+
+
+# --- one iteration ------------------------------------------------------------------------------------------------
+
+
+def _iteration(
+    cfg: ImproveConfig,
+    base: Loaded,
+    directory: Path,
+    store: Store | None,
+    problems: Sequence[Problem],
+    dev: Sequence[Problem],
+    iteration: int,
+) -> dict:
+    """Sample, hint, grade, keep, train, ask: the line that says what came out."""
+    folder = _folder(directory, iteration)
+    folder.mkdir(parents=True, exist_ok=True)
+    chosen = [problems[i] for i in drawn(len(problems), cfg.improve, iteration, cfg.seed)]
+    line = {"iteration": iteration, "problems": len(chosen)}
+    if store:
+        sampler = _sampler(cfg, base, directory, iteration - 1)
+        line |= _sample(cfg, sampler, store, chosen, iteration)
+        kept = selected(_graded(store, iteration), cfg.improve, iteration, cfg.seed)
+        kept += [
+            Kept(one.id, cfg.task.completion(one.rationale, one), 1.0)
+            for one in chosen
+            if cfg.improve.human and one.rationale
+        ]
+        if not kept and not line["right"] and not line["right_hinted"]:
+            raise NothingRight(_advice(cfg, iteration, line, directory))
+        by_id = {one.id: one for one in problems}
+        found = examples(kept, {name: cfg.task.prompt(by_id[name]) for name in {one.problem for one in kept}})
+    else:
+        found = [_given(cfg, one) for one in chosen if cfg.improve.target == "direct" or one.rationale]
+    found, dropped = _fitting(found, cfg, base)
+    line |= {"examples": len(found), "too_long": dropped}
+    if found:
+        example_files.write(folder / "examples.jsonl", found)
+        line |= _train(cfg, base, directory, iteration)
+    return line | answering.evaluated(cfg, _sampler(cfg, base, directory, iteration), dev, DEV, iteration)
+
+
+def _given(cfg: ImproveConfig, one: Problem) -> dict:
+    """An example that nobody has to sample."""
+    task, direct = cfg.task, cfg.improve.target == "direct"
+    return {
+        "prompt": task.prompt(one),
+        "completion": task.direct(one) if direct else task.completion(one.rationale, one),
+    }
+
+
+def _fitting(found: list[dict], cfg: ImproveConfig, base: Loaded) -> tuple[list[dict], int]:
+    """Examples that fit into a row of training, and how many do not."""
+    encode = base.tokenizer.encode
+    fits = [one for one in found if len(encode(one["prompt"])) + len(encode(one["completion"])) <= cfg.length]
+    return fits, len(found) - len(fits)
+
+
+def _advice(cfg: ImproveConfig, iteration: int, line: dict, directory: Path) -> str:
+    return (
+        f"iteration {iteration}: none of {line['sampled']} samples (and {line['hinted']} with a hint) of "
+        f"{line['problems']} problems of {cfg.task.name} is right, so there is nothing to train on. "
+        "Self-training needs a start above chance: show examples (improve.few_shot=true), draw more samples "
+        "(improve.samples=8 improve.temperature=0.7), begin with easier problems, or train on a few rationales "
+        f"first (qstar-train method=sft data=examples). All samples are in {directory / rationales.FOLDER}"
+    )
+
+
+# --- sampling -----------------------------------------------------------------------------------------------------
+
+
+def _sample(cfg: ImproveConfig, sampler: Sampler, store: Store, chosen: Sequence[Problem], iteration: int) -> dict:
+    """Fill the store with the samples of this iteration, and count them."""
+    ordered = sorted(chosen, key=lambda one: cfg.task.budget(one, sampler.loaded.tokenizer))
+    batches = [ordered[i : i + cfg.sample_batch] for i in range(0, len(ordered), cfg.sample_batch)]
+    stored = set(store.batches(iteration))
+    known = _known(cfg, store, iteration)
+    with console.counting(f"iteration {iteration}: sampling") as progress:
+        for number, batch in enumerate(batches):
+            if number not in stored:
+                store.append(iteration, number, _batch(cfg, sampler, batch, iteration, number, known))
+            progress(number + 1, len(batches))
+    columns = ["problem", "hinted", "correct", "prompt_tokens", "generated_tokens", "prompt", "tokens", "logprobs"]
+    rows = store.rows(rationales.of_iteration(iteration), columns).to_pylist()
+    return answering.counted(cfg, sampler, rows)
+
+
+def _known(cfg: ImproveConfig, store: Store, iteration: int) -> set[str]:
+    """Problems that a hint is not shown for, because a right rationale of them is stored."""
+    if cfg.improve.hint != "missing":
+        return set()
+    before = rationales.CORRECT & rationales.up_to(iteration - 1)
+    return set(store.rows(before, ["problem"])["problem"].to_pylist())
+
+
+def _batch(
+    cfg: ImproveConfig, sampler: Sampler, batch: Sequence[Problem], iteration: int, number: int, known: set[str]
+) -> list[Sample]:
+    """Samples of these problems, and hinted ones of those that failed."""
+    key = functools.reduce(jax.random.fold_in, (iteration, number), jax.random.key(cfg.seed))
+    rng = np.random.default_rng((cfg.seed, iteration, number))
+    shots = [cfg.task.shots(one, rng) if cfg.improve.few_shot else () for one in batch]
+    free = answering.answer(cfg, sampler, batch, shots, False, cfg.improve.samples, jax.random.fold_in(key, FREE))
+    right = np.reshape([one.correct for one in free.verdicts], (len(batch), -1)).any(1)
+    found = answering.samples(cfg, sampler, batch, free, False)
+    failed = [i for i in range(len(batch)) if not right[i] and batch[i].id not in known]
+    if cfg.improve.hint != "never" and failed:
+        again, theirs = [batch[i] for i in failed], [shots[i] for i in failed]
+        hinted = answering.answer(cfg, sampler, again, theirs, True, 1, jax.random.fold_in(key, HINTED))
+        found += answering.samples(cfg, sampler, again, hinted, True)
+    return found
+
+
+def _graded(store: Store, iteration: int) -> list[Graded]:
+    columns = ["problem", "iteration", "hinted", "correct", "stored"]
+    rows = store.rows(rationales.up_to(iteration), columns).to_pylist()
+    return [Graded(**row) for row in rows]
+
+
+# --- weights ------------------------------------------------------------------------------------------------------
+
+
+def _folder(directory: Path, iteration: int) -> Path:
+    return directory / f"iteration_{iteration}"
+
+
+def _trained(directory: Path, iteration: int) -> Path | None:
+    """The newest training up to this iteration; None for the base. One that had nothing to learn trained nothing."""
+    found = (_folder(directory, number) for number in range(iteration, 0, -1))
+    return next((folder for folder in found if (folder / "config.yaml").is_file()), None)
+
+
+def _sampler(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) -> Sampler:
+    """The weights after this iteration."""
+    folder = _trained(directory, iteration)
+    loaded = base if folder is None else _pretrained(cfg, folder).load(cfg.seed)
+    definition = _definition(loaded.config)
+    return Sampler(loaded, definition, jax.device_put(loaded.params), "base" if folder is None else folder.name)
+
+
+@functools.cache  # programs are compiled once for one definition
+def _definition(shape: lm.LMConfig) -> Definition:
+    return lm.definition(shape)
+
+
+def _pretrained(cfg: ImproveConfig, folder: Path) -> Pretrained:
+    return Pretrained(str(folder), dtype=cfg.model.dtype, remat=cfg.model.remat)
+
+
+def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) -> dict:
+    """Train on the examples of the iteration; a run like any other."""
+    folder, steps = _folder(directory, iteration), cfg.improve.steps_of(iteration)
+    before = None if cfg.improve.restart else _trained(directory, iteration - 1)
+    train = TrainConfig(
+        name=f"{cfg.name}_{iteration}",
+        run_dir=str(folder),
+        seed=cfg.seed,
+        steps=steps,
+        batch_size=cfg.batch_size,
+        micro_batches=cfg.micro_batches,
+        log_every=cfg.log_every,
+        save_every=cfg.save_every,
+        keep=1,
+        sample_every=0,
+        model=cfg.model if before is None else _pretrained(cfg, before),
+        method=SFT(),
+        data=ExamplesText(str(folder / "examples.jsonl"), cfg.length, cfg.improve.prompts_count),
+        eval=NoEval(),
+        optim=cfg.optim,
+        mesh=cfg.mesh,
+    )
+    experiment.run(train, folder)
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    tokens = steps * cfg.batch_size * cfg.length
+    flops = steps * cfg.batch_size * cost.flops(base.config, SFT().passes(cfg.length))
+    return {"steps": steps, "nll": metrics[-1]["nll"], "train": {"trained_tokens": tokens, "flops": flops}}
+
+
+# --- asking -------------------------------------------------------------------------------------------------------
+
+
+def _tested(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) -> dict:
+    """The test split, asked once; the directory remembers it."""
+    problems = problems_of.logged_test(cfg.task, directory, f"accuracy after iteration {iteration}")
+    return answering.evaluated(cfg, _sampler(cfg, base, directory, iteration), problems, TEST, iteration)
+
+
+# --- the run directory --------------------------------------------------------------------------------------------
+
+
+def _open(cfg: ImproveConfig, directory: Path) -> None:
+    """Write the configuration, or check that the directory holds this run; more iterations and the test may be new."""
+    file = directory / CONFIG
+    if file.is_file():
+        old = configs.load(file, schema=ImproveConfig)
+        same = dataclasses.replace(
+            old, test=cfg.test, improve=dataclasses.replace(old.improve, iterations=cfg.improve.iterations)
+        )
+        changed = configs.changes(same, cfg)
+        if changed:
+            raise ValueError(
+                f"{directory} holds a run of another configuration:\n  "
+                + "\n  ".join(changed)
+                + "\nchoose another run_dir"
+            )
+    directory.mkdir(parents=True, exist_ok=True)
+    configs.save(dataclasses.replace(cfg, resume=""), file)
+
+
+def _fingerprint(base: Loaded) -> str:
+    """The same for the same weights, shape and tokenizer."""
+    digest = hashlib.sha256(json.dumps(_shape(base.config), sort_keys=True).encode())
+    digest.update(base.tokenizer.to_json().encode())
+    for leaf in jax.tree.leaves(base.params):
+        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+    return digest.hexdigest()[:16]
+
+
+def _shape(shape: lm.LMConfig) -> dict:
+    """What the weights mean, apart from how they are computed."""
+    return {name: value for name, value in dataclasses.asdict(shape).items() if name not in ("dtype", "remat")}
+
+
+def _lines(directory: Path) -> list[dict]:
+    file = directory / LINES
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
+def _finish(directory: Path, line: dict) -> None:
+    """An iteration is done when its line is there."""
+    lines = [*_lines(directory), line]
+    _rewrite(directory, lines)
+    console.console().print(_told(line), markup=False)
+
+
+def _rewrite(directory: Path, lines: Sequence[dict]) -> None:
+    fresh = directory / f"{LINES}.new"
+    fresh.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    fresh.replace(directory / LINES)
+
+
+def _told(line: dict) -> str:
+    said = f"iteration {line['iteration']}: {report.share(line['accuracy'])} dev problems"
+    if len(line["groups"]) > 1:
+        said += " (" + ", ".join(f"{name}: {found['share']:.2f}" for name, found in line["groups"].items()) + ")"
+    if "sampled" in line:
+        said += (
+            f"; {line['right']}/{line['sampled']} samples right, {line['right_hinted']}/{line['hinted']} with a hint"
+        )
+    return said
