@@ -47,7 +47,7 @@ def test_scores_are_the_bits_of_the_training_loss(prompts):
 
 # Twice the largest difference that was seen, in nats of float32. A product of one row and of many rows sums in another
 # order, and so does a softmax over prompt and own keys apart. These weights are large (0.3 times a normal number): what
-# is lost grows with the layers and with the size of the logits. In float64 all are below 1e-12 (test_generate.py).
+# is lost grows with the layers and with the size of the logits. In float64 all are below 1e-12 (test_decoding.py).
 BOUNDS = {"tiny": 3e-6, "deep": 2.1e-5, "wide": 4e-5, "vocabulary": 8e-6}
 
 
