@@ -1,11 +1,15 @@
-"""What the console scripts share: a compile cache, and errors that read as sentences."""
+"""What the console scripts share: a compile cache, memory that is kept, and errors that read as sentences."""
 
 import contextlib
+import ctypes
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# Of malloc.h: no trimming of the heap's end; nothing mapped apart; one heap for all threads, since others are limited to
+# 64 MiB and give way to mapping.
+_MALLOC = {-1: -1, -4: 0, -8: 1}  # M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
 EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError, OSError, FloatingPointError)
 
 
@@ -17,6 +21,21 @@ def prepare_jax() -> None:
         root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
         jax.config.update("jax_compilation_cache_dir", str(root / "qstar" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed for the next step; elsewhere nothing happens.
+
+    XLA on CPU asks for its temporaries anew in every step. By default glibc maps large ones freshly each time, and the
+    system clears every page of them: a third of a small model's step. QSTAR_KEEP_MEMORY=0 leaves glibc as it is.
+    """
+    if sys.platform != "linux" or os.environ.get("QSTAR_KEEP_MEMORY") == "0":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in _MALLOC.items():
+            mallopt(option, value)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ become that token, so text from outside should not contain it.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,20 +104,29 @@ class Tokenizer:
     def _check_alphabet(self, text: str) -> None:
         foreign = next((char for char in text if char not in self._alphabet), None)
         if foreign is not None:
-            alphabet = "".join(sorted(self._alphabet))
+            alphabet = "".join(sorted(entry for entry in self._alphabet if len(entry) == 1))
             raise ValueError(
                 f"character {foreign!r} at {text.index(foreign)} is not in this tokenizer's alphabet {alphabet!r}; "
                 "rewrite the text, or use a model with a larger vocabulary"
             )
 
 
-def characters(alphabet: str) -> Tokenizer:
-    """A tokenizer whose tokens are these characters, numbered in this order."""
+def characters(alphabet: str, words: Sequence[str] = ()) -> Tokenizer:
+    """A tokenizer whose tokens are these characters, numbered in this order, and behind them these words.
+
+    A word, of characters of the alphabet, is one token wherever it stands; of two that begin alike the longer one.
+
+    Raises ValueError for a character or a word that stands twice, and a word that the alphabet cannot spell.
+    """
     if not alphabet or len(set(alphabet)) != len(alphabet):
         twice = sorted({char for char in alphabet if alphabet.count(char) > 1})
         raise ValueError(f"alphabet {alphabet!r} wants at least one character, each once; repeated: {twice}")
-    backend = Backend(models.WordLevel({char: i for i, char in enumerate(alphabet)}, unk_token=""))
-    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    strange = [word for word in words if len(word) < 2 or not set(word) <= set(alphabet)]
+    if strange or len(set(words)) != len(words):
+        raise ValueError(f"words {list(words)}: different ones of at least two characters of {alphabet!r} are wanted")
+    backend = Backend(models.WordLevel({entry: i for i, entry in enumerate([*alphabet, *words])}, unk_token=""))
+    spelled = [re.escape(word) for word in sorted(words, key=len, reverse=True)]
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*spelled, r"[\s\S]"])), "isolated")
     backend.decoder = decoders.Fuse()
     return Tokenizer(backend)
 

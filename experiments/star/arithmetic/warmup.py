@@ -1,0 +1,50 @@
+"""Write what the small model of STaR's arithmetic sees before it teaches itself: a few scratchpads, and its tokenizer.
+
+    python experiments/star/arithmetic/warmup.py warmup
+    qstar-train experiments=star/arithmetic/warmup data.path=warmup/examples.jsonl model.tokenizer=warmup/tokenizer.json
+
+The paper starts from GPT-J and shows it ten worked sums before every question. A model of this size cannot learn from
+what is shown, so it is trained on scratchpads of short sums first, some behind hints as rationalization will show them.
+Longer sums it has to find out by itself.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from qstar.data import examples
+from qstar.data import tokenizer as tokenizers
+from qstar.tasks.arithmetic import ALPHABET, Arithmetic
+
+WORDS = ("Input:\n", "Target:", "<scratch>\n", "</scratch>\n", " C:", " ,", " +", *(f" {digit}" for digit in range(10)))
+"""Tokens beside single characters: texts become less than half as long."""
+
+
+def warmup(digits: dict[int, int], hinted: float, seed: int) -> list[dict]:
+    """So many training examples of each number of digits; this share of them with the hint shown."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for size, count in digits.items():
+        task = Arithmetic(digits=(size,), train=count, seed=seed)
+        for one in task.problems("train"):
+            prompt = task.hinted(one) if rng.random() < hinted else task.prompt(one)
+            found.append({"prompt": prompt, "completion": task.completion(one.rationale, one)})
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--digits", nargs="+", default=["1:2000", "2:8000"], metavar="N:COUNT")
+    parser.add_argument("--hinted", type=float, default=0.3, help="share of examples behind a hint")
+    parser.add_argument("--seed", type=int, default=1)
+    args = parser.parse_args()
+    digits = {int(size): int(count) for size, _, count in (one.partition(":") for one in args.digits)}
+    args.folder.mkdir(parents=True, exist_ok=True)
+    examples.write(args.folder / "examples.jsonl", warmup(digits, args.hinted, args.seed))
+    (args.folder / "tokenizer.json").write_text(tokenizers.characters(ALPHABET, WORDS).to_json(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
