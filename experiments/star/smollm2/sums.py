@@ -1,0 +1,54 @@
+"""Write sums of 1 to 3 digits as a language model meets them in text, for task=jsonl: train, dev, test and shots.
+
+    python experiments/star/smollm2/sums.py sums
+
+A pretrained model of this size gets next to nothing right on STaR's scratchpad, whose digits stand apart, nor where it
+adds place by place, nor where it gives the answer alone. It does where it says the sum again before the answer, with
+numbers written as always:
+
+    Q: 57 + 26
+    A: 57 + 26 = 83
+    #### 83
+
+Which sums are dev and test is what `task=arithmetic` says: a + b and b + a fall into the same split.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from qstar.tasks.arithmetic import Arithmetic
+from qstar.tasks.problem import SPLITS
+
+SHOWN = ((7, 5), (57, 26), (352, 386))  # shown before every question
+
+
+def records(task: Arithmetic, split: str) -> list[dict[str, str]]:
+    """Questions of a split, each once: short sums come more than once in train."""
+    found = {}
+    for one in task.problems(split):
+        a, b = (int(number.replace(" ", "")) for number in one.question.split("+"))
+        question = f"{a} + {b}"
+        found.setdefault(question, {"question": question, "answer": str(a + b), "group": one.group})
+    return [{"id": f"{split}-{i}", **one} for i, one in enumerate(found.values())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    for split, count in (("train", 400), ("dev", 60), ("test", 80)):
+        parser.add_argument(f"--{split}", type=int, default=count, help="sums of each number of digits, at most")
+    args = parser.parse_args()
+    task = Arithmetic(digits=(1, 2, 3), train=args.train, dev=args.dev, test=args.test)
+    shots = [
+        {"id": f"shot-{i}", "question": f"{a} + {b}", "answer": str(a + b), "rationale": f"{a} + {b} = {a + b}"}
+        for i, (a, b) in enumerate(SHOWN)
+    ]
+    args.folder.mkdir(parents=True, exist_ok=True)
+    for name, rows in (*((split, records(task, split)) for split in SPLITS), ("shots", shots)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (args.folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
