@@ -1,6 +1,7 @@
 """Questions to a language model, its answers graded: what self-training stores, counts and reports of them."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -19,10 +20,12 @@ from qstar.models.definition import Definition
 from qstar.runs import Loaded
 from qstar.tasks import leaks
 from qstar.tasks.grade import Verdict
-from qstar.tasks.problem import Problem
+from qstar.tasks.leaks import WronglyHinted
+from qstar.tasks.problem import Problem, Task
 from qstar.training import console
 from qstar.typing import Key, Params
 
+WRONG_HINT_SEED = 2022
 SCORED = 64  # samples of an iteration whose log-probs the trainer computes again
 
 
@@ -43,6 +46,12 @@ class Answered:
     prompts: list[str]
     written: Written
     verdicts: list[Verdict]
+
+
+def batches(cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem]) -> list[list[Problem]]:
+    """The problems in batches whose answers take about as many tokens."""
+    ordered = sorted(problems, key=lambda one: cfg.task.budget(one, sampler.loaded.tokenizer))
+    return [ordered[i : i + cfg.sample_batch] for i in range(0, len(ordered), cfg.sample_batch)]
 
 
 def answer(
@@ -110,7 +119,21 @@ def samples(
     return rows
 
 
-def counted(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict]) -> dict:
+COUNTED = (
+    "hinted",
+    "correct",
+    "problem",
+    "prompt",
+    "stored",
+    "tokens",
+    "logprobs",
+    "prompt_tokens",
+    "generated_tokens",
+)
+"""Columns of the store that `counted` reads."""
+
+
+def counted(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict], problems: Mapping[str, Problem]) -> dict:
     """Numbers of an iteration's samples; tokens and FLOPs are those of the samples, so the same after a kill."""
     free, hinted = [row for row in rows if not row["hinted"]], [row for row in rows if row["hinted"]]
     shape = sampler.loaded.config
@@ -121,7 +144,37 @@ def counted(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict]) -> dict:
         "right_hinted": sum(row["correct"] for row in hinted),
         "ledger": {"sample": spent(shape, free, cfg.improve.samples), "hint": spent(shape, hinted, 1)},
     }
-    return line | {"mismatch": _mismatch(cfg, sampler, rows)}
+    return line | {"mismatch": _mismatch(cfg, sampler, rows), "stated": _stated(cfg.task, rows, problems)}
+
+
+def _stated(task: Task, rows: Sequence[dict], problems: Mapping[str, Problem]) -> dict[str, dict]:
+    """Where right rationales state the answer, those with a hint apart; no entry where none declares one."""
+    found = {}
+    for name, hinted in (("free", False), ("hinted", True)):
+        kept = [row for row in rows if row["correct"] and row["stored"] and row["hinted"] == hinted]
+        each = [leaks.statement(task.reasons(row["stored"]), task.spellings(problems[row["problem"]])) for row in kept]
+        if any(one is not None for one in each):
+            found[name] = dataclasses.asdict(leaks.statements(each))
+    return found
+
+
+def misled(problems: Sequence[Problem], count: int) -> list[WronglyHinted]:
+    """So many of the problems, with hints of other answers; the same whenever they are asked for."""
+    rng = np.random.default_rng(WRONG_HINT_SEED)
+    found = leaks.wrong_hints(problems, rng)
+    return [found[i] for i in sorted(rng.permutation(len(found))[:count].tolist())]
+
+
+FOLLOWED = ("problem", "answer", "gold", "prompt_tokens", "generated_tokens")
+"""Columns of the store that `followed` reads."""
+
+
+def followed(sampler: Sampler, asked: Sequence[WronglyHinted], rows: Sequence[dict]) -> dict:
+    """What was answered to wrong hints, of rows of a store of such answers."""
+    told = {one.problem.id: one.hinted for one in asked}
+    found = leaks.wrong_hint_count((row["answer"], told[row["problem"]], row["gold"]) for row in rows)
+    line = {"wrong_hints": dataclasses.asdict(found) | {"share_followed": found.share_followed}}
+    return line | {"ledger": {"wrong_hint": spent(sampler.loaded.config, rows, 1)}}
 
 
 def spent(shape: lm.LMConfig, rows: Sequence[dict], samples: int) -> dict[str, int]:
@@ -154,26 +207,53 @@ def _mismatch(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict]) -> dic
     return {"mean": float(gaps.mean()), "largest": float(gaps.max())}
 
 
-def evaluated(cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem], what: int, iteration: int) -> dict:
-    """Accuracy with the likeliest tokens, by group, and what it cost."""
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(cfg.seed), what), iteration)
-    rng = np.random.default_rng((cfg.seed, what))  # the same examples before the same question in every iteration
+def evaluated(cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem], phase: str, iteration: int) -> dict:
+    """Accuracy with the likeliest tokens, by group, and what it cost in this phase (dev or test).
+
+    Where the configuration asks for it also both accuracies, with few-shot examples and without.
+    """
+    found = {shots: _asked(cfg, sampler, problems, shots, phase, iteration) for shots in _ways(cfg)}
+    right = found[cfg.ask_few_shot].right
+    groups = {name: _share(each) for name, each in sorted(right.items(), key=lambda one: (len(one[0]), one[0]))}
+    rows = [row for way in found.values() for row in way.rows]
+    line = {"accuracy": found[cfg.ask_few_shot].share, "groups": groups}
+    if cfg.ask_both:
+        line["ways"] = {"few-shot": found[True].share, "zero-shot": found[False].share}
+    return line | {"ledger": {phase: spent(sampler.loaded.config, rows, 1)}}
+
+
+def _ways(cfg: ImproveConfig) -> tuple[bool, ...]:
+    return (cfg.ask_few_shot, not cfg.ask_few_shot) if cfg.ask_both else (cfg.ask_few_shot,)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    right: dict[str, list[bool]]  # by group
+    rows: list[dict]  # tokens read and written
+
+    @property
+    def share(self) -> dict[str, float]:
+        return _share([one for found in self.right.values() for one in found])
+
+
+def _asked(
+    cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem], few_shot: bool, phase: str, iteration: int
+) -> _Asked:
+    rng = np.random.default_rng((cfg.seed, *phase.encode()))  # the same examples before a question every time
+    parts = batches(cfg, sampler, problems)
     right: dict[str, list[bool]] = {}
     rows: list[dict] = []
-    ordered = sorted(problems, key=lambda one: cfg.task.budget(one, sampler.loaded.tokenizer))
-    batches = [ordered[i : i + cfg.sample_batch] for i in range(0, len(ordered), cfg.sample_batch)]
     with console.counting(f"iteration {iteration}: asking") as progress:
-        for number, batch in enumerate(batches):
-            shots = [cfg.task.shots(one, rng) if cfg.ask_few_shot else () for one in batch]
-            found = answer(cfg, sampler, batch, shots, False, 1, key, greedy=True)
-            for one, verdict in zip(batch, found.verdicts, strict=True):
+        for number, batch in enumerate(parts):
+            shots = [cfg.task.shots(one, rng) if few_shot else () for one in batch]
+            # The likeliest tokens want no randomness: any key will do.
+            answered = answer(cfg, sampler, batch, shots, False, 1, jax.random.key(cfg.seed), greedy=True)
+            for one, verdict in zip(batch, answered.verdicts, strict=True):
                 right.setdefault(one.group, []).append(verdict.correct)
-            tokens = zip(found.written.prompts, found.written.tokens, strict=True)
-            rows += [{"prompt_tokens": len(prompt), "generated_tokens": len(new)} for prompt, new in tokens]
-            progress(number + 1, len(batches))
-    groups = {name: _share(found) for name, found in sorted(right.items(), key=lambda one: (len(one[0]), one[0]))}
-    everything = _share([one for found in right.values() for one in found])
-    return {"accuracy": everything, "groups": groups, "asked": spent(sampler.loaded.config, rows, 1)}
+            written = zip(answered.written.prompts, answered.written.tokens, strict=True)
+            rows += [{"prompt_tokens": len(prompt), "generated_tokens": len(new)} for prompt, new in written]
+            progress(number + 1, len(parts))
+    return _Asked(right, rows)
 
 
 def _share(right: Sequence[bool]) -> dict[str, float]:

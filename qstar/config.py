@@ -133,6 +133,8 @@ class ImproveConfig:
     length: int = 256  # tokens in a row of training, which holds as many whole examples as fit
     dev: int = 0  # dev problems asked after every iteration; 0: all
     ask_few_shot: bool = False  # examples stand before the questions that are asked
+    ask_both: bool = False  # the other way as well
+    wrong_hints: int = 0  # training questions asked with a wrong hint in every iteration; nothing is learnt from them
     test: bool = False  # ask the test split after the last iteration
     log_every: int = 10
     save_every: int = 100  # steps between checkpoints
@@ -146,8 +148,9 @@ class ImproveConfig:
         for name in ("sample_batch", "batch_size", "micro_batches", "length", "log_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: a positive integer is wanted")
-        if self.dev < 0:
-            raise ValueError(f"dev = {self.dev}: 0 (all) or a number of problems is wanted")
+        for name, none in {"dev": "all", "wrong_hints": "none"}.items():
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} = {getattr(self, name)}: 0 ({none}) or a number of problems is wanted")
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into micro_batches = {self.micro_batches} equal parts"

@@ -11,7 +11,7 @@ import json
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,8 +69,11 @@ class Arm:
     reader: Reader | None  # None where the method does not think
 
 
-def run(cfg: TrainConfig, directory: Path) -> Result:
+def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = None) -> Result:
     """Train, or go on training, and show how it went.
+
+    Args:
+        known: numbers from before training; they are the line of step 0 in metrics.jsonl.
 
     Raises ValueError and its like for anything that cannot work, before the first compile; `loop.Interrupted` and
     `loop.NonFiniteLoss` as `loop.fit` does.
@@ -88,7 +91,7 @@ def run(cfg: TrainConfig, directory: Path) -> Result:
         _check_directory(arm, loaded)
     for arm in arms:
         _open(arm, loaded)
-    records = [_train(arm, loaded) for arm in arms]
+    records = [_train(arm, loaded, known or {}) for arm in arms]
     before, after = (records[0].evaluated.get(step, []) for step in (0, cfg.steps))
     control = records[1].evaluated[cfg.steps] if cfg.control else []
     result = Result(directory, before, after, control, _helped(arms[0], loaded))
@@ -207,7 +210,7 @@ def _commit() -> str | None:
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-def _train(arm: Arm, loaded: Loaded) -> Record:
+def _train(arm: Arm, loaded: Loaded, known: Mapping[str, float]) -> Record:
     """Train one arm; its evaluations before and after."""
     cfg, program = arm.cfg, arm.program
     record = Record(arm.directory, arm.evaluator, arm.reader, loaded.tokenizer, cfg.seed)
@@ -217,6 +220,9 @@ def _train(arm: Arm, loaded: Loaded) -> Record:
         MetricLogger(arm.directory, cfg.sinks) as logger,
     ):
         state = _begin(arm, loaded, checkpoints, record)
+        if known and not int(state.step):
+            logger.rewind(-1)
+            logger.write(0, dict(known))
         _save_config(arm)  # as it goes on: values may have been changed with resume
         state = loop.fit(
             program.step,

@@ -1,17 +1,18 @@
 """One self-training run from its configuration to its table: STaR, and what only differs from it by a few fields.
 
-A run directory holds improve.yaml, rationales/ (every sample, `data/rationales.py`), a folder for each iteration with
-the examples it trained on and its training, a run like any other (iteration_3 can be asked by qstar-evaluate or be a
-model.source), iterations.jsonl (a line for each that is done) and summary.md. An iteration is a function of the weights
-before it, the store and the seed: batches of samples that are stored are not drawn again, training goes on from its
-checkpoint, so that a run that was killed anywhere comes to the same end.
+A run directory holds improve.yaml, rationales/ (every sample, `data/rationales.py`), wrong_hints/ (the same of what was
+asked with a wrong hint, never learnt), a folder for each iteration with the examples it trained on and its training, a
+run like any other (iteration_3 can be asked by qstar-evaluate or be a model.source), iterations.jsonl (a line for each
+that is done) and summary.md. An iteration is a function of the weights before it, the store and the seed: batches that
+are stored are not drawn again, training goes on from its checkpoint; a run that was killed anywhere comes to the same
+end.
 """
 
 import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -34,10 +35,13 @@ from qstar.tasks import problem as problems_of
 from qstar.tasks.problem import Problem
 from qstar.training import console
 from qstar.training.improve import Graded, Kept, drawn, examples, selected
+from qstar.typing import Key
 
 CONFIG = "improve.yaml"
 LINES = "iterations.jsonl"
-FREE, HINTED, DEV, TEST = range(4)  # what a key is folded with
+WRONG_HINTS = "wrong_hints"
+VERIFIER = "verifier.jsonl"
+FREE, HINTED, MISLED = range(3)  # what a key is folded with
 DEV_SEED = 20_220_328
 
 
@@ -60,13 +64,18 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
         store = Store.create(directory / rationales.FOLDER, _fingerprint(base), cfg.task.name)
     lines = _lines(directory)
     if not lines:
-        _finish(directory, {"iteration": 0, **answering.evaluated(cfg, _sampler(cfg, base, directory, 0), dev, DEV, 0)})
+        _finish(
+            directory, {"iteration": 0, **answering.evaluated(cfg, _sampler(cfg, base, directory, 0), dev, "dev", 0)}
+        )
     for iteration in range(len(lines) or 1, cfg.improve.iterations + 1):
         _finish(directory, _iteration(cfg, base, directory, store, problems, dev, iteration))
     lines = _lines(directory)
     if cfg.test and "test" not in lines[-1]:
-        lines[-1] = lines[-1] | {"test": _tested(cfg, base, directory, lines[-1]["iteration"])}
+        lines[-1] = _with(lines[-1], _tested(cfg, base, directory, lines[-1]["iteration"]))
         _rewrite(directory, lines)
+    if cfg.improve.verifier:
+        prompts = {one.id: cfg.task.prompt(one) for one in problems}
+        example_files.write(directory / VERIFIER, list(rationales.verifier_examples(store, prompts)))
     (directory / "summary.md").write_text(report.iterations(lines), encoding="utf-8")
     return lines
 
@@ -91,6 +100,12 @@ def _check(cfg: ImproveConfig, base: Loaded, problems: Sequence[Problem], dev: S
         raise ValueError(
             f"length = {cfg.length} is longer than the context of {base.source}, {base.config.max_len} tokens"
         )
+    if cfg.wrong_hints and recipe.target != "own":
+        raise ValueError(f"wrong_hints = {cfg.wrong_hints}: nothing is sampled with improve.target={recipe.target}")
+    if cfg.wrong_hints and not answering.misled(problems, 1):
+        raise ValueError(
+            f"wrong_hints = {cfg.wrong_hints}: no two questions of {cfg.task.name} in one group have different answers"
+        )
 
 
 # --- one iteration ------------------------------------------------------------------------------------------------
@@ -112,7 +127,9 @@ def _iteration(
     line = {"iteration": iteration, "problems": len(chosen)}
     if store:
         sampler = _sampler(cfg, base, directory, iteration - 1)
-        line |= _sample(cfg, sampler, store, chosen, iteration)
+        line = _with(line, _sample(cfg, sampler, store, chosen, iteration))
+        if cfg.wrong_hints:
+            line = _with(line, _mislead(cfg, sampler, store, problems, iteration))
         kept = selected(_graded(store, iteration), cfg.improve, iteration, cfg.seed)
         kept += [
             Kept(one.id, cfg.task.completion(one.rationale, one), 1.0)
@@ -129,8 +146,13 @@ def _iteration(
     line |= {"examples": len(found), "too_long": dropped}
     if found:
         example_files.write(folder / "examples.jsonl", found)
-        line |= _train(cfg, base, directory, iteration)
-    return line | answering.evaluated(cfg, _sampler(cfg, base, directory, iteration), dev, DEV, iteration)
+        line = _with(line, _train(cfg, base, directory, iteration, line.get("mismatch", {})))
+    return _with(line, answering.evaluated(cfg, _sampler(cfg, base, directory, iteration), dev, "dev", iteration))
+
+
+def _with(line: dict, more: dict) -> dict:
+    """Both, their ledgers joined."""
+    return line | more | {"ledger": line.get("ledger", {}) | more.get("ledger", {})}
 
 
 def _given(cfg: ImproveConfig, one: Problem) -> dict:
@@ -164,18 +186,26 @@ def _advice(cfg: ImproveConfig, iteration: int, line: dict, directory: Path) -> 
 
 def _sample(cfg: ImproveConfig, sampler: Sampler, store: Store, chosen: Sequence[Problem], iteration: int) -> dict:
     """Fill the store with the samples of this iteration, and count them."""
-    ordered = sorted(chosen, key=lambda one: cfg.task.budget(one, sampler.loaded.tokenizer))
-    batches = [ordered[i : i + cfg.sample_batch] for i in range(0, len(ordered), cfg.sample_batch)]
+    batches, known = answering.batches(cfg, sampler, chosen), _known(cfg, store, iteration)
+    _fill(store, iteration, "sampling", batches, lambda batch, i: _batch(cfg, sampler, batch, iteration, i, known))
+    rows = store.rows(rationales.of_iteration(iteration), answering.COUNTED).to_pylist()
+    return answering.counted(cfg, sampler, rows, {one.id: one for one in chosen})
+
+
+def _fill(
+    store: Store,
+    iteration: int,
+    what: str,
+    batches: Sequence[Sequence[Problem]],
+    ask: Callable[[Sequence[Problem], int], list[Sample]],
+) -> None:
+    """Ask the batches of an iteration that are not stored yet."""
     stored = set(store.batches(iteration))
-    known = _known(cfg, store, iteration)
-    with console.counting(f"iteration {iteration}: sampling") as progress:
+    with console.counting(f"iteration {iteration}: {what}") as progress:
         for number, batch in enumerate(batches):
             if number not in stored:
-                store.append(iteration, number, _batch(cfg, sampler, batch, iteration, number, known))
+                store.append(iteration, number, ask(batch, number))
             progress(number + 1, len(batches))
-    columns = ["problem", "hinted", "correct", "prompt_tokens", "generated_tokens", "prompt", "tokens", "logprobs"]
-    rows = store.rows(rationales.of_iteration(iteration), columns).to_pylist()
-    return answering.counted(cfg, sampler, rows)
 
 
 def _known(cfg: ImproveConfig, store: Store, iteration: int) -> set[str]:
@@ -190,8 +220,7 @@ def _batch(
     cfg: ImproveConfig, sampler: Sampler, batch: Sequence[Problem], iteration: int, number: int, known: set[str]
 ) -> list[Sample]:
     """Samples of these problems, and hinted ones of those that failed."""
-    key = functools.reduce(jax.random.fold_in, (iteration, number), jax.random.key(cfg.seed))
-    rng = np.random.default_rng((cfg.seed, iteration, number))
+    key, rng = _key(cfg, iteration, number), np.random.default_rng((cfg.seed, iteration, number))
     shots = [cfg.task.shots(one, rng) if cfg.improve.few_shot else () for one in batch]
     free = answering.answer(cfg, sampler, batch, shots, False, cfg.improve.samples, jax.random.fold_in(key, FREE))
     right = np.reshape([one.correct for one in free.verdicts], (len(batch), -1)).any(1)
@@ -202,6 +231,29 @@ def _batch(
         hinted = answering.answer(cfg, sampler, again, theirs, True, 1, jax.random.fold_in(key, HINTED))
         found += answering.samples(cfg, sampler, again, hinted, True)
     return found
+
+
+def _key(cfg: ImproveConfig, *numbers: int) -> Key:
+    return functools.reduce(jax.random.fold_in, numbers, jax.random.key(cfg.seed))
+
+
+def _mislead(cfg: ImproveConfig, sampler: Sampler, store: Store, problems: Sequence[Problem], iteration: int) -> dict:
+    """Ask some problems, the same in every iteration, with wrong hints, and count how often these are followed.
+
+    The answers have a store of their own: `selected` never sees them.
+    """
+    asked = answering.misled(problems, cfg.wrong_hints)
+    apart = Store.create(store.folder.parent / WRONG_HINTS, store.model, store.task)
+
+    def ask(batch: Sequence[Problem], number: int) -> list[Sample]:
+        rng = np.random.default_rng((cfg.seed, iteration, number, MISLED))
+        shots = [cfg.task.shots(one, rng) if cfg.improve.few_shot else () for one in batch]
+        found = answering.answer(cfg, sampler, batch, shots, True, 1, _key(cfg, iteration, number, MISLED))
+        return answering.samples(cfg, sampler, batch, found, True)
+
+    _fill(apart, iteration, "wrong hints", answering.batches(cfg, sampler, [one.problem for one in asked]), ask)
+    rows = apart.rows(rationales.of_iteration(iteration), answering.FOLLOWED).to_pylist()
+    return answering.followed(sampler, asked, rows)
 
 
 def _graded(store: Store, iteration: int) -> list[Graded]:
@@ -240,8 +292,8 @@ def _pretrained(cfg: ImproveConfig, folder: Path) -> Pretrained:
     return Pretrained(str(folder), dtype=cfg.model.dtype, remat=cfg.model.remat)
 
 
-def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) -> dict:
-    """Train on the examples of the iteration; a run like any other."""
+def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int, mismatch: dict) -> dict:
+    """Train on the examples of the iteration; a run like any other. Its metrics begin with the sampler's mismatch."""
     folder, steps = _folder(directory, iteration), cfg.improve.steps_of(iteration)
     before = None if cfg.improve.restart else _trained(directory, iteration - 1)
     train = TrainConfig(
@@ -262,11 +314,22 @@ def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) ->
         optim=cfg.optim,
         mesh=cfg.mesh,
     )
-    experiment.run(train, folder)
+    experiment.run(train, folder, {f"mismatch_{name}": value for name, value in mismatch.items()})
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    tokens = steps * cfg.batch_size * cfg.length
-    flops = steps * cfg.batch_size * cost.flops(base.config, SFT().passes(cfg.length))
-    return {"steps": steps, "nll": metrics[-1]["nll"], "train": {"trained_tokens": tokens, "flops": flops}}
+    spent = {
+        "trained_tokens": steps * cfg.batch_size * cfg.length,  # what fills the rows up is computed too
+        "target_tokens": _targets(metrics, cfg.micro_batches),
+        "flops": steps * cfg.batch_size * cost.flops(base.config, SFT().passes(cfg.length)),
+    }
+    return {"steps": steps, "nll": metrics[-1]["nll"], "ledger": {"train": spent}}
+
+
+def _targets(metrics: Sequence[dict], micro_batches: int) -> int:
+    """Tokens that counted in the loss, from the lines of a training, which hold means over slices of batches."""
+    lines = [line for line in metrics if line["step"]]
+    ends = [line["step"] for line in lines]
+    counts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+    return sum(round(line["tokens"] * count * micro_batches) for line, count in zip(lines, counts, strict=True))
 
 
 # --- asking -------------------------------------------------------------------------------------------------------
@@ -275,7 +338,8 @@ def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) ->
 def _tested(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) -> dict:
     """The test split, asked once; the directory remembers it."""
     problems = problems_of.logged_test(cfg.task, directory, f"accuracy after iteration {iteration}")
-    return answering.evaluated(cfg, _sampler(cfg, base, directory, iteration), problems, TEST, iteration)
+    found = answering.evaluated(cfg, _sampler(cfg, base, directory, iteration), problems, "test", iteration)
+    return {"test": {name: found[name] for name in found if name != "ledger"}, "ledger": found["ledger"]}
 
 
 # --- the run directory --------------------------------------------------------------------------------------------
@@ -340,4 +404,8 @@ def _told(line: dict) -> str:
         said += (
             f"; {line['right']}/{line['sampled']} samples right, {line['right_hinted']}/{line['hinted']} with a hint"
         )
+    if "wrong_hints" in line:
+        said += f"; {line['wrong_hints']['followed']}/{line['wrong_hints']['asked']} wrong hints followed"
+    if line.get("mismatch"):
+        said += f"; sampler and trainer {line['mismatch']['largest']:.1e} nats apart at most"
     return said

@@ -1,6 +1,7 @@
 """What a run shows in the end: tables of answers and iterations, and the thoughts that helped most."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group
@@ -98,26 +99,45 @@ def helpful(one: Helpful, tokenizer: Tokenizer) -> Text:
 
 
 def iterations(lines: Sequence[dict]) -> str:
-    """Self-training in Markdown: a row for every iteration, dev accuracy by group, tokens and FLOPs spent up to it."""
+    """Self-training in Markdown: a row for every iteration, what it cost by phase, and what leaks."""
     names = list(lines[0]["groups"])
     groups = names if len(names) > 1 else []
-    head = ("iteration", "steps", "examples", "right", "right with hint", "dev", *groups, "generated tokens", "FLOPs")
-    rows = [head, ("---",) * len(head), *_iteration_rows(lines, groups)]
-    text = "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+    ways = list(lines[0].get("ways", {}))
+    head = ("iteration", "steps", "examples", "right", "right with hint", "dev", *ways, *groups)
+    rows = zip(_results(lines, ways, groups), _costs(lines), strict=True)
+    parts = [_table((*head, *COSTS), [(*result, *cost) for result, cost in rows])]
     if "test" in lines[-1]:
-        text += "\nTest, after the last iteration: " + share(lines[-1]["test"]["accuracy"])
-        text += (
-            "".join(f"; {name}: {share(found)}" for name, found in lines[-1]["test"]["groups"].items() if groups) + "\n"
-        )
-    return text
+        found = lines[-1]["test"]
+        shown = {"Test, after the last iteration": found["accuracy"], **found.get("ways", {})}
+        shown |= {name: found["groups"][name] for name in groups}
+        parts.append("; ".join(f"{name}: {share(one)}" for name, one in shown.items()) + "\n")
+    parts.append(_table(("phase", *SPENT.values()), _phases(lines)))
+    leaks = [(str(line["iteration"]), *_leaks(line)) for line in lines if "stated" in line]
+    if leaks:
+        head = ("iteration", "answer stated before it is derived", "the same with hint", "wrong hints followed")
+        parts.append(_table(head, leaks))
+    return "\n".join(parts)
 
 
-def _iteration_rows(lines: Sequence[dict], groups: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    generated = flops = 0
+COSTS = ("generated tokens", "so far", "trained tokens", "so far", "FLOPs", "so far")
+SPENT = {
+    "prompt_tokens": "prompt tokens",
+    "generated_tokens": "generated tokens",
+    "graded_tokens": "graded tokens",
+    "trained_tokens": "trained tokens",
+    "target_tokens": "of them targets",
+    "flops": "FLOPs",
+}
+TRAINED = ("sample", "hint", "train")  # phases of self-training
+MEASURED = ("wrong_hint", "dev", "test")  # phases that it does without
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ("---",) * len(head), *rows))
+
+
+def _results(lines: Sequence[dict], ways: Sequence[str], groups: Sequence[str]) -> Iterator[tuple[str, ...]]:
     for line in lines:
-        spent = [*line.get("ledger", {}).values(), line.get("train", {})]
-        generated += sum(one.get("generated_tokens", 0) for one in spent)
-        flops += sum(one.get("flops", 0) for one in spent)
         of = lambda right, n, line=line: f"{line[right]}/{line[n]}" if n in line else ""  # noqa: E731
         yield (
             str(line["iteration"]),
@@ -126,10 +146,46 @@ def _iteration_rows(lines: Sequence[dict], groups: Sequence[str]) -> Iterator[tu
             of("right", "sampled"),
             of("right_hinted", "hinted"),
             share(line["accuracy"]),
+            *(f"{line['ways'][name]['share']:.3f}" for name in ways),
             *(f"{line['groups'][name]['share']:.3f}" for name in groups),
-            f"{generated:,}",
-            f"{flops:.3g}",
         )
+
+
+def _costs(lines: Sequence[dict]) -> Iterator[tuple[str, ...]]:
+    """Of each iteration's self-training, and of all up to it; what measuring cost is not in it."""
+    names = ("generated_tokens", "trained_tokens", "flops")
+    total = dict.fromkeys(names, 0)
+    for line in lines:
+        phases = [spent for phase, spent in line["ledger"].items() if phase in TRAINED]
+        now = {name: sum(spent.get(name, 0) for spent in phases) for name in names}
+        total = {name: total[name] + now[name] for name in names}
+        yield tuple(_spent(name, one[name]) for name in names for one in (now, total))
+
+
+def _phases(lines: Sequence[dict]) -> list[tuple[str, ...]]:
+    """What each phase cost over all iterations, and their sum."""
+    found: dict[str, Counter[str]] = {phase: Counter() for phase in (*TRAINED, *MEASURED)}
+    for line in lines:
+        for phase, spent in line["ledger"].items():
+            found[phase].update(spent)
+    found["all"] = sum(found.values(), Counter())
+    return [
+        (phase.replace("_", " "), *(_spent(name, row[name]) if name in row else "" for name in SPENT))
+        for phase, row in found.items()
+        if row
+    ]
+
+
+def _spent(name: str, count: int) -> str:
+    return f"{count:.3g}" if name == "flops" else f"{count:,}"
+
+
+def _leaks(line: dict) -> Iterator[str]:
+    for name in ("free", "hinted"):
+        found = line["stated"].get(name)
+        yield f"{found['early']:.3f} of {found['count']}" if found else ""
+    wrong = line.get("wrong_hints")
+    yield f"{wrong['share_followed']:.3f} of {wrong['asked']}" if wrong else ""
 
 
 def share(found: dict) -> str:

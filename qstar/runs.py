@@ -364,12 +364,28 @@ def latest_run(root: str | Path = "runs") -> Path:
     """The run directory under `root` that was started last. Raises FileNotFoundError when there is none."""
     # A run's control lies inside it and is a run as well, but not the one that is meant.
     files = [file for file in Path(root).glob("**/config.yaml") if not (file.parent.parent / "config.yaml").is_file()]
-    found = sorted(files, key=lambda file: (file.stat().st_mtime, str(file)))
-    if not found:
+    if not files:
         raise FileNotFoundError(
             f"no run under {Path(root).absolute()}: start one with qstar-train, or name a directory"
         )
-    return found[-1].parent
+    return _newest(files).parent
+
+
+def latest_store(root: str | Path = "runs") -> Path:
+    """The rationales of the self-training under `root` that began to sample last.
+
+    Raises FileNotFoundError when there are none.
+    """
+    files = list(Path(root).glob(f"**/{store.FOLDER}/{store.ABOUT}"))
+    if not files:
+        raise FileNotFoundError(
+            f"no rationales under {Path(root).absolute()}: sample some with qstar-improve, or name a run directory"
+        )
+    return _newest(files).parent
+
+
+def _newest(files: Sequence[Path]) -> Path:
+    return max(files, key=lambda file: (file.stat().st_mtime, str(file)))
 
 
 def steps(path: str | Path) -> list[int]:
@@ -409,12 +425,12 @@ def rationales(path: str | Path = "latest", where: Any = None, columns: Sequence
     """All that a self-training run sampled, right or wrong: a pandas data frame, or a pyarrow table without pandas.
 
     Args:
-        path: a run directory, or `latest`.
+        path: the directory of a run, or `latest`, the newest that has sampled.
         where: a query, as in `qstar.data.rationales`: `CORRECT & of_iteration(3)`.
 
     Raises FileNotFoundError for a run without rationales, ValueError for damaged files.
     """
-    folder = (latest_run() if str(path) == "latest" else Path(path)) / store.FOLDER
+    folder = latest_store() if str(path) == "latest" else Path(path) / store.FOLDER
     table = store.Store.open(folder).rows(where, columns)
     try:
         import pandas  # noqa: F401

@@ -54,7 +54,9 @@ class Echo:
 
     def problems(self, split):
         each = {"train": 16, "dev": 4, "test": 6}[split]
-        return [Problem(f"{split}-{i}-{one}", f"{one}?", one, group=one) for i in range(each) for one in self.letters]
+        return [
+            Problem(f"{split}-{i}-{one}", f"{one}?", one, group=str(i % 2)) for i in range(each) for one in self.letters
+        ]
 
     def shots(self, problem, rng):
         return ()
@@ -77,6 +79,12 @@ class Echo:
     def cleaned(self, written):
         return f"{written}!" if written in self.letters and written else None
 
+    def reasons(self, stored):
+        return stored.removesuffix("!")
+
+    def spellings(self, problem):
+        return (problem.answer,)
+
     def budget(self, problem, tokenizer):
         return 2
 
@@ -84,7 +92,7 @@ class Echo:
 def config(directory, **recipe):
     improve = Improve(**{"iterations": 2, "samples": 8, "temperature": 1.0, "steps": 20, "growth": 1.0} | recipe)
     return ImproveConfig(
-        run_dir=str(directory), sample_batch=8, batch_size=4, length=16, log_every=4, save_every=4,
+        run_dir=str(directory), sample_batch=8, batch_size=4, length=16, log_every=4, save_every=4, wrong_hints=12,
         model=MODEL, task=Echo(), improve=improve, optim=OptimConfig(lr=0.03, warmup_steps=2),
     )  # fmt: skip
 
@@ -158,7 +166,9 @@ def test_the_ledger_counts_what_the_store_holds(straight):
         mine = [row for row in rows if row["hinted"] == hinted]
         assert ledger[phase]["generated_tokens"] == sum(len(row["tokens"]) for row in mine)
     assert ledger["sample"]["prompt_tokens"] == 32 * 2  # each read once for its eight samples
-    assert without_clock(straight)[1]["train"]["trained_tokens"] == 20 * 4 * 16
+    assert ledger["train"]["trained_tokens"] == 20 * 4 * 16
+    assert ledger["dev"]["prompt_tokens"] == 8 * 2
+    assert ledger["wrong_hint"]["prompt_tokens"] == 12 * 4  # with the star and the hint
 
 
 def test_the_trainers_logprobs_are_the_samplers(straight):
@@ -166,7 +176,63 @@ def test_the_trainers_logprobs_are_the_samplers(straight):
         assert line["mismatch"]["largest"] < 1e-5
 
 
-@pytest.mark.parametrize("stop", ["sampling", "training", "asking"])
+def test_the_metrics_of_a_training_begin_with_the_samplers_mismatch(straight):
+    for line in without_clock(straight)[1:]:
+        file = straight / f"iteration_{line['iteration']}" / "metrics.jsonl"
+        metrics = [json.loads(one) for one in file.read_text().splitlines()]
+        assert [one["step"] for one in metrics] == [0, 4, 8, 12, 16, 20]
+        assert metrics[0]["mismatch_largest"] == line["mismatch"]["largest"]
+
+
+def test_wrong_hints_are_asked_apart_and_never_learnt(straight):
+    rows = Store.open(straight / improvement.WRONG_HINTS).rows().to_pylist()
+    lines = without_clock(straight)
+    assert all(row["prompt"] == f"{row['gold']}?*{row['hint']}" and row["hint"] != row["gold"] for row in rows)
+    for line in lines[1:]:
+        mine = [row for row in rows if row["iteration"] == line["iteration"]]
+        assert line["wrong_hints"]["asked"] == len(mine) == 12
+        assert line["wrong_hints"]["followed"] == sum(row["answer"] == row["hint"] for row in mine)
+        assert line["wrong_hints"]["right"] == sum(row["correct"] for row in mine)
+    assert len({row["problem"] for row in rows}) == 12  # the same in both iterations
+    # Who has learnt to repeat the letter of the question does not follow the star.
+    assert lines[2]["wrong_hints"]["right"] > lines[1]["wrong_hints"]["right"]
+
+
+def test_wrong_hints_want_samples_and_questions_with_different_answers(tmp_path):
+    with pytest.raises(ValueError, match=r"wrong_hints = 12: nothing is sampled with improve.target=direct"):
+        improvement.run(config(tmp_path / "run", target="direct"), tmp_path / "run")
+    alone = dataclasses.replace(config(tmp_path / "run"), task=Echo(letters="a"))
+    with pytest.raises(ValueError, match=r"wrong_hints = 12: no two questions of echo in one group have different"):
+        improvement.run(alone, tmp_path / "run")
+
+
+def test_a_negative_number_of_wrong_hints_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"wrong_hints = -1: 0 \(none\) or a number of problems is wanted"):
+        dataclasses.replace(config(tmp_path), wrong_hints=-1)
+
+
+def test_answers_stated_before_they_are_derived_are_counted_with_and_without_a_hint(straight):
+    # A rationale of the echo is its answer and nothing else.
+    stated = without_clock(straight)[1]["stated"]
+    assert stated["free"] == {"count": without_clock(straight)[1]["right"], "stated": 1.0, "early": 1.0, "place": 0.0}
+    assert stated["hinted"]["count"] == without_clock(straight)[1]["right_hinted"]
+
+
+def test_the_summary_says_what_was_spent_and_what_leaks(straight):
+    tables = (straight / "summary.md").read_text().split("\n\n")
+    head, _, *rows = tables[0].splitlines()
+    assert head.endswith("| generated tokens | so far | trained tokens | so far | FLOPs | so far |")
+    ledgers = [line["ledger"] for line in without_clock(straight)]
+    generated = [sum(one.get(phase, {}).get("generated_tokens", 0) for phase in ("sample", "hint")) for one in ledgers]
+    assert rows[2].split(" | ")[-6:-2] == [f"{generated[2]:,}", f"{sum(generated):,}", "1,280", "2,560"]
+    phases = [line.split(" | ")[0].strip("| ") for line in tables[1].splitlines()]
+    assert phases == ["phase", "---", "sample", "hint", "train", "wrong hint", "dev", "all"]
+    assert tables[1].splitlines()[2].split(" | ")[1] == "128"  # two iterations of 32 prompts of two tokens
+    asked = without_clock(straight)[1]["wrong_hints"]
+    assert tables[2].splitlines()[2].endswith(f"| {asked['share_followed']:.3f} of 12 |")
+
+
+@pytest.mark.parametrize("stop", ["sampling", "misleading", "training", "asking"])
 def test_a_run_that_is_stopped_anywhere_comes_to_the_same_bits(stop, straight, tmp_path, monkeypatch):
     directory = tmp_path / "run"
 
@@ -184,7 +250,8 @@ def test_a_run_that_is_stopped_anywhere_comes_to_the_same_bits(stop, straight, t
         return stopping
 
     where = {
-        "sampling": (Store, "append", 6),  # the second batch of the second iteration
+        "sampling": (Store, "append", 7),  # the second batch of the second iteration
+        "misleading": (Store, "append", 11),  # the second batch of its wrong hints
         "training": (experiment, "run", 1),
         "asking": (answering, "evaluated", 2),
     }[stop]
@@ -195,8 +262,9 @@ def test_a_run_that_is_stopped_anywhere_comes_to_the_same_bits(stop, straight, t
     improvement.run(config(directory), directory)
     assert without_clock(directory) == without_clock(straight)
     same(trained(directory, 2), trained(straight, 2))
-    tables = [Store.open(one / rationales.FOLDER).rows() for one in (directory, straight)]
-    assert tables[0].equals(tables[1])
+    for name in (rationales.FOLDER, improvement.WRONG_HINTS):
+        tables = [Store.open(one / name).rows() for one in (directory, straight)]
+        assert tables[0].equals(tables[1])
 
 
 def test_without_a_filter_wrong_ones_are_learnt_too(tmp_path):
@@ -208,9 +276,42 @@ def test_without_a_filter_wrong_ones_are_learnt_too(tmp_path):
 
 
 def test_answers_alone_can_be_learnt(tmp_path):
-    lines = improvement.run(config(tmp_path / "run", target="direct", iterations=1, steps=40), tmp_path / "run")
+    cfg = config(tmp_path / "run", target="direct", iterations=1, steps=40)
+    cfg = dataclasses.replace(cfg, wrong_hints=0, micro_batches=2)
+    lines = improvement.run(cfg, tmp_path / "run")
     assert lines[-1]["accuracy"]["share"] == 1.0
     assert not (tmp_path / "run" / rationales.FOLDER).exists()
+    # Four examples of a question and an answer of two tokens each fill a row of 16: half of it counts.
+    assert lines[-1]["ledger"]["train"]["trained_tokens"] == 40 * 4 * 16
+    assert lines[-1]["ledger"]["train"]["target_tokens"] == 40 * 4 * 8
+
+
+def test_what_a_verifier_learns_from_is_written_with_labels_and_changes_nothing(straight, tmp_path):
+    directory = tmp_path / "run"
+    improvement.run(dataclasses.replace(config(directory, iterations=1, verifier=True), wrong_hints=0), directory)
+    found = [json.loads(line) for line in (directory / improvement.VERIFIER).read_text().splitlines()]
+    assert len(found) == 32 * 8  # none with a hint
+    assert {one["label"] for one in found} == {0, 1}
+    assert all(one["label"] == (one["completion"] == one["prompt"][0] + "!") for one in found)
+    assert {one["iteration"] for one in found} == {1}
+    same(trained(directory, 1), trained(straight, 1))  # nor do the wrong hints of that run
+
+
+def test_dev_problems_are_asked_with_examples_and_without(tmp_path):
+    class Misleading(Echo):
+        """The example takes the place of the question."""
+
+        def shots(self, problem, rng):
+            return (dataclasses.replace(problem, question="ba"["ab".index(problem.answer)] + "?"),)
+
+        def prompt(self, problem, shots=()):
+            return (shots[0] if shots else problem).question
+
+    cfg = dataclasses.replace(config(tmp_path / "run", iterations=1, few_shot=False), task=Misleading(), ask_both=True)
+    line = improvement.run(cfg, tmp_path / "run")[-1]
+    assert line["accuracy"]["share"] == line["ways"]["zero-shot"]["share"] == 1.0
+    assert line["ways"]["few-shot"]["share"] == 0.0
+    assert line["ledger"]["dev"]["prompt_tokens"] == 2 * 8 * 2
 
 
 def test_the_test_split_is_asked_once_and_the_directory_remembers_it(straight, tmp_path):

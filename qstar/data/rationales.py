@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -241,6 +241,28 @@ def unique(table: pa.Table) -> pa.Table:
         first.append(pair not in seen)
         seen.add(pair)
     return table.filter(pa.array(first, pa.bool_()))
+
+
+def verifier_examples(store: Store, prompts: Mapping[str, str] | None = None) -> Iterator[dict]:
+    """What a verifier learns from (V-STaR, Hosseini et al. 2024): samples without a hint, right or wrong.
+
+    Each is {prompt, completion, label, problem, iteration}, in the order of the store; the completion is all that was
+    written, so that its form does not tell the label. To a file of them:
+
+        examples.write("verifier.jsonl", list(verifier_examples(Store.open("runs/star/rationales"))))
+
+    Args:
+        prompts: by problem, in place of those that were sampled from, which may hold few-shot examples.
+    """
+    columns = ["problem", "iteration", "prompt", "written", "correct"]
+    for row in store.rows(~HINTED, columns).to_pylist():
+        yield {
+            "prompt": row["prompt"] if prompts is None else prompts[row["problem"]],
+            "completion": row["written"],
+            "label": int(row["correct"]),
+            "problem": row["problem"],
+            "iteration": row["iteration"],
+        }
 
 
 def _column(field: pa.Field, values: list) -> pa.Array:

@@ -49,6 +49,7 @@ class Improve:
     growth: float = 1.2  # of the steps, from one iteration to the next
     max_steps: int = 0  # of an iteration; 0: no limit
     prompts_count: bool = False  # the loss is on prompts as well
+    verifier: bool = False  # in the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
 
     def __post_init__(self):
         choices = {
@@ -69,6 +70,8 @@ class Improve:
                 f"improve.samples = {self.samples} at temperature 0 would be the same text each time: give "
                 "improve.temperature=0.7, or one sample"
             )
+        if self.verifier and self.target != "own":
+            raise ValueError(f"improve.verifier: nothing is sampled with improve.target={self.target}; choose own")
         if self.keep == "all" and self.baseline:
             raise ValueError("improve.keep=all ignores the grades, improve.baseline=true weighs by them: choose one")
         if self.memory == "newest" and (self.keep == "all" or self.baseline):

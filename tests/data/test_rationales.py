@@ -1,6 +1,7 @@
 """The rationale store: what goes in comes out, wrong ones too; kills lose a batch at most; strangers are refused."""
 
 import importlib
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -202,6 +203,16 @@ def test_values_that_do_not_fit_are_refused_with_their_column(store):
     assert names(store) == ["store.json"]
 
 
+def test_a_verifier_learns_from_all_that_was_written_without_a_hint(store):
+    store.append(1, 0, [RIGHT, MISSED, SHOWN])
+    right = {"prompt": "Input:\n1 2 + 3 4\nTarget:\n", "completion": "a 4 6\n\nInput", "label": 1}
+    right |= {"problem": "train-3", "iteration": 1}
+    wrong = right | {"completion": "?", "label": 0, "problem": "train-4"}
+    assert list(rationales.verifier_examples(store)) == [right, wrong]
+    asked = list(rationales.verifier_examples(store, {"train-3": "without examples", "train-4": "?"}))
+    assert asked == [right | {"prompt": "without examples"}, wrong | {"prompt": "?"}]
+
+
 # --- qstar.runs ---------------------------------------------------------------------------------------------------
 
 
@@ -211,6 +222,19 @@ def test_a_run_directory_opens_as_a_data_frame_where_pandas_is_there(store):
     frame = runs.rationales(store.folder.parent)
     assert list(frame[frame.correct].problem) == ["train-3"]
     assert len(runs.rationales(store.folder.parent, WRONG)) == 1
+
+
+def test_the_latest_rationales_are_those_of_the_newest_run_that_samples(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"no rationales under .*runs: sample some with qstar-improve"):
+        runs.rationales("latest")
+    for age, (name, row) in enumerate({"star/new": RIGHT, "star/old": MISSED}.items()):
+        made = Store.create(tmp_path / "runs" / name / rationales.FOLDER, "model-a", "sums")
+        made.append(1, 0, [row])
+        os.utime(made.folder / rationales.ABOUT, (2000 - age, 2000 - age))
+    (tmp_path / "runs/star/old/iteration_1").mkdir()  # a training, newer than all: none that samples
+    (tmp_path / "runs/star/old/iteration_1/config.yaml").touch()
+    assert list(runs.rationales("latest", CORRECT & ~HINTED & of_iteration(1), ["problem"])["problem"]) == ["train-3"]
 
 
 def test_a_run_directory_opens_as_a_table_where_pandas_is_not(store, monkeypatch):

@@ -119,6 +119,7 @@ def test_examples_have_the_prompt_of_their_question():
         ({"control_variate": True}, "belongs to the chain"),
         ({"growth": 0.5}, "at least 1 is wanted"),
         ({"iterations": 0}, "improve.iterations = 0: at least 1"),
+        ({"verifier": True, "target": "human"}, "improve.verifier: nothing is sampled with improve.target=human"),
     ],
 )
 def test_recipes_that_make_no_sense_are_refused(fields, message):
