@@ -1,4 +1,4 @@
-"""Write sums of 1 to 3 digits as a language model meets them in text, for task=jsonl: train, dev, test and shots.
+"""Write sums of 1 to 3 digits as a language model meets them in text, for task=jsonl: train, dev and test.
 
     python experiments/star/smollm2/sums.py sums
 
@@ -20,8 +20,6 @@ from pathlib import Path
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.problem import SPLITS
 
-SHOWN = ((7, 5), (57, 26), (352, 386))  # shown before every question
-
 
 def records(task: Arithmetic, split: str) -> list[dict[str, str]]:
     """Questions of a split, each once: short sums come more than once in train."""
@@ -40,14 +38,10 @@ def main() -> None:
         parser.add_argument(f"--{split}", type=int, default=count, help="sums of each number of digits, at most")
     args = parser.parse_args()
     task = Arithmetic(digits=(1, 2, 3), train=args.train, dev=args.dev, test=args.test)
-    shots = [
-        {"id": f"shot-{i}", "question": f"{a} + {b}", "answer": str(a + b), "rationale": f"{a} + {b} = {a + b}"}
-        for i, (a, b) in enumerate(SHOWN)
-    ]
     args.folder.mkdir(parents=True, exist_ok=True)
-    for name, rows in (*((split, records(task, split)) for split in SPLITS), ("shots", shots)):
-        text = "".join(json.dumps(row) + "\n" for row in rows)
-        (args.folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    for split in SPLITS:
+        text = "".join(json.dumps(row) + "\n" for row in records(task, split))
+        (args.folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
