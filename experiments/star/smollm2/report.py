@@ -20,7 +20,7 @@ from qstar import report as tables
 from qstar.config import ImproveConfig
 from qstar.evals import intervals, paired
 
-PHASES = ("sample", "hint")
+PHASES = ("sample", "hint", "train")  # of the ledger; asking dev and test is apart
 
 
 def read(file: Path) -> list[dict]:
@@ -38,10 +38,9 @@ def share(right: Sequence[bool]) -> str:
     return f"{sum(right)}/{len(right)} = {sum(right) / len(right):.3f} [{low:.3f}, {high:.3f}]"
 
 
-def spent(lines: Sequence[dict], name: str) -> int:
-    """Over all iterations, for samples, hinted ones and training; what the asking of dev took is left out."""
-    phases = [line.get("ledger", {}).get(phase, {}) for line in lines for phase in PHASES]
-    return sum(phase.get(name, 0) for phase in [*phases, *(line.get("train", {}) for line in lines)])
+def spent(lines: Sequence[dict], name: str, phases: Sequence[str] = PHASES) -> int:
+    """Over all iterations."""
+    return sum(line["ledger"].get(phase, {}).get(name, 0) for line in lines for phase in phases)
 
 
 def iteration_rows(name: str, lines: Sequence[dict]) -> Iterator[list[str]]:
@@ -60,10 +59,10 @@ def iteration_rows(name: str, lines: Sequence[dict]) -> Iterator[list[str]]:
 def spent_row(name: str, run: Path, lines: Sequence[dict]) -> list[str]:
     cfg = configs.load(run / improvement.CONFIG, schema=ImproveConfig)
     tokens = [f"{spent(lines, key):,}" for key in ("prompt_tokens", "generated_tokens", "graded_tokens")]
-    hinted = sum(line.get("ledger", {}).get("hint", {}).get("generated_tokens", 0) for line in lines)
+    hinted = f"{spent(lines, 'generated_tokens', ['hint']):,}"
     trained = f"{spent(lines, 'trained_tokens'):,}"
-    asked = sum(line["asked"]["flops"] for line in lines)
-    return [name, f"{cfg.optim.lr:g}", *tokens, f"{hinted:,}", trained, f"{spent(lines, 'flops'):.2e}", f"{asked:.2e}"]
+    flops = [f"{spent(lines, 'flops', phases):.2e}" for phases in (["sample", "hint"], ["train"], ["dev"])]
+    return [name, f"{cfg.optim.lr:g}", *tokens, hinted, trained, *flops]
 
 
 def answer_row(name: str, rows: Sequence[dict]) -> list[str]:
@@ -105,8 +104,9 @@ def main() -> None:
     lines = {name: read(run / improvement.LINES) for name, run in runs.items()}
     head = ("method", "iteration", "right", "right with hint", "examples", "steps", "nll", "dev", "dev by group")
     print(markdown(head, [row for name, found in lines.items() for row in iteration_rows(name, found)]))
-    head = ("method", "learning rate", "prompt tokens", "generated", "graded", "of these hinted", "trained", "FLOPs")
-    print(markdown((*head, "FLOPs of asking dev"), [spent_row(name, runs[name], lines[name]) for name in runs]))
+    head = ("method", "learning rate", "prompt tokens", "generated", "graded", "of these hinted", "trained")
+    head += tuple(f"FLOPs of {phase}" for phase in ("sampling", "training", "asking dev"))
+    print(markdown(head, [spent_row(name, runs[name], lines[name]) for name in runs]))
     for split in ("dev", "test"):
         rows = answered(runs, args.before, split)
         if rows:
