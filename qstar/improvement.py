@@ -34,7 +34,7 @@ from qstar.runs import Loaded, Pretrained
 from qstar.tasks import problem as problems_of
 from qstar.tasks.problem import Problem
 from qstar.training import console
-from qstar.training.improve import Graded, Kept, drawn, examples, selected
+from qstar.training.improve import Graded, Kept, drawn, examples, selected, some
 from qstar.typing import Key
 
 CONFIG = "improve.yaml"
@@ -138,8 +138,11 @@ def _iteration(
         ]
         if not kept and not line["right"] and not line["right_hinted"]:
             raise NothingRight(_advice(cfg, iteration, line, directory))
-        by_id = {one.id: one for one in problems}
-        found = examples(kept, {name: cfg.task.prompt(by_id[name]) for name in {one.problem for one in kept}})
+        names = {one.problem for one in kept}
+        asked = [one for one in problems if one.id in names]
+        again = some(kept, cfg.improve.learn_hinted, iteration, cfg.seed)
+        found = examples(kept, {one.id: cfg.task.prompt(one) for one in asked})
+        found += examples(again, {one.id: cfg.task.hinted(one) for one in asked})
     else:
         found = [_given(cfg, one) for one in chosen if cfg.improve.target == "direct" or one.rationale]
     found, dropped = _fitting(found, cfg, base)
@@ -380,7 +383,15 @@ def _shape(shape: lm.LMConfig) -> dict:
 
 def _lines(directory: Path) -> list[dict]:
     file = directory / LINES
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    if not file.is_file():
+        return []
+    return [_migrated(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _migrated(line: dict) -> dict:
+    """Lines of earlier versions: training and dev stood beside the ledger."""
+    moved = {phase: line.pop(name) for name, phase in (("train", "train"), ("asked", "dev")) if name in line}
+    return _with(line, {"ledger": moved})
 
 
 def _finish(directory: Path, line: dict) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -349,6 +350,16 @@ def test_more_iterations_go_on_and_another_recipe_is_refused(straight, tmp_path)
     assert without_clock(directory) == without_clock(straight)
     with pytest.raises(ValueError, match=r"holds a run of another configuration:\n  improve.samples = 8, now 4"):
         improvement.run(config(directory, samples=4), directory)
+
+
+def test_a_run_of_an_earlier_version_goes_on_with_its_ledger_in_one_place(straight, tmp_path):
+    directory = tmp_path / "run"
+    shutil.copytree(straight, directory)
+    lines = without_clock(directory)
+    old = [dict(line, asked=line["ledger"].pop("dev")) for line in json.loads(json.dumps(lines))]
+    old = [dict(line, train=line["ledger"].pop("train")) if "steps" in line else line for line in old]
+    (directory / improvement.LINES).write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert improvement.run(dataclasses.replace(config(straight)), directory) == lines
 
 
 def test_human_rationales_must_be_there(tmp_path):
