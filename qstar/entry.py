@@ -7,8 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-# Of malloc.h: no trimming of the heap's end; nothing mapped apart; one heap for all threads, since others are limited to
-# 64 MiB and give way to mapping.
+# Of malloc.h: the heap's end is never trimmed; nothing is mapped apart; one heap for all threads, since the others hold
+# 64 MiB at most and give way to mapping.
 _MALLOC = {-1: -1, -4: 0, -8: 1}  # M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
 EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError, OSError, FloatingPointError)
 

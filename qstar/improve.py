@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, improvement, report
+from qstar import entry, improvement, iterations, report
 from qstar.config import ImproveConfig
 from qstar.paths import CONFIGS
 from qstar.training import console
@@ -40,12 +40,12 @@ def chosen(node: DictConfig, overrides: list[str]) -> tuple[ImproveConfig, Path]
         cfg = configs.build(node)
         return cfg, Path(cfg.run_dir)
     directory = Path(node.resume)
-    if not (directory / improvement.CONFIG).is_file():
+    if not (directory / iterations.CONFIG).is_file():
         raise FileNotFoundError(
-            f"resume={node.resume}: {directory} is no self-training run (no {improvement.CONFIG} in it)"
+            f"resume={node.resume}: {directory} is no self-training run (no {iterations.CONFIG} in it)"
         )
     values = [one for one in overrides if not one.startswith(("resume=", "run_dir="))]
-    return configs.load(directory / improvement.CONFIG, values, ImproveConfig), directory
+    return configs.load(directory / iterations.CONFIG, values, ImproveConfig), directory
 
 
 def main() -> None:

@@ -8,9 +8,7 @@ are stored are not drawn again, training goes on from its checkpoint; a run that
 end.
 """
 
-import dataclasses
 import functools
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,8 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar import answering, experiment, report
-from qstar import config as configs
+from qstar import answering, experiment, iterations, report
 from qstar.answering import Sampler
 from qstar.config import ImproveConfig, TrainConfig
 from qstar.data import examples as example_files
@@ -28,17 +25,14 @@ from qstar.data.examples import ExamplesText
 from qstar.data.rationales import Sample, Store
 from qstar.evals.suite import NoEval
 from qstar.methods.sft import SFT
-from qstar.models import cost, lm
-from qstar.models.definition import Definition
-from qstar.runs import Loaded, Pretrained
+from qstar.models import cost
+from qstar.runs import Loaded
 from qstar.tasks import problem as problems_of
 from qstar.tasks.problem import Problem
 from qstar.training import console
 from qstar.training.improve import Graded, Kept, drawn, examples, selected, some
 from qstar.typing import Key
 
-CONFIG = "improve.yaml"
-LINES = "iterations.jsonl"
 WRONG_HINTS = "wrong_hints"
 VERIFIER = "verifier.jsonl"
 FREE, HINTED, MISLED = range(3)  # what a key is folded with
@@ -58,21 +52,20 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
     base = cfg.model.load(cfg.seed)
     problems, dev = cfg.task.problems("train"), _some(cfg.task.problems("dev"), cfg.dev)
     _check(cfg, base, problems, dev)
-    _open(cfg, directory)
+    iterations.claim(cfg, directory)
     store = None
     if cfg.improve.target == "own":
-        store = Store.create(directory / rationales.FOLDER, _fingerprint(base), cfg.task.name)
-    lines = _lines(directory)
+        store = Store.create(directory / rationales.FOLDER, iterations.fingerprint(base), cfg.task.name)
+    lines = iterations.lines(directory)
     if not lines:
-        _finish(
-            directory, {"iteration": 0, **answering.evaluated(cfg, _sampler(cfg, base, directory, 0), dev, "dev", 0)}
-        )
+        sampler = iterations.sampler(cfg, directory, 0, base)
+        _finish(directory, {"iteration": 0, **answering.evaluated(cfg, sampler, dev, "dev", 0)})
     for iteration in range(len(lines) or 1, cfg.improve.iterations + 1):
         _finish(directory, _iteration(cfg, base, directory, store, problems, dev, iteration))
-    lines = _lines(directory)
+    lines = iterations.lines(directory)
     if cfg.test and "test" not in lines[-1]:
-        lines[-1] = _with(lines[-1], _tested(cfg, base, directory, lines[-1]["iteration"]))
-        _rewrite(directory, lines)
+        lines[-1] = iterations.joined(lines[-1], _tested(cfg, base, directory, lines[-1]["iteration"]))
+        iterations.rewrite(directory, lines)
     if cfg.improve.verifier:
         prompts = {one.id: cfg.task.prompt(one) for one in problems}
         example_files.write(directory / VERIFIER, list(rationales.verifier_examples(store, prompts)))
@@ -121,15 +114,15 @@ def _iteration(
     iteration: int,
 ) -> dict:
     """Sample, hint, grade, keep, train, ask: the line that says what came out."""
-    folder = _folder(directory, iteration)
+    folder = iterations.folder(directory, iteration)
     folder.mkdir(parents=True, exist_ok=True)
     chosen = [problems[i] for i in drawn(len(problems), cfg.improve, iteration, cfg.seed)]
     line = {"iteration": iteration, "problems": len(chosen)}
     if store:
-        sampler = _sampler(cfg, base, directory, iteration - 1)
-        line = _with(line, _sample(cfg, sampler, store, chosen, iteration))
+        sampler = iterations.sampler(cfg, directory, iteration - 1, base)
+        line = iterations.joined(line, _sample(cfg, sampler, store, chosen, iteration))
         if cfg.wrong_hints:
-            line = _with(line, _mislead(cfg, sampler, store, problems, iteration))
+            line = iterations.joined(line, _mislead(cfg, sampler, store, problems, iteration))
         kept = selected(_graded(store, iteration), cfg.improve, iteration, cfg.seed)
         kept += [
             Kept(one.id, cfg.task.completion(one.rationale, one), 1.0)
@@ -149,13 +142,9 @@ def _iteration(
     line |= {"examples": len(found), "too_long": dropped}
     if found:
         example_files.write(folder / "examples.jsonl", found)
-        line = _with(line, _train(cfg, base, directory, iteration, line.get("mismatch", {})))
-    return _with(line, answering.evaluated(cfg, _sampler(cfg, base, directory, iteration), dev, "dev", iteration))
-
-
-def _with(line: dict, more: dict) -> dict:
-    """Both, their ledgers joined."""
-    return line | more | {"ledger": line.get("ledger", {}) | more.get("ledger", {})}
+        line = iterations.joined(line, _train(cfg, base, directory, iteration, line.get("mismatch", {})))
+    trained = iterations.sampler(cfg, directory, iteration, base)
+    return iterations.joined(line, answering.evaluated(cfg, trained, dev, "dev", iteration))
 
 
 def _given(cfg: ImproveConfig, one: Problem) -> dict:
@@ -268,37 +257,10 @@ def _graded(store: Store, iteration: int) -> list[Graded]:
 # --- weights ------------------------------------------------------------------------------------------------------
 
 
-def _folder(directory: Path, iteration: int) -> Path:
-    return directory / f"iteration_{iteration}"
-
-
-def _trained(directory: Path, iteration: int) -> Path | None:
-    """The newest training up to this iteration; None for the base. One that had nothing to learn trained nothing."""
-    found = (_folder(directory, number) for number in range(iteration, 0, -1))
-    return next((folder for folder in found if (folder / "config.yaml").is_file()), None)
-
-
-def _sampler(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) -> Sampler:
-    """The weights after this iteration."""
-    folder = _trained(directory, iteration)
-    loaded = base if folder is None else _pretrained(cfg, folder).load(cfg.seed)
-    definition = _definition(loaded.config)
-    return Sampler(loaded, definition, jax.device_put(loaded.params), "base" if folder is None else folder.name)
-
-
-@functools.cache  # programs are compiled once for one definition
-def _definition(shape: lm.LMConfig) -> Definition:
-    return lm.definition(shape)
-
-
-def _pretrained(cfg: ImproveConfig, folder: Path) -> Pretrained:
-    return Pretrained(str(folder), dtype=cfg.model.dtype, remat=cfg.model.remat)
-
-
 def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int, mismatch: dict) -> dict:
     """Train on the examples of the iteration; a run like any other. Its metrics begin with the sampler's mismatch."""
-    folder, steps = _folder(directory, iteration), cfg.improve.steps_of(iteration)
-    before = None if cfg.improve.restart else _trained(directory, iteration - 1)
+    folder, steps = iterations.folder(directory, iteration), cfg.improve.steps_of(iteration)
+    before = None if cfg.improve.restart else iterations.trained(directory, iteration - 1)
     train = TrainConfig(
         name=f"{cfg.name}_{iteration}",
         run_dir=str(folder),
@@ -310,7 +272,7 @@ def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int, mi
         save_every=cfg.save_every,
         keep=1,
         sample_every=0,
-        model=cfg.model if before is None else _pretrained(cfg, before),
+        model=cfg.model if before is None else iterations.pretrained(cfg, before),
         method=SFT(),
         data=ExamplesText(str(folder / "examples.jsonl"), cfg.length, cfg.improve.prompts_count),
         eval=NoEval(),
@@ -341,70 +303,18 @@ def _targets(metrics: Sequence[dict], micro_batches: int) -> int:
 def _tested(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) -> dict:
     """The test split, asked once; the directory remembers it."""
     problems = problems_of.logged_test(cfg.task, directory, f"accuracy after iteration {iteration}")
-    found = answering.evaluated(cfg, _sampler(cfg, base, directory, iteration), problems, "test", iteration)
+    found = answering.evaluated(cfg, iterations.sampler(cfg, directory, iteration, base), problems, "test", iteration)
     return {"test": {name: found[name] for name in found if name != "ledger"}, "ledger": found["ledger"]}
 
 
 # --- the run directory --------------------------------------------------------------------------------------------
 
 
-def _open(cfg: ImproveConfig, directory: Path) -> None:
-    """Write the configuration, or check that the directory holds this run; more iterations and the test may be new."""
-    file = directory / CONFIG
-    if file.is_file():
-        old = configs.load(file, schema=ImproveConfig)
-        same = dataclasses.replace(
-            old, test=cfg.test, improve=dataclasses.replace(old.improve, iterations=cfg.improve.iterations)
-        )
-        changed = configs.changes(same, cfg)
-        if changed:
-            raise ValueError(
-                f"{directory} holds a run of another configuration:\n  "
-                + "\n  ".join(changed)
-                + "\nchoose another run_dir"
-            )
-    directory.mkdir(parents=True, exist_ok=True)
-    configs.save(dataclasses.replace(cfg, resume=""), file)
-
-
-def _fingerprint(base: Loaded) -> str:
-    """The same for the same weights, shape and tokenizer."""
-    digest = hashlib.sha256(json.dumps(_shape(base.config), sort_keys=True).encode())
-    digest.update(base.tokenizer.to_json().encode())
-    for leaf in jax.tree.leaves(base.params):
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
-    return digest.hexdigest()[:16]
-
-
-def _shape(shape: lm.LMConfig) -> dict:
-    """What the weights mean, apart from how they are computed."""
-    return {name: value for name, value in dataclasses.asdict(shape).items() if name not in ("dtype", "remat")}
-
-
-def _lines(directory: Path) -> list[dict]:
-    file = directory / LINES
-    if not file.is_file():
-        return []
-    return [_migrated(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def _migrated(line: dict) -> dict:
-    """Lines of earlier versions: training and dev stood beside the ledger."""
-    moved = {phase: line.pop(name) for name, phase in (("train", "train"), ("asked", "dev")) if name in line}
-    return _with(line, {"ledger": moved})
-
-
 def _finish(directory: Path, line: dict) -> None:
     """An iteration is done when its line is there."""
-    lines = [*_lines(directory), line]
-    _rewrite(directory, lines)
+    lines = [*iterations.lines(directory), line]
+    iterations.rewrite(directory, lines)
     console.console().print(_told(line), markup=False)
-
-
-def _rewrite(directory: Path, lines: Sequence[dict]) -> None:
-    fresh = directory / f"{LINES}.new"
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    fresh.replace(directory / LINES)
 
 
 def _told(line: dict) -> str:

@@ -35,6 +35,7 @@ TOP = {
     "experiment",
     "improve",
     "improvement",
+    "iterations",
     "prepare",
     "record",
     "report",

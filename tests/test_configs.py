@@ -12,8 +12,10 @@ from tokenizers import pre_tokenizers
 
 from qstar import config as configs
 from qstar import experiment
-from qstar.config import EvaluateConfig, TrainConfig
+from qstar.config import EvaluateConfig, ImproveConfig, TrainConfig
+from qstar.data import examples
 from qstar.data import tokenizer as tokenizers
+from qstar.data.examples import ExamplesText
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
@@ -24,11 +26,13 @@ from qstar.models import lm as language_model
 from qstar.paths import CONFIGS, ROOT
 from qstar.training.optim import OptimConfig
 
-EXPERIMENTS = sorted(
-    str(file.relative_to(ROOT / "experiments").with_suffix(""))
-    for file in (ROOT / "experiments").rglob("*.yaml")
+RECIPES = {
+    str(file.relative_to(ROOT / "experiments").with_suffix("")): "\n# Program     qstar-improve\n" in file.read_text()
+    for file in sorted((ROOT / "experiments").rglob("*.yaml"))
     if "\narms:" not in file.read_text()  # lists of overrides of an experiment: tests/test_ablations.py
-)
+}
+"""Names, and whether they are of self-training."""
+EXPERIMENTS = [name for name, improves in RECIPES.items() if not improves]
 NEEDED = {
     "perplexity": ("eval.paths=[README.md]",),
     "text": ("data.paths=[README.md]",),
@@ -290,6 +294,11 @@ def smaller(cfg: TrainConfig, folder: Path) -> TrainConfig:
     data = cfg.data
     if hasattr(data, "paths"):
         data = dataclasses.replace(data, length=12)
+    if isinstance(data, ExamplesText):
+        examples.write(folder / "examples.jsonl", [{"prompt": "1+1=", "completion": "2"}])
+        (folder / "tokenizer.json").write_text(tokenizers.characters("12+=").to_json())
+        data = dataclasses.replace(data, path=str(folder / "examples.jsonl"))
+        model = dataclasses.replace(model, tokenizer=str(folder / "tokenizer.json"))
     questions = dataclasses.replace(cfg.eval, batch_size=2)
     if isinstance(questions, QuestionsEval):
         questions = dataclasses.replace(questions, commonsense_qa="")
@@ -308,3 +317,10 @@ def test_every_experiment_runs_two_steps(name, data_folder, monkeypatch):
     assert [line["step"] for line in small_runs.lines(data_folder / "run" / "metrics.jsonl")][-1] == 2
     asked = {QuestionsEval: {"gsm8k"}, CupsEval: {"cups"}, NoEval: set()}
     assert {row.task for row in result.after} == asked[type(cfg.eval)]
+
+
+@pytest.mark.parametrize("name", [name for name, improves in RECIPES.items() if improves])
+def test_every_recipe_of_self_training_composes(name):
+    cfg = composed(f"experiments={name}", name="improve")
+    assert isinstance(cfg, ImproveConfig)
+    assert cfg.model.source and cfg.improve.iterations >= 1

@@ -12,7 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from small_runs import composed
 
-from qstar import answering, experiment, improve, improvement, runs
+from qstar import answering, experiment, improve, improvement, iterations, runs
 from qstar import config as configs
 from qstar.config import ImproveConfig
 from qstar.data import rationales
@@ -107,7 +107,7 @@ def same(one, other):
 
 
 def without_clock(directory):
-    return [json.loads(line) for line in (directory / improvement.LINES).read_text().splitlines()]
+    return [json.loads(line) for line in (directory / iterations.LINES).read_text().splitlines()]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,6 +152,19 @@ def test_what_is_learnt_is_right_and_holds_no_hint(straight):
         found = [json.loads(line) for line in file.read_text().splitlines()]
         assert found
         assert all(one["completion"] == one["prompt"][0] + "!" and "*" not in one["prompt"] for one in found)
+
+
+def test_what_is_learnt_is_learnt_behind_its_hint_too_where_asked_for(straight, tmp_path):
+    improvement.run(config(tmp_path / "run", iterations=1, learn_hinted=1.0), tmp_path / "run")
+    lines = [
+        (directory / "iteration_1" / "examples.jsonl").read_text().splitlines()
+        for directory in (straight, tmp_path / "run")
+    ]
+    before, after = ([json.loads(line) for line in one] for one in lines)
+    assert after[: len(before)] == before and len(after) == 2 * len(before)
+    for one, behind in zip(before, after[len(before) :], strict=True):
+        assert behind["completion"] == one["completion"]
+        assert behind["prompt"][0] == one["prompt"][0] and "*" in behind["prompt"]
 
 
 def test_every_iteration_restarts_from_the_base_unless_it_goes_on(straight, tmp_path):
@@ -358,7 +371,7 @@ def test_a_run_of_an_earlier_version_goes_on_with_its_ledger_in_one_place(straig
     lines = without_clock(directory)
     old = [dict(line, asked=line["ledger"].pop("dev")) for line in json.loads(json.dumps(lines))]
     old = [dict(line, train=line["ledger"].pop("train")) if "steps" in line else line for line in old]
-    (directory / improvement.LINES).write_text("".join(json.dumps(line) + "\n" for line in old))
+    (directory / iterations.LINES).write_text("".join(json.dumps(line) + "\n" for line in old))
     assert improvement.run(dataclasses.replace(config(straight)), directory) == lines
 
 

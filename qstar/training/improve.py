@@ -49,6 +49,7 @@ class Improve:
     growth: float = 1.2  # of the steps, from one iteration to the next
     max_steps: int = 0  # of an iteration; 0: no limit
     prompts_count: bool = False  # the loss is on prompts as well
+    learn_hinted: float = 0.0  # share of what is learnt that is also learnt behind its hint, lest a model forgets how
     verifier: bool = False  # in the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
 
     def __post_init__(self):
@@ -64,6 +65,13 @@ class Improve:
         if self.growth < 1:
             raise ValueError(
                 f"improve.growth = {self.growth}: at least 1 is wanted, 1.2 makes a fifth more steps each time"
+            )
+        if not 0 <= self.learn_hinted <= 1:
+            raise ValueError(f"improve.learn_hinted = {self.learn_hinted}: a share from 0 to 1 is wanted")
+        if self.learn_hinted and self.hint == "never":
+            raise ValueError(
+                f"improve.learn_hinted = {self.learn_hinted}, but no hint is ever shown with improve.hint=never: "
+                "choose one"
             )
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(
@@ -187,6 +195,12 @@ def _merged(kept: Sequence[Kept]) -> list[Kept]:
     for one in kept:
         sums[one.problem, one.stored] = sums.get((one.problem, one.stored), 0.0) + one.weight
     return [Kept(problem, stored, weight) for (problem, stored), weight in sums.items() if abs(weight) > 1e-12]
+
+
+def some(kept: Sequence[Kept], share: float, iteration: int, seed: int) -> list[Kept]:
+    """A share of them, drawn at random."""
+    chosen = np.random.default_rng((seed, iteration)).random(len(kept)) < share
+    return [one for one, taken in zip(kept, chosen.tolist(), strict=True) if taken]
 
 
 def examples(kept: Sequence[Kept], prompts: Mapping[str, str]) -> list[dict]:

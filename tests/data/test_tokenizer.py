@@ -116,3 +116,21 @@ def test_files_that_are_no_tokenizer_are_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tokenizer\.json: not the contents of a tokenizer\.json"):
         tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_words_of_a_character_tokenizer_are_single_tokens_the_longest_first():
+    made = tokenizers.characters("ab +", ["a ", "ab", "aba"])
+    assert made.encode("aba ab+a b") == [6, 2, 5, 3, 4, 1]
+    assert tokenizers.Tokenizer.from_json(made.to_json()).encode("aba ") == [6, 2]
+    assert made.decode([6, 2, 5, 3, 4, 1]) == "aba ab+a b"
+
+
+@pytest.mark.parametrize("words", [["a"], ["ac"], ["ab", "ab"]])
+def test_words_that_are_none_are_refused(words):
+    with pytest.raises(ValueError, match=r"different ones of at least two characters of 'ab' are wanted"):
+        tokenizers.characters("ab", words)
+
+
+def test_a_foreign_character_is_named_beside_the_alphabet_without_words():
+    with pytest.raises(ValueError, match=r"character 'c' at 1 is not in this tokenizer's alphabet 'ab'"):
+        tokenizers.characters("ab", ["ab"]).encode("ac")

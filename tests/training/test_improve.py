@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qstar.training.improve import Graded, Improve, drawn, examples, selected
+from qstar.training.improve import Graded, Improve, Kept, drawn, examples, selected, some
 
 
 def row(problem, correct, text, iteration=1, hinted=False):
@@ -109,6 +109,14 @@ def test_examples_have_the_prompt_of_their_question():
     ]
 
 
+def test_a_share_of_what_is_learnt_is_the_same_for_the_same_seed_and_another_in_another_iteration():
+    kept = [Kept(str(i), "text", 1.0) for i in range(1000)]
+    quarter = some(kept, 0.25, 1, seed=0)
+    assert 200 < len(quarter) < 300
+    assert quarter == some(kept, 0.25, 1, seed=0) != some(kept, 0.25, 2, seed=0)
+    assert (some(kept, 0.0, 1, 0), some(kept, 1.0, 1, 0)) == ([], kept)
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -119,6 +127,8 @@ def test_examples_have_the_prompt_of_their_question():
         ({"control_variate": True}, "belongs to the chain"),
         ({"growth": 0.5}, "at least 1 is wanted"),
         ({"iterations": 0}, "improve.iterations = 0: at least 1"),
+        ({"learn_hinted": 1.5}, "improve.learn_hinted = 1.5: a share from 0 to 1"),
+        ({"learn_hinted": 0.5, "hint": "never"}, "no hint is ever shown"),
         ({"verifier": True, "target": "human"}, "improve.verifier: nothing is sampled with improve.target=human"),
     ],
 )

@@ -36,7 +36,7 @@ def warmup(digits: dict[int, int], hinted: float, seed: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--digits", nargs="+", default=["1:2000", "2:8000"], metavar="N:COUNT")
+    parser.add_argument("--digits", nargs="+", default=["1:500", "2:8000", "3:300", "4:300", "5:300"], metavar="N:COUNT")
     parser.add_argument("--hinted", type=float, default=0.3, help="share of examples behind a hint")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()

@@ -8,7 +8,6 @@ Weights are those after the last iteration, the likeliest tokens are written, an
 """
 
 import argparse
-import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar import answering, entry, improvement
+from qstar import answering, entry, improvement, iterations
 from qstar import config as configs
 from qstar.answering import Sampler
 from qstar.config import ImproveConfig
@@ -64,12 +63,12 @@ def main() -> None:
     args = parser.parse_args()
     entry.prepare_jax()
     for run in args.runs:
-        cfg = configs.load(run / improvement.CONFIG, schema=ImproveConfig)
+        cfg = configs.load(run / iterations.CONFIG, schema=ImproveConfig)
         source = cfg.model if args.before else Pretrained(last(run), dtype=cfg.model.dtype, remat=cfg.model.remat)
         what = "before" if args.before else "asked"
+        model = source.load(cfg.seed)
         most = args.most if args.split == "test" else cfg.dev
-        problems = questions(cfg, run, args.split, most, f"{what}: {source.source}")
-        model = dataclasses.replace(source.load(cfg.seed), source=source.source)
+        problems = questions(cfg, run, args.split, most, f"{what}: {model.source}")
         ways = (False, True) if args.before else (cfg.ask_few_shot,)
         rows = [row for few_shot in ways for row in answers(cfg, model, problems, few_shot)]
         text = "".join(json.dumps(row) + "\n" for row in rows)

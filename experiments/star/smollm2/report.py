@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from qstar import config as configs
-from qstar import improvement
+from qstar import iterations
 from qstar import report as tables
 from qstar.config import ImproveConfig
 from qstar.evals import intervals, paired
@@ -57,7 +57,7 @@ def iteration_rows(name: str, lines: Sequence[dict]) -> Iterator[list[str]]:
 
 
 def spent_row(name: str, run: Path, lines: Sequence[dict]) -> list[str]:
-    cfg = configs.load(run / improvement.CONFIG, schema=ImproveConfig)
+    cfg = configs.load(run / iterations.CONFIG, schema=ImproveConfig)
     tokens = [f"{spent(lines, key):,}" for key in ("prompt_tokens", "generated_tokens", "graded_tokens")]
     hinted = f"{spent(lines, 'generated_tokens', ['hint']):,}"
     trained = f"{spent(lines, 'trained_tokens'):,}"
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="the run in which ask.py --before wrote")
     args = parser.parse_args()
     runs = {name: Path(run) for name, _, run in (one.partition("=") for one in args.runs)}
-    lines = {name: read(run / improvement.LINES) for name, run in runs.items()}
+    lines = {name: read(run / iterations.LINES) for name, run in runs.items()}
     head = ("method", "iteration", "right", "right with hint", "examples", "steps", "nll", "dev", "dev by group")
     print(markdown(head, [row for name, found in lines.items() for row in iteration_rows(name, found)]))
     head = ("method", "learning rate", "prompt tokens", "generated", "graded", "of these hinted", "trained")
