@@ -1,6 +1,10 @@
 """95 % intervals of a mean and of a share."""
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
+from scipy import special
 
 from qstar.typing import Float, typed
 
@@ -15,6 +19,17 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z / (1 + Z**2 / n) * np.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
+
+
+def student(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half width of its interval by Student's t (a mean over seeds); the latter is nan for a single value."""
+    if not values:
+        raise ValueError("the mean of no values: at least one is needed")
+    mean, n = math.fsum(values) / len(values), len(values)
+    if n == 1:
+        return mean, math.nan
+    variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
+    return mean, float(special.stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
 
 
 @typed

@@ -52,3 +52,12 @@ def test_a_ratio_s_interval_draws_numerator_and_denominator_together():
     assert (low, high) == pytest.approx((ratio - half, ratio + half), abs=0.1 * half)
     with pytest.raises(ValueError, match="no values"):
         intervals.bootstrap_ratio(np.zeros(0), np.zeros(0), seed=0)
+
+
+def test_a_mean_over_seeds_has_student_s_interval():
+    mean, half = intervals.student([0.8, 0.9, 1.0])
+    assert mean == pytest.approx(0.9)
+    assert half == pytest.approx(4.302653 * 0.1 / 3**0.5)  # standard deviation 0.1, two degrees of freedom
+    assert intervals.student([0.5])[0] == 0.5 and np.isnan(intervals.student([0.5])[1])
+    with pytest.raises(ValueError, match="of no values"):
+        intervals.student([])

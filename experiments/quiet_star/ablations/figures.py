@@ -18,6 +18,8 @@ except ModuleNotFoundError as error:
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
+from qstar.evals import intervals
+
 CHANCE = 0.2  # one cup in five
 WAYS = {"likeliest": ("#0072b2", "o", 0.16), "sampled": ("#d55e00", "o", 0.0), "none": ("#777777", "s", -0.16)}
 """Of asking: colour, marker, and how far above its arm's line it stands."""
@@ -54,7 +56,7 @@ def _panel(place, one: Ablation, lines: Sequence[Line]) -> None:
         for way, (colour, marker, above) in WAYS.items():
             values = line.values(way, "accuracy")
             if values:
-                mean, half = report.interval(values)
+                mean, half = intervals.student(values)
                 place.errorbar(mean, height + above, xerr=half, fmt=marker, color=colour, markersize=4, linewidth=1)
     place.set_yticks(range(len(lines)), [line.arm for line in reversed(lines)], fontsize=8)
     for label in place.get_yticklabels():
@@ -75,7 +77,7 @@ def curve(one: Ablation, results: Iterable[Result], file: Path) -> None:
     lines = [line for line in report.lines(one, results) if line.arm == one.reference]
     figure, place = pyplot.subplots(figsize=(6, 3), layout="constrained")
     for way, (colour, _, _) in WAYS.items():
-        found = [(line.step, *report.interval(line.values(way, "accuracy"))) for line in lines if way in line.by_way]
+        found = [(line.step, *intervals.student(line.values(way, "accuracy"))) for line in lines if way in line.by_way]
         steps, means, halves = zip(*found, strict=True)
         place.plot(steps, means, "-o", color=colour, markersize=3, linewidth=1.2, label=NAMES[way])
         low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))

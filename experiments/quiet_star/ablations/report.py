@@ -21,10 +21,10 @@ import ablation
 from ablation import Ablation
 
 from qstar import entry
+from qstar.evals import intervals
 
 RESULTS = ablation.HERE / "results.jsonl"
 PAGE = ablation.HERE.parent / "README.md"
-T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # Student's t, two-sided 95 %, by number of values
 COLUMNS = (
     "arm",
     "seeds",
@@ -99,20 +99,11 @@ def load(file: Path) -> list[Result]:
 # --- numbers ------------------------------------------------------------------------------------------------------
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half width of its 95 % interval by Student's t; the latter is nan for a single value."""
-    mean = math.fsum(values) / len(values)
-    if len(values) == 1:
-        return mean, math.nan
-    variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return mean, T_95[len(values)] * math.sqrt(variance / len(values))
-
-
 def told(values: Sequence[float], sign: str = "") -> str:
     """`0.812 ± 0.030`; without an interval where there is one value, empty where there is none."""
     if not values:
         return ""
-    mean, half = interval(values)
+    mean, half = intervals.student(values)
     form = "z.3f" if abs(mean) < 100 else ".2g"
     return f"{mean:{sign}{form}}" + ("" if math.isnan(half) else f" ± {half:{form}}")
 

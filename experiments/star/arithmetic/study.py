@@ -31,7 +31,7 @@ ARMS = {
     "restart": ("improve.restart=true", "improve.growth=1.2"),
     "no_rationalization": ("improve.hint=never", "improve.learn_hinted=0"),
     "no_filter": ("improve.hint=never", "improve.learn_hinted=0", "improve.keep=all", "improve.iterations=4"),
-    "direct": ("improve.target=direct", "improve.learn_hinted=0", "improve.problems=0"),
+    "direct": ("improve.target=direct", "improve.learn_hinted=0", "improve.problems=0", "wrong_hints=0"),
 }
 """What each changes in the recipe. `no_filter` learns all that it wrote, `direct` the gold answers alone."""
 UNSEEN = (6, 7, 8, 9, 10)

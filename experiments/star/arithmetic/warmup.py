@@ -21,6 +21,10 @@ WORDS = ("Input:\n", "Target:", "<scratch>\n", "</scratch>\n", " C:", " ,", " +"
 """Tokens beside single characters: texts become less than half as long."""
 
 
+DIGITS = ("1:500", "2:8000", "3:300", "4:300", "5:300")
+"""Examples of each number of digits: enough of two to know how digits add up, of more what a sum looks like."""
+
+
 def warmup(digits: dict[int, int], hinted: float, seed: int) -> list[dict]:
     """So many training examples of each number of digits; this share of them with the hint shown."""
     rng = np.random.default_rng(seed)
@@ -36,7 +40,7 @@ def warmup(digits: dict[int, int], hinted: float, seed: int) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--digits", nargs="+", default=["1:500", "2:8000", "3:300", "4:300", "5:300"], metavar="N:COUNT")
+    parser.add_argument("--digits", nargs="+", default=DIGITS, metavar="N:COUNT")
     parser.add_argument("--hinted", type=float, default=0.3, help="share of examples behind a hint")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
