@@ -1,0 +1,127 @@
+"""The study of STaR's arithmetic: what is run, and the tables that are made of it."""
+
+import importlib.util
+import json
+import sys
+
+import pytest
+from small_runs import composed
+
+from qstar.paths import ROOT
+
+FOLDER = ROOT / "experiments" / "star" / "arithmetic"
+
+
+@pytest.fixture(scope="module")
+def modules():
+    """report.py and the study.py that it imports from beside itself."""
+    sys.path.insert(0, str(FOLDER))
+    found = {}
+    try:
+        for name in ("study", "report"):
+            spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+            found[name] = importlib.util.module_from_spec(spec)
+            kept, sys.modules[name] = sys.modules.get(name), found[name]
+            try:
+                spec.loader.exec_module(found[name])
+            finally:
+                if name != "study":
+                    _restore(name, kept)
+        yield found
+    finally:
+        sys.path.remove(str(FOLDER))
+        sys.modules.pop("study", None)
+
+
+def _restore(name, module):
+    if module is None:
+        sys.modules.pop(name)
+    else:
+        sys.modules[name] = module
+
+
+def line(iteration, share, of_two, **more):
+    groups = {"2": {"share": of_two}, "3": {"share": 2 * share - of_two}}
+    return {"iteration": iteration, "accuracy": {"share": share}, "groups": groups, "ledger": {}} | more
+
+
+def written(folder, arm, seed, lines, unseen=None):
+    directory = folder / arm / str(seed)
+    directory.mkdir(parents=True)
+    (directory / "iterations.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    (directory / "summary.md").write_text("")
+    if unseen is not None:
+        groups = {str(size): {"share": unseen} for size in (6, 7, 8, 9, 10)}
+        (directory / "unseen.json").write_text(json.dumps({"groups": groups}))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Two seeds of the headline, one of direct answers, one run that is not finished."""
+    made = tmp_path_factory.mktemp("runs")
+    for seed, last in ((0, 0.9), (1, 0.8)):
+        test = {"accuracy": {"share": last}, "groups": {"2": {"share": 1.0}, "3": {"share": 2 * last - 1}}}
+        ledger = {"sample": {"generated_tokens": 100, "flops": 10}, "dev": {"generated_tokens": 7, "flops": 2}}
+        sampled = {"sampled": 10, "right": 5, "hinted": 5, "right_hinted": 4 + seed, "ledger": ledger, "test": test}
+        leaks = {"stated": {"free": {"count": 5, "early": 1}}, "wrong_hints": {"asked": 4, "followed": seed}}
+        written(made, "star", seed, [line(0, 0.5, 1.0), line(1, last, 1.0, **sampled, **leaks)], unseen=0.25)
+    test = {"accuracy": {"share": 0.4}, "groups": {"2": {"share": 0.8}, "3": {"share": 0.0}}}
+    written(made, "direct", 0, [line(0, 0.5, 1.0), line(1, 0.4, 0.8, test=test)], unseen=0.0)
+    (made / "restart" / "0").mkdir(parents=True)
+    return made
+
+
+def cells(table):
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines()[2:]]
+
+
+def test_results_are_means_over_seeds_with_students_interval(modules, folder):
+    found = cells(modules["report"].results(modules["report"].collect(folder)))
+    # Student's t of one degree of freedom: 12.706 * 0.0707 / sqrt(2)
+    star = ["STaR, goes on", "2", "1", "0.850 ± 0.635", "1.000 ± 0.000", "0.700 ± 1.271", *["0.250 ± 0.000"] * 5]
+    assert found == [star, ["direct answers", "1", "1", "0.400", "0.800", "0.000", *["0.000"] * 5]]
+
+
+def test_progress_by_iteration_and_by_digits(modules, folder):
+    report = modules["report"]
+    runs = report.collect(folder)
+    assert cells(report.progress(runs)) == [["0", "0.500 ± 0.000", "0.500"], ["1", "0.850 ± 0.635", "0.400"]]
+    assert cells(report.digits(runs, "star")) == [
+        ["0", "1.000 ± 0.000", "0.000 ± 0.000", "", ""],
+        ["1", "1.000 ± 0.000", "0.700 ± 1.271", "0.500 ± 0.000", "0.900 ± 1.271"],
+    ]
+
+
+def test_the_ledger_leaves_asking_apart_and_leaks_are_counted_over_seeds(modules, folder):
+    report = modules["report"]
+    runs = report.collect(folder)
+    star = cells(report.ledger(runs))[0]
+    assert star == ["STaR, goes on", "0", "100", "0", "0", "0", "1.00e+01", *["0.00e+00"] * 2, "2.00e+00", "0.00e+00"]
+    assert cells(report.leaks(runs)) == [["STaR, goes on", "2/10", "", "1/8"]]
+
+
+def test_a_page_gets_its_tables_and_keeps_its_text(modules, folder):
+    report = modules["report"]
+    page = "before\n<!-- table progress -->\nold\n<!-- end -->\nafter\n"
+    found = report.filled(page, {"progress": "| new |\n", "other": "| none |\n"})
+    assert found == "before\n<!-- table progress -->\n| new |\n<!-- end -->\nafter\n"
+
+
+def test_no_finished_run_is_an_error(modules, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no finished run: study.py makes them"):
+        modules["report"].collect(tmp_path)
+
+
+def test_every_arm_of_the_study_is_a_configuration(modules, tmp_path):
+    study = modules["study"]
+    found = {arm: composed(*study.command(arm, 1, tmp_path), name="improve") for arm in study.ARMS}
+    assert {cfg.seed for cfg in found.values()} == {1}
+    assert {
+        arm: (cfg.improve.target, cfg.improve.keep, cfg.improve.hint, cfg.improve.restart) for arm, cfg in found.items()
+    } == {
+        "star": ("own", "right", "failures", False),
+        "restart": ("own", "right", "failures", True),
+        "no_rationalization": ("own", "right", "never", False),
+        "no_filter": ("own", "all", "never", False),
+        "direct": ("direct", "right", "failures", False),
+    }
