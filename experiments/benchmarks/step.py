@@ -1,0 +1,295 @@
+"""Quiet-STaR's training step: time and memory, against plain language modelling and against the released code.
+
+    python experiments/benchmarks/step.py [--official CHECKOUT --python PYTHON] [--repeats 5] [--out step.jsonl]
+
+A step is forward, backward and AdamW in float32: thoughts of 12 (of which the released code samples 9), 4 tokens ahead,
+two thoughts; four layers. CHECKOUT is one of github.com/ezelikman/quiet-star at 892446b, PYTHON an interpreter with
+torch and transformers 4.37.2; without them ours is measured alone. Every side is a process of its own, which sits idle
+while another is timed; they take turns. Printed: medians and ranges over repeats, peak memory above the interpreter's
+with its libraries, and the share of the machine's matrix-product peak in ideal FLOPs (sampling forward, the rest
+forward and backward, nothing that is recomputed).
+"""
+
+import argparse
+import dataclasses
+import itertools
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SIDES = ("qstar", "plain LM", "official")
+
+
+@dataclass(frozen=True)
+class Case:
+    hidden: int
+    length: int
+    batch: int
+    vocab: int
+    layers: int = 4
+    thought_len: int = 9  # sampled tokens; with both delimiters and the token that is read: n_ahead = 12
+    lookahead: int = 4
+
+    @property
+    def heads(self) -> int:
+        return self.hidden // 64 if self.hidden >= 256 else 4
+
+
+# --- one side, in a process of its own ----------------------------------------------------------------------------
+
+
+def peak() -> int:
+    """Bytes that this process has ever held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def serve(side: str, case: Case) -> None:
+    """Answer every line of standard input with a step and what it took."""
+    import jax
+    import numpy as np
+
+    from qstar import entry
+    from qstar.methods.lm import PlainLM
+    from qstar.methods.quiet_star import QuietStar
+    from qstar.models.lm import LMConfig
+    from qstar.sharding import MeshConfig, make_mesh
+    from qstar.structs import Batch
+    from qstar.training import step as steps
+    from qstar.training.build import Program
+    from qstar.training.optim import OptimConfig
+
+    entry.prepare_jax()
+    jax.config.update("jax_enable_compilation_cache", False)  # reading a program would be another peak
+    jax.block_until_ready(jax.numpy.zeros(()))
+    before = peak()
+    lm = LMConfig(
+        case.vocab, case.hidden, case.layers, case.heads, case.heads, case.hidden // case.heads, 4 * case.hidden,
+        tied=False, remat=False,
+    )  # fmt: skip
+    official = QuietStar(
+        thought_len=case.thought_len, lookahead=case.lookahead, mix="hidden", mixing_side="thought", baseline="mean",
+        positions="official", delimiter_scale=100.0, delimiter_id=0, dot_id=0,
+    )  # fmt: skip
+    method = PlainLM() if side == "plain LM" else official
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    rng = np.random.default_rng(0)
+    with jax.set_mesh(mesh):
+        program = Program.of(method, lm, mesh, OptimConfig(delimiter_lr_scale=1.0), 1000, 1)
+        params = program.definition.init(jax.random.key(0))
+        state = steps.new_state(params, program.tx, jax.random.key(1), False)
+        shape = (case.batch, case.length)
+        place = np.broadcast_to(np.arange(case.length, dtype=np.int32), shape)
+
+        def one() -> None:
+            nonlocal state
+            tokens = rng.integers(3, case.vocab - 2, shape).astype(np.int32)
+            batch = Batch(tokens, np.ones(shape, bool), np.ones(shape, np.int32), place)
+            state, metrics = program.step(state, batch)
+            jax.block_until_ready((state, metrics))
+
+        flops = case.batch * _ideal(lm, method, case.length)
+        answer(one, before, flops)
+
+
+def _ideal(lm, method, length: int) -> int:
+    from qstar.models import cost
+
+    return cost.flops(lm, method.passes(length))
+
+
+def serve_official(case: Case, checkout: Path) -> None:
+    """The same of the released code; wants torch and transformers 4.37.2."""
+    sys.path.insert(0, str(HERE.parent.parent / "tests" / "golden"))
+    import make_official
+    import torch
+    import torch._dynamo  # which the optimiser asks for: later it stumbles over the modules that are emptied
+
+    configuration, modeling = make_official.official(checkout)
+    before = peak()
+    torch.manual_seed(0)
+    golden = make_official.Case(
+        case.thought_len + 3, case.lookahead, 2, heads=case.heads, kv_heads=case.heads, width=case.hidden,
+        layers=case.layers, ff=4 * case.hidden, vocab=case.vocab,
+    )  # fmt: skip
+    cfg = configuration.MistralConfig(
+        vocab_size=case.vocab, hidden_size=case.hidden, intermediate_size=4 * case.hidden,
+        num_hidden_layers=case.layers, num_attention_heads=case.heads, num_key_value_heads=case.heads,
+        max_position_embeddings=2048, attn_implementation="eager",
+    )  # fmt: skip
+    model = make_official.configure(modeling.MistralForCausalLM(cfg), golden)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def one() -> None:
+        ids = torch.randint(3, case.vocab - 2, (case.batch, case.length))
+        optimizer.zero_grad()
+        model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids.clone()).loss.backward()
+        optimizer.step()
+
+    answer(one, before, 0)
+
+
+def answer(one, before: int, flops: int) -> None:
+    """The first step is for compiling and buffers; then one for every line that comes."""
+    started = time.perf_counter()
+    one()
+    say({"first_s": time.perf_counter() - started, "flops": flops})
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        one()
+        say({"s": time.perf_counter() - started, "peak": peak() - before})
+
+
+def say(record: dict) -> None:
+    print("\n" + MARK + json.dumps(record), flush=True)
+
+
+MARK = "measured: "
+
+
+# --- the driver ---------------------------------------------------------------------------------------------------
+
+
+class Side:
+    """A process that takes a step when it is told to."""
+
+    def __init__(self, command: list[str]):
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        self.first = self._read()
+
+    def step(self) -> dict:
+        self._process.stdin.write("step\n")
+        self._process.stdin.flush()
+        return self._read()
+
+    def _read(self) -> dict:
+        for line in self._process.stdout:
+            if line.startswith(MARK):
+                return json.loads(line.removeprefix(MARK))
+        raise RuntimeError(self._process.communicate()[1][-2000:])
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+
+def measure(case: Case, commands: dict[str, list[str]], repeats: int) -> dict:
+    """Seconds and bytes of every side; they take turns. A side that fails (out of memory) is left out, saying so."""
+    sides: dict[str, Side] = {}
+    found: dict = dataclasses.asdict(case) | {"sides": {}}
+    told = json.dumps(dataclasses.asdict(case))
+    try:
+        for name, command in commands.items():
+            try:
+                sides[name] = Side([*command, "--case", told])
+            except RuntimeError as error:
+                print(f"{name} failed: {error}", file=sys.stderr)
+        taken: dict[str, list[dict]] = {name: [] for name in sides}
+        for _, name in itertools.product(range(repeats), list(sides)):
+            taken[name].append(sides[name].step())
+    finally:
+        for side in sides.values():
+            side.close()
+    for name, steps in taken.items():
+        first = sides[name].first
+        found["sides"][name] = first | {"s": [one["s"] for one in steps], "peak": max(one["peak"] for one in steps)}
+    return found
+
+
+def matmul_peak() -> float:
+    """FLOP/s of a large float32 matrix product, best of several."""
+    import jax
+    import jax.numpy as jnp
+
+    x, multiply = jnp.ones((2048, 2048)), jax.jit(jnp.matmul)
+    multiply(x, x).block_until_ready()
+    seconds = []
+    for _ in range(7):
+        started = time.perf_counter()
+        multiply(x, x).block_until_ready()
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(seconds)
+
+
+def table(found: list[dict], best: float) -> str:
+    head = ["hidden", "T", "batch", "vocab", "ms", "range", "peak MB", "of matmul peak", "x plain LM", "its FLOP ratio"]
+    head += ["official ms", "range", "peak MB", "times faster", "times less memory"]
+    rows = [head, ["---"] * len(head)]
+    for case in found:
+        sides = case["sides"]
+        ours, plain, other = (sides.get(name) for name in SIDES)
+        cells = [str(case[name]) for name in ("hidden", "length", "batch", "vocab")]
+        median = statistics.median(ours["s"])
+        cells += [*_times(ours), f"{ours['flops'] / median / best:.2f}"]
+        cells += [f"{median / statistics.median(plain['s']):.1f}", f"{ours['flops'] / plain['flops']:.1f}"]
+        if other:
+            ratio = statistics.median(other["s"]) / median
+            cells += [*_times(other), f"{ratio:.1f}", f"{other['peak'] / ours['peak']:.1f}"]
+        rows.append([*cells, *[""] * (len(head) - len(cells))])
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _times(side: dict) -> list[str]:
+    ms = sorted(1000 * one for one in side["s"])
+    return [f"{statistics.median(ms):.0f}", f"{ms[0]:.0f} to {ms[-1]:.0f}", f"{side['peak'] / 1e6:.0f}"]
+
+
+def summary(found: list[dict]) -> str:
+    """Medians over the grid, where both were measured."""
+    said = []
+    for vocab in [*sorted({case["vocab"] for case in found}), "all"]:
+        some = [case["sides"] for case in found if vocab in (case["vocab"], "all") and "official" in case["sides"]]
+        if some:
+            faster = [statistics.median(one["official"]["s"]) / statistics.median(one["qstar"]["s"]) for one in some]
+            less = [one["official"]["peak"] / one["qstar"]["peak"] for one in some]
+            said.append(
+                f"vocabulary {vocab}: {statistics.median(faster):.1f} times faster in the median ({min(faster):.1f} to "
+                f"{max(faster):.1f}), {statistics.median(less):.1f} times less memory ({min(less):.1f} to "
+                f"{max(less):.1f}), {len(some)} cases"
+            )
+    return "\n".join(said)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, nargs="+", default=[128, 256, 512])
+    parser.add_argument("--length", type=int, nargs="+", default=[64, 128, 256])
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4])
+    parser.add_argument("--vocab", type=int, nargs="+", default=[1000, 32000])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--official", type=Path, metavar="CHECKOUT")
+    parser.add_argument("--python", default=sys.executable, help="that runs the released code")
+    parser.add_argument("--out", type=Path, help="JSON lines of what was measured; cases that stand there are kept")
+    parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.serve == "official":
+        return serve_official(Case(**json.loads(args.case)), args.official)
+    if args.serve:
+        return serve(args.serve, Case(**json.loads(args.case)))
+    commands = {side: [sys.executable, __file__, "--serve", side] for side in SIDES[:2]}
+    if args.official:
+        commands["official"] = [args.python, __file__, "--official", str(args.official), "--serve", "official"]
+    known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out and args.out.is_file() else []
+    found = []
+    for shape in itertools.product(args.hidden, args.length, args.batch, args.vocab):
+        case = Case(*shape)
+        here = [one for one in known if {**one, **dataclasses.asdict(case)} == one]
+        found.append(here[-1] if here else measure(case, commands, args.repeats))
+        if args.out and not here:
+            with args.out.open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps(found[-1]) + "\n")
+        print(table(found[-1:], matmul_peak()).splitlines()[-1], flush=True)
+    best = max(matmul_peak() for _ in range(3))
+    print(f"matrix-product peak: {best / 1e9:.0f} GFLOP/s\n\n{table(found, best)}\n\n{summary(found)}")
+
+
+if __name__ == "__main__":
+    main()
