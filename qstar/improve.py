@@ -10,16 +10,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, improvement, iterations, report
+from qstar import entry, iterations, manual
 from qstar.config import ImproveConfig
 from qstar.paths import CONFIGS
-from qstar.training import console
 
 configs.register()
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="improve")
 def _main(node: DictConfig) -> None:
+    # Here, so that --help and bad values are answered at once.
+    from qstar import improvement, report
+    from qstar.training import console
+
     with entry.errors():
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
@@ -49,7 +52,10 @@ def chosen(node: DictConfig, overrides: list[str]) -> tuple[ImproveConfig, Path]
 
 
 def main() -> None:
-    _main()
+    if manual.asked(sys.argv[1:]):
+        manual.show("improve", sys.argv[1:])
+    else:
+        _main()
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qstar.data import rationales as store
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Compares, Method
@@ -376,6 +375,8 @@ def latest_store(root: str | Path = "runs") -> Path:
 
     Raises FileNotFoundError when there are none.
     """
+    from qstar.data import rationales as store  # here: it imports Parquet
+
     files = list(Path(root).glob(f"**/{store.FOLDER}/{store.ABOUT}"))
     if not files:
         raise FileNotFoundError(
@@ -430,6 +431,8 @@ def rationales(path: str | Path = "latest", where: Any = None, columns: Sequence
 
     Raises FileNotFoundError for a run without rationales, ValueError for damaged files.
     """
+    from qstar.data import rationales as store
+
     folder = latest_store() if str(path) == "latest" else Path(path) / store.FOLDER
     table = store.Store.open(folder).rows(where, columns)
     try:

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, experiment, runs
+from qstar import entry, manual, runs
 from qstar.config import TrainConfig
 from qstar.paths import CONFIGS
 
@@ -20,6 +20,8 @@ configs.register()
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 def _main(node: DictConfig) -> None:
+    from qstar import experiment  # here, so that --help and bad values are answered at once
+
     with entry.errors():
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
@@ -56,7 +58,10 @@ def chosen(cfg: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path]:
 
 
 def main() -> None:
-    _main()
+    if manual.asked(sys.argv[1:]):
+        manual.show("train", sys.argv[1:])
+    else:
+        _main()
 
 
 if __name__ == "__main__":

@@ -12,17 +12,31 @@ E  columns as keys
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
 from beartype import beartype
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
 
-typed = functools.partial(jaxtyped, typechecker=beartype)
-
 Key = PRNGKeyArray
 Keys = jaxtyping.Key[Array, "B"]  # one a row
 Params = dict[str, Any]
 """A nested plain dict of arrays."""
+
+
+def typed(function: Callable) -> Callable:
+    """The function with arguments and result checked against its annotations.
+
+    The checks are written when it is first called: for everything that is imported they would take half a second.
+    """
+    checked = functools.cache(lambda: jaxtyped(function, typechecker=beartype))
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        return checked()(*args, **kwargs)
+
+    return call
+
 
 __all__ = ["Array", "Bool", "Float", "Int", "Key", "Keys", "Params", "typed"]

@@ -18,11 +18,11 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from qstar.tasks import lines
+from qstar.tasks.lines import SEPARATOR
 
 TEXT_SUFFIXES = (".jsonl", ".md", ".tex", ".text", ".txt")
 """What is read from a folder; a file named directly may have any suffix. `.jsonl` is read line by line as JSON."""
 
-SEPARATOR = "<|doc|>"
 LETTERS = ("A", "B", "C", "D", "E")
 
 

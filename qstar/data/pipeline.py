@@ -11,15 +11,17 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-import grain
 import jax
 import numpy as np
 
-from qstar.data import builders
 from qstar.structs import Batch
+from qstar.tasks.lines import SEPARATOR
 from qstar.typing import Int, typed
+
+if TYPE_CHECKING:  # grain and the builders take a second to import: they are, where data is read
+    import grain
 
 WINDOWS = ("crop", "pack")
 SPLITS = ("train", "heldout")
@@ -45,7 +47,7 @@ class TextConfig:
 
     paths: tuple[str, ...]  # text or JSONL files, or folders of them
     field: str = "text"  # of a JSONL line; several joined by "+": "question+answer"
-    separator: str = builders.SEPARATOR  # the line between two documents of a plain-text file
+    separator: str = SEPARATOR  # the line between two documents of a plain-text file
     window: str = "crop"  # crop | pack
     length: int = 256  # tokens in a window
     heldout_fraction: float = 0.0  # share of the documents kept out of split "train"
@@ -81,6 +83,8 @@ def is_heldout(text: bytes, fraction: float) -> bool:
 
 def load_corpus(cfg: TextConfig, tokenizer: Encoder, split: str = "train") -> Corpus:
     """The tokens of the documents of `split`, "train" or "heldout"; those of fewer than two tokens are left out."""
+    from qstar.data import builders
+
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
     source = builders.prepare_text(cfg.paths, cfg.cache_dir or None, cfg.field, cfg.separator)
@@ -133,8 +137,10 @@ def stack(rows: Sequence[Batch]) -> Batch:
 
 def text_dataset(
     cfg: TextConfig, tokenizer: Encoder, batch_size: int, seed: int, pad_id: int, split: str = "train"
-) -> grain.MapDataset:
+) -> "grain.MapDataset":
     """dataset[k] is the Batch [B S] of step k, for every k: shuffled anew each epoch, without end."""
+    import grain
+
     corpus = load_corpus(cfg, tokenizer, split)
     count = len(corpus.starts) - 1 if cfg.window == "crop" else len(corpus.tokens) // cfg.length
     if count == 0:
@@ -153,7 +159,7 @@ def text_dataset(
 
 def text_batches(
     cfg: TextConfig, tokenizer: Encoder, batch_size: int, seed: int, pad_id: int, split: str = "train"
-) -> grain.DatasetIterator:
+) -> "grain.DatasetIterator":
     """Endless Batches [B S] of numpy leaves. The documents are tokenised once, when this is called.
 
     The iterator's state is the number of the next batch; orbax checkpoints it as it is.
@@ -175,12 +181,14 @@ class _Endless:
         return self.source[index]
 
 
-def source_dataset(source: RandomAccess, batch_size: int, seed: int | None = None) -> grain.MapDataset:
+def source_dataset(source: RandomAccess, batch_size: int, seed: int | None = None) -> "grain.MapDataset":
     """dataset[k] is the Batch [B S] of step k, for every k, of a generated task or a list of rows.
 
     source[i] is a Batch of numpy leaves [S]. Rows come in the order of the source. With a seed they are shuffled, anew
     each epoch; that needs a length.
     """
+    import grain
+
     if not hasattr(source, "__len__"):
         if seed is not None:
             raise ValueError(f"{type(source).__name__} has no length and cannot be shuffled: pass seed=None")
@@ -192,18 +200,20 @@ def source_dataset(source: RandomAccess, batch_size: int, seed: int | None = Non
     return _batched(rows, batch_size)
 
 
-def source_batches(source: RandomAccess, batch_size: int, seed: int | None = None) -> grain.DatasetIterator:
+def source_batches(source: RandomAccess, batch_size: int, seed: int | None = None) -> "grain.DatasetIterator":
     """Endless batches of `source_dataset`."""
     return iterate(source_dataset(source, batch_size, seed))
 
 
-def _batched(rows: grain.MapDataset, batch_size: int) -> grain.MapDataset:
+def _batched(rows: "grain.MapDataset", batch_size: int) -> "grain.MapDataset":
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected at least 1")
     return rows.repeat(ENDLESS // len(rows)).batch(batch_size, batch_fn=stack)
 
 
-def iterate(dataset: grain.MapDataset) -> grain.DatasetIterator:
+def iterate(dataset: "grain.MapDataset") -> "grain.DatasetIterator":
     """Batches in order, made by one thread while the device works; four are kept ready."""
+    import grain
+
     options: Any = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     return iter(dataset.to_iter_dataset(options))

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
-from qstar.data import builders
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals, measure, suite
 from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
@@ -63,13 +62,13 @@ class ChainEval:
             raise ValueError(
                 f"eval.temperature = 0 with eval.votes = {self.votes}: all votes would be the same; use eval.votes=1"
             )
-        if self.gsm8k_split not in builders.Gsm8k.SPLITS:
-            raise ValueError(
-                f"eval.gsm8k_split = {self.gsm8k_split!r}: choose one of {', '.join(builders.Gsm8k.SPLITS)}"
-            )
+        if self.gsm8k_split not in gsm8k.SPLITS:
+            raise ValueError(f"eval.gsm8k_split = {self.gsm8k_split!r}: choose one of {', '.join(gsm8k.SPLITS)}")
 
     def measures(self, tokenizer: Tokenizer) -> list["Chain"]:
         """Raises FileNotFoundError where a folder or its file is missing, ValueError for a file with bad records."""
+        from qstar.data import builders  # here: its libraries take a second to import
+
         suite.check_folders(self)
         begin = (tokenizer.id_of(self.begin),) if self.begin else ()
         if None in begin:

@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import special
 
 from qstar.typing import Float, typed
 
@@ -23,6 +22,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 def student(values: Sequence[float]) -> tuple[float, float]:
     """Mean, and half width of its interval by Student's t (a mean over seeds); the latter is nan for a single value."""
+    from scipy import special  # here: half a second to import
+
     if not values:
         raise ValueError("the mean of no values: at least one is needed")
     mean, n = math.fsum(values) / len(values), len(values)

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from qstar.evals import intervals, measure
 from qstar.evals.measure import NONE, WAYS, ItemRow
@@ -40,6 +39,8 @@ class Comparison:
 
 def mcnemar(only_first: int, only_second: int) -> float:
     """Two-sided exact p-value of McNemar's test (1947): items that one had right and the other wrong, as coin flips."""
+    from scipy import stats  # here: a second to import
+
     discordant = only_first + only_second
     return float(stats.binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
 

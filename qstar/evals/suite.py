@@ -7,15 +7,13 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
-from qstar.data import builders
 from qstar.evals import measure
 from qstar.evals.choices import ChoiceTexts
-from qstar.evals.journal import Journal
 from qstar.evals.measure import GREEDY, NONE, WAYS, Figure, ItemRow, Measure, Subject
 from qstar.evals.probability import Direct
 from qstar.methods.protocol import Method
@@ -24,6 +22,9 @@ from qstar.tasks import commonsense_qa, cups, gsm8k
 from qstar.tasks.items import Item, Tokenizer
 from qstar.thoughts.predict import Thinks
 from qstar.typing import Key, Params
+
+if TYPE_CHECKING:
+    from qstar.evals.journal import Journal
 
 EVAL_SEED = 20_240_318  # which questions are asked; the same for every run
 
@@ -74,13 +75,13 @@ class QuestionsEval:
     def __post_init__(self):
         object.__setattr__(self, "thoughts", tuple(self.thoughts))
         measure.check(self)
-        if self.gsm8k_split not in builders.Gsm8k.SPLITS:
-            raise ValueError(
-                f"eval.gsm8k_split = {self.gsm8k_split!r}: choose one of {', '.join(builders.Gsm8k.SPLITS)}"
-            )
+        if self.gsm8k_split not in gsm8k.SPLITS:
+            raise ValueError(f"eval.gsm8k_split = {self.gsm8k_split!r}: choose one of {', '.join(gsm8k.SPLITS)}")
 
     def measures(self, tokenizer: Tokenizer) -> list[Measure]:
         """Raises FileNotFoundError where a folder or its file is missing, ValueError for a file with bad records."""
+        from qstar.data import builders  # here: its libraries take a second to import
+
         check_folders(self)
         found = []
         if self.gsm8k:
@@ -248,7 +249,7 @@ class Evaluator:
         return found
 
     def _rows(
-        self, one: Measure, subject: Subject, key: Key, asked: "_Asked", journal: Journal | None
+        self, one: Measure, subject: Subject, key: Key, asked: "_Asked", journal: "Journal | None"
     ) -> list[ItemRow]:
         """Rows of all items, in their order."""
         if journal is not None and journal.rows is not None:
@@ -273,7 +274,9 @@ class Evaluator:
         draws = 1 + max(row["draw"] for row in rows)
         return Row(one.name, way != NONE, way, draws, len(one.items), one.figures(rows))
 
-    def _journals(self, folder: Path | None, subject: Subject, key: Key) -> list[Journal | None]:
+    def _journals(self, folder: Path | None, subject: Subject, key: Key) -> "list[Journal | None]":
+        from qstar.evals.journal import Journal  # here: it imports Parquet
+
         if folder is None:
             return [None] * len(self._measures)
         weights = _digest(*jax.tree.leaves(subject.params))

@@ -13,6 +13,8 @@ from qstar.tasks.items import Item, Tokenizer
 from qstar.tasks.problem import Problem
 from qstar.tasks.worded import Worded
 
+SPLITS = ("train", "test")  # of the files
+
 
 def gold(answer: str) -> str:
     """The number behind "####", as written: "1,000" keeps its comma."""

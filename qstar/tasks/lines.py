@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+SEPARATOR = "<|doc|>"  # the line between two documents of a plain-text file
+
 
 def decoded(raw: bytes, path: Path, start: int = 0) -> str:
     """UTF-8 text of bytes that begin at byte `start` of a file."""

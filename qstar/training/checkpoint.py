@@ -12,15 +12,17 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import grain
 import jax
 import numpy as np
-from orbax.checkpoint import v1 as ocp
 
 from qstar.models.definition import differences
 from qstar.structs import TrainState
 from qstar.typing import Params
+
+if TYPE_CHECKING:  # orbax and grain take a second to import: they are, where a checkpoint is read or written
+    import grain
 
 
 class _Quiet(logging.Filter):
@@ -35,6 +37,8 @@ logging.getLogger("absl").addFilter(_Quiet())
 
 def save_params(path: str | Path, params: Params) -> None:
     """Write parameters alone. Raises ValueError when `path` already holds something."""
+    from orbax.checkpoint import v1 as ocp
+
     path = Path(path).absolute()
     if path.exists():
         raise ValueError(f"{path} exists: parameters are saved to a new path")
@@ -51,6 +55,8 @@ def load_params(path: str | Path, abstract: Params | None = None) -> Params:
         FileNotFoundError: nothing there.
         ValueError: unreadable, or of another model than `abstract`.
     """
+    from orbax.checkpoint import v1 as ocp
+
     path = Path(path).absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"no parameters at {path}")
@@ -72,6 +78,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str | Path, every: int, keep: int):
+        from orbax.checkpoint import v1 as ocp
+
         if every < 1 or keep < 1:
             raise ValueError(f"checkpoints: every = {every}, keep = {keep}: positive integers are wanted")
         self.every = every
@@ -115,7 +123,7 @@ class Checkpoints:
                 if pending is not None:
                     pending.result()  # ends the thread it came with: one would stay behind for every save
 
-    def save(self, step: int, state: TrainState, iterator: grain.DatasetIterator, force: bool = False) -> bool:
+    def save(self, step: int, state: TrainState, iterator: "grain.DatasetIterator", force: bool = False) -> bool:
         """Begin to save if it is time (or `force`); True when a save was begun.
 
         The arrays and the iterator's position are copied before this returns, the disk is written afterwards. Raises
@@ -134,7 +142,7 @@ class Checkpoints:
         return self._pending is not None
 
     def restore(
-        self, abstract_state: TrainState, iterator: grain.DatasetIterator, step: int | None = None
+        self, abstract_state: TrainState, iterator: "grain.DatasetIterator", step: int | None = None
     ) -> TrainState:
         """The state at `step` (default: latest) without frozen weights, and `iterator` moved to where it was.
 
@@ -146,6 +154,8 @@ class Checkpoints:
             ValueError: it is of another model or optimiser (the differences are listed), of another number of
                 processes, or unreadable.
         """
+        from orbax.checkpoint import v1 as ocp
+
         step = self._resolve(step)
         _check_processes(self._directory / str(step))
         found = _metadata(self._directory / str(step), "state")
@@ -164,6 +174,8 @@ class Checkpoints:
 
         Raises as `restore`.
         """
+        from orbax.checkpoint import v1 as ocp
+
         step = self._resolve(step)
         found = _metadata(self._directory / str(step), "state")
         name = "ema" if found.get("ema") else "params"
@@ -228,6 +240,8 @@ def _check_processes(path: Path) -> None:
 
 def _metadata(path: Path, name: str) -> dict:
     """Tree of shapes and types of one item. Raises ValueError when the files cannot be read."""
+    from orbax.checkpoint import v1 as ocp
+
     try:
         found = ocp.checkpointables_metadata(path).metadata.get(name)
     except (ocp.errors.InvalidLayoutError, OSError, ValueError) as error:
