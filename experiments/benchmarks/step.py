@@ -5,19 +5,24 @@
 A step is forward, backward and AdamW in float32: thoughts of 12 (of which the released code samples 9), 4 tokens ahead,
 two thoughts; four layers. CHECKOUT is one of github.com/ezelikman/quiet-star at 892446b, PYTHON an interpreter with
 torch and transformers 4.37.2; without them ours is measured alone. Every side is a process of its own, which sits idle
-while another is timed; they take turns. Printed: medians and ranges over repeats, peak memory above the interpreter's
-with its libraries, and the share of the machine's matrix-product peak in ideal FLOPs (sampling forward, the rest
-forward and backward, nothing that is recomputed).
+while another is timed; they take turns; programs are compiled beforehand. Printed: medians and ranges over repeats,
+peak memory above the interpreter's with its libraries, and the share of the machine's matrix-product peak in ideal
+FLOPs (sampling forward, the rest forward and backward, nothing that is recomputed).
 """
 
 import argparse
+import atexit
 import dataclasses
+import functools
 import itertools
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +70,6 @@ def serve(side: str, case: Case) -> None:
     from qstar.training.optim import OptimConfig
 
     entry.prepare_jax()
-    jax.config.update("jax_enable_compilation_cache", False)  # reading a program would be another peak
     jax.block_until_ready(jax.numpy.zeros(()))
     before = peak()
     lm = LMConfig(
@@ -160,7 +164,7 @@ class Side:
 
     def __init__(self, command: list[str]):
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_cached()
         )
         self.first = self._read()
 
@@ -180,6 +184,14 @@ class Side:
         self._process.communicate()
 
 
+@functools.cache
+def _cached() -> dict[str, str]:
+    """The environment, with a folder of its own for compiled programs."""
+    folder = tempfile.mkdtemp(prefix="qstar_step_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return {**os.environ, "JAX_COMPILATION_CACHE_DIR": folder}
+
+
 def measure(case: Case, commands: dict[str, list[str]], repeats: int) -> dict:
     """Seconds and bytes of every side; they take turns. A side that fails (out of memory) is left out, saying so."""
     sides: dict[str, Side] = {}
@@ -188,6 +200,8 @@ def measure(case: Case, commands: dict[str, list[str]], repeats: int) -> dict:
     try:
         for name, command in commands.items():
             try:
+                if name != "official":  # compiled by a process of its own: compiling takes more memory than the step
+                    Side([*command, "--case", told]).close()
                 sides[name] = Side([*command, "--case", told])
             except RuntimeError as error:
                 print(f"{name} failed: {error}", file=sys.stderr)
