@@ -81,7 +81,8 @@ class LaTRO(Straight):
     def passes(self, length: int) -> tuple[Pass, ...]:
         thoughts, own = self.thinking_positions(length) * self.num_thoughts, self.thought_len + 2
         read = Pass(length, length, 0, gradient=False)
-        before = Pass(thoughts * own, length + own, thoughts * self.thought_len, gradient=False)
+        scored = thoughts * self.thought_len
+        before = Pass(thoughts * own, length + own, scored, gradient=False, phase="columns", thoughts=thoughts)
         return (*super().passes(length), read, before)
 
 

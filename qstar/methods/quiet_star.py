@@ -268,8 +268,16 @@ class QuietStar:
         mixing = 0 if self.mixing == "none" else thoughts * self.lookahead
         logits = thoughts * self.lookahead + (sampled if self.reinforces else 0)
         text = Pass(length, length, length - 1)
-        sampling = Pass(sampled, length + self.thought_len, sampled, gradient=False)
-        columns = Pass(thoughts * own, length + own, logits, mixing)
+        sampling = Pass(
+            sampled,
+            length + self.thought_len,
+            sampled,
+            gradient=False,
+            phase="sampling",
+            thoughts=thoughts,
+            runs=self.thought_len,
+        )
+        columns = Pass(thoughts * own, length + own, logits, mixing, phase="columns", thoughts=thoughts)
         return (text, sampling, columns) if self.fill in ("sampled", "shuffled") else (text, columns)
 
     def predict(

@@ -1,14 +1,19 @@
-"""What a training step computes, counted by formula: matrix products of the trunk, attention, logits and small heads.
+"""What a training step computes and moves, counted by formula, phase by phase: an account of FLOPs and bytes.
 
 A step is a few passes of columns through the model. A multiplication and an addition are two FLOPs; a backward pass is
-twice its forward pass; what is recomputed to save memory is not counted again, and neither are norms, softmax and
-look-ups. Attention is counted over all keys that stand in the product, masked or not, as it is computed.
+twice its forward pass; norms, softmax and look-ups are not counted. Attention is counted over all keys that stand in
+the product, masked or not, as it is computed. `flops` is what the method asks for: what is recomputed to save memory is
+no part of it, and model-FLOP utilisation is held against it. `phases` has what is recomputed as well, and the bytes
+that are read and written by every product and by the fused loops between products (norms, rotations, softmax, gates).
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from qstar.models.lm import LMConfig
+
+SIZES = {"float32": 4, "bfloat16": 2, "float64": 8}  # bytes
+PHASES = ("text", "sampling", "columns", "vocabulary", "heads", "backward", "recomputation")
 
 
 @dataclass(frozen=True)
@@ -21,18 +26,104 @@ class Pass:
     mixing: int = 0  # columns that go through the mixing head
     gate: int = 0  # columns that go through the gate
     gradient: bool = True  # False: forward only
+    phase: str = "text"  # that its forward pass through the layers belongs to: text, sampling or columns
+    thoughts: int = 0  # whose columns these are
+    runs: int = 1  # times that the weights are read: columns one after another
+
+
+@dataclass(frozen=True)
+class Work:
+    """FLOPs, and bytes read and written by them."""
+
+    flops: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: "Work") -> "Work":
+        return Work(self.flops + other.flops, self.bytes + other.bytes)
+
+    def __mul__(self, times: int) -> "Work":
+        return Work(self.flops * times, self.bytes * times)
 
 
 def forward_flops(lm: LMConfig, one: Pass) -> int:
     """FLOPs of one forward pass."""
+    return sum(part.flops for part in _forward(lm, one, 1))
+
+
+def flops(lm: LMConfig, passes: Sequence[Pass], frozen: bool = False) -> int:
+    """FLOPs of a training step on one window: three forward passes where there is a gradient, else one.
+
+    Where the language model is `frozen` beneath adapters, no gradient of its weights is computed, which leaves two of
+    every product with a weight; the adapters' own products are left out.
+    """
+    return sum(_least(lm, one, frozen) for one in passes)
+
+
+def _least(lm: LMConfig, one: Pass, frozen: bool) -> int:
+    trunk, logits, heads = _forward(lm, one, 1)
+    forward = trunk.flops + logits.flops + heads.flops
+    if not one.gradient:
+        return forward
+    weights = 2 * one.columns * lm.layers * _layer_weights(lm) + logits.flops
+    return 3 * forward - (weights if frozen else 0)
+
+
+def phases(lm: LMConfig, passes: Sequence[Pass], rows: int = 1) -> dict[str, Work]:
+    """What each of `PHASES` computes and moves in a step on `rows` windows.
+
+    Layers run twice more than forward for a gradient, and once more again where `lm.remat` recomputes them. Logits are
+    recomputed always (`ops.chunk`). The update of the weights is not counted.
+    """
+    found = dict.fromkeys(PHASES, Work())
+    for one in passes:
+        trunk, logits, heads = _forward(lm, one, rows)
+        found[one.phase] += trunk
+        found["vocabulary"] += logits
+        found["heads"] += heads
+        if one.gradient:
+            found["backward"] += (trunk + logits + heads) * 2
+            found["recomputation"] += logits + (_recomputed(lm, one, trunk, rows) if lm.remat else Work())
+    return found
+
+
+def _recomputed(lm: LMConfig, one: Pass, trunk: Work, rows: int) -> Work:
+    """The layers again, but for the last product of each: no gradient asks for its result."""
+    size, columns = SIZES[lm.dtype], rows * one.columns
+    moved = lm.width * lm.ff + columns * (lm.width + lm.ff)
+    return trunk + Work(2 * columns * lm.width * lm.ff, moved * size) * -lm.layers
+
+
+def _forward(lm: LMConfig, one: Pass, rows: int) -> tuple[Work, Work, Work]:
+    """Layers, logits and small heads of a forward pass over `rows` windows."""
+    size, columns, logits = SIZES[lm.dtype], rows * one.columns, rows * one.logits
     attention = lm.heads * lm.head_size
-    weights = 2 * lm.width * (attention + lm.kv_heads * lm.head_size) + 3 * lm.width * lm.ff
-    per_column = lm.layers * (2 * weights + 4 * attention * one.keys)
+    per_column = 2 * _layer_weights(lm) + 4 * attention * one.keys
+    trunk = Work(columns * lm.layers * per_column, lm.layers * _layer_bytes(lm, one, columns))
+    table = lm.vocab * lm.width
+    read = one.runs * table * bool(logits) + logits * (lm.width + 4 * lm.vocab)  # written, and read for the softmax
+    vocabulary = Work(2 * logits * table, size * read)
     perceptron = lm.width**2 + lm.width  # the last two layers of a small head
     small = one.mixing * (2 * lm.width**2 + perceptron) + one.gate * perceptron
-    return one.columns * per_column + 2 * one.logits * lm.vocab * lm.width + 2 * small
+    heads = Work(2 * rows * small, size * rows * (5 * one.mixing + 3 * one.gate) * lm.width)
+    return trunk, vocabulary, heads
 
 
-def flops(lm: LMConfig, passes: Sequence[Pass]) -> int:
-    """FLOPs of a training step on one window: three forward passes where there is a gradient, else one."""
-    return sum(forward_flops(lm, one) * (3 if one.gradient else 1) for one in passes)
+def _layer_weights(lm: LMConfig) -> int:
+    """Weights of one layer that stand in products."""
+    return 2 * lm.width * (lm.heads + lm.kv_heads) * lm.head_size + 3 * lm.width * lm.ff
+
+
+def _layer_bytes(lm: LMConfig, one: Pass, columns: int) -> int:
+    """What one layer reads and writes.
+
+    In units of a column, beside the operands and results of its products: six times the width for a norm with its
+    residual sum; queries, keys and values twice more to rotate and once more to lay out; scores eight times more for
+    mask, maximum, exponential, sum and quotient; gate, its partner and their product.
+    """
+    size, wide = SIZES[lm.dtype], max(4, SIZES[lm.dtype])  # scores are float32 or better
+    heads = (lm.heads + lm.kv_heads) * lm.head_size
+    products = 7 * lm.width + 2 * heads + 3 * lm.ff
+    attended = 2 * (lm.heads + one.runs * lm.kv_heads) * lm.head_size  # a column's own keys are read in every run
+    between = 12 * lm.width + 8 * heads + 3 * lm.ff
+    scores = lm.heads * one.keys * (9 * wide + size)
+    return one.runs * _layer_weights(lm) * size + columns * ((products + attended + between) * size + scores)
