@@ -63,6 +63,7 @@ class TrainConfig:
     keep: int = 2  # newest checkpoints kept
     sample_every: int = 50  # steps between samples of thoughts; 0 takes none
     sinks: tuple[str, ...] = ()  # besides metrics.jsonl: tensorboard, wandb
+    peak_tflops: float = 0.0  # of one device, that machine/mfu is a share of; 0: that of a large product, measured
     model: Any = MISSING
     method: Any = MISSING
     data: Any = MISSING
@@ -76,6 +77,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "micro_batches", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: a positive integer is wanted")
+        if self.peak_tflops < 0:
+            raise ValueError(f"peak_tflops = {self.peak_tflops}: 0 (measured) or a positive number is wanted")
         if self.sample_every < 0:
             raise ValueError(f"sample_every = {self.sample_every}: 0 (no samples) or more is wanted")
         if self.batch_size % self.micro_batches:

@@ -25,6 +25,7 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import CupsEval, Evaluator, Row
 from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
+from qstar.models import cost
 from qstar.models.definition import join
 from qstar.models.lm import LMConfig
 from qstar.record import Reader, Record
@@ -32,7 +33,7 @@ from qstar.runs import Loaded
 from qstar.structs import Batch, TrainState
 from qstar.thoughts import read
 from qstar.thoughts.predict import Thinks
-from qstar.training import build, console, loop
+from qstar.training import build, console, loop, machine, room
 from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.loop import Hook
@@ -235,6 +236,8 @@ def _train(arm: Arm, loaded: Loaded, known: Mapping[str, float]) -> Record:
             hooks=_hooks(arm, record),
             mesh=program.mesh,
             description=type(program.method).__name__,
+            meter=_meter(cfg, program),
+            check=lambda state, batch: room.check(cfg, program, state, batch),
         )
         if cfg.steps not in record.evaluated:
             record.evaluate(cfg.steps, state)
@@ -271,6 +274,15 @@ def _account(program: Program) -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(trained))
     parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in program.bytes_held.items() if size)
     return f"{count:,} of {program.definition.size:,} weights train; held over all devices, in MiB: {parts}"
+
+
+def _meter(cfg: TrainConfig, program: Program) -> machine.Meter:
+    passes = program.method.passes(cfg.data.length)
+    thoughts = max(one.thoughts for one in passes)
+    flops = cost.flops(program.lm, passes, frozen=bool(program.definition.frozen))
+    peak = machine.peak_flops(program.mesh, program.lm.dtype, 1e12 * cfg.peak_tflops)
+    rows = cfg.batch_size
+    return machine.Meter(rows * cfg.data.length, rows * thoughts, rows * flops, peak)
 
 
 def _hooks(arm: Arm, record: Record) -> list[Hook]:

@@ -38,6 +38,7 @@ def small(*overrides: str):
 
 
 def lines(file: Path) -> list[dict]:
-    """The records of a .jsonl file, without the clock."""
+    """The records of a .jsonl file, without the clock and what depends on the machine."""
     records = [json.loads(line) for line in file.read_text().splitlines()]
-    return [{name: value for name, value in record.items() if name != "time_s"} for record in records]
+    clock = lambda name: name == "time_s" or name.startswith("machine/")  # noqa: E731
+    return [{name: value for name, value in record.items() if not clock(name)} for record in records]

@@ -60,8 +60,15 @@ def _values(values: dict[str, float], show: Sequence[str]) -> str:
     return "  ".join(f"{name} {values[name]:.4g}" for name in show if name in values)
 
 
+def _speed(means: dict[str, float]) -> str:
+    """What the meter of a loop found, where there is one (`machine.Meter`)."""
+    shown = {"tokens_per_s": "{:,.0f} tokens/s", "mfu": "{:.0%} of peak"}
+    found = {name: means.get(f"machine/{name}") for name in shown}
+    return "  ".join(shown[name].format(value) for name, value in found.items() if value is not None)
+
+
 class LiveBar(Progress):
-    """A bar that is redrawn in place: description, steps, steps per second, time left, values of the newest step."""
+    """A bar that is redrawn in place: description, steps, speed, time left, values of the newest step."""
 
     def __init__(self, description: str, start: int, total: int, show: Sequence[str]):
         self._show = show
@@ -75,11 +82,15 @@ class LiveBar(Progress):
             console=console(),
         )
         self._task = self._bar.add_task(description, total=total, completed=start, rate="", values="")
+        self._speed = ""
 
     def step(self, step: int, values: dict[str, float]) -> None:
         speed = self._bar.tasks[0].speed  # rich averages over the last 30 s
-        rate = f"{speed:.3g} steps/s" if speed else ""
+        rate = "  ".join(part for part in (f"{speed:.3g} steps/s" if speed else "", self._speed) if part)
         self._bar.update(self._task, completed=step, rate=rate, values=_values(values, self._show))
+
+    def interval(self, step: int, means: dict[str, float]) -> None:
+        self._speed = _speed(means) or self._speed
 
     def __enter__(self) -> "LiveBar":
         self._bar.__enter__()
@@ -105,6 +116,7 @@ class PlainLines(Progress):
             f"{self._description} {step}/{self._total}",
             _values(means, self._show),
             f"{rate:.3g} steps/s",
+            _speed(means),
             f"{left} left",
         )
         console().print("  ".join(part for part in parts if part), markup=False)

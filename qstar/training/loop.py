@@ -22,6 +22,7 @@ from qstar import sharding
 from qstar.structs import Batch, Metrics, TrainState
 from qstar.training import console
 from qstar.training.checkpoint import Checkpoints
+from qstar.training.machine import Meter
 from qstar.training.metrics import MetricLogger
 
 MUST_BE_FINITE = ("loss", "grad_norm")
@@ -82,13 +83,16 @@ def fit(
     mesh: jax.sharding.Mesh | None = None,
     show: Sequence[str] = ("loss", "reward", "weight"),
     description: str = "train",
+    meter: Meter | None = None,
+    check: Callable[[TrainState, Batch], None] | None = None,
 ) -> TrainState:
     """Train from step `state.step` to step `steps`; returns the state after it.
 
     `step` may donate its state. `batches` yields batches of numpy arrays and stands behind batch `state.step`; with
     several processes it yields the rows of this one. It is saved with the state, so it must be one that `checkpoints`
     can save (a grain iterator). A line of metrics is written every `log_every` steps, wherever a hook returned values,
-    and at the end. `show` names the metrics of the progress display.
+    and at the end. `show` names the metrics of the progress display. What `meter` finds joins every line; `check` sees
+    the state and the batch of the first step before it is taken.
 
     Raises NonFiniteLoss; Interrupted, after saving, on SIGINT and SIGTERM (a second Ctrl-C kills the process at once);
     ValueError where the data ends early or its rows do not divide over the mesh.
@@ -102,9 +106,11 @@ def fit(
         _StopSignals() as stop,
         console.progress(description, start, max(start, steps), show) as progress,
     ):
-        report = _Report(logger, progress, log_every, checkpoints)
+        report = _Report(logger, progress, log_every, checkpoints, meter)
         for now in range(start + 1, steps + 1):
             batch = _place(_draw(batches, now, steps), mesh)
+            if check is not None and now == start + 1:
+                check(state, batch)
             # What slips to or from the device unasked would stall it every step.
             with jax.transfer_guard("disallow"):
                 state, metrics = step(state, batch)
@@ -123,6 +129,8 @@ def fit(
                 report.check_weights(now, state)
                 logger.mark(now)
                 checkpoints.save(now, state, batches, force=True)
+            if meter is not None and (due or save):
+                meter.restart()
             if stopped:
                 break
         if checkpoints is not None:
@@ -154,9 +162,15 @@ class _Report:
     """Metrics on their way from the device to the log."""
 
     def __init__(
-        self, logger: MetricLogger, progress: console.Progress, log_every: int, checkpoints: Checkpoints | None
+        self,
+        logger: MetricLogger,
+        progress: console.Progress,
+        log_every: int,
+        checkpoints: Checkpoints | None,
+        meter: Meter | None,
     ):
         self._logger, self._progress, self._log_every, self._checkpoints = logger, progress, log_every, checkpoints
+        self._meter = meter
         self._flight: tuple[int, Metrics] | None = None
 
     def dispatched(self, step: int, metrics: Metrics) -> None:
@@ -173,6 +187,8 @@ class _Report:
             return
         (step, metrics), self._flight = self._flight, None
         metrics = jax.tree.map(float, jax.device_get(metrics))
+        if self._meter is not None:
+            self._meter.step()
         values = {name: mean.value() for name, mean in metrics.items()}
         for name in MUST_BE_FINITE:
             if not math.isfinite(values.get(name, 0.0)):
@@ -184,6 +200,7 @@ class _Report:
         """Close the log interval with `step`, if it is time, `found` has values from hooks, or it is the last."""
         values = {name: float(value) for one in found for name, value in (one or {}).items()}
         if last or values or step % self._log_every == 0:
+            values |= self._meter.interval() if self._meter is not None else {}
             self._progress.interval(step, self._logger.write(step, values))
 
     def check_weights(self, step: int, state: TrainState) -> None:

@@ -1,0 +1,85 @@
+"""How much memory a training step takes beside its state, by formula: what to expect before anything is compiled.
+
+A step is at its fullest while it goes back through a layer (its recomputed activations and their gradients), while it
+goes back through a slice of the logits, or while it samples (the thoughts' own keys and values). What the layers hand
+on, gradients and the text's keys are there throughout the backward pass. How often each size counts was read off XLA's
+own analysis of compiled steps on CPU; experiments/benchmarks/memory.py holds the formula against it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from qstar.models.cost import SIZES, Pass
+from qstar.models.lm import LMConfig
+from qstar.ops import chunk
+
+# How many arrays of a size are alive at once at the fullest moment.
+OF_WIDTH, OF_FF, OF_SCORES = 13, 6, 3  # in the backward pass of one layer, per column
+OF_SLICE = 3  # logits, their softmax, their gradient
+OF_CACHE = 2  # of the thoughts' own keys: a pass over the layers writes them anew
+# Kept of every layer, per column, where layers are not recomputed.
+KEPT_WIDTH, KEPT_FF, KEPT_SCORES = 14, 4, 4
+
+
+@dataclass(frozen=True)
+class Temporaries:
+    """Bytes of what a step holds beside its state."""
+
+    gradients: int
+    kept: int  # from the forward for the backward pass
+    layer: int  # the backward pass of a layer
+    vocabulary: int  # that of a slice of the logits
+    sampling: int
+
+    @property
+    def peak(self) -> int:
+        return max(self.gradients + self.kept + max(self.layer, self.vocabulary), self.sampling)
+
+
+def temporaries(
+    lm: LMConfig, passes: Sequence[Pass], rows: int, trained: int, micro_batches: int = 1, wide: bool = False
+) -> Temporaries:
+    """What a step on `rows` windows holds.
+
+    Args:
+        rows: of all micro-batches together, on one device.
+        trained: bytes of the weights that have a gradient.
+        wide: bfloat16 is computed in float32, as XLA does on CPU.
+    """
+    size = max(4, SIZES[lm.dtype]) if wide else SIZES[lm.dtype]
+    rows = -(-rows // micro_batches)
+    backward = [one for one in passes if one.gradient]
+    largest = max(backward, key=lambda one: one.columns)
+    table = lm.vocab * lm.width * 4
+    # Of the text's pass and of the columns', before they are added; the table's come from look-ups and logits too.
+    gradients = trained * (2 if len(backward) > 1 else 1) + (2 * table if trained > table else 0)
+    if micro_batches > 1:
+        gradients += 2 * trained  # the sum so far, and the next
+    kept = sum(_kept(lm, one, size) for one in backward)
+    logits = max(one.logits for one in backward) * rows * lm.vocab * 4
+    thoughts = [one for one in passes if one.phase == "sampling"]
+    cache = OF_CACHE * sum(lm.layers * one.columns * 2 * lm.kv_heads * lm.head_size for one in thoughts)
+    layer = largest.columns * (OF_WIDTH * lm.width + OF_FF * lm.ff)
+    return Temporaries(
+        gradients=gradients,
+        kept=rows * kept,
+        layer=rows * (layer * size + OF_SCORES * _scores(lm, largest, size)),
+        vocabulary=OF_SLICE * min(logits, chunk.BUDGET_BYTES),
+        sampling=rows * cache * size,
+    )
+
+
+def _scores(lm: LMConfig, one: Pass, size: int) -> int:
+    """Bytes of the scores of a layer; float32 or better."""
+    return one.columns * lm.heads * one.keys * max(4, size)
+
+
+def _kept(lm: LMConfig, one: Pass, size: int) -> int:
+    """Of a pass over one window: what layers hand on, the text's keys and values, and all that is not recomputed."""
+    layer = one.columns * lm.width
+    if one.phase == "text":
+        layer += 4 * one.columns * lm.kv_heads * lm.head_size  # and their gradients
+    if lm.remat:
+        return lm.layers * layer * size
+    layer += one.columns * (KEPT_WIDTH * lm.width + KEPT_FF * lm.ff)
+    return lm.layers * (layer * size + KEPT_SCORES * _scores(lm, one, size))

@@ -1,0 +1,182 @@
+"""The machine that trains: the peak of its matrix products, the memory it has, and how fast and how full a run is.
+
+The peak is that of one large product in the model's type, measured once and kept in ~/.cache/qstar/peaks.json by
+machine, device and type; delete the file to measure anew. Model-FLOP utilisation is the FLOPs that the method asks for
+(`models.cost.flops`: sampling forward, what has a gradient three times, nothing that is recomputed) over time and peak.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import platform
+import resource
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+SIDES = (1024, 2048, 4096, 8192)  # of the product: the first that takes LONG_S, for then a call costs nothing
+LONG_S, ENOUGH_S = 0.02, 0.3
+GROUP = "machine/"  # before the names of what depends on the clock and the machine, in lines of metrics
+
+
+# --- peak ---------------------------------------------------------------------------------------------------------
+
+
+def peak_flops(mesh: jax.sharding.Mesh, dtype: str, given: float = 0.0) -> float:
+    """FLOPs a second of matrix products in `dtype` on all devices of the mesh; `given`, of one device, goes before.
+
+    The devices of one CPU share its cores: they count once a process.
+    """
+    device = jax.local_devices(backend=mesh.devices.flat[0].platform)[0]
+    count = jax.process_count() if device.platform == "cpu" else mesh.size
+    return count * (given or _kept_peak(device, dtype))
+
+
+def _kept_peak(device: jax.Device, dtype: str) -> float:
+    root = Path(
+        os.environ.get("QSTAR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qstar"
+    )
+    file, name = root / "peaks.json", f"{platform.node()}, {_cores()} cores, {device.device_kind}, {dtype}"
+    kept: dict[str, float] = {}
+    with contextlib.suppress(OSError, ValueError):  # none yet, or torn
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    if name not in kept:
+        kept[name] = measured_peak(device, dtype)
+        with contextlib.suppress(OSError):  # a place that cannot be written to: measured in every run
+            root.mkdir(parents=True, exist_ok=True)
+            fresh = file.with_name(f"{file.name}.{os.getpid()}")
+            fresh.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+            fresh.replace(file)
+    return kept[name]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def measured_peak(device: jax.Device, dtype: str) -> float:
+    """The best of a few products of two square matrices, in FLOPs a second; takes well under a second."""
+    product = jax.jit(jnp.matmul)
+    for side in SIDES:
+        matrix = jax.device_put(
+            jnp.sin(jnp.arange(side**2, dtype=jnp.float32)).reshape(side, side).astype(dtype), device
+        )
+        _timed(product, matrix)  # compiles
+        best = _timed(product, matrix)
+        if best >= LONG_S:
+            break
+    until = time.monotonic() + ENOUGH_S
+    while time.monotonic() < until:
+        best = min(best, _timed(product, matrix))
+    return 2 * side**3 / best
+
+
+def _timed(product, matrix: jax.Array) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(product(matrix, matrix))
+    return time.perf_counter() - started
+
+
+# --- memory -------------------------------------------------------------------------------------------------------
+
+
+def peak_bytes() -> int:
+    """The most memory that was ever held: of the fullest device where it keeps count, else of this process."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    counted = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+    if counted:
+        return max(counted)
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held if sys.platform == "darwin" else held * 1024
+
+
+def free_bytes(device: jax.Device) -> int | None:
+    """Memory that a step can still have: of the device, or of the system where that is the CPU. None: nobody knows."""
+    stats = device.memory_stats() or {}
+    if "bytes_limit" in stats:
+        return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    if device.platform != "cpu":
+        return None
+    _give_back()
+    found = [free for free in (_system_free(), *map(_group_free, CONTROL_GROUPS)) if free is not None]
+    return min(found, default=None)
+
+
+def _give_back() -> None:
+    """What glibc kept for later steps (`entry.keep_freed_memory`) counts as free: let the system have it."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+MEMINFO = Path("/proc/meminfo")
+CONTROL_GROUPS = (  # limit, use, statistics and the names in them of what is given up when memory is short
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current", "/sys/fs/cgroup/memory.stat", "inactive_file"),
+    (
+        "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+        "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        "/sys/fs/cgroup/memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
+
+
+def _system_free() -> int | None:
+    with contextlib.suppress(OSError, KeyError):
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return None
+
+
+def _group_free(files: tuple[str, str, str, str]) -> int | None:
+    """What a container may still use; None where nothing limits it."""
+    limit, use, statistics, cached = files
+    with contextlib.suppress(OSError, ValueError, KeyError):  # no such group, or "max"
+        lines = dict(line.split() for line in Path(statistics).read_text().splitlines())
+        return int(Path(limit).read_text()) - int(Path(use).read_text()) + int(lines[cached])
+    return None
+
+
+# --- speed --------------------------------------------------------------------------------------------------------
+
+
+class Meter:
+    """Speed of the steps of a log interval, without what stands between them: compiling, hooks, checkpoints.
+
+    Args:
+        tokens, thoughts: of one step.
+        flops: of one step, as the method asks for them.
+        peak: FLOPs a second of the machine; 0 where nobody knows.
+    """
+
+    def __init__(self, tokens: int, thoughts: int, flops: int, peak: float):
+        self._tokens, self._thoughts, self._flops, self._peak = tokens, thoughts, flops, peak
+        self._since: float | None = None  # the first step, which compiles, is not counted
+        self._steps, self._seconds = 0, 0.0
+
+    def step(self) -> None:
+        """A step has ended, right behind the one before it."""
+        now = time.monotonic()
+        if self._since is not None:
+            self._steps, self._seconds = self._steps + 1, self._seconds + now - self._since
+        self._since = now
+
+    def restart(self) -> None:
+        """Something else was done since the last step ended."""
+        self._since = time.monotonic()
+
+    def interval(self) -> dict[str, float]:
+        """The speed since the last call, by name, where there was a step to measure; and the peak of memory so far."""
+        rate = self._steps / max(self._seconds, 1e-9)
+        found = {"peak_gib": peak_bytes() / 2**30}
+        if self._steps:
+            found["tokens_per_s"] = rate * self._tokens
+            if self._thoughts:
+                found["thoughts_per_s"] = rate * self._thoughts
+            if self._peak:
+                found["mfu"] = rate * self._flops / self._peak
+        self._steps, self._seconds = 0, 0.0
+        return {GROUP + name: float(f"{value:.4g}") for name, value in found.items()}

@@ -1,0 +1,119 @@
+"""Is there room for a step? Asked of the compiled step before it is taken, with what to change where there is not."""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from qstar.models import memory
+from qstar.sharding import RULES
+from qstar.structs import Batch, TrainState
+from qstar.training import machine
+from qstar.training.build import Program
+
+SPARE = 0.95  # of the memory that is free, for a suggestion: the formula errs by a few per cent
+SHORTEST = 32  # tokens of a window that is suggested
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """What the memory of a step depends on and a run can change."""
+
+    remat: bool
+    micro_batches: int
+    think_fraction: float | None  # None where the method has no such setting
+    length: int
+
+
+def check(cfg: Any, program: Program, state: TrainState, batch: Batch) -> None:
+    """Raise ValueError where this step will not fit, naming settings that would; `cfg` is the run's `TrainConfig`.
+
+    Compiles the step, which the first call of it then finds compiled. QSTAR_CHECK_MEMORY=0 leaves it out.
+    """
+    if os.environ.get("QSTAR_CHECK_MEMORY") == "0":
+        return
+    device = program.mesh.local_devices[0]
+    needed, free = step_bytes(program, state, batch), machine.free_bytes(device)
+    if free is None or needed <= free:
+        return
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) // (1 if device.platform == "cpu" else program.mesh.size)
+    found = suggestions(cfg, program, batch.tokens.shape[1], needed, free)
+    way_out = f"What would fit, by formula: {'; or '.join(found)}" if found else (
+        "No number of micro_batches, share of positions or length of window makes it fit: take a smaller model, or "
+        "adapters (lora.rank=8)"
+    )  # fmt: skip
+    raise ValueError(
+        f"a step of {type(program.method).__name__} wants {_gib(needed)} beside the {_gib(held)} of its state, and "
+        f"{_gib(free)} are free on this {device.platform}. {way_out}. (QSTAR_CHECK_MEMORY=0 tries it all the same.)"
+    )
+
+
+def step_bytes(program: Program, state: TrainState, batch: Batch) -> int:
+    """What a compiled step wants beside its state: on one device, or on all that share the memory of the CPU."""
+    stats = program.step.lower(state, batch).compile().memory_analysis()
+    if stats is None:  # a backend that does not tell
+        return 0
+    one = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return one * _sharing(program)
+
+
+def predicted_bytes(program: Program, rows: int, sizes: Sizes) -> int:
+    """The same by formula, of a batch of `rows` windows."""
+    method, lm, mesh = program.method, dataclasses.replace(program.lm, remat=sizes.remat), program.mesh
+    if sizes.think_fraction is not None:
+        method = dataclasses.replace(method, think_fraction=sizes.think_fraction)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    ways = _ways(mesh)
+    held = program.bytes_held["trained"]
+    found = memory.temporaries(lm, method.passes(sizes.length), -(-rows // ways), held, sizes.micro_batches, on_cpu)
+    return found.peak * _sharing(program)
+
+
+def suggestions(cfg: Any, program: Program, length: int, needed: int, free: int) -> list[str]:
+    """Settings, each alone, with which a step that needs `needed` bytes would fit into `free`."""
+    now = Sizes(program.lm.remat, cfg.micro_batches, getattr(program.method, "think_fraction", None), length)
+    # The formula for the proportions, the compiled step for the scale.
+    scale = needed / predicted_bytes(program, cfg.batch_size, now)
+    found = {}
+    for name, value, sizes in _smaller(now, cfg.batch_size, _ways(program.mesh)):
+        wanted = scale * predicted_bytes(program, cfg.batch_size, sizes)
+        if name not in found and wanted <= SPARE * free:
+            found[name] = f"{name}={value} ({_gib(wanted)})"
+    return list(found.values())
+
+
+def _smaller(now: Sizes, rows: int, ways: int) -> Iterator[tuple[str, Any, Sizes]]:
+    """Settings that take less and less; those that leave the loss as it is come first."""
+    if not now.remat:
+        yield "model.remat", "true", dataclasses.replace(now, remat=True)
+    for count in range(now.micro_batches + 1, rows + 1):
+        if rows % count == 0 and rows // count % ways == 0:
+            yield "micro_batches", count, dataclasses.replace(now, micro_batches=count)
+    if now.think_fraction is not None:
+        for halvings in range(1, 7):
+            share = now.think_fraction / 2**halvings
+            yield "method.think_fraction", f"{share:g}", dataclasses.replace(now, think_fraction=share)
+    length = now.length // 2
+    while length >= SHORTEST:
+        yield "data.length", length, dataclasses.replace(now, length=length)
+        length //= 2
+
+
+def _ways(mesh: jax.sharding.Mesh) -> int:
+    """Devices that rows are spread over."""
+    ways = 1
+    for axis in RULES["batch"]:
+        ways *= mesh.shape[axis]
+    return ways
+
+
+def _sharing(program: Program) -> int:
+    """Devices that share one memory."""
+    devices = program.mesh.local_devices
+    return len(devices) if devices[0].platform == "cpu" else 1
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
