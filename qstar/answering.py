@@ -26,7 +26,8 @@ from qstar.training import console
 from qstar.typing import Key, Params
 
 WRONG_HINT_SEED = 2022
-SCORED = 64  # samples of an iteration whose log-probs the trainer computes again
+SCORED = 64  # samples of an iteration whose log-probs the trainer computes again, or fewer where they are long
+SCORED_TOKENS = 8192  # of all of them with their prompts
 
 
 @dataclass(frozen=True)
@@ -195,13 +196,16 @@ def spent(shape: lm.LMConfig, rows: Sequence[dict], samples: int) -> dict[str, i
 
 def _mismatch(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict]) -> dict[str, float]:
     """How far the sampler's log-probs are from the trainer's, on some samples of the iteration."""
-    some = [row for row in rows if row["tokens"]][:: max(len(rows) // SCORED, 1)][:SCORED]
-    if not some:
+    written = [row for row in rows if row["tokens"]]
+    if not written:
         return {}
+    longest = max(row["prompt_tokens"] + row["generated_tokens"] for row in written)
+    count = min(SCORED, max(SCORED_TOKENS // longest, 1))
+    some = written[:: max(len(written) // count, 1)][:count]
     encode = sampler.loaded.tokenizer.encode
     again = score.score(
         sampler.definition, sampler.params, [encode(row["prompt"]) for row in some], [row["tokens"] for row in some],
-        batch_size=cfg.sample_batch,
+        batch_size=min(cfg.sample_batch, count),
     )  # fmt: skip
     gaps = np.concatenate([np.abs(np.subtract(row["logprobs"], new)) for row, new in zip(some, again, strict=True)])
     return {"mean": float(gaps.mean()), "largest": float(gaps.max())}

@@ -164,9 +164,10 @@ def _fitting(found: list[dict], cfg: ImproveConfig, base: Loaded) -> tuple[list[
 
 
 def _advice(cfg: ImproveConfig, iteration: int, line: dict, directory: Path) -> str:
+    lacking = "declares an answer" if cfg.improve.keep == "all" else "is right"
     return (
         f"iteration {iteration}: none of {line['sampled']} samples (and {line['hinted']} with a hint) of "
-        f"{line['problems']} problems of {cfg.task.name} is right, so there is nothing to train on. "
+        f"{line['problems']} problems of {cfg.task.name} {lacking}, so there is nothing to train on. "
         "Self-training needs a start above chance: show examples (improve.few_shot=true), draw more samples "
         "(improve.samples=8 improve.temperature=0.7), begin with easier problems, or train on a few rationales "
         f"first (qstar-train method=sft data=examples). All samples are in {directory / rationales.FOLDER}"
