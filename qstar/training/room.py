@@ -38,15 +38,16 @@ def check(cfg: Any, program: Program, state: TrainState, batch: Batch) -> None:
     needed, free = step_bytes(program, state, batch), machine.free_bytes(device)
     if free is None or needed <= free:
         return
-    held = sum(leaf.nbytes for leaf in jax.tree.leaves(state)) // (1 if device.platform == "cpu" else program.mesh.size)
+    held = sum(size for name, size in program.bytes_held.items() if name != "gradients")
     found = suggestions(cfg, program, batch.tokens.shape[1], needed, free)
     way_out = f"What would fit, by formula: {'; or '.join(found)}" if found else (
         "No number of micro_batches, share of positions or length of window makes it fit: take a smaller model, or "
         "adapters (lora.rank=8)"
     )  # fmt: skip
     raise ValueError(
-        f"a step of {type(program.method).__name__} wants {_gib(needed)} beside the {_gib(held)} of its state, and "
-        f"{_gib(free)} are free on this {device.platform}. {way_out}. (QSTAR_CHECK_MEMORY=0 tries it all the same.)"
+        f"a step of {type(program.method).__name__} wants {_gib(needed)} beside its state of {_gib(held)} over all "
+        f"devices, and {_gib(free)} are free on this {device.platform}. {way_out}. "
+        "(QSTAR_CHECK_MEMORY=0 tries it all the same.)"
     )
 
 

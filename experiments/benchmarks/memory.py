@@ -1,0 +1,173 @@
+"""Memory of a Quiet-STaR training step against length, thought length and thoughts, with the formula's prediction.
+
+    python experiments/benchmarks/memory.py [--size small smollm2] [--measure] [--out memory.jsonl]
+
+A row is one step, forward, backward and AdamW, layers recomputed and logits in slices. `compiled` is what XLA says the
+step takes, state included, from shapes alone: nothing is allocated. `formula` is `qstar.models.memory`. With --measure
+each step is also taken twice, in a process of its own: the most memory that process ever held, above what it held
+before. `small`: width 256, six layers, vocabulary 8,000, two rows, every axis alone around 128 tokens and two thoughts
+of 12. `smollm2`: the shape of SmolLM2-135M, 256 tokens, vocabulary 49,152, eight rows, two thoughts of 12.
+"""
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    size: str
+    length: int
+    thought_len: int = 12
+    thoughts: int = 2
+    rows: int = 2
+    think_fraction: float = 1.0
+    micro_batches: int = 1
+
+
+SMALL = [
+    Case("small", 128),
+    *(Case("small", length) for length in (64, 256, 512)),
+    *(Case("small", 128, thought_len=count) for count in (4, 24)),
+    *(Case("small", 128, thoughts=count) for count in (4, 8)),
+    Case("small", 128, think_fraction=0.25),
+    Case("small", 128, micro_batches=2),
+]
+SMOLLM2 = [
+    Case("smollm2", 256, rows=8),
+    Case("smollm2", 256, rows=8, micro_batches=4),
+    Case("smollm2", 256, rows=8, think_fraction=0.25),
+]
+CASES = {"small": SMALL, "smollm2": SMOLLM2}
+
+
+def program_of(case: Case):
+    from qstar import sharding
+    from qstar.methods.quiet_star import QuietStar
+    from qstar.models.lm import LMConfig
+    from qstar.training.build import Program
+    from qstar.training.optim import OptimConfig
+
+    shapes = {
+        "small": LMConfig(vocab=8000, width=256, layers=6, heads=8, kv_heads=4, head_size=32, ff=1024),
+        "smollm2": LMConfig(vocab=49152, width=576, layers=30, heads=9, kv_heads=3, head_size=64, ff=1536),
+    }
+    method = QuietStar(
+        thought_len=case.thought_len, num_thoughts=case.thoughts, mix="hidden", baseline="mean",
+        think_fraction=case.think_fraction,
+    )  # fmt: skip
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    return Program.of(method, shapes[case.size], mesh, OptimConfig(), 1000, case.micro_batches)
+
+
+def analysed(case: Case) -> dict[str, float]:
+    """Bytes of the compiled step and by formula, state included, and the seconds that compiling took."""
+    import jax
+    import jax.numpy as jnp
+
+    from qstar.structs import Batch
+    from qstar.training import room
+
+    program = program_of(case)
+    kinds = (jnp.int32, bool, jnp.int32, jnp.int32)
+    batch = Batch(*(jax.ShapeDtypeStruct((case.rows, case.length), kind) for kind in kinds))
+    held = sum(size for name, size in program.bytes_held.items() if name != "gradients")
+    sizes = room.Sizes(program.lm.remat, case.micro_batches, case.think_fraction, case.length)
+    started = time.perf_counter()
+    with jax.set_mesh(program.mesh):
+        compiled = room.step_bytes(program, program.abstract_state(0), batch)
+    seconds = time.perf_counter() - started
+    formula = room.predicted_bytes(program, case.rows, sizes)
+    return {"state": held, "compiled": held + compiled, "formula": held + formula, "compile_s": seconds}
+
+
+def measured(case: Case) -> int:
+    """Bytes that two steps took at most, the state included, above the interpreter's with its libraries."""
+    import jax
+    import numpy as np
+
+    from qstar import entry
+    from qstar.structs import Batch
+    from qstar.training import machine
+    from qstar.training import step as steps
+
+    entry.prepare_jax()
+    program = program_of(case)
+    jax.block_until_ready(jax.numpy.zeros(()))
+    before = machine.peak_bytes()
+    shape = (case.rows, case.length)
+    place = np.broadcast_to(np.arange(case.length, dtype=np.int32), shape)
+    with jax.set_mesh(program.mesh):
+        params = program.definition.init(jax.random.key(0))
+        state = jax.device_put(steps.new_state(params, program.tx, jax.random.key(1), False), program.places)
+        del params
+        for seed in range(2):
+            tokens = np.random.default_rng(seed).integers(0, program.lm.vocab, shape).astype(np.int32)
+            batch = Batch(tokens, np.ones(shape, bool), np.ones(shape, np.int32), place)
+            state, _ = program.step(state, batch)
+            jax.block_until_ready(state)
+    return machine.peak_bytes() - before
+
+
+def in_a_process(case: Case) -> int:
+    command = [sys.executable, __file__, "--case", json.dumps(dataclasses.asdict(case))]
+    found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return int(found.splitlines()[-1])
+
+
+def show(rows: list[dict]) -> None:
+    from rich.table import Table
+
+    from qstar.training import console
+
+    names = ("state", "compiled", "formula", "measured")
+    table = Table("size", "rows", "T", "thought", "thoughts", "positions", "micro", *names, "formula / compiled")
+    for row in rows:
+        case = Case(**row["case"])
+        settings = (case.size, case.rows, case.length, case.thought_len, case.thoughts, case.think_fraction,
+                    case.micro_batches)  # fmt: skip
+        sizes = (f"{row[name] / GIB:.3f}" if name in row else "" for name in names)
+        table.add_row(*map(str, settings), *sizes, f"{row['formula'] / row['compiled']:.2f}")
+    console.console().print(table)
+    console.console().print("memory in GiB; state: weights and moments of AdamW")
+
+
+def parser() -> argparse.ArgumentParser:
+    out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out.add_argument("--size", nargs="+", choices=CASES, default=list(CASES))
+    out.add_argument("--measure", action="store_true", help="take the steps too")
+    out.add_argument("--first", type=int, metavar="N", help="of each size the first N cases alone")
+    out.add_argument("--out", type=Path, metavar="FILE", help="append every row as a line of JSON")
+    out.add_argument("--case", help=argparse.SUPPRESS)
+    return out
+
+
+def main() -> None:
+    args = parser().parse_args()
+    if args.case:
+        print(measured(Case(**json.loads(args.case))))
+        return
+    from qstar import entry
+
+    with entry.errors():
+        entry.prepare_jax()
+        rows = []
+        for case in (case for size in args.size for case in CASES[size][: args.first]):
+            row = {"case": dataclasses.asdict(case), **analysed(case)}
+            if args.measure:
+                row["measured"] = in_a_process(case)
+            rows.append(row)
+            if args.out:
+                with args.out.open("a") as file:
+                    file.write(json.dumps(row) + "\n")
+        show(rows)
+
+
+if __name__ == "__main__":
+    main()
