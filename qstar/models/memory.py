@@ -16,8 +16,7 @@ from qstar.ops import chunk
 # How many arrays of a size are alive at once at the fullest moment.
 OF_WIDTH, OF_FF, OF_SCORES = 13, 6, 3  # in the backward pass of one layer, per column
 OF_SLICE = 3  # logits, their softmax, their gradient
-OF_CACHE = 3  # of the thoughts' own keys and values: what a pass over the layers reads, what it writes, and a copy
-OF_DRAW = 7  # logits of a slice, and the random bits and noise for a draw from them
+OF_CACHE = 2.2  # of the thoughts' own keys and values: what a pass over the layers reads, and what it writes
 # Kept of every layer, per column, where layers are not recomputed.
 KEPT_WIDTH, KEPT_FF, KEPT_SCORES = 12, 5, 3
 
@@ -30,11 +29,12 @@ class Temporaries:
     kept: int  # from the forward for the backward pass
     layer: int  # the backward pass of a layer
     vocabulary: int  # that of a slice of the logits
-    sampling: int
+    sampling: int  # the thoughts' own keys and values
 
     @property
     def peak(self) -> int:
-        return max(self.gradients + self.kept + max(self.layer, self.vocabulary), self.sampling)
+        # Not sampling alone: what it lets go of is not where the layers' results are put.
+        return self.gradients + self.kept + max(self.layer, self.vocabulary, self.sampling)
 
 
 def temporaries(
@@ -58,24 +58,15 @@ def temporaries(
         gradients += 2 * trained  # the sum so far, and the next
     kept = sum(_kept(lm, one, size) for one in backward)
     logits = max(one.logits for one in backward) * rows * lm.vocab * 4
+    sampled = sum(one.columns for one in passes if one.phase == "sampling")
     layer = largest.columns * (OF_WIDTH * lm.width + OF_FF * lm.ff)
     return Temporaries(
         gradients=gradients,
         kept=rows * kept,
         layer=rows * (layer * size + OF_SCORES * _scores(lm, largest, size)),
         vocabulary=OF_SLICE * min(logits, chunk.BUDGET_BYTES),
-        sampling=max(
-            (_sampling(lm, passes, one, rows, trained, size) for one in passes if one.phase == "sampling"), default=0
-        ),
+        sampling=int(OF_CACHE * rows * sampled * 2 * lm.layers * lm.kv_heads * lm.head_size * size),
     )
-
-
-def _sampling(lm: LMConfig, passes: Sequence[Pass], one: Pass, rows: int, trained: int, size: int) -> int:
-    """Bytes while thoughts grow: their keys, a slice of logits, what is kept of the text, another layout of weights."""
-    cache = 2 * lm.layers * one.columns * lm.kv_heads * lm.head_size * size
-    text = sum(_kept(lm, other, size) for other in passes if other.phase == "text" and other.gradient)
-    logits = min(rows * one.thoughts * lm.vocab * 4, chunk.BUDGET_BYTES)
-    return rows * (OF_CACHE * cache + text) + OF_DRAW * logits + trained
 
 
 def _scores(lm: LMConfig, one: Pass, size: int) -> int:
