@@ -17,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from qstar import __version__, report, runs, sharding
+from qstar import __version__, processes, report, runs, sharding
 from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data.pipeline import RandomAccess
@@ -30,10 +30,11 @@ from qstar.models.definition import join
 from qstar.models.lm import LMConfig
 from qstar.record import Reader, Record
 from qstar.runs import Loaded
+from qstar.sharding import MeshConfig
 from qstar.structs import Batch, TrainState
 from qstar.thoughts import read
 from qstar.thoughts.predict import Thinks
-from qstar.training import build, console, loop, machine, room
+from qstar.training import build, console, layout, loop, machine, room
 from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.loop import Hook
@@ -80,7 +81,7 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
     `loop.NonFiniteLoss` as `loop.fit` does.
     """
     loaded = cfg.model.load(cfg.seed)
-    mesh = sharding.make_mesh(cfg.mesh)
+    mesh = _mesh(cfg, loaded)
     _check_sizes(cfg, loaded, mesh)
     data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
     texts = held_out(cfg, loaded.tokenizer, data)
@@ -90,14 +91,25 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
         arms.append(_arm(plain, PlainLM(), directory / "control", loaded, mesh, data, texts))
     for arm in arms:
         _check_directory(arm, loaded)
+    processes.wait("checked")
     for arm in arms:
         _open(arm, loaded)
+    processes.wait("opened")
     records = [_train(arm, loaded, known or {}) for arm in arms]
     before, after = (records[0].evaluated.get(step, []) for step in (0, cfg.steps))
     control = records[1].evaluated[cfg.steps] if cfg.control else []
     result = Result(directory, before, after, control, _helped(arms[0], loaded))
     _show(result, arms[0], loaded.tokenizer)
     return result
+
+
+def _mesh(cfg: TrainConfig, loaded: Loaded) -> jax.sharding.Mesh:
+    if not cfg.mesh.auto:
+        return sharding.make_mesh(cfg.mesh)
+    method = cfg.method.resolve(loaded.tokenizer)
+    other, here = runs.other_model(method, loaded), sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+    program = Program.of(method, loaded.config, here, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
+    return layout.picked(program, cfg.batch_size // cfg.micro_batches)
 
 
 def _check_sizes(cfg: TrainConfig, loaded: Loaded, mesh: jax.sharding.Mesh) -> None:
@@ -179,15 +191,18 @@ def _open(arm: Arm, loaded: Loaded) -> None:
     """Write the files that make the directory a run, unless it is one already."""
     if (arm.directory / "config.yaml").is_file():
         return
-    runs.describe(arm.directory, loaded.config, loaded.tokenizer)
+    if processes.first():
+        runs.describe(arm.directory, loaded.config, loaded.tokenizer)
+        (arm.directory / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n")
     if arm.program.definition.frozen:
+        processes.wait("described")
         runs.keep_frozen(arm.directory, arm.program.definition.freeze(loaded.params), arm.cfg.lora)
-    (arm.directory / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n")
     _save_config(arm)
 
 
 def _save_config(arm: Arm) -> None:
-    configs.save(dataclasses.replace(arm.cfg, resume=""), arm.directory / "config.yaml")
+    if processes.first():
+        configs.save(dataclasses.replace(arm.cfg, resume=""), arm.directory / "config.yaml")
 
 
 def _environment() -> dict:
@@ -303,8 +318,10 @@ def _helped(arm: Arm, loaded: Loaded) -> list[read.Helpful]:
     with Checkpoints(arm.directory / "checkpoints", arm.cfg.save_every, arm.cfg.keep) as checkpoints:
         params = join(checkpoints.load_params(), _frozen(arm, loaded))
     places = join(arm.program.places.params, arm.program.places.frozen)
-    with jax.set_mesh(arm.program.mesh):
-        return read.best(arm.reader(jax.device_put(params, places)), SHOWN)
+    with jax.set_mesh(arm.program.mesh), processes.whole(params) as here:
+        if jax.process_count() == 1:
+            here = jax.device_put(here, places)
+        return read.best(arm.reader(here), SHOWN)
 
 
 def _show(result: Result, arm: Arm, tokenizer: Tokenizer) -> None:
@@ -313,7 +330,8 @@ def _show(result: Result, arm: Arm, tokenizer: Tokenizer) -> None:
         groups = [("before", result.before), ("after", result.after), ("control: plain LM", result.control)]
         out.print()
         out.print(report.table(groups))
-        (result.directory / "summary.md").write_text(report.markdown(groups), encoding="utf-8")
+        if processes.first():
+            (result.directory / "summary.md").write_text(report.markdown(groups), encoding="utf-8")
     if result.helped:
         out.print("\nThoughts that helped most")
     for one in result.helped:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 
+from qstar import processes
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import suite
 from qstar.evals.suite import Evaluator, Row
@@ -69,7 +70,8 @@ class Record:
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Ask the questions; returns the answers as metrics."""
-        rows = self._evaluator(weights(state), jax.random.key(self._seed))
+        with processes.whole(weights(state)) as params:
+            rows = self._evaluator(params, jax.random.key(self._seed))
         self.evaluated[step] = rows
         _append(self._evals, [{"step": step, **suite.as_dict(row)} for row in rows])
         return {
@@ -82,7 +84,9 @@ class Record:
         """Read a few texts; write the thoughts that differ from the last time."""
         if self._reader is None:
             return
-        for reading in self._reader(weights(state), SAMPLED_TEXTS):
+        with processes.whole(weights(state)) as params:
+            readings = self._reader(params, SAMPLED_TEXTS)
+        for reading in readings:
             text = self._tokenizer.decode(reading.tokens)
             changed = [
                 {"position": position, "thought": thought, "weight": round(one.thoughts[0].weight, 4),
@@ -99,6 +103,8 @@ class Record:
 
 
 def _append(file: Path, lines: Sequence[dict]) -> None:
+    if not processes.first():
+        return
     with file.open("a", encoding="utf-8") as out:
         out.writelines(json.dumps(line) + "\n" for line in lines)
 
@@ -111,6 +117,8 @@ def _keep_until(file: Path, step: int) -> list[dict]:
     # Without its newline a line is torn.
     records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
     kept = [record for record in records if record["step"] <= step]
+    if not processes.first():
+        return kept
     fresh = file.with_suffix(".new")
     fresh.unlink(missing_ok=True)
     fresh.touch()

@@ -7,9 +7,12 @@ width), `tensor` (heads, feed-forward, vocabulary). Axes are Auto: the compiler 
 
 import contextlib
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 AXES = ("data", "fsdp", "tensor")
@@ -25,6 +28,10 @@ RULES: dict[str | None, str | tuple[str, ...] | None] = {
     "vocab": "tensor",
 }
 
+# Of `pick`: the share of a device's memory for weights, gradients and optimizer where every device keeps all of them;
+# and the most ways of `tensor`, whose sums are waited for in every layer: devices of one machine are close enough.
+SHARE, MOST_TENSOR = 1 / 3, 8
+
 
 @dataclass(frozen=True)
 class MeshConfig:
@@ -33,14 +40,19 @@ class MeshConfig:
     data: int = 1
     fsdp: int = 1
     tensor: int = 1
+    auto: bool = False  # sizes are picked for the devices found and the model's size (`pick`)
 
     def __post_init__(self):
         sizes = (self.data, self.fsdp, self.tensor)
+        if self.auto and sizes != (1, 1, 1):
+            raise ValueError(f"mesh=auto with (data, fsdp, tensor) = {sizes}: give sizes, or let them be picked")
         if any(size == 0 or size < -1 for size in sizes) or sizes.count(-1) > 1:
             raise ValueError(f"mesh (data, fsdp, tensor) = {sizes}: sizes are positive, at most one may be -1")
 
     def resolve(self, devices: int) -> tuple[int, int, int]:
         """Sizes for this many devices. Raises ValueError when they do not fit."""
+        if self.auto:
+            raise ValueError("mesh=auto: its sizes depend on the model and are picked before a mesh is made")
         sizes = [self.data, self.fsdp, self.tensor]
         fixed = math.prod(size for size in sizes if size != -1)
         if -1 in sizes:
@@ -56,6 +68,43 @@ class MeshConfig:
                 "lower a size, or use mesh=single"
             )
         return tuple(sizes)
+
+
+def pick(
+    devices: int, rows: int, held: int, memory: int | None, fits: Callable[[dict[str, int]], bool], spare: bool = True
+) -> MeshConfig:
+    """A layout for so many devices.
+
+    Rows are spread as widely as they divide, over `data` where the state of training has room on every device and over
+    `fsdp` where it has not; heads, feed-forward and vocabulary are split where there are fewer rows than devices.
+
+    Args:
+        rows: of a batch (a micro-batch where there are several).
+        held: bytes of weights, gradients and optimizer.
+        memory: bytes of one device; None where nobody knows, which counts as enough.
+        fits: whether the model's sizes divide over these sizes of the mesh axes.
+        spare: devices may be left over where nothing else fits.
+
+    Raises ValueError where nothing fits.
+    """
+    for used in range(devices, 0 if spare else devices - 1, -1):
+        for ways in _divisors(used):
+            tensor = used // ways
+            if rows % ways or tensor > MOST_TENSOR:
+                continue
+            room = memory is None or held / tensor <= SHARE * memory
+            for fsdp in [1] if room else _divisors(ways):
+                if fits({"data": ways // fsdp, "fsdp": fsdp, "tensor": tensor}):
+                    return MeshConfig(ways // fsdp, fsdp, tensor)
+    raise ValueError(
+        f"mesh=auto: {rows} rows of a batch and the model's sizes do not divide over {devices} devices; make the batch "
+        f"a multiple of {devices} (batch_size, micro_batches), or give the sizes (mesh.auto=false mesh.data=...)"
+    )
+
+
+def _divisors(number: int) -> list[int]:
+    """Largest first."""
+    return [one for one in range(number, 0, -1) if number % one == 0]
 
 
 def make_mesh(cfg: MeshConfig, devices: list | None = None) -> jax.sharding.Mesh:
@@ -83,6 +132,20 @@ def places(axes: dict, mesh: jax.sharding.Mesh) -> dict:
     return jax.tree.map(lambda names: named(mesh, *names), axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 
+def put(tree: Any, places: Any) -> Any:
+    """Copies of the leaves where they belong; with several processes every one of them has all of every leaf."""
+    if jax.process_count() == 1:
+        return jax.device_put(tree, places, may_alias=False)
+    return jax.tree.map(_put, tree, places)
+
+
+def _put(leaf: jax.Array | np.ndarray, place: NamedSharding) -> jax.Array:
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), place), impl=jax.random.key_impl(leaf))
+    here = np.asarray(leaf)
+    return jax.make_array_from_callback(here.shape, place, lambda index: np.array(here[index]))  # a copy: steps donate
+
+
 def shard(x: jax.Array, *names: str | None) -> jax.Array:
     """Constrain an activation to the layout of its logical axes; the identity outside a mesh."""
     if len(names) != x.ndim:
@@ -94,7 +157,7 @@ def shard(x: jax.Array, *names: str | None) -> jax.Array:
 
 def check_rows(rows: int, mesh: jax.sharding.Mesh) -> None:
     """Raise ValueError where a batch of so many rows does not divide over the mesh."""
-    ways = math.prod(mesh.shape[axis] for axis in RULES["batch"])
+    ways = _ways("batch", mesh.shape)
     if rows % ways:
         raise ValueError(
             f"a batch of {rows} rows does not divide over data x fsdp = {ways} of the mesh: "
@@ -107,15 +170,33 @@ def check_divisible(axes: dict, shapes: dict, mesh: jax.sharding.Mesh) -> None:
 
     `axes` and `shapes` are trees of one structure: logical axis names and shapes of every weight.
     """
+    found = _odd(axes, shapes, mesh.shape)
+    if found:
+        path, shape, name, size = found
+        where = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(
+            f"weight {where} {shape}: its axis {name!r} of size {size} is not divisible by the mesh axis "
+            f"{RULES[name]!r} of size {_ways(name, mesh.shape)}; choose mesh sizes that divide it, or mesh=single"
+        )
+
+
+def divides(axes: dict, shapes: dict, sizes: Mapping[str, int]) -> bool:
+    """Whether every weight divides over a mesh of these sizes; `axes` and `shapes` as in `check_divisible`."""
+    return _odd(axes, shapes, sizes) is None
+
+
+def _odd(axes: dict, shapes: dict, sizes: Mapping[str, int]) -> tuple | None:
+    """Path, shape, axis and its size of the first weight that does not divide."""
     flat_axes = jax.tree_util.tree_leaves_with_path(axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     flat_shapes = jax.tree.leaves(shapes, is_leaf=lambda leaf: isinstance(leaf, tuple))
     for (path, names), shape in zip(flat_axes, flat_shapes, strict=True):
         for name, size in zip(names, shape, strict=True):
-            rule = RULES[name]
-            ways = math.prod(mesh.shape[axis] for axis in ((rule,) if isinstance(rule, str) else rule or ()))
-            if size % ways:
-                where = jax.tree_util.keystr(path, simple=True, separator="/")
-                raise ValueError(
-                    f"weight {where} {shape}: its axis {name!r} of size {size} is not divisible by the mesh axis "
-                    f"{rule!r} of size {ways}; choose mesh sizes that divide it, or mesh=single"
-                )
+            if size % _ways(name, sizes):
+                return path, shape, name, size
+    return None
+
+
+def _ways(name: str | None, sizes: Mapping[str, int]) -> int:
+    """Devices that a logical axis is split over."""
+    rule = RULES[name]
+    return math.prod(sizes[axis] for axis in ((rule,) if isinstance(rule, str) else rule or ()))

@@ -20,15 +20,16 @@ configs.register()
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 def _main(node: DictConfig) -> None:
-    from qstar import experiment  # here, so that --help and bad values are answered at once
+    from qstar import experiment, processes  # here, so that --help and bad values are answered at once
 
     with entry.errors():
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)
+        processes.join()
         cfg, directory = chosen(configs.build(node), job.overrides.task)
         entry.prepare_jax()
-        experiment.run(cfg, directory)
+        experiment.run(cfg, Path(processes.agreed(str(directory))))
 
 
 def chosen(cfg: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path]:

@@ -35,10 +35,7 @@ def example(index: int) -> Batch:
 
 
 def data(count: int = 40) -> grain.DatasetIterator:
-    rows = ROWS // jax.process_count()
-    mine = slice(jax.process_index() * rows, (jax.process_index() + 1) * rows)
     source = grain.MapDataset.range(count).seed(3).shuffle().map(example).repeat(None)
-    source = source.map(lambda batch: jax.tree.map(lambda x: x[mine], batch))
     return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
 
 

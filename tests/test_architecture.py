@@ -37,6 +37,7 @@ TOP = {
     "improvement",
     "iterations",
     "prepare",
+    "processes",
     "record",
     "report",
     "runs",

@@ -104,7 +104,7 @@ class Program:
         params = optim.held(params, self.optim)
         state = step.new_state(params, self.tx, run, self.ema, frozen, self.comparison)
         # Copied: the first step consumes its state, and the loaded weights start the control as well.
-        return jax.device_put(state, self.places, may_alias=False)
+        return sharding.put(state, self.places)
 
     def _weights(self, lm_params: Params, key: Key) -> tuple[Params, Params | None]:
         """What trains, and what is frozen, before the first step."""
@@ -121,7 +121,7 @@ class Program:
 
     def with_frozen(self, state: TrainState, frozen: Params | None) -> TrainState:
         """A restored state with the frozen weights, which checkpoints leave out."""
-        return state.replace(frozen=jax.device_put(frozen, self.places.frozen, may_alias=False))
+        return state.replace(frozen=sharding.put(frozen, self.places.frozen))
 
     @property
     def bytes_held(self) -> dict[str, int]:

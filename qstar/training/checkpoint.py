@@ -8,6 +8,7 @@ States are restored onto whatever mesh the abstract state names.
 import contextlib
 import dataclasses
 import errno
+import json
 import logging
 import tempfile
 from collections.abc import Iterator
@@ -151,13 +152,13 @@ class Checkpoints:
 
         Raises:
             FileNotFoundError: no such checkpoint.
-            ValueError: it is of another model or optimiser (the differences are listed), of another number of
-                processes, or unreadable.
+            ValueError: it is of another model or optimiser (the differences are listed), its processes stood at
+                different places of the data and were not as many as now, or it is unreadable.
         """
         from orbax.checkpoint import v1 as ocp
 
         step = self._resolve(step)
-        _check_processes(self._directory / str(step))
+        position = _position(self._directory / str(step))
         found = _metadata(self._directory / str(step), "state")
         _check(_shapes(abstract_state), _shapes(found), f"step {step} of {self._directory}")
         # Asked for by name: what this state lacks may not have been a part of a state yet when it was saved.
@@ -166,7 +167,10 @@ class Checkpoints:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            loaded = self._saver.load_checkpointables(step, {"state": wanted, "data": iterator})["state"]
+            parts = {"state": wanted} if position else {"state": wanted, "data": iterator}
+            loaded = self._saver.load_checkpointables(step, parts)["state"]
+        if position:
+            iterator.set_state(position)
         return abstract_state.replace(**loaded)
 
     def load_params(self, step: int | None = None) -> Params:
@@ -228,14 +232,20 @@ def _disk_full(error: Exception) -> bool:
     return getattr(error, "errno", None) == errno.ENOSPC or f"os_error_code='{errno.ENOSPC}'" in str(error)
 
 
-def _check_processes(path: Path) -> None:
-    # Every process keeps the position of its own rows, in a file that is named for it and their number.
-    counts = {int(file.stem.rpartition("-of-")[2]) for file in path.glob("data/process_*-of-*.json")}
-    if counts and counts != {jax.process_count()}:
+def _position(path: Path) -> dict | None:
+    """Where another number of processes stood in the data; None where there were as many as now."""
+    # Every process keeps a position, in a file that is named for it and their number.
+    files = list(path.glob("data/process_*-of-*.json"))
+    counts = {int(file.stem.rpartition("-of-")[2]) for file in files}
+    if not counts or counts == {jax.process_count()}:
+        return None
+    positions = [json.loads(file.read_text()) for file in files]
+    if any(one != positions[0] for one in positions):
         raise ValueError(
-            f"{path} was saved by {max(counts)} processes, this run has {jax.process_count()}: the position in the "
-            f"data is kept for each; go on with {max(counts)} processes"
+            f"{path} was saved by {max(counts)} processes that stood at different places of the data, this run has "
+            f"{jax.process_count()}; go on with {max(counts)} processes"
         )
+    return positions[0]
 
 
 def _metadata(path: Path, name: str) -> dict:

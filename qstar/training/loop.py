@@ -88,8 +88,8 @@ def fit(
 ) -> TrainState:
     """Train from step `state.step` to step `steps`; returns the state after it.
 
-    `step` may donate its state. `batches` yields batches of numpy arrays and stands behind batch `state.step`; with
-    several processes it yields the rows of this one. It is saved with the state, so it must be one that `checkpoints`
+    `step` may donate its state. `batches` yields batches of numpy arrays and stands behind batch `state.step`; of
+    several processes each gets all of its rows. It is saved with the state, so it must be one that `checkpoints`
     can save (a grain iterator). A line of metrics is written every `log_every` steps, wherever a hook returned values,
     and at the end. `show` names the metrics of the progress display. What `meter` finds joins every line; `check` sees
     the state and the batch of the first step before it is taken.
@@ -150,12 +150,13 @@ def _draw(batches: Iterator[Batch], now: int, steps: int) -> Batch:
 
 
 def _place(batch: Batch, mesh: jax.sharding.Mesh | None) -> Batch:
-    """Rows of this process to the devices."""
+    """Rows to the devices that want them; of several processes each takes those of its own."""
     if mesh is None:
         return jax.device_put(batch)
     place = sharding.named(mesh, "batch")
-    sharding.check_rows(len(jax.tree.leaves(batch)[0]) * jax.process_count(), mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(place, np.asarray(x)), batch)
+    sharding.check_rows(len(jax.tree.leaves(batch)[0]), mesh)
+    rows = jax.tree.map(np.asarray, batch)
+    return jax.tree.map(lambda x: jax.make_array_from_callback(x.shape, place, x.__getitem__), rows)
 
 
 class _Report:

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -149,6 +150,31 @@ def test_eight_devices_restore_onto_one_and_back(tmp_path):
         again = saver.restore(wanted, data(), step=2)
     assert again.params["w"].sharding == spread
     np.testing.assert_array_equal(np.asarray(again.params["w"]), np.arange(64.0).reshape(16, 4))
+
+
+def saved_by_two(directory, positions):
+    """A checkpoint of step 4 as two processes leave it that stood at these places of the data."""
+    with Checkpoints(directory, every=2, keep=3) as saver:
+        saver.save(4, state(4), advance(data(), 4))
+    folder = directory / "4" / "data"
+    (folder / "process_0-of-1.json").unlink()
+    for index, position in enumerate(positions):
+        (folder / f"process_{index}-of-2.json").write_text(json.dumps({"next_index": position}))
+
+
+def test_what_two_processes_saved_goes_on_in_one(tmp_path):
+    saved_by_two(tmp_path, (4, 4))
+    iterator = data()
+    with Checkpoints(tmp_path, every=2, keep=3) as saver:
+        same(saver.restore(abstract(state(0)), iterator), state(4))
+    np.testing.assert_array_equal(next(iterator), [8, 9])
+
+
+def test_processes_that_stood_at_different_places_are_refused(tmp_path):
+    saved_by_two(tmp_path, (4, 5))
+    with Checkpoints(tmp_path, every=2, keep=3) as saver:
+        with pytest.raises(ValueError, match=r"saved by 2 processes that stood at different places .* this run has 1"):
+            saver.restore(abstract(state(0)), data())
 
 
 def test_parameters_alone_come_as_numpy(tmp_path):

@@ -1,0 +1,137 @@
+"""Several processes are one run: what `qstar-train` does in two is what it does in one."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+from conftest import QUICK_TO_COMPILE
+from small_runs import MODEL, RUN, lines
+
+from qstar import processes
+
+ROOT = Path(__file__).parent.parent
+DEVICES = 4
+SETTINGS = (
+    *MODEL,
+    *RUN,
+    "mesh=fsdp",
+    "control=false",
+    "optim.warmup_steps=0",
+    "log_every=1",
+    "save_every=1",
+    "sample_every=0",
+    "eval.items=2",
+    "peak_tflops=1",
+    "run_dir=run",
+)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def train(folder: Path, count: int, *overrides: str) -> list[str]:
+    """`qstar-train` in so many processes, which share four devices; gives what each of them prints."""
+    folder.mkdir(exist_ok=True)
+    shared = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
+        "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
+        "XLA_FLAGS": QUICK_TO_COMPILE if jax.version.__version_info__ < (0, 11) else "",
+    }
+    if count > 1:
+        shared |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(count)}
+    command = [sys.executable, "-m", "qstar.train", *overrides]
+    started = [
+        subprocess.Popen(
+            command,
+            cwd=folder,
+            env=shared | ({"JAX_PROCESS_ID": str(index)} if count > 1 else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(count)
+    ]
+    outputs = [process.communicate(timeout=900)[0] for process in started]
+    assert [process.returncode for process in started] == [0] * count, "\n".join(outputs)
+    return outputs
+
+
+def assert_close(found: list[dict], wanted: list[dict]) -> None:
+    """Lines that agree but for sums taken in another order."""
+    assert [line.keys() for line in found] == [line.keys() for line in wanted]
+    for one, other in zip(found, wanted, strict=True):
+        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one_and_go_on_from_each_others_checkpoints(tmp_path):
+    straight, shared = tmp_path / "straight", tmp_path / "shared"
+    train(straight, 1, *SETTINGS, "steps=6")
+    outputs = train(shared, 2, *SETTINGS, "steps=2")
+    said = ["\n".join(line for line in output.splitlines() if "[Gloo]" not in line) for output in outputs]
+    assert "Held-out answers" in said[0] and said[1] == ""  # the first one alone speaks
+    wanted = lines(straight / "run" / "metrics.jsonl")
+    losses = [line["loss"] for line in wanted if line["step"]]
+    assert len(set(losses)) == 6
+    assert_close(lines(shared / "run" / "metrics.jsonl")[:2], wanted[:2])
+    for count, steps in ((1, 4), (2, 6)):  # what two wrote is read by one, and what one wrote by two
+        train(shared, count, "resume=run", f"steps={steps}")
+        assert (shared / "run" / "checkpoints" / str(steps)).is_dir()
+    found = lines(shared / "run" / "metrics.jsonl")
+    assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
+    assert [line["loss"] for line in found] == pytest.approx(losses, rel=1e-4)
+    evaluated = [line["step"] for line in lines(shared / "run" / "evals.jsonl")]
+    assert evaluated == sorted(evaluated) and evaluated.count(0) == 2 and evaluated.count(6) == 2
+
+
+# --- who is told to join ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def initialized(monkeypatch):
+    """The arguments of every call of jax.distributed.initialize, which does nothing here."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *arguments: calls.append(arguments))
+    for name in ("QSTAR_DISTRIBUTED", *processes.EXPLICIT, *processes.COUNTED):
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("environment", "wanted"),
+    [
+        ({}, []),
+        ({"SLURM_STEP_NUM_TASKS": "1"}, []),
+        ({"SLURM_STEP_NUM_TASKS": "16"}, [()]),
+        ({"OMPI_COMM_WORLD_SIZE": "2"}, [()]),
+        ({"SLURM_STEP_NUM_TASKS": "16", "QSTAR_DISTRIBUTED": "0"}, []),
+        ({"QSTAR_DISTRIBUTED": "1"}, [()]),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "first:1234", "JAX_NUM_PROCESSES": "2", "JAX_PROCESS_ID": "1"},
+            [("first:1234", 2, 1)],
+        ),
+    ],
+)
+def test_processes_that_were_started_together_find_each_other(environment, wanted, initialized, monkeypatch):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    processes.join()
+    assert initialized == wanted
+
+
+def test_half_an_address_and_unknown_words_are_errors(initialized, monkeypatch):
+    monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
+    with pytest.raises(ValueError, match="JAX_NUM_PROCESSES without JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID: give all"):
+        processes.join()
+    monkeypatch.setenv("QSTAR_DISTRIBUTED", "yes")
+    with pytest.raises(ValueError, match="QSTAR_DISTRIBUTED=yes: 1 "):
+        processes.join()
+    assert initialized == []
