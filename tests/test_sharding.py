@@ -1,5 +1,7 @@
+import collections
 import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +23,57 @@ METHOD = QuietStar(thought_len=2, lookahead=2, beta=10.0)
 STEPS = 3
 OPTIM = OptimConfig(lr=0.01, warmup_steps=0, delimiter_lr_scale=2.0)
 MESHES = {
+    "data": MeshConfig(data=8),
+    "tensor": MeshConfig(tensor=2),
     "fsdp": MeshConfig(fsdp=8),
     "fsdp_tensor": MeshConfig(fsdp=4, tensor=2),
     "data_fsdp_tensor": MeshConfig(data=2, fsdp=2, tensor=2),
 }
+
+# Collectives of a compiled step, by the depth of the loops they stand in: around all loops; in a loop over layers or
+# over the tokens of thoughts; in the loop over layers of one such token.
+COLLECTIVES = {
+    # Sums of token counts, and of all other gradients with the metrics; in a layer's backward pass, of text and of
+    # columns, the sum of its gradients. Thoughts are sampled without a word to the others.
+    "data": [{"all-reduce": 2}, {"all-reduce": 2}],
+    # The nine weights of a layer are gathered where they are used: text, columns and both again backwards (recomputed
+    # or transposed), and once more for every token of a thought. Beside them the embedding, head and thinker's weights.
+    "fsdp": [{"all-gather": 17, "all-reduce": 10}, {"all-gather": 40, "all-reduce": 2}, {"all-gather": 9}],
+    # Two sums in a layer, behind attention and behind the feed-forward, forwards and backwards and for every token of a
+    # thought. Of a sampled token's logits only the best of each half and its id are gathered; its embedding is summed.
+    "tensor": [{"all-reduce": 8}, {"all-reduce": 11, "all-gather": 2}, {"all-reduce": 2}],
+    # Both.
+    "fsdp_tensor": [
+        {"all-gather": 17, "all-reduce": 21},
+        {"all-gather": 42, "all-reduce": 13},
+        {"all-gather": 9, "all-reduce": 2},
+    ],
+}
+COLLECTIVE = re.compile(r" = .*? (all-reduce|all-gather|reduce-scatter|collective-permute|all-to-all)(?:-start)?\(")
+CALL = re.compile(r"(body|condition|to_apply|calls|branch_computations)=\{?%?([\w.\-]+)")
+
+
+def collectives(text):
+    """Counts of the collectives in a compiled program by kind, for every depth of loops."""
+    calls, found, here, entry = collections.defaultdict(list), collections.defaultdict(list), "", ""
+    for line in text.splitlines():
+        if head := re.match(r"(ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            here = head[2]
+            entry = here if head[1] else entry
+        calls[here] += [(name, kind == "body") for kind, name in CALL.findall(line)]
+        found[here] += COLLECTIVE.findall(line)
+    depths = []
+
+    def count(name, depth):
+        depths.extend(collections.Counter() for _ in range(depth + 1 - len(depths)))
+        depths[depth].update(found[name])
+        for called, loop in calls[name]:
+            count(called, depth + loop)
+
+    count(entry, 0)
+    while depths and not depths[-1]:
+        depths.pop()
+    return [dict(kinds) for kinds in depths]
 
 
 def eight_rows():
@@ -35,7 +84,7 @@ def eight_rows():
 
 
 def run(cfg, lm=LM):
-    """Metrics of some steps on a mesh, and the thoughts that the last weights think."""
+    """Metrics of some steps on a mesh, the thoughts that the last weights think, and the collectives of the step."""
     model, params = tiny.thinker_of(lm)
     mesh, tx = sharding.make_mesh(cfg), optimizer(OPTIM, STEPS)
     places = state_sharding(model, tx, mesh, ema=True)
@@ -50,8 +99,9 @@ def run(cfg, lm=LM):
             history.append({name: mean.value() for name, mean in metrics.items()})
         for leaf, place in zip(jax.tree.leaves(state), jax.tree.leaves(places), strict=True):
             assert leaf.sharding.is_equivalent_to(place, leaf.ndim)
+        counts = collectives(step.lower(state, batch).compile().as_text())  # the program that was called
         tokens = np.asarray(thoughts(model, state.params, batch))
-    return history, tokens
+    return history, tokens, counts
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -77,11 +127,13 @@ def compile_afresh():
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_eight_devices_think_the_same_thoughts_and_lose_the_same_as_one(name, capfd, caplog, compile_afresh):
-    wanted_history, wanted_tokens = on_one_device()
+def test_devices_think_the_same_thoughts_and_lose_the_same_as_one_and_say_no_more_than_they_must(
+    name, capfd, caplog, compile_afresh
+):
+    wanted_history, wanted_tokens, alone = on_one_device()
     capfd.readouterr()
     with jax.log_compiles(), caplog.at_level("WARNING"):
-        history, tokens = run(MESHES[name])
+        history, tokens, counts = run(MESHES[name])
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
     assert sum("XLA compilation of jit(step)" in message for message in caplog.messages) == 1
     np.testing.assert_array_equal(tokens, wanted_tokens)
@@ -89,10 +141,13 @@ def test_eight_devices_think_the_same_thoughts_and_lose_the_same_as_one(name, ca
         assert found == pytest.approx(wanted, rel=2e-5, abs=1e-6)  # float32 sums in another order, over three steps
     losses = [metrics["loss"] for metrics in wanted_history]
     assert len(set(losses)) == STEPS
+    assert alone == []
+    if name in COLLECTIVES:
+        assert counts == COLLECTIVES[name]
 
 
 def test_bfloat16_on_eight_devices_stays_finite():
-    history, _ = run(MESHES["data_fsdp_tensor"], dataclasses.replace(LM, dtype="bfloat16"))
+    history, _, _ = run(MESHES["data_fsdp_tensor"], dataclasses.replace(LM, dtype="bfloat16"))
     assert np.isfinite([list(metrics.values()) for metrics in history]).all()
     # Rounded to eight bits, yet of the same model.
     assert history[0]["nll"] == pytest.approx(on_one_device()[0][0]["nll"], rel=0.02)
@@ -175,6 +230,41 @@ def test_meshes_that_do_not_fit_say_so():
     for wrong in ({"data": 0}, {"fsdp": -2}, {"data": -1, "fsdp": -1}):
         with pytest.raises(ValueError, match="sizes are positive, at most one may be -1"):
             MeshConfig(**wrong)
+
+
+GB = 10**9
+
+
+@pytest.mark.parametrize(
+    ("devices", "rows", "held", "memory", "wanted"),
+    [
+        (1, 8, 100 * GB, 80 * GB, (1, 1, 1)),
+        (8, 8, 16 * GB, 80 * GB, (8, 1, 1)),  # a billion weights at 16 bytes
+        (8, 8, 16 * GB, 40 * GB, (1, 8, 1)),
+        (8, 8, 16 * GB, None, (8, 1, 1)),
+        (64, 128, 112 * GB, 80 * GB, (2, 32, 1)),  # 64 ways do not divide the width of 96
+        (8, 4, 16 * GB, 80 * GB, (4, 1, 2)),
+        (8, 4, 112 * GB, 80 * GB, (1, 4, 2)),
+        (8, 4, 48 * GB, 80 * GB, (4, 1, 2)),  # half of it a device
+        (8, 1, 16 * GB, 80 * GB, (1, 1, 4)),  # four heads: the other devices are left over
+        (6, 4, 16 * GB, 80 * GB, (4, 1, 1)),
+        (3, 4, 16 * GB, 80 * GB, (2, 1, 1)),
+    ],
+)
+def test_auto_picks_sizes_for_the_devices_the_memory_and_the_batch(devices, rows, held, memory, wanted):
+    fits = lambda sizes: 96 % sizes["fsdp"] == 0 and 4 % sizes["tensor"] == 0  # noqa: E731
+    assert sharding.pick(devices, rows, held, memory, fits).resolve(devices) == wanted
+
+
+def test_auto_that_finds_nothing_says_so():
+    with pytest.raises(
+        ValueError, match=r"mesh=auto: 3 rows of a batch .* do not divide over 8 devices; make the batch"
+    ):
+        sharding.pick(8, 3, GB, None, lambda sizes: sizes["tensor"] == 1, spare=False)
+    with pytest.raises(ValueError, match=r"mesh=auto with \(data, fsdp, tensor\) = \(1, 8, 1\)"):
+        MeshConfig(fsdp=8, auto=True)
+    with pytest.raises(ValueError, match="picked before a mesh is made"):
+        MeshConfig(auto=True).resolve(8)
 
 
 def test_mesh_axes_are_placed_by_the_compiler():

@@ -1,9 +1,10 @@
 import dataclasses
 
 import pytest
+import small_runs
 import tiny
 
-from qstar import sharding
+from qstar import experiment, sharding
 from qstar.methods.lm import PlainLM
 from qstar.sharding import MeshConfig
 from qstar.training import layout, machine
@@ -29,3 +30,15 @@ def test_mesh_is_picked_for_the_devices_found_and_a_line_says_so(free, rows, wan
     assert f"mesh=auto: data {wanted['data']}, fsdp {wanted['fsdp']}, tensor {wanted['tensor']} (8 devices of" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("command", ["train", "improve"])
+def test_recipes_take_auto(command):
+    asked = () if command == "train" else ("model.source=bundled:cups",)
+    assert small_runs.composed("mesh=auto", *asked, name=command).mesh == MeshConfig(auto=True)
+
+
+def test_a_run_is_laid_out_for_its_own_batch(monkeypatch):
+    monkeypatch.setattr(machine, "free_bytes", lambda device: 10**12)
+    cfg = small_runs.small("mesh=auto", "batch_size=8", "micro_batches=4")
+    assert dict(experiment._mesh(cfg, cfg.model.load(0)).shape) == {"data": 2, "fsdp": 1, "tensor": 1}
