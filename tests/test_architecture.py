@@ -36,6 +36,7 @@ TOP = {
     "improve",
     "improvement",
     "iterations",
+    "manual",
     "prepare",
     "processes",
     "record",
@@ -46,19 +47,14 @@ TOP = {
     "train",
 }
 
+# Where Hydra is: configuration, its help, and the commands.
+ENTRIES = {"config.py", "manual.py", *(f"{name}.py" for name in ("entry", "train", "evaluate", "improve", "solve"))}
+ENTRIES |= {"think.py", "prepare.py"}
+
 # Third parties with one home: the packages or files that may import them.
 HOMES = {
-    "hydra": {"config.py", "entry.py", "train.py", "evaluate.py", "improve.py", "solve.py", "think.py", "prepare.py"},
-    "omegaconf": {
-        "config.py",
-        "entry.py",
-        "train.py",
-        "evaluate.py",
-        "improve.py",
-        "solve.py",
-        "think.py",
-        "prepare.py",
-    },
+    "hydra": ENTRIES,
+    "omegaconf": ENTRIES,
     "flax.nnx": {"models"},
     "tensorflow_datasets": {"data"},
     "grain": {"data", "training/checkpoint.py"},  # whose iterators' positions are part of a checkpoint

@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from small_runs import MODEL, RUN, lines, small
 
 from qstar import config as configs
-from qstar import entry, train
+from qstar import entry, experiment, train
 from qstar.runs import BUNDLED
 from qstar.training.loop import Interrupted
 
@@ -99,7 +99,7 @@ def test_a_run_and_its_resumption_from_the_command_line(qstar_train, tmp_path):
     assert (status, err) == (0, "")
     (directory,) = (tmp_path / "runs" / "mine").iterdir()
     assert f"Everything is in runs/mine/{directory.name}" in out
-    assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # nothing of Hydra's
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", "runs"}  # nothing of Hydra's
     status, out, err = qstar_train("resume=latest", "steps=3")
     assert (status, err) == (0, "")
     assert f"going on from step 2 of runs/mine/{directory.name}" in out
@@ -109,7 +109,7 @@ def test_a_run_and_its_resumption_from_the_command_line(qstar_train, tmp_path):
 
 def test_every_job_of_a_sweep_has_its_own_directory(qstar_train, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(train.experiment, "run", lambda cfg, directory: started.append((cfg.seed, directory)))
+    monkeypatch.setattr(experiment, "run", lambda cfg, directory: started.append((cfg.seed, directory)))
     status, _, err = qstar_train("-m", "seed=0,1")
     assert (status, err) == (0, "")
     (sweep,) = (tmp_path / "runs" / "tiny").iterdir()
