@@ -12,6 +12,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class Arm:
     program: Program
     extras: Params  # weights beside the language model's that it goes on from
     batches: Iterator[Batch]
+    batch: Batch  # its shapes, types and places
     evaluator: Evaluator
     reader: Reader | None  # None where the method does not think
 
@@ -150,6 +152,7 @@ def _arm(
         program,
         extras,
         build.batches(data),
+        build.abstract_batch(data, cfg.batch_size, mesh),
         Evaluator(cfg.eval, method, program.definition, loaded.tokenizer),
         Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
     )
@@ -267,8 +270,12 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
     if step is None:
         state = program.start(loaded.params, cfg.seed, arm.extras)
         record.rewind(-1)
-        record.evaluate(0, state)
-        record.sample(0, state)
+        # The step is compiled meanwhile: on two cores the first one comes a third sooner.
+        with futures.ThreadPoolExecutor(1) as aside:
+            compiled = aside.submit(program.compile, state, arm.batch)
+            record.evaluate(0, state)
+            record.sample(0, state)
+        compiled.result()
         return state
     if step > cfg.steps:
         raise ValueError(f"steps = {cfg.steps}: {arm.directory} has been trained for {step} steps already; raise steps")

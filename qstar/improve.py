@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, iterations, manual
+from qstar import entry, manual
 from qstar.config import ImproveConfig
 from qstar.paths import CONFIGS
 
@@ -39,6 +39,8 @@ def chosen(node: DictConfig, overrides: list[str]) -> tuple[ImproveConfig, Path]
 
     Raises FileNotFoundError where `resume` names no run of this kind.
     """
+    from qstar import iterations
+
     if not node.resume:
         cfg = configs.build(node)
         return cfg, Path(cfg.run_dir)

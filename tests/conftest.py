@@ -14,11 +14,15 @@ jax.config.update(
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # Tiny programs run for milliseconds and compile for seconds: without these passes a Quiet-STaR step compiles in 1.5
-# seconds of a core, with them in 14. Flags unknown to another version end the process, hence the check.
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+# seconds of a core, with them in 14; cut in pieces for several threads they take a fifth more. Flags unknown to another
+# version end the process, hence the check.
+QUICK_TO_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 
 
 def pytest_configure(config):
+    os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would be folded
     if config.option.markexpr == "not slow" and jax.version.__version_info__ < (0, 11):
         os.environ.setdefault("XLA_FLAGS", QUICK_TO_COMPILE)
 

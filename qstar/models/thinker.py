@@ -6,6 +6,7 @@ starts as configured; where it starts at 0, as usual, the first mixed prediction
 thought earns exactly nothing.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -174,10 +175,9 @@ def from_lm(cfg: ThinkerConfig, lm: Params, delimiter_id: int, key: Key, init: s
     embedding of '---'", Quiet-STaR); `random`, independent normal numbers of the size of the table's; `mean`, the mean
     of the table's rows.
     """
-    model = definition(cfg)
-    drawn = model.init(key)
+    drawn = _added(cfg, key)
     params = {**drawn, "lm": lm}
-    model.check(params, "the language model's weights")
+    definition(cfg).check(params, "the language model's weights")
     table = jnp.asarray(lm["embedding"])
     for name in ("start", "end", "pause") if cfg.pause else ("start", "end"):
         if init == "token":
@@ -189,3 +189,10 @@ def from_lm(cfg: ThinkerConfig, lm: Params, delimiter_id: int, key: Key, init: s
             begin = table.mean(axis=0)
         params[name] = begin if name == "pause" else begin / cfg.delimiter_scale
     return params
+
+
+# Jitted, so that the language model, which is there already, is not drawn as well: dozens of programs to compile.
+@functools.partial(jax.jit, static_argnames="cfg")
+def _added(cfg: ThinkerConfig, key: Key) -> Params:
+    """What is added to the language model, as it begins when nothing else says how."""
+    return {name: part for name, part in definition(cfg).init(key).items() if name != "lm"}

@@ -41,6 +41,14 @@ def batches(dataset: RandomAccess) -> Iterator[Batch]:
     return pipeline.iterate(dataset)
 
 
+def abstract_batch(dataset: RandomAccess, batch_size: int, mesh: jax.sharding.Mesh) -> Batch:
+    """Shapes, types and places of a batch, as `Program.compile` wants them."""
+    place = sharding.named(mesh, "batch")
+    return jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype, sharding=place), dataset[FAR]
+    )
+
+
 def held_out(cfg, tokenizer: Tokenizer, training: RandomAccess, batch_size: int, seed: int) -> Batch:
     """A batch to look at: of the text kept out of training, or, where none is, one that `training` does not reach."""
     if getattr(cfg, "heldout_fraction", 0):
@@ -118,6 +126,11 @@ class Program:
         # Jitted, so that a random language model, which the method's own weights come with, is not made.
         params = {**jax.jit(added)(method_key, lm_params), lora.NAME: self.definition.adapters(adapters_key)}
         return params, self.definition.freeze(lm_params)
+
+    def compile(self, state: TrainState, batch: Batch) -> None:
+        """Compile the step for arguments of these shapes and places; its first call finds it compiled."""
+        with jax.set_mesh(self.mesh):  # a thread begins without the mesh of the one that started it
+            self.step.lower(state, batch).compile()
 
     def with_frozen(self, state: TrainState, frozen: Params | None) -> TrainState:
         """A restored state with the frozen weights, which checkpoints leave out."""
