@@ -164,6 +164,7 @@ class Thinker(nnx.Module):
         return jnp.concatenate([start, inner, end, true], axis=3)
 
 
+@functools.cache
 def definition(cfg: ThinkerConfig) -> Definition:
     return Definition(lambda rngs: Thinker(cfg, rngs))
 
