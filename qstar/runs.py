@@ -204,7 +204,7 @@ class Pretrained:
     source: str  # see KINDS
     extras: bool = True
     dtype: str = "float32"  # of the matrix products: float32 or bfloat16; weights are kept in float32
-    remat: bool = True  # recompute layers in the backward pass: less memory, a third more work
+    remat: str = "full"  # what the backward pass computes again: see LMConfig
 
     def load(self, seed: int) -> Loaded:
         loaded = load_model(self.source)
@@ -227,7 +227,7 @@ class Scratch:
     rope_theta: float = 10000.0
     tied: bool = True
     dtype: str = "float32"
-    remat: bool = True
+    remat: str = "full"
 
     def load(self, seed: int) -> Loaded:
         kind, _, alphabet = self.tokenizer.partition(":")

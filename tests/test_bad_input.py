@@ -245,9 +245,9 @@ def test_another_model_than_the_run_began_with_is_refused(refused, copy):
 
 
 def test_how_the_model_is_computed_may_change(copy):
-    cfg = resumed(copy, "model.remat=false", "steps=3")
+    cfg = resumed(copy, "model.remat=minimal", "steps=3")
     assert experiment.run(cfg, copy).directory == copy
-    assert configs.load(copy / "config.yaml").model.remat is False
+    assert configs.load(copy / "config.yaml").model.remat == "minimal"
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_differences(copy):

@@ -26,7 +26,7 @@ from qstar.training.optim import OptimConfig
 
 LETTERS = "ab"
 MODEL = Scratch(
-    "characters:ab?!*", width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20, max_len=64, remat=False
+    "characters:ab?!*", width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20, max_len=64, remat="none"
 )
 
 

@@ -128,7 +128,7 @@ def step(lm: LMConfig, tied: bool, passes: tuple[Pass, ...], rows: int, layout: 
 
 
 def table(name: str, args: argparse.Namespace, on: Machine) -> Iterator[str]:
-    lm = dataclasses.replace(SHAPES[name], dtype="bfloat16", remat=True)
+    lm = dataclasses.replace(SHAPES[name], dtype="bfloat16", remat="full")
     method = QuietStar(thought_len=args.thought, lookahead=args.ahead, num_thoughts=args.thoughts)
     passes = method.passes(args.length)
     ideal = cost.flops(lm, passes) * args.rows

@@ -74,7 +74,7 @@ def serve(side: str, case: Case) -> None:
     before = peak()
     lm = LMConfig(
         case.vocab, case.hidden, case.layers, case.heads, case.heads, case.hidden // case.heads, 4 * case.hidden,
-        tied=False, remat=False,
+        tied=False, remat="minimal",
     )  # fmt: skip
     official = QuietStar(
         thought_len=case.thought_len, lookahead=case.lookahead, mix="hidden", mixing_side="thought", baseline="mean",

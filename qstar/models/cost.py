@@ -71,7 +71,7 @@ def _least(lm: LMConfig, one: Pass, frozen: bool) -> int:
 def phases(lm: LMConfig, passes: Sequence[Pass], rows: int = 1) -> dict[str, Work]:
     """What each of `PHASES` computes and moves in a step on `rows` windows.
 
-    Layers run twice more than forward for a gradient, and once more again where `lm.remat` recomputes them. Logits are
+    Layers run twice more than forward for a gradient, and what `lm.remat` recomputes runs once more again. Logits are
     recomputed always (`ops.chunk`). The update of the weights is not counted.
     """
     found = dict.fromkeys(PHASES, Work())
@@ -82,13 +82,18 @@ def phases(lm: LMConfig, passes: Sequence[Pass], rows: int = 1) -> dict[str, Wor
         found["heads"] += heads
         if one.gradient:
             found["backward"] += (trunk + logits + heads) * 2
-            found["recomputation"] += logits + (_recomputed(lm, one, trunk, rows) if lm.remat else Work())
+            found["recomputation"] += logits + _recomputed(lm, one, trunk, rows)
     return found
 
 
 def _recomputed(lm: LMConfig, one: Pass, trunk: Work, rows: int) -> Work:
-    """The layers again, but for the last product of each: no gradient asks for its result."""
+    """The layers again, but for products that are kept and the last of each layer: no gradient asks for its result."""
     size, columns = SIZES[lm.dtype], rows * one.columns
+    if lm.remat == "none":
+        return Work()
+    if lm.remat == "minimal":
+        products = 2 * columns * _layer_weights(lm)
+        return trunk + Work(products, _products_bytes(lm, one, columns)) * -lm.layers
     moved = lm.width * lm.ff + columns * (lm.width + lm.ff)
     return trunk + Work(2 * columns * lm.width * lm.ff, moved * size) * -lm.layers
 
@@ -122,8 +127,13 @@ def _layer_bytes(lm: LMConfig, one: Pass, columns: int) -> int:
     """
     size, wide = SIZES[lm.dtype], max(4, SIZES[lm.dtype])  # scores are float32 or better
     heads = (lm.heads + lm.kv_heads) * lm.head_size
-    products = 7 * lm.width + 2 * heads + 3 * lm.ff
     attended = 2 * (lm.heads + one.runs * lm.kv_heads) * lm.head_size  # a column's own keys are read in every run
     between = 12 * lm.width + 8 * heads + 3 * lm.ff
     scores = lm.heads * one.keys * (9 * wide + size)
-    return one.runs * _layer_weights(lm) * size + columns * ((products + attended + between) * size + scores)
+    return _products_bytes(lm, one, columns) + columns * ((attended + between) * size + scores)
+
+
+def _products_bytes(lm: LMConfig, one: Pass, columns: int) -> int:
+    """What the products of one layer with its weights read and write."""
+    operands = 7 * lm.width + 2 * (lm.heads + lm.kv_heads) * lm.head_size + 3 * lm.ff
+    return SIZES[lm.dtype] * (one.runs * _layer_weights(lm) + columns * operands)

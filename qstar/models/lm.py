@@ -25,6 +25,8 @@ from qstar.structs import Batch, Text
 from qstar.typing import Array, Bool, Float, Int, typed
 
 DTYPES = ("float32", "bfloat16", "float64")
+REMATS = ("full", "minimal", "none")
+_REMAT_OF = {True: "full", False: "none", "True": "full", "False": "none"}  # as configurations used to say it
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
 
@@ -32,9 +34,10 @@ ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, 
 class LMConfig:
     """Shape of a language model.
 
-    `dtype` is the type of the matrix products; norms, softmax and losses are float32 or better. `remat` recomputes
-    every layer in the backward pass instead of keeping its activations. The options at the end are off in Llama;
-    `models/families.py` says which family has which.
+    `dtype` is the type of the matrix products; norms, softmax and losses are float32 or better. `remat` is what the
+    backward pass computes again instead of finding it kept: `full`, every layer from its input, the least memory and a
+    third more work; `minimal`, all but the products with weights: attention, norms, activations; `none`, nothing. The
+    options at the end are off in Llama; `models/families.py` says which family has which.
     """
 
     vocab: int
@@ -49,7 +52,7 @@ class LMConfig:
     norm_eps: float = 1e-5
     tied: bool = True
     dtype: str = "float32"
-    remat: bool = True
+    remat: str = "full"
     rope_scaling: Scaling | None = None  # slower rotary frequencies, for texts longer than those of the first training
     window: int | None = None  # a token sees the last `window` positions, its own included; None: all
     global_layers: tuple[int, ...] = ()  # layers that see everything although there is a window
@@ -66,6 +69,7 @@ class LMConfig:
         if isinstance(self.rope_scaling, dict):  # as JSON has it
             object.__setattr__(self, "rope_scaling", Scaling(**self.rope_scaling))
         object.__setattr__(self, "global_layers", tuple(sorted(set(self.global_layers))))
+        object.__setattr__(self, "remat", _REMAT_OF.get(self.remat, self.remat))
         sizes = ("vocab", "width", "layers", "heads", "kv_heads", "head_size", "ff", "max_len")
         for name in sizes:
             if getattr(self, name) < 1:
@@ -76,6 +80,8 @@ class LMConfig:
             raise ValueError(f"model.head_size = {self.head_size}: rotary embeddings want an even size")
         if self.dtype not in DTYPES:
             raise ValueError(f"model.dtype = {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        if self.remat not in REMATS:
+            raise ValueError(f"model.remat = {self.remat!r}: choose one of {', '.join(REMATS)}")
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"model.activation = {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
         for name in ("rope_theta", "local_rope_theta", "embed_scale", "query_scalar"):
@@ -263,7 +269,10 @@ class LM(nnx.Module):
             frequency, mask = jax.tree.map(choose, *kinds) if both else kinds[0]
             return block(x, position, frequency, attend(mask, of_layer))
 
-        body = jax.checkpoint(body) if self.cfg.remat else body
+        if self.cfg.remat != "none":
+            # Products with weights have no batch axes (`_product`), those of attention have.
+            kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+            body = jax.checkpoint(body, policy=kept if self.cfg.remat == "minimal" else None)
         x, keys = jax.lax.scan(body, x, (self.blocks, jnp.array(windowed) if both else None, extra))
         return self.norm(x), keys
 

@@ -17,7 +17,7 @@ from qstar.ops import chunk
 OF_WIDTH, OF_FF, OF_SCORES = 13, 6, 3  # in the backward pass of one layer, per column
 OF_SLICE = 3  # logits, their softmax, their gradient
 OF_CACHE = 2.2  # of the thoughts' own keys and values: what a pass over the layers reads, and what it writes
-# Kept of every layer, per column, where layers are not recomputed.
+# Kept of every layer, per column, where nothing of it is recomputed.
 KEPT_WIDTH, KEPT_FF, KEPT_SCORES = 12, 5, 3
 
 
@@ -79,7 +79,10 @@ def _kept(lm: LMConfig, one: Pass, size: int) -> int:
     layer = one.columns * lm.width
     if one.phase == "text":
         layer += 4 * one.columns * lm.kv_heads * lm.head_size  # and their gradients
-    if lm.remat:
+    if lm.remat == "full":
         return lm.layers * layer * size
+    if lm.remat == "minimal":  # what its products with weights make, but for the last one
+        made = lm.width + (lm.heads + 2 * lm.kv_heads) * lm.head_size + 2 * lm.ff
+        return lm.layers * (layer + one.columns * made) * size
     layer += one.columns * (KEPT_WIDTH * lm.width + KEPT_FF * lm.ff)
     return lm.layers * (layer * size + KEPT_SCORES * _scores(lm, one, size))

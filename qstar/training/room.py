@@ -8,6 +8,7 @@ from typing import Any
 import jax
 
 from qstar.models import memory
+from qstar.models.lm import REMATS
 from qstar.sharding import RULES
 from qstar.structs import Batch, TrainState
 from qstar.training import machine
@@ -21,7 +22,7 @@ SHORTEST = 32  # tokens of a window that is suggested
 class Sizes:
     """What the memory of a step depends on and a run can change."""
 
-    remat: bool
+    remat: str
     micro_batches: int
     think_fraction: float | None  # None where the method has no such setting
     length: int
@@ -87,8 +88,8 @@ def suggestions(cfg: Any, program: Program, length: int, needed: int, free: int)
 
 def _smaller(now: Sizes, rows: int, ways: int) -> Iterator[tuple[str, Any, Sizes]]:
     """Settings that take less and less; those that leave the loss as it is come first."""
-    if not now.remat:
-        yield "model.remat", "true", dataclasses.replace(now, remat=True)
+    for remat in reversed(REMATS[: REMATS.index(now.remat)]):
+        yield "model.remat", remat, dataclasses.replace(now, remat=remat)
     for count in range(now.micro_batches + 1, rows + 1):
         if rows % count == 0 and rows // count % ways == 0:
             yield "micro_batches", count, dataclasses.replace(now, micro_batches=count)

@@ -23,11 +23,11 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP
 from qstar.models import cost
 from qstar.models.cost import Pass, Work
-from qstar.models.lm import LMConfig
+from qstar.models.lm import REMATS, LMConfig
 from qstar.structs import Batch
 from qstar.thoughts.sample import sample
 
-LM = dataclasses.replace(tiny.LM, remat=False)
+LM = dataclasses.replace(tiny.LM, remat="none")
 BATCH = tiny.batch(tokens=[[3, 7, 1, 9, 4, 6, 0, 11, 8]], segment=[[1] * 9])
 TEACHER = QuietStar(thought_len=4, lookahead=1, mix="hidden")
 
@@ -117,7 +117,7 @@ def test_of_frozen_weights_no_gradient_is_counted():
 STEP = QuietStar(thought_len=3, num_thoughts=2, lookahead=2)
 
 
-@pytest.mark.parametrize("remat", [False, True])
+@pytest.mark.parametrize("remat", REMATS)
 def test_the_phases_add_up_to_the_products_of_a_step_with_its_gradient(remat):
     lm = dataclasses.replace(LM, remat=remat)
     model = STEP.definition(lm)
@@ -128,7 +128,7 @@ def test_the_phases_add_up_to_the_products_of_a_step_with_its_gradient(remat):
     assert found.flops == pytest.approx(products(needed), rel=0.01)
 
 
-ONE = LMConfig(vocab=512, width=64, layers=1, heads=4, kv_heads=2, head_size=16, ff=192, remat=False)
+ONE = LMConfig(vocab=512, width=64, layers=1, heads=4, kv_heads=2, head_size=16, ff=192, remat="none")
 ONE_STEP = QuietStar(thought_len=1, num_thoughts=2, lookahead=2, mix="hidden", temperature=0.0)
 SHORT = Batch(*(jax.ShapeDtypeStruct((2, 32), kind) for kind in (jnp.int32, bool, jnp.int32, jnp.int32)))
 

@@ -41,8 +41,8 @@ def compiled_bytes(program, rows, length):
 
 @pytest.mark.parametrize(
     ("method", "remat", "rows", "length"),
-    [(THINKS, True, 4, 64), (THINKS, False, 2, 64), (PlainLM(), True, 32, 64)],
-    ids=["thinking", "without-remat", "plain"],
+    [(THINKS, "full", 4, 64), (THINKS, "minimal", 2, 64), (THINKS, "none", 2, 64), (PlainLM(), "full", 32, 64)],
+    ids=["thinking", "minimal", "without-remat", "plain"],
 )
 def test_the_formula_foresees_what_a_compiled_step_takes(method, remat, rows, length):
     program = program_of(method, dataclasses.replace(LM, remat=remat))
@@ -86,7 +86,7 @@ def test_a_step_that_does_not_fit_is_refused_with_settings_that_do(monkeypatch):
 
 def test_micro_batches_that_are_suggested_divide_over_the_mesh():
     program = program_of(THINKS, mesh=MeshConfig(data=4))
-    now = Sizes(True, 1, 1.0, 64)
+    now = Sizes("full", 1, 1.0, 64)
     offered = [value for name, value, _ in room._smaller(now, 16, 4) if name == "micro_batches"]
     assert offered == [2, 4]
     assert room.predicted_bytes(program, 16, now) == 4 * room.predicted_bytes(program_of(THINKS), 4, now)
