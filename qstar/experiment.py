@@ -28,7 +28,7 @@ from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.models import cost
 from qstar.models.definition import join
-from qstar.models.lm import LMConfig
+from qstar.models.lm import COMPUTED, LMConfig
 from qstar.record import Reader, Record
 from qstar.runs import Loaded
 from qstar.sharding import MeshConfig
@@ -181,7 +181,7 @@ def _check_directory(arm: Arm, loaded: Loaded) -> None:
 def _check_same_model(file: Path, loaded: Loaded) -> None:
     """The shape that is recorded, apart from how it is computed."""
     found = LMConfig(**json.loads(file.read_text(encoding="utf-8")))
-    found = dataclasses.replace(found, dtype=loaded.config.dtype, remat=loaded.config.remat)
+    found = dataclasses.replace(found, **{name: getattr(loaded.config, name) for name in COMPUTED})
     changes = configs.changes(found, loaded.config)
     if changes:
         raise ValueError(

@@ -54,7 +54,7 @@ def fingerprint(base: Loaded) -> str:
 
 def _shape(shape: lm.LMConfig) -> dict:
     """What the weights mean, apart from how they are computed."""
-    return {name: value for name, value in dataclasses.asdict(shape).items() if name not in ("dtype", "remat")}
+    return {name: value for name, value in dataclasses.asdict(shape).items() if name not in lm.COMPUTED}
 
 
 def lines(directory: Path) -> list[dict]:
@@ -108,4 +108,4 @@ def _definition(shape: lm.LMConfig) -> Definition:
 
 
 def pretrained(cfg: ImproveConfig, folder: Path) -> Pretrained:
-    return Pretrained(str(folder), dtype=cfg.model.dtype, remat=cfg.model.remat)
+    return Pretrained(str(folder), **{name: getattr(cfg.model, name) for name in lm.COMPUTED})

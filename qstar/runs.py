@@ -205,10 +205,11 @@ class Pretrained:
     extras: bool = True
     dtype: str = "float32"  # of the matrix products: float32 or bfloat16; weights are kept in float32
     remat: str = "full"  # what the backward pass computes again: see LMConfig
+    attention: str = "einsum"  # einsum, xla or cudnn: see LMConfig
 
     def load(self, seed: int) -> Loaded:
         loaded = load_model(self.source)
-        config = dataclasses.replace(loaded.config, dtype=self.dtype, remat=self.remat)
+        config = dataclasses.replace(loaded.config, **{name: getattr(self, name) for name in lm.COMPUTED})
         return dataclasses.replace(loaded, config=config, extras=loaded.extras if self.extras else {})
 
 
@@ -228,6 +229,7 @@ class Scratch:
     tied: bool = True
     dtype: str = "float32"
     remat: str = "full"
+    attention: str = "einsum"
 
     def load(self, seed: int) -> Loaded:
         kind, _, alphabet = self.tokenizer.partition(":")

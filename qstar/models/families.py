@@ -9,7 +9,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
-from qstar.models.lm import LMConfig
+from qstar.models.lm import COMPUTED, LMConfig
 from qstar.ops.rotary import Scaling
 
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -188,7 +188,7 @@ def write(cfg: LMConfig, dtype: str) -> dict:
 
     Raises ValueError where none can.
     """
-    shape = dataclasses.replace(cfg, dtype=LMConfig.dtype, remat=LMConfig.remat)
+    shape = dataclasses.replace(cfg, **{name: getattr(LMConfig, name) for name in COMPUTED})
     for kind, family in FAMILIES.items():
         contents = _contents(kind, shape, dtype)
         if not (family.divisible and cfg.width % cfg.heads) and read(contents, kind) == shape:

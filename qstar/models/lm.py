@@ -26,6 +26,7 @@ from qstar.typing import Array, Bool, Float, Int, typed
 
 DTYPES = ("float32", "bfloat16", "float64")
 REMATS = ("full", "minimal", "none")
+COMPUTED = ("dtype", "remat", "attention")  # fields that say how a model is computed, and not what it is
 _REMAT_OF = {True: "full", False: "none", "True": "full", "False": "none"}  # as configurations used to say it
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
 
@@ -36,8 +37,9 @@ class LMConfig:
 
     `dtype` is the type of the matrix products; norms, softmax and losses are float32 or better. `remat` is what the
     backward pass computes again instead of finding it kept: `full`, every layer from its input, the least memory and a
-    third more work; `minimal`, all but the products with weights: attention, norms, activations; `none`, nothing. The
-    options at the end are off in Llama; `models/families.py` says which family has which.
+    third more work; `minimal`, all but the products with weights: attention, norms, activations; `none`, nothing.
+    `attention` is what computes the text's attention to itself, see `ops.attention.KERNELS`. The options at the end are
+    off in Llama; `models/families.py` says which family has which.
     """
 
     vocab: int
@@ -53,6 +55,7 @@ class LMConfig:
     tied: bool = True
     dtype: str = "float32"
     remat: str = "full"
+    attention: str = "einsum"
     rope_scaling: Scaling | None = None  # slower rotary frequencies, for texts longer than those of the first training
     window: int | None = None  # a token sees the last `window` positions, its own included; None: all
     global_layers: tuple[int, ...] = ()  # layers that see everything although there is a window
@@ -82,6 +85,12 @@ class LMConfig:
             raise ValueError(f"model.dtype = {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         if self.remat not in REMATS:
             raise ValueError(f"model.remat = {self.remat!r}: choose one of {', '.join(REMATS)}")
+        if self.attention not in attention.KERNELS:
+            raise ValueError(f"model.attention = {self.attention!r}: choose one of {', '.join(attention.KERNELS)}")
+        if self.attention == "cudnn" and self.dtype != "bfloat16":
+            raise ValueError(
+                f"model.attention = 'cudnn' with model.dtype = {self.dtype!r}: its kernel wants model.dtype=bfloat16"
+            )
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"model.activation = {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
         for name in ("rope_theta", "local_rope_theta", "embed_scale", "query_scalar"):
@@ -222,6 +231,7 @@ class LM(nnx.Module):
         # Tied tables double as the output layer, so their scale is a fan-in scale as well.
         self.embedding = param(rngs, fan_in(cfg.width), (cfg.vocab, cfg.width), ("vocab", "embed"))
         self.blocks = stacked(lambda r: Block(cfg, r), rngs, cfg.layers)
+        self.apart = nnx.data(())
         self.norm = Norm(cfg, rngs)
         if not cfg.tied:
             self.head = param(rngs, fan_in(cfg.width), (cfg.vocab, cfg.width), ("vocab", "embed"))
@@ -250,14 +260,23 @@ class LM(nnx.Module):
         """Log-prob of every token but the first, after what stands before it: what training and scoring both read."""
         return vocabulary.logprobs(self.logits, text.hidden[:, :-1], tokens[:, 1:], 1, self.cfg.vocab)
 
+    def take_apart(self, layers: tuple[Block, ...]) -> None:
+        """Run layer by layer from now on, on these (`decoding.write.unrolled`), each with weights of its own.
+
+        For one new token at a time, where reading the weights is the work: a scan over stacked ones copies them first.
+        """
+        self.apart = nnx.data(layers)
+
     def _run(
         self, x: Array, position: Array, masks: Callable, attend: Callable, extra=None
     ) -> tuple[Array, tuple[Array, Array]]:
-        """All layers over rows x [*rows D].
+        """All layers over rows x [*rows D]; those in `apart` where they were put there.
 
         `masks(windowed)` makes what layers with or without a window see; `attend(mask, extra_of_layer)` makes a
         layer's attention function.
         """
+        if self.apart:
+            return self._run_apart(x, position, masks, attend, extra)
         wide = jnp.promote_types(self.dtype, jnp.float32)
         windowed = self.cfg.windowed
         kinds = [(self.cfg.frequencies(kind, wide), masks(kind)) for kind in sorted(set(windowed))]
@@ -276,6 +295,20 @@ class LM(nnx.Module):
         x, keys = jax.lax.scan(body, x, (self.blocks, jnp.array(windowed) if both else None, extra))
         return self.norm(x), keys
 
+    def _run_apart(
+        self, x: Array, position: Array, masks: Callable, attend: Callable, extra=None
+    ) -> tuple[Array, tuple[Array, Array]]:
+        """`_run` over layers that were taken apart; nothing is recomputed in a backward pass."""
+        wide = jnp.promote_types(self.dtype, jnp.float32)
+        kinds = {kind: (self.cfg.frequencies(kind, wide), masks(kind)) for kind in set(self.cfg.windowed)}
+        keys = []
+        for number, (block, kind) in enumerate(zip(self.apart, self.cfg.windowed, strict=True)):
+            frequency, mask = kinds[kind]
+            of_layer = jax.tree.map(lambda leaf, i=number: leaf[i], extra)
+            x, found = block(x, position, frequency, attend(mask, of_layer))
+            keys.append(found)
+        return self.norm(x), jax.tree.map(lambda *layers: jnp.stack(layers), *keys)
+
     @typed
     def text(self, batch: Batch) -> Text:
         """One ordinary pass over the text."""
@@ -289,7 +322,8 @@ class LM(nnx.Module):
             return mask & attention.within(batch.position, batch.position, self.cfg.window)
 
         def attend(mask, _):
-            return lambda q, k, v: (attention.causal(q, k, v, mask, self.cfg.query_scalar), (k, v))
+            scalar, kernel = self.cfg.query_scalar, self.cfg.attention
+            return lambda q, k, v: (attention.causal(q, k, v, mask, scalar, kernel), (k, v))
 
         hidden, (key, value) = self._run(x, batch.position, masks, attend)
         return Text(hidden, key, value, batch.position)

@@ -6,6 +6,7 @@ on, gradients and the text's keys are there throughout the backward pass. How of
 own analysis of compiled steps on CPU; experiments/benchmarks/memory.py holds the formula against it.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,33 +57,39 @@ def temporaries(
     gradients = trained * (2 if len(backward) > 1 else 1) + (2 * table if trained > table else 0)
     if micro_batches > 1:
         gradients += 2 * trained  # the sum so far, and the next
-    kept = sum(_kept(lm, one, size) for one in backward)
+    kept = sum(_kept(lm, one, size, rows) for one in backward)
     logits = max(one.logits for one in backward) * rows * lm.vocab * 4
     sampled = sum(one.columns for one in passes if one.phase == "sampling")
     layer = largest.columns * (OF_WIDTH * lm.width + OF_FF * lm.ff)
     return Temporaries(
         gradients=gradients,
-        kept=rows * kept,
-        layer=rows * (layer * size + OF_SCORES * _scores(lm, largest, size)),
+        kept=kept,
+        layer=rows * layer * size + OF_SCORES * min(_scores(lm, largest, size, rows), _slice(largest)),
         vocabulary=OF_SLICE * min(logits, chunk.BUDGET_BYTES),
         sampling=int(OF_CACHE * rows * sampled * 2 * lm.layers * lm.kv_heads * lm.head_size * size),
     )
 
 
-def _scores(lm: LMConfig, one: Pass, size: int) -> int:
+def _scores(lm: LMConfig, one: Pass, size: int, rows: int) -> int:
     """Bytes of the scores of a layer; float32 or better."""
-    return one.columns * lm.heads * one.keys * max(4, size)
+    return rows * one.columns * lm.heads * one.keys * max(4, size)
 
 
-def _kept(lm: LMConfig, one: Pass, size: int) -> int:
-    """Of a pass over one window: what layers hand on, the text's keys and values, and all that is not recomputed."""
+def _slice(one: Pass) -> float:
+    """Of scores that are there at a time: thoughts attend slice by slice."""
+    return chunk.BUDGET_BYTES if one.thoughts else math.inf
+
+
+def _kept(lm: LMConfig, one: Pass, size: int, rows: int) -> int:
+    """Of a pass: what layers hand on, the text's keys and values, and all that is not recomputed."""
     layer = one.columns * lm.width
     if one.phase == "text":
         layer += 4 * one.columns * lm.kv_heads * lm.head_size  # and their gradients
     if lm.remat == "full":
-        return lm.layers * layer * size
+        return rows * lm.layers * layer * size
     if lm.remat == "minimal":  # what its products with weights make, but for the last one
         made = lm.width + (lm.heads + 2 * lm.kv_heads) * lm.head_size + 2 * lm.ff
-        return lm.layers * (layer + one.columns * made) * size
+        return rows * lm.layers * (layer + one.columns * made) * size
     layer += one.columns * (KEPT_WIDTH * lm.width + KEPT_FF * lm.ff)
-    return lm.layers * (layer * size + KEPT_SCORES * _scores(lm, one, size))
+    scores = _scores(lm, one, size, rows)
+    return lm.layers * (rows * layer * size + (KEPT_SCORES * scores if scores <= _slice(one) else 0))

@@ -3,14 +3,17 @@
 Text attends causally within its document. A column of a thought attends to two sets of keys under one softmax: the
 text up to and including its anchor, and the earlier columns of its own thought. The first is an A x S problem shared
 by all samples and columns (they are folded into the query axes, so the text's keys are read once); the second is
-C x E, tiny. Nothing of size S x (S*C) exists.
+C x E, tiny. Large scores are made for a slice of the anchors at a time, and again in the backward pass.
 """
 
 import jax
 import jax.numpy as jnp
 
+from qstar.ops.chunk import chunked, slice_size
 from qstar.typing import Array, Bool, Float, Int, typed
 
+KERNELS = ("einsum", "xla", "cudnn")
+"""What computes `causal`: products of our own, or `jax.nn.dot_product_attention` by XLA, or by cuDNN's fused kernel."""
 MASKED = -1e30  # finite: a fully masked row gives a uniform softmax instead of NaN
 
 
@@ -49,9 +52,20 @@ def causal(
     value: Float[Array, "B S G K"],
     mask: Bool[Array, "B S S"],
     scalar: float | None = None,
+    kernel: str = "einsum",
 ) -> Float[Array, "B S H K"]:
-    """Grouped-query attention of the text to itself; scores are divided by sqrt(`scalar`), None: by sqrt(K)."""
+    """Grouped-query attention of the text to itself; scores are divided by sqrt(`scalar`), None: by sqrt(K).
+
+    Raises ValueError for the kernel `cudnn` where there is no NVIDIA GPU.
+    """
     batch, size, heads, width = query.shape
+    if kernel != "einsum":
+        if kernel == "cudnn" and jax.default_backend() != "gpu":
+            raise ValueError(
+                f"model.attention = 'cudnn' on {jax.default_backend()}: it wants an NVIDIA GPU; leave it out here"
+            )
+        scale = (scalar or width) ** -0.5
+        return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=scale, implementation=kernel)
     groups = key.shape[2]
     query_BSGJK = query.reshape(batch, size, groups, heads // groups, width)
     scores_BGJSU = _scores("bsgjk,bugk->bgjsu", query_BSGJK, key, mask[:, None, None], scalar)
@@ -74,6 +88,27 @@ def columns(
 
     Columns of a thought see the same text, unless a window moves with them. `scalar`: as in `causal`.
     """
+    rows, samples, anchors, cols, heads, _ = query.shape
+
+    def some(of_anchors):
+        query, mask, *own = of_anchors
+        return _columns(query, text_key, text_value, mask[:, 0], *own, own_mask, scalar)
+
+    arrays = (query, text_mask[:, None], own_key, own_value)
+    size = slice_size(anchors, rows * samples * cols * heads * text_key.shape[1])
+    return some(arrays) if size >= anchors else chunked(some, arrays, 2, size)
+
+
+def _columns(
+    query: Array,
+    text_key: Array,
+    text_value: Array,
+    text_mask: Array,
+    own_key: Array,
+    own_value: Array,
+    own_mask: Array,
+    scalar: float | None,
+) -> Array:
     batch, samples, anchors, cols, heads, width = query.shape
     groups = own_key.shape[4]
     query = query.reshape(batch, samples, anchors, cols, groups, heads // groups, width)

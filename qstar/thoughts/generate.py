@@ -20,7 +20,7 @@ from qstar.decoding import sampling, write
 from qstar.decoding.cache import language_model
 from qstar.decoding.sampling import Choice
 from qstar.models.definition import Definition
-from qstar.models.lm import LM
+from qstar.models.lm import LM, Block
 from qstar.models.thinker import Thinker
 from qstar.ops import attention, rows
 from qstar.structs import Batch, Text
@@ -120,6 +120,7 @@ def generate(
         dataclasses.replace(method, forbidden_ids=masked),
         definition,
         params,
+        write.unrolled(definition, params),
         rows.padded(prompts, rows.bucket(int(length.max()))),
         length,
         keys,
@@ -138,6 +139,7 @@ def _write(
     method: Thinks,
     definition: Definition,
     params: Params,
+    layers: tuple[Block, ...],
     prompt: Batch,
     length: Int[Array, "Q"],
     keys: Keys,
@@ -153,6 +155,7 @@ def _write(
     lm = model.lm
     width = prompt.tokens.shape[1]
     text = _repeated(lm.text(prompt), samples)
+    lm.take_apart(layers)
     prompt, length = jax.tree.map(lambda leaf: jnp.repeat(leaf, samples, 0), (prompt, length))
     batch = _with_room(prompt, length, room)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reference import sequential
 
-from qstar.ops import attention
+from qstar.ops import attention, chunk
 
 columns = jax.jit(attention.columns, static_argnums=7)
 
@@ -126,3 +126,43 @@ def test_huge_scores_do_not_overflow():
     mask, own_mask = jnp.ones((1, 1, 1, 2), bool), jnp.ones((1, 1), bool)
     found = columns(query, text, text, mask, own, own, own_mask)
     np.testing.assert_array_equal(found, own)
+
+
+@pytest.mark.parametrize("scalar", [None, 3.0])
+def test_the_kernel_that_jax_offers_gives_the_same_attention_and_gradients(scalar):
+    query, key, value = (jax.random.normal(jax.random.key(i), (2, 6, heads, 4)) for i, heads in enumerate((4, 2, 2)))
+    mask = attention.text_mask(jnp.array([[1, 1, 1, 2, 2, 2], [1, 1, 1, 1, 0, 0]]))
+
+    def run(kernel):
+        total = lambda *args: jnp.sum(attention.causal(*args, mask, scalar, kernel) ** 3)  # noqa: E731
+        return attention.causal(query, key, value, mask, scalar, kernel), jax.grad(total, (0, 1, 2))(query, key, value)
+
+    for found, wanted in zip(jax.tree.leaves(run("xla")), jax.tree.leaves(run("einsum")), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=2e-5)  # float32
+
+
+def test_the_fused_kernel_is_refused_without_its_gpu():
+    x = jnp.zeros((1, 2, 1, 2), jnp.bfloat16)
+    with pytest.raises(ValueError, match="model.attention = 'cudnn' on cpu: it wants an NVIDIA GPU"):
+        attention.causal(x, x, x, jnp.ones((1, 2, 2), bool), kernel="cudnn")
+
+
+def test_columns_in_slices_of_the_anchors_are_the_columns_of_all_of_them(x64, monkeypatch):
+    batch, samples, anchors, cols, heads, width, text = 2, 2, 5, 3, 4, 4, 6
+    shapes = [(batch, samples, anchors, cols, heads, width), (batch, text, 2, width), (batch, text, 2, width)]
+    shapes += [(batch, samples, anchors, cols, 2, width)] * 2
+    arrays = [jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate(shapes)]
+    seen = attention.anchor_mask(jnp.ones((batch, text), int), jnp.array([[0, 1, 2, 4, 5]] * batch))[:, :, None]
+    own = jnp.tril(jnp.ones((cols, cols), bool))
+
+    def run(budget):
+        monkeypatch.setattr(chunk, "BUDGET_BYTES", budget)
+        attend = lambda q, k, v, ks, vs: attention.columns(q, k, v, seen, ks, vs, own)  # noqa: E731
+        total = lambda *args: jnp.sum(attend(*args) ** 3)  # noqa: E731
+        text = str(jax.make_jaxpr(attend)(*arrays))
+        return "scan[" in text, attend(*arrays), jax.grad(total, range(5))(*arrays)
+
+    (whole, *wanted), (sliced, *found) = run(2**20), run(batch * samples * cols * heads * text * 4 * 2)
+    assert sliced and not whole
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)

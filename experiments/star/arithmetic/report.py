@@ -25,8 +25,12 @@ NAMES = {
     "no_rationalization": "without rationalization",
     "no_filter": "without filter",
     "direct": "direct answers",
+    "few": "STaR, 2,000 questions",
+    "few_direct": "direct answers, 2,000 questions",
 }
-COLOURS = dict(zip(NAMES, ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666"), strict=True))  # Okabe and Ito
+COLOURS = dict(  # Okabe and Ito
+    zip(NAMES, ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666", "#56b4e9", "#e69f00"), strict=True)
+)
 TRAINING = ("sample", "hint", "train")  # phases of the ledger; asking dev and test is apart
 
 

@@ -26,14 +26,19 @@ from qstar.tasks import problem as problems
 HERE = Path(__file__).resolve().parent
 WARMUP = "experiments=star/arithmetic/warmup"
 RECIPE = "experiments=star/arithmetic/star"
+DIRECT = ("improve.target=direct", "improve.learn_hinted=0", "wrong_hints=0")
+FEW = ("task.train=400", "improve.iterations=5")
 ARMS = {
     "star": (),
     "restart": ("improve.restart=true", "improve.growth=1.2"),
     "no_rationalization": ("improve.hint=never", "improve.learn_hinted=0"),
     "no_filter": ("improve.hint=never", "improve.learn_hinted=0", "improve.keep=all", "improve.iterations=4"),
-    "direct": ("improve.target=direct", "improve.learn_hinted=0", "improve.problems=0", "wrong_hints=0"),
+    "direct": (*DIRECT, "improve.problems=0"),
+    "few": FEW,
+    "few_direct": (*DIRECT, *FEW),
 }
-"""What each changes in the recipe. `no_filter` learns all that it wrote, `direct` the gold answers alone."""
+"""What each changes in the recipe. `no_filter` learns all that it wrote, `direct` the gold answers alone; the last two
+have 2,000 questions in all, where STaR draws as many anew in each iteration and `direct` has 20,000."""
 UNSEEN = (6, 7, 8, 9, 10)
 LONGER = 100  # sums of each of these numbers of digits
 UNSEEN_FILE = "unseen.json"
