@@ -299,7 +299,7 @@ def _account(program: Program) -> str:
 
 
 def _meter(cfg: TrainConfig, program: Program) -> machine.Meter:
-    passes = program.method.passes(cfg.data.length)
+    passes = program.passes(cfg.data.length)
     thoughts = max(one.thoughts for one in passes)
     flops = cost.flops(program.lm, passes, frozen=bool(program.definition.frozen))
     peak = machine.peak_flops(program.mesh, program.lm.dtype, 1e12 * cfg.peak_tflops)

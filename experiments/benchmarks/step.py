@@ -3,11 +3,13 @@
     python experiments/benchmarks/step.py [--official CHECKOUT --python PYTHON] [--repeats 5] [--out step.jsonl]
 
 A step is forward, backward and AdamW in float32: thoughts of 12 (of which the released code samples 9), 4 tokens ahead,
-two thoughts; four layers. CHECKOUT is one of github.com/ezelikman/quiet-star at 892446b, PYTHON an interpreter with
-torch and transformers 4.37.2; without them ours is measured alone. Every side is a process of its own, which sits idle
-while another is timed; they take turns; programs are compiled beforehand. Printed: medians and ranges over repeats,
-peak memory above the interpreter's with its libraries, and the share of the machine's matrix-product peak in ideal
-FLOPs (sampling forward, the rest forward and backward, nothing that is recomputed).
+two thoughts; four layers; ours recomputes all but products with weights (model.remat=minimal). CHECKOUT is one of
+github.com/ezelikman/quiet-star at 892446b, PYTHON an interpreter with torch and transformers 4.37.2; without them ours
+is measured alone. Every side is a process of its own, which sits idle while another is timed; they take turns; programs
+are compiled beforehand. Printed: medians and ranges over repeats, peak memory above the interpreter's with its
+libraries (`program`: the part of ours that is the compiled program, the counterpart of which torch has in its
+libraries; memory is compared with it and without), and the share of the machine's matrix-product peak in ideal FLOPs
+(sampling forward, the rest forward and backward, nothing that is recomputed).
 """
 
 import argparse
@@ -54,6 +56,11 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def held() -> int:
+    """Bytes that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
 def serve(side: str, case: Case) -> None:
     """Answer every line of standard input with a step and what it took."""
     import jax
@@ -90,15 +97,21 @@ def serve(side: str, case: Case) -> None:
         shape = (case.batch, case.length)
         place = np.broadcast_to(np.arange(case.length, dtype=np.int32), shape)
 
+        def drawn() -> Batch:
+            tokens = rng.integers(3, case.vocab - 2, shape).astype(np.int32)
+            return Batch(tokens, np.ones(shape, bool), np.ones(shape, np.int32), place)
+
         def one() -> None:
             nonlocal state
-            tokens = rng.integers(3, case.vocab - 2, shape).astype(np.int32)
-            batch = Batch(tokens, np.ones(shape, bool), np.ones(shape, np.int32), place)
+            batch = drawn()
             state, metrics = program.step(state, batch)
             jax.block_until_ready((state, metrics))
 
+        jax.block_until_ready(state)
+        without = held()
+        program.step.lower(state, drawn()).compile()  # reads what was compiled; the first call finds it
         flops = case.batch * _ideal(lm, method, case.length)
-        answer(one, before, flops)
+        answer(one, before, flops, held() - without)
 
 
 def _ideal(lm, method, length: int) -> int:
@@ -135,14 +148,14 @@ def serve_official(case: Case, checkout: Path) -> None:
         model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids.clone()).loss.backward()
         optimizer.step()
 
-    answer(one, before, 0)
+    answer(one, before)
 
 
-def answer(one, before: int, flops: int) -> None:
+def answer(one, before: int, flops: int = 0, program: int = 0) -> None:
     """The first step is for compiling and buffers; then one for every line that comes."""
     started = time.perf_counter()
     one()
-    say({"first_s": time.perf_counter() - started, "flops": flops})
+    say({"first_s": time.perf_counter() - started, "flops": flops, "program": program})
     for _ in sys.stdin:
         started = time.perf_counter()
         one()
@@ -233,19 +246,27 @@ def matmul_peak() -> float:
 
 
 def table(found: list[dict], best: float) -> str:
-    head = ["hidden", "T", "batch", "vocab", "ms", "range", "peak MB", "of matmul peak", "x plain LM", "its FLOP ratio"]
-    head += ["official ms", "range", "peak MB", "times faster", "times less memory"]
+    head = ["hidden", "T", "batch", "vocab", "ms", "range", "peak MB", "program MB", "of matmul peak", "x plain LM"]
+    head += [
+        "its FLOP ratio",
+        "official ms",
+        "range",
+        "peak MB",
+        "times faster",
+        "less memory",
+        "without program",
+    ]
     rows = [head, ["---"] * len(head)]
     for case in found:
         sides = case["sides"]
         ours, plain, other = (sides.get(name) for name in SIDES)
         cells = [str(case[name]) for name in ("hidden", "length", "batch", "vocab")]
         median = statistics.median(ours["s"])
-        cells += [*_times(ours), f"{ours['flops'] / median / best:.2f}"]
+        cells += [*_times(ours), f"{ours['program'] / 1e6:.0f}", f"{ours['flops'] / median / best:.2f}"]
         cells += [f"{median / statistics.median(plain['s']):.1f}", f"{ours['flops'] / plain['flops']:.1f}"]
         if other:
             ratio = statistics.median(other["s"]) / median
-            cells += [*_times(other), f"{ratio:.1f}", f"{other['peak'] / ours['peak']:.1f}"]
+            cells += [*_times(other), f"{ratio:.1f}", *(f"{other['peak'] / size:.1f}" for size in _memory(ours))]
         rows.append([*cells, *[""] * (len(head) - len(cells))])
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
@@ -255,6 +276,11 @@ def _times(side: dict) -> list[str]:
     return [f"{statistics.median(ms):.0f}", f"{ms[0]:.0f} to {ms[-1]:.0f}", f"{side['peak'] / 1e6:.0f}"]
 
 
+def _memory(ours: dict) -> tuple[int, int]:
+    """Peak bytes with the compiled program and without."""
+    return ours["peak"], ours["peak"] - ours["program"]
+
+
 def summary(found: list[dict]) -> str:
     """Medians over the grid, where both were measured."""
     said = []
@@ -262,11 +288,14 @@ def summary(found: list[dict]) -> str:
         some = [case["sides"] for case in found if vocab in (case["vocab"], "all") and "official" in case["sides"]]
         if some:
             faster = [statistics.median(one["official"]["s"]) / statistics.median(one["qstar"]["s"]) for one in some]
-            less = [one["official"]["peak"] / one["qstar"]["peak"] for one in some]
+            less = [[one["official"]["peak"] / size for size in _memory(one["qstar"])] for one in some]
+            compared = [
+                f"{statistics.median(all):.1f} ({min(all):.1f} to {max(all):.1f})" for all in zip(*less, strict=True)
+            ]
             said.append(
                 f"vocabulary {vocab}: {statistics.median(faster):.1f} times faster in the median ({min(faster):.1f} to "
-                f"{max(faster):.1f}), {statistics.median(less):.1f} times less memory ({min(less):.1f} to "
-                f"{max(less):.1f}), {len(some)} cases"
+                f"{max(faster):.1f}), {compared[0]} times less memory, {compared[1]} without the program; {len(some)} "
+                "cases"
             )
     return "\n".join(said)
 

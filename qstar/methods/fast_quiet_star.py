@@ -80,10 +80,13 @@ class FastQuietStar(PlainLM):
         }
 
     def passes(self, length: int) -> tuple[Pass, ...]:
-        """The student's own; see `teacher_passes`."""
+        """The student's own; see `other_passes`."""
         draws = length - 1 if self.student == "released" else 0
         rewards = Pass(0, 0, length - 1 + draws, gradient=False)
         return (*super().passes(length), rewards)
+
+    def other_passes(self, other: QuietStar, length: int) -> tuple[Pass, ...]:
+        return teacher_passes(other, length)
 
 
 def teacher_passes(teacher: QuietStar, length: int) -> tuple[Pass, ...]:

@@ -76,7 +76,10 @@ class Compares(Protocol):
     def reference(self) -> Reference: ...
 
     def loss(self, model: Any, batch: Batch, key: Key, reference: Bound) -> tuple[Float[Array, ""], Metrics]:
-        """As `Method.loss`. `reference.method` is this method, or that of the run which the weights are from."""
+        """As `Method.loss`. `reference.method` is this method, or that of the run which the weights are from.
+
+        A method that names a run has `other_passes(method of the run, length)` too: what its model computes in a step.
+        """
 
 
 def single_token(vocabulary: Vocabulary, text: str, field: str) -> int:

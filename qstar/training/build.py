@@ -14,6 +14,7 @@ from qstar.data.pipeline import RandomAccess
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Method
 from qstar.models import lora
+from qstar.models.cost import Pass
 from qstar.models.definition import Definition, join
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
@@ -102,6 +103,12 @@ class Program:
             cfg,
             comparison,
         )
+
+    def passes(self, length: int) -> tuple[Pass, ...]:
+        """What a step computes on a window of `length` tokens, the model of another run that it asks included."""
+        other = self.comparison.other if self.comparison else None
+        beside = self.method.other_passes(other.method, length) if other else ()
+        return (*self.method.passes(length), *beside)
 
     def start(self, lm_params: Params, seed: int, extras: Params | None = None) -> TrainState:
         """The state before the first step, laid out on the mesh; `extras` replace what the method adds, by name."""

@@ -14,6 +14,7 @@ import tiny
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
+from qstar import sharding
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar, teacher_passes
 from qstar.methods.latro import LaTRO
@@ -24,8 +25,12 @@ from qstar.methods.rlp import RLP
 from qstar.models import cost
 from qstar.models.cost import Pass, Work
 from qstar.models.lm import REMATS, LMConfig
+from qstar.sharding import MeshConfig
 from qstar.structs import Batch
 from qstar.thoughts.sample import sample
+from qstar.training.build import Program
+from qstar.training.optim import OptimConfig
+from qstar.training.reference import Other
 
 LM = dataclasses.replace(tiny.LM, remat="none")
 BATCH = tiny.batch(tokens=[[3, 7, 1, 9, 4, 6, 0, 11, 8]], segment=[[1] * 9])
@@ -172,3 +177,12 @@ def test_every_phase_is_what_xla_counts_of_it():
         assert formula.flops == pytest.approx(found.flops, rel=0.06), name
         # What it fuses decides how often an intermediate result moves.
         assert formula.bytes == pytest.approx(found.bytes, rel=0.15), name
+
+
+def test_a_student_s_step_counts_what_its_teacher_thinks():
+    student, teacher = FastQuietStar(teacher="runs/teacher"), TEACHER.definition(LM)
+    other = Other(TEACHER, teacher, None)
+    mesh = sharding.make_mesh(MeshConfig())
+    program = Program.of(student, LM, mesh, OptimConfig(), 10, 1, other=other)
+    assert program.passes(9) == (*student.passes(9), *teacher_passes(TEACHER, 9))
+    assert Program.of(PlainLM(), LM, mesh, OptimConfig(), 10, 1).passes(9) == PlainLM().passes(9)
