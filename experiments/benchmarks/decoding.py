@@ -1,20 +1,28 @@
 """Generation: new tokens a second at several batch sizes, reading of the prompts included.
 
-    python experiments/benchmarks/decoding.py --model SOURCE [--batch 1 8 32] [--prompt 32] [--new 64] [--repeats 5]
+    python experiments/benchmarks/decoding.py --model SOURCE [--batch 1 8 32 64] [--prompt 32] [--new 64] [--repeats 5]
+    python experiments/benchmarks/decoding.py --model SOURCE --think 4 12 --prompt 32 256 [--batch 1 8] [--new 16]
 
 SOURCE is anything that init.source takes. Where torch and transformers can be imported, the same weights are run by
 `transformers` too, on the same cores, and the two take turns within each repeat. Printed: median and range over
-repeats, the time to compile, and the median in terms of reading every weight once per step.
+repeats, the time to compile, the median in terms of reading every weight once per step, and which share that is of the
+rate at which this machine reads memory (a large matrix times a vector, measured between the repeats).
+
+With --think every new token is written behind a thought of so many tokens. `passes` is the time of a new token over
+that of one without thoughts at the same batch size: reading the weights is most of a pass over few rows, and a token
+behind a thought of T takes T + 2 of them (T to sample, one over the whole thought, one to read the token).
 """
 
 import argparse
 import importlib.util
+import itertools
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
@@ -22,6 +30,8 @@ from qstar import entry, runs
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
 from qstar.methods.lm import PlainLM
+from qstar.methods.quiet_star import QuietStar
+from qstar.thoughts.generate import generate as think
 from qstar.training import console
 
 Writer = Callable[[np.ndarray, int], None]
@@ -60,10 +70,36 @@ def transformers(model: runs.Loaded, new: int) -> Writer:
     return write
 
 
+def thinking(model: runs.Loaded, new: int, thought_len: int) -> Writer:
+    """The same weights, with random embeddings around a thought and a mixing head that begins at zero."""
+    method = QuietStar(thought_len=thought_len, delimiter_id=0, mix="hidden")
+    definition = method.definition(model.config)
+    params = jax.device_put(method.start_from(model.config, model.params, jax.random.key(0)))
+
+    def write(prompts: np.ndarray, seed: int) -> None:
+        found = think(method, definition, params, prompts.tolist(), jax.random.key(seed), max_new_tokens=new)
+        jax.block_until_ready(found.tokens)
+
+    return write
+
+
 def timed(write: Writer, prompts: np.ndarray, seed: int) -> float:
     start = time.perf_counter()
     write(prompts, seed)
     return time.perf_counter() - start
+
+
+def read_rate() -> float:
+    """Bytes a second that are read from memory, at best: a matrix of 512 MB times a vector."""
+    matrix, vector = jnp.ones((8192, 16384)), jnp.ones(16384)
+    product = jax.jit(jnp.matmul)
+    jax.block_until_ready(product(matrix, vector))
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(product(matrix, vector))
+        seconds.append(time.perf_counter() - start)
+    return matrix.nbytes / min(seconds)
 
 
 def measured(writers: dict[str, Writer], prompts: np.ndarray, repeats: int) -> dict[str, tuple[float, np.ndarray]]:
@@ -79,11 +115,54 @@ def measured(writers: dict[str, Writer], prompts: np.ndarray, repeats: int) -> d
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     out.add_argument("--model", required=True, metavar="SOURCE", help="as init.source takes it")
-    out.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32], metavar="B", help="rows at once")
-    out.add_argument("--prompt", type=int, default=32, metavar="N", help="tokens of a prompt")
+    out.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 64], metavar="B", help="rows at once")
+    out.add_argument("--prompt", type=int, nargs="+", default=[32], metavar="N", help="tokens of a prompt")
     out.add_argument("--new", type=int, default=64, metavar="N", help="new tokens of a row")
     out.add_argument("--repeats", type=int, default=5, metavar="N")
+    out.add_argument("--think", type=int, nargs="+", default=[], metavar="T", help="with thoughts of these lengths")
     return out
+
+
+def compared(model: runs.Loaded, args: argparse.Namespace) -> Table:
+    """Ours and, where it can be had, `transformers`."""
+    writers = {"qstar": ours(model, args.new)}
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
+        writers["transformers"] = transformers(model, args.new)
+    size_bytes = sum(np.asarray(leaf).size * 4 for leaf in jax.tree.leaves(model.params))
+    table = Table("rows", "prompt", "by", "tokens/s", "range", "first call s", "weights read GB/s", "of memory's rate")
+    for length, batch in itertools.product(args.prompt, args.batch):
+        prompts = np.random.default_rng(batch).integers(0, model.config.vocab, (batch, length))
+        found, rate = measured(writers, prompts, args.repeats), read_rate()
+        for name, (first, seconds) in found.items():
+            speed = np.sort(batch * args.new / seconds)
+            read = size_bytes * args.new / np.median(seconds)
+            spread = f"{speed[0]:.1f} to {speed[-1]:.1f}"
+            cells = (f"{np.median(speed):.1f}", spread, f"{first:.1f}", f"{read / 1e9:.2f}", f"{read / rate:.2f}")
+            table.add_row(str(batch), str(length), name, *cells)
+    return table
+
+
+def thoughts(model: runs.Loaded, args: argparse.Namespace) -> Table:
+    """A new token's time behind thoughts of several lengths, against one without; the prompt's reading is taken off."""
+    table = Table("rows", "prompt", "thought", "ms a token", "range", "without ms", "passes")
+    for length, batch in itertools.product(args.prompt, args.batch):
+        prompts = np.random.default_rng(batch).integers(0, model.config.vocab, (batch, length))
+        writers: dict[str, Writer] = {}
+        for new in (1, 1 + args.new):
+            writers[f"0 {new}"] = ours(model, new)
+            writers |= {f"{size} {new}": thinking(model, new, size) for size in args.think}
+        found = {name: seconds for name, (_, seconds) in measured(writers, prompts, args.repeats).items()}
+        each = {
+            size: 1000 * np.sort(found[f"{size} {1 + args.new}"] - found[f"{size} 1"]) / args.new
+            for size in (0, *args.think)
+        }
+        without = np.median(each[0])
+        for size in args.think:
+            ms, median = each[size], np.median(each[size])
+            spread = f"{ms[0]:.0f} to {ms[-1]:.0f}"
+            cells = (f"{median:.0f}", spread, f"{without:.1f}", f"{median / without:.1f}")
+            table.add_row(str(batch), str(length), str(size), *cells)
+    return table
 
 
 def main() -> None:
@@ -91,19 +170,7 @@ def main() -> None:
     with entry.errors():
         entry.prepare_jax()
         model = runs.load_model(args.model)
-        writers = {"qstar": ours(model, args.new)}
-        if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
-            writers["transformers"] = transformers(model, args.new)
-        size_bytes = sum(np.asarray(leaf).size * 4 for leaf in jax.tree.leaves(model.params))
-        table = Table("rows", "by", "tokens/s", "range", "first call s", "weights read GB/s")
-        for batch in args.batch:
-            prompts = np.random.default_rng(batch).integers(0, model.config.vocab, (batch, args.prompt))
-            for name, (first, seconds) in measured(writers, prompts, args.repeats).items():
-                speed = np.sort(batch * args.new / seconds)
-                read = size_bytes * args.new / np.median(seconds) / 1e9
-                spread = f"{speed[0]:.1f} to {speed[-1]:.1f}"
-                table.add_row(str(batch), name, f"{np.median(speed):.1f}", spread, f"{first:.1f}", f"{read:.2f}")
-        console.console().print(table)
+        console.console().print(thoughts(model, args) if args.think else compared(model, args))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@ two thoughts; four layers; ours recomputes all but products with weights (model.
 github.com/ezelikman/quiet-star at 892446b, PYTHON an interpreter with torch and transformers 4.37.2; without them ours
 is measured alone. Every side is a process of its own, which sits idle while another is timed; they take turns; programs
 are compiled beforehand. Printed: medians and ranges over repeats, peak memory above the interpreter's with its
-libraries (`program`: the part of ours that is the compiled program, the counterpart of which torch has in its
-libraries; memory is compared with it and without), and the share of the machine's matrix-product peak in ideal FLOPs
+libraries (`program`: what ours holds before its first step beside weights and moments, compiled programs that is; torch
+has them in its libraries; memory is compared with it and without), and the share of the machine's matrix-product peak in ideal FLOPs
 (sampling forward, the rest forward and backward, nothing that is recomputed).
 """
 
@@ -107,11 +107,12 @@ def serve(side: str, case: Case) -> None:
             state, metrics = program.step(state, batch)
             jax.block_until_ready((state, metrics))
 
+        del params
         jax.block_until_ready(state)
-        without = held()
         program.step.lower(state, drawn()).compile()  # reads what was compiled; the first call finds it
+        data = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
         flops = case.batch * _ideal(lm, method, case.length)
-        answer(one, before, flops, held() - without)
+        answer(one, before, flops, held() - before - data)
 
 
 def _ideal(lm, method, length: int) -> int:
