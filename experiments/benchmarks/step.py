@@ -8,8 +8,8 @@ github.com/ezelikman/quiet-star at 892446b, PYTHON an interpreter with torch and
 is measured alone. Every side is a process of its own, which sits idle while another is timed; they take turns; programs
 are compiled beforehand. Printed: medians and ranges over repeats, peak memory above the interpreter's with its
 libraries (`program`: what ours holds before its first step beside weights and moments, compiled programs that is; torch
-has them in its libraries; memory is compared with it and without), and the share of the machine's matrix-product peak in ideal FLOPs
-(sampling forward, the rest forward and backward, nothing that is recomputed).
+has them in its libraries; memory is compared with it and without), and the share of the machine's matrix-product peak
+in ideal FLOPs (sampling forward, the rest forward and backward, nothing that is recomputed).
 """
 
 import argparse
