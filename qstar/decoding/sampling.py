@@ -1,7 +1,7 @@
 """How tokens are chosen from logits: settings, the choice, and what is kept about it.
 
 In this order: forbidden ids leave, the temperature divides, top-k and then top-p leave only likely tokens, one is drawn
-by Gumbel-max with noise that is a function of the row's key and the step alone. Two log-probs are kept: the model's
+with noise that is a function of the row's key and the step alone. Two log-probs are kept: the model's
 own, at temperature 1 with nothing left out, and the behaviour policy's, of the distribution that was drawn from.
 """
 
@@ -96,9 +96,16 @@ def choose(logits: Float[Array, "B V"], keys: Keys, choice: Choice) -> Chosen:
         behaviour = jnp.zeros_like(logits[:, 0])
     else:
         kept = likely(allowed / choice.temperature, choice.top_k, choice.top_p)
-        token = jax.vmap(jax.random.categorical)(keys, kept)
+        token = _drawn(kept, keys)
         behaviour = _logprob(kept, token)
     return Chosen(token, _logprob(logits, token), behaviour, _margin(allowed))
+
+
+def _drawn(logits: Array, keys: Keys) -> Array:
+    """As `vocabulary.sample` draws: Gumbel-max in small vocabularies, one number a row in large ones."""
+    if logits.shape[-1] < vocabulary.LARGE:
+        return jax.vmap(jax.random.categorical)(keys, logits)
+    return vocabulary.inverted(logits, jax.vmap(lambda key: jax.random.uniform(key, (), logits.dtype))(keys))
 
 
 @typed

@@ -8,6 +8,7 @@ from reference import naive_decoding, sequential
 
 from qstar.decoding import sampling
 from qstar.decoding.sampling import Choice, Sampling
+from qstar.ops import vocabulary
 
 # Tokens 0 to 5 with these probabilities; 1 and 4 are alike.
 PROBS = [0.05, 0.2, 0.4, 0.02, 0.2, 0.13]
@@ -66,7 +67,11 @@ def drawn(choice, count=20000):
         (Choice(temperature=0.5, top_k=4), [0, 0.04 / 0.2569, 0.16 / 0.2569, 0, 0.04 / 0.2569, 0.0169 / 0.2569]),
     ],
 )
-def test_tokens_are_drawn_from_the_distribution_whose_log_probs_are_kept_as_the_behaviour_s(choice, wanted):
+@pytest.mark.parametrize("large", [vocabulary.LARGE, 0])
+def test_tokens_are_drawn_from_the_distribution_whose_log_probs_are_kept_as_the_behaviour_s(
+    choice, wanted, large, monkeypatch
+):
+    monkeypatch.setattr(vocabulary, "LARGE", large)
     found, wanted = drawn(choice), np.array(wanted)
     share = np.bincount(np.asarray(found.token), minlength=6) / 20000
     assert np.all(np.abs(share - wanted) <= 4 * np.sqrt(wanted * (1 - wanted) / 20000))
