@@ -13,7 +13,7 @@ from qstar.ops.chunk import chunked, slice_size
 from qstar.typing import Array, Float, Int, Key, typed
 
 Head = Callable[[Array], Array]  # [*rows D] -> [*rows V]
-LARGE = 4096
+LARGE = 512
 """Size of a vocabulary from which on a token is drawn with one random number instead of one for each of its rivals:
 making 32,000 of them takes a CPU ten times as long as the logits of a narrow model."""
 BLOCK = 256  # tokens that `inverted` adds up before it looks at single ones
