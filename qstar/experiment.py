@@ -274,7 +274,8 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
         with futures.ThreadPoolExecutor(1) as aside:
             compiled = aside.submit(program.compile, state, arm.batch)
             record.evaluate(0, state)
-            record.sample(0, state)
+            if cfg.sample_every:
+                record.sample(0, state)
         compiled.result()
         return state
     if step > cfg.steps:
