@@ -124,4 +124,7 @@ def test_every_arm_of_the_study_is_a_configuration(modules, tmp_path):
         "no_rationalization": ("own", "right", "never", False),
         "no_filter": ("own", "all", "never", False),
         "direct": ("direct", "right", "failures", False),
+        "few": ("own", "right", "failures", False),
+        "few_direct": ("direct", "right", "failures", False),
     }
+    assert {arm for arm, cfg in found.items() if cfg.task.train == 400} == {"few", "few_direct"}
