@@ -159,7 +159,7 @@ def leaks(runs: Sequence[Run]) -> str:
 
 
 def _of(found: Sequence[dict], part: str, whole: str) -> str:
-    return f"{sum(one[part] for one in found)}/{sum(one[whole] for one in found)}" if found else ""
+    return f"{sum(one[part] for one in found):.0f}/{sum(one[whole] for one in found)}" if found else ""
 
 
 def tables(runs: Sequence[Run]) -> dict[str, str]:
@@ -189,23 +189,28 @@ def draw(runs: Sequence[Run], out: Path) -> None:
     for arm, group in by_arm(runs).items():
         _curve(axes, group, lambda line: line["accuracy"]["share"], NAMES[arm], COLOURS[arm])
     axes.axhline(0.895, color="0.6", linewidth=0.8, linestyle=":")
-    axes.text(0, 0.9, "the paper's 0.895 after 16 iterations", fontsize=7, color="0.4", va="bottom")
+    axes.text(0, 0.9, "the paper's 0.895", fontsize=7, color="0.4", va="bottom")
     _finish(axes, "dev accuracy, 1 to 5 digits")
     axes.legend(fontsize=8, frameon=False)
     figure.savefig(out / "arms.png", dpi=150)
     groups = by_arm(runs)
+    across = min(4, len(groups))
+    down = -(-len(groups) // across)
     figure, panels = pyplot.subplots(
-        1, len(groups), figsize=(2.6 * len(groups), 2.8), layout="constrained", sharey=True, squeeze=False
+        down, across, figsize=(2.6 * across, 2.8 * down), layout="constrained", sharey=True, squeeze=False
     )
+    for axes in panels.flat[len(groups) :]:
+        axes.remove()
+    used = panels.flat[: len(groups)]
     shades = pyplot.get_cmap("viridis")
-    for axes, (arm, group) in zip(panels[0], groups.items(), strict=True):
+    for axes, (arm, group) in zip(used, groups.items(), strict=True):
         sizes = list(group[0].last["groups"])
         for number, size in enumerate(sizes):
             colour = shades(number / len(sizes))
             _curve(axes, group, lambda line, size=size: line["groups"][size]["share"], size, colour)
         axes.set_title(NAMES[arm], fontsize=9, loc="left")
-        _finish(axes, "dev accuracy" if arm == next(iter(groups)) else "")
-    panels[0][-1].legend(title="digits", fontsize=7, title_fontsize=7, frameon=False)
+        _finish(axes, "dev accuracy" if axes in panels[:, 0] else "")
+    used[-1].legend(title="digits", fontsize=7, title_fontsize=7, frameon=False)
     figure.savefig(out / "digits.png", dpi=150)
 
 
