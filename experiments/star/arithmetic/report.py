@@ -210,7 +210,7 @@ def draw(runs: Sequence[Run], out: Path) -> None:
             _curve(axes, group, lambda line, size=size: line["groups"][size]["share"], size, colour)
         axes.set_title(NAMES[arm], fontsize=9, loc="left")
         _finish(axes, "dev accuracy" if axes in panels[:, 0] else "")
-    used[-1].legend(title="digits", fontsize=7, title_fontsize=7, frameon=False)
+    used[0].legend(loc="lower right", title="digits", fontsize=7, title_fontsize=7, frameon=False)
     figure.savefig(out / "digits.png", dpi=150)
 
 
