@@ -4,7 +4,6 @@
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -17,7 +16,6 @@ from qstar import config as configs
 from qstar.answering import Sampler
 from qstar.config import ImproveConfig
 from qstar.models import lm
-from qstar.models.definition import Definition
 from qstar.runs import Loaded, Pretrained
 
 CONFIG = "improve.yaml"
@@ -98,13 +96,8 @@ def sampler(cfg: ImproveConfig, directory: Path, iteration: int, base: Loaded | 
     """The weights after this iteration; 0: the base, which is loaded where it is not given."""
     found = trained(directory, iteration)
     loaded = (base or cfg.model.load(cfg.seed)) if found is None else pretrained(cfg, found).load(cfg.seed)
-    definition = _definition(loaded.config)
+    definition = lm.definition(loaded.config)
     return Sampler(loaded, definition, jax.device_put(loaded.params), "base" if found is None else found.name)
-
-
-@functools.cache  # programs are compiled once for one definition
-def _definition(shape: lm.LMConfig) -> Definition:
-    return lm.definition(shape)
 
 
 def pretrained(cfg: ImproveConfig, folder: Path) -> Pretrained:
