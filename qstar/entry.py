@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from qstar import paths
+
 # Of malloc.h: the heap's end is never trimmed; nothing is mapped apart; one heap for all threads, since the others hold
 # 64 MiB at most and give way to mapping.
 _MALLOC = {-1: -1, -4: 0, -8: 1}  # M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
@@ -14,12 +16,11 @@ EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError,
 
 
 def prepare_jax() -> None:
-    """Keep compiled programs between runs, under ~/.cache/qstar unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    """Keep compiled programs between runs, in the cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise."""
     import jax
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        root = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
-        jax.config.update("jax_compilation_cache_dir", str(root / "qstar" / "jax"))
+        jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a start has dozens of small ones
     keep_freed_memory()
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from qstar import paths
 from qstar.tasks import lines
 from qstar.tasks.lines import SEPARATOR
 
@@ -24,11 +25,6 @@ TEXT_SUFFIXES = (".jsonl", ".md", ".tex", ".text", ".txt")
 """What is read from a folder; a file named directly may have any suffix. `.jsonl` is read line by line as JSON."""
 
 LETTERS = ("A", "B", "C", "D", "E")
-
-
-def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
-    """`cache_dir`, else the environment's QSTAR_CACHE, else ~/.cache/qstar."""
-    return Path(cache_dir or os.environ.get("QSTAR_CACHE") or Path.home() / ".cache" / "qstar").expanduser()
 
 
 # --- what the inputs are ------------------------------------------------------------------------------------------
@@ -112,7 +108,7 @@ class _LocalFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         # The suffix decides how a file is read; its name and place do not change what comes out.
         parts = [(s, Path(f["path"]).suffix == ".jsonl", f["sha256"]) for s in files for f in self.sources[s]]
         self.digest = hashlib.sha256(repr((parts, options)).encode()).hexdigest()
-        super().__init__(data_dir=cache_folder(cache_dir) / self.digest[:16], file_format="array_record")
+        super().__init__(data_dir=paths.cache_folder(cache_dir) / self.digest[:16], file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(

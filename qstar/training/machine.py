@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from qstar import sharding
+from qstar import paths, sharding
 
 SIDES = (1024, 2048, 4096, 8192)  # of the product: the first that takes LONG_S, for then a call costs nothing
 LONG_S, ENOUGH_S = 0.02, 0.3
@@ -39,9 +39,7 @@ def peak_flops(mesh: jax.sharding.Mesh, dtype: str, given: float = 0.0) -> float
 
 
 def _kept_peak(device: jax.Device, dtype: str) -> float:
-    root = Path(
-        os.environ.get("QSTAR_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "qstar"
-    )
+    root = paths.cache_folder()
     file, name = root / "peaks.json", f"{platform.node()}, {_cores()} cores, {device.device_kind}, {dtype}"
     kept: dict[str, float] = {}
     with contextlib.suppress(OSError, ValueError):  # none yet, or torn
