@@ -5,8 +5,9 @@
 
 SOURCE is anything that init.source takes. Where torch and transformers can be imported, the same weights are run by
 `transformers` too, on the same cores, and the two take turns within each repeat. Printed: median and range over
-repeats, the time to compile, the median in terms of reading every weight once per step, and which share that is of the
-rate at which this machine reads memory (a large matrix times a vector, measured between the repeats).
+repeats, the time to compile, the median as time of a step, how much of that the library's products with the weights
+take by themselves, one behind the other, and which share reading every weight once per step is of the rate at which
+this machine reads memory (a large matrix times a vector). Both are measured between the repeats, each at its best.
 
 With --think every new token is written behind a thought of so many tokens. `passes` is the time of a new token over
 that of one without thoughts at the same batch size: reading the weights is most of a pass over few rows, and a token
@@ -14,6 +15,7 @@ behind a thought of T takes T + 2 of them (T to sample, one over the whole thoug
 """
 
 import argparse
+import functools
 import importlib.util
 import itertools
 import tempfile
@@ -36,6 +38,49 @@ from qstar.training import console
 
 Writer = Callable[[np.ndarray, int], None]
 """Continues prompts [B P] with a seed."""
+Products = Callable[[int], float]
+"""Seconds that a step's products with the weights take for so many rows."""
+
+
+def matrices(model: runs.Loaded) -> list[np.ndarray]:
+    """What a token is multiplied with, [in out], in the order of the layers; the output layer last."""
+    layers = (jax.tree.map(lambda leaf, i=i: leaf[i], model.params["blocks"]) for i in range(model.config.layers))
+    found = []
+    for layer in layers:
+        flat = lambda name, layer=layer: np.asarray(layer[name]).reshape(model.config.width, -1)  # noqa: E731
+        found += [flat("query"), flat("key"), flat("value"), np.asarray(layer["out"]).reshape(-1, model.config.width)]
+        found += [flat("gate"), flat("up"), np.asarray(layer["down"])]
+    return [*found, np.asarray(model.params["embedding" if model.config.tied else "head"]).T]
+
+
+def our_products(model: runs.Loaded) -> Products:
+    @jax.jit
+    def all_of_them(weights, rows):
+        before = jnp.zeros(())
+        for weight in weights:  # a product waits for the one before it, as in a model
+            before = ((rows[weight.shape[0]] + before) @ weight)[0, 0] * 1e-9
+        return before
+
+    return functools.partial(_best, all_of_them, jax.device_put(matrices(model)), jnp.ones)
+
+
+def their_products(model: runs.Loaded) -> Products:
+    import torch
+
+    def all_of_them(weights, rows):
+        with torch.inference_mode():
+            for weight in weights:
+                torch.nn.functional.linear(rows[weight.shape[1]], weight)
+
+    # As the library keeps them: [out in].
+    return functools.partial(
+        _best, all_of_them, [torch.tensor(np.ascontiguousarray(one.T)) for one in matrices(model)], torch.ones
+    )
+
+
+def _best(run: Callable, weights: list, ones: Callable, batch: int) -> float:
+    rows = {size: ones((batch, size)) for weight in weights for size in weight.shape}
+    return min(timed(lambda *_: jax.block_until_ready(run(weights, rows)), rows, 0) for _ in range(6))
 
 
 def ours(model: runs.Loaded, new: int) -> Writer:
@@ -83,7 +128,7 @@ def thinking(model: runs.Loaded, new: int, thought_len: int) -> Writer:
     return write
 
 
-def timed(write: Writer, prompts: np.ndarray, seed: int) -> float:
+def timed(write: Callable, prompts: object, seed: int) -> float:
     start = time.perf_counter()
     write(prompts, seed)
     return time.perf_counter() - start
@@ -125,19 +170,19 @@ def parser() -> argparse.ArgumentParser:
 
 def compared(model: runs.Loaded, args: argparse.Namespace) -> Table:
     """Ours and, where it can be had, `transformers`."""
-    writers = {"qstar": ours(model, args.new)}
+    writers, products = {"qstar": ours(model, args.new)}, {"qstar": our_products(model)}
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
-        writers["transformers"] = transformers(model, args.new)
+        writers["transformers"], products["transformers"] = transformers(model, args.new), their_products(model)
     size_bytes = sum(np.asarray(leaf).size * 4 for leaf in jax.tree.leaves(model.params))
-    table = Table("rows", "prompt", "by", "tokens/s", "range", "first call s", "weights read GB/s", "of memory's rate")
+    head = ("rows", "prompt", "by", "tokens/s", "range", "first call s", "ms a step", "products ms", "of memory's rate")
+    table = Table(*head)
     for length, batch in itertools.product(args.prompt, args.batch):
         prompts = np.random.default_rng(batch).integers(0, model.config.vocab, (batch, length))
         found, rate = measured(writers, prompts, args.repeats), read_rate()
         for name, (first, seconds) in found.items():
-            speed = np.sort(batch * args.new / seconds)
-            read = size_bytes * args.new / np.median(seconds)
-            spread = f"{speed[0]:.1f} to {speed[-1]:.1f}"
-            cells = (f"{np.median(speed):.1f}", spread, f"{first:.1f}", f"{read / 1e9:.2f}", f"{read / rate:.2f}")
+            speed, step = np.sort(batch * args.new / seconds), np.median(seconds) / args.new
+            cells = (f"{np.median(speed):.1f}", f"{speed[0]:.1f} to {speed[-1]:.1f}", f"{first:.1f}")
+            cells += (f"{1000 * step:.0f}", f"{1000 * products[name](batch):.0f}", f"{size_bytes / step / rate:.2f}")
             table.add_row(str(batch), str(length), name, *cells)
     return table
 

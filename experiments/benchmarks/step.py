@@ -61,14 +61,14 @@ def held() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 
-def serve(side: str, case: Case) -> None:
-    """Answer every line of standard input with a step and what it took."""
+def prepared(side: str, case: Case) -> tuple:
+    """The program of our side, its state, a function that draws a batch, and the ideal FLOPs of one row."""
     import jax
     import numpy as np
 
-    from qstar import entry
     from qstar.methods.lm import PlainLM
     from qstar.methods.quiet_star import QuietStar
+    from qstar.models import cost
     from qstar.models.lm import LMConfig
     from qstar.sharding import MeshConfig, make_mesh
     from qstar.structs import Batch
@@ -76,9 +76,6 @@ def serve(side: str, case: Case) -> None:
     from qstar.training.build import Program
     from qstar.training.optim import OptimConfig
 
-    entry.prepare_jax()
-    jax.block_until_ready(jax.numpy.zeros(()))
-    before = peak()
     lm = LMConfig(
         case.vocab, case.hidden, case.layers, case.heads, case.heads, case.hidden // case.heads, 4 * case.hidden,
         tied=False, remat="minimal",
@@ -94,31 +91,37 @@ def serve(side: str, case: Case) -> None:
         program = Program.of(method, lm, mesh, OptimConfig(delimiter_lr_scale=1.0), 1000, 1)
         params = program.definition.init(jax.random.key(0))
         state = steps.new_state(params, program.tx, jax.random.key(1), False)
-        shape = (case.batch, case.length)
-        place = np.broadcast_to(np.arange(case.length, dtype=np.int32), shape)
+    shape = (case.batch, case.length)
+    place = np.broadcast_to(np.arange(case.length, dtype=np.int32), shape)
 
-        def drawn() -> Batch:
-            tokens = rng.integers(3, case.vocab - 2, shape).astype(np.int32)
-            return Batch(tokens, np.ones(shape, bool), np.ones(shape, np.int32), place)
+    def drawn() -> Batch:
+        tokens = rng.integers(3, case.vocab - 2, shape).astype(np.int32)
+        return Batch(tokens, np.ones(shape, bool), np.ones(shape, np.int32), place)
 
-        def one() -> None:
-            nonlocal state
-            batch = drawn()
-            state, metrics = program.step(state, batch)
-            jax.block_until_ready((state, metrics))
+    return program, state, drawn, cost.flops(lm, method.passes(case.length))
 
-        del params
-        jax.block_until_ready(state)
+
+def serve(side: str, case: Case) -> None:
+    """Answer every line of standard input with a step and what it took."""
+    import jax
+
+    from qstar import entry
+
+    entry.prepare_jax()
+    jax.block_until_ready(jax.numpy.zeros(()))
+    before = peak()
+    program, state, drawn, flops = prepared(side, case)
+
+    def one() -> None:
+        nonlocal state
+        state, metrics = program.step(state, drawn())
+        jax.block_until_ready((state, metrics))
+
+    jax.block_until_ready(state)
+    with jax.set_mesh(program.mesh):
         program.step.lower(state, drawn()).compile()  # reads what was compiled; the first call finds it
         data = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-        flops = case.batch * _ideal(lm, method, case.length)
-        answer(one, before, flops, held() - before - data)
-
-
-def _ideal(lm, method, length: int) -> int:
-    from qstar.models import cost
-
-    return cost.flops(lm, method.passes(length))
+        answer(one, before, case.batch * flops, held() - before - data)
 
 
 def serve_official(case: Case, checkout: Path) -> None:
