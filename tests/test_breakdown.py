@@ -28,3 +28,8 @@ def test_products_are_found_by_kind_with_their_flops(breakdown):
         "products of attention": 2 * 4 * 24 * 24 * 48,
         "products with the output layer": 2 * 96 * 48 * 300,
     }
+
+
+def test_what_runs_at_once_shares_the_time(breakdown):
+    edges = [(0, True, "a"), (4, False, "a"), (2, True, "b"), (6, False, "b"), (9, True, "a"), (10, False, "a")]
+    assert breakdown.shared(edges) == {"a": 2 + 1 + 1, "b": 1 + 2}

@@ -3,9 +3,9 @@
     python experiments/benchmarks/breakdown.py [--hidden 512] [--length 128] [--batch 1] [--vocab 1000] [--side qstar]
 
 Operations are grouped by what they are: products with weights (the output layer's by themselves), attention's products,
-and the rest by XLA's name for them (a fusion is everything element-wise that XLA wrote as one loop). Times are sums
-over operations as the profiler saw them; where two run at once they count twice. Beside products stands their rate, in
-all and for the most expensive shapes, and its share of the peak, that of a large square product on the same machine.
+and the rest by XLA's name for them (a fusion is everything element-wise that XLA wrote as one loop). Those that run at
+once share the time between them. Beside products stands their rate, in all and for the most expensive shapes, and its
+share of the peak, that of a large square product on the same machine.
 """
 
 import argparse
@@ -77,13 +77,24 @@ def _product(left: tuple[int, ...], out: tuple[int, ...], rest: str, vocab: int)
 def durations(folder: Path) -> tuple[collections.Counter, collections.Counter]:
     """Microseconds, and how often, of every operation in a trace."""
     file = max(folder.rglob("*.trace.json.gz"))
-    taken, times = collections.Counter(), collections.Counter()
+    edges, times = [], collections.Counter()
     for event in json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]:
         name = event.get("args", {}).get("hlo_op", "")
         if event.get("ph") == "X" and name and not name.startswith(INSIDE):
-            taken[name] += event["dur"]
+            edges += [(event["ts"], True, name), (event["ts"] + event["dur"], False, name)]
             times[name] += 1
-    return taken, times
+    return shared(edges), times
+
+
+def shared(edges: list[tuple[float, bool, str]]) -> collections.Counter:
+    """Time by name, from (when, whether something of the name begins or ends, name); what runs at once shares it."""
+    taken, running, last = collections.Counter(), collections.Counter(), 0.0
+    for now, begins, name in sorted(edges):
+        for one, count in running.items():
+            taken[one] += (now - last) * count / running.total()
+        running[name] += 1 if begins else -1
+        running, last = +running, now
+    return taken
 
 
 def profiled(case: step.Case, side: str) -> tuple[dict[str, Op], collections.Counter, collections.Counter]:
