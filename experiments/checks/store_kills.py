@@ -23,8 +23,8 @@ from qstar.data.rationales import Sample, Store
 
 MODEL, TASK = "model of the check", "task of the check"
 ROWS = 16  # in a batch
-LONGEST = 0.5  # seconds from a writer's first note to its death
-AFTER = ("begun", "done")  # the notes about a writer's first batch; they take turns, so that a slow machine gets on too
+LONGEST = 0.5  # seconds that a writer has then, at most
+FINISHED = (0, 2)  # batches before the clock of a death starts; they take turns, so that a slow machine gets on too
 
 
 @dataclass
@@ -73,18 +73,23 @@ def write_forever(folder: Path, notes: Path) -> None:
             number += 1
 
 
-def kill_one(folder: Path, notes: Path, after: str, delay: float) -> None:
-    """Start a writer, and kill it `delay` seconds behind the note `after` about its first batch."""
+def kill_one(folder: Path, notes: Path, finished: int, delay: float) -> None:
+    """Start a writer, and kill it `delay` seconds after it began, and finished so many batches."""
     notes.unlink(missing_ok=True)
     writer = subprocess.Popen([sys.executable, __file__, "--write", str(folder), "--notes", str(notes)])
     deadline = time.monotonic() + 120
-    while not (notes.is_file() and after in notes.read_text()) and time.monotonic() < deadline:
+    while not _got_on(notes, finished) and time.monotonic() < deadline:
         if writer.poll() is not None:
             raise RuntimeError(f"the writer ended by itself with status {writer.returncode}")
         time.sleep(0.002)
     time.sleep(delay)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
+
+
+def _got_on(notes: Path, finished: int) -> bool:
+    text = notes.read_text() if notes.is_file() else ""
+    return bool(text) and text.count("done") >= finished
 
 
 def _numbers(notes: str, kind: str) -> set[int]:
@@ -118,7 +123,7 @@ def rounds(kills: int, seed: int, scratch: Path) -> Iterator[Outcome]:
     rng, outcome, seen = random.Random(seed), Outcome(), 0
     folder, notes = scratch / rationales.FOLDER, scratch / "notes"
     for number in range(kills):
-        kill_one(folder, notes, AFTER[number % 2], rng.uniform(0, LONGEST))
+        kill_one(folder, notes, FINISHED[number % 2], rng.uniform(0, LONGEST))
         seen = examine(folder, notes.read_text(), seen, outcome)
         yield outcome
     rows = Store.create(folder, MODEL, TASK).rows(columns=["problem"])["problem"].to_pylist()
