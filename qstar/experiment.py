@@ -268,11 +268,11 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
     if program.definition.frozen:
         console.console().print(_account(program), highlight=False)
     if step is None:
-        state = program.start(loaded.params, cfg.seed, arm.extras)
         record.rewind(-1)
         # The step is compiled meanwhile: on two cores the first one comes a third sooner.
         with futures.ThreadPoolExecutor(1) as aside:
-            compiled = aside.submit(program.compile, state, arm.batch)
+            compiled = aside.submit(program.compile, arm.batch)
+            state = program.start(loaded.params, cfg.seed, arm.extras)
             record.evaluate(0, state)
             if cfg.sample_every:
                 record.sample(0, state)

@@ -37,10 +37,10 @@ class Reader:
 
     def __call__(self, params: Params, count: int | None = None) -> list[read.Reading]:
         """The first `count` texts, or all of them."""
-        keys = jax.random.split(jax.random.key(self.seed), len(self.texts))
+        key = jax.random.key(self.seed)
         return [
-            read.read(self.method, self.definition, params, ids, key, greedy=True)
-            for ids, key in zip(self.texts[:count], keys, strict=False)
+            read.read(self.method, self.definition, params, ids, jax.random.fold_in(key, number), greedy=True)
+            for number, ids in enumerate(self.texts[:count])
         ]
 
 

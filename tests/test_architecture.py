@@ -28,6 +28,7 @@ MAY_IMPORT = {
 # Modules that put the packages together: configuration, runs and entry points, which no package imports.
 TOP = {
     "answering",
+    "commands",
     "compare",
     "config",
     "entry",

@@ -29,6 +29,11 @@ LIMIT_S = 600.0
 Timed = tuple[float, float]  # wall and processor seconds
 
 
+def script(command: str, *arguments: str) -> tuple[str, ...]:
+    """What the interpreter is given by the console script of this command, installed or not."""
+    return ("-c", f"from qstar.commands import {command}; {command}()", *arguments)
+
+
 def python(*arguments: str) -> Timed:
     """A whole process."""
     return _finished(_started(arguments, {}), time.perf_counter())
@@ -39,7 +44,7 @@ def first_step(cache: Path) -> Timed:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "run" / "metrics.jsonl"
         start = time.perf_counter()
-        arguments = ("-m", "qstar.train", f"run_dir={log.parent}")
+        arguments = script("train", f"run_dir={log.parent}")
         process = _started(arguments, {"JAX_COMPILATION_CACHE_DIR": str(cache)})
         while not (log.is_file() and log.read_text(encoding="utf-8").count("\n")):
             if process.poll() is not None or time.perf_counter() - start > LIMIT_S:
@@ -72,7 +77,7 @@ def measurements(caches: Path) -> dict[str, dict[str, Callable[[int], Timed]]]:
             for module in ("jax", "qstar.config", "qstar.train")
         },
         "help": {
-            f"qstar-{command} --help": lambda _, command=command: python("-m", f"qstar.{command}", "--help")
+            f"qstar-{command} --help": lambda _, command=command: python(*script(command, "--help"))
             for command in COMMANDS
         },
         "step": {

@@ -81,7 +81,10 @@ class Measure(Protocol):
 def item_keys(key: Key, items: Sequence[Identified]) -> Key:
     """A key for every item that depends on `key` and its id alone, whatever is asked beside it: [len(items)]."""
     ids = np.asarray([zlib.crc32(item.id.encode()) for item in items], np.uint32)
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, ids)
+    return _folded(key, ids)
+
+
+_folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
 
 
 def check(cfg: Any) -> None:

@@ -81,12 +81,17 @@ def ask(
     )
     batch = rows.padded([query.ids for query in queries], rows.bucket(max(len(query.ids) for query in queries)))
     found = predictions(
-        subject.method, subject.definition, subject.params, batch, where, candidates, keys[index], ways, draws
+        subject.method, subject.definition, subject.params, batch, where, candidates, _taken(keys, index), ways, draws
     )
     found = jax.tree.map(lambda leaf: np.asarray(leaf)[: index[-1] + 1], found)
     if np.isnan(found.logprobs).any():
         raise ValueError("the prediction is not a number: the model's parameters have diverged")
     return found
+
+
+@jax.jit
+def _taken(keys: Key, index: Int[Array, "B"]) -> Key:
+    return keys[index]
 
 
 @functools.partial(jax.jit, static_argnames=("method", "definition", "ways", "draws"))

@@ -26,6 +26,7 @@ from qstar.typing import Array, Bool, Float, Int, typed
 
 DTYPES = ("float32", "bfloat16", "float64")
 REMATS = ("full", "minimal", "none")
+SHALLOW = 8
 COMPUTED = ("dtype", "remat", "attention")  # fields that say how a model is computed, and not what it is
 _REMAT_OF = {True: "full", False: "none", "True": "full", "False": "none"}  # as configurations used to say it
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
@@ -118,6 +119,16 @@ class LMConfig:
     def windowed(self) -> tuple[bool, ...]:
         """For every layer: does the window limit what it sees?"""
         return tuple(self.window is not None and layer not in self.global_layers for layer in range(self.layers))
+
+    @property
+    def unrolled(self) -> bool:
+        """Is every layer written out in the program, instead of one in a loop?
+
+        What a loop keeps for its backward pass is copied into stacks and out of them again: of a model of two layers on
+        a CPU a fifth of the step and of its memory. Not where little is kept, and not for many layers, which would take
+        long to compile.
+        """
+        return self.remat == "none" and self.layers <= SHALLOW
 
     def frequencies(self, windowed: bool, dtype: jnp.dtype) -> np.ndarray:
         """Rotary frequencies of the layers with a window, or of those without."""
@@ -292,7 +303,8 @@ class LM(nnx.Module):
             # Products with weights have no batch axes (`_product`), those of attention have.
             kept = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
             body = jax.checkpoint(body, policy=kept if self.cfg.remat == "minimal" else None)
-        x, keys = jax.lax.scan(body, x, (self.blocks, jnp.array(windowed) if both else None, extra))
+        layers = (self.blocks, jnp.array(windowed) if both else None, extra)
+        x, keys = jax.lax.scan(body, x, layers, unroll=self.cfg.layers if self.cfg.unrolled else 1)
         return self.norm(x), keys
 
     def _run_apart(

@@ -18,8 +18,9 @@ from qstar.ops import chunk
 OF_WIDTH, OF_FF, OF_SCORES = 13, 6, 3  # in the backward pass of one layer, per column
 OF_SLICE = 3  # logits, their softmax, their gradient
 OF_CACHE = 2.2  # of the thoughts' own keys and values: what a pass over the layers reads, and what it writes
-# Kept of every layer, per column, where nothing of it is recomputed.
-KEPT_WIDTH, KEPT_FF, KEPT_SCORES = 12, 5, 3
+# Kept of every layer, per column, where nothing of it is recomputed: arrays of the width, of the feed-forward width and
+# of scores. Layers that are written out want fewer, for theirs are not copied into stacks.
+KEPT, KEPT_UNROLLED = (12, 5, 3), (8, 4, 2)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def _kept(lm: LMConfig, one: Pass, size: int, rows: int) -> int:
     if lm.remat == "minimal":  # what its products with weights make, but for the last one
         made = lm.width + (lm.heads + 2 * lm.kv_heads) * lm.head_size + 2 * lm.ff
         return rows * lm.layers * (layer + one.columns * made) * size
-    layer += one.columns * (KEPT_WIDTH * lm.width + KEPT_FF * lm.ff)
+    of_width, of_ff, of_scores = KEPT_UNROLLED if lm.unrolled else KEPT
+    layer += one.columns * (of_width * lm.width + of_ff * lm.ff)
     scores = _scores(lm, one, size, rows)
-    return lm.layers * (rows * layer * size + (KEPT_SCORES * scores if scores <= _slice(one) else 0))
+    return lm.layers * (rows * layer * size + (of_scores * scores if scores <= _slice(one) else 0))

@@ -176,24 +176,22 @@ def from_lm(cfg: ThinkerConfig, lm: Params, delimiter_id: int, key: Key, init: s
     embedding of '---'", Quiet-STaR); `random`, independent normal numbers of the size of the table's; `mean`, the mean
     of the table's rows.
     """
-    drawn = _added(cfg, key)
-    params = {**drawn, "lm": lm}
-    definition(cfg).check(params, "the language model's weights")
-    table = jnp.asarray(lm["embedding"])
+    definition(cfg).check({**definition(cfg).abstract, "lm": lm}, "the language model's weights")
+    return {**_added(cfg, lm["embedding"], delimiter_id, key, init), "lm": lm}
+
+
+# Jitted, so that the language model, which is there already, is not drawn as well: dozens of programs to compile.
+@functools.partial(jax.jit, static_argnames=("cfg", "init"))
+def _added(cfg: ThinkerConfig, table: Float[Array, "V D"], delimiter_id: int, key: Key, init: str) -> Params:
+    """What is added to a language model with this embedding table."""
+    params = {name: part for name, part in definition(cfg).init(key).items() if name != "lm"}
     for name in ("start", "end", "pause") if cfg.pause else ("start", "end"):
         if init == "token":
             begin = table[delimiter_id]
         elif init == "random":
             # Drawn with variance 1 / width; see `Thinker`.
-            begin = drawn[name] * (cfg.lm.width**0.5 * jnp.std(table))
+            begin = params[name] * (cfg.lm.width**0.5 * jnp.std(table))
         else:
             begin = table.mean(axis=0)
         params[name] = begin if name == "pause" else begin / cfg.delimiter_scale
     return params
-
-
-# Jitted, so that the language model, which is there already, is not drawn as well: dozens of programs to compile.
-@functools.partial(jax.jit, static_argnames="cfg")
-def _added(cfg: ThinkerConfig, key: Key) -> Params:
-    """What is added to the language model, as it begins when nothing else says how."""
-    return {name: part for name, part in definition(cfg).init(key).items() if name != "lm"}

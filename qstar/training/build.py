@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import optax
@@ -134,8 +135,10 @@ class Program:
         params = {**jax.jit(added)(method_key, lm_params), lora.NAME: self.definition.adapters(adapters_key)}
         return params, self.definition.freeze(lm_params)
 
-    def compile(self, state: TrainState, batch: Batch) -> None:
-        """Compile the step for arguments of these shapes and places; its first call finds it compiled."""
+    def compile(self, batch: Batch) -> None:
+        """Compile the step for a batch of these shapes and places; its first call finds it compiled."""
+        _, frozen = self.definition.split(self.definition.abstract)
+        state = self.abstract_state(0).replace(frozen=_placed(frozen, self.places.frozen))
         with jax.set_mesh(self.mesh):  # a thread begins without the mesh of the one that started it
             self.step.lower(state, batch).compile()
 
@@ -169,6 +172,9 @@ class Program:
         begin = lambda params: step.new_state(  # noqa: E731
             optim.held(params, self.optim), self.tx, jax.random.key(seed), self.ema, comparison=self.comparison
         )
-        shapes = jax.eval_shape(begin, trained)
-        places = self.places.replace(frozen=None)
-        return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)
+        return _placed(jax.eval_shape(begin, trained), self.places.replace(frozen=None))
+
+
+def _placed(shapes: Any, places: Any) -> Any:
+    """Abstract arrays with the places where they will be."""
+    return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)

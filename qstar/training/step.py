@@ -28,7 +28,8 @@ def new_state(
     """`params` train, and only they get moments and averages; `frozen` are the model's other weights."""
     average = jax.tree.map(jnp.copy, params) if ema else None  # a copy: the step donates both
     reference = comparison.begin(params) if comparison else None
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), key, average, frozen, reference)
+    moments = jax.jit(tx.init)(params)  # one program, not one for every weight
+    return TrainState(jnp.zeros((), jnp.int32), params, moments, key, average, frozen, reference)
 
 
 def weights(state: TrainState) -> Params:

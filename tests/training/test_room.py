@@ -13,7 +13,7 @@ from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import memory
 from qstar.models.cost import Pass
-from qstar.models.lm import LMConfig
+from qstar.models.lm import SHALLOW, LMConfig
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch
 from qstar.training import machine, room
@@ -40,12 +40,18 @@ def compiled_bytes(program, rows, length):
 
 
 @pytest.mark.parametrize(
-    ("method", "remat", "rows", "length"),
-    [(THINKS, "full", 4, 64), (THINKS, "minimal", 2, 64), (THINKS, "none", 2, 64), (PlainLM(), "full", 32, 64)],
-    ids=["thinking", "minimal", "without-remat", "plain"],
+    ("method", "remat", "layers", "rows", "length"),
+    [
+        (THINKS, "full", 4, 4, 64),
+        (THINKS, "minimal", 4, 2, 64),
+        (THINKS, "none", 4, 2, 64),
+        (THINKS, "none", SHALLOW + 1, 1, 64),
+        (PlainLM(), "full", 4, 32, 64),
+    ],
+    ids=["thinking", "minimal", "without-remat", "without-remat-deep", "plain"],
 )
-def test_the_formula_foresees_what_a_compiled_step_takes(method, remat, rows, length):
-    program = program_of(method, dataclasses.replace(LM, remat=remat))
+def test_the_formula_foresees_what_a_compiled_step_takes(method, remat, layers, rows, length):
+    program = program_of(method, dataclasses.replace(LM, remat=remat, layers=layers))
     share = 1.0 if method is THINKS else None
     found = room.predicted_bytes(program, rows, Sizes(remat, 1, share, length))
     # It knows sizes, not in which order the compiler lets go of them.

@@ -1,0 +1,62 @@
+"""The step that is compiled ahead, while a run begins."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+import pytest
+import tiny
+from jax import monitoring
+
+from qstar import sharding
+from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Reference
+from qstar.methods.quiet_star import QuietStar
+from qstar.models.lora import LoraConfig
+from qstar.sharding import MeshConfig
+from qstar.training import loop
+from qstar.training.build import Program
+from qstar.training.optim import OptimConfig
+
+REFERENCE = Reference(decay=0.5)
+BATCH = tiny.batch(np.ones((8, 6), int), np.ones((8, 6), int))
+
+
+@dataclass(frozen=True)
+class Compared(PlainLM):
+    """A plain language model that keeps reference weights."""
+
+    reference: Reference = REFERENCE
+
+    def loss(self, model, batch, key, reference):
+        return super().loss(model, batch, key)
+
+
+@pytest.mark.parametrize(
+    ("method", "optim", "adapters", "mesh"),
+    [
+        (PlainLM(), OptimConfig(weights="bfloat16"), None, MeshConfig()),
+        (PlainLM(), OptimConfig(ema=0.9), None, MeshConfig(fsdp=2)),
+        (PlainLM(), OptimConfig(), LoraConfig(rank=2, base="bfloat16"), MeshConfig(data=2, fsdp=2)),
+        (Compared(), OptimConfig(), None, MeshConfig(data=2)),
+        (QuietStar(thought_len=1, lookahead=1, delimiter_id=1), OptimConfig(), None, MeshConfig()),
+    ],
+    ids=["bfloat16", "average", "adapters", "reference", "quiet_star"],
+)
+def test_the_first_step_finds_what_was_compiled_ahead(method, optim, adapters, mesh):
+    program = Program.of(method, tiny.LM, sharding.make_mesh(mesh), optim, 4, 1, adapters)
+    compiled = []
+
+    def note(event, duration_s, fun_name=None, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(fun_name)
+
+    with jax.set_mesh(program.mesh):
+        batch = loop._place(BATCH, program.mesh)
+        monitoring.register_event_duration_secs_listener(note)
+        try:
+            program.compile(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), batch))
+            program.step(program.start(jax.tree.map(np.array, tiny.lm_of()[1]), 0), batch)
+        finally:
+            monitoring.unregister_event_duration_listener(note)
+    assert compiled.count("jit(step)") == 1
