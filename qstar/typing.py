@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
-from beartype import beartype
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
 
 Key = PRNGKeyArray
@@ -30,7 +29,12 @@ def typed(function: Callable) -> Callable:
 
     The checks are written when it is first called: for everything that is imported they would take half a second.
     """
-    checked = functools.cache(lambda: jaxtyped(function, typechecker=beartype))
+
+    @functools.cache
+    def checked() -> Callable:
+        from beartype import beartype
+
+        return jaxtyped(function, typechecker=beartype)
 
     @functools.wraps(function)
     def call(*args, **kwargs):
