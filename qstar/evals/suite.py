@@ -1,6 +1,7 @@
 """Evaluations by name: which questions, asked in which ways, as rows of one table and rows of items on disk."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 import os
@@ -49,8 +50,7 @@ class CupsEval:
             raise ValueError(f"eval.split = {self.split!r}: choose dev or test")
 
     def measures(self, tokenizer: Tokenizer) -> list[Measure]:
-        items = (cups_item(problem, tokenizer, number) for number, problem in enumerate(self.problems()))
-        return [Direct("cups", tuple(items), self.batch_size, self.draws)]
+        return [Direct("cups", _cups_items(self, tokenizer), self.batch_size, self.draws)]
 
     def problems(self) -> list[cups.Problem]:
         rng = np.random.default_rng(EVAL_SEED)
@@ -138,6 +138,11 @@ def numbered(rows: Sequence[dict], split: str, count: int) -> list[dict]:
     """The first `count` rows of the shuffled split, each with its place in the file as its id."""
     order = np.random.default_rng(EVAL_SEED).permutation(len(rows))
     return [{"id": f"{split}-{i}", **rows[i]} for i in order[:count]]
+
+
+@functools.lru_cache(maxsize=1)  # the arms of a run are asked the same
+def _cups_items(cfg: CupsEval, tokenizer: Tokenizer) -> tuple[Item, ...]:
+    return tuple(cups_item(problem, tokenizer, number) for number, problem in enumerate(cfg.problems()))
 
 
 def cups_item(problem: cups.Problem, tokenizer: Tokenizer, number: int = 0) -> Item:
