@@ -1,7 +1,6 @@
 """What the console scripts share: a compile cache, memory that is kept, and errors that read as sentences."""
 
 import contextlib
-import ctypes
 import os
 import sys
 from collections.abc import Iterator
@@ -9,9 +8,6 @@ from pathlib import Path
 
 from qstar import paths
 
-# Of malloc.h: the heap's end is never trimmed; nothing is mapped apart; one heap for all threads, since the others hold
-# 64 MiB at most and give way to mapping.
-_MALLOC = {-1: -1, -4: 0, -8: 1}  # M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX
 EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError, OSError, FloatingPointError)
 
 
@@ -19,24 +15,13 @@ def prepare_jax() -> None:
     """Keep compiled programs between runs, in the cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise."""
     import jax
 
+    from qstar.training import machine
+
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a start has dozens of small ones
-    keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep what is freed for the next step; elsewhere nothing happens.
-
-    XLA on CPU asks for its temporaries anew in every step. By default glibc maps large ones freshly each time, and the
-    system clears every page of them: a third of a small model's step. QSTAR_KEEP_MEMORY=0 leaves glibc as it is.
-    """
-    if sys.platform != "linux" or os.environ.get("QSTAR_KEEP_MEMORY") == "0":
-        return
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        mallopt = ctypes.CDLL(None).mallopt
-        for option, value in _MALLOC.items():
-            mallopt(option, value)
+    if os.environ.get("QSTAR_KEEP_MEMORY") != "0":
+        machine.keep_freed_memory(True)
 
 
 @contextlib.contextmanager

@@ -107,8 +107,29 @@ def free_bytes(device: jax.Device) -> int | None:
     return min(found, default=None)
 
 
+# Of malloc.h: when the heap's end is trimmed, how much is mapped apart, and how many heaps there are. To keep: never,
+# nothing, and one for all threads, since the others hold 64 MiB at most and give way to mapping.
+_TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
+_KEEP, _AS_IT_WAS = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0, _ARENA_MAX: 1}, {_TRIM_THRESHOLD: 2**17, _MMAP_MAX: 2**16}
+
+
+def keep_freed_memory(keep: bool) -> None:
+    """Let glibc keep what is freed for the next step, or give it back to the system; elsewhere nothing happens.
+
+    XLA on CPU asks for its temporaries anew in every step. By default glibc maps large ones freshly each time, and the
+    system clears every page of them: a third of a small model's step. What is kept may hold them twice: where little
+    things were put into the room of the last ones, the next do not fit into it.
+    """
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        for option, value in (_KEEP if keep else _AS_IT_WAS).items():
+            mallopt(option, value)
+
+
 def _give_back() -> None:
-    """What glibc kept for later steps (`entry.keep_freed_memory`) counts as free: let the system have it."""
+    """What glibc kept for later steps (`keep_freed_memory`) counts as free: let the system have it."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -14,6 +14,7 @@ from qstar.structs import Batch, TrainState
 from qstar.training import machine
 from qstar.training.build import Program
 
+KEPT = 2  # times what a step wants may be held on a CPU (`machine.keep_freed_memory`)
 SPARE = 0.95  # of the memory that is free, for a suggestion: the formula errs by a few per cent
 SHORTEST = 32  # tokens of a window that is suggested
 
@@ -37,6 +38,8 @@ def check(cfg: Any, program: Program, state: TrainState, batch: Batch) -> None:
         return
     device = program.mesh.local_devices[0]
     needed, free = step_bytes(program, state, batch), machine.free_bytes(device)
+    if free is not None and KEPT * needed > free and device.platform == "cpu":
+        machine.keep_freed_memory(False)
     if free is None or needed <= free:
         return
     held = sum(size for name, size in program.bytes_held.items() if name != "gradients")

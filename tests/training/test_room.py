@@ -103,6 +103,18 @@ def test_where_nothing_helps_a_smaller_model_is_the_way_out():
     assert room.suggestions(cfg, program_of(THINKS), 64, needed=10**9, free=10**3) == []
 
 
+@pytest.mark.parametrize(("times", "given_back"), [(1.5, True), (2.5, False)])
+def test_where_there_is_no_room_for_two_steps_memory_is_given_back_between_them(times, given_back, monkeypatch):
+    cfg, program = small("batch_size=8"), program_of(THINKS)
+    state, batch = program.abstract_state(0), batch_of(8, 64)
+    told = []
+    monkeypatch.setattr(machine, "free_bytes", lambda device: int(times * room.step_bytes(program, state, batch)))
+    monkeypatch.setattr(machine, "keep_freed_memory", told.append)
+    with jax.set_mesh(program.mesh):
+        room.check(cfg, program, state, batch)
+    assert told == [False] * given_back
+
+
 def test_a_run_without_room_ends_before_its_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "free_bytes", lambda device: 1000)
     cfg = small("steps=2", "eval=none", "control=false", "sample_every=0")
