@@ -12,7 +12,10 @@ EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError,
 
 
 def prepare_jax() -> None:
-    """Keep compiled programs between runs, in the cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise."""
+    """Keep compiled programs between runs, in the cache folder unless JAX_COMPILATION_CACHE_DIR says otherwise.
+
+    Freed memory is kept for the next step too; QSTAR_KEEP_MEMORY=0 leaves glibc as it is.
+    """
     import jax
 
     from qstar.training import machine

@@ -1,5 +1,6 @@
 """Tiny real models and literal batches that tests share."""
 
+import contextlib
 import dataclasses
 import functools
 
@@ -76,3 +77,19 @@ def relative_error(found, wanted):
     """Largest difference, as a share of the largest wanted entry."""
     found, wanted = np.asarray(found), np.asarray(wanted)
     return np.abs(found - wanted).max() / np.abs(wanted).max()
+
+
+@contextlib.contextmanager
+def noting_compiled():
+    """The names of what is compiled meanwhile, `jit(step)` style."""
+    names = []
+
+    def note(event, duration_s, fun_name=None, **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
+    try:
+        yield names
+    finally:
+        jax.monitoring.unregister_event_duration_listener(note)

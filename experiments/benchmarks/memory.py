@@ -121,9 +121,8 @@ def measured(case: Case) -> int:
 
 def in_a_process(case: Case) -> int:
     command = [sys.executable, __file__, "--case", json.dumps(dataclasses.asdict(case))]
-    # The first one compiles, which takes more memory than a small step.
     env = os.environ | {"QSTAR_KEEP_MEMORY": "0"}
-    for _ in range(2):
+    for _ in range(2):  # the first one compiles, which takes more memory than a small step
         done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     return int(done.stdout.splitlines()[-1])
 

@@ -1,5 +1,6 @@
 """From a configuration to things that run: everything is checked here, before the first compile."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -162,7 +163,7 @@ class Program:
             name: sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(part)) for name, part in parts.items()
         }
 
-    @property
+    @functools.cached_property
     def places(self) -> TrainState:
         return step.state_sharding(self.definition, self.tx, self.mesh, self.ema, self.comparison)
 

@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 import tiny
-from jax import monitoring
 
 from qstar import sharding
 from qstar.methods.lm import PlainLM
@@ -45,18 +44,8 @@ class Compared(PlainLM):
 )
 def test_the_first_step_finds_what_was_compiled_ahead(method, optim, adapters, mesh):
     program = Program.of(method, tiny.LM, sharding.make_mesh(mesh), optim, 4, 1, adapters)
-    compiled = []
-
-    def note(event, duration_s, fun_name=None, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(fun_name)
-
-    with jax.set_mesh(program.mesh):
+    with jax.set_mesh(program.mesh), tiny.noting_compiled() as compiled:
         batch = loop._place(BATCH, program.mesh)
-        monitoring.register_event_duration_secs_listener(note)
-        try:
-            program.compile(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), batch))
-            program.step(program.start(jax.tree.map(np.array, tiny.lm_of()[1]), 0), batch)
-        finally:
-            monitoring.unregister_event_duration_listener(note)
+        program.compile(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), batch))
+        program.step(program.start(jax.tree.map(np.array, tiny.lm_of()[1]), 0), batch)
     assert compiled.count("jit(step)") == 1

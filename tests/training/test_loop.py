@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import resume_driver
+import tiny
 from rich.console import Console
 
 from qstar.structs import Mean
@@ -154,17 +155,8 @@ def test_step_is_compiled_once_on_a_mesh(tmp_path):
     mesh = resume_driver.make_mesh(4)
     step = resume_driver.make_step(mesh)
     state = jax.device_put(resume_driver.new_state(), jax.NamedSharding(mesh, jax.P()))
-    compiled = []
-
-    def note(event, duration_s, fun_name=None, **_):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(fun_name)
-
-    jax.monitoring.register_event_duration_secs_listener(note)
-    try:
+    with tiny.noting_compiled() as compiled:
         fit(tmp_path, step, state, steps=6, log_every=2, mesh=mesh, hooks=[loop.Hook(3, lambda step, state: None)])
-    finally:
-        jax.monitoring.unregister_event_duration_listener(note)
     assert compiled.count("jit(step)") == 1
 
 
