@@ -40,6 +40,7 @@ from qstar.tasks.commonsense_qa import CommonsenseQA
 from qstar.tasks.gsm8k import GSM8K
 from qstar.tasks.jsonl import Jsonl
 from qstar.tasks.puzzles import Puzzles
+from qstar.tasks.sandbox import SandboxConfig
 from qstar.tasks.svamp import SVAMP
 from qstar.training.improve import Improve
 from qstar.training.metrics import SINKS
@@ -144,6 +145,7 @@ class ImproveConfig:
     model: Any = MISSING
     task: Any = MISSING
     improve: Any = MISSING
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
     optim: OptimConfig = field(default_factory=OptimConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
 

@@ -28,6 +28,7 @@ from qstar.methods.sft import SFT
 from qstar.models import cost
 from qstar.runs import Loaded
 from qstar.tasks import problem as problems_of
+from qstar.tasks import sandbox
 from qstar.tasks.problem import Problem
 from qstar.training import console
 from qstar.training.improve import Graded, Kept, drawn, examples, selected, some
@@ -49,6 +50,7 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
     Raises NothingRight where an iteration has nothing to train on; ValueError and its like for what cannot work, before
     the first compile; `loop.Interrupted` as training does.
     """
+    sandbox.configure(cfg.sandbox)
     base = cfg.model.load(cfg.seed)
     problems, dev = cfg.task.problems("train"), _some(cfg.task.problems("dev"), cfg.dev)
     _check(cfg, base, problems, dev)

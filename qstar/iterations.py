@@ -23,12 +23,15 @@ LINES = "iterations.jsonl"
 
 
 def claim(cfg: ImproveConfig, directory: Path) -> None:
-    """Write the configuration, or check that the directory holds this run; more iterations and the test may be new."""
+    """Write the configuration, or check that the directory holds this run; more iterations, the test and the sandbox may be new."""
     file = directory / CONFIG
     if file.is_file():
         old = configs.load(file, schema=ImproveConfig)
         same = dataclasses.replace(
-            old, test=cfg.test, improve=dataclasses.replace(old.improve, iterations=cfg.improve.iterations)
+            old,
+            test=cfg.test,
+            sandbox=cfg.sandbox,
+            improve=dataclasses.replace(old.improve, iterations=cfg.improve.iterations),
         )
         changed = configs.changes(same, cfg)
         if changed:

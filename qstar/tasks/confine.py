@@ -1,44 +1,26 @@
 """Locks put on the present process before it runs what a model wrote. Standard library only: it is loaded by path.
 
-Six layers, each taken where the system lets us, none needing root. What each holds by itself:
+The layers, outermost first, each taken where the system lets us, none needing root. What each holds by itself:
+bubblewrap  files, processes, network: `bwrap` started this process; it takes the place of namespaces and mounts
 limits      CPU seconds, address space, size of files, open files, no core dumps; no new process unless the user is root
 identity    a root process becomes `nobody` where nobody may read the interpreter; all capabilities are dropped
-namespaces  network and System V memory of its own: no interface, not even the machine's own loopback
+namespaces  user, processes, network, System V memory, host name of its own: nobody else can be named, no interface
+mounts      a root of its own: what may be read, unchangeable, and the folder, from which no code is run (Linux 5.12)
 landlock    files: reading below given paths, writing in one flat folder; TCP; signals (Linux 5.13, 6.7, 6.12)
-seccomp     no sockets, processes, threads, programs, signals, changes of mode, owner or mounts (x86-64, ARM64)
+seccomp     all calls of the kernel but those that computing needs (`calls.py`; x86-64, ARM64)
 audit       Python's own events: all but known harmless ones end the process; a guard rail where nothing else is had
 """
 
+import contextlib
 import ctypes
-import errno
 import os
 import struct
 import sys
 
-LAYERS = ("limits", "identity", "namespaces", "landlock", "seccomp", "audit")
+LAYERS = ("bubblewrap", "limits", "identity", "namespaces", "mounts", "landlock", "seccomp", "audit")
+# Of each group one has to hold: else a program reaches other processes, or files.
+NEEDED = (("seccomp",), ("bubblewrap", "mounts", "landlock"))
 NOBODY = 65534
-
-# x86-64 and ARM64; None where the architecture never had the call.
-CALLS = {
-    "socket": (41, 198), "connect": (42, 203), "accept": (43, 202), "sendto": (44, 206), "bind": (49, 200),
-    "listen": (50, 201), "socketpair": (53, 199), "clone": (56, 220), "fork": (57, None), "vfork": (58, None),
-    "execve": (59, 221), "kill": (62, 129), "semget": (64, 190), "msgget": (68, 186), "shmget": (29, 194),
-    "chmod": (90, None), "fchmod": (91, 52), "chown": (92, None), "fchown": (93, 55), "lchown": (94, None),
-    "ptrace": (101, 117), "setpgid": (109, 154), "setsid": (112, 157), "rt_sigqueueinfo": (129, 138),
-    "utime": (132, None), "pivot_root": (155, 41), "prctl": (157, 167), "chroot": (161, 51), "mount": (165, 40),
-    "umount2": (166, 39), "init_module": (175, 105), "setxattr": (188, 5), "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7), "removexattr": (197, 14), "lremovexattr": (198, 15), "fremovexattr": (199, 16),
-    "tkill": (200, 130), "tgkill": (234, 131), "utimes": (235, None), "mq_open": (240, 180), "add_key": (248, 217),
-    "request_key": (249, 218), "keyctl": (250, 219), "fchownat": (260, 54), "futimesat": (261, None),
-    "fchmodat": (268, 53), "unshare": (272, 97), "utimensat": (280, 88), "rt_tgsigqueueinfo": (297, 240),
-    "perf_event_open": (298, 241), "prlimit64": (302, 261), "open_by_handle_at": (304, 265), "setns": (308, 268),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "finit_module": (313, 273),
-    "memfd_create": (319, 279), "bpf": (321, 280), "execveat": (322, 281), "userfaultfd": (323, 282),
-    "pidfd_send_signal": (424, 424), "io_uring_setup": (425, 425), "open_tree": (428, 428), "move_mount": (429, 429),
-    "fsopen": (430, 430), "pidfd_open": (434, 434), "clone3": (435, 435), "pidfd_getfd": (438, 438),
-    "mount_setattr": (442, 442), "fchmodat2": (452, 452),
-}  # fmt: skip
-ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # place in CALLS, the kernel's number of it
 
 # Events of Python that a computation may raise. All others, present or future, end the process.
 HARMLESS = frozenset(
@@ -57,33 +39,54 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _NO_NEW_PRIVILEGES, _DEATH_SIGNAL, _SECCOMP = 38, 1, 22
+# New user, mount, process, network, System V, host name and control group namespaces.
+_USER, _MOUNTS, _PROCESSES, _NETWORK = 0x10000000, 0x00020000, 0x20000000, 0x40000000
+_OTHERS = 0x08000000 | 0x04000000 | 0x02000000
+_CPU_TIME = 24  # SIGXCPU
 
 
-def confine(layers, *, folder=None, readable=(), limits=None, forbidden=None):
+def confine(layers, *, folder=None, readable=(), limits=None, calls=b"", forbidden=None):
     """The layers in force, in order, after those asked for were taken as far as this system has them.
 
     `folder` is the only place to write, None for nowhere; `readable` are folders and files to read; `limits` maps the
-    names of `resource` ("RLIMIT_CPU": 5) to numbers; `forbidden(event)` is called before the audit layer ends the
-    process.
+    names of `resource` ("RLIMIT_CPU": 5) to numbers; `calls` is the filter of `calls.py`; `forbidden(event)` is called
+    before the audit layer ends the process. With a folder and "namespaces" it is a child that goes on, for which the
+    present process waits. "bubblewrap" is believed.
     """
     readable = tuple(path for path in readable if path and os.path.exists(path))
+    own = "namespaces" in layers and "bubblewrap" not in layers
+    alone = own and folder is not None  # a process that calls come to stays where it is
+    mounts = alone and "mounts" in layers
     steps = {
-        "limits": lambda: _limit(limits or {}),
+        "bubblewrap": lambda: True,
+        "namespaces": lambda: own and _isolate(_PROCESSES * alone | _MOUNTS * mounts),
+        "mounts": lambda: mounts and "namespaces" in held and _enter(folder, readable),
         "identity": lambda: _renounce(folder, readable),
-        "namespaces": _isolate,
+        "limits": lambda: _limit(limits or {}),
         "landlock": lambda: _fence(folder, readable),
-        "seccomp": _filter,
+        "seccomp": lambda: _filter(calls),
         "audit": lambda: _watch(folder, readable, forbidden),
     }
     if sys.platform == "linux":
         _LIBC.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0)
-    # Namespaces need the capabilities that identity drops.
-    order = ("namespaces", "identity", "limits", "landlock", "seccomp", "audit")
-    held = [name for name in order if name in layers and steps[name]()]
+    held = []
+    # Mounts need the capabilities that identity drops; seccomp refuses what the others need.
+    for name in ("bubblewrap", "namespaces", "mounts", "identity", "limits", "landlock", "seccomp", "audit"):
+        if name in layers and steps[name]():
+            held.append(name)
+        if name == "mounts" and alone and "namespaces" in held:
+            _go_on_in_a_child(limits or {})
+        if name == "identity" and name in layers:
+            _die_with_parent()  # here, as a change of user takes it back
     return [name for name in LAYERS if name in held]
 
 
-def die_with_parent():
+def lacking(held, needed=NEEDED):
+    """The groups of which no layer is in force."""
+    return [group for group in needed if not set(group) & set(held)]
+
+
+def _die_with_parent():
     """The kernel kills this process when the thread that started it ends."""
     if sys.platform == "linux":
         _LIBC.prctl(_DEATH_SIGNAL, 9, 0, 0, 0)
@@ -99,7 +102,8 @@ def _limit(limits):
         value = value if hard == resource.RLIM_INFINITY else min(value, hard)
         try:
             # A second between the limits of processor time: at the first the process dies of a signal that says why.
-            resource.setrlimit(kind, (value, value + 1 if name == "RLIMIT_CPU" and hard < 0 else value))
+            says_why = name == "RLIMIT_CPU" and hard == resource.RLIM_INFINITY and os.getpid() != 1
+            resource.setrlimit(kind, (value, value + says_why))
         except (OSError, ValueError, TypeError):  # macOS has no bound on the address space
             complete = False
     return complete
@@ -139,12 +143,96 @@ def _renounce(folder, readable):
     return plain
 
 
-def _isolate():
-    """A network and System V objects of its own; users who may not do that get a user namespace that may."""
+def _isolate(more):
+    """Namespaces of its own, `more` beside the usual; users who may not do that get a user namespace that may."""
     if sys.platform != "linux":
         return False
-    user, network, ipc = 0x10000000, 0x40000000, 0x08000000
-    return _LIBC.unshare(network | ipc) == 0 or _LIBC.unshare(user | network | ipc) == 0
+    kinds, user, group = _NETWORK | _OTHERS | more, os.getuid(), os.getgid()
+    if _LIBC.unshare(kinds) == 0:
+        return True
+    if _LIBC.unshare(_USER | kinds) != 0:
+        return False
+    with contextlib.suppress(OSError):  # files can be made without these in mounts that are not new
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {user} 1"), ("gid_map", f"{NOBODY} {group} 1")):
+            with open(f"/proc/self/{name}", "w") as file:
+                file.write(text)
+    return True
+
+
+def _enter(folder, readable):
+    """A root that holds only what may be read, unchangeable, and the folder. Whether that could be made.
+
+    The calls open_tree, move_mount and mount_setattr have the same numbers on all machines.
+    """
+    machine = {"x86_64": 155, "aarch64": 41}  # pivot_root
+    if os.uname().machine not in machine:
+        return False
+    unchangeable, no_privileges, no_devices, no_code = 1, 2, 4, 8
+    below = [path for path in readable if not any(path.startswith(other + "/") for other in readable)]
+    places = dict.fromkeys(below, unchangeable | no_privileges | no_devices)
+    places[folder] = no_privileges | no_devices | no_code
+    folders = {path for path in places if os.path.isdir(path)}
+    trees, root = {}, os.path.dirname(folder)
+    try:
+        if _LIBC.mount(None, b"/", None, ctypes.c_ulong(0x4000 | 1 << 18), None) != 0:  # nothing gets out of here
+            return False
+        for path, flags in places.items():
+            trees[path] = _LIBC.syscall(428, -100, os.fsencode(path), 1 | 0x8000 | os.O_CLOEXEC)
+            if trees[path] < 0 or not _mark(trees[path], flags):
+                return False
+        if _LIBC.mount(b"none", os.fsencode(root), b"tmpfs", ctypes.c_ulong(2 | 4), b"mode=755,size=64k") != 0:
+            return False
+        try:
+            for path, tree in trees.items():
+                _place(root + path, path in folders)
+                if _LIBC.syscall(429, tree, b"", -100, os.fsencode(root + path), 4) != 0:
+                    raise OSError(f"no mount at {path}")
+            os.chdir(root)
+            if _LIBC.syscall(machine[os.uname().machine], b".", b".") != 0:
+                raise OSError("no new root")
+        except OSError:
+            _LIBC.umount2(os.fsencode(root), 2)
+            os.chdir(folder)
+            return False
+        # The old root lies upon the new one now.
+        held = _LIBC.umount2(b".", 2) == 0
+        os.chdir("/")
+        held = _mark_root() and held
+        os.chdir(folder)
+        return held
+    finally:
+        for tree in trees.values():
+            if tree >= 0:
+                os.close(tree)
+
+
+def _mark(tree, flags):
+    return _LIBC.syscall(442, tree, b"", 0x1000 | 0x8000, struct.pack("4Q", flags, 0, 0, 0), ctypes.c_size_t(32)) == 0
+
+
+def _mark_root():
+    return _LIBC.syscall(442, -100, b"/", 0, struct.pack("4Q", 1 | 2 | 4 | 8, 0, 0, 0), ctypes.c_size_t(32)) == 0
+
+
+def _place(path, folder):
+    """An empty folder or file to mount upon."""
+    os.makedirs(path if folder else os.path.dirname(path), exist_ok=True)
+    if not folder:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))
+
+
+def _go_on_in_a_child(limits):
+    """Go on as the first of the new processes; the one before waits, and ends as a shell says it: 128 + a signal."""
+    _die_with_parent()
+    child = os.fork()
+    if not child:
+        return
+    _, status, usage = os.wait4(child, 0)
+    code = os.waitstatus_to_exitcode(status)
+    # The kernel spares the first process of a namespace the signal that says why, and kills it.
+    if code == -9 and usage.ru_utime + usage.ru_stime >= limits.get("RLIMIT_CPU", float("inf")):
+        code = -_CPU_TIME
+    os._exit(code if code >= 0 else 128 - code)
 
 
 def _fence(folder, readable):
@@ -182,24 +270,16 @@ def _allow(rules, path, rights):
         os.close(opened)
 
 
-def _filter():
-    """A seccomp filter: the calls of CALLS fail with EPERM, in this process and what it could become."""
-    place, architecture = ARCHITECTURES.get(os.uname().machine, (None, None))
-    if sys.platform != "linux" or place is None or sys.maxsize < 2**32:
+def _filter(calls):
+    """A seccomp filter, given as the kernel reads it, in this process and what it could become."""
+    if sys.platform != "linux" or not calls or sys.maxsize < 2**32:
         return False
-    numbers = [pair[place] for pair in CALLS.values() if pair[place] is not None]
-    load, equal, at_least, back = 0x20, 0x15, 0x35, 0x06
-    deny, allow, kill = 0x00050000 | errno.EPERM, 0x7FFF0000, 0x80000000
-    program = [(load, 0, 0, 4), (equal, 1, 0, architecture), (back, 0, 0, kill), (load, 0, 0, 0)]
-    program.append((at_least, len(numbers) + 1, 0, 0x40000000))  # the second set of numbers of x86-64
-    program += [(equal, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
-    program += [(back, 0, 0, allow), (back, 0, 0, deny)]
-    text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in program))
+    text = ctypes.create_string_buffer(calls, len(calls))
 
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
-    filled = Program(len(program), ctypes.addressof(text))
+    filled = Program(len(calls) // 8, ctypes.addressof(text))
     return _LIBC.prctl(_SECCOMP, 2, ctypes.byref(filled), 0, 0) == 0
 
 

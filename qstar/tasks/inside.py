@@ -1,7 +1,8 @@
 """What runs in a sandbox's process: locks itself in, runs the program, says what `solution()` returned. A script.
 
 The order comes through standard input, marshalled. Answers leave through the file whose number is the argument, a line
-each: the order's token, a tag, a text in hexadecimal. First "in_force" with the layers, then the outcome. Only exact
+each: the order's token, a tag, a text in hexadecimal. First "in_force" with the layers, then the outcome; where layers
+are lacking that the order asks for, "refused" and no line of the program is run. Only exact
 int, float, str, Fraction and Decimal leave, as text: nothing of the program's own making is compared, printed or
 unpickled outside.
 """
@@ -52,10 +53,22 @@ def outcome(program):
         return "error", f"{type(error).__name__}: {error}"[:LONGEST]
 
 
+def forget():
+    """Drop what led below Python. The kernel holds where it does; where nothing else is had, this is one step more."""
+    for name in ("confine", "ctypes", "_ctypes", "ctypes._endian"):
+        sys.modules.pop(name, None)
+    confine.__dict__.clear()
+    del globals()["confine"]
+
+
 def main():
     results = int(sys.argv[1])
     order = marshal.loads(sys.stdin.buffer.read())
     send, token = os.write, order["token"]
+    nothing, end = os.pipe()  # instead of the order: an input at its end
+    os.close(end)
+    os.dup2(nothing, 0)
+    os.close(nothing)
 
     def say(tag, text):
         send(results, f"{token} {tag} {text.encode('utf-8', 'replace').hex()}\n".encode())
@@ -66,10 +79,15 @@ def main():
         folder=order["folder"],
         readable=order["readable"],
         limits=order["limits"],
+        calls=order["calls"],
         forbidden=lambda event: say("forbidden", event),
     )
-    confine.die_with_parent()
+    refused = order["strong"] and confine.lacking(held)
     say("in_force", " ".join(held))
+    if refused:
+        say("refused", " ".join("|".join(group) for group in refused))
+        os._exit(0)
+    forget()
     say(*outcome(order["program"]))
     os._exit(0)
 

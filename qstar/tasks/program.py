@@ -36,11 +36,15 @@ class Program:
             raise ValueError(f"Program.tolerance = {self.tolerance}: a share from 0 to below 1 is wanted")
 
     def canonical(self, gold: str) -> str:
+        sandbox.ready()  # when questions are read, before a model is
+        return self._spelled(gold)
+
+    def _spelled(self, gold: str) -> str:
         spelled = grade.spelled_number(gold) if len(gold) <= grade.LONGEST_ANSWER else None
         return spelled if spelled is not None else grade.Exact(self.declared).canonical(gold)
 
     def __call__(self, written: str, gold: str) -> grade.Verdict:
-        wanted = self.canonical(gold)
+        wanted = self._spelled(gold)
         program, problem = grade.settle(written, self.declared, lambda text: text or None, LONGEST)
         if problem:
             return grade.Verdict(False, program, problem)

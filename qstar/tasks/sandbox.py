@@ -1,9 +1,12 @@
 """Programs that a model wrote, run where they can hurt nobody: `run(program)` gives what its `solution()` returned.
 
-Each program has a fresh interpreter in a session of its own, an empty environment, an empty folder, an empty input. It
-locks itself in (`confine.py` lists the layers and what each holds) before it runs the program's first line;
-`in_force()` says which of them this system has. The caller holds the clock: at the end, in time or not, the whole
-process group is killed. Nothing here uses signals or forks Python, so any thread may call, beside any other.
+Each program has a fresh interpreter in a session of its own, an empty environment, an empty folder, an empty input.
+`bwrap` starts it where that is installed and works (tried once), and it locks itself in (`confine.py` lists the layers
+and what each holds) before it runs the program's first line. The caller holds the clock: at the end, in time or not,
+the whole process group is killed. Nothing here uses signals or forks Python, so any thread may call, beside any other.
+
+What is in force on this system is printed once a process. Where the kernel would keep a program neither from files nor
+from other processes, none is run: TooWeak, unless `configure` has heard `weak="allow"` (`sandbox.weak=allow`).
 
 A program may write on the channel of results what it likes: that only says what `return` says, for the right answer is
 never in its process.
@@ -27,7 +30,7 @@ from collections.abc import Sequence
 from concurrent import futures
 from pathlib import Path
 
-from qstar.tasks import confine
+from qstar.tasks import bubblewrap, calls, confine
 
 # Shared libraries that the interpreter's own modules load.
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
@@ -35,6 +38,33 @@ START_S = 20.0  # an interpreter's start and locks on a machine under load, befo
 TICK_S = 0.05
 LONGEST = 4000  # characters of a value or an error
 KINDS = ("int", "float", "str", "Fraction", "Decimal")
+TRIAL = "def solution():\n    return 0\n"
+# What a program can do where no layer of a group of `confine.NEEDED` is in force.
+DANGERS = {
+    ("seccomp",): "without seccomp a program can signal, trace and slow down other processes and open connections",
+    ("bubblewrap", "mounts", "landlock"): "without bubblewrap, mounts and landlock it can read and write any file",
+}
+WEAK = ("refuse", "allow")
+
+
+class TooWeak(OSError):
+    """What this system has of the sandbox does not hold what a language model wrote."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SandboxConfig:
+    """How programs and answers that a model wrote are locked in when they are run to grade them."""
+
+    weak: str = "refuse"  # where the system has too few layers: refuse, or allow to run what a model wrote all the same
+    without: tuple[str, ...] = ()  # layers left out, as in [bubblewrap]
+
+    def __post_init__(self):
+        object.__setattr__(self, "without", tuple(self.without))
+        if self.weak not in WEAK:
+            raise ValueError(f"sandbox.weak = {self.weak!r}: expected one of {', '.join(WEAK)}")
+        for layer in self.without:
+            if layer not in confine.LAYERS:
+                raise ValueError(f"sandbox.without = {layer!r}: expected some of {', '.join(confine.LAYERS)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +102,7 @@ class Limits:
 class Outcome:
     """What became of a program."""
 
-    status: str  # value | crashed | timeout | forbidden | output (too much) | disk (too much)
+    status: str  # value | crashed | timeout | forbidden | output (too much) | disk (too much) | refused (too weak)
     kind: str = ""  # of the value: int, float, str, Fraction or Decimal
     text: str = ""  # the value as Python spells it
     detail: str = ""  # the error, or the event that is forbidden
@@ -80,19 +110,32 @@ class Outcome:
     in_force: tuple[str, ...] = ()  # layers of confinement
 
 
-def run(program: str, limits: Limits | None = None, layers: Sequence[str] = confine.LAYERS) -> Outcome:
+_config = SandboxConfig()
+_said: set[str] = set()
+
+
+def configure(config: SandboxConfig) -> None:
+    """Set how this process locks in what it runs, programs and workers alike."""
+    global _config
+    _config = config
+
+
+def configured() -> SandboxConfig:
+    return _config
+
+
+def run(program: str, limits: Limits | None = None, config: SandboxConfig | None = None) -> Outcome:
     """Run a program and hear what its `solution()` returned. Never raises for what the program does, never hangs.
 
-    `layers` leaves locks out, to see what the others hold. Raises OSError where the system has no POSIX processes.
+    `config` is the process's own where none is given. Raises OSError where the system has no POSIX processes, TooWeak
+    where its layers would not hold the program.
     """
-    if os.name != "posix":
-        raise OSError(f"the sandbox needs a POSIX system, this is {os.name}: run it on Linux or macOS")
-    limits = limits or Limits()
-    folder = tempfile.mkdtemp(prefix="qstar-sandbox-")
-    try:
-        return _watched(program, limits, tuple(layers), os.path.realpath(folder))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    config = config or _config
+    ready(config)
+    outcome = _run(program, limits or Limits(), layers_for(config), config.weak == "refuse")
+    if outcome.status == "refused":  # a layer that held when it was tried, as where no more namespaces are to be had
+        raise TooWeak(too_weak(outcome.in_force))
+    return outcome
 
 
 def run_many(programs: Sequence[str], limits: Limits | None = None, workers: int | None = None) -> list[Outcome]:
@@ -101,10 +144,72 @@ def run_many(programs: Sequence[str], limits: Limits | None = None, workers: int
         return list(pool.map(lambda program: run(program, limits), programs))
 
 
+def ready(config: SandboxConfig | None = None) -> None:
+    """Say what is in force, once a process. Raises TooWeak where that is too little and not allowed."""
+    config = config or _config
+    held = in_force(config.without)
+    if confine.lacking(held) and config.weak == "refuse":
+        raise TooWeak(too_weak(held))
+    say(statement(held, config.without))
+
+
+def say(line: str) -> None:
+    """To standard error, each line once a process."""
+    if line not in _said:
+        _said.add(line)
+        print(line, file=sys.stderr, flush=True)
+
+
+def statement(held: Sequence[str], without: Sequence[str] = (), needed: Sequence = confine.NEEDED) -> str:
+    """One line: the layers in force, those that are not and why, and what a program could do for that."""
+    missing = [layer for layer in confine.LAYERS if layer not in held]
+    if "bubblewrap" in held:
+        missing = [layer for layer in missing if layer not in ("namespaces", "mounts")]  # its own
+    reasons = dict.fromkeys(missing, "not to be had here") | dict.fromkeys(without, "left out")
+    if "bubblewrap" in missing and "bubblewrap" not in without:
+        reasons["bubblewrap"] = bubblewrap_problem()
+    line = f"sandbox: {' + '.join(held) or 'nothing'}"
+    if missing:
+        line += f"; not in force: {', '.join(f'{layer} ({reasons[layer]})' for layer in missing)}"
+    dangers = [DANGERS[group] for group in confine.lacking(held, needed)]
+    return f"{line}. TOO WEAK, allowed by sandbox.weak=allow: {'; '.join(dangers)}" if dangers else line
+
+
+def too_weak(held: Sequence[str], needed: Sequence = confine.NEEDED) -> str:
+    groups = confine.lacking(held, needed)
+    expected = " and ".join(" or ".join(group) for group in groups)
+    return (
+        f"sandbox: expected {expected} to run what a language model wrote, found {', '.join(held) or 'no layer'}: "
+        f"{'; '.join(DANGERS[group] for group in groups)}. Install bubblewrap (apt-get install bubblewrap), use Linux "
+        "5.13 or later on x86-64 or ARM64, or accept this with  sandbox.weak=allow  (in Python: "
+        'sandbox.configure(sandbox.SandboxConfig(weak="allow")))'
+    )
+
+
+def layers_for(config: SandboxConfig) -> tuple[str, ...]:
+    """The layers to take: all but those left out, and bubblewrap only where it works."""
+    layers = [layer for layer in confine.LAYERS if layer not in config.without]
+    if "bubblewrap" in layers and bubblewrap_problem():
+        layers.remove("bubblewrap")
+    return tuple(layers)
+
+
 @functools.cache
-def in_force() -> tuple[str, ...]:
+def bubblewrap_problem() -> str:
+    """Why bubblewrap cannot be had, "" where it can: a program was run in it."""
+    if sys.platform != "linux" or not bubblewrap.program():
+        return "not installed"
+    outcome = _run(TRIAL, Limits(seconds=30), confine.LAYERS, False)
+    said = (outcome.printed or outcome.detail or outcome.status).strip().partition("\n")[0]
+    return "" if outcome.text == "0" else f"installed, but: {said[:100]}"
+
+
+@functools.cache
+def in_force(without: tuple[str, ...] = ()) -> tuple[str, ...]:
     """The layers of confinement that this system has, as a program that runs here finds them."""
-    outcome = run("def solution():\n    return 0\n", Limits(seconds=30))
+    if os.name != "posix":
+        raise OSError(f"the sandbox needs a POSIX system, this is {os.name}: run it on Linux")
+    outcome = _run(TRIAL, Limits(seconds=30), layers_for(SandboxConfig(without=without)), False)
     if outcome.text != "0":
         raise OSError(f"no program runs in the sandbox here ({outcome.status}: {outcome.detail or outcome.printed})")
     return outcome.in_force
@@ -116,29 +221,48 @@ def library_paths() -> list[str]:
     return list(dict.fromkeys([*paths, os.path.join(sys.base_prefix, "lib"), *SYSTEM_LIBRARIES]))
 
 
-def _order(program: str, limits: Limits, layers: tuple[str, ...], folder: str, token: str) -> bytes:
+def _run(program: str, limits: Limits, layers: tuple[str, ...], strong: bool) -> Outcome:
+    """`strong` asks that the program is only run where confinement holds it."""
+    folder = tempfile.mkdtemp(prefix="qstar-sandbox-")
+    try:
+        return _watched(program, limits, layers, strong, os.path.realpath(folder))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _order(program: str, limits: Limits, layers: tuple[str, ...], strong: bool, folder: str, token: str) -> bytes:
     return marshal.dumps(
         {
             "program": program,
             "layers": layers,
+            "strong": strong,
             "folder": folder,
             "readable": library_paths(),
             "limits": limits.resources(),
+            "calls": calls.filter_for(os.uname().machine, writes=True),
             "token": token,
         }
     )
 
 
-def _watched(program: str, limits: Limits, layers: tuple[str, ...], folder: str) -> Outcome:
+def _command(layers: tuple[str, ...], folder: str, results: int) -> list[str]:
+    scripts = [str(Path(__file__).with_name(name)) for name in ("inside.py", "confine.py")]
+    options = ["-I", "-S", "-B", "-X", "utf8", scripts[0], str(results)]
+    if "bubblewrap" not in layers:
+        return [sys.executable, *options]
+    python = bubblewrap.interpreter()
+    return bubblewrap.around([python, *options], folder, [*library_paths(), python, *scripts])
+
+
+def _watched(program: str, limits: Limits, layers: tuple[str, ...], strong: bool, folder: str) -> Outcome:
     token = secrets.token_hex(16)
     results, results_end = os.pipe()
-    script = str(Path(__file__).with_name("inside.py"))
     with tempfile.TemporaryFile() as order, os.fdopen(results, "rb", 0) as results_file:
-        order.write(_order(program, limits, layers, folder, token))
+        order.write(_order(program, limits, layers, strong, folder, token))
         order.seek(0)
         try:
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", "-X", "utf8", script, str(results_end)],
+                _command(layers, folder, results_end),
                 stdin=order,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -219,10 +343,13 @@ class _Watch:
         }
         if stopped:
             return Outcome(stopped, **common)
+        # Said before the program's first line, so no program can say it.
+        if "refused" in lines and confine.lacking(common["in_force"]):
+            return Outcome("refused", detail=lines["refused"], **common)
         for tag, text in lines.items():
             if tag in KINDS:
                 return Outcome("value", kind=tag, text=text, **common)
             return Outcome("forbidden" if tag == "forbidden" else "crashed", detail=text, **common)
-        if code == -signal.SIGXCPU:
+        if code in (-signal.SIGXCPU, 128 + signal.SIGXCPU):  # the second from a process that waited for it
             return Outcome("timeout", detail="CPU time", **common)
         return Outcome("crashed", detail=f"the process ended with {code}, without a result", **common)

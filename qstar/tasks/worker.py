@@ -4,6 +4,10 @@
 every call it forks: the copy locks itself in (`confine.py`), answers, and is gone. So a call that never ends is killed
 at its time, one that eats memory dies alone, and what one call changes no later call sees. Calls may come from any
 thread, one at a time. The functions take and return text.
+
+A copy reads files and writes none, and reaches no other process: seccomp holds that. Where the system has no seccomp,
+sandbox.TooWeak is raised, unless the sandbox was configured with weak="allow": a library parses, and here and there
+evaluates, what a model wrote.
 """
 
 import contextlib
@@ -21,7 +25,8 @@ import time
 START_S = 120.0  # imports of sympy and others on a machine under load
 SHARE = 6  # wall clock a second of processor time: a call on a busy machine is no slower to judge than on an idle one
 GRACE_S = 20.0  # beyond a call's wall clock, before the worker itself is given up
-LAYERS = ("limits", "identity", "landlock", "seccomp", "audit")
+LAYERS = ("limits", "identity", "landlock", "seccomp", "audit")  # of a copy; the worker has namespaces
+NEEDED = (("seccomp",),)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Worker:
     """Calls `target` ("module:function") with `seconds` of processor time and `memory_bytes` of address space a call.
 
     Six times the seconds of wall clock end a call too.
-    Raises what the import of the module raises there as RuntimeError, at the first call.
+    Raises what the import of the module raises there as RuntimeError, at the first call, and sandbox.TooWeak.
     """
 
     def __init__(self, target: str, seconds: float = 5.0, memory_bytes: int = 2 * 2**30):
@@ -74,12 +79,31 @@ class Worker:
             start_new_session=True,
         )
         self._owner = os.getpid()
+        self._check(self._set_up())
+
+    def _set_up(self) -> tuple[str, ...]:
+        """Send what the worker needs to start; the layers that a copy of it has."""
+        from qstar.tasks import sandbox
+
+        config = sandbox.configured()
         setup = {"path": sys.path, "target": self.target, "seconds": self.seconds, "memory": self.memory_bytes}
-        _write(self._process.stdin, {**setup, "cwd": os.getcwd()})
+        setup |= {"layers": [layer for layer in LAYERS if layer not in config.without], "cwd": os.getcwd()}
+        _write(self._process.stdin, setup)
         ready = self._read(START_S)
         if ready is None or ready["status"] != "done":
             self._stop()
             raise RuntimeError(f"the worker for {self.target} did not start: {ready and ready['text']}")
+        return tuple(ready["text"].split())
+
+    def _check(self, held: tuple[str, ...]) -> None:
+        """Raise where a copy is too weakly locked in, or say so where that is allowed."""
+        from qstar.tasks import confine, sandbox
+
+        if confine.lacking(held, NEEDED):
+            if sandbox.configured().weak == "refuse":
+                self._stop()
+                raise sandbox.TooWeak(sandbox.too_weak(held, NEEDED))
+            sandbox.say(sandbox.statement(held, sandbox.configured().without, NEEDED))
 
     def _read(self, seconds: float) -> dict | None:
         """One line of the worker, None where it ended or said nothing in time."""
@@ -118,6 +142,8 @@ def _write(stream, record: dict) -> None:
 
 # Below: the worker's own side.
 
+_in_force: list[str] = []  # of a copy
+
 
 def serve() -> None:
     """Import, then answer calls until the input ends."""
@@ -126,6 +152,9 @@ def serve() -> None:
     setup = json.loads(sys.stdin.buffer.readline())
     sys.path[:] = [path or setup["cwd"] for path in setup["path"]]
     module_name, function_name = setup["target"].split(":")
+    from qstar.tasks import confine
+
+    confine.confine(("namespaces",))  # before there are threads, which a new user namespace does not take
     try:
         module = importlib.import_module(module_name)
         module.prepare()
@@ -133,12 +162,13 @@ def serve() -> None:
     except Exception as error:  # told to the caller, who raises it
         _write(replies, {"status": "crashed", "text": f"{type(error).__name__}: {error}"})
         return
-    from qstar.tasks import confine
-
-    confine.confine(("namespaces",), readable=(), limits={})
-    _write(replies, {"status": "done", "text": ""})
+    _write(replies, _forked(_held, [], setup))
     for line in sys.stdin.buffer:
         _write(replies, _forked(function, json.loads(line)["args"], setup))
+
+
+def _held() -> str:
+    return " ".join(_in_force)
 
 
 def _forked(function, args: list[str], setup: dict) -> dict:
@@ -178,7 +208,7 @@ def _all_of(descriptor: int, deadline: float) -> tuple[bytes, bool]:
 
 def _answer(function, args: list[str], setup: dict, descriptor: int) -> None:
     """Lock this copy in, call, answer, end."""
-    from qstar.tasks import confine, sandbox
+    from qstar.tasks import calls, confine, sandbox
 
     for standard in (0, 1, 2):
         os.dup2(os.open(os.devnull, os.O_RDWR), standard)
@@ -186,8 +216,12 @@ def _answer(function, args: list[str], setup: dict, descriptor: int) -> None:
     os.closerange(descriptor + 1, 256)
     limits = {"RLIMIT_CPU": max(1, round(setup["seconds"])), "RLIMIT_AS": setup["memory"]}
     limits |= {"RLIMIT_FSIZE": 0, "RLIMIT_NPROC": 0, "RLIMIT_CORE": 0}
-    confine.die_with_parent()
-    confine.confine(LAYERS, readable=[*sys.path, *sandbox.library_paths()], limits=limits)
+    _in_force[:] = confine.confine(
+        setup["layers"],
+        readable=[*sys.path, *sandbox.library_paths()],
+        limits=limits,
+        calls=calls.filter_for(os.uname().machine, writes=False),
+    )
     try:
         text = "done " + function(*args)
     except Exception as error:  # of other people's code on any input
