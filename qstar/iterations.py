@@ -23,7 +23,10 @@ LINES = "iterations.jsonl"
 
 
 def claim(cfg: ImproveConfig, directory: Path) -> None:
-    """Write the configuration, or check that the directory holds this run; more iterations, the test and the sandbox may be new."""
+    """Write the configuration, or check that the directory holds this run.
+
+    More iterations, the test and the settings of the sandbox may be new.
+    """
     file = directory / CONFIG
     if file.is_file():
         old = configs.load(file, schema=ImproveConfig)

@@ -1,4 +1,4 @@
-"""The kernel's calls that a locked-in process may make, as a seccomp filter: these, with these arguments, and no others.
+"""The kernel's calls that a locked-in process may make, as a seccomp filter: these, so asked for, and no others.
 
 A list of what is allowed, so that a call nobody thought of, or one of a later kernel, is refused too. What is absent on
 purpose: processes, threads, programs, signals and scheduling of others, sockets, name spaces, mounts, keys, tracing,
@@ -56,7 +56,10 @@ CHECKED = {
 }
 OPEN = {"open": ((2, None), 1), "openat": ((257, 56), 2)}  # and which argument holds the flags
 
-ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # place in the tables, the kernel's number of it
+ARCHITECTURES = {
+    "x86_64": (0, 0xC000003E),
+    "aarch64": (1, 0xC00000B7),
+}  # place in the tables, the kernel's number of it
 X32 = 0x40000000  # the second set of numbers of x86-64
 UNKNOWN = 470  # calls from here on did not exist when these tables were made
 
@@ -104,7 +107,9 @@ def _alternative(conditions: tuple[tuple[int, int, int], ...]) -> list[tuple[int
         for half in (0, 1):  # both machines put the low half first
             part = mask >> 32 * half & _INT
             if part:
-                tests.append(((_LOAD, 0, 0, 16 + 8 * argument + 4 * half), (_AND, 0, 0, part), value >> 32 * half & _INT))
+                tests.append(
+                    ((_LOAD, 0, 0, 16 + 8 * argument + 4 * half), (_AND, 0, 0, part), value >> 32 * half & _INT)
+                )
     lines = []
     for at, (load, mask, value) in enumerate(tests):
         lines += [load, mask, (_EQUAL, 0, 3 * (len(tests) - at - 1) + 1, value)]

@@ -153,7 +153,11 @@ def _isolate(more):
     if _LIBC.unshare(_USER | kinds) != 0:
         return False
     with contextlib.suppress(OSError):  # files can be made without these in mounts that are not new
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{NOBODY} {user} 1"), ("gid_map", f"{NOBODY} {group} 1")):
+        for name, text in (
+            ("setgroups", "deny"),
+            ("uid_map", f"{NOBODY} {user} 1"),
+            ("gid_map", f"{NOBODY} {group} 1"),
+        ):
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
     return True
@@ -230,7 +234,8 @@ def _go_on_in_a_child(limits):
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
     # The kernel spares the first process of a namespace the signal that says why, and kills it.
-    if code == -9 and usage.ru_utime + usage.ru_stime >= limits.get("RLIMIT_CPU", float("inf")):
+    # It counts in ticks, which may be a few behind.
+    if code == -9 and usage.ru_utime + usage.ru_stime > 0.9 * limits.get("RLIMIT_CPU", float("inf")):
         code = -_CPU_TIME
     os._exit(code if code >= 0 else 128 - code)
 

@@ -35,6 +35,7 @@ from qstar.tasks import bubblewrap, calls, confine
 # Shared libraries that the interpreter's own modules load.
 SYSTEM_LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib", "/etc/ld.so.cache")
 START_S = 20.0  # an interpreter's start and locks on a machine under load, before the program's own time
+END_S = 1.0  # from the end of a program to that of the process around it
 TICK_S = 0.05
 LONGEST = 4000  # characters of a value or an error
 KINDS = ("int", "float", "str", "Fraction", "Decimal")
@@ -47,7 +48,7 @@ DANGERS = {
 WEAK = ("refuse", "allow")
 
 
-class TooWeak(OSError):
+class TooWeak(OSError):  # noqa: N818 (it is what is said)
     """What this system has of the sandbox does not hold what a language model wrote."""
 
 
@@ -277,6 +278,8 @@ def _watched(program: str, limits: Limits, layers: tuple[str, ...], strong: bool
             watch = _Watch(limits, folder, token)
             try:
                 stopped = watch.until_silent(results_file, process.stdout)
+                if not stopped and not watch.heard_an_outcome():
+                    _wait(process)
             finally:
                 # Not reaped yet, so its number is nobody else's.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
@@ -284,6 +287,16 @@ def _watched(program: str, limits: Limits, layers: tuple[str, ...], strong: bool
                 process.kill()
                 code = process.wait()
     return watch.outcome(stopped, code)
+
+
+def _wait(process: subprocess.Popen) -> None:
+    """Until a process whose program is gone has ended of itself, and so says why; it is not reaped."""
+    deadline = time.monotonic() + END_S
+    ended = None
+    while ended is None and time.monotonic() < deadline:
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+        if ended is None:
+            time.sleep(0.002)
 
 
 class _Watch:
@@ -314,7 +327,7 @@ class _Watch:
                     return "output"
                 if self._overflows():
                     return "disk"
-                if self.said.count(b"\n") > 1 or results not in [key.fileobj for key in streams.get_map().values()]:
+                if self.heard_an_outcome() or results not in [key.fileobj for key in streams.get_map().values()]:
                     return ""
 
     def _overflows(self) -> bool:
@@ -334,6 +347,9 @@ class _Watch:
                 with contextlib.suppress(ValueError):  # only a forged line is not hexadecimal
                     found.setdefault(line[1], bytes.fromhex("".join(line[2:])).decode("utf-8", "replace")[:LONGEST])
         return found
+
+    def heard_an_outcome(self) -> bool:
+        return self.said.count(b"\n") > 1
 
     def outcome(self, stopped: str, code: int) -> Outcome:
         lines = self._lines()

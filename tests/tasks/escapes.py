@@ -7,9 +7,10 @@ which ends a program at the first attempt. What gets through leaves nothing chan
 """
 
 import json
+import os  # noqa: F401  (for what `attempt` evaluates)
 from collections.abc import Mapping
 
-# x86-64 and ARM64, None where there is no such call; then arguments, where it matters what would happen without a filter.
+# Numbers on x86-64 and ARM64, None where there is no such call; and arguments that would do something without a filter.
 CALLS = {
     # Scheduling and limits of others, and its own.
     "sched_setaffinity": (203, 122, "VICTIM, 8, b'\\1' + bytes(7)"),
@@ -216,18 +217,16 @@ ATTEMPTS = {
     "memory to run": "__import__('mmap').mmap(-1, 4096, prot=7)",
     "memory made to run": "made_to_run(5)",
     "memory made to write and run": "made_to_run(7)",
-    "a file to write and run": "__import__('mmap').mmap(os.open('code', os.O_RDWR | os.O_CREAT) * grown(), 4096, prot=7)",
+    "a file to write and run": "__import__('mmap').mmap(grown('code'), 4096, prot=7)",
     "left in sys.modules": "native(sys.modules['confine']._LIBC.open(OUTSIDE.encode(), 0))",
     "left in __main__": "native(sys.modules['__main__'].confine._LIBC.open(OUTSIDE.encode(), 0))",
     "left in frames": "native(last_frame().f_globals['confine']._LIBC.open(OUTSIDE.encode(), 0))",
-    "found by gc": "[native(one.open(OUTSIDE.encode(), 0)) for one in __import__('gc').get_objects() if is_library(one)][0]",
+    "found by gc": "native(libraries()[-1].open(OUTSIDE.encode(), 0))",
     "found among subclasses": "native(subclass('CDLL')(None).open(OUTSIDE.encode(), 0))",
-    "found by gc, a signal": "[native(one.kill(VICTIM, 0)) for one in __import__('gc').get_objects() if is_library(one)][0]",
+    "found by gc, a signal": "native(libraries()[-1].kill(VICTIM, 0))",
 }  # fmt: skip
 # Where code may come from a file of the folder, it is held by the filter alone; a mount without code forbids it.
-CODE_IN_THE_FOLDER = {
-    "a file to run": "__import__('mmap').mmap(os.open('code', os.O_RDWR | os.O_CREAT) * grown(), 4096, flags=2, prot=5)"
-}
+CODE_IN_THE_FOLDER = {"a file to run": "__import__('mmap').mmap(grown('code'), 4096, flags=2, prot=5)"}
 
 _START = """
 import ctypes, errno, json, mmap, os, struct, sys
@@ -257,17 +256,18 @@ def is_open(number):
 def made_to_run(protection):
     memory = mmap.mmap(-1, 4096)
     return native(libc.mprotect(ctypes.addressof(ctypes.c_char.from_buffer(memory)), 4096, protection))
-def grown():
-    with open('code', 'wb') as file:
+def grown(path):
+    with open(path, 'wb') as file:
         file.write(bytes(4096))
-    return 1
+    return os.open(path, os.O_RDWR)
+def libraries():
+    import gc
+    return [one for one in gc.get_objects() if type(one).__name__ == 'CDLL' and isinstance(one, ctypes.CDLL)]
 def last_frame():
     frame = sys._getframe()
     while frame.f_back:
         frame = frame.f_back
     return frame
-def is_library(one):
-    return type(one).__name__ == 'CDLL' and isinstance(one, ctypes.CDLL)
 def subclass(name):
     return next(kind for kind in object.__subclasses__() if kind.__name__ == name)
 PID = os.getpid()
@@ -312,3 +312,22 @@ def program(
 def result(text: str) -> tuple[int, list[str]]:
     tried, through = json.loads(text)
     return tried, through
+
+
+# For a worker, which calls `attempt` in a locked copy of its process.
+
+
+def prepare() -> None:
+    pass
+
+
+def attempt(lines: str) -> str:
+    """What each expression comes to, "refused" where an error is raised."""
+    return json.dumps({name: _attempted(line) for name, line in json.loads(lines).items()})
+
+
+def _attempted(line: str) -> str:
+    try:
+        return str(eval(line))
+    except OSError:
+        return "refused"
