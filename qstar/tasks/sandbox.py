@@ -179,10 +179,16 @@ def statement(held: Sequence[str], without: Sequence[str] = (), needed: Sequence
 def too_weak(held: Sequence[str], needed: Sequence = confine.NEEDED) -> str:
     groups = confine.lacking(held, needed)
     expected = " and ".join(" or ".join(group) for group in groups)
+    problem = bubblewrap_problem()
+    bubble = (
+        f"let bubblewrap make namespaces ({problem})"
+        if problem.startswith("installed")
+        else ("install bubblewrap (apt-get install bubblewrap)")
+    )
     return (
         f"sandbox: expected {expected} to run what a language model wrote, found {', '.join(held) or 'no layer'}: "
-        f"{'; '.join(DANGERS[group] for group in groups)}. Install bubblewrap (apt-get install bubblewrap), use Linux "
-        "5.13 or later on x86-64 or ARM64, or accept this with  sandbox.weak=allow  (in Python: "
+        f"{'; '.join(DANGERS[group] for group in groups)}. Use Linux 5.13 or later on x86-64 or ARM64, {bubble}, or "
+        "accept the danger:  sandbox.weak=allow  (in Python: "
         'sandbox.configure(sandbox.SandboxConfig(weak="allow")))'
     )
 
@@ -202,7 +208,9 @@ def bubblewrap_problem() -> str:
         return "not installed"
     outcome = _run(TRIAL, Limits(seconds=30), confine.LAYERS, False)
     said = (outcome.printed or outcome.detail or outcome.status).strip().partition("\n")[0]
-    return "" if outcome.text == "0" else f"installed, but: {said[:100]}"
+    return (
+        "" if outcome.text == "0" else f"installed, but: {said.removeprefix('bwrap: ').partition(', likely')[0][:100]}"
+    )
 
 
 @functools.cache
@@ -275,7 +283,7 @@ def _watched(program: str, limits: Limits, layers: tuple[str, ...], strong: bool
         finally:
             os.close(results_end)
         with process.stdout:
-            watch = _Watch(limits, folder, token)
+            watch = _Watch(limits, folder, token, strong)
             try:
                 stopped = watch.until_silent(results_file, process.stdout)
                 if not stopped and not watch.heard_an_outcome():
@@ -302,8 +310,8 @@ def _wait(process: subprocess.Popen) -> None:
 class _Watch:
     """Reads a program's two streams, within its limits."""
 
-    def __init__(self, limits: Limits, folder: str, token: str):
-        self.limits, self.folder, self.token = limits, folder, token
+    def __init__(self, limits: Limits, folder: str, token: str, strong: bool):
+        self.limits, self.folder, self.token, self.strong = limits, folder, token, strong
         self.said, self.printed = b"", b""
 
     def until_silent(self, results, printed) -> str:
@@ -359,8 +367,8 @@ class _Watch:
         }
         if stopped:
             return Outcome(stopped, **common)
-        # Said before the program's first line, so no program can say it.
-        if "refused" in lines and confine.lacking(common["in_force"]):
+        # Layers are said before the program's first line, so no program can have this said.
+        if self.strong and "refused" in lines and confine.lacking(common["in_force"]):
             return Outcome("refused", detail=lines["refused"], **common)
         for tag, text in lines.items():
             if tag in KINDS:

@@ -439,11 +439,10 @@ def test_no_attempt_to_leave_gets_through(layers, victim, outside):
 @on_linux
 def test_attempts_get_through_where_nothing_is_in_force(victim, outside):
     """They would show a hole: these are refused by the sandbox alone, on any system and for any user."""
-    attempts = ("read a file", "read a file, C", "write a file", "a folder in the folder", "left open", "nicer")
+    attempts = ("read a file", "read a file, C", "write a file", "a folder in the folder", "nicer")
     attempts += ("memory to run", "own affinity", "a link to a file", "found among subclasses", "the parent")
     calls = (
         "kill",
-        "unshare",
         "pipe2",
         "memfd_create",
         "fcntl, F_SETOWN",
@@ -451,7 +450,7 @@ def test_attempts_get_through_where_nothing_is_in_force(victim, outside):
         "prctl, PR_SET_DUMPABLE",
         "chdir",
     )
-    chosen = {name: escapes.ATTEMPTS[name] for name in attempts if name in escapes.ATTEMPTS}
+    chosen = {name: escapes.ATTEMPTS[name] for name in attempts}
     _, names = through(
         only("limits"), victim, str(outside), 0, attempts=chosen, calls={name: escapes.CALLS[name] for name in calls}
     )
@@ -560,7 +559,7 @@ def test_a_bubblewrap_that_does_not_work_is_named_and_not_used(fresh, capfd, tmp
     broken.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     assert sandbox.run(returns("1"), QUICK, without("landlock")).text == "1"
-    assert "bubblewrap (installed, but: bwrap: No permissions to create new namespace" in capfd.readouterr().err
+    assert "bubblewrap (installed, but: No permissions to create new namespace)" in capfd.readouterr().err
     assert "bubblewrap" not in sandbox.in_force()
 
 
