@@ -16,7 +16,7 @@ def program() -> str:
 
 def interpreter() -> str:
     """The interpreter itself: inside there is no virtual environment whose link leads to it."""
-    return os.path.realpath(getattr(sys, "_base_executable", "") or sys.executable)
+    return os.path.realpath(sys._base_executable)
 
 
 def around(command: Sequence[str], folder: str, readable: Sequence[str]) -> list[str]:

@@ -5,8 +5,8 @@ Each program has a fresh interpreter in a session of its own, an empty environme
 and what each holds) before it runs the program's first line. The caller holds the clock: at the end, in time or not,
 the whole process group is killed. Nothing here uses signals or forks Python, so any thread may call, beside any other.
 
-What is in force on this system is printed once a process. Where the kernel would keep a program neither from files nor
-from other processes, none is run: TooWeak, unless `configure` has heard `weak="allow"` (`sandbox.weak=allow`).
+What is in force on this system is printed once a process. Where the kernel would not keep a program from other people's
+files, or not from other processes, none is run: TooWeak, unless `sandbox.weak=allow` (`configure` in Python).
 
 A program may write on the channel of results what it likes: that only says what `return` says, for the right answer is
 never in its process.
@@ -15,6 +15,7 @@ never in its process.
 import contextlib
 import dataclasses
 import functools
+import importlib.util
 import marshal
 import os
 import secrets
@@ -25,6 +26,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Sequence
 from concurrent import futures
@@ -56,7 +58,7 @@ class TooWeak(OSError):  # noqa: N818 (it is what is said)
 class SandboxConfig:
     """How programs and answers that a model wrote are locked in when they are run to grade them."""
 
-    weak: str = "refuse"  # where the system has too few layers: refuse, or allow to run what a model wrote all the same
+    weak: str = "refuse"  # what a model wrote where the system has too few layers: refuse to run it, or allow it
     without: tuple[str, ...] = ()  # layers left out, as in [bubblewrap]
 
     def __post_init__(self):
@@ -113,6 +115,7 @@ class Outcome:
 
 _config = SandboxConfig()
 _said: set[str] = set()
+_asking = threading.Lock()  # so that threads which start together try the layers and say so once
 
 
 def configure(config: SandboxConfig) -> None:
@@ -133,7 +136,10 @@ def run(program: str, limits: Limits | None = None, config: SandboxConfig | None
     """
     config = config or _config
     ready(config)
-    outcome = _run(program, limits or Limits(), layers_for(config), config.weak == "refuse")
+    limits, layers, strong = limits or Limits(), layers_for(config), config.weak == "refuse"
+    outcome = _run(program, limits, layers, strong)
+    if "bubblewrap" in layers and "bubblewrap" not in outcome.in_force:  # it ended before the program began
+        outcome = _run(program, limits, layers[1:], strong)
     if outcome.status == "refused":  # a layer that held when it was tried, as where no more namespaces are to be had
         raise TooWeak(too_weak(outcome.in_force))
     return outcome
@@ -148,10 +154,11 @@ def run_many(programs: Sequence[str], limits: Limits | None = None, workers: int
 def ready(config: SandboxConfig | None = None) -> None:
     """Say what is in force, once a process. Raises TooWeak where that is too little and not allowed."""
     config = config or _config
-    held = in_force(config.without)
-    if confine.lacking(held) and config.weak == "refuse":
-        raise TooWeak(too_weak(held))
-    say(statement(held, config.without))
+    with _asking:
+        held = in_force(config.without)
+        if confine.lacking(held) and config.weak == "refuse":
+            raise TooWeak(too_weak(held))
+        say(statement(held, config.without))
 
 
 def say(line: str) -> None:
@@ -179,12 +186,9 @@ def statement(held: Sequence[str], without: Sequence[str] = (), needed: Sequence
 def too_weak(held: Sequence[str], needed: Sequence = confine.NEEDED) -> str:
     groups = confine.lacking(held, needed)
     expected = " and ".join(" or ".join(group) for group in groups)
-    problem = bubblewrap_problem()
-    bubble = (
-        f"let bubblewrap make namespaces ({problem})"
-        if problem.startswith("installed")
-        else ("install bubblewrap (apt-get install bubblewrap)")
-    )
+    problem, bubble = bubblewrap_problem(), "install bubblewrap (apt-get install bubblewrap)"
+    if problem.startswith("installed"):
+        bubble = f"let bubblewrap make namespaces (it is {problem})"
     return (
         f"sandbox: expected {expected} to run what a language model wrote, found {', '.join(held) or 'no layer'}: "
         f"{'; '.join(DANGERS[group] for group in groups)}. Use Linux 5.13 or later on x86-64 or ARM64, {bubble}, or "
@@ -207,10 +211,10 @@ def bubblewrap_problem() -> str:
     if sys.platform != "linux" or not bubblewrap.program():
         return "not installed"
     outcome = _run(TRIAL, Limits(seconds=30), confine.LAYERS, False)
-    said = (outcome.printed or outcome.detail or outcome.status).strip().partition("\n")[0]
-    return (
-        "" if outcome.text == "0" else f"installed, but: {said.removeprefix('bwrap: ').partition(', likely')[0][:100]}"
-    )
+    if outcome.text == "0":
+        return ""
+    first_line = (outcome.printed or outcome.detail or outcome.status).strip().partition("\n")[0]
+    return f"installed, but: {first_line.removeprefix('bwrap: ').partition(', likely')[0][:100]}"
 
 
 @functools.cache
@@ -260,7 +264,8 @@ def _command(layers: tuple[str, ...], folder: str, results: int) -> list[str]:
     if "bubblewrap" not in layers:
         return [sys.executable, *options]
     python = bubblewrap.interpreter()
-    return bubblewrap.around([python, *options], folder, [*library_paths(), python, *scripts])
+    compiled = importlib.util.cache_from_source(scripts[1])
+    return bubblewrap.around([python, *options], folder, [*library_paths(), python, *scripts, compiled])
 
 
 def _watched(program: str, limits: Limits, layers: tuple[str, ...], strong: bool, folder: str) -> Outcome:

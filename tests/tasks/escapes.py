@@ -228,6 +228,14 @@ ATTEMPTS = {
 # Where code may come from a file of the folder, it is held by the filter alone; a mount without code forbids it.
 CODE_IN_THE_FOLDER = {"a file to run": "__import__('mmap').mmap(grown('code'), 4096, flags=2, prot=5)"}
 
+# Layers left out, as systems of several kinds lack them.
+SYSTEMS = {
+    "bubblewrap": ("audit",),
+    "own layers": ("audit", "bubblewrap"),
+    "no namespaces": ("audit", "bubblewrap", "namespaces", "mounts"),
+    "no landlock": ("audit", "bubblewrap", "landlock"),
+}
+
 _START = """
 import ctypes, errno, json, mmap, os, struct, sys
 VICTIM, OUTSIDE, PORT = {victim}, {outside!r}, {port}

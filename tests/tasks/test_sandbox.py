@@ -376,15 +376,6 @@ def test_the_caller_is_not_killed(config):
     assert heard == []
 
 
-# What holds without the audit layer, on systems of several kinds.
-HELD = {
-    "bubblewrap": ("audit",),
-    "own layers": ("audit", "bubblewrap"),
-    "no namespaces": ("audit", "bubblewrap", "namespaces", "mounts"),
-    "no landlock": ("audit", "bubblewrap", "landlock"),
-}
-
-
 @pytest.fixture
 def victim():
     """A process of the same user, which is as it was at the end."""
@@ -421,7 +412,7 @@ def through(config, *args, **kwargs):
 
 @on_linux
 @needs("seccomp")
-@pytest.mark.parametrize("layers", HELD.values(), ids=HELD)
+@pytest.mark.parametrize("layers", escapes.SYSTEMS.values(), ids=escapes.SYSTEMS)
 def test_no_attempt_to_leave_gets_through(layers, victim, outside):
     if confine.lacking(sandbox.in_force(layers)):
         pytest.skip(f"this system has only {', '.join(sandbox.in_force(layers))}")
@@ -561,6 +552,24 @@ def test_a_bubblewrap_that_does_not_work_is_named_and_not_used(fresh, capfd, tmp
     assert sandbox.run(returns("1"), QUICK, without("landlock")).text == "1"
     assert "bubblewrap (installed, but: No permissions to create new namespace)" in capfd.readouterr().err
     assert "bubblewrap" not in sandbox.in_force()
+
+
+@needs_bubblewrap
+def test_where_bubblewrap_fails_once_a_program_runs_in_the_own_layers(fresh, tmp_path, monkeypatch):
+    """As where no more namespaces are to be had than those of the programs that run."""
+    assert sandbox.in_force()[0] == "bubblewrap"
+    broken = tmp_path / "bwrap"
+    broken.write_text("#!/bin/sh\nexit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    outcome = sandbox.run(returns("1"), QUICK)
+    assert outcome.text == "1" and "bubblewrap" not in outcome.in_force and not confine.lacking(outcome.in_force)
+
+
+def test_threads_that_start_together_say_once_what_is_in_force(fresh, capfd):
+    with futures.ThreadPoolExecutor(3) as pool:
+        assert [outcome.text for outcome in pool.map(lambda _: sandbox.run(returns("1"), QUICK, without()), range(3))]
+    assert capfd.readouterr().err.count("sandbox: ") == 1
 
 
 def test_a_bubblewrap_that_is_not_there_is_named(fresh, capfd, monkeypatch):
