@@ -19,8 +19,11 @@ from qstar.data import rationales
 from qstar.data.rationales import Store
 from qstar.paths import CONFIGS
 from qstar.runs import Scratch
+from qstar.tasks import sandbox
 from qstar.tasks.grade import Verdict
-from qstar.tasks.problem import Problem
+from qstar.tasks.problem import Problem, checked
+from qstar.tasks.program import Program
+from qstar.tasks.sandbox import SandboxConfig
 from qstar.training.improve import Improve
 from qstar.training.optim import OptimConfig
 
@@ -363,6 +366,29 @@ def test_more_iterations_go_on_and_another_recipe_is_refused(straight, tmp_path)
     assert without_clock(directory) == without_clock(straight)
     with pytest.raises(ValueError, match=r"holds a run of another configuration:\n  improve.samples = 8, now 4"):
         improvement.run(config(directory, samples=4), directory)
+
+
+def test_a_run_goes_on_with_other_settings_of_the_sandbox(tmp_path):
+    """Another machine may have other layers; no number depends on them."""
+    iterations.claim(config(tmp_path), tmp_path)
+    other = dataclasses.replace(config(tmp_path), sandbox=SandboxConfig(weak="allow", without=("bubblewrap",)))
+    iterations.claim(other, tmp_path)
+    assert configs.load(tmp_path / iterations.CONFIG, schema=ImproveConfig) == other
+
+
+def test_programs_are_refused_before_anything_is_written_where_the_sandbox_is_weak(tmp_path, monkeypatch):
+    class Computed(Echo):
+        grader = Program()
+
+        def problems(self, split):
+            return checked([(one.id, one) for one in super().problems(split)], self.grader)
+
+    monkeypatch.setattr(sandbox, "_config", SandboxConfig())
+    weak = SandboxConfig(without=("seccomp",))
+    cfg = dataclasses.replace(config(tmp_path / "run"), task=Computed(), sandbox=weak)
+    with pytest.raises(sandbox.TooWeak, match=r"expected seccomp .* sandbox\.weak=allow"):
+        improvement.run(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_of_an_earlier_version_goes_on_with_its_ledger_in_one_place(straight, tmp_path):

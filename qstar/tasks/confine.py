@@ -11,8 +11,7 @@ seccomp     all calls of the kernel but those that computing needs (`calls.py`; 
 audit       Python's own events: all but known harmless ones end the process; a guard rail where nothing else is had
 """
 
-import contextlib
-import ctypes
+import ctypes  # and little more: imports are most of the time that a program takes
 import os
 import struct
 import sys
@@ -152,14 +151,13 @@ def _isolate(more):
         return True
     if _LIBC.unshare(_USER | kinds) != 0:
         return False
-    with contextlib.suppress(OSError):  # files can be made without these in mounts that are not new
-        for name, text in (
-            ("setgroups", "deny"),
-            ("uid_map", f"{NOBODY} {user} 1"),
-            ("gid_map", f"{NOBODY} {group} 1"),
-        ):
+    owners = {"setgroups": "deny", "uid_map": f"{NOBODY} {user} 1", "gid_map": f"{NOBODY} {group} 1"}
+    try:
+        for name, text in owners.items():
             with open(f"/proc/self/{name}", "w") as file:
                 file.write(text)
+    except OSError:  # files can be made without these in mounts that are not new
+        pass
     return True
 
 

@@ -136,10 +136,7 @@ def run(program: str, limits: Limits | None = None, config: SandboxConfig | None
     """
     config = config or _config
     ready(config)
-    limits, layers, strong = limits or Limits(), layers_for(config), config.weak == "refuse"
-    outcome = _run(program, limits, layers, strong)
-    if "bubblewrap" in layers and "bubblewrap" not in outcome.in_force:  # it ended before the program began
-        outcome = _run(program, limits, layers[1:], strong)
+    outcome = _run(program, limits or Limits(), layers_for(config), config.weak == "refuse")
     if outcome.status == "refused":  # a layer that held when it was tried, as where no more namespaces are to be had
         raise TooWeak(too_weak(outcome.in_force))
     return outcome
@@ -210,16 +207,20 @@ def bubblewrap_problem() -> str:
     """Why bubblewrap cannot be had, "" where it can: a program was run in it."""
     if sys.platform != "linux" or not bubblewrap.program():
         return "not installed"
-    outcome = _run(TRIAL, Limits(seconds=30), confine.LAYERS, False)
+    outcome = _run_once(TRIAL, Limits(seconds=30), confine.LAYERS, False)
     if outcome.text == "0":
         return ""
     first_line = (outcome.printed or outcome.detail or outcome.status).strip().partition("\n")[0]
     return f"installed, but: {first_line.removeprefix('bwrap: ').partition(', likely')[0][:100]}"
 
 
+def in_force(without: Sequence[str] = ()) -> tuple[str, ...]:
+    """The layers of confinement that this system has, as a program that runs here finds them; tried once a process."""
+    return _in_force(tuple(without))
+
+
 @functools.cache
-def in_force(without: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The layers of confinement that this system has, as a program that runs here finds them."""
+def _in_force(without: tuple[str, ...]) -> tuple[str, ...]:
     if os.name != "posix":
         raise OSError(f"the sandbox needs a POSIX system, this is {os.name}: run it on Linux")
     outcome = _run(TRIAL, Limits(seconds=30), layers_for(SandboxConfig(without=without)), False)
@@ -235,7 +236,17 @@ def library_paths() -> list[str]:
 
 
 def _run(program: str, limits: Limits, layers: tuple[str, ...], strong: bool) -> Outcome:
-    """`strong` asks that the program is only run where confinement holds it."""
+    """`strong` asks that the program is only run where confinement holds it.
+
+    Where bubblewrap ends before the program begins, as where there are namespaces for no more, our layers hold it.
+    """
+    outcome = _run_once(program, limits, layers, strong)
+    if "bubblewrap" in layers and "bubblewrap" not in outcome.in_force:
+        return _run_once(program, limits, tuple(layer for layer in layers if layer != "bubblewrap"), strong)
+    return outcome
+
+
+def _run_once(program: str, limits: Limits, layers: tuple[str, ...], strong: bool) -> Outcome:
     folder = tempfile.mkdtemp(prefix="qstar-sandbox-")
     try:
         return _watched(program, limits, layers, strong, os.path.realpath(folder))

@@ -48,7 +48,7 @@ def fresh(monkeypatch):
     """The sandbox as in a process that has run nothing yet."""
 
     def forget():
-        sandbox.in_force.cache_clear()
+        sandbox._in_force.cache_clear()
         sandbox.bubblewrap_problem.cache_clear()
 
     forget()
