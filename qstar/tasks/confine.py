@@ -42,6 +42,12 @@ _NO_NEW_PRIVILEGES, _DEATH_SIGNAL, _SECCOMP = 38, 1, 22
 _USER, _MOUNTS, _PROCESSES, _NETWORK = 0x10000000, 0x00020000, 0x20000000, 0x40000000
 _OTHERS = 0x08000000 | 0x04000000 | 0x02000000
 _CPU_TIME = 24  # SIGXCPU
+# Of mounts: what mount_setattr sets (read only, no set-user-ID, no devices, no code), and flags of mount, open_tree.
+_UNCHANGEABLE, _NO_PRIVILEGES, _NO_DEVICES, _NO_CODE = 1, 2, 4, 8
+_PRIVATE_THROUGHOUT = 0x4000 | 1 << 18
+_COPY_THROUGHOUT = 1 | 0x8000
+_HERE, _DETACH, _EMPTY_PATH, _MOVE_EMPTY_PATH, _RECURSIVE = -100, 2, 0x1000, 4, 0x8000
+_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 
 def confine(layers, *, folder=None, readable=(), limits=None, calls=b"", forbidden=None):
@@ -164,42 +170,42 @@ def _isolate(more):
 def _enter(folder, readable):
     """A root that holds only what may be read, unchangeable, and the folder. Whether that could be made.
 
-    The calls open_tree, move_mount and mount_setattr have the same numbers on all machines.
+    The calls open_tree (428), move_mount (429) and mount_setattr (442) have the same numbers on all machines.
     """
-    machine = {"x86_64": 155, "aarch64": 41}  # pivot_root
-    if os.uname().machine not in machine:
+    machine = os.uname().machine
+    if machine not in _PIVOT_ROOT:
         return False
-    unchangeable, no_privileges, no_devices, no_code = 1, 2, 4, 8
     below = [path for path in readable if not any(path.startswith(other + "/") for other in readable)]
-    places = dict.fromkeys(below, unchangeable | no_privileges | no_devices)
-    places[folder] = no_privileges | no_devices | no_code
+    places = dict.fromkeys(below, _UNCHANGEABLE | _NO_PRIVILEGES | _NO_DEVICES)
+    places[folder] = _NO_PRIVILEGES | _NO_DEVICES | _NO_CODE
     folders = {path for path in places if os.path.isdir(path)}
     trees, root = {}, os.path.dirname(folder)
     try:
-        if _LIBC.mount(None, b"/", None, ctypes.c_ulong(0x4000 | 1 << 18), None) != 0:  # nothing gets out of here
+        if _LIBC.mount(None, b"/", None, ctypes.c_ulong(_PRIVATE_THROUGHOUT), None) != 0:  # nothing gets out of here
             return False
         for path, flags in places.items():
-            trees[path] = _LIBC.syscall(428, -100, os.fsencode(path), 1 | 0x8000 | os.O_CLOEXEC)
-            if trees[path] < 0 or not _mark(trees[path], flags):
+            trees[path] = _LIBC.syscall(428, _HERE, os.fsencode(path), _COPY_THROUGHOUT | os.O_CLOEXEC)
+            if trees[path] < 0 or not _mark(trees[path], b"", _EMPTY_PATH | _RECURSIVE, flags):
                 return False
-        if _LIBC.mount(b"none", os.fsencode(root), b"tmpfs", ctypes.c_ulong(2 | 4), b"mode=755,size=64k") != 0:
+        flags = ctypes.c_ulong(_NO_PRIVILEGES | _NO_DEVICES)
+        if _LIBC.mount(b"none", os.fsencode(root), b"tmpfs", flags, b"mode=755,size=64k") != 0:
             return False
         try:
             for path, tree in trees.items():
                 _place(root + path, path in folders)
-                if _LIBC.syscall(429, tree, b"", -100, os.fsencode(root + path), 4) != 0:
+                if _LIBC.syscall(429, tree, b"", _HERE, os.fsencode(root + path), _MOVE_EMPTY_PATH) != 0:
                     raise OSError(f"no mount at {path}")
             os.chdir(root)
-            if _LIBC.syscall(machine[os.uname().machine], b".", b".") != 0:
+            if _LIBC.syscall(_PIVOT_ROOT[machine], b".", b".") != 0:
                 raise OSError("no new root")
         except OSError:
-            _LIBC.umount2(os.fsencode(root), 2)
+            _LIBC.umount2(os.fsencode(root), _DETACH)
             os.chdir(folder)
             return False
         # The old root lies upon the new one now.
-        held = _LIBC.umount2(b".", 2) == 0
+        held = _LIBC.umount2(b".", _DETACH) == 0
         os.chdir("/")
-        held = _mark_root() and held
+        held = _mark(_HERE, b"/", 0, _UNCHANGEABLE | _NO_PRIVILEGES | _NO_DEVICES | _NO_CODE) and held
         os.chdir(folder)
         return held
     finally:
@@ -208,12 +214,8 @@ def _enter(folder, readable):
                 os.close(tree)
 
 
-def _mark(tree, flags):
-    return _LIBC.syscall(442, tree, b"", 0x1000 | 0x8000, struct.pack("4Q", flags, 0, 0, 0), ctypes.c_size_t(32)) == 0
-
-
-def _mark_root():
-    return _LIBC.syscall(442, -100, b"/", 0, struct.pack("4Q", 1 | 2 | 4 | 8, 0, 0, 0), ctypes.c_size_t(32)) == 0
+def _mark(tree, path, how, flags):
+    return _LIBC.syscall(442, tree, path, how, struct.pack("4Q", flags, 0, 0, 0), ctypes.c_size_t(32)) == 0
 
 
 def _place(path, folder):
@@ -231,8 +233,8 @@ def _go_on_in_a_child(limits):
         return
     _, status, usage = os.wait4(child, 0)
     code = os.waitstatus_to_exitcode(status)
-    # The kernel spares the first process of a namespace the signal that says why, and kills it.
-    # It counts in ticks, which may be a few behind.
+    # The kernel spares the first process of a namespace the signal that says why, and kills it. Its account may be a
+    # few ticks behind.
     if code == -9 and usage.ru_utime + usage.ru_stime > 0.9 * limits.get("RLIMIT_CPU", float("inf")):
         code = -_CPU_TIME
     os._exit(code if code >= 0 else 128 - code)
