@@ -231,7 +231,7 @@ def test_nothing_outlives_the_program(config):
 
 @needs_proc
 @needs("seccomp")
-def test_no_program_outlives_a_caller_that_is_killed():
+def test_no_program_outlives_a_caller_that_is_killed(tmp_path):
     """A program that sleeps uses no processor time, so no limit of its own would end it."""
     caller = """
         import sys, threading
@@ -249,7 +249,7 @@ def test_no_program_outlives_a_caller_that_is_killed():
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(tmp_path)},
     )
     with process, process.stdin, process.stdout:
         process.stdout.readline()
