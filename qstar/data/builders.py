@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from qstar import paths
+from qstar import files, paths
 from qstar.tasks import lines
 from qstar.tasks.lines import SEPARATOR
 
@@ -32,18 +32,18 @@ LETTERS = ("A", "B", "C", "D", "E")
 
 def text_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
     """The files behind `paths`: files as they are, folders replaced by their text files in sorted order."""
-    files = []
+    found = []
     for path in map(Path, paths):
         if path.is_dir():
-            found = sorted(f for f in path.rglob("*") if f.suffix in TEXT_SUFFIXES and f.is_file())
-            if not found:
+            inside = sorted(f for f in path.rglob("*") if f.suffix in TEXT_SUFFIXES and f.is_file())
+            if not inside:
                 raise ValueError(f"folder {path} holds no text: no file ends in {', '.join(TEXT_SUFFIXES)}")
-            files += found
+            found += inside
         else:
-            files.append(_existing(path))
-    if not files:
+            found.append(_existing(path))
+    if not found:
         raise ValueError("no paths given: name at least one text file, JSONL file or folder")
-    return files
+    return found
 
 
 def _existing(path: Path) -> Path:
@@ -88,7 +88,7 @@ def documents(path: Path, field: str = "text", separator: str = SEPARATOR) -> It
         found = ("\n".join(lines.member(r, name, where) for name in names) for where, r in lines.json_lines(path))
     else:
         line = rf"^{re.escape(separator)}[ \t\r]*$"
-        found = iter(re.split(line, lines.decoded(path.read_bytes(), path), flags=re.MULTILINE))
+        found = iter(re.split(line, files.text(path), flags=re.MULTILINE))
     return (document.strip("\r\n") for document in found if document.strip())
 
 
@@ -138,6 +138,7 @@ class TextFiles(_LocalFiles):
     """Documents of plain-text and JSONL files, one split "train" of {"text"}."""
 
     name = "qstar_text"
+    VERSION = tfds.core.Version("1.0.1")  # 1.0.0 kept byte-order marks
     DESCRIPTION = "Documents from local text files."
     FEATURES = {"text": tfds.features.Text()}  # noqa: RUF012
 

@@ -6,7 +6,6 @@ is `data/pipeline.py`'s matter.
 """
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 from qstar.data.generated import pack_row
 from qstar.data.pipeline import Encoder
 from qstar.structs import Examples
+from qstar.tasks import lines
 
 OPEN_ROWS = 64  # that an example is tried in, the newest ones; looking through all would take quadratic time
 
@@ -62,19 +62,16 @@ def read(path: str | Path, tokenizer: Encoder) -> list[Example]:
         raise FileNotFoundError(
             f"data.path = {str(path)!r} is no file: JSON lines with prompt and completion are wanted"
         )
-    lines = file.read_text(encoding="utf-8").splitlines()
-    return [_example(json.loads(line), f"{path}, line {number}", tokenizer) for number, line in enumerate(lines, 1)]
+    return [_example(record, where, tokenizer) for where, record in lines.json_lines(file)]
 
 
 def _example(record: dict, where: str, tokenizer: Encoder) -> Example:
     lacking = [name for name in ("prompt", "completion") if not isinstance(record.get(name), str)]
     if lacking:
         raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")
-    weight = record.get("weight", 1.0)
-    if not isinstance(weight, int | float) or not math.isfinite(weight):
-        raise ValueError(f"{where}: weight is {weight!r}, a finite number is wanted")
+    weight = lines.optional(record, "weight", where, 1.0, float)
     prompt, completion = (tuple(tokenizer.encode(record[name])) for name in ("prompt", "completion"))
-    return Example(prompt, completion, float(weight))
+    return Example(prompt, completion, weight)
 
 
 def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: bool = False) -> list[Examples]:

@@ -7,9 +7,11 @@ dev: 0.1                    # shares of the file, by a hash of the question; or 
 shots_path: examples.jsonl  # few-shot examples: the same fields, and "rationale"
 """
 
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +115,14 @@ class Jsonl(Worded):
 
 
 def _text(record: dict[str, Any], name: str, where: str, needed: bool = False) -> str:
-    """A text or a number, as text."""
-    value = record.get(name, None if needed else "")
-    if value is not None and (
-        isinstance(value, str) or (isinstance(value, int | float) and not isinstance(value, bool))
-    ):
-        return str(value).strip()
+    """A text or a number, as text. What is not needed may be absent or null, or NaN, as data frames spell it."""
+    value = record.get(name)
+    if isinstance(value, str):
+        return value.strip()
+    absent = value is None or (isinstance(value, float) and math.isnan(value))
+    if absent and not needed:
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        lines.member(record, name, where, float)
+        return f"{Decimal(str(value)):f}"  # no exponent: 1e16 is a number that any grader reads
     return lines.member(record, name, where)

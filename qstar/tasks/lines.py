@@ -1,22 +1,13 @@
 """Reading files of text and JSON lines, with file, line and field named when something is wrong."""
 
-import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from qstar import files
+
 SEPARATOR = "<|doc|>"  # the line between two documents of a plain-text file
-
-
-def decoded(raw: bytes, path: Path, start: int = 0) -> str:
-    """UTF-8 text of bytes that begin at byte `start` of a file."""
-    try:
-        return raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at byte offset {start + error.start}; "
-            "convert it, for example with iconv"
-        ) from error
 
 
 def existing(path: str | Path, what: str) -> Path:
@@ -27,30 +18,50 @@ def existing(path: str | Path, what: str) -> Path:
 
 
 def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ("file:line", record) of every non-empty line."""
+    """Yields ("file:line", record) of every non-empty line. Lines end at "\\n" alone, whatever else Unicode ends at."""
     offset = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            line, where = decoded(raw, path, offset), f"{path}:{number}"
+            line, where = files.decoded(raw, path, offset), f"{path}:{number}"
             offset += len(raw)
-            if line.strip():
+            if line.strip(" \t\r\n"):
                 yield where, _record(line, where)
 
 
 def _record(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
+    record = files.parsed(line, where)
     if not isinstance(record, dict):
         raise ValueError(f"{where} is a JSON {type(record).__name__}; every line must be an object like {{...}}")
     return record
 
 
 def member(record: dict[str, Any], name: str, where: str, kind: type = str) -> Any:
-    """record[name], which must be a `kind`; the error names the place and what is there instead."""
+    """record[name], which must be a `kind`; the error names the place and what is there instead.
+
+    A `float` is any finite number, integers included.
+    """
     if name not in record:
         raise ValueError(f"{where} lacks the field '{name}'; it has {', '.join(sorted(record)) or 'none'}")
-    if not isinstance(record[name], kind):
-        raise ValueError(f"{where}: field '{name}' is a {type(record[name]).__name__}, expected a {kind.__name__}")
-    return record[name]
+    value = record[name]
+    if kind is float:
+        return _number(value, name, where)
+    if not isinstance(value, kind):
+        raise ValueError(f"{where}: field '{name}' is a {type(value).__name__}, expected a {kind.__name__}")
+    return value
+
+
+def optional(record: dict[str, Any], name: str, where: str, default: Any, kind: type = str) -> Any:
+    """record[name] as `member` has it; the default where the field is absent or null."""
+    return default if record.get(name) is None else member(record, name, where, kind)
+
+
+def _number(value: Any, name: str, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{where}: field '{name}' is a {type(value).__name__} ({value!r}), expected a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{where}: field '{name}' is {str(value)[:40]}, expected a finite number")
+    return number

@@ -7,7 +7,6 @@ kept together: of about three in ten families the problems are test, of one in t
 
 import ast
 import functools
-import json
 import operator
 import re
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
+from qstar import files
 from qstar.tasks import extract, grade, lines, problem, worded
 from qstar.tasks.grade import Grader
 from qstar.tasks.problem import Problem
@@ -117,10 +117,7 @@ def families(bodies: tuple[str, ...]) -> list[int]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Problem, str]]:
-    try:
-        records = json.loads(lines.decoded(path.read_bytes(), path))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    records = files.parsed(files.text(path), str(path))
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{path}: a list of problems is wanted, [{{...}}, ...]")
     for number, record in enumerate(records, 1):

@@ -39,6 +39,11 @@ def test_json_lines_give_the_named_field_and_several_are_joined_by_newlines(tmp_
     assert texts(file, field="q+a") == ["1+1?\n2", "ü\nx"]
 
 
+@pytest.mark.parametrize(("name", "content"), [("a.txt", "one\u2028two"), ("a.jsonl", '{"text": "one\u2028two"}')])
+def test_a_byte_order_mark_is_no_text_and_a_line_separator_ends_no_line(tmp_path, name, content):
+    assert texts(write(tmp_path / name, b"\xef\xbb\xbf" + content.encode())) == ["one\u2028two"]
+
+
 def test_a_folder_gives_its_text_files_in_sorted_order(tmp_path):
     folder = tmp_path / "corpus"
     (folder / "sub").mkdir(parents=True)
@@ -59,10 +64,10 @@ def test_the_prepared_metadata_records_source_checksum_and_licence(tmp_path):
 
 def test_the_same_content_is_prepared_once_even_from_another_place(tmp_path):
     builders.prepare_text([write(tmp_path / "a.txt", "one")], tmp_path / "cache")
-    records = only(tmp_path / "cache", "*/qstar_text/1.0.0/*array_record*")
+    records = only(tmp_path / "cache", "*/qstar_text/1.0.1/*array_record*")
     os.utime(records, (1, 1))
     builders.prepare_text([write(tmp_path / "moved.txt", "one")], tmp_path / "cache")
-    assert only(tmp_path / "cache", "*/qstar_text/1.0.0/*array_record*").stat().st_mtime == 1
+    assert only(tmp_path / "cache", "*/qstar_text/1.0.1/*array_record*").stat().st_mtime == 1
 
 
 def test_changed_content_and_changed_options_are_prepared_anew(tmp_path):

@@ -20,14 +20,52 @@ def test_a_file_of_examples_is_read_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"prompt": "a", "answer": "b"}', "line 2 lacks the text of completion; it has prompt, answer"),
-        ('{"prompt": "a", "completion": 3}', "line 2 lacks the text of completion"),
-        ('{"prompt": "a", "completion": "b", "weight": "heavy"}', "line 2: weight is 'heavy', a finite number"),
+        ('{"prompt": "a", "answer": "b"}', ":2 lacks the text of completion; it has prompt, answer"),
+        ('{"prompt": "a", "completion": 3}', ":2 lacks the text of completion"),
+        (
+            '{"prompt": "a", "completion": "b", "weight": "heavy"}',
+            ":2: field 'weight' is a str .'heavy'., expected a number",
+        ),
     ],
 )
 def test_a_line_that_is_no_example_is_named(tmp_path, line, message):
     (tmp_path / "examples.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
     with pytest.raises(ValueError, match=message):
+        read(tmp_path / "examples.jsonl", Letters())
+
+
+@pytest.mark.parametrize(
+    ("line", "place"),
+    [
+        ("{", ":2 is not JSON"),
+        ("[]", ":2 is a JSON list"),
+        ('{"prompt": NaN, "completion": "b"}', ":2 lacks the text of prompt"),
+        ('{"prompt": "a", "completion": "b", "weight": NaN}', ":2: field 'weight' is nan"),
+        ('{"prompt": "a", "completion": "b", "weight": 1e999}', ":2: field 'weight' is inf"),
+        ('{"prompt": "a", "completion": "b", "weight": true}', ":2: field 'weight' is a bool"),
+        ('{"prompt": "a", "completion": "b", "weight": ' + 5000 * "9" + "}", ":2 is not JSON that can be read"),
+        (5000 * "[", ":2 is (not )?JSON"),
+    ],
+)
+def test_a_damaged_line_is_named_by_file_and_number(tmp_path, line, place):
+    (tmp_path / "examples.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
+    with pytest.raises(ValueError, match=rf"examples\.jsonl{place}"):
+        read(tmp_path / "examples.jsonl", Letters())
+
+
+def test_lines_end_at_newlines_alone_and_blank_ones_and_a_mark_are_nothing(tmp_path):
+    raw = '\ufeff{"prompt": "a\u2028b", "completion": "\u0085"}\r\n\n \t\n'
+    raw += '{"prompt": "c", "completion": "\u2029d", "weight": null}'
+    (tmp_path / "examples.jsonl").write_bytes(raw.encode())
+    assert read(tmp_path / "examples.jsonl", Letters()) == [
+        Example((97, 0x2028, 98), (0x85,)),
+        Example((99,), (0x2029, 100), 1.0),
+    ]
+
+
+def test_examples_in_another_encoding_are_named_with_the_byte(tmp_path):
+    (tmp_path / "examples.jsonl").write_bytes(b'{"prompt": "a", "completion": "b"}\n{"prompt": "\xff')
+    with pytest.raises(ValueError, match=r"examples\.jsonl is not UTF-8: byte 0xff at byte offset 47"):
         read(tmp_path / "examples.jsonl", Letters())
 
 

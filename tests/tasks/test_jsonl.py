@@ -64,6 +64,24 @@ def test_fields_are_read_where_they_are(write):
     assert task.completion(one.rationale, one) == " A.\nB.\n#### ada byron\n\n"
 
 
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [("1e16", "10000000000000000"), ("1E-7", "0.0000001"), ("3.0", "3.0"), ("-0.5", "-0.5"), ("7", "7"),
+     (40 * "1", 40 * "1")],
+)  # fmt: skip
+def test_numbers_are_spelled_without_exponents(tmp_path, answer, value):
+    (tmp_path / "n.jsonl").write_text('{"question": "?", "answer": ' + answer + "}\n")
+    (one,) = Jsonl(path=str(tmp_path / "n.jsonl"), dev=0, test=0).problems("train")
+    assert one.answer == value
+
+
+def test_null_and_nan_are_absent_where_a_field_may_be_absent(tmp_path):
+    absent = '"id": null, "hint": NaN, "rationale": null, "group": NaN'
+    (tmp_path / "n.jsonl").write_text('\ufeff{"question": "a\u2028b", "answer": 1, ' + absent + "}\n")
+    (one,) = Jsonl(path=str(tmp_path / "n.jsonl"), answers="numeric", dev=0, test=0).problems("train")
+    assert (one.id, one.question, one.hint, one.rationale, one.group) == ("n-0", "a\u2028b", "", "", "")
+
+
 def test_templates_ask_in_other_words(write):
     task = Jsonl(
         path=write("sums.jsonl", ROWS), answers="numeric", prompt_template="{question}\nThink:",
@@ -108,6 +126,10 @@ def test_few_shot_examples_come_from_a_file(write):
         ([{"question": "?", "answer": ["1"]}], {}, r"q.jsonl:1: field 'answer' is a list, expected a str"),
         ([{"question": "?", "answer": True}], {}, r"q.jsonl:1: field 'answer' is a bool, expected a str"),
         ([{"question": "?", "answer": None}], {}, r"q.jsonl:1: field 'answer' is a NoneType, expected a str"),
+        ([{"question": "?", "answer": float("nan")}], {}, r"q.jsonl:1: field 'answer' is nan, expected a finite"),
+        ([{"question": "?", "answer": float("-inf")}], {}, r"q.jsonl:1: field 'answer' is -inf"),
+        ([{"question": "?", "answer": "1", "id": float("inf")}], {}, r"q.jsonl:1: field 'id' is inf"),
+        ([{"question": float("nan"), "answer": "1"}], {}, r"q.jsonl:1: field 'question' is a float"),
         ([{"question": 5, "answer": "1"}], {}, r"q.jsonl:1: field 'question' is a int, expected a str"),
         ([{"question": "?", "answer": "1"}, {"question": "?", "answer": "many"}], {"answers": "numeric"},
          r"q.jsonl:2: answer 'many' is none that can be graded \(.*no number"),

@@ -236,13 +236,25 @@ def test_bad_rows_are_refused_with_file_and_line(tmp_path, task, file, rows, mes
         ("[{", r"SVAMP.json is not JSON"),
         ('{"ID": 1}', r"a list of problems is wanted"),
         ('[{"ID": "1", "Body": "b.", "Question": "q?", "Answer": "two"}]',
-         r"SVAMP.json, problem 1: field 'Answer' is a str, expected a float"),
+         r"SVAMP.json, problem 1: field 'Answer' is a str \('two'\), expected a number"),
+        ('[{"ID": "1", "Body": "b.", "Question": "q?", "Answer": NaN}]', r"problem 1: field 'Answer' is nan"),
+        ('[{"ID": "1", "Body": "b.", "Question": "q?", "Answer": true}]', r"problem 1: field 'Answer' is a bool"),
     ],
 )  # fmt: skip
 def test_a_bad_svamp_file_is_refused(tmp_path, contents, message):
     (tmp_path / "SVAMP.json").write_text(contents)
     with pytest.raises(ValueError, match=message):
         SVAMP(folder=str(tmp_path)).problems("train")
+
+
+def test_a_whole_number_in_svamp_is_that_number(tmp_path):
+    row = '{"ID": "%s", "Body": "Ana has\u2028hens.", "Question": "How many?", "Answer": %s, "Type": "", "Equation": "%s"}'
+    rows = (row % ("a", "3", "( 1.0 + 2.0 )"), row % ("b", "3.0", "( 1.0 + 2.0 )"), row % ("c", "1e3", ""))
+    (tmp_path / "SVAMP.json").write_text("\ufeff[" + ",\n".join(rows) + "]", encoding="utf-8")
+    task = SVAMP(folder=str(tmp_path))
+    found = {one.id: one for split in problem.SPLITS for one in task.problems(split)}
+    assert {id: one.answer for id, one in found.items()} == {"a": "3", "b": "3", "c": "1000"}
+    assert found["a"].rationale == found["b"].rationale == "1 + 2 = 3"
 
 
 def test_a_missing_file_is_named():
