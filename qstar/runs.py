@@ -2,24 +2,29 @@
 
 import dataclasses
 import json
+import math
 import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qstar import files
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Compares, Method
-from qstar.models import gguf, hf, llama2c, lm, lora, peft
-from qstar.models.definition import Definition, join
+from qstar.models import companions, gguf, hf, llama2c, lm, lora, peft
+from qstar.models.companions import Companions
+from qstar.models.definition import Definition, differences, join, shapes
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
+from qstar.models.weights import finite, inside
 from qstar.thoughts.predict import Thinks
 from qstar.training import checkpoint
 from qstar.training.reference import Other
@@ -53,6 +58,7 @@ class Loaded:
     source: str
     extras: Params = field(default_factory=dict)  # what a method added to it in a run: delimiters, mixing head
     method: Method | None = None  # that method
+    companions: Companions = field(default_factory=dict)  # special tokens, chat template and the like, see there
 
 
 def load_model(source: str | Path) -> Loaded:
@@ -64,22 +70,20 @@ def load_model(source: str | Path) -> Loaded:
         ImportError, ConnectionError: the extra or the network that this kind wants is not there.
     """
     text = str(source)
-    extras, method = {}, None
     if text.startswith("bundled:"):
-        config, params, tokenizer = _huggingface(_bundled(text.removeprefix("bundled:")))
+        loaded = _huggingface(_bundled(text.removeprefix("bundled:")))
     elif text.startswith("hub:"):
-        config, params, tokenizer = _huggingface(hf.fetch(text.removeprefix("hub:")))
+        loaded = _huggingface(hf.fetch(text.removeprefix("hub:")))
     elif is_run(text):
         run = load_run(Path(text).expanduser())
-        config, params, tokenizer, extras = run.lm, run.language_model, run.tokenizer, run.extras
-        method = run.method
+        loaded = Loaded(run.lm, run.language_model, run.tokenizer, text, run.extras, run.method, run.companions)
     else:
-        config, params, tokenizer = _local(text)
+        loaded = _local(text)
     try:
-        tokenizers.check_fits(tokenizer, config.vocab)
+        tokenizers.check_fits(loaded.tokenizer, loaded.config.vocab)
     except ValueError as error:
         raise ValueError(f"{text}: {error}") from error
-    return Loaded(config, params, tokenizer, text, extras, method)
+    return dataclasses.replace(loaded, source=text)
 
 
 def is_run(source: str | Path) -> bool:
@@ -95,6 +99,7 @@ def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
     stored = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(dtype)), model.params)
     checkpoint.save_params(path / "params", stored)
     (path / "tokenizer.json").write_text(model.tokenizer.to_json(), encoding="utf-8")
+    companions.write(path, model.companions)
     contents = {"format": FORMAT, "source": model.source, "model": dataclasses.asdict(model.config)}
     # Last: a directory with a model.json is complete.
     (path / "model.json").write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
@@ -102,7 +107,7 @@ def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
 
 def save_huggingface(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
     """Write a directory that transformers loads, and beside it what a method added to the model in a run."""
-    hf.write_directory(path, model.config, model.params, model.tokenizer.to_json(), dtype)
+    hf.write_directory(path, model.config, model.params, model.tokenizer.to_json(), dtype, model.companions)
     if model.extras:
         hf.write_tensors(Path(path) / EXTRAS, model.extras, dtype)
 
@@ -123,7 +128,7 @@ def save_adapter(path: str | Path, source: str | Path, dtype: str = "float32") -
     return run.lm
 
 
-def _local(text: str) -> tuple[LMConfig, Params, Tokenizer]:
+def _local(text: str) -> Loaded:
     path = Path(text).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path)
@@ -151,46 +156,87 @@ def _bundled(name: str) -> Path:
     return BUNDLED / name
 
 
-def _huggingface(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+def _huggingface(path: Path) -> Loaded:
+    # What is small is read first: a damaged file is named before gigabytes are read.
+    beside = companions.read(path)
+    config = hf.read_config(path)
+    tokenizer = tokenizers.without_added(Tokenizer.from_file(inside(path, "tokenizer.json")), config.vocab)
     config, params = hf.read_directory(path)
-    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
-    return config, params, tokenizers.without_added(tokenizer, config.vocab)
+    return Loaded(config, params, tokenizer, str(path), companions=beside)
 
 
-def _gguf(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+def _gguf(path: Path) -> Loaded:
     config, params, pieces = gguf.read_file(path)
-    if pieces.style:
-        vocab = {token: id for id, token in enumerate(pieces.tokens)}
-        return config, params, tokenizers.byte_level_bpe(vocab, pieces.merges, pieces.special, pieces.style)
-    built = tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, pieces.special, pieces.prefix)
-    return config, params, built
+    try:
+        if pieces.style:
+            vocab = {token: id for id, token in enumerate(pieces.tokens)}
+            tokenizer = tokenizers.byte_level_bpe(vocab, pieces.merges, pieces.special, pieces.style)
+        else:
+            tokenizer = tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, pieces.special, pieces.prefix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Loaded(config, params, tokenizer, str(path), companions=pieces.companions)
 
 
-def _adapted(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+def _adapted(path: Path) -> Loaded:
     base = load_model(peft.base_of(path))
     adapter, adapters = peft.read(path, base.config)
     definition = lora.adapted(lm.definition(base.config), adapter)
-    return base.config, definition.merged({**base.params, lora.NAME: adapters}), base.tokenizer
+    params = definition.merged({**base.params, lora.NAME: adapters})
+    return Loaded(base.config, params, base.tokenizer, str(path), companions=base.companions)
 
 
-def _llama2c(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+def _llama2c(path: Path) -> Loaded:
     config, params, pieces = llama2c.read_file(path)
     special = [token for token in ("<unk>", "<s>", "</s>") if token in pieces.tokens]
-    return config, params, tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, special)
+    try:
+        tokenizer = tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, special)
+    except ValueError as error:
+        raise ValueError(f"{path.parent / llama2c.TOKENIZER}: {error}") from error
+    return Loaded(config, params, tokenizer, str(path), companions=pieces.companions)
 
 
-def _checkpoint(path: Path) -> tuple[LMConfig, Params, Tokenizer]:
+def _checkpoint(path: Path) -> Loaded:
     file = path / "model.json"
-    contents = json.loads(file.read_text(encoding="utf-8"))
+    contents = files.json_object(file)
     if contents.get("format") != FORMAT:
         raise ValueError(
             f"{file} is of format {contents.get('format')!r}, this qstar reads {FORMAT}; run qstar-prepare again on "
             f"{contents.get('source', 'the original model')}"
         )
-    config = LMConfig(**contents["model"])
+    config = shape_of(contents.get("model"), file)
+    _check_sizes(config, checkpoint.params_shapes(path / "params"), path)
     params = jax.tree.map(lambda leaf: leaf.astype(np.float32), checkpoint.load_params(path / "params"))
-    lm.definition(config).check(params, source=str(path))
-    return config, params, Tokenizer.from_file(path / "tokenizer.json")
+    for leaf, weight in jax.tree_util.tree_leaves_with_path(params):
+        finite(weight, jax.tree_util.keystr(leaf, simple=True, separator="/"), path / "params")
+    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+    return Loaded(config, params, tokenizer, str(path), companions=companions.read(path))
+
+
+def shape_of(raw: Any, file: Path) -> LMConfig:
+    """The shape of a model as JSON has it. Raises ValueError for entries of another name or type."""
+    if not isinstance(raw, dict):
+        raise ValueError(f"{file} does not hold the shape of a model: expected an object, got {str(raw)[:60]}")
+    fields = {item.name: item for item in dataclasses.fields(LMConfig)}
+    strange = [name for name in raw if name not in fields]
+    lacking = [name for name, item in fields.items() if item.default is dataclasses.MISSING and name not in raw]
+    if strange or lacking:
+        raise ValueError(f"{file}: entries that a model's shape has not {strange}, entries that are missing {lacking}")
+    try:
+        return LMConfig(**raw)
+    except (ValueError, TypeError) as error:  # a text compared with a number
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _check_sizes(config: LMConfig, stored: dict[str, tuple[int, ...]], source: Path) -> None:
+    """Raise ValueError where weights of these shapes are not those of the model, before memory is taken for either."""
+    total = sum(math.prod(shape) for shape in stored.values())
+    for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_size", "ff"):
+        if getattr(config, name) > total:
+            raise ValueError(f"{source}: {name} = {getattr(config, name)} does not fit its {total} weights")
+    problems = differences(shapes(lm.definition(config).abstract), stored)
+    if problems:
+        raise ValueError(f"{source} do not fit this model:\n  {problems}\nis it a checkpoint of another model?")
 
 
 @dataclass(frozen=True)
@@ -254,6 +300,7 @@ class Run:
     params: Params  # frozen ones included
     tokenizer: Tokenizer
     step: int
+    companions: Companions = field(default_factory=dict)
 
     @property
     def language_model(self) -> Params:
@@ -276,11 +323,14 @@ class Run:
         return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
 
 
-def describe(directory: Path, config: LMConfig, tokenizer: Tokenizer) -> None:
-    """Write what `load_run` needs besides the configuration: the shape of the model, and its tokenizer."""
+def describe(
+    directory: Path, config: LMConfig, tokenizer: Tokenizer, beside: Companions = MappingProxyType({})
+) -> None:
+    """Write what `load_run` needs besides the configuration: the shape of the model, its tokenizer and companions."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "lm.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
     (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    companions.write(directory, beside)
 
 
 def carried_on(loaded: Loaded, method: Method) -> Params:
@@ -412,7 +462,7 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     if not (path / "config.yaml").is_file():
         raise FileNotFoundError(f"{path} is no run directory (no config.yaml in it): qstar-train makes one")
     cfg = configs.load(path / "config.yaml")
-    shape = LMConfig(**json.loads((path / "lm.json").read_text(encoding="utf-8")))
+    shape = shape_of(files.json_object(path / "lm.json"), path / "lm.json")
     tokenizer = Tokenizer.from_file(path / "tokenizer.json")
     method = cfg.method.resolve(tokenizer)
     definition = lora.adapted(method.definition(shape), cfg.lora)
@@ -421,7 +471,7 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
         trained = saved.load_params(step)
     params = join(trained, frozen_weights(path, definition, lambda: cfg.model.load(cfg.seed).params))
     definition.check(params, f"the weights of {path}")
-    return Run(path, cfg, method, shape, definition, params, tokenizer, step)
+    return Run(path, cfg, method, shape, definition, params, tokenizer, step, companions.read(path))
 
 
 def rationales(path: str | Path = "latest", where: Any = None, columns: Sequence[str] | None = None) -> Any:

@@ -63,7 +63,7 @@ HOMES = {
     "orbax": {"training/checkpoint.py"},
     "tensorboardX": {"training/metrics.py"},
     "wandb": {"training/metrics.py"},
-    "safetensors": {"models/hf.py", "models/peft.py"},
+    "safetensors": {"models/weights.py", "models/hf.py", "models/peft.py"},
     "gguf": {"models/gguf.py"},
     "math_verify": {"tasks/symbolic.py"},
     "reasoning_gym": {"tasks/gym.py"},

@@ -13,6 +13,8 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
+from qstar import files
+
 
 @dataclass(frozen=True)
 class Style:
@@ -41,6 +43,7 @@ class Tokenizer:
 
     def __init__(self, backend: Backend):
         self._backend = backend
+        _encode_all(backend)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self._size = max(vocabulary.values(), default=-1) + 1
         # Word-level models without an unknown token fail on foreign text with a message that names no character.
@@ -62,7 +65,7 @@ class Tokenizer:
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}: a tokenizer.json of the `tokenizers` library is wanted")
         try:
-            return cls.from_json(path.read_text(encoding="utf-8"))
+            return cls.from_json(files.text(path))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -109,6 +112,14 @@ class Tokenizer:
                 f"character {foreign!r} at {text.index(foreign)} is not in this tokenizer's alphabet {alphabet!r}; "
                 "rewrite the text, or use a model with a larger vocabulary"
             )
+
+
+def _encode_all(backend: Backend) -> None:
+    """Switch off what a tokenizer.json may carry from its training that makes encoding lose, add or draw tokens."""
+    backend.no_truncation()
+    backend.no_padding()
+    if isinstance(backend.model, models.BPE):
+        backend.model.dropout = None  # merges left out at random
 
 
 def characters(alphabet: str, words: Sequence[str] = ()) -> Tokenizer:

@@ -6,6 +6,7 @@ what is computed, and that `models/lm.py` does not compute, are refused.
 """
 
 import dataclasses
+import json
 import math
 from dataclasses import dataclass, field
 
@@ -60,15 +61,36 @@ FAMILIES = {
 }  # fmt: skip
 
 
+# Entries of a config.json: positive integers, and whether they may be null; positive numbers; switches.
+COUNTS = {
+    "vocab_size": False, "hidden_size": False, "num_hidden_layers": False, "num_attention_heads": False,
+    "intermediate_size": False, "max_position_embeddings": False, "num_key_value_heads": True, "head_dim": True,
+    "sliding_window": True, "sliding_window_pattern": False,
+}  # fmt: skip
+NUMBERS = (
+    "rms_norm_eps", "rope_theta", "rope_local_base_freq", "query_pre_attn_scalar", "factor", "low_freq_factor",
+    "high_freq_factor", "original_max_position_embeddings",
+)  # fmt: skip
+SWITCHES = ("tie_word_embeddings", "use_sliding_window")
+MAX_COUNT, MAX_LAYERS = 1 << 31, 10_000  # beyond those of any model
+
+
 def read(raw: dict, source: str) -> LMConfig:
-    """The shape behind the contents of a config.json. Raises ValueError for what `models/lm.py` does not compute."""
+    """The shape behind the contents of a config.json.
+
+    Raises ValueError for what `models/lm.py` does not compute, for entries of another type, and for numbers that no
+    model has.
+    """
     kind = raw.get("model_type")
-    if kind not in FAMILIES:
+    if not isinstance(kind, str) or kind not in FAMILIES:
         raise ValueError(
             f"{source}: model_type {kind!r}; supported are {', '.join(FAMILIES)} (decoder-only, gated feed-forward)"
         )
     family = FAMILIES[kind]
     full = family.defaults | raw
+    wrong = _wrong_values(full)
+    if wrong:
+        raise ValueError(f"{source}: " + "; ".join(wrong))
     try:
         problems = _problems(kind, full)
         if problems:
@@ -90,6 +112,46 @@ def read(raw: dict, source: str) -> LMConfig:
         )
     except KeyError as error:
         raise ValueError(f"{source} lacks {error.args[0]!r}; is it the config of a language model?") from error
+    except ValueError as error:
+        raise ValueError(str(error) if source in str(error) else f"{source}: {error}") from error
+
+
+def _wrong_values(full: dict) -> list[str]:
+    """Entries that are of another type, or that no model has, a line each."""
+    wrong = []
+    for name, optional in COUNTS.items():
+        value, limit = full.get(name), MAX_LAYERS if name == "num_hidden_layers" else MAX_COUNT
+        if name in full and not (optional and value is None) and not (type(value) is int and 0 < value < limit):
+            wrong.append(f"{name} is {_short(value)}, expected a positive integer below {limit}")
+    if "max_window_layers" in full and not (type(full["max_window_layers"]) is int and full["max_window_layers"] >= 0):
+        wrong.append(f"max_window_layers is {_short(full['max_window_layers'])}, expected an integer from 0")
+    for name in SWITCHES:
+        if name in full and not isinstance(full[name], bool):
+            wrong.append(f"{name} is {_short(full[name])}, expected true or false")
+    types = full.get("layer_types")
+    if types is not None and not (isinstance(types, list) and all(isinstance(type, str) for type in types)):
+        wrong.append(f"layer_types is {_short(types)}, expected a list of names")
+    return wrong + _wrong_numbers(full)
+
+
+def _wrong_numbers(full: dict) -> list[str]:
+    wrong = []
+    for name in ("rope_scaling", "rope_parameters"):
+        if full.get(name) is not None and not isinstance(full[name], dict):
+            wrong.append(f"{name} is {_short(full[name])}, expected an object")
+    ropes = [full[name] for name in ("rope_scaling", "rope_parameters") if isinstance(full.get(name), dict)]
+    ropes += [value for rope in ropes for value in rope.values() if isinstance(value, dict)]
+    for entries in (full, *ropes):
+        for name in NUMBERS:
+            value = entries.get(name, 1)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+                wrong.append(f"{name} is {_short(value)}, expected a positive number")
+    return wrong
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value) if not isinstance(value, int) else str(value) if abs(value) < 10**40 else "a huge number"
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _problems(kind: str, raw: dict) -> list[str]:
@@ -223,6 +285,9 @@ def _contents(kind: str, cfg: LMConfig, dtype: str) -> dict:
         contents["rope_scaling"] = _rope_scaling(cfg.rope_scaling)
     if kind != "llama":
         contents["sliding_window"] = cfg.window
+    if kind == "gemma3_text" and cfg.window is None:
+        # transformers makes the mask of layers with a window even where there are none: it needs a number.
+        contents["sliding_window"] = FAMILIES[kind].defaults["sliding_window"]
     if kind in ("qwen2", "qwen3", "gemma3_text"):
         contents["layer_types"] = [SLIDING if windowed else FULL for windowed in cfg.windowed]
     if kind in ("qwen2", "qwen3"):
@@ -248,35 +313,52 @@ def _rope_scaling(scaling: Scaling) -> dict:
 
 @dataclass(frozen=True)
 class LayerTensor:
-    """A weight of every layer: where it is in our blocks, their name, and how many of its leading axes are inputs."""
+    """A weight of every layer: where it is in our blocks, their name, our shape, how many leading axes are inputs."""
 
     path: tuple[str, ...]
     name: str
+    shape: tuple[int, ...]
     inputs: int
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The shape with the axes of inputs and those of outputs flattened: (inputs, outputs), or (outputs,)."""
+        inputs = (math.prod(self.shape[: self.inputs]),) if self.inputs else ()
+        return (*inputs, math.prod(self.shape[self.inputs :]))
 
 
 def layer_tensors(cfg: LMConfig) -> list[LayerTensor]:
     """Every tensor of a layer."""
+    queries, keys = (cfg.heads, cfg.head_size), (cfg.kv_heads, cfg.head_size)
     matrices = {
-        "query": ("self_attn.q_proj", 1),
-        "key": ("self_attn.k_proj", 1),
-        "value": ("self_attn.v_proj", 1),
-        "out": ("self_attn.o_proj", 2),
-        "gate": ("mlp.gate_proj", 1),
-        "up": ("mlp.up_proj", 1),
-        "down": ("mlp.down_proj", 1),
+        "query": ("self_attn.q_proj", (cfg.width, *queries), 1),
+        "key": ("self_attn.k_proj", (cfg.width, *keys), 1),
+        "value": ("self_attn.v_proj", (cfg.width, *keys), 1),
+        "out": ("self_attn.o_proj", (*queries, cfg.width), 2),
+        "gate": ("mlp.gate_proj", (cfg.width, cfg.ff), 1),
+        "up": ("mlp.up_proj", (cfg.width, cfg.ff), 1),
+        "down": ("mlp.down_proj", (cfg.ff, cfg.width), 1),
     }
-    norms = {"attention_norm": "input_layernorm"}
+    norms = {"attention_norm": ("input_layernorm", cfg.width)}
     if cfg.post_norms:
-        # In Gemma the name means what it says: the norm behind the attention.
-        norms |= {"attention_post_norm": "post_attention_layernorm", "mlp_norm": "pre_feedforward_layernorm"}
-        norms |= {"mlp_post_norm": "post_feedforward_layernorm"}
+        # In Gemma the name means what it says: the norm after the attention.
+        norms |= {
+            "attention_post_norm": ("post_attention_layernorm", cfg.width),
+            "mlp_norm": ("pre_feedforward_layernorm", cfg.width),
+            "mlp_post_norm": ("post_feedforward_layernorm", cfg.width),
+        }
     else:
-        norms |= {"mlp_norm": "post_attention_layernorm"}
+        norms |= {"mlp_norm": ("post_attention_layernorm", cfg.width)}
     if cfg.qk_norm:
-        norms |= {"query_norm": "self_attn.q_norm", "key_norm": "self_attn.k_norm"}
-    found = [LayerTensor((path,), f"{name}.weight", inputs) for path, (name, inputs) in matrices.items()]
-    found += [LayerTensor((path, "scale"), f"{name}.weight", 0) for path, name in norms.items()]
+        norms |= {
+            "query_norm": ("self_attn.q_norm", cfg.head_size),
+            "key_norm": ("self_attn.k_norm", cfg.head_size),
+        }
+    tensors = [LayerTensor((path,), f"{name}.weight", *rest) for path, (name, *rest) in matrices.items()]
+    tensors += [LayerTensor((path, "scale"), f"{name}.weight", (size,), 0) for path, (name, size) in norms.items()]
     if cfg.qkv_bias:
-        found += [LayerTensor((f"{path}_bias",), f"{matrices[path][0]}.bias", 0) for path in ("query", "key", "value")]
-    return found
+        biases = {"query": queries, "key": keys, "value": keys}
+        tensors += [
+            LayerTensor((f"{path}_bias",), f"{matrices[path][0]}.bias", shape, 0) for path, shape in biases.items()
+        ]
+    return tensors

@@ -6,14 +6,17 @@ architecture llama, whose rotary pairs are neighbours there; it adds 1 to Gemma'
 rotary scaling as one factor per frequency. GGUF carries its tokenizer in pieces: `Vocabulary`.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
-from qstar.models import families, hf
+from qstar.models import companions, families, gguf_header, hf
 from qstar.models.lm import LMConfig
+from qstar.models.weights import finite
 from qstar.ops import rotary
 from qstar.ops.rotary import Scaling
 from qstar.typing import Params
@@ -69,6 +72,7 @@ class Vocabulary:
     style: str = ""  # byte-level: how text is cut into words
     scores: tuple[float, ...] = ()  # SentencePiece: the higher, the earlier a piece is made
     prefix: bool = False  # SentencePiece: a space is put before the text
+    companions: dict[str, str] = field(default_factory=dict)  # special tokens, chat template and the like
 
 
 def read_file(path: str | Path) -> tuple[LMConfig, Params, Vocabulary]:
@@ -88,12 +92,14 @@ def read_file(path: str | Path) -> tuple[LMConfig, Params, Vocabulary]:
     _check_types(reader.tensors, path)
     vocabulary = _vocabulary(fields)
     tensors = {_hf_name(fields.architecture, tensor.name): tensor for tensor in reader.tensors}
+    if len(tensors) < len(reader.tensors):
+        raise ValueError(f"{path} holds tensors under two of their names; convert the model again with llama.cpp")
     factors = tensors.pop(ROPE_FACTORS, None)
-    rope = _rope(fields, None if factors is None else _dequantised(factors))
+    rope = _rope(fields, None if factors is None else _dequantised(factors, path))
     cfg = families.read(_entries(fields, rope, tied=hf.HEAD not in tensors), str(path))
     # GGUF lists the fastest axis first.
     shapes = {name: tuple(int(size) for size in tensor.shape[::-1]) for name, tensor in tensors.items()}
-    weight = _Weights(cfg, tensors, interleaved=fields.architecture == "llama")
+    weight = _Weights(cfg, tensors, path, interleaved=fields.architecture == "llama")
     return cfg, hf.assemble(cfg, shapes, weight, str(path)), vocabulary
 
 
@@ -107,9 +113,11 @@ def _open(path: Path):
     with path.open("rb") as file:
         if file.read(4) != b"GGUF":
             raise ValueError(f"{path} does not begin with the letters GGUF: it is another kind of file")
+    block_sizes = {int(type): sizes for type, sizes in gguf.GGML_QUANT_SIZES.items()}
     try:
+        gguf_header.check(path, block_sizes)
         return gguf.GGUFReader(path)
-    # The reader indexes past the end of its arrays where a file stops early.
+    # What the reader raises is of no type of its own.
     except (ValueError, IndexError, KeyError) as error:
         size = path.stat().st_size
         raise ValueError(f"{path} ({size} bytes) is damaged or cut short ({error}); download it again") from error
@@ -121,10 +129,25 @@ class _Fields:
     def __init__(self, fields: dict, path: Path):
         self._fields = fields
         self.path = path
-        self.architecture = self["general.architecture"]
+        self.architecture = self.text("general.architecture")
 
     def get(self, name: str, default=None):
         return self._fields[name].contents() if name in self._fields else default
+
+    def text(self, name: str, *default: str) -> str:
+        value = self.get(name, *default) if default else self[name]
+        if not isinstance(value, str):
+            raise ValueError(f"{self.path}: {name} is {str(value)[:60]}, expected a text")
+        return value
+
+    def items(self, name: str, kind: type, count: int | None = None) -> list:
+        """A list of texts or numbers, of this length where one is given."""
+        values = self[name]
+        if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+            raise ValueError(f"{self.path}: {name} is {str(values)[:60]}, expected a list of {kind.__name__}")
+        if count is not None and len(values) != count:
+            raise ValueError(f"{self.path}: {name} has {len(values)} entries, expected {count}")
+        return values
 
     def __getitem__(self, name: str):
         if name not in self._fields:
@@ -137,16 +160,31 @@ class _Fields:
         value = self.get(name, *default) if default else self[name]
         if not isinstance(value, list):
             return value
-        if len(set(value)) != 1:
+        if len(set(value)) != 1:  # none, or several
             raise ValueError(f"{self.path}: {name} is {value}; only models whose layers are all alike are read")
         return value[0]
 
     def count(self, name: str, *default) -> int:
-        return int(self.own(name, *default))
+        value = self.own(name, *default)
+        if isinstance(value, bool) or not isinstance(value, int):
+            self._refuse(name, value, "an integer")
+        return value
 
     def real(self, name: str, *default) -> float:
         """The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06."""
-        return float(str(np.float32(self.own(name, *default))))
+        value = self.own(name, *default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            self._refuse(name, value, "a finite number")
+        return float(str(np.float32(value)))
+
+    def positive(self, name: str, *default) -> int:
+        value = self.count(name, *default)
+        if value < 1:
+            self._refuse(name, value, "a positive integer")
+        return value
+
+    def _refuse(self, name: str, value: object, expected: str) -> NoReturn:
+        raise ValueError(f"{self.path}: {self.architecture}.{name} is {str(value)[:60]}, expected {expected}")
 
 
 def _check_plain(fields: _Fields) -> None:
@@ -156,7 +194,7 @@ def _check_plain(fields: _Fields) -> None:
         raise ValueError(f"{path}: architecture {architecture!r}; supported are {', '.join(ARCHITECTURES)}")
     if fields.get("general.type", "model") != "model":
         raise ValueError(f"{path}: general.type is {fields.get('general.type')!r}; a whole model is wanted")
-    if fields.get("split.count", 0) > 1:
+    if fields.get("split.count", 0) not in (0, 1):
         raise ValueError(
             f"{path} is one of {fields.get('split.count')} parts (split.count); join them with llama-gguf-split --merge"
         )
@@ -201,12 +239,14 @@ def _is_read(type) -> bool:
 
 def _entries(fields: _Fields, rope: dict, tied: bool) -> dict:
     """The file's shape as entries of a config.json."""
-    heads, layers = fields.count("attention.head_count"), fields.count("block_count")
+    heads, layers = fields.positive("attention.head_count"), fields.positive("block_count")
+    if layers > families.MAX_LAYERS:
+        raise ValueError(f"{fields.path}: {fields.architecture}.block_count is {layers}, which no model has")
     window = _window(fields, layers)
     kind = ARCHITECTURES[fields.architecture]
     entries = {
         "model_type": "mistral" if kind == "llama" and window["sliding_window"] else kind,
-        "vocab_size": fields.count("vocab_size", len(fields["tokenizer.ggml.tokens"])),
+        "vocab_size": fields.count("vocab_size", len(fields.items("tokenizer.ggml.tokens", str))),
         "hidden_size": fields.count("embedding_length"),
         "num_hidden_layers": layers,
         "num_attention_heads": heads,
@@ -222,13 +262,13 @@ def _entries(fields: _Fields, rope: dict, tied: bool) -> dict:
 
 
 def _head_size(fields: _Fields) -> int:
-    plain = fields.count("embedding_length") // fields.count("attention.head_count")
+    plain = fields.count("embedding_length") // fields.positive("attention.head_count")
     return fields.count("attention.key_length", plain)
 
 
 def _gemma(fields: _Fields) -> dict:
     """What files of Gemma 3 leave to the reader: of the published sizes that of 62 layers scales its scores apart."""
-    plain = fields.count("embedding_length") // fields.count("attention.head_count")
+    plain = fields.count("embedding_length") // fields.positive("attention.head_count")
     return {
         "query_pre_attn_scalar": plain if fields.count("block_count") == 62 else _head_size(fields),
         "rope_local_base_freq": fields.real("rope.freq_base_swa", 10000.0),
@@ -299,23 +339,77 @@ def _llama3(fields: _Fields, theta: float, factors: np.ndarray) -> dict:
 
 
 def _vocabulary(fields: _Fields) -> Vocabulary:
-    kind, pre = fields["tokenizer.ggml.model"], fields.get("tokenizer.ggml.pre", "default")
-    tokens = tuple(fields["tokenizer.ggml.tokens"])
-    types = fields.get("tokenizer.ggml.token_type", [1] * len(tokens))
-    spelled = list(zip(tokens, types, strict=True))
+    kind, pre = fields.text("tokenizer.ggml.model"), fields.text("tokenizer.ggml.pre", "default")
+    tokens = tuple(fields.items("tokenizer.ggml.tokens", str))
+    if len(set(tokens)) < len(tokens):
+        raise ValueError(f"{fields.path}: tokenizer.ggml.tokens has {len(tokens) - len(set(tokens))} entries twice")
+    types = [1] * len(tokens)
+    if fields.get("tokenizer.ggml.token_type") is not None:
+        types = fields.items("tokenizer.ggml.token_type", int, len(tokens))
+    spelled, beside = list(zip(tokens, types, strict=True)), _companions(fields, tokens, kind, pre)
     if kind == "gpt2" and pre in PRE_TOKENIZERS:
-        merges = tuple(tuple(merge.split(" ")) for merge in fields["tokenizer.ggml.merges"])
+        merges = tuple(tuple(merge.split(" ")) for merge in fields.items("tokenizer.ggml.merges", str))
+        wrong = next((merge for merge in merges if len(merge) != 2), None)
+        if wrong is not None:
+            raise ValueError(f"{fields.path}: tokenizer.ggml.merges has {' '.join(wrong)!r}, expected two tokens")
         special = tuple(token for token, type in spelled if type in (CONTROL, USER_DEFINED))
-        return Vocabulary(tokens, special, merges, PRE_TOKENIZERS[pre])
+        return Vocabulary(tokens, special, merges, PRE_TOKENIZERS[pre], companions=beside)
     if kind == "llama" and not fields.get("tokenizer.ggml.remove_extra_whitespaces", False):
         special = tuple(token for token, type in spelled if type in (UNKNOWN, CONTROL, USER_DEFINED))
         prefix = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
-        return Vocabulary(tokens, special, scores=tuple(fields["tokenizer.ggml.scores"]), prefix=prefix)
+        scores = fields.items("tokenizer.ggml.scores", float, len(tokens))
+        if not all(map(math.isfinite, scores)):
+            raise ValueError(f"{fields.path}: tokenizer.ggml.scores holds NaN or infinity")
+        return Vocabulary(tokens, special, scores=tuple(scores), prefix=prefix, companions=beside)
     raise ValueError(
         f"{fields.path}: tokenizer {kind!r} (tokenizer.ggml.model) with pre-tokeniser {pre!r} (tokenizer.ggml.pre) "
         f"cannot be rebuilt, only 'llama' that keeps all spaces, and 'gpt2' with one of {', '.join(PRE_TOKENIZERS)}; "
         "use the model's Hugging Face directory, which holds its tokenizer.json"
     )
+
+
+def _companions(fields: _Fields, tokens: Sequence[str], kind: str, pre: str) -> dict[str, str]:
+    """What the file says of special tokens, of templates, and of how to generate, as Hugging Face's files."""
+    begins = fields.get("tokenizer.ggml.add_bos_token", kind == "llama" or PRE_TOKENIZERS.get(pre) == "llama3")
+    config = companions.PLAIN | {"add_bos_token": bool(begins), "clean_up_tokenization_spaces": False}
+    if fields.get("tokenizer.ggml.add_eos_token"):
+        config["add_eos_token"] = True
+    for name, token in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
+        id = _token_id(fields, token, len(tokens))
+        if id is not None:
+            config[f"{name}_token"] = tokens[id]
+    named = fields.get("tokenizer.chat_templates", [])
+    templates = {name: fields.text(f"tokenizer.chat_template.{name}") for name in named}
+    if fields.get("tokenizer.chat_template") is not None:
+        templates = {"default": fields.text("tokenizer.chat_template")} | templates
+    if templates.keys() == {"default"}:
+        config["chat_template"] = templates["default"]
+    elif templates:
+        config["chat_template"] = [{"name": name, "template": text} for name, text in templates.items()]
+    beside = {companions.TOKENIZER: companions.spelled(config)}
+    generation = _generation(fields, len(tokens))
+    return beside | ({companions.GENERATION: companions.spelled(generation)} if generation else {})
+
+
+def _generation(fields: _Fields, count: int) -> dict:
+    ends = [_token_id(fields, token, count) for token in ("eos", "eot", "eom")]
+    ends = list(dict.fromkeys(id for id in ends if id is not None))
+    said = {
+        "bos_token_id": _token_id(fields, "bos", count),
+        "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
+        "pad_token_id": _token_id(fields, "padding", count),
+    }
+    names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p"}
+    said |= {name: fields.get(f"general.sampling.{key}") for key, name in names.items()}
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def _token_id(fields: _Fields, token: str, count: int) -> int | None:
+    name = f"tokenizer.ggml.{token}_token_id"
+    id = fields.get(name)
+    if id is not None and (isinstance(id, bool) or not isinstance(id, int)):
+        raise ValueError(f"{fields.path}: {name} is {str(id)[:60]}, expected the id of a token")
+    return id if id is not None and 0 <= id < count else None  # beyond the vocabulary: there is none
 
 
 def _hf_name(architecture: str, name: str) -> str:
@@ -330,23 +424,25 @@ def _hf_name(architecture: str, name: str) -> str:
 class _Weights:
     """Gives a tensor under Hugging Face's name, as it was before the conversion."""
 
-    def __init__(self, cfg: LMConfig, tensors: dict, interleaved: bool):
-        self._tensors = tensors
+    def __init__(self, cfg: LMConfig, tensors: dict, path: Path, interleaved: bool):
+        self._tensors, self._path = tensors, path
         self._offset = np.float32(cfg.norm_offset)
         self._heads = {"q_proj": cfg.heads, "k_proj": cfg.kv_heads} if interleaved else {}
 
     def __call__(self, name: str) -> np.ndarray:
-        weight = _dequantised(self._tensors[name])
+        weight = _dequantised(self._tensors[name], self._path)
         if name.endswith("norm.weight"):
             return weight - self._offset
         heads = self._heads.get(name.split(".")[-2], 0)
         return _deinterleave(weight, heads) if heads else weight
 
 
-def _dequantised(tensor) -> np.ndarray:
+def _dequantised(tensor, path: Path) -> np.ndarray:
     import gguf
 
-    return np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
+    with np.errstate(all="ignore"):  # damaged scales overflow; `finite` says so
+        weight = np.array(gguf.quants.dequantize(tensor.data, tensor.tensor_type), np.float32)
+    return finite(weight, tensor.name, path)
 
 
 def _deinterleave(weight: np.ndarray, heads: int) -> np.ndarray:

@@ -4,111 +4,97 @@ Their matrices are [out, in]; ours keep heads as axes of their own and stack the
 transpose of ours with the axes of each side flattened.
 """
 
-import json
-import math
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import ml_dtypes
 import numpy as np
-import safetensors
 import safetensors.numpy
 
-from qstar.models import families, lm
+from qstar import files
+from qstar.models import companions, families, lm
+from qstar.models.companions import Companions
 from qstar.models.definition import differences
+from qstar.models.families import LayerTensor
 from qstar.models.lm import LMConfig
+from qstar.models.weights import Tensors, inside
 from qstar.typing import Params
 
 WRITTEN = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
-READ = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
+BUFFER = "rotary_emb.inv_freq"  # frequencies that old exports carry, computed here
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 
 def read_directory(path: str | Path) -> tuple[LMConfig, Params]:
     """Config and float32 weights (numpy) of a Hugging Face directory.
 
+    The sizes of the config are compared with the headers of the files before memory is taken for them.
+
     Raises:
         FileNotFoundError: no config.json, no *.safetensors, or a shard that the index names is missing.
-        ValueError: a model outside the families, a damaged file, weights that are missing, unexpected, of another
-            shape or type, or an output layer that differs though the config ties it to the embedding.
+        ValueError: a model outside the families, a damaged file, a file outside the directory, weights that are
+            missing, unexpected, of another shape or type, NaN or infinite, or an output layer that differs though the
+            config ties it to the embedding.
     """
     path = Path(path)
     cfg = read_config(path)
-    with _Weights(path) as weights:
-        return cfg, assemble(cfg, weights.shapes, weights.tensor, str(path))
+    with Tensors(*_weight_files(path)) as tensors:
+        shapes = tensors.shapes
+        tensors.check_types([name for name in shapes if not name.endswith(BUFFER)])
+        return cfg, assemble(cfg, shapes, tensors, str(path))
 
 
 def read_config(path: str | Path) -> LMConfig:
     """The config.json of a directory. Raises FileNotFoundError, or ValueError for models outside the families."""
-    file = Path(path) / "config.json"
+    file = inside(Path(path), "config.json")
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no config.json: a Hugging Face model directory is wanted")
-    return families.read(_json(file), str(file))
+    return families.read(files.json_object(file), str(file))
 
 
-def _json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON ({error}); copy or download it again") from error
-
-
-class _Weights:
-    """The tensors of a directory's safetensors files, read one at a time."""
-
-    def __init__(self, path: Path):
-        self._files = {}
-        self._open = []
-        for file in _weight_files(path):
-            opened = _open_weights(file)
-            self._open.append(opened)
-            self._files.update({name: (file, opened) for name in opened.keys()})
-
-    def __enter__(self) -> "_Weights":
-        return self
-
-    def __exit__(self, *_) -> None:
-        for opened in self._open:
-            opened.__exit__(None, None, None)
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(opened.get_slice(name).get_shape()) for name, (_, opened) in self._files.items()}
-
-    def tensor(self, name: str) -> np.ndarray:
-        file, opened = self._files[name]
-        dtype = opened.get_slice(name).get_dtype()
-        if dtype not in READ:
-            raise ValueError(f"{file}: {name} is stored as {dtype}; supported are {', '.join(READ)}")
-        return opened.get_tensor(name).astype(np.float32)
-
-
-def _weight_files(path: Path) -> list[Path]:
-    index = path / "model.safetensors.index.json"
+def _weight_files(path: Path) -> tuple[list[Path], dict[str, Path]]:
+    """The files to read, and of which of them a tensor is taken that is in several: as transformers does it."""
+    # A single file goes before an index, which may be left over from other weights.
+    single, index = inside(path, "model.safetensors"), inside(path, "model.safetensors.index.json")
+    if single.is_file():
+        return [single], {}
     if index.is_file():
-        files = [path / name for name in sorted(set(_json(index)["weight_map"].values()))]
-        missing = [file.name for file in files if not file.is_file()]
-        if missing:
-            raise FileNotFoundError(f"{path} lacks {', '.join(missing)}, named by {index.name}; download it again")
-        return files
-    # Some directories hold a second copy of the weights under other names, consolidated.safetensors.
-    files = [file for file in [path / "model.safetensors"] if file.is_file()] or sorted(path.glob("*.safetensors"))
-    if not files:
+        homes = _shards(path, index)
+        return sorted(set(homes.values())), homes
+    found = [inside(path, file.name) for file in sorted(path.glob("*.safetensors"))]
+    if not found:
         raise FileNotFoundError(
             f"{path} has no *.safetensors; weights in PyTorch's .bin form are loaded with transformers and saved again "
             "with save_pretrained, which writes safetensors"
         )
-    return files
+    return found, {}
 
 
-def _open_weights(file: Path):
+def _shards(path: Path, index: Path) -> dict[str, Path]:
+    """File of every tensor that an index names."""
+    names = files.json_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{index}: weight_map is {_kind(names)}, expected an object from tensors to names of files")
+    wrong = {tensor: name for tensor, name in names.items() if not isinstance(name, str) or not name}
+    if wrong:
+        tensor, name = next(iter(wrong.items()))
+        raise ValueError(f"{index}: the file of {tensor} is {_kind(name)}, expected the name of a file")
     try:
-        return safetensors.safe_open(file, framework="numpy").__enter__()
-    except safetensors.SafetensorError as error:
-        size = file.stat().st_size
-        raise ValueError(f"{file} ({size} bytes) is damaged or cut short ({error}); download it again") from error
+        homes = {name: inside(path, name) for name in sorted(set(names.values()))}
+    except ValueError as error:
+        raise ValueError(f"{index} names a file that is not read: {error}") from error
+    missing = [name for name, file in homes.items() if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{path} lacks {', '.join(missing)}, named by {index.name}; download it again")
+    return {tensor: homes[name] for tensor, name in names.items()}
+
+
+def _kind(value: object) -> str:
+    return f"a JSON {type(value).__name__}" if value or isinstance(value, int) else repr(value)
 
 
 def assemble(
@@ -121,13 +107,12 @@ def assemble(
         tensor: gives one of them in float32.
     """
     _check_shapes(cfg, shapes, source)
-    abstract = lm.definition(cfg).abstract
     blocks = {}
-    for one in families.layer_tensors(cfg):
-        stack = np.empty(_leaf(abstract["blocks"], one.path).shape, np.float32)
+    for leaf in families.layer_tensors(cfg):
+        stack = np.empty((cfg.layers, *leaf.shape), np.float32)
         for layer in range(cfg.layers):
-            stack[layer] = tensor(f"model.layers.{layer}.{one.name}").T.reshape(stack.shape[1:])
-        _leaf(blocks, one.path[:-1], create=True)[one.path[-1]] = stack
+            stack[layer] = tensor(f"model.layers.{layer}.{leaf.name}").T.reshape(leaf.shape)
+        _leaf(blocks, leaf.path[:-1], create=True)[leaf.path[-1]] = stack
     params = {"embedding": tensor(EMBEDDING), "blocks": blocks, "norm": {"scale": tensor(NORM)}}
     if not cfg.tied:
         params["head"] = tensor(HEAD)
@@ -146,11 +131,20 @@ def _check_shapes(cfg: LMConfig, found: dict[str, tuple[int, ...]], source: str)
     wanted = {name: shape for name, _, shape in _places(cfg)}
     # Old exports carry the rotary frequencies; tied models may carry the output layer a second time.
     spare = {HEAD: wanted[EMBEDDING]} if cfg.tied and HEAD in found else {}
-    found = {name: shape for name, shape in found.items() if not name.endswith("rotary_emb.inv_freq")}
+    found = {name: shape for name, shape in found.items() if not name.endswith(BUFFER)}
     problems = differences(wanted | spare, found)
     if problems:
+        layers = _layers(found)
+        if layers != cfg.layers:
+            problems += f"\n  num_hidden_layers is {cfg.layers}, the tensors are those of {layers} layers"
         hint = "; set tie_word_embeddings if the model ties them" if HEAD not in found and not cfg.tied else ""
         raise ValueError(f"weights of {source} do not fit its config:\n  {problems}{hint}")
+
+
+def _layers(names: Iterable[str]) -> int:
+    """The number of layers that tensors of these names belong to; 0 where none tells."""
+    numbers = [re.match(r"model\.layers\.([0-9]{1,9})\.", name) for name in names]
+    return max((int(number[1]) + 1 for number in numbers if number), default=0)
 
 
 def _check_tied(embedding: np.ndarray, head: np.ndarray, source: str) -> None:
@@ -164,35 +158,37 @@ def _check_tied(embedding: np.ndarray, head: np.ndarray, source: str) -> None:
 
 def _places(cfg: LMConfig) -> Iterator[tuple[str, Callable[[Params], np.ndarray], tuple[int, ...]]]:
     """Name of every tensor there, how to make it from our parameters, and its shape."""
-    abstract = lm.definition(cfg).abstract
-    yield EMBEDDING, lambda params: params["embedding"], abstract["embedding"].shape
+    yield EMBEDDING, lambda params: params["embedding"], (cfg.vocab, cfg.width)
     for layer in range(cfg.layers):
-        for one in families.layer_tensors(cfg):
-            shape = _leaf(abstract["blocks"], one.path).shape[1:]
-            sides = (math.prod(shape[: one.inputs]),) if one.inputs else ()
-            sides += (math.prod(shape[one.inputs :]),)
-            yield f"model.layers.{layer}.{one.name}", _flatten(one.path, layer, sides), sides[::-1]
-    yield NORM, lambda params: params["norm"]["scale"], abstract["norm"]["scale"].shape
+        for leaf in families.layer_tensors(cfg):
+            yield f"model.layers.{layer}.{leaf.name}", _flatten(leaf, layer), leaf.sides[::-1]
+    yield NORM, lambda params: params["norm"]["scale"], (cfg.width,)
     if not cfg.tied:
-        yield HEAD, lambda params: params["head"], abstract["head"].shape
+        yield HEAD, lambda params: params["head"], (cfg.vocab, cfg.width)
 
 
-def _flatten(path: tuple[str, ...], layer: int, sides: tuple[int, ...]) -> Callable[[Params], np.ndarray]:
-    return lambda params: np.asarray(_leaf(params["blocks"], path)[layer]).reshape(sides).T
+def _flatten(leaf: LayerTensor, layer: int) -> Callable[[Params], np.ndarray]:
+    return lambda params: np.asarray(_leaf(params["blocks"], leaf.path)[layer]).reshape(leaf.sides).T
 
 
 def write_directory(
-    path: str | Path, cfg: LMConfig, params: Params, tokenizer_json: str | None, dtype: str = "float32"
+    path: str | Path,
+    cfg: LMConfig,
+    params: Params,
+    tokenizer_json: str | None,
+    dtype: str = "float32",
+    beside: Companions = MappingProxyType({}),
 ) -> None:
     """Write a directory that transformers loads with `AutoModelForCausalLM` and `AutoTokenizer`.
 
     Args:
         tokenizer_json: contents of tokenizer.json; None writes weights and config only.
         dtype: stored type of the weights, float32, bfloat16 or float16.
+        beside: special tokens, chat template and generation config of the model, as `companions.read` gives them.
     """
     if dtype not in WRITTEN:
         raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(WRITTEN)}")
-    contents = families.write(cfg, dtype)
+    contents = families.write(cfg, dtype) | companions.token_ids(beside, cfg.vocab)
     lm.definition(cfg).check(params)
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -201,8 +197,8 @@ def write_directory(
     safetensors.numpy.save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     if tokenizer_json is not None:
         (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-        _write_json(path / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast"})
-    _write_json(path / "config.json", contents)
+        companions.write(path, {companions.TOKENIZER: companions.spelled(companions.PLAIN)} | dict(beside))
+    (path / "config.json").write_text(companions.spelled(contents), encoding="utf-8")
 
 
 def write_tensors(file: Path, tree: Params, dtype: str) -> None:
@@ -213,10 +209,6 @@ def write_tensors(file: Path, tree: Params, dtype: str) -> None:
         for path, leaf in flat
     }
     safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
-
-
-def _write_json(file: Path, contents: dict) -> None:
-    file.write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
 
 
 def fetch(hub_id: str) -> Path:
@@ -234,7 +226,9 @@ def fetch(hub_id: str) -> Path:
         raise ImportError(f'{hub_id} is on the Hugging Face hub: pip install "qstar[hub]" to fetch it') from error
     try:
         found = huggingface_hub.snapshot_download(
-            hub_id, allow_patterns=["*.json", "*.safetensors"], ignore_patterns=["consolidated*", "original/*"]
+            hub_id,
+            allow_patterns=["*.json", "*.jinja", "*.safetensors"],
+            ignore_patterns=["consolidated*", "original/*"],
         )
     except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise ValueError(f"the Hugging Face hub has no model {hub_id!r} that this account may read") from error

@@ -4,15 +4,20 @@ Like llama.cpp it rotates neighbouring pairs of channels; here the two halves of
 is a file beside it, `tokenizer.bin`: pieces of a SentencePiece model with their scores.
 """
 
+import math
 import struct
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from qstar.models import companions
 from qstar.models.lm import LMConfig
+from qstar.models.weights import finite
 from qstar.typing import Params
 
+TOKENIZER = "tokenizer.bin"
 HEADER = struct.Struct("<7i")
 MAX_SIZE = 1 << 20  # no size in the header of a real model is beyond it
 MARKED = {"\n<s>\n": "<s>", "\n</s>\n": "</s>"}  # as llama2.c shows them
@@ -24,6 +29,7 @@ class Pieces:
 
     tokens: tuple[str, ...]
     scores: tuple[float, ...]  # of two adjacent pairs, the one that makes the piece of higher score is merged first
+    companions: dict[str, str] = field(default_factory=dict)
 
 
 def read_file(path: str | Path) -> tuple[LMConfig, Params, Pieces]:
@@ -31,14 +37,15 @@ def read_file(path: str | Path) -> tuple[LMConfig, Params, Pieces]:
 
     Raises:
         FileNotFoundError: one of the two is missing.
-        ValueError: another kind of file, or one that is cut short.
+        ValueError: another kind of file, one that is cut short, or numbers that are NaN or infinite.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no llama2.c weights at {path}")
     with path.open("rb") as file:
         cfg = _config(file.read(HEADER.size), path)
-    pieces = _pieces(path.parent / "tokenizer.bin", cfg.vocab)
+    _check_size(cfg, path)
+    pieces = _pieces(path.parent / TOKENIZER, cfg.vocab)
     return cfg, _weights(cfg, path), pieces
 
 
@@ -58,7 +65,8 @@ def _config(header: bytes, path: Path) -> LMConfig:
     )  # fmt: skip
 
 
-def _weights(cfg: LMConfig, path: Path) -> Params:
+def _shapes(cfg: LMConfig) -> dict[str, tuple[int, ...]]:
+    """What the file holds, in its order."""
     layers, d, h, g, k, f = cfg.layers, cfg.width, cfg.heads, cfg.kv_heads, cfg.head_size, cfg.ff
     rotary = cfg.max_len * k // 2  # cosines, then sines: computed here
     shapes = {
@@ -66,17 +74,24 @@ def _weights(cfg: LMConfig, path: Path) -> Params:
         "key": (layers, g, k, d), "value": (layers, g, k, d), "out": (layers, d, h, k), "mlp_norm": (layers, d),
         "gate": (layers, f, d), "down": (layers, d, f), "up": (layers, f, d), "norm": (d,), "rotary": (2, rotary),
     }  # fmt: skip
-    if not cfg.tied:
-        shapes["head"] = (cfg.vocab, d)
-    sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
-    wanted, found = HEADER.size + 4 * sum(sizes.values()), path.stat().st_size
+    return shapes if cfg.tied else shapes | {"head": (cfg.vocab, d)}
+
+
+def _check_size(cfg: LMConfig, path: Path) -> None:
+    wanted, found = HEADER.size + 4 * sum(map(math.prod, _shapes(cfg).values())), path.stat().st_size
     if found != wanted:
         raise ValueError(
             f"{path} has {found} bytes, its header promises {wanted}: it is damaged or another kind of file"
         )
+
+
+def _weights(cfg: LMConfig, path: Path) -> Params:
+    shapes = _shapes(cfg)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
     numbers = np.fromfile(path, "<f4", offset=HEADER.size)
     parts = np.split(numbers, np.cumsum(list(sizes.values()))[:-1])
-    at = {name: part.reshape(shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    named = zip(shapes.items(), parts, strict=True)
+    at = {name: finite(part.reshape(shape), name, path) for (name, shape), part in named}
     blocks = {name: np.moveaxis(at[name], -1, 1) for name in ("value", "gate", "up", "down")}
     blocks |= {name: np.moveaxis(_apart(at[name]), -1, 1) for name in ("query", "key")}
     blocks |= {name: {"scale": at[name]} for name in ("attention_norm", "mlp_norm")}
@@ -99,10 +114,22 @@ def _pieces(path: Path, count: int) -> Pieces:
     try:
         for _ in range(count):
             score, length = struct.unpack_from("<fi", contents, at)
+            if not math.isfinite(score) or not 0 <= length <= len(contents) - at - 8:
+                raise ValueError(f"a piece of {length} bytes with the score {score}")
             found.append((contents[at + 8 : at + 8 + length].decode("utf-8"), score))
             at += 8 + length
-    except (struct.error, UnicodeDecodeError) as error:
+    except (struct.error, ValueError) as error:
         raise ValueError(f"{path} ends or breaks off after {len(found)} of {count} pieces ({error})") from error
     if at != len(contents):
         raise ValueError(f"{path} goes on behind its {count} pieces: it is the tokenizer of another model")
-    return Pieces(tuple(MARKED.get(token, token) for token, _ in found), tuple(score for _, score in found))
+    tokens = tuple(MARKED.get(token, token) for token, _ in found)
+    return Pieces(tokens, tuple(score for _, score in found), _companions(tokens))
+
+
+def _companions(tokens: Sequence[str]) -> dict[str, str]:
+    """What llama2.c does without saying so: texts begin with <s>, which ends them as well as </s> does."""
+    names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+    there = {name: token for name, token in names.items() if token in tokens}
+    config = companions.PLAIN | there | {"add_bos_token": "<s>" in tokens}
+    ids = {f"{name}_id": tokens.index(token) for name, token in there.items() if name != "unk_token"}
+    return {companions.TOKENIZER: companions.spelled(config), companions.GENERATION: companions.spelled(ids)}

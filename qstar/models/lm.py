@@ -94,8 +94,8 @@ class LMConfig:
             )
         if self.activation not in ACTIVATIONS:
             raise ValueError(f"model.activation = {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
-        for name in ("rope_theta", "local_rope_theta", "embed_scale", "query_scalar"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
+        for name in ("rope_theta", "norm_eps", "local_rope_theta", "embed_scale", "query_scalar"):
+            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:  # NaN is not either
                 raise ValueError(f"model.{name} = {getattr(self, name)}: a positive number is wanted")
         self._check_window()
 

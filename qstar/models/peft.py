@@ -5,17 +5,19 @@ transposes of ours with the axes of each side flattened.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from qstar import files
 from qstar.models import hf, lm, lora
 from qstar.models.definition import differences
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig, WithAdapters
+from qstar.models.weights import Tensors, inside
 from qstar.typing import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -67,8 +69,12 @@ def write(path: str | Path, cfg: LoraConfig, adapters: Params, base: str, dtype:
 def base_of(path: str | Path) -> str:
     """The model that an adapter directory is for. Raises FileNotFoundError or ValueError."""
     base = _config(Path(path)).get("base_model_name_or_path")
-    if not base:
+    if not isinstance(base, str) or not base:
         raise ValueError(f"{Path(path) / CONFIG} names no base model: set its base_model_name_or_path")
+    if (Path(base).expanduser() / CONFIG).is_file():
+        raise ValueError(
+            f"{Path(path) / CONFIG}: its base_model_name_or_path, {base}, holds adapters as well; merge those first"
+        )
     return base
 
 
@@ -81,16 +87,25 @@ def read(path: str | Path, model: LMConfig) -> tuple[LoraConfig, Params]:
     """
     path = Path(path)
     raw = _config(path)
-    tensors = _tensors(path / WEIGHTS)
-    targets = [target for target, module in MODULES.items() if any(f".{module}." in name for name in tensors)]
+    file = inside(path, WEIGHTS)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file}; adapters in PyTorch's .bin form are saved again with peft")
+    with Tensors([file]) as tensors:
+        return _read(path, raw, tensors, model)
+
+
+def _read(path: Path, raw: dict, tensors: Tensors, model: LMConfig) -> tuple[LoraConfig, Params]:
+    stored = tensors.shapes
+    targets = [target for target, module in MODULES.items() if any(f".{module}." in name for name in stored)]
+    largest = max((max(shape, default=0) for shape in stored.values()), default=0)
+    if raw["r"] > largest:
+        raise ValueError(f"{path / CONFIG}: r = {str(raw['r'])[:40]} does not fit the tensors of {WEIGHTS}")
     # peft's rank-stabilised variant divides by the root of the rank.
     alpha = raw["lora_alpha"] * (raw["r"] ** 0.5 if raw.get("use_rslora") else 1)
     cfg = LoraConfig(rank=raw["r"], alpha=float(alpha), targets=tuple(targets) or ("all",))
     shapes = WithAdapters(lm.definition(model), cfg).abstract[lora.NAME]
     places = list(_places(shapes))
-    problems = differences(
-        {name: shape for name, *_, shape in places}, {name: tensor.shape for name, tensor in tensors.items()}
-    )
+    problems = differences({name: shape for name, *_, shape in places}, stored)
     if problems:
         raise ValueError(f"the adapter at {path} does not fit its config and base model:\n  {problems}")
     adapters = {
@@ -99,7 +114,7 @@ def read(path: str | Path, model: LMConfig) -> tuple[LoraConfig, Params]:
     }
     for name, target, side, layer, _ in places:
         leaf = adapters[target][side]
-        leaf[layer] = tensors[name].T.reshape(leaf.shape[1:])
+        leaf[layer] = tensors(name).T.reshape(leaf.shape[1:])
     return cfg, adapters
 
 
@@ -115,32 +130,22 @@ def _places(adapters: Params) -> Iterator[tuple[str, str, str, int, tuple[int, i
 
 
 def _config(path: Path) -> dict:
-    file = path / CONFIG
+    file = inside(path, CONFIG)
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no {CONFIG}: a directory that peft wrote is wanted")
-    try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{file} is not JSON ({error}); copy or download it again") from error
+    raw = files.json_object(file)
     missing = [name for name in ("r", "lora_alpha") if name not in raw]
     if raw.get("peft_type") != "LORA" or missing:
         kind = raw.get("peft_type")
         raise ValueError(f"{file}: peft_type {kind!r}, missing {missing}; an adapter of type LORA is wanted")
+    rank, alpha = raw["r"], raw["lora_alpha"]
+    if type(rank) is not int or rank < 1:
+        raise ValueError(f"{file}: r is {str(rank)[:40]}, expected a positive integer")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise ValueError(f"{file}: lora_alpha is {str(alpha)[:40]}, expected a positive number")
     refused = [f"{name} = {raw[name]!r}" for name in REFUSED if raw.get(name)]
     if refused:
         raise ValueError(
             f"{file}: {', '.join(refused)} is not supported; merge the adapter with peft and load the model"
         )
     return raw
-
-
-def _tensors(file: Path) -> dict[str, np.ndarray]:
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no {file}; adapters in PyTorch's .bin form are saved again with peft")
-    try:
-        return safetensors.numpy.load_file(file)
-    except safetensors.SafetensorError as error:
-        size = file.stat().st_size
-        raise ValueError(
-            f"{file} ({size} bytes) is damaged or cut short ({error}); copy or download it again"
-        ) from error

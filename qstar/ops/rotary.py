@@ -33,8 +33,10 @@ class Scaling:
         given = [value is not None for value in (self.low, self.high, self.original_len)]
         if any(given) and not all(given):
             raise ValueError("model.rope_scaling: low, high and original_len come together (llama3), or not at all")
-        if all(given) and not 0 < self.low < self.high:
+        if all(given) and not 0 < self.low < self.high < math.inf:
             raise ValueError(f"model.rope_scaling: low = {self.low}, high = {self.high}: 0 < low < high is wanted")
+        if all(given) and not 0 < self.original_len < math.inf:
+            raise ValueError(f"model.rope_scaling.original_len = {self.original_len}: a positive number is wanted")
 
 
 def frequencies(size: int, theta: float, scaling: Scaling | None, dtype: jnp.dtype) -> np.ndarray:

@@ -69,6 +69,14 @@ def load_params(path: str | Path, abstract: Params | None = None) -> Params:
     return ocp.load_checkpointables(path, {"params": abstract})["params"]
 
 
+def params_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight that `save_params` wrote, under its path; no weight is read. Raises as `load_params`."""
+    path = Path(path).absolute()
+    if not path.is_dir():
+        raise FileNotFoundError(f"no parameters at {path}")
+    return _shapes(_metadata(path, "params"))
+
+
 class Checkpoints:
     """The checkpoints of one run. A context manager: leaving it waits for the save in flight.
 

@@ -248,7 +248,7 @@ def test_a_bad_svamp_file_is_refused(tmp_path, contents, message):
 
 
 def test_a_whole_number_in_svamp_is_that_number(tmp_path):
-    row = '{"ID": "%s", "Body": "Ana has\u2028hens.", "Question": "How many?", "Answer": %s, "Type": "", "Equation": "%s"}'
+    row = '{"ID": "%s", "Body": "A\u2028hen.", "Question": "How many?", "Answer": %s, "Type": "t", "Equation": "%s"}'
     rows = (row % ("a", "3", "( 1.0 + 2.0 )"), row % ("b", "3.0", "( 1.0 + 2.0 )"), row % ("c", "1e3", ""))
     (tmp_path / "SVAMP.json").write_text("\ufeff[" + ",\n".join(rows) + "]", encoding="utf-8")
     task = SVAMP(folder=str(tmp_path))
