@@ -18,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-from qstar import __version__, files, processes, report, runs, sharding
+from qstar import __version__, processes, report, runs, sharding
 from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data.pipeline import RandomAccess
@@ -28,7 +28,7 @@ from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.models import cost
 from qstar.models.definition import join
-from qstar.models.lm import COMPUTED
+from qstar.models.lm import COMPUTED, LMConfig
 from qstar.record import Reader, Record
 from qstar.runs import Loaded
 from qstar.sharding import MeshConfig
@@ -180,7 +180,7 @@ def _check_directory(arm: Arm, loaded: Loaded) -> None:
 
 def _check_same_model(file: Path, loaded: Loaded) -> None:
     """The shape that is recorded, apart from how it is computed."""
-    found = runs.shape_of(files.json_object(file), file)
+    found = LMConfig(**json.loads(file.read_text(encoding="utf-8")))
     found = dataclasses.replace(found, **{name: getattr(loaded.config, name) for name in COMPUTED})
     changes = configs.changes(found, loaded.config)
     if changes:

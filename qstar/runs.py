@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qstar import files
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Compares, Method
@@ -107,7 +106,9 @@ def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
 
 def save_huggingface(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
     """Write a directory that transformers loads, and beside it what a method added to the model in a run."""
-    hf.write_directory(path, model.config, model.params, model.tokenizer.to_json(), dtype, model.companions)
+    ids = companions.token_ids(model.companions, model.config.vocab)
+    hf.write_directory(path, model.config, model.params, model.tokenizer.to_json(), dtype, ids)
+    companions.write(Path(path), model.companions)
     if model.extras:
         hf.write_tensors(Path(path) / EXTRAS, model.extras, dtype)
 
@@ -198,34 +199,19 @@ def _llama2c(path: Path) -> Loaded:
 
 def _checkpoint(path: Path) -> Loaded:
     file = path / "model.json"
-    contents = files.json_object(file)
+    contents = json.loads(file.read_text(encoding="utf-8"))
     if contents.get("format") != FORMAT:
         raise ValueError(
             f"{file} is of format {contents.get('format')!r}, this qstar reads {FORMAT}; run qstar-prepare again on "
             f"{contents.get('source', 'the original model')}"
         )
-    config = shape_of(contents.get("model"), file)
+    config = LMConfig(**contents["model"])
     _check_sizes(config, checkpoint.params_shapes(path / "params"), path)
     params = jax.tree.map(lambda leaf: leaf.astype(np.float32), checkpoint.load_params(path / "params"))
     for leaf, weight in jax.tree_util.tree_leaves_with_path(params):
         finite(weight, jax.tree_util.keystr(leaf, simple=True, separator="/"), path / "params")
     tokenizer = Tokenizer.from_file(path / "tokenizer.json")
     return Loaded(config, params, tokenizer, str(path), companions=companions.read(path))
-
-
-def shape_of(raw: Any, file: Path) -> LMConfig:
-    """The shape of a model as JSON has it. Raises ValueError for entries of another name or type."""
-    if not isinstance(raw, dict):
-        raise ValueError(f"{file} does not hold the shape of a model: expected an object, got {str(raw)[:60]}")
-    fields = {item.name: item for item in dataclasses.fields(LMConfig)}
-    strange = [name for name in raw if name not in fields]
-    lacking = [name for name, item in fields.items() if item.default is dataclasses.MISSING and name not in raw]
-    if strange or lacking:
-        raise ValueError(f"{file}: entries that a model's shape has not {strange}, entries that are missing {lacking}")
-    try:
-        return LMConfig(**raw)
-    except (ValueError, TypeError) as error:  # a text compared with a number
-        raise ValueError(f"{file}: {error}") from error
 
 
 def _check_sizes(config: LMConfig, stored: dict[str, tuple[int, ...]], source: Path) -> None:
@@ -462,7 +448,7 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     if not (path / "config.yaml").is_file():
         raise FileNotFoundError(f"{path} is no run directory (no config.yaml in it): qstar-train makes one")
     cfg = configs.load(path / "config.yaml")
-    shape = shape_of(files.json_object(path / "lm.json"), path / "lm.json")
+    shape = LMConfig(**json.loads((path / "lm.json").read_text(encoding="utf-8")))
     tokenizer = Tokenizer.from_file(path / "tokenizer.json")
     method = cfg.method.resolve(tokenizer)
     definition = lora.adapted(method.definition(shape), cfg.lora)

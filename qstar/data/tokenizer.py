@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
-from qstar import files
+from qstar import foreign
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Tokenizer:
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}: a tokenizer.json of the `tokenizers` library is wanted")
         try:
-            return cls.from_json(files.text(path))
+            return cls.from_json(foreign.text(path))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 

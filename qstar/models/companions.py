@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from qstar import files
+from qstar import foreign
 from qstar.models.weights import inside
 
 TOKENIZER, SPECIAL, TEMPLATE, GENERATION = NAMES = (
@@ -27,14 +27,14 @@ def read(directory: Path) -> dict[str, str]:
 
     Raises ValueError for a file that is damaged, or leads out of the directory.
     """
-    texts = {name: files.text(file) for name in NAMES if (file := inside(directory, name)).is_file()}
+    texts = {name: foreign.text(file) for name in NAMES if (file := inside(directory, name)).is_file()}
     for name in texts:
         if name.endswith(".json"):
-            contents = files.json_object(directory / name)
+            contents = foreign.json_object(directory / name)
             _check_ids(contents, directory / name)
     config = inside(directory, "config.json")
     if GENERATION not in texts and config.is_file():
-        contents = files.json_object(config)
+        contents = foreign.json_object(config)
         _check_ids(contents, config)
         ids = {name: contents[name] for name in IDS if contents.get(name) is not None}
         if ids:
@@ -43,16 +43,20 @@ def read(directory: Path) -> dict[str, str]:
 
 
 def write(directory: Path, companions: Companions) -> None:
+    """Write them. Settings that the tokenizer has written there already stay as they are, but for its class."""
     for name in NAMES:
-        if name in companions:
-            (directory / name).write_text(companions[name], encoding="utf-8")
+        if name not in companions:
+            continue
+        file = directory / name
+        contents = companions[name]
+        if name.endswith(".json") and file.is_file():
+            own = {key: value for key, value in foreign.json_object(file).items() if key != "tokenizer_class"}
+            contents = spelled(json.loads(contents) | own)
+        file.write_text(contents, encoding="utf-8")
 
 
 def token_ids(companions: Companions, vocab: int) -> dict[str, int | list[int] | None]:
-    """The entries `IDS` of a config.json; None, that there is no such token, where nothing is said of it.
-
-    Left out, transformers would put the ids of the first Llama in their place.
-    """
+    """The entries `IDS` of a config.json; None, that there is no such token, where nothing is said of it."""
     said = json.loads(companions.get(GENERATION, "{}"))
     ids = {name: said.get(name) for name in IDS}
     pad = ids["pad_token_id"]

@@ -171,11 +171,10 @@ class _Fields:
         return value
 
     def real(self, name: str, *default) -> float:
-        """The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06."""
         value = self.own(name, *default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             self._refuse(name, value, "a finite number")
-        return float(str(np.float32(value)))
+        return _shortest(value)
 
     def positive(self, name: str, *default) -> int:
         value = self.count(name, *default)
@@ -185,6 +184,11 @@ class _Fields:
 
     def _refuse(self, name: str, value: object, expected: str) -> NoReturn:
         raise ValueError(f"{self.path}: {self.architecture}.{name} is {str(value)[:60]}, expected {expected}")
+
+
+def _shortest(value: float) -> float:
+    """The shortest decimal that is this float32: 1e-05, not 9.999999747378752e-06."""
+    return float(str(np.float32(value)))
 
 
 def _check_plain(fields: _Fields) -> None:
@@ -399,8 +403,10 @@ def _generation(fields: _Fields, count: int) -> dict:
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": _token_id(fields, "padding", count),
     }
-    names = {"temp": "temperature", "top_k": "top_k", "top_p": "top_p"}
-    said |= {name: fields.get(f"general.sampling.{key}") for key, name in names.items()}
+    for key, name in (("temp", "temperature"), ("top_k", "top_k"), ("top_p", "top_p")):
+        value = fields.get(f"general.sampling.{key}")
+        if value is not None:
+            said |= {"do_sample": True, name: value if isinstance(value, int) else _shortest(value)}
     return {name: value for name, value in said.items() if value is not None}
 
 

@@ -5,7 +5,7 @@ transpose of ours with the axes of each side flattened.
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,9 +14,8 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from qstar import files
+from qstar import foreign
 from qstar.models import companions, families, lm
-from qstar.models.companions import Companions
 from qstar.models.definition import differences
 from qstar.models.families import LayerTensor
 from qstar.models.lm import LMConfig
@@ -53,7 +52,7 @@ def read_config(path: str | Path) -> LMConfig:
     file = inside(Path(path), "config.json")
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no config.json: a Hugging Face model directory is wanted")
-    return families.read(files.json_object(file), str(file))
+    return families.read(foreign.json_object(file), str(file))
 
 
 def _weight_files(path: Path) -> tuple[list[Path], dict[str, Path]]:
@@ -76,7 +75,7 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, Path]]:
 
 def _shards(path: Path, index: Path) -> dict[str, Path]:
     """File of every tensor that an index names."""
-    names = files.json_object(index).get("weight_map")
+    names = foreign.json_object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{index}: weight_map is {_kind(names)}, expected an object from tensors to names of files")
     wrong = {tensor: name for tensor, name in names.items() if not isinstance(name, str) or not name}
@@ -128,15 +127,17 @@ def _leaf(tree: dict, path: tuple[str, ...], create: bool = False):
 
 
 def _check_shapes(cfg: LMConfig, found: dict[str, tuple[int, ...]], source: str) -> None:
+    layers = _layers(found)
+    several = f"num_hidden_layers is {cfg.layers}, the tensors are those of {layers} layers"
+    if cfg.layers > len(found):  # too many to be listed
+        raise ValueError(f"weights of {source} do not fit its config: {several}")
     wanted = {name: shape for name, _, shape in _places(cfg)}
     # Old exports carry the rotary frequencies; tied models may carry the output layer a second time.
     spare = {HEAD: wanted[EMBEDDING]} if cfg.tied and HEAD in found else {}
     found = {name: shape for name, shape in found.items() if not name.endswith(BUFFER)}
     problems = differences(wanted | spare, found)
     if problems:
-        layers = _layers(found)
-        if layers != cfg.layers:
-            problems += f"\n  num_hidden_layers is {cfg.layers}, the tensors are those of {layers} layers"
+        problems += f"\n  {several}" if layers != cfg.layers else ""
         hint = "; set tie_word_embeddings if the model ties them" if HEAD not in found and not cfg.tied else ""
         raise ValueError(f"weights of {source} do not fit its config:\n  {problems}{hint}")
 
@@ -159,8 +160,9 @@ def _check_tied(embedding: np.ndarray, head: np.ndarray, source: str) -> None:
 def _places(cfg: LMConfig) -> Iterator[tuple[str, Callable[[Params], np.ndarray], tuple[int, ...]]]:
     """Name of every tensor there, how to make it from our parameters, and its shape."""
     yield EMBEDDING, lambda params: params["embedding"], (cfg.vocab, cfg.width)
+    leaves = families.layer_tensors(cfg)
     for layer in range(cfg.layers):
-        for leaf in families.layer_tensors(cfg):
+        for leaf in leaves:
             yield f"model.layers.{layer}.{leaf.name}", _flatten(leaf, layer), leaf.sides[::-1]
     yield NORM, lambda params: params["norm"]["scale"], (cfg.width,)
     if not cfg.tied:
@@ -177,18 +179,19 @@ def write_directory(
     params: Params,
     tokenizer_json: str | None,
     dtype: str = "float32",
-    beside: Companions = MappingProxyType({}),
+    ids: Mapping[str, int | list[int] | None] = MappingProxyType(dict.fromkeys(companions.IDS)),
 ) -> None:
     """Write a directory that transformers loads with `AutoModelForCausalLM` and `AutoTokenizer`.
 
     Args:
         tokenizer_json: contents of tokenizer.json; None writes weights and config only.
         dtype: stored type of the weights, float32, bfloat16 or float16.
-        beside: special tokens, chat template and generation config of the model, as `companions.read` gives them.
+        ids: of the tokens that begin, end and pad a text, as entries of config.json. Were they left out, transformers
+            would put those of the first Llama in their place.
     """
     if dtype not in WRITTEN:
         raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(WRITTEN)}")
-    contents = families.write(cfg, dtype) | companions.token_ids(beside, cfg.vocab)
+    contents = families.write(cfg, dtype) | dict(ids)
     lm.definition(cfg).check(params)
     path = Path(path)
     path.mkdir(parents=True, exist_ok=True)
@@ -197,7 +200,7 @@ def write_directory(
     safetensors.numpy.save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     if tokenizer_json is not None:
         (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
-        companions.write(path, {companions.TOKENIZER: companions.spelled(companions.PLAIN)} | dict(beside))
+        companions.write(path, {companions.TOKENIZER: companions.spelled(companions.PLAIN)})
     (path / "config.json").write_text(companions.spelled(contents), encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from qstar import files
+from qstar import foreign
 from qstar.models import hf, lm, lora
 from qstar.models.definition import differences
 from qstar.models.lm import LMConfig
@@ -133,7 +133,7 @@ def _config(path: Path) -> dict:
     file = inside(path, CONFIG)
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no {CONFIG}: a directory that peft wrote is wanted")
-    raw = files.json_object(file)
+    raw = foreign.json_object(file)
     missing = [name for name in ("r", "lora_alpha") if name not in raw]
     if raw.get("peft_type") != "LORA" or missing:
         kind = raw.get("peft_type")

@@ -27,7 +27,7 @@ def inside(directory: Path, name: str) -> Path:
     Raises ValueError for a name or a symbolic link that leads out of the directory. In the cache of the Hugging Face
     hub files are links into the folder `blobs` beside the folder `snapshots` of the directory: these are followed.
     """
-    if name != Path(name).name or "\0" in name or "\\" in name:
+    if name != Path(name).name or name == ".." or "\0" in name or "\\" in name:
         raise ValueError(f"{directory}: {name!r} is no name of a file in this directory")
     path, home = directory / name, directory.resolve()
     if path.is_symlink():

@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from qstar import files
+from qstar import foreign
 from qstar.tasks import extract, grade, lines, problem, worded
 from qstar.tasks.grade import Grader
 from qstar.tasks.problem import Problem
@@ -117,7 +117,7 @@ def families(bodies: tuple[str, ...]) -> list[int]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Problem, str]]:
-    records = files.parsed(files.text(path), str(path))
+    records = foreign.parsed(foreign.text(path), str(path))
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{path}: a list of problems is wanted, [{{...}}, ...]")
     for number, record in enumerate(records, 1):
