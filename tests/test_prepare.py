@@ -146,3 +146,129 @@ def test_prepared_directories_of_another_format_or_model_are_refused(source, tmp
     file.write_text(json.dumps(contents | {"model": contents["model"] | {"ff": 32}}))
     with pytest.raises(ValueError, match=r"blocks/gate is \(2, 16, 24\), wanted \(2, 16, 32\)"):
         runs.load_model(tmp_path / "ckpt")
+
+
+# --- special tokens, chat templates, generation -------------------------------------------------------------------
+
+
+BESIDE = {
+    "tokenizer_config.json": {
+        "tokenizer_class": "LlamaTokenizer",
+        "add_bos_token": True,
+        "bos_token": {"__type": "AddedToken", "content": "!", "special": True},
+        "eos_token": '"',
+        "added_tokens_decoder": {"0": {"content": "!"}},
+        "chat_template": [{"name": "default", "template": "{{ messages }}"}, {"name": "tools", "template": "\u2028"}],
+    },
+    "special_tokens_map.json": {"bos_token": "!", "additional_special_tokens": ["#"]},
+    "generation_config.json": {"eos_token_id": [1, 3], "bos_token_id": 0, "pad_token_id": 2, "temperature": 0.6},
+}
+TEMPLATE = "{% for message in messages %}\n  {{ message['content'] }}é\n{% endfor %}"
+
+
+def contents_of(path):
+    return {name: json.loads((path / name).read_text(encoding="utf-8")) for name in BESIDE}
+
+
+@pytest.fixture
+def chat(source):
+    for name, contents in BESIDE.items():
+        (source / name).write_text(json.dumps(contents), encoding="utf-8")
+    (source / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    return source
+
+
+@pytest.mark.parametrize(
+    "through", [("huggingface",), ("checkpoint", "huggingface"), ("checkpoint", "checkpoint", "huggingface")]
+)
+def test_special_tokens_templates_and_generation_go_along(chat, tmp_path, capsys, through):
+    last = chat
+    for number, to in enumerate(through):
+        convert(capsys, last, tmp_path / str(number), "--to", to)
+        last = tmp_path / str(number)
+    assert contents_of(last) == BESIDE
+    assert (last / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
+    config = json.loads((last / "config.json").read_text())
+    assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [0, [1, 3], 2]
+
+
+def test_they_go_along_through_the_merging_of_adapters(chat, tmp_path, capsys):
+    shutil.copytree(GOLDEN.parent / "lora_peft", tmp_path / "adapter")
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"base_model_name_or_path": str(chat)}))
+    convert(capsys, tmp_path / "adapter", tmp_path / "merged", "--to", "huggingface")
+    assert contents_of(tmp_path / "merged") == BESIDE
+
+
+def test_ids_of_a_config_are_kept_where_no_generation_config_is_there(source, tmp_path, capsys):
+    file = source / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"bos_token_id": 7, "eos_token_id": [8, 9]}))
+    convert(capsys, source, tmp_path / "ckpt")
+    convert(capsys, tmp_path / "ckpt", tmp_path / "hf", "--to", "huggingface")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [7, [8, 9], None]
+    generation = json.loads((tmp_path / "hf" / "generation_config.json").read_text())
+    assert (generation["bos_token_id"], generation["eos_token_id"]) == (7, [8, 9])
+
+
+def test_a_model_that_names_no_special_tokens_is_exported_as_having_none(tmp_path):
+    # Left out, transformers would take 1 and 2.
+    cfg, params = hf.read_directory(GOLDEN)
+    runs.save_huggingface(tmp_path / "hf", runs.Loaded(cfg, params, tokenizers.characters(ALPHABET), "scratch"))
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [None, None, None]
+    assert not (tmp_path / "hf" / "generation_config.json").exists()
+
+
+@pytest.mark.parametrize("id", [48, -1])
+def test_a_padding_token_beyond_the_vocabulary_is_not_exported(chat, tmp_path, capsys, id):
+    # An embedding of transformers refuses it.
+    (chat / "generation_config.json").write_text(json.dumps({"pad_token_id": id}))
+    convert(capsys, chat, tmp_path / "hf", "--to", "huggingface")
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["pad_token_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("generation_config.json", "[]", "is a JSON list"),
+        ("generation_config.json", '{"eos_token_id": "x"}', "eos_token_id is 'x'"),
+        ("generation_config.json", '{"eos_token_id": [1, true]}', "eos_token_id is .*True"),
+        ("tokenizer_config.json", "{", "is not JSON"),
+        ("special_tokens_map.json", "3", "is a JSON int"),
+    ],
+)
+def test_damaged_settings_are_named_by_their_file(chat, name, text, message):
+    (chat / name).write_text(text)
+    with pytest.raises(ValueError, match=rf"{name}(:| ).*{message}"):
+        runs.load_model(chat)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "chat_template.jinja"])
+def test_settings_that_are_links_out_of_the_directory_are_refused(chat, tmp_path, name):
+    shutil.move(chat / name, tmp_path / "outside")
+    (chat / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(ValueError, match=rf"{name} is a link that leads out of the directory"):
+        runs.load_model(chat)
+
+
+# --- prepared directories that are damaged ------------------------------------------------------------------------
+
+
+def test_a_prepared_directory_whose_sizes_do_not_fit_is_refused_at_once(source, tmp_path, capsys):
+    convert(capsys, source, tmp_path / "ckpt")
+    file = tmp_path / "ckpt" / "model.json"
+    contents = json.loads(file.read_text())
+    for field in ("vocab", "width", "layers", "heads", "kv_heads", "head_size", "ff"):
+        # A multiple of all that heads have to be.
+        file.write_text(json.dumps(contents | {"model": contents["model"] | {"heads": 2**40, field: 2**40}}))
+        with pytest.raises(ValueError, match=rf"ckpt: (heads|{field}) = {2**40} does not fit its 5456 weights"):
+            runs.load_model(tmp_path / "ckpt")
+
+
+def test_numbers_of_a_prepared_directory_that_are_not_finite_are_named(source, tmp_path):
+    model = runs.load_model(source)
+    model.params["blocks"]["down"][1, 2, 3] = np.nan
+    runs.save_model(tmp_path / "ckpt", model)
+    with pytest.raises(ValueError, match=r"params: blocks/down holds 1 of 768 .* first at \(1, 2, 3\)"):
+        runs.load_model(tmp_path / "ckpt")

@@ -1,5 +1,6 @@
 """Run directories are found and opened, or refused with a reason."""
 
+import json
 import os
 import shutil
 
@@ -53,6 +54,18 @@ def test_a_run_is_a_source_of_its_language_model(run_directory):
     loaded = runs.load_model(run_directory)
     language_model.definition(loaded.config).check(loaded.params)
     np.testing.assert_array_equal(loaded.params["embedding"], runs.load_run(run_directory).params["lm"]["embedding"])
+
+
+def test_special_tokens_and_templates_of_its_model_go_along_through_a_run(copy, tmp_path):
+    run = runs.load_run(copy)
+    beside = {"tokenizer_config.json": '{"bos_token": "a"}', "chat_template.jinja": "{{ messages }}\n"}
+    runs.describe(copy, run.lm, run.tokenizer, beside)
+    loaded = runs.load_model(copy)
+    assert loaded.companions == beside
+    runs.save_huggingface(tmp_path / "hf", loaded)
+    written = runs.load_model(tmp_path / "hf").companions
+    assert written["chat_template.jinja"] == "{{ messages }}\n"
+    assert json.loads(written["tokenizer_config.json"])["bos_token"] == "a"
 
 
 def test_latest_is_the_newest_run_below_a_folder(run_directory, tmp_path, monkeypatch):

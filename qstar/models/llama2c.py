@@ -58,11 +58,14 @@ def _config(header: bytes, path: Path) -> LMConfig:
             f"{path} does not begin with the sizes of a legacy llama2.c model: it is another kind of file; weights of "
             "PyTorch are read from a directory, as safetensors"
         )
-    return LMConfig(
-        # A negative vocabulary says that the output layer is a matrix of its own.
-        vocab=abs(vocab), width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_size=width // heads, ff=ff,
-        max_len=max_len, tied=vocab > 0,
-    )  # fmt: skip
+    try:
+        return LMConfig(
+            # A negative vocabulary says that the output layer is a matrix of its own.
+            vocab=abs(vocab), width=width, layers=layers, heads=heads, kv_heads=kv_heads, head_size=width // heads,
+            ff=ff, max_len=max_len, tied=vocab > 0,
+        )  # fmt: skip
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _shapes(cfg: LMConfig) -> dict[str, tuple[int, ...]]:

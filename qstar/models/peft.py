@@ -140,9 +140,9 @@ def _config(path: Path) -> dict:
         raise ValueError(f"{file}: peft_type {kind!r}, missing {missing}; an adapter of type LORA is wanted")
     rank, alpha = raw["r"], raw["lora_alpha"]
     if type(rank) is not int or rank < 1:
-        raise ValueError(f"{file}: r is {str(rank)[:40]}, expected a positive integer")
+        raise ValueError(f"{file}: r is {str(rank)[:40]!r}, expected a positive integer")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-        raise ValueError(f"{file}: lora_alpha is {str(alpha)[:40]}, expected a positive number")
+        raise ValueError(f"{file}: lora_alpha is {str(alpha)[:40]!r}, expected a positive number")
     refused = [f"{name} = {raw[name]!r}" for name in REFUSED if raw.get(name)]
     if refused:
         raise ValueError(

@@ -134,3 +134,21 @@ def test_words_that_are_none_are_refused(words):
 def test_a_foreign_character_is_named_beside_the_alphabet_without_words():
     with pytest.raises(ValueError, match=r"character 'c' at 1 is not in this tokenizer's alphabet 'ab'"):
         tokenizers.characters("ab", ["ab"]).encode("ac")
+
+
+@pytest.mark.parametrize(
+    "carried",
+    [
+        {"truncation": {"max_length": 2, "stride": 0, "strategy": "LongestFirst", "direction": "Right"}},
+        {"padding": {"strategy": {"Fixed": 9}, "direction": "Left", "pad_to_multiple_of": None, "pad_id": 1,
+                     "pad_type_id": 0, "pad_token": "a"}},
+        {"model": {"dropout": 1.0}},
+    ],
+)  # fmt: skip
+def test_what_a_file_carries_of_its_training_is_not_obeyed(tmp_path, carried):
+    contents = json.loads(bpe().to_json())
+    contents |= {name: contents[name] | value if name == "model" else value for name, value in carried.items()}
+    (tmp_path / "tokenizer.json").write_text("\ufeff" + json.dumps(contents), encoding="utf-8")
+    read = tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
+    assert read.encode("ab ab ab") == [6, 7, 7]
+    assert json.loads(read.to_json()) == json.loads(bpe().to_json())

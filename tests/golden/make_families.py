@@ -3,8 +3,8 @@
     python tests/golden/make_families.py           # writes families/*/ beside this file
     python tests/golden/make_families.py --check   # also: what qstar writes gives the same logits in transformers
 
-Texts are longer than the windows, so that what a window hides shows. Made with torch 2.13.0 and transformers 5.23.0;
-the check needs qstar in the same environment.
+Texts are longer than the windows, so that what a window hides shows. Made with torch 2.13.0 and transformers 5.23.0
+(those called all: 5.24.0); the check needs qstar in the same environment.
 """
 
 import argparse
@@ -56,6 +56,12 @@ MODELS = {
     "gemma3_untied": ("Gemma3", {"num_hidden_layers": 3, "sliding_window": 4, "tie_word_embeddings": False,
                                  "layer_types": [SLIDING, FULL, SLIDING],
                                  "rope_parameters": {FULL: DEFAULT | {"rope_theta": 500.0}, SLIDING: DEFAULT}}),
+    "gemma3_all_full": ("Gemma3", {"num_hidden_layers": 2, "layer_types": [FULL, FULL],
+                                   "rope_parameters": {FULL: DEFAULT | {"rope_theta": 500.0}, SLIDING: DEFAULT}}),
+    "gemma3_all_window": ("Gemma3", {"num_hidden_layers": 2, "sliding_window": 5, "layer_types": [SLIDING, SLIDING],
+                                     "rope_parameters": {FULL: DEFAULT | {"rope_theta": 500.0}, SLIDING: DEFAULT}}),
+    "qwen2_all_window": ("Qwen2", {"num_hidden_layers": 2, "use_sliding_window": True, "sliding_window": 5,
+                                   "max_window_layers": 0}),
 }  # fmt: skip
 
 

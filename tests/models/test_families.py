@@ -37,6 +37,9 @@ KINDS = {
     "qwen3_untied": "qwen3",
     "gemma3": "gemma3_text",
     "gemma3_untied": "gemma3_text",
+    "gemma3_all_full": "gemma3_text",
+    "gemma3_all_window": "gemma3_text",
+    "qwen2_all_window": "qwen2",
 }
 
 
@@ -84,6 +87,13 @@ def test_what_is_written_is_read_back_bit_by_bit_and_has_the_original_names(name
     assert written.keys() == original.keys()
     for tensor in original:
         np.testing.assert_array_equal(written[tensor], original[tensor], err_msg=tensor)
+
+
+def test_gemma_without_windows_is_written_with_a_number_that_transformers_needs():
+    cfg = hf.read_config(GOLDEN / "gemma3_all_full")
+    assert cfg.window is None
+    written = families.write(cfg, "float32")
+    assert (written["sliding_window"], written["layer_types"]) == (4096, ["full_attention", "full_attention"])
 
 
 def test_shapes_are_kept_as_json(tmp_path):

@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import os
 import struct
 from pathlib import Path
@@ -116,3 +117,42 @@ def test_stories260k_tells_the_story_that_llama2c_tells(tmp_path):
         "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw "
         "a big, red ball."
     )
+
+
+def test_what_it_does_around_texts_is_said_as_hugging_face_does():
+    pieces = llama2c.Pieces(("<unk>", "<s>", "</s>", "a"), (0.0,) * 4)
+    said = llama2c._companions(pieces.tokens)
+    config, generation = (json.loads(said[name]) for name in ("tokenizer_config.json", "generation_config.json"))
+    assert (config["bos_token"], config["eos_token"], config["unk_token"]) == ("<s>", "</s>", "<unk>")
+    assert config["add_bos_token"] is True
+    assert generation == {"bos_token_id": 1, "eos_token_id": 2}
+
+
+def test_weights_that_are_not_finite_are_named(tmp_path):
+    cfg, params = hf.read_directory(GOLDEN / "llama_mha_tied")
+    params["blocks"]["down"][1, 2, 3] = np.inf
+    with pytest.raises(ValueError, match=r"m\.bin: down holds 1 of .* NaN or infinite"):
+        llama2c.read_file(write(tmp_path, cfg, params))
+
+
+def test_sizes_whose_product_overflows_are_refused_before_the_tokenizer_is_asked_for(tmp_path):
+    # The product of four of them is 0 in 64 bits.
+    sizes = (1 << 19, 1 << 19, 1 << 19, 1 << 17, 1 << 17, 1 << 19, 1 << 19)
+    (tmp_path / "m.bin").write_bytes(struct.pack("<7i", *sizes) + bytes(100))
+    with pytest.raises(ValueError, match=r"m\.bin has 128 bytes, its header promises \d{18,}"):
+        llama2c.read_file(tmp_path / "m.bin")
+    (tmp_path / "m.bin").write_bytes(struct.pack("<7i", 12, 4, 1, 4, 4, 8, 8) + bytes(100))
+    with pytest.raises(ValueError, match=r"m\.bin: model\.head_size = 3"):
+        llama2c.read_file(tmp_path / "m.bin")
+
+
+@pytest.mark.parametrize(
+    ("score", "length"), [(float("nan"), 1), (float("inf"), 1), (0.0, -1), (0.0, -(2**31)), (0.0, 2**31 - 1)]
+)
+def test_a_piece_that_cannot_be_is_named_by_its_number(tmp_path, score, length):
+    cfg, params = hf.read_directory(GOLDEN / "llama_mha_tied")
+    path = write(tmp_path, cfg, params)
+    start = struct.pack("<i", 6) + struct.pack("<fi", 0.0, 5) + b"<unk>"
+    (tmp_path / "tokenizer.bin").write_bytes(start + struct.pack("<fi", score, length) + bytes(100))
+    with pytest.raises(ValueError, match=r"tokenizer\.bin .*after 1 of 48 pieces \(a piece of"):
+        llama2c.read_file(path)

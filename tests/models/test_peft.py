@@ -129,3 +129,53 @@ def test_files_that_are_absent_or_damaged_are_named(copy, tmp_path):
     (copy / "adapter_config.json").write_text("{")
     with pytest.raises(ValueError, match="is not JSON"):
         peft.base_of(copy)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": "big"}, "r is 'big'"),
+        ({"r": True}, "r is 'True'"),
+        ({"r": 0}, "r is '0'"),
+        ({"r": 10**9}, "r = 1000000000 does not fit"),
+        ({"r": 10**400, "use_rslora": True}, "r = 1000"),
+        ({"lora_alpha": float("nan")}, "lora_alpha is 'nan'"),
+        ({"lora_alpha": float("inf")}, "lora_alpha is 'inf'"),
+        ({"lora_alpha": -1}, "lora_alpha is '-1'"),
+        ({"lora_alpha": []}, r"lora_alpha is '\[\]'"),
+    ],
+)
+def test_numbers_of_an_adapter_that_cannot_be_are_named_before_memory_is_taken(copy, changes, message):
+    edit(copy, **changes)
+    with pytest.raises(ValueError, match=rf"adapter_config\.json: {message}"):
+        read(copy)
+
+
+@pytest.mark.parametrize("contents", ["[]", "{", "null"])
+def test_an_adapter_config_that_is_no_object_is_named(copy, contents):
+    (copy / "adapter_config.json").write_text(contents)
+    with pytest.raises(ValueError, match=r"adapter_config\.json is "):
+        read(copy)
+
+
+def test_an_adapter_with_numbers_that_are_not_finite_is_refused(copy):
+    tensors = safetensors.numpy.load_file(copy / "adapter_model.safetensors")
+    name = sorted(tensors)[0]
+    tensors[name][0, 1] = np.nan
+    safetensors.numpy.save_file(tensors, copy / "adapter_model.safetensors")
+    with pytest.raises(ValueError, match=rf"adapter_model\.safetensors: {name} holds 1 of .* first at \(0, 1\)"):
+        read(copy)
+
+
+def test_links_out_of_an_adapter_are_refused(copy, tmp_path):
+    shutil.move(copy / "adapter_model.safetensors", tmp_path / "outside")
+    (copy / "adapter_model.safetensors").symlink_to(tmp_path / "outside")
+    with pytest.raises(ValueError, match=r"adapter_model\.safetensors is a link that leads out of the directory"):
+        read(copy)
+
+
+@pytest.mark.parametrize("base", [None, [], 3, "", "SELF"])
+def test_an_adapter_of_no_model_or_of_adapters_is_refused(copy, base):
+    edit(copy, base_model_name_or_path=str(copy) if base == "SELF" else base)
+    with pytest.raises(ValueError, match=r"adapter_config\.json.* base_model_name_or_path"):
+        peft.base_of(copy)
