@@ -34,7 +34,7 @@ def text(path: Path) -> str:
 def parsed(text: str, where: str) -> Any:
     """The value of a JSON text. Raises ValueError that begins with `where`."""
     try:
-        return json.loads(text)
+        value = json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise ValueError(f"{where} is not JSON: {error.msg} at {place}") from error
@@ -42,6 +42,18 @@ def parsed(text: str, where: str) -> Any:
         raise ValueError(f"{where} is JSON nested too deeply to be read") from error
     except ValueError as error:  # integers of thousands of digits
         raise ValueError(f"{where} is not JSON that can be read: {error}") from error
+    if "\\ud" in text.lower():
+        _check_surrogates(value, where)
+    return value
+
+
+def _check_surrogates(value: Any, where: str) -> None:
+    r"""Raise ValueError for halves of characters: \ud83d without its partner is no text."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise ValueError(f"{where} is not Unicode: it holds {half!r}, half of a surrogate pair") from error
 
 
 def json_object(path: Path) -> dict[str, Any]:

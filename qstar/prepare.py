@@ -20,6 +20,7 @@ examples
   qstar-prepare runs/mine export/mine --to huggingface
   qstar-prepare runs/mine export/mine-lora --to adapter
 
+Special tokens, chat template and generation config of SOURCE go along.
 A run exported as `huggingface` or `adapter` has its delimiters and mixing head beside it, in thinker.safetensors.
 A prepared directory needs neither the network nor an extra, and is read wherever a model is asked for. Weights are
 kept in float32 in memory; --dtype is the type on disk.

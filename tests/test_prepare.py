@@ -175,6 +175,8 @@ def chat(source):
     for name, contents in BESIDE.items():
         (source / name).write_text(json.dumps(contents), encoding="utf-8")
     (source / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tools.jinja").write_text("{{ tools }}", encoding="utf-8")
     return source
 
 
@@ -188,6 +190,7 @@ def test_special_tokens_templates_and_generation_go_along(chat, tmp_path, capsys
         last = tmp_path / str(number)
     assert contents_of(last) == BESIDE
     assert (last / "chat_template.jinja").read_text(encoding="utf-8") == TEMPLATE
+    assert (last / "additional_chat_templates" / "tools.jinja").read_text(encoding="utf-8") == "{{ tools }}"
     config = json.loads((last / "config.json").read_text())
     assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [0, [1, 3], 2]
 
@@ -244,7 +247,9 @@ def test_damaged_settings_are_named_by_their_file(chat, name, text, message):
         runs.load_model(chat)
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json", "chat_template.jinja"])
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "generation_config.json", "chat_template.jinja", "additional_chat_templates"]
+)
 def test_settings_that_are_links_out_of_the_directory_are_refused(chat, tmp_path, name):
     shutil.move(chat / name, tmp_path / "outside")
     (chat / name).symlink_to(tmp_path / "outside")

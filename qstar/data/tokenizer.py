@@ -15,6 +15,8 @@ from tokenizers import Tokenizer as Backend
 
 from qstar import foreign
 
+MAX_SIZE = 1 << 24  # of a vocabulary; the largest in use have a sixtieth of it
+
 
 @dataclass(frozen=True)
 class Style:
@@ -46,6 +48,8 @@ class Tokenizer:
         _encode_all(backend)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self._size = max(vocabulary.values(), default=-1) + 1
+        if self._size > MAX_SIZE:  # the library writes a line for every id up to the largest
+            raise ValueError(f"a token has the id {self._size - 1}, expected one below {MAX_SIZE}")
         # Word-level models without an unknown token fail on foreign text with a message that names no character.
         self._alphabet = frozenset(vocabulary) if isinstance(backend.model, models.WordLevel) else None
 

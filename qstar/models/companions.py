@@ -10,16 +10,15 @@ from pathlib import Path
 from qstar import foreign
 from qstar.models.weights import inside
 
-TOKENIZER, SPECIAL, TEMPLATE, GENERATION = NAMES = (
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "generation_config.json",
-)
+TOKENIZER, GENERATION = "tokenizer_config.json", "generation_config.json"
+NAMES = (
+    TOKENIZER, GENERATION, "special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json"
+)  # fmt: skip
+TEMPLATES = "additional_chat_templates"  # a folder of templates, beside the default one
 PLAIN = {"tokenizer_class": "PreTrainedTokenizerFast"}
 IDS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
-Companions = Mapping[str, str]  # text of each of `NAMES` that there is
+Companions = Mapping[str, str]  # text of each of `NAMES` that there is, and of each of `TEMPLATES`/*.jinja
 
 
 def read(directory: Path) -> dict[str, str]:
@@ -32,6 +31,9 @@ def read(directory: Path) -> dict[str, str]:
         if name.endswith(".json"):
             contents = foreign.json_object(directory / name)
             _check_ids(contents, directory / name)
+    folder = inside(directory, TEMPLATES)
+    for file in sorted(folder.glob("*.jinja")):
+        texts[f"{TEMPLATES}/{file.name}"] = foreign.text(inside(folder, file.name))
     config = inside(directory, "config.json")
     if GENERATION not in texts and config.is_file():
         contents = foreign.json_object(config)
@@ -44,11 +46,9 @@ def read(directory: Path) -> dict[str, str]:
 
 def write(directory: Path, companions: Companions) -> None:
     """Write them. Settings that the tokenizer has written there already stay as they are, but for its class."""
-    for name in NAMES:
-        if name not in companions:
-            continue
+    for name, contents in companions.items():
         file = directory / name
-        contents = companions[name]
+        file.parent.mkdir(exist_ok=True)
         if name.endswith(".json") and file.is_file():
             own = {key: value for key, value in foreign.json_object(file).items() if key != "tokenizer_class"}
             contents = spelled(json.loads(contents) | own)

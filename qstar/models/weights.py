@@ -27,11 +27,12 @@ def inside(directory: Path, name: str) -> Path:
     Raises ValueError for a name or a symbolic link that leads out of the directory. In the cache of the Hugging Face
     hub files are links into the folder `blobs` beside the folder `snapshots` of the directory: these are followed.
     """
-    if name != Path(name).name or name == ".." or "\0" in name or "\\" in name:
-        raise ValueError(f"{directory}: {name!r} is no name of a file in this directory")
+    plain = name == Path(name).name and name != ".." and not {"\0", "\\"} & set(name)
+    if not plain or len(name.encode("utf-8", "replace")) > 255:
+        raise ValueError(f"{directory}: {name[:60]!r} is no name of a file in this directory")
     path, home = directory / name, directory.resolve()
     if path.is_symlink():
-        allowed = home.parent.parent if home.parent.name == "snapshots" else home
+        allowed = next((folder.parent for folder in home.parents[:2] if folder.name == "snapshots"), home)
         target = path.resolve()
         if not target.is_relative_to(allowed):
             raise ValueError(

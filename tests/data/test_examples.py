@@ -45,6 +45,7 @@ def test_a_line_that_is_no_example_is_named(tmp_path, line, message):
         ('{"prompt": "a", "completion": "b", "weight": true}', ":2: field 'weight' is a bool"),
         ('{"prompt": "a", "completion": "b", "weight": ' + 5000 * "9" + "}", ":2 is not JSON that can be read"),
         (5000 * "[", ":2 is (not )?JSON"),
+        (r'{"prompt": "a \uD83D b", "completion": "b"}', ":2 is not Unicode"),
     ],
 )
 def test_a_damaged_line_is_named_by_file_and_number(tmp_path, line, place):
@@ -61,6 +62,11 @@ def test_lines_end_at_newlines_alone_and_blank_ones_and_a_mark_are_nothing(tmp_p
         Example((97, 0x2028, 98), (0x85,)),
         Example((99,), (0x2029, 100), 1.0),
     ]
+
+
+def test_escaped_characters_of_two_halves_are_read(tmp_path):
+    (tmp_path / "examples.jsonl").write_text(r'{"prompt": "\ud83d\ude00", "completion": "b"}')
+    assert read(tmp_path / "examples.jsonl", Letters()) == [Example((0x1F600,), (98,))]
 
 
 def test_examples_in_another_encoding_are_named_with_the_byte(tmp_path):

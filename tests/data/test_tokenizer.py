@@ -152,3 +152,9 @@ def test_what_a_file_carries_of_its_training_is_not_obeyed(tmp_path, carried):
     read = tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
     assert read.encode("ab ab ab") == [6, 7, 7]
     assert json.loads(read.to_json()) == json.loads(bpe().to_json())
+
+
+def test_a_token_id_that_no_vocabulary_reaches_is_refused_at_once(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(bpe().to_json().replace('"ab": 6', '"ab": 1000000000'), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"tokenizer\.json: a token has the id 1000000000"):
+        tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")

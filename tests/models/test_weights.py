@@ -197,6 +197,9 @@ def test_links_within_the_directory_and_in_the_cache_of_the_hub_are_followed(mod
     assert hf.read_directory(snapshot)[0].vocab == 48
     (tmp_path / "other").symlink_to(snapshot)
     assert hf.read_directory(tmp_path / "other")[0].vocab == 48
+    (snapshot / "folder").mkdir()
+    (snapshot / "folder" / "a.jinja").symlink_to("../../../blobs/config.json")
+    assert inside(snapshot / "folder", "a.jinja").is_file()
     (snapshot / "config.json").unlink()
     (snapshot / "config.json").symlink_to(GOLDEN / "config.json")
     with pytest.raises(ValueError, match=r"config\.json is a link that leads out of the directory"):
