@@ -292,6 +292,8 @@ def _window(fields: _Fields, layers: int) -> dict:
     found = {"sliding_window": window, "use_sliding_window": True}
     if pattern is None:
         return found
+    if not isinstance(pattern, int | list):
+        raise ValueError(f"{fields.path}: attention.sliding_window_pattern is {str(pattern)[:60]}, expected a number")
     if not isinstance(pattern, list):
         pattern = [not pattern or layer % pattern < pattern - 1 for layer in range(layers)]
     return found | {"layer_types": [families.SLIDING if slides else families.FULL for slides in pattern]}
@@ -345,8 +347,6 @@ def _llama3(fields: _Fields, theta: float, factors: np.ndarray) -> dict:
 def _vocabulary(fields: _Fields) -> Vocabulary:
     kind, pre = fields.text("tokenizer.ggml.model"), fields.text("tokenizer.ggml.pre", "default")
     tokens = tuple(fields.items("tokenizer.ggml.tokens", str))
-    if len(set(tokens)) < len(tokens):
-        raise ValueError(f"{fields.path}: tokenizer.ggml.tokens has {len(tokens) - len(set(tokens))} entries twice")
     types = [1] * len(tokens)
     if fields.get("tokenizer.ggml.token_type") is not None:
         types = fields.items("tokenizer.ggml.token_type", int, len(tokens))
@@ -382,7 +382,7 @@ def _companions(fields: _Fields, tokens: Sequence[str], kind: str, pre: str) -> 
         id = _token_id(fields, token, len(tokens))
         if id is not None:
             config[f"{name}_token"] = tokens[id]
-    named = fields.get("tokenizer.chat_templates", [])
+    named = [] if fields.get("tokenizer.chat_templates") is None else fields.items("tokenizer.chat_templates", str)
     templates = {name: fields.text(f"tokenizer.chat_template.{name}") for name in named}
     if fields.get("tokenizer.chat_template") is not None:
         templates = {"default": fields.text("tokenizer.chat_template")} | templates
@@ -405,8 +405,11 @@ def _generation(fields: _Fields, count: int) -> dict:
     }
     for key, name in (("temp", "temperature"), ("top_k", "top_k"), ("top_p", "top_p")):
         value = fields.get(f"general.sampling.{key}")
-        if value is not None:
-            said |= {"do_sample": True, name: value if isinstance(value, int) else _shortest(value)}
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise ValueError(f"{fields.path}: general.sampling.{key} is {str(value)[:60]}, expected a finite number")
+        said |= {"do_sample": True, name: value if isinstance(value, int) else _shortest(value)}
     return {name: value for name, value in said.items() if value is not None}
 
 
