@@ -141,6 +141,8 @@ PATTERNS = {
     "gemma3": [True, True, False, True],
     "gemma3_untied": 2,
     "qwen2_untied_window": [False, True, True],
+    "gemma3_all_full": [False, False],
+    "qwen2_all_window": [True, True],
 }
 
 
