@@ -1,0 +1,173 @@
+"""Everything that wants an accelerator, in order of value, within so many minutes.
+
+    python experiments/accelerator/all.py --prepare FOLDER --gguf SmolLM2-135M-Instruct.Q4_1.gguf    # once, beforehand
+    python experiments/accelerator/all.py --minutes 25 --data FOLDER [--out FOLDER] [--part a b ...]
+    python experiments/accelerator/all.py --size tiny --minutes 5              # a rehearsal on any machine, no data
+
+Every job is a process of its own: one that fails or takes too long is reported and passed over. Results are written as
+they come, a line a job, into OUT/results.jsonl, and OUT/tables.md is made anew after each. The command can be given
+again: jobs that are done are not repeated, trainings go on from their checkpoints. Before it starts it says what it
+will do, how long each part should take, and what it leaves out for want of time.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import carry  # noqa: E402
+import plan  # noqa: E402
+import tables  # noqa: E402
+from plan import Job  # noqa: E402
+
+RESULTS, TABLES, LOGS = "results.jsonl", "tables.md", "logs"
+MARK = "measured: "
+GRACE_S = 30  # from the request to stop until a job is ended: time for a checkpoint
+PATIENCE = 3  # times its estimate a job may take, where there is as much time
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A line of the results."""
+
+    job: str
+    part: str
+    status: str  # done, failed, too slow
+    seconds: float
+    result: dict
+    error: str = ""
+
+
+def outcomes(out: Path) -> list[Outcome]:
+    """What was written so far; the newest line of a job counts."""
+    file = out / RESULTS
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    newest = {line["job"]: Outcome(**line) for line in map(json.loads, lines)}
+    return list(newest.values())
+
+
+def affordable(jobs: Iterable[Job], seconds: float) -> tuple[list[Job], list[Job]]:
+    """Jobs that fit into the time by their estimates, taken in order; and those that do not."""
+    taken, left_out = [], []
+    for job in jobs:
+        fits = job.seconds <= seconds
+        (taken if fits else left_out).append(job)
+        seconds -= job.seconds * fits
+    return taken, left_out
+
+
+def announced(taken: Sequence[Job], left_out: Sequence[Job]) -> str:
+    """What will be done and what will not, part by part."""
+    lines = []
+    for part, title in plan.PARTS.items():
+        now, later = ([job for job in jobs if job.part == part] for jobs in (taken, left_out))
+        if now or later:
+            minutes = sum(job.seconds for job in now) / 60
+            said = f"  {part}  {title}: {len(now)} jobs, about {minutes:.1f} min"
+            lines.append(said + (f"; left out: {', '.join(job.name for job in later)}" if later else ""))
+    return "\n".join(lines)
+
+
+def carried_out(job: Job, out: Path, limit_s: float) -> Outcome:
+    """Run a job in a process of its own, its output in a file."""
+    started, log = time.monotonic(), out / LOGS / f"{job.name.replace('/', '_').replace(' ', '_')}.txt"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, str(HERE / "jobs.py"), job.kind, json.dumps(job.arguments)]
+    status = "done"
+    with log.open("w", encoding="utf-8") as stream:
+        process = subprocess.Popen(
+            command, stdout=stream, stderr=stream, env=os.environ | job.environment, start_new_session=True
+        )
+        try:
+            code = process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            status, code = "too slow", _stopped(process)
+    text = log.read_text(encoding="utf-8", errors="replace")
+    marked = [line for line in text.splitlines() if line.startswith(MARK)]
+    if status == "done" and (code or not marked):
+        status = "failed"
+    result = json.loads(marked[-1].removeprefix(MARK)) if marked and status == "done" else {}
+    error = "" if status == "done" else " | ".join(text.strip().splitlines()[-3:])[-600:]
+    return Outcome(job.name, job.part, status, round(time.monotonic() - started, 1), result, error)
+
+
+Runner = Callable[[Job, Path, float], Outcome]
+
+
+def _stopped(process: subprocess.Popen) -> int:
+    """Ask a job and the processes that it started to stop, and end what is still there after the grace."""
+    os.killpg(process.pid, signal.SIGTERM)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(GRACE_S)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def run(jobs: Sequence[Job], out: Path, minutes: float, carry_out: Runner = carried_out) -> list[Outcome]:
+    """Every job that there is time for; what is known at the end."""
+    out.mkdir(parents=True, exist_ok=True)
+    until = time.monotonic() + 60 * minutes
+    done = {one.job for one in outcomes(out) if one.status == "done"}
+    todo = [job for job in jobs if job.name not in done]
+    print(f"{len(done)} of {len(jobs)} jobs are done; {minutes:g} minutes:")
+    print(announced(*affordable(todo, 60 * minutes)), flush=True)
+    left_out = []
+    for job in todo:
+        remaining = until - time.monotonic()
+        if job.seconds > remaining:
+            left_out.append(job)
+            continue
+        one = carry_out(job, out, min(PATIENCE * job.seconds, remaining))
+        with (out / RESULTS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(vars(one)) + "\n")
+        (out / TABLES).write_text(tables.markdown(outcomes(out)), encoding="utf-8")
+        said = f"{one.status} in {one.seconds:.0f} s (estimated {job.seconds:.0f})"
+        print(f"[{job.part}] {job.name}: {said}" + (f": {one.error}" if one.error else ""), flush=True)
+    if left_out:
+        print("left out for want of time: " + ", ".join(job.name for job in left_out))
+    return outcomes(out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=25.0)
+    parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
+    parser.add_argument("--data", type=Path, help="what --prepare wrote")
+    parser.add_argument("--part", nargs="+", choices=plan.PARTS, default=list(plan.PARTS))
+    parser.add_argument("--size", choices=plan.SIZES, default="full", help="tiny: a rehearsal, of no use as a number")
+    parser.add_argument("--devices", type=int, default=0, help="on a CPU, so many devices stand in for accelerators")
+    parser.add_argument("--plan", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="only write what the machine needs")
+    parser.add_argument("--gguf", type=Path, help="with --prepare: SmolLM2-135M's weights")
+    parser.add_argument("--sources", type=Path, default=os.environ.get("QSTAR_DATA"), help="with --prepare: the data")
+    args = parser.parse_args(arguments)
+    if args.prepare:
+        print(carry.prepare(args.prepare, args.gguf, args.sources))
+        return 0
+    if args.size == "full" and not args.data:
+        parser.error("--data FOLDER is missing: what --prepare wrote (or --size tiny, which makes its own)")
+    args.out.mkdir(parents=True, exist_ok=True)
+    data = carry.unpacked(args.data, args.out / "data") if args.data else carry.tiny(args.out / "data")
+    jobs = plan.jobs(args.size, data, args.out.resolve(), args.devices)
+    jobs = [job for job in jobs if job.part in args.part]
+    if args.plan:
+        print(announced(*affordable(jobs, 60 * args.minutes)))
+        return 0
+    found = run(jobs, args.out, args.minutes)
+    print(f"\n{args.out / TABLES}")
+    return int(any(one.status != "done" for one in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

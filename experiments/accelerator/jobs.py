@@ -1,0 +1,450 @@
+"""The measurements of an accelerator, each a function that runs in a process of its own and prints what it measured.
+
+    python experiments/accelerator/jobs.py KIND ARGUMENTS-AS-JSON
+
+`all.py` calls this. Step times are of whole compiled steps, waited for; utilisation is ideal FLOPs (sampling forward,
+the rest forward and backward, nothing that is recomputed) over the median step and the peak of a large product on the
+same device.
+"""
+
+import collections
+import dataclasses
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from hydra import compose, initialize_config_dir
+
+from qstar import compare, entry, evaluate, experiment, improvement, runs, sharding
+from qstar import config as configs
+from qstar.config import EvaluateConfig
+from qstar.decoding.generate import generate
+from qstar.decoding.sampling import Sampling
+from qstar.methods.lm import PlainLM
+from qstar.methods.quiet_star import QuietStar
+from qstar.models import cost, lm
+from qstar.models.lm import LMConfig
+from qstar.models.lora import LoraConfig
+from qstar.ops import attention
+from qstar.paths import CONFIGS, ROOT
+from qstar.sharding import MeshConfig
+from qstar.structs import Batch
+from qstar.thoughts.generate import generate as think
+from qstar.training import machine, profile, room
+from qstar.training import step as steps
+from qstar.training.build import Program
+from qstar.training.optim import OptimConfig
+
+MARK = "measured: "
+GIB = 2**30
+TIMED = 10  # calls of a small program
+SHAPES = {  # a tiny one, SmolLM2-135M, Llama 3.2 1B, Mistral 7B
+    "tiny": LMConfig(512, 64, 1, 8, 8, 8, 192, 512, tied=True),
+    "135M": LMConfig(49_152, 576, 30, 9, 3, 64, 1536, 4096, tied=True),
+    "1B": LMConfig(128_256, 2048, 16, 32, 8, 64, 8192, 4096, tied=True),
+    "7B": LMConfig(32_000, 4096, 32, 32, 8, 128, 14_336, 4096, tied=False),
+}
+ADAPTED = ("7B",)  # frozen in bfloat16 beneath adapters of rank 16 on all projections
+
+
+def timed(run: Callable[[], object], times: int = TIMED) -> float:
+    """Median seconds of a call, after one that compiles."""
+    jax.block_until_ready(run())
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds)
+
+
+def kernels(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Calls that a program makes outside of XLA's own code."""
+    return dict(collections.Counter(re.findall(r'custom_call_target="([^"]+)"', compiled.as_text())))
+
+
+# --- a: what is there ---------------------------------------------------------------------------------------------
+
+
+def device(side: int) -> dict:
+    """Names, memory, driver, and what products and copies reach."""
+    first = jax.local_devices()[0]
+    array = jnp.ones((side, side))
+    copied = timed(lambda: copy(array))
+    return {
+        "devices": len(jax.devices()),
+        "kind": first.device_kind,
+        "platform": first.client.platform_version.splitlines()[0],
+        "jax": jax.__version__,
+        "driver": _driver(),
+        "memory_bytes": (first.memory_stats() or {}).get("bytes_limit"),
+        "peak_flops": {dtype: machine.measured_peak(first, dtype) for dtype in ("bfloat16", "float32")},
+        "copy_bytes_per_s": 2 * array.nbytes / copied,
+    }
+
+
+copy = jax.jit(lambda x: x + 1)
+
+
+def _driver() -> str | None:
+    """As nvidia-smi says; None where there is none."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def text_attention(rows: int, length: int, heads: int, kv_heads: int, head_size: int, dtype: str) -> dict:
+    """The text's attention to itself, forward and backward, by every kernel that works here."""
+    shape = (rows, length, heads, head_size)
+    query = jax.random.normal(jax.random.key(0), shape, dtype)
+    key, value = (jax.random.normal(jax.random.key(i), (rows, length, kv_heads, head_size), dtype) for i in (1, 2))
+    mask = attention.text_mask(jnp.ones((rows, length), int))
+    flops = 3 * 4 * rows * length**2 * heads * head_size  # of all pairs, masked or not
+    found = {}
+    for kernel in attention.KERNELS:
+        run = jax.jit(jax.grad(lambda *x, kernel=kernel: attention.causal(*x, mask, kernel=kernel).sum(), (0, 1, 2)))
+        try:
+            compiled = run.lower(query, key, value).compile()
+            seconds = timed(lambda compiled=compiled: compiled(query, key, value))
+        except (ValueError, RuntimeError) as error:
+            found[kernel] = {"error": str(error).splitlines()[0][:200]}
+            continue
+        found[kernel] = {"seconds": seconds, "flops_per_s": flops / seconds, "kernels": kernels(compiled)}
+    return found
+
+
+def column_attention(
+    rows: int, length: int, heads: int, kv_heads: int, head_size: int, columns: int, dtype: str
+) -> dict:
+    """The columns' attention forward: is it the arithmetic or the memory that bounds it?"""
+    draw = lambda i, *shape: jax.random.normal(jax.random.key(i), shape, dtype)  # noqa: E731
+    thoughts = 2
+    query = draw(0, rows, thoughts, length, columns, heads, head_size)
+    text = [draw(i, rows, length, kv_heads, head_size) for i in (1, 2)]
+    own = [draw(i, rows, thoughts, length, columns, kv_heads, head_size) for i in (3, 4)]
+    mask = jnp.tril(jnp.ones((1, length, 1, length), bool)).repeat(rows, 0)
+    causal = jnp.tril(jnp.ones((columns, columns), bool))
+    run = jax.jit(lambda q, t, o: attention.columns(q, *t, mask, *o, causal))
+    compiled = run.lower(query, text, own).compile()
+    seconds = timed(lambda: compiled(query, text, own))
+    flops = 4 * rows * thoughts * length * columns * heads * head_size * (length + columns)
+    scores = 4 * rows * thoughts * length * columns * heads * (length + columns)
+    return {
+        "seconds": seconds,
+        "flops_per_s": flops / seconds,
+        "operand_bytes": query.nbytes + sum(x.nbytes for x in (*text, *own)) + query.nbytes,
+        "score_bytes": scores,
+        "flops": flops,
+        "kernels": kernels(compiled),
+    }
+
+
+# --- b: steps -----------------------------------------------------------------------------------------------------
+
+
+def program_of(shape: str, method: str, dtype: str, remat: str, attend: str, mesh, micro_batches: int = 1) -> Program:
+    model = dataclasses.replace(SHAPES[shape], dtype=dtype, remat=remat, attention=attend)
+    thoughts = {"thought_len": 3, "lookahead": 2} if shape == "tiny" else {}
+    way = PlainLM() if method == "lm" else QuietStar(mix="hidden", baseline="mean", delimiter_id=0, **thoughts)
+    adapters = LoraConfig(rank=16, targets=("all",), base="bfloat16") if shape in ADAPTED else None
+    return Program.of(way, model, mesh, OptimConfig(), 1000, micro_batches, adapters)
+
+
+def random_state(program: Program):
+    """A train state with random weights, made where it lies and in the types in which it is held."""
+    definition = program.definition
+
+    def made(key: jax.Array):
+        weights, run = jax.random.split(key)
+        held = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), definition.init(weights), definition.abstract)
+        trained, frozen = definition.split(held)
+        return steps.new_state(trained, program.tx, run, False, frozen)
+
+    return jax.jit(made, out_shardings=program.places)(jax.random.key(0))
+
+
+def random_batch(program: Program, rows: int, length: int) -> Batch:
+    shape = (rows, length)
+    place = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
+    tokens = np.random.default_rng(0).integers(1, program.lm.vocab, shape).astype(np.int32)
+    batch = Batch(tokens, np.ones(shape, bool), np.ones(shape, np.int32), place)
+    return jax.device_put(batch, sharding.named(program.mesh, "batch"))
+
+
+def rows_that_fit(program: Program, length: int, most: int) -> int:
+    """The largest power of two, up to `most`, that fits into the free memory by formula; at least 1."""
+    free = machine.free_bytes(program.mesh.local_devices[0])
+    if free is None:
+        return 1
+    held = sum(size for name, size in program.bytes_held.items() if name != "gradients")
+    sizes = room.Sizes(program.lm.remat, 1, None, length)
+    rows = most
+    while rows > 1 and held + room.predicted_bytes(program, rows, sizes) > room.SPARE * free:
+        rows //= 2
+    return rows
+
+
+def taken(program: Program, rows: int, length: int, count: int) -> dict:
+    """Seconds of steps, FLOPs, peaks and kernels."""
+    with jax.set_mesh(program.mesh):
+        state, batch = random_state(program), random_batch(program, rows, length)
+        compiled = program.step.lower(state, batch).compile()
+        seconds = []
+        for _ in range(1 + count):
+            started = time.perf_counter()
+            state, metrics = compiled(state, batch)
+            jax.block_until_ready((state, metrics))
+            seconds.append(time.perf_counter() - started)
+    passes = program.passes(length)
+    return {
+        "rows": rows,
+        "seconds": seconds[1:],
+        "flops": rows * cost.flops(program.lm, passes, frozen=bool(program.definition.frozen)),
+        "tokens": rows * length,
+        "thoughts": rows * max(one.thoughts for one in passes),
+        "peak_flops": machine.peak_flops(program.mesh, program.lm.dtype),
+        "peak_bytes": machine.peak_bytes(),
+        "kernels": kernels(compiled),
+    }
+
+
+def single_mesh() -> jax.sharding.Mesh:
+    return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+def step(
+    shape: str, method: str, length: int, remat: str, dtype: str, steps: int, attention: str, most_rows: int
+) -> dict:
+    """Steps of one setting with as many rows as fit."""
+    program = program_of(shape, method, dtype, remat, attention, single_mesh())
+    return taken(program, rows_that_fit(program, length, most_rows), length, steps)
+
+
+def profiled_step(shape: str, length: int, dtype: str, rows: int) -> dict:
+    """Microseconds of one Quiet-STaR step by kind of operation."""
+    program = program_of(shape, "quiet_star", dtype, "full", "einsum", single_mesh())
+    with jax.set_mesh(program.mesh):
+        state, batch = random_state(program), random_batch(program, rows, length)
+        compiled = program.step.lower(state, batch).compile()
+        ops = profile.operations(compiled.as_text(), program.lm.vocab)
+        state, _ = jax.block_until_ready(compiled(state, batch))
+        times, _ = profile.profiled(lambda: compiled(state, batch))
+    return {"microseconds": profile.by_kind(ops, times)}
+
+
+def sharded(shape: str, length: int, dtype: str, steps: int, layout: str) -> dict:
+    """A row a device on all devices laid out one way, beside a row on one device."""
+    count = len(jax.devices())
+    if count == 1:
+        return {"devices": 1}
+    mesh = sharding.make_mesh(MeshConfig(**{"data": 1, "fsdp": 1, "tensor": 1} | {layout: count}))
+    rows = 1 if layout == "tensor" else count
+    alone = taken(program_of(shape, "quiet_star", dtype, "full", "einsum", single_mesh()), 1, length, steps)
+    together = taken(program_of(shape, "quiet_star", dtype, "full", "einsum", mesh), rows, length, steps)
+    return {"devices": count, "layout": layout, "alone": alone, "together": together}
+
+
+# --- c: correctness -----------------------------------------------------------------------------------------------
+
+
+def logits(model: str, length: int) -> dict:
+    """Largest difference of a model's logits from those of the CPU, at two precisions of products."""
+    loaded = runs.load_model(model)
+    ids = np.random.default_rng(0).integers(1, loaded.config.vocab, (2, length))
+
+    def on(place: jax.Device, precision: str) -> np.ndarray:
+        with jax.default_device(place), jax.default_matmul_precision(precision):
+            definition = lm.definition(loaded.config)
+            position = jnp.broadcast_to(jnp.arange(length)[None], ids.shape)
+            batch = Batch(jnp.asarray(ids), jnp.ones(ids.shape, bool), jnp.ones(ids.shape, int), position)
+            run = jax.jit(lambda params: definition.bind(params).logits(definition.bind(params).text(batch).hidden))
+            return np.asarray(run(jax.device_put(loaded.params, place)))
+
+    exact = on(jax.devices("cpu")[0], "highest")
+    found = {"largest_logit": float(np.abs(exact).max())}
+    for precision in ("default", "highest"):
+        here = on(jax.devices()[0], precision)
+        found[precision] = {
+            "largest_difference": float(np.abs(here - exact).max()),
+            "same_argmax": float((here.argmax(-1) == exact.argmax(-1)).mean()),
+        }
+    return found
+
+
+def _trained(folder: Path, environment: dict[str, str], *overrides: str) -> list[dict]:
+    """Metrics of a run of the bundled task in a process of its own."""
+    subprocess.run(
+        [sys.executable, "-m", "qstar.train", *overrides], env=os.environ | environment, check=True, stdout=sys.stderr
+    )
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+SMALL = ("control=false", "eval=none", "batch_size=8", "log_every=1", "sample_every=0")
+
+
+def small_run(steps: int) -> dict:
+    """Losses of a small Quiet-STaR run here and on the CPU; same weights, text and random numbers."""
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        whole = lambda name: (f"run_dir={folder}/{name}", f"steps={steps}", *SMALL)  # noqa: E731
+        cpu = _trained(Path(folder) / "cpu", {"JAX_PLATFORMS": "cpu"}, *whole("cpu"))
+        for precision in ("default", "highest"):
+            environment = {"JAX_DEFAULT_MATMUL_PRECISION": precision}
+            here = _trained(Path(folder) / precision, environment, *whole(precision))
+            found[precision] = {
+                name: max(abs(a[name] - b[name]) for a, b in zip(here, cpu, strict=True) if name in b)
+                for name in ("nll", "nll_mixed", "reward", "thought_nll")
+            }
+            found[precision]["first step"] = abs(here[0]["loss"] - cpu[0]["loss"])
+    return found
+
+
+def resumed(out: str, steps: int) -> dict:
+    """Is a run that stopped half-way and went on the run that did not stop, to the last bit of its weights?"""
+    weights = {}
+    for name, flags in (("as it is", ""), ("deterministic", "--xla_gpu_deterministic_ops=true")):
+        if flags and shutil.which("nvidia-smi") is None:
+            continue
+        environment = {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()}
+        whole, parts = Path(out) / name.replace(" ", "_") / "whole", Path(out) / name.replace(" ", "_") / "parts"
+        for folder in (whole, parts):
+            shutil.rmtree(folder, ignore_errors=True)
+        fresh = (f"save_every={steps}", *SMALL)
+        _trained(whole, environment, f"run_dir={whole}", f"steps={2 * steps}", *fresh)
+        _trained(parts, environment, f"run_dir={parts}", f"steps={steps}", *fresh)
+        _trained(parts, environment, f"resume={parts}", f"steps={2 * steps}")
+        pairs = zip(*(jax.tree.leaves(runs.load_run(folder).params) for folder in (whole, parts)), strict=True)
+        weights[name] = max(float(np.abs(a - b).max()) for a, b in pairs)
+    return {"largest_difference": weights}
+
+
+# --- d, f: trainings ----------------------------------------------------------------------------------------------
+
+
+def composed(command: str, overrides: list[str]):
+    """What a command makes of these overrides."""
+    configs.register()
+    with initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
+        return configs.build(compose(command, overrides))
+
+
+def trained(folder: str, experiment_name: str, model: str, overrides: list[str]) -> dict:
+    """Train an arm, or go on, and ask its last weights everything; its rows for paired tests lie in FOLDER/asked."""
+    own = [f"experiments={experiment_name}", f"run_dir={folder}", f"model.source={model}", *overrides]
+    cfg = composed("train", own)
+    started = time.monotonic()
+    experiment.run(cfg, Path(folder))
+    trained_s = time.monotonic() - started
+    evaluate.evaluate(EvaluateConfig(run=folder, out=str(Path(folder) / "asked"), model=None, eval=cfg.eval))
+    lines = (Path(folder) / "evals.jsonl").read_text(encoding="utf-8").splitlines()
+    metrics = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return {
+        "evaluations": [json.loads(line) for line in lines],
+        "metrics": [json.loads(metrics[i]) for i in sorted({0, len(metrics) - 1})],
+        "trained_s": trained_s,
+    }
+
+
+def paired_tests(folder: str, arms: list[str], seed: int) -> dict:
+    """Every arm that is there against the first one, and with thoughts against without."""
+    asked = {arm: Path(folder) / arm / str(seed) / "asked" for arm in arms}
+    there = [arm for arm, place in asked.items() if (place / "evals.jsonl").is_file()]
+    found = []
+    for arm in there:
+        others = [(None, "its own answers without thoughts")]
+        others += [(arms[0], arms[0])] if arm != arms[0] and arms[0] in there else []
+        for other, name in others if arm != arms[0] else []:
+            first, second = (asked[arm], None) if other is None else (asked[other], asked[arm])
+            found += [{"arm": arm, "against": name, **vars(one)} for one in compare.compare(first, second)]
+    return {"comparisons": json.loads(json.dumps(found, default=float))}
+
+
+def token_benefit(folder: str, arms: list[str], seed: int, texts: int, data: str) -> dict:
+    """Gain of a thought by token, and the thoughts that helped most, of every arm that is there."""
+    script = ROOT / "experiments" / "quiet_star" / "token_benefit.py"
+    found = {}
+    for arm in arms:
+        run = Path(folder) / arm / str(seed)
+        if (run / "summary.md").is_file():
+            out, file = run / "benefit", Path(data) / "gsm8k" / "test.jsonl"
+            command = [sys.executable, str(script), str(run), str(file), "--texts", str(texts), "--out", str(out)]
+            subprocess.run(command, check=True, stdout=sys.stderr)
+            found[arm] = (out / "benefit.md").read_text(encoding="utf-8")
+    return found
+
+
+def improved(folder: str, experiment_name: str, model: str, sums: str, overrides: list[str]) -> dict:
+    """One self-training run; lines of its iterations."""
+    own = [f"experiments={experiment_name}", f"run_dir={folder}", f"model.source={model}", *overrides]
+    if experiment_name.endswith("sums"):
+        own += [f"task.{name}path={sums}/{split}.jsonl" for name, split in
+                (("", "train"), ("dev_", "dev"), ("test_", "test"))]  # fmt: skip
+    return {"iterations": improvement.run(composed("improve", own), Path(folder))}
+
+
+# --- e: generation ------------------------------------------------------------------------------------------------
+
+
+def generation(model: str, rows: list[int], new_tokens: int, prompt: int, thought_len: int, dtype: str) -> dict:
+    """Tokens a second at several numbers of rows, and the bytes of weights that a second of it reads."""
+    loaded = runs.load_model(model)
+    shape = dataclasses.replace(loaded.config, dtype=dtype)
+    method = QuietStar(thought_len=thought_len, delimiter_id=0, mix="hidden") if thought_len else PlainLM()
+    definition = method.definition(shape)
+    params = jax.device_put(method.start_from(shape, loaded.params, jax.random.key(0)))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    found = []
+    for count in rows:
+        prompts = np.random.default_rng(count).integers(1, shape.vocab, (count, prompt)).tolist()
+
+        def write(prompts=prompts, count=count):
+            key = jax.random.key(0)
+            if thought_len:
+                return think(method, definition, params, prompts, key, max_new_tokens=new_tokens).tokens
+            sampling = Sampling(max_new_tokens=new_tokens)
+            return generate(definition, params, loaded.tokenizer, prompts, key, sampling, batch_size=count).tokens
+
+        seconds = timed(write, 3)
+        passes = new_tokens * (thought_len + 2 if thought_len else 1)
+        speed = {"tokens_per_s": count * new_tokens / seconds, "weight_bytes_per_s": passes * size / seconds}
+        found.append({"rows": count, "seconds": seconds, **speed})
+    return {"thought_len": thought_len, "rows": found}
+
+
+KINDS = {
+    one.__name__: one
+    for one in (
+        device, text_attention, column_attention, profiled_step, step, sharded, logits, small_run, resumed, trained,
+        paired_tests, token_benefit, improved, generation,
+    )
+}  # fmt: skip
+
+
+SPAWNING = ("small_run", "resumed", "token_benefit")
+"""Leave the accelerator to the processes that they start: a process that opens it holds most of its memory."""
+
+
+def main() -> None:
+    kind, arguments = sys.argv[1], json.loads(sys.argv[2])
+    entry.prepare_jax()
+    if kind in SPAWNING:
+        jax.config.update("jax_platforms", "cpu")
+    found = KINDS[kind](**arguments)
+    print(MARK + json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main()

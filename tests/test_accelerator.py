@@ -1,0 +1,152 @@
+"""experiments/accelerator: its plan, what it carries, and all of its parts at tiny size on a CPU."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from qstar.paths import ROOT
+
+FOLDER = ROOT / "experiments" / "accelerator"
+sys.path.insert(0, str(FOLDER))
+
+import all as accelerator  # noqa: E402
+import carry  # noqa: E402
+import jobs  # noqa: E402
+import plan  # noqa: E402
+import tables  # noqa: E402
+from all import Outcome  # noqa: E402
+from plan import Job  # noqa: E402
+
+
+def job(name, seconds, part="a", kind="device", **arguments):
+    return Job(part, name, kind, arguments, seconds)
+
+
+# --- the plan -----------------------------------------------------------------------------------------------------
+
+
+def test_jobs_are_taken_in_order_of_value_while_there_is_time():
+    first, large, last = job("first", 60), job("large", 600), job("last", 30)
+    assert accelerator.affordable([first, large, last], 100) == ([first, last], [large])
+
+
+def test_names_of_jobs_are_unique_and_every_part_has_some(tmp_path):
+    found = plan.jobs("full", tmp_path, tmp_path)
+    assert len({one.name for one in found}) == len(found)
+    assert [one.part for one in found] == sorted((one.part for one in found), key=list(plan.PARTS).index)
+    assert {one.part for one in found} == set(plan.PARTS)
+    assert {one.kind for one in found} == set(jobs.KINDS)
+
+
+def test_every_training_of_the_full_plan_composes(tmp_path, monkeypatch):
+    monkeypatch.setenv("QSTAR_DATA", str(tmp_path))
+    settings = {}
+    for one in plan.jobs("full", tmp_path, tmp_path):
+        if one.kind in ("trained", "improved"):
+            command = {"trained": "train", "improved": "improve"}[one.kind]
+            name = one.arguments["experiment_name"]
+            settings[one.name] = jobs.composed(command, [f"experiments={name}", *one.arguments["overrides"]])
+    arms = [settings[f"mathematics/{arm}/1"] for arm in plan.ARMS if arm != "plain LM"]
+    assert {(cfg.method.beta, cfg.method.reinforce_temperature, cfg.method.fill) for cfg in arms} == {
+        (1e6, 3.0, "sampled"), (1e6, 1.0, "sampled"), (1.0, 1.0, "sampled"), (1e6, 3.0, "pause")
+    }  # fmt: skip
+    assert all((cfg.steps, cfg.seed, cfg.control) == (100, 1, False) for cfg in arms)
+    star = [settings[f"star/sums/{arm}/0"].improve for arm in plan.STAR_ARMS if arm != "direct"]
+    assert {(cfg.keep, cfg.hint) for cfg in star} == {
+        ("right", "failures"), ("right", "never"), ("all", "failures"), ("all", "never")
+    }  # fmt: skip
+    assert {(cfg.temperature, cfg.samples) for cfg in star} == {(1.0, 2)}
+
+
+# --- running ------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_and_a_slow_job_are_reported_and_passed_over(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(accelerator, "GRACE_S", 0.5)
+    script = tmp_path / "jobs.py"
+    script.write_text(
+        "import sys, time\n"
+        "if sys.argv[1] == 'slow': time.sleep(60)\n"
+        "if sys.argv[1] == 'broken': sys.exit('no such kernel')\n"
+        "print('measured: {\"devices\": 1}')\n"
+    )
+    monkeypatch.setattr(accelerator, "HERE", tmp_path)
+    todo = [job("slow", 0.3, kind="slow"), job("broken", 5, kind="broken"), job("good", 5, part="h", kind="good")]
+    found = {one.job: one for one in accelerator.run(todo, tmp_path / "out", minutes=1)}
+    assert {name: one.status for name, one in found.items()} == {
+        "slow": "too slow", "broken": "failed", "good": "done"
+    }  # fmt: skip
+    assert "no such kernel" in found["broken"].error
+    assert found["good"].result == {"devices": 1}
+    begun = time.monotonic()
+    assert len(accelerator.run(todo[2:], tmp_path / "out", minutes=1)) == 3  # done: not repeated
+    assert time.monotonic() - begun < 1
+    assert "| broken | failed |" in (tmp_path / "out" / "tables.md").read_text()
+    assert "1 of 1 jobs are done" in capsys.readouterr().out
+
+
+def test_jobs_without_enough_time_are_left_out_and_named(tmp_path, capsys):
+    assert accelerator.run([job("long", 3600)], tmp_path, minutes=1) == []
+    assert "left out for want of time: long" in capsys.readouterr().out
+
+
+def in_this_process(job, out, limit_s):
+    result = jobs.KINDS[job.kind](**job.arguments)
+    return Outcome(job.name, job.part, "done", 1.0, json.loads(json.dumps(result)))
+
+
+def test_all_parts_run_at_tiny_size(tmp_path, monkeypatch):
+    data = carry.tiny(tmp_path / "data")
+    monkeypatch.setenv("QSTAR_DATA", str(data))
+    monkeypatch.setenv("QSTAR_CACHE", str(tmp_path / "cache"))
+    todo = [one for one in plan.jobs("tiny", data, tmp_path) if one.kind not in jobs.SPAWNING]
+    found = accelerator.run(todo, tmp_path, minutes=30, carry_out=in_this_process)
+    assert {one.part for one in found} == set(plan.PARTS) and len(found) == len(todo)
+    text = (tmp_path / "tables.md").read_text()
+    for title in ("The device", "Correctness", "Steps", "mathematical text", "Generation", "STaR", "Sharding"):
+        assert f"## {title}" in text or f"{title}\n" in text, title
+    assert f"{len(jax.devices())} x cpu" in text
+    done = {one.job: one.result for one in found}
+    assert done["logits against the CPU"]["highest"]["largest_difference"] == 0.0  # it is the CPU
+    assert done["sharding/data"]["devices"] == len(jax.devices())
+    assert [line["step"] for line in done["mathematics/beta 1e6 T 3/0"]["evaluations"]].count(2) > 0
+    assert {one["against"] for one in done["mathematics/paired tests/0"]["comparisons"]} == {
+        "plain_LM", "its own answers without thoughts"
+    }  # fmt: skip
+
+
+# --- what is carried ----------------------------------------------------------------------------------------------
+
+
+def test_pieces_come_back_as_they_were_and_damage_is_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(carry, "PIECE_BYTES", 1000)
+    sources = carry.tiny(tmp_path / "sources")
+    (sources / "svamp").mkdir()
+    (tmp_path / "weights.gguf").write_bytes(bytes(range(256)) * 20)
+    carry.prepare(tmp_path / "pieces", tmp_path / "weights.gguf", sources)
+    pieces = sorted((tmp_path / "pieces").glob("piece.*"))
+    assert len(pieces) > 1 and all(piece.stat().st_size <= 1000 for piece in pieces)
+    target = carry.unpacked(tmp_path / "pieces", tmp_path / "there")
+    assert Path(carry.model(target)).read_bytes() == bytes(range(256)) * 20
+    assert (target / "gsm8k" / "test.jsonl").read_text() == (sources / "gsm8k" / "test.jsonl").read_text()
+    assert len((target / "sums" / "train.jsonl").read_text().splitlines()) > 100
+    pieces[1].write_bytes(b"0" + pieces[1].read_bytes()[1:])
+    with pytest.raises(ValueError, match=r"piece\.001"):
+        carry.unpacked(tmp_path / "pieces", tmp_path / "elsewhere")
+    pieces[1].unlink()
+    with pytest.raises(FileNotFoundError, match=r"piece\.001"):
+        carry.unpacked(tmp_path / "pieces", tmp_path / "elsewhere")
+
+
+def test_wheels_name_what_is_imported_beyond_what_the_machine_has():
+    names = [line.partition("==")[0] for line in carry.wheels()]
+    assert "hydra-core" in names and "gguf" in names
+    assert not set(names) & set(carry.PRESENT)
+
+
+def test_a_table_of_nothing_is_only_its_jobs():
+    assert tables.markdown([]).strip() == "## Jobs"
