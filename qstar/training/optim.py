@@ -1,6 +1,7 @@
 """AdamW with warm-up, a schedule, global-norm clipping, and learning-rate scales for the parts Quiet-STaR adds."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -12,6 +13,7 @@ from qstar.typing import Array, Params
 SCHEDULES = ("constant", "linear", "cosine")
 WEIGHTS = ("float32", "bfloat16")
 PARTS = {"start": "delimiter", "end": "delimiter", "pause": "delimiter", "mixing": "mixing", "gate": "mixing"}
+SCALES = ("lm_lr_scale", "delimiter_lr_scale", "mixing_lr_scale")
 
 
 @dataclass(frozen=True)
@@ -19,8 +21,9 @@ class OptimConfig:
     """AdamW (Loshchilov & Hutter 2019). Defaults: Quiet-STaR's Appendix A.
 
     `delimiter_lr_scale` and `mixing_lr_scale` multiply the learning rate of start, end and pause embeddings and of the
-    mixing head (and of a gate). The paper weights the delimiters' gradients by 100, which Adam would
-    cancel: the step is what counts.
+    mixing head (and of a gate), `lm_lr_scale` that of all other weights. The paper weights the delimiters' gradients by
+    100, which Adam would cancel: the step is what counts. A scale of 0 freezes its part: its gradient does not count in
+    the global norm either.
     """
 
     lr: float = 1e-6
@@ -34,6 +37,7 @@ class OptimConfig:
     clip: float = 1.0  # global norm of the gradient; 0 clips nothing
     delimiter_lr_scale: float = 100.0
     mixing_lr_scale: float = 1.0
+    lm_lr_scale: float = 1.0
     ema: float = 0.0  # decay of the exponential moving average of the weights; 0 keeps none
     # Type that weights and moments are held in. `bfloat16` is what the released code does, without a copy in float32:
     # an Adam step of 1e-6 is less than half the distance between neighbours around 0.02 (1.2e-4) and is rounded away.
@@ -51,10 +55,10 @@ class OptimConfig:
                 f"optim.ema = {self.ema} with optim.weights = 'bfloat16': the average's small steps would be rounded "
                 "away; use optim.weights=float32 or optim.ema=0"
             )
-        for name in ("lr", "eps", "delimiter_lr_scale", "mixing_lr_scale"):
+        for name in ("lr", "eps"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"optim.{name} = {getattr(self, name)}: a positive number is wanted")
-        for name in ("warmup_steps", "weight_decay", "clip", "final_lr"):
+        for name in ("warmup_steps", "weight_decay", "clip", "final_lr", *SCALES):
             if getattr(self, name) < 0:
                 raise ValueError(f"optim.{name} = {getattr(self, name)}: it may not be negative")
         for name in ("beta1", "beta2", "ema"):
@@ -122,16 +126,24 @@ def scale_by_bfloat16_adam(beta1: float, beta2: float, eps: float) -> optax.Grad
 
 def optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
     """The updates to add to the weights; in float32 whatever type these are held in."""
-    scales = {"delimiter": cfg.delimiter_lr_scale, "mixing": cfg.mixing_lr_scale}
+    scales = {"lm": cfg.lm_lr_scale, "delimiter": cfg.delimiter_lr_scale, "mixing": cfg.mixing_lr_scale}
 
-    def scale(updates: Params, params: Params | None) -> Params:
-        return jax.tree_util.tree_map_with_path(lambda path, u: u * scales.get(PARTS.get(path[0].key), 1.0), updates)
+    def by_part(function: Callable[[float, Array], Array], tree: Params) -> Params:
+        """`function` of the scale of its part and of each leaf."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, leaf: function(scales[PARTS.get(path[0].key, "lm")], leaf), tree
+        )
+
+    clip = optax.clip_by_global_norm(cfg.clip) if cfg.clip else optax.identity()
+
+    def clip_trained(grads: Params, state: optax.OptState, params: Params | None = None):
+        return clip.update(by_part(lambda scale, g: g if scale else jnp.zeros_like(g), grads), state, params)
 
     adam = scale_by_bfloat16_adam if cfg.weights == "bfloat16" else optax.scale_by_adam
     return optax.chain(
-        optax.clip_by_global_norm(cfg.clip) if cfg.clip else optax.identity(),
+        optax.GradientTransformation(clip.init, clip_trained),
         adam(cfg.beta1, cfg.beta2, cfg.eps),
         optax.add_decayed_weights(cfg.weight_decay, lambda params: jax.tree_util.tree_map_with_path(_decays, params)),
-        optax.stateless(scale),
+        optax.stateless(lambda updates, params: by_part(lambda scale, update: update * scale, updates)),
         optax.scale_by_learning_rate(schedule(cfg, steps)),
     )

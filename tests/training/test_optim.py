@@ -47,6 +47,15 @@ def test_learning_rates_of_the_parts_have_the_configured_ratios():
     }
 
 
+def test_a_scale_of_zero_freezes_its_part_and_its_gradient_does_not_count():
+    gradient = jax.tree.map(lambda p: jnp.full_like(p, 3.0), PARAMS)
+    frozen = one_update(gradient, lm_lr_scale=0.0, delimiter_lr_scale=0.0, weight_decay=0.25)
+    assert {name for name, update in frozen.items() if update != [0.0]} == {"mixing/first", "mixing/first_bias"}
+    # The norm of a gradient of 3 in the six weights of the head is 54 ** 0.5: at that bound nothing is clipped.
+    settings = {"lm_lr_scale": 0.0, "delimiter_lr_scale": 0.0, "eps": 1.0, "clip": 54**0.5}
+    assert one_update(gradient, **settings)["mixing/first"] == pytest.approx([-0.5 * 3 / (3 + 1)])
+
+
 def test_weights_decay_but_not_norms_biases_and_delimiters():
     nothing = jax.tree.map(jnp.zeros_like, PARAMS)
     # lr 0.5 * decay 0.25 * weight 2, times the part's learning-rate scale.
@@ -169,6 +178,7 @@ def test_schedules_at_literal_steps(settings, wanted):
         ({"schedule": "step"}, r"optim.schedule = 'step': choose one of constant, linear, cosine"),
         ({"lr": 0.0}, r"optim.lr = 0.0: a positive number"),
         ({"mixing_lr_scale": -1.0}, r"optim.mixing_lr_scale = -1.0"),
+        ({"lm_lr_scale": -1.0}, r"optim.lm_lr_scale = -1.0"),
         ({"clip": -1.0}, r"optim.clip = -1.0: it may not be negative"),
         ({"ema": 1.0}, r"optim.ema = 1.0: a number from 0"),
         ({"weights": "float16"}, r"optim.weights = 'float16': choose one of float32, bfloat16"),
