@@ -20,7 +20,7 @@ class CupsText(cups.CupsConfig):
         super().__post_init__()
         longest = self.max_moves + 4  # start, moves, =, answer, ;
         if self.worked:
-            longest += self.max_moves + 2  # workings between dashes
+            longest += self.max_moves + self.padding + 2  # workings between dashes
         if self.length < longest:
             raise ValueError(f"data.length = {self.length}: a problem takes up to {longest} tokens")
 

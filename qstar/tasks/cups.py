@@ -56,14 +56,24 @@ class CupsConfig:
 
     `worked` is the share of examples that show their workings, `slips` the share of those that go wrong at one step and
     carry on from there, the answer included: a writer who makes mistakes but follows what it wrote.
+
+    `strides` and `padding` vary the length of workings: the place is written after every move, every second one, ...,
+    as often each, and always after the last; up to `padding` dots follow the places, any number as often.
     """
 
     min_moves: int = 6
     max_moves: int = 8
     worked: float = 0.0
     slips: float = 0.0
+    strides: tuple[int, ...] = (1,)
+    padding: int = 0
 
     def __post_init__(self):
+        object.__setattr__(self, "strides", tuple(self.strides))
+        if not self.strides or min(self.strides) < 1:
+            raise ValueError(f"strides = {list(self.strides)}: expected one or more positive integers, such as [1, 2]")
+        if self.padding < 0:
+            raise ValueError(f"padding = {self.padding}: expected 0 or more dots")
         if not 1 <= self.min_moves <= self.max_moves:
             raise ValueError(f"min_moves = {self.min_moves}, max_moves = {self.max_moves}: 1 <= min <= max is wanted")
         for name in ("worked", "slips"):
@@ -94,7 +104,14 @@ def example(cfg: CupsConfig, rng: np.random.Generator) -> str:
     places = problem.places
     if rng.random() < cfg.slips:
         places = _slip(problem, int(rng.integers(len(problem.moves))), rng)
-    return f"{problem.question}-{places}-{places[-1]};"
+    return f"{problem.question}-{_written(places, cfg, rng)}-{places[-1]};"
+
+
+def _written(places: str, cfg: CupsConfig, rng: np.random.Generator) -> str:
+    """The places that are written down, and dots. With one stride and no padding nothing is drawn from `rng`."""
+    stride = cfg.strides[rng.integers(len(cfg.strides)) if len(cfg.strides) > 1 else 0]
+    skipped = places[stride - 1 : -1 : stride] + places[-1]
+    return skipped + "." * (rng.integers(cfg.padding + 1) if cfg.padding else 0)
 
 
 def _slip(problem: Problem, step: int, rng: np.random.Generator) -> str:

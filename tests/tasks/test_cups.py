@@ -42,6 +42,21 @@ def test_workings_without_slips_are_right_and_with_slips_follow_from_the_slip():
     assert 160 < wrong < 240  # half of 400, 4 standard deviations either way
 
 
+def test_workings_of_several_strides_end_in_the_last_place_and_in_dots():
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(400):
+        text = cups.example(CupsConfig(5, 5, worked=1.0, strides=(1, 2, 5), padding=2), rng)
+        question, workings, rest = text.split("-")
+        places = Problem(int(question[0]), question[1:-1]).places
+        written = workings.rstrip(".")
+        stride = {5: 1, 3: 2, 1: 5}[len(written)]
+        assert written == {1: places, 2: places[1] + places[3] + places[4], 5: places[4]}[stride]
+        assert rest == places[-1] + ";"
+        seen.add((stride, len(workings) - len(written)))
+    assert seen == {(stride, dots) for stride in (1, 2, 5) for dots in (0, 1, 2)}
+
+
 def test_splits_are_disjoint_and_a_twentieth_each():
     rng = np.random.default_rng(0)
     drawn = {
@@ -53,7 +68,18 @@ def test_splits_are_disjoint_and_a_twentieth_each():
     assert 0.04 < share < 0.06
 
 
-@pytest.mark.parametrize("change", [{"min_moves": 0}, {"min_moves": 9}, {"worked": 1.5}, {"slips": -0.1}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"min_moves": 0},
+        {"min_moves": 9},
+        {"worked": 1.5},
+        {"slips": -0.1},
+        {"strides": [0]},
+        {"strides": []},
+        {"padding": -1},
+    ],
+)
 def test_settings_out_of_range_are_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         CupsConfig(**change)
