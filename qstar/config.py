@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -17,7 +17,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from qstar import __version__
+from qstar import __version__, overrides, settings
 from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import TextConfig
@@ -34,6 +34,7 @@ from qstar.methods.sft import SFT
 from qstar.models.lora import LoraConfig
 from qstar.paths import ROOT
 from qstar.runs import Pretrained, Scratch
+from qstar.settings import Count, NonNegative, OneOf, Seed, Whole
 from qstar.sharding import MeshConfig
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.commonsense_qa import CommonsenseQA
@@ -51,44 +52,36 @@ from qstar.training.optim import OptimConfig
 class TrainConfig:
     """One training run."""
 
-    name: str = "run"
-    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"
+    name: str = "run"  # of the run, in run_dir and in what loggers show
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
     resume: str = ""  # a run directory, or `latest`: go on from its newest checkpoint with its own configuration
-    seed: int = 0
-    steps: int = 100
-    batch_size: int = 8  # sequences in an optimiser step
-    micro_batches: int = 1  # slices of it whose gradients are accumulated
+    seed: Seed = 0  # of the weights that begin at random, the order of the data, and thoughts
+    steps: Count = 100  # of the optimiser
+    batch_size: Count = 8  # sequences in an optimiser step
+    micro_batches: Count = 1  # slices of it whose gradients are accumulated
     control: bool = False  # also train a plain language model on the same batches for as many steps
-    log_every: int = 1
-    save_every: int = 50
-    keep: int = 2  # newest checkpoints kept
-    sample_every: int = 50  # steps between samples of thoughts; 0 takes none
-    sinks: tuple[str, ...] = ()  # besides metrics.jsonl: tensorboard, wandb
-    peak_tflops: float = 0.0  # of one device, that machine/mfu is a share of; 0: that of a large product, measured
-    model: Any = MISSING
-    method: Any = MISSING
-    data: Any = MISSING
-    eval: Any = MISSING
+    log_every: Count = 1  # steps between lines of metrics
+    save_every: Count = 50  # steps between checkpoints
+    keep: Count = 2  # newest checkpoints kept
+    sample_every: Whole = 50  # steps between samples of thoughts; 0 takes none
+    sinks: tuple[Annotated[str, OneOf(SINKS)], ...] = ()  # besides metrics.jsonl: tensorboard, wandb
+    # of one device, that machine/mfu is a share of; 0: that of a large product, measured
+    peak_tflops: NonNegative = 0.0
+    model: Any = MISSING  # where the language model comes from
+    method: Any = MISSING  # how it is trained
+    data: Any = MISSING  # what it is trained on
+    eval: Any = MISSING  # what it is asked
     lora: LoraConfig = field(default_factory=LoraConfig)  # low-rank adapters on a frozen language model
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)  # the optimiser
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices, and what is split over them
 
     def __post_init__(self):
         object.__setattr__(self, "sinks", tuple(self.sinks))
-        for name in ("steps", "batch_size", "micro_batches", "log_every", "save_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: a positive integer is wanted")
-        if self.peak_tflops < 0:
-            raise ValueError(f"peak_tflops = {self.peak_tflops}: 0 (measured) or a positive number is wanted")
-        if self.sample_every < 0:
-            raise ValueError(f"sample_every = {self.sample_every}: 0 (no samples) or more is wanted")
+        settings.check(self)
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into micro_batches = {self.micro_batches} equal parts"
             )
-        for sink in self.sinks:
-            if sink not in SINKS:
-                raise ValueError(f"sinks = {self.sinks}: choose from {', '.join(SINKS)}")
         self._check_window()
 
     def _check_window(self) -> None:
@@ -109,16 +102,19 @@ class EvaluateConfig:
     run: str = "latest"  # a run directory, `latest`, or `none`
     step: Any = "newest"  # checkpoint to evaluate: a step, a list of steps, `newest`, or `all`
     out: str = ""  # a folder for the table and the rows of all items; an evaluation that was stopped goes on there
-    seed: int = 0  # of the thoughts that are drawn
+    seed: Seed = 0  # of the thoughts that are drawn
     method: dict[str, Any] = field(default_factory=dict)  # settings of the run's method that differ from its training
-    model: Any = MISSING
-    eval: Any = MISSING
+    model: Any = MISSING  # the language model that is asked with run=none
+    eval: Any = MISSING  # what is asked
 
     def __post_init__(self):
+        settings.check(self)
         steps = self.step if isinstance(self.step, list | tuple) else [self.step]
-        numbers = all(isinstance(step, int) and not isinstance(step, bool) and step >= 0 for step in steps)
+        numbers = all(
+            isinstance(step, int) and not isinstance(step, bool) and 0 <= step <= settings.INT32 for step in steps
+        )
         if self.step not in ("newest", "all") and not (numbers and steps):
-            raise ValueError(f"step = {self.step!r}: a step, a list of steps as in [10,20], newest or all is wanted")
+            raise ValueError(f"step = {self.step!r}: expected a step, a list of steps as in [10,20], newest or all")
         if self.method and self.run == "none":
             raise ValueError(f"method = {self.method!r} changes how a trained run is asked: give run=DIRECTORY")
 
@@ -127,35 +123,30 @@ class EvaluateConfig:
 class ImproveConfig:
     """One self-training run."""
 
-    name: str = "improve"
-    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"
+    name: str = "improve"  # of the run, in run_dir and in what loggers show
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
     resume: str = ""  # a run directory: go on with its own configuration
-    seed: int = 0
-    sample_batch: int = 32  # prompts that are continued at once
-    batch_size: int = 8  # rows in an optimiser step
-    micro_batches: int = 1  # slices of it whose gradients are accumulated
-    length: int = 256  # tokens in a row of training, which holds as many whole examples as fit
-    dev: int = 0  # dev problems asked after every iteration; 0: all
+    seed: Seed = 0  # of everything that is drawn
+    sample_batch: Count = 32  # prompts that are continued at once
+    batch_size: Count = 8  # rows in an optimiser step
+    micro_batches: Count = 1  # slices of it whose gradients are accumulated
+    length: Count = 256  # tokens in a row of training, which holds as many whole examples as fit
+    dev: Whole = 0  # dev problems asked after every iteration; 0: all
     ask_few_shot: bool = False  # examples stand before the questions that are asked
     ask_both: bool = False  # the other way as well
-    wrong_hints: int = 0  # training questions asked with a wrong hint in every iteration; nothing is learnt from them
+    wrong_hints: Whole = 0  # training questions asked with a wrong hint in every iteration; nothing is learnt from them
     test: bool = False  # ask the test split after the last iteration
-    log_every: int = 10
-    save_every: int = 100  # steps between checkpoints
-    model: Any = MISSING
-    task: Any = MISSING
-    improve: Any = MISSING
+    log_every: Count = 10  # steps between lines of metrics
+    save_every: Count = 100  # steps between checkpoints
+    model: Any = MISSING  # where the language model comes from
+    task: Any = MISSING  # what it is asked
+    improve: Any = MISSING  # the recipe
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    mesh: MeshConfig = field(default_factory=MeshConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)  # the optimiser
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices, and what is split over them
 
     def __post_init__(self):
-        for name in ("sample_batch", "batch_size", "micro_batches", "length", "log_every", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: a positive integer is wanted")
-        for name, none in {"dev": "all", "wrong_hints": "none"}.items():
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} = {getattr(self, name)}: 0 ({none}) or a number of problems is wanted")
+        settings.check(self)
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into micro_batches = {self.micro_batches} equal parts"
@@ -223,10 +214,25 @@ def build(node: DictConfig) -> Any:
 
     Raises ValueError where a value is missing or its interpolation fails, and what the dataclasses' checks raise.
     """
+    _check_known(node)
     try:
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ValueError(_explained(error)) from error
+
+
+def _check_known(node: DictConfig, prefix: str = "") -> None:
+    """Raise ValueError for a setting that its dataclass does not have, as `+key=value` adds it."""
+    schema = OmegaConf.get_type(node)
+    if not dataclasses.is_dataclass(schema):
+        return
+    known = [one.name for one in dataclasses.fields(schema)]
+    for name in node:
+        if name not in known:
+            raise ValueError(overrides.unknown(f"{prefix}{name}", [f"{prefix}{one}" for one in known]))
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            _check_known(child, f"{prefix}{name}.")
 
 
 def _explained(error: OmegaConfBaseException) -> str:
@@ -249,7 +255,7 @@ def save(cfg: TrainConfig | ImproveConfig, file: Path) -> None:
     fresh.replace(file)
 
 
-def load(file: Path, overrides: Sequence[str] = (), schema: type = TrainConfig) -> Any:
+def load(file: Path, given: Sequence[str] = (), schema: type = TrainConfig) -> Any:
     """A saved configuration of this kind, with `key=value` overrides, in Hydra's grammar, on top.
 
     Raises ValueError for a file that this version of qstar does not read and for overrides that do not fit.
@@ -266,7 +272,7 @@ def load(file: Path, overrides: Sequence[str] = (), schema: type = TrainConfig) 
         node = OmegaConf.merge(node, contents)
     except (OmegaConfBaseException, YAMLError, TypeError) as error:
         raise ValueError(f"{file} is not a configuration that qstar {__version__} wrote: {error}") from error
-    return build(_overridden(node, overrides))
+    return build(_overridden(node, given))
 
 
 def _migrate(contents: DictConfig) -> None:
@@ -283,12 +289,16 @@ def _schema(group: str, name: str) -> type:
     return known[name]
 
 
-def _overridden(node: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    try:
-        for override in OverridesParser.create().parse_overrides(list(overrides)):
-            OmegaConf.update(node, override.key_or_group, override.value())
-    except (OmegaConfBaseException, HydraException) as error:
-        raise ValueError(f"override: {error}") from error
+def _overridden(node: DictConfig, given: Sequence[str]) -> DictConfig:
+    for argument in given:
+        try:
+            override = OverridesParser.create().parse_override(argument)
+        except HydraException as error:
+            raise ValueError(overrides.unreadable(argument)) from error
+        refusal = overrides.refusal(node, override)
+        if refusal:
+            raise ValueError(refusal)
+        OmegaConf.update(node, override.key_or_group, override.value())
     return node
 
 

@@ -12,7 +12,7 @@ import jax
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, manual, report, runs
+from qstar import entry, manual, overrides, report, runs
 from qstar.config import EvaluateConfig
 from qstar.evals import suite
 from qstar.evals.measure import Subject
@@ -115,7 +115,7 @@ def main() -> None:
     if manual.asked(sys.argv[1:]):
         manual.show("evaluate", sys.argv[1:])
     else:
-        _main()
+        overrides.run("evaluate", _main)
 
 
 if __name__ == "__main__":

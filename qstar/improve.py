@@ -10,7 +10,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, manual
+from qstar import entry, manual, overrides
 from qstar.config import ImproveConfig
 from qstar.paths import CONFIGS
 
@@ -57,7 +57,7 @@ def main() -> None:
     if manual.asked(sys.argv[1:]):
         manual.show("improve", sys.argv[1:])
     else:
-        _main()
+        overrides.run("improve", _main)
 
 
 if __name__ == "__main__":

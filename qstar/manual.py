@@ -1,19 +1,32 @@
-"""What `--help` of a command with a Hydra configuration prints: its text, its groups, and the composed configuration.
+"""What `--help` of a command with a Hydra configuration prints: examples, groups with their choices, every setting.
 
-Hydra's own `--help` copies all schemas for every group that it lists: seconds, for what takes a quarter of one here.
+The meaning of a setting is the comment beside its field, or above it, in the dataclass; that of a choice, the comment
+that opens its file. Hydra's own `--help` copies all schemas for every group that it lists: seconds, for what takes a
+quarter of one here.
 """
 
+import dataclasses
+import functools
+import re
 import string
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
-from hydra.errors import HydraException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 
+from qstar import overrides, settings
 from qstar.paths import CONFIGS
+from qstar.settings import OneOf
+
+WIDTH = 100
+MEANING = 34  # column where the meaning of a setting begins
+LONGEST = 60  # characters of a value
+_FIELD = re.compile(r"    (\w+): [^#]*?(?:  # (.*))?$")
+_COMMENT = re.compile(r"    # (.*)$")
 
 
 def asked(arguments: Sequence[str]) -> bool:
@@ -25,23 +38,137 @@ def show(name: str, arguments: Sequence[str]) -> None:
 
     Leaves with status 1 where they do not compose.
     """
+    given = [one for one in arguments if not one.startswith("-")]
     try:
-        print(text(name, [one for one in arguments if not one.startswith("-")]))
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(text(name, given))
+    except overrides.ERRORS as error:
+        print(overrides.explained(name, given, error), file=sys.stderr)
         raise SystemExit(1) from None
 
 
-def text(name: str, overrides: Sequence[str]) -> str:
+def text(name: str, given: Sequence[str]) -> str:
     """Raises hydra's and OmegaConf's errors where the overrides do not compose."""
     with hydra.initialize_config_dir(CONFIGS, version_base="1.3"):
-        cfg = hydra.compose(name, list(overrides), return_hydra_config=True)
+        cfg = hydra.compose(name, list(given), return_hydra_config=True)
     template = string.Template(cfg.hydra.help.template)
-    picked = [group for group in cfg.hydra.runtime.choices if (Path(CONFIGS) / group).is_dir()]
-    groups = [
-        f"{group}: {', '.join(sorted(one.stem for one in (Path(CONFIGS) / group).glob('*.yaml')))}"
-        for group in sorted(picked)
-    ]
+    picked = {group: option for group, option in cfg.hydra.runtime.choices.items() if not group.startswith("hydra/")}
     OmegaConf.set_struct(cfg, False)
     del cfg.hydra
-    return template.substitute(APP_CONFIG_GROUPS="\n".join(groups) + "\n", CONFIG=OmegaConf.to_yaml(cfg))
+    groups = "\n".join(line for group in sorted(picked) for line in _group(name, group, picked[group]))
+    return template.substitute(APP_CONFIG_GROUPS=groups + "\n", CONFIG="\n".join(_settings(cfg)))
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+def _group(name: str, group: str, picked: str | None) -> Iterator[str]:
+    yield f"  {group}"
+    for option, file in overrides.choices(name, group).items():
+        yield from _entry(f"{'*' if option == picked else ' '} {option}", _opening(file))
+
+
+def _opening(file: Path) -> str:
+    """The comment that opens a file: of a recipe, its first entry."""
+    lines = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("# @package") or re.match(r"# Program  ", line):
+            continue
+        entry = re.match(r"# (?:Claim|What it is)  +(.*)", line)
+        if not line.startswith("# ") or (lines and re.match(r"# \w[\w ]*  +", line)):
+            break
+        lines.append(entry[1] if entry else line.removeprefix("# ").strip())
+    return _sentence(" ".join(lines))
+
+
+def _sentence(said: str) -> str:
+    """The first sentence, where more would not fit into three lines."""
+    first = re.match(r".*?\.(?= [A-Z])", said)
+    return first[0] if first and len(said) > 3 * (WIDTH - MEANING) else said
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def _settings(cfg: DictConfig) -> Iterator[str]:
+    """Every setting with its value and meaning: those of the command, then those of each group."""
+    nested = [name for name in cfg if isinstance(cfg._get_node(name), DictConfig)]
+    yield from _of_schema(cfg, "", [name for name in cfg if name not in nested])
+    for group in nested:
+        node, schema = cfg[group], OmegaConf.get_type(cfg[group])
+        yield ""
+        if not dataclasses.is_dataclass(schema):
+            yield from _entry(f"  {group}={{}}", meanings(OmegaConf.get_type(cfg)).get(group, ""))
+            continue
+        yield from textwrap.wrap(f"{group}: {_about(schema)}", WIDTH, subsequent_indent="  ")
+        yield from _of_schema(node, f"{group}.", list(node))
+
+
+def _of_schema(node: DictConfig, prefix: str, names: Sequence[str]) -> Iterator[str]:
+    schema = OmegaConf.get_type(node)
+    said, rules = meanings(schema), settings.rules(schema)
+    values = OmegaConf.to_container(node, resolve=False)
+    for name in names:
+        rule = rules.get(name)
+        legal = f" ({rule})" if rule and isinstance(rule.legal, OneOf) else ""
+        yield from _entry(f"  {prefix}{name}={_spelled(values[name])}", said.get(name, "") + legal)
+
+
+def _entry(start: str, meaning: str) -> Iterator[str]:
+    """Lines of the help: what it is called, and at the right what it means."""
+    room = " " * MEANING
+    lines = textwrap.wrap(meaning, WIDTH - MEANING, break_on_hyphens=False) or [""]
+    if len(f"  {start}") >= MEANING:
+        yield f"  {start}"
+    else:
+        yield f"{f'  {start}':<{MEANING}}{lines.pop(0)}".rstrip()
+    yield from (room + line for line in lines)
+
+
+def _spelled(value: Any) -> str:
+    """As an override gives it; a long one is cut."""
+    if isinstance(value, list | tuple):
+        shown = f"[{','.join(map(_spelled, value))}]"
+    elif isinstance(value, dict):
+        shown = "{" + ",".join(f"{name}:{_spelled(one)}" for name, one in value.items()) + "}"
+    else:
+        shown = {None: "null", True: "true", False: "false", "": "''"}.get(value) if not _number(value) else str(value)
+        shown = str(value) if shown is None else shown
+    shown = shown.replace("\n", "\\n")
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+# --- dataclasses --------------------------------------------------------------------------------------------------
+
+
+def _about(schema: type) -> str:
+    """The first sentence of the docstring."""
+    return re.split(r"(?<=\.)\s", " ".join((schema.__doc__ or schema.__name__).split()), maxsplit=1)[0]
+
+
+@functools.cache
+def meanings(schema: type) -> Mapping[str, str]:
+    """What the comments say about the fields of a dataclass, those that it inherits included."""
+    found: dict[str, str] = {}
+    for one in reversed(schema.__mro__):
+        if dataclasses.is_dataclass(one):
+            found |= _comments(one)
+    return found
+
+
+def _comments(schema: type) -> dict[str, str]:
+    """Of the fields of this class alone, by name: the comment at the end of the line, and the one above it."""
+    lines = Path(sys.modules[schema.__module__].__file__).read_text(encoding="utf-8").splitlines()
+    start = next(number for number, line in enumerate(lines) if re.match(rf"class {schema.__name__}\b", line))
+    found, above = {}, []
+    for line in lines[start + 1 :]:
+        if re.match(r"\S|    def |    @", line):
+            break
+        field, comment = _FIELD.match(line), _COMMENT.match(line)
+        if field and field[1] in schema.__annotations__:
+            found[field[1]] = " ".join([*([field[2]] if field[2] else []), *above])
+        above = [*above, comment[1]] if comment else []
+    return found

@@ -9,21 +9,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qstar import settings
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Compares, Method
 from qstar.models import companions, gguf, hf, llama2c, lm, lora, peft
 from qstar.models.companions import Companions
 from qstar.models.definition import Definition, differences, join, shapes
-from qstar.models.lm import LMConfig
+from qstar.models.lm import DTYPES, REMATS, LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.models.weights import finite, inside
+from qstar.ops.attention import KERNELS
+from qstar.settings import Count, OneOf, Positive
 from qstar.thoughts.predict import Thinks
 from qstar.training import checkpoint
 from qstar.training.reference import Other
@@ -233,11 +236,17 @@ class Pretrained:
     on from as well, where the new method has such a part; `extras=false` starts these anew.
     """
 
-    source: str  # see KINDS
-    extras: bool = True
-    dtype: str = "float32"  # of the matrix products: float32 or bfloat16; weights are kept in float32
-    remat: str = "full"  # what the backward pass computes again: see LMConfig
-    attention: str = "einsum"  # einsum, xla or cudnn: see LMConfig
+    source: str  # bundled:NAME, DIRECTORY, FILE.gguf, FILE.bin, hub:ORG/NAME, or a run: see qstar-prepare --help
+    extras: bool = True  # of a run, go on from what its method added to the language model
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"  # of the matrix products; weights are kept in float32
+    # What the backward pass computes again: `full`, every layer, the least memory; `minimal`, all but products with
+    # weights; `none`.
+    remat: Annotated[str, OneOf(REMATS)] = "full"
+    attention: Annotated[str, OneOf(KERNELS)] = "einsum"  # what computes the text's attention to itself
+
+    def __post_init__(self):
+        object.__setattr__(self, "remat", lm.remat_of(self.remat))
+        settings.check(self, "model")
 
     def load(self, seed: int) -> Loaded:
         loaded = load_model(self.source)
@@ -249,25 +258,34 @@ class Pretrained:
 class Scratch:
     """A new model with random weights. `tokenizer` is a tokenizer.json, or `characters:` and an alphabet."""
 
-    tokenizer: str = "characters:"
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 4
-    head_size: int = 32
-    ff: int = 384
-    max_len: int = 2048
-    rope_theta: float = 10000.0
-    tied: bool = True
-    dtype: str = "float32"
-    remat: str = "full"
-    attention: str = "einsum"
+    tokenizer: str = "characters:"  # a tokenizer.json, or `characters:` and an alphabet
+    width: Count = 128  # of the residual stream
+    layers: Count = 2  # transformer blocks
+    heads: Count = 4  # of queries
+    kv_heads: Count = 4  # heads of keys and values; fewer than heads: grouped-query attention
+    head_size: Count = 32  # channels of a head
+    ff: Count = 384  # width of the feed-forward
+    max_len: Count = 2048  # tokens of the context
+    rope_theta: Positive = 10000.0  # base of the rotary frequencies
+    tied: bool = True  # the output layer is the embedding
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"  # of the matrix products; weights are kept in float32
+    # What the backward pass computes again: `full`, every layer, the least memory; `minimal`, all but products with
+    # weights; `none`.
+    remat: Annotated[str, OneOf(REMATS)] = "full"
+    attention: Annotated[str, OneOf(KERNELS)] = "einsum"  # what computes the text's attention to itself
+
+    def __post_init__(self):
+        object.__setattr__(self, "remat", lm.remat_of(self.remat))
+        self._shape(vocab=1)  # checks the sizes
+
+    def _shape(self, vocab: int) -> LMConfig:
+        sizes = {name: value for name, value in dataclasses.asdict(self).items() if name != "tokenizer"}
+        return LMConfig(vocab=vocab, **sizes)
 
     def load(self, seed: int) -> Loaded:
         kind, _, alphabet = self.tokenizer.partition(":")
         tokenizer = tokenizers.characters(alphabet) if kind == "characters" else Tokenizer.from_file(self.tokenizer)
-        shape = {name: value for name, value in dataclasses.asdict(self).items() if name != "tokenizer"}
-        config = LMConfig(vocab=tokenizer.size, **shape)
+        config = self._shape(tokenizer.size)
         return Loaded(config, lm.definition(config).init(jax.random.key(seed)), tokenizer, "scratch")
 
 

@@ -9,11 +9,14 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from qstar import settings
+from qstar.settings import Range
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -37,12 +40,13 @@ SHARE, MOST_TENSOR = 1 / 3, 8
 class MeshConfig:
     """Sizes of the mesh axes; one of them may be -1: all devices that are left."""
 
-    data: int = 1
-    fsdp: int = 1
-    tensor: int = 1
+    data: Annotated[int, Range(-1)] = 1  # devices that share the batch, each with the whole model
+    fsdp: Annotated[int, Range(-1)] = 1  # devices that share the batch and the weights
+    tensor: Annotated[int, Range(-1)] = 1  # devices that share heads, feed-forward and vocabulary
     auto: bool = False  # sizes are picked for the devices found and the model's size (`pick`)
 
     def __post_init__(self):
+        settings.check(self, "mesh")
         sizes = (self.data, self.fsdp, self.tensor)
         if self.auto and sizes != (1, 1, 1):
             raise ValueError(f"mesh=auto with (data, fsdp, tensor) = {sizes}: give sizes, or let them be picked")

@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, manual, runs
+from qstar import entry, manual, overrides, runs
 from qstar.config import TrainConfig
 from qstar.paths import CONFIGS
 
@@ -62,7 +62,7 @@ def main() -> None:
     if manual.asked(sys.argv[1:]):
         manual.show("train", sys.argv[1:])
     else:
-        _main()
+        overrides.run("train", _main)
 
 
 if __name__ == "__main__":

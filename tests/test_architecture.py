@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "qstar"
 
-# What a package of qstar may import of qstar, besides `typing`, `structs`, `foreign` and itself. Only downwards.
+# What a package of qstar may import of qstar, besides `settings`, `typing`, `structs`, `foreign` and itself. Only downwards.
 MAY_IMPORT = {
     "ops": {"sharding"},
     "models": {"ops", "sharding"},
@@ -20,6 +20,7 @@ MAY_IMPORT = {
     "training": {"methods", "models", "data", "tasks", "search", "ops", "sharding", "paths"},
     "evals": {"methods", "thoughts", "decoding", "models", "data", "tasks", "search", "ops", "sharding"},
     "display": {"thoughts"},
+    "settings": set(),
     "typing": set(),
     "structs": set(),
     "sharding": set(),
@@ -39,6 +40,7 @@ TOP = {
     "improvement",
     "iterations",
     "manual",
+    "overrides",
     "prepare",
     "processes",
     "record",
@@ -50,7 +52,12 @@ TOP = {
 }
 
 # Where Hydra is: configuration, its help, and the commands.
-ENTRIES = {"config.py", "manual.py", *(f"{name}.py" for name in ("entry", "train", "evaluate", "improve", "solve"))}
+ENTRIES = {
+    "config.py",
+    "manual.py",
+    "overrides.py",
+    *(f"{name}.py" for name in ("entry", "train", "evaluate", "improve", "solve")),
+}
 ENTRIES |= {"think.py", "prepare.py"}
 
 # Third parties with one home: the packages or files that may import them.
@@ -133,7 +140,7 @@ def test_packages_import_downwards_only():
     for path, names in modules().items():
         if layer(path) in TOP | {"__init__"}:
             continue
-        allowed = MAY_IMPORT[layer(path)] | {"typing", "structs", "foreign", layer(path)}
+        allowed = MAY_IMPORT[layer(path)] | {"settings", "typing", "structs", "foreign", layer(path)}
         wrong += [f"{path}: {name}" for name in names if is_of(name, "qstar") and name.split(".")[1] not in allowed]
     assert wrong == []
 

@@ -110,9 +110,7 @@ def test_steps_are_named_one_by_one(directory):
 
 @pytest.mark.parametrize("step", [-1, "last", [], [1, "all"], True, 1.5])
 def test_a_step_that_is_none_is_refused(step):
-    with pytest.raises(
-        ValueError, match=r"step = .*: a step, a list of steps as in \[10,20\], newest or all is wanted"
-    ):
+    with pytest.raises(ValueError, match=r"step = .*: expected a step, a list of steps as in \[10,20\], newest or all"):
         EvaluateConfig(step=step)
 
 

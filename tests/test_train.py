@@ -122,7 +122,7 @@ def test_every_job_of_a_sweep_has_its_own_directory(qstar_train, tmp_path, monke
         (("stesp=3",), "Key 'stesp' not in 'TrainConfig'"),
         (("steps=many",), "Value 'many' of type 'str' could not be converted to Integer"),
         (("method=quiet_stat",), "Could not find 'method/quiet_stat'"),
-        (("steps=0",), "ValueError: steps = 0: a positive integer is wanted"),
+        (("steps=0",), "ValueError: steps = 0: expected a positive integer"),
         (("data=text",), "ValueError: data.paths has no value: give data.paths=VALUE"),
         (("model.source=./absent",), "FileNotFoundError: no model at './absent'"),
         (("resume=latest",), "FileNotFoundError: no run under"),

@@ -9,11 +9,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 
+from qstar import settings
 from qstar.data.generated import pack_row
 from qstar.data.pipeline import Encoder
+from qstar.settings import Range
 from qstar.structs import Examples
 from qstar.tasks import lines
 
@@ -24,13 +27,12 @@ OPEN_ROWS = 64  # that an example is tried in, the newest ones; looking through 
 class ExamplesText:
     """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1."""
 
-    path: str
-    length: int = 256  # tokens in a row, which holds as many whole examples as fit
+    path: str  # of the file
+    length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole examples as fit
     prompts_count: bool = False  # the tokens of prompts are learnt as well
 
     def __post_init__(self):
-        if self.length < 2:
-            raise ValueError(f"data.length = {self.length}: at least 2 is wanted, one token and its successor")
+        settings.check(self, "data")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qstar.settings import Count
 from qstar.structs import Batch
 from qstar.tasks import cups
 
@@ -13,8 +14,8 @@ from qstar.tasks import cups
 class CupsText(cups.CupsConfig):
     """Text of the cups task. `answers_only` counts, in the loss, only what follows the question."""
 
-    length: int = 96  # tokens in a row, which holds as many whole problems as fit
-    answers_only: bool = False
+    length: Count = 96  # tokens in a row, which holds as many whole problems as fit
+    answers_only: bool = False  # count, in the loss, only what follows the question
 
     def __post_init__(self):
         super().__post_init__()

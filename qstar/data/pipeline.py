@@ -11,11 +11,13 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import jax
 import numpy as np
 
+from qstar import settings
+from qstar.settings import Decay, OneOf, Range
 from qstar.structs import Batch
 from qstar.tasks.lines import SEPARATOR
 from qstar.typing import Int, typed
@@ -48,21 +50,17 @@ class TextConfig:
     paths: tuple[str, ...]  # text or JSONL files, or folders of them
     field: str = "text"  # of a JSONL line; several joined by "+": "question+answer"
     separator: str = SEPARATOR  # the line between two documents of a plain-text file
-    window: str = "crop"  # crop | pack
-    length: int = 256  # tokens in a window
-    heldout_fraction: float = 0.0  # share of the documents kept out of split "train"
+    # How windows are cut: a random one of every document, or all documents end to end.
+    window: Annotated[str, OneOf(WINDOWS)] = "crop"
+    length: Annotated[int, Range(2)] = 256  # tokens in a window
+    heldout_fraction: Decay = 0.0  # share of the documents kept out of split "train"
     cache_dir: str = ""  # of the prepared data; empty: QSTAR_CACHE, else ~/.cache/qstar
 
     def __post_init__(self):
         object.__setattr__(self, "paths", tuple(self.paths))  # OmegaConf hands over a list, which cannot be hashed
+        settings.check(self, "data")
         if not self.paths:
             raise ValueError("data.paths is empty: name at least one text file, JSONL file or folder")
-        if self.window not in WINDOWS:
-            raise ValueError(f"data.window is {self.window!r}, expected one of {', '.join(WINDOWS)}")
-        if self.length < 2:
-            raise ValueError(f"data.length is {self.length}, expected at least 2: one token and its successor")
-        if not 0.0 <= self.heldout_fraction < 1.0:
-            raise ValueError(f"data.heldout_fraction is {self.heldout_fraction}, expected 0 <= fraction < 1")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals, measure, suite
 from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
+from qstar.settings import Count, NonNegative, OneOf, Whole
 from qstar.tasks import commonsense_qa, extract, gsm8k
 from qstar.tasks.items import LEAD, MARKER
 from qstar.thoughts.generate import generate
@@ -37,33 +39,26 @@ class ChainEval:
 
     gsm8k: str = field(default_factory=lambda: suite.data_folder("gsm8k"))  # a folder; empty: leave out
     commonsense_qa: str = ""  # the paper has votes for GSM8K only
-    items: int = 128  # of each, the first ones of the shuffled split
-    batch_size: int = 2  # questions answered at once, `votes` rows each
-    every: int = 0
+    items: Count = 128  # of each, the first ones of the shuffled split
+    batch_size: Count = 2  # questions answered at once, `votes` rows each
+    every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
-    votes: int = 8
-    temperature: float = 0.9  # of the text, as in the released script; the paper's figure says 0.7
-    max_tokens: int = 384  # of a rationale
-    answer_tokens: int = 12
+    votes: Count = 8  # rationales of a question
+    temperature: NonNegative = 0.9  # of the text, as in the released script; the paper's figure says 0.7
+    max_tokens: Count = 384  # of a rationale
+    answer_tokens: Count = 12  # of an answer
     stop: tuple[str, ...] = STOP  # tokens that end a text, those of them that the vocabulary has
     begin: str = ""  # token before every prompt, for models that were trained with one
-    gsm8k_split: str = "test"
+    gsm8k_split: Annotated[str, OneOf(suite.GSM8K_SPLITS)] = "test"  # of GSM8K
 
     def __post_init__(self):
         for name in ("thoughts", "stop"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         measure.check(self)
-        for name in ("votes", "max_tokens", "answer_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"eval.{name} = {getattr(self, name)}: a positive integer is wanted")
-        if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"eval.temperature = {self.temperature}: 0 or more is wanted")
         if self.temperature == 0 and self.votes > 1 and "sampled" not in self.thoughts:
             raise ValueError(
                 f"eval.temperature = 0 with eval.votes = {self.votes}: all votes would be the same; use eval.votes=1"
             )
-        if self.gsm8k_split not in gsm8k.SPLITS:
-            raise ValueError(f"eval.gsm8k_split = {self.gsm8k_split!r}: choose one of {', '.join(gsm8k.SPLITS)}")
 
     def measures(self, tokenizer: Tokenizer) -> list["Chain"]:
         """Raises FileNotFoundError where a folder or its file is missing, ValueError for a file with bad records."""

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 
+from qstar import settings
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals
 from qstar.methods.protocol import Method
@@ -89,11 +90,7 @@ _folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
 
 def check(cfg: Any) -> None:
     """Raise ValueError for what every evaluation's configuration has, where it is out of range."""
-    for name in ("items", "batch_size", "draws"):
-        if getattr(cfg, name, 1) < 1:
-            raise ValueError(f"eval.{name} = {getattr(cfg, name)}: a positive integer is wanted")
-    if cfg.every < 0:
-        raise ValueError(f"eval.every = {cfg.every}: 0 (only before and after) or more is wanted")
+    settings.check(cfg, "eval")
     wrong = [way for way in cfg.thoughts if way not in WAYS]
     if wrong or not cfg.thoughts or len(set(cfg.thoughts)) != len(cfg.thoughts):
         raise ValueError(f"eval.thoughts = {list(cfg.thoughts)}: choose from {', '.join(WAYS)}, each once")

@@ -13,6 +13,7 @@ import functools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from qstar.models.definition import Definition
 from qstar.ops import rows as padding
 from qstar.ops import vocabulary
 from qstar.ops.chunk import slice_size
+from qstar.settings import Count, Decay, OneOf, Range, Whole
 from qstar.structs import Batch, Text
 from qstar.thoughts.predict import Thinks
 from qstar.typing import Array, Float, Int, Key, Keys, Params
@@ -41,34 +43,28 @@ class PerplexityEval:
 
     paths: tuple[str, ...]  # text or JSONL files, or folders of them
     field: str = "text"  # of a JSONL line; several joined by "+"
-    separator: str = TextConfig.separator
-    split: str = "all"  # heldout: the documents that training with this heldout_fraction does not see; train; all
-    heldout_fraction: float = 0.0
-    items: int = 100  # documents: the first ones of the split
-    document_tokens: int = 2048  # of a document: its first ones
-    length: int = 256  # tokens in a window
-    overlap: int = 1  # tokens of a window that the one before it has scored already: the least context of a token
-    batch_size: int = 4  # windows at once
-    every: int = 0
-    thoughts: tuple[str, ...] = ("none", "greedy")
-    num_thoughts: int = 1  # sampled thoughts before every token, whose probabilities are averaged
+    separator: str = TextConfig.separator  # the line between two documents of a plain-text file
+    # heldout: the documents that training with this heldout_fraction does not see; train; all
+    split: Annotated[str, OneOf(SPLITS)] = "all"
+    heldout_fraction: Decay = 0.0  # share of the documents kept out of training
+    items: Count = 100  # documents: the first ones of the split
+    document_tokens: Annotated[int, Range(2)] = 2048  # of a document: its first ones
+    length: Annotated[int, Range(2)] = 256  # tokens in a window
+    overlap: Count = 1  # tokens of a window that the one before it has scored already: the least context of a token
+    batch_size: Count = 4  # windows at once
+    every: Whole = 0  # steps between evaluations during training; 0: only before and after
+    thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
+    num_thoughts: Count = 1  # sampled thoughts before every token, whose probabilities are averaged
     cache_dir: str = ""  # of the prepared text
 
     def __post_init__(self):
         for name in ("paths", "thoughts"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         measure.check(self)
-        if self.split not in SPLITS:
-            raise ValueError(f"eval.split = {self.split!r}: choose one of {', '.join(SPLITS)}")
         if (self.split == "heldout") != (self.heldout_fraction > 0) and self.split != "train":
             raise ValueError(
                 f"eval.split = {self.split!r} with eval.heldout_fraction = {self.heldout_fraction}: held-out documents "
                 "are those of a fraction above 0, and `all` knows none; give both, as the training run had it"
-            )
-        if self.num_thoughts < 1 or self.document_tokens < 2:
-            raise ValueError(
-                f"eval.num_thoughts = {self.num_thoughts}, eval.document_tokens = {self.document_tokens}: at least 1 "
-                "and at least 2 are wanted"
             )
         if not 1 <= self.overlap < self.length:
             raise ValueError(

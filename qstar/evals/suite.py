@@ -8,17 +8,19 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import jax
 import numpy as np
 
+from qstar import settings
 from qstar.evals import measure
 from qstar.evals.choices import ChoiceTexts
 from qstar.evals.measure import GREEDY, NONE, WAYS, Figure, ItemRow, Measure, Subject
 from qstar.evals.probability import Direct
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
+from qstar.settings import Count, OneOf, Whole
 from qstar.tasks import commonsense_qa, cups, gsm8k
 from qstar.tasks.items import Item, Tokenizer
 from qstar.thoughts.predict import Thinks
@@ -27,6 +29,7 @@ from qstar.typing import Key, Params
 if TYPE_CHECKING:
     from qstar.evals.journal import Journal
 
+GSM8K_SPLITS = gsm8k.SPLITS
 EVAL_SEED = 20_240_318  # which questions are asked; the same for every run
 
 
@@ -34,20 +37,20 @@ EVAL_SEED = 20_240_318  # which questions are asked; the same for every run
 class CupsEval:
     """Held-out problems of the cups task; the answer's probability is renormalised over the five places."""
 
-    items: int = 500
-    batch_size: int = 100
-    every: int = 0  # steps between evaluations during training; 0: only before and after
+    items: Count = 500  # questions
+    batch_size: Count = 100  # questions asked at once
+    every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # ways of answering: none, greedy (likeliest thoughts), sampled
-    draws: int = 1  # sampled thoughts for each item, whose results are averaged
-    min_moves: int = 6
-    max_moves: int = 8
-    split: str = "test"  # `dev` for choices, `test` for the numbers that are reported
+    draws: Count = 1  # sampled thoughts for each item, whose results are averaged
+    min_moves: Count = 6  # of a problem
+    max_moves: Count = 8  # of a problem
+    # `dev` for choices, `test` for the numbers that are reported
+    split: Annotated[str, OneOf(("dev", "test"))] = "test"
 
     def __post_init__(self):
         object.__setattr__(self, "thoughts", tuple(self.thoughts))
         measure.check(self)
-        if self.split not in ("dev", "test"):
-            raise ValueError(f"eval.split = {self.split!r}: choose dev or test")
+        cups.check_moves(self.min_moves, self.max_moves, "eval")
 
     def measures(self, tokenizer: Tokenizer) -> list[Measure]:
         return [Direct("cups", _cups_items(self, tokenizer), self.batch_size, self.draws)]
@@ -63,20 +66,18 @@ class QuestionsEval:
     """GSM8K and CommonsenseQA, zero-shot direct, as Quiet-STaR scores them; folders as in `data/builders.py`."""
 
     gsm8k: str = field(default_factory=lambda: data_folder("gsm8k"))  # a folder; empty: leave out
-    commonsense_qa: str = field(default_factory=lambda: data_folder("commonsenseqa"))
+    commonsense_qa: str = field(default_factory=lambda: data_folder("commonsenseqa"))  # a folder; empty: leave out
     choice_texts: bool = True  # compare the likelihoods of the choices' texts as well (task commonsense_qa_text)
-    items: int = 100  # of each, the first ones of the shuffled split
-    batch_size: int = 8  # texts read at once
-    every: int = 10
-    thoughts: tuple[str, ...] = ("none", "greedy")
-    draws: int = 1
-    gsm8k_split: str = "test"
+    items: Count = 100  # of each, the first ones of the shuffled split
+    batch_size: Count = 8  # texts read at once
+    every: Whole = 10  # steps between evaluations during training; 0: only before and after
+    thoughts: tuple[str, ...] = ("none", "greedy")  # ways of answering: none, greedy (likeliest thoughts), sampled
+    draws: Count = 1  # sampled thoughts for each item, whose results are averaged
+    gsm8k_split: Annotated[str, OneOf(GSM8K_SPLITS)] = "test"  # of GSM8K
 
     def __post_init__(self):
         object.__setattr__(self, "thoughts", tuple(self.thoughts))
         measure.check(self)
-        if self.gsm8k_split not in gsm8k.SPLITS:
-            raise ValueError(f"eval.gsm8k_split = {self.gsm8k_split!r}: choose one of {', '.join(gsm8k.SPLITS)}")
 
     def measures(self, tokenizer: Tokenizer) -> list[Measure]:
         """Raises FileNotFoundError where a folder or its file is missing, ValueError for a file with bad records."""
@@ -103,13 +104,14 @@ class QuestionsEval:
 class NoEval:
     """No questions. What recipes set for theirs is accepted, and idle, so that `eval=none` works with any recipe."""
 
-    items: int = 0
-    batch_size: int = 1
-    every: int = 0
-    thoughts: tuple[str, ...] = ("none",)
+    items: Whole = 0  # idle
+    batch_size: Count = 1  # idle
+    every: Whole = 0  # idle
+    thoughts: tuple[str, ...] = ("none",)  # idle
 
     def __post_init__(self):
         object.__setattr__(self, "thoughts", tuple(self.thoughts))
+        settings.check(self, "eval")
 
     def measures(self, tokenizer: Tokenizer) -> list[Measure]:
         return []

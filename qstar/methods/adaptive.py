@@ -20,6 +20,7 @@ from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import Thinker, ThinkerConfig
 from qstar.ops import masked
+from qstar.settings import Real, Share
 from qstar.structs import Batch, Mean, Metrics, Text
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
@@ -32,13 +33,8 @@ from qstar.typing import Array, Bool, Float, Int, Key, typed
 class Adaptive(QuietStar):
     """Quiet-STaR's hyper-parameters, and the gate's."""
 
-    threshold: float = 0.0  # gain in log-likelihood of the judged tokens, nats, from which a thought counts as paying
-    gate_at: float = 0.5  # think where the gate's probability that it pays is at least this
-
-    def __post_init__(self):
-        super().__post_init__()
-        if not 0 <= self.gate_at <= 1:
-            raise ValueError(f"method.gate_at = {self.gate_at}: a probability from 0 to 1 is wanted")
+    threshold: Real = 0.0  # gain in log-likelihood of the judged tokens, nats, from which a thought counts as paying
+    gate_at: Share = 0.5  # think where the gate's probability that it pays is at least this
 
     def thinker(self, lm: LMConfig) -> ThinkerConfig:
         return dataclasses.replace(super().thinker(lm), gate=True)

@@ -11,10 +11,12 @@ student draws, whose reward does not depend on what was drawn, so at temperature
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 
+from qstar import settings
 from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Bound, Reference
 from qstar.methods.quiet_star import QuietStar
@@ -22,6 +24,7 @@ from qstar.models.cost import Pass
 from qstar.models.lm import LM
 from qstar.ops import masked, vocabulary
 from qstar.ops.chunk import chunked, slice_size
+from qstar.settings import OneOf, Positive
 from qstar.structs import Batch, Mean, Metrics
 from qstar.thoughts.anchors import next_counts
 from qstar.typing import Array, Float, Key, typed
@@ -38,20 +41,15 @@ class FastQuietStar(PlainLM):
     """
 
     teacher: str = ""  # a run directory of a method that thinks
-    student: str = "paper"
+    student: Annotated[str, OneOf(STUDENTS)] = "paper"  # whose token is reinforced: the true one, or a draw (released)
     clamp: bool = True  # only tokens that the student knows better than the teacher are reinforced
-    reinforce_temperature: float = 1.0  # divides the logits of the reinforced log-probs; released: 3
+    reinforce_temperature: Positive = 1.0  # divides the logits of the reinforced log-probs; released: 3
 
     def __post_init__(self):
+        settings.check(self, "method")
         if not self.teacher:
             raise ValueError(
                 "method.teacher is empty: give method.teacher=RUN, a run directory of a method that thinks"
-            )
-        if self.student not in STUDENTS:
-            raise ValueError(f"method.student = {self.student!r}: choose one of {', '.join(STUDENTS)}")
-        if self.reinforce_temperature <= 0:
-            raise ValueError(
-                f"method.reinforce_temperature = {self.reinforce_temperature}: a positive number is wanted"
             )
 
     @property

@@ -14,6 +14,7 @@ Differs from the paper: a rationale has a fixed length (`methods/straight.py`), 
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from qstar.methods.straight import Straight
 from qstar.models.cost import Pass
 from qstar.models.thinker import Thinker
 from qstar.ops import masked
+from qstar.settings import Count, NonNegative, Range
 from qstar.structs import Batch, Mean, Metrics, Text
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
@@ -33,14 +35,9 @@ from qstar.typing import Array, Float, Key, typed
 class LaTRO(Straight):
     """Hyper-parameters of LaTRO. Defaults: the paper's for GSM8K, but for rationales of 500 tokens."""
 
-    num_thoughts: int = 16  # K
-    lookahead: int = 4
-    beta: float = 0.05  # weight of the divergence from the model before training
-
-    def __post_init__(self):
-        super().__post_init__()
-        if self.beta < 0:
-            raise ValueError(f"method.beta = {self.beta}: it may not be negative")
+    num_thoughts: Annotated[int, Range(2)] = 16  # K: rationales at each position, judged against one another
+    lookahead: Count = 4  # N: true tokens that judge a rationale
+    beta: NonNegative = 0.05  # weight of the divergence from the model before training
 
     @property
     def reference(self) -> Reference:

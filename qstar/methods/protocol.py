@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from qstar import settings
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
+from qstar.settings import Share
 from qstar.structs import Batch, Metrics
 from qstar.typing import Array, Float, Int, Key, Params
 
@@ -47,12 +49,11 @@ class Reference:
     reference <- decay * reference + (1 - decay) * weights; a decay of 1 leaves them as they are.
     """
 
-    decay: float = 1.0
+    decay: Share = 1.0
     run: str = ""  # a run directory
 
     def __post_init__(self):
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"a reference of decay {self.decay}: a number from 0 to 1 is wanted")
+        settings.check(self, "reference")
         if self.run and self.decay < 1:
             raise ValueError(
                 f"a reference to the run {self.run} of decay {self.decay}: the weights of another run stay as they "

@@ -11,18 +11,21 @@ released code; the fields say what differs, and experiments/quiet_star/switches.
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import struct
 
+from qstar import settings
 from qstar.methods.protocol import Vocabulary, single_token
 from qstar.models import thinker as thinker_model
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
-from qstar.models.thinker import INITS, Thinker, ThinkerConfig
+from qstar.models.thinker import INITS, MIXINGS, SIDES, Thinker, ThinkerConfig
 from qstar.ops import masked
+from qstar.settings import Count, NonNegative, OneOf, Positive, PositiveShare, Range, Share, Whole
 from qstar.structs import Batch, Credit, Mean, Metrics, Talk, Text
 from qstar.thoughts import anchors as where
 from qstar.thoughts.credit import BASELINES, credit, importance, reinforce
@@ -50,67 +53,55 @@ class QuietStar:
     """Hyper-parameters of Quiet-STaR."""
 
     # T: sampled tokens, delimiters not counted (the released code's n_ahead - 3). 0: start and end alone, no REINFORCE.
-    thought_len: int = 12
-    num_thoughts: int = 2  # R
-    lookahead: int = 4  # N: true tokens that judge a thought
-    # Paper: log-probs are blended, which nothing normalises: with a share outside [0, 1] "probabilities" sum to more
-    # than 1, and a thought is paid for making the true token less likely. Seen on SmolLM2 in 20 steps: a share of
+    thought_len: Whole = 12
+    num_thoughts: Count = 2  # R: thoughts at each position
+    lookahead: Count = 4  # N: true tokens that judge a thought
+    # What is blended. Paper: log-probs, which nothing normalises: with a share outside [0, 1] "probabilities" sum to
+    # more than 1, and a thought is paid for making the true token less likely. Seen on SmolLM2 in 20 steps: a share of
     # -0.014 and a reward of 0.17 nats, with no better answers. Official: `hidden` states are blended before the output
     # layer, so the softmax normalises. Train with that, or with mixing=sigmoid, which keeps the share in [0, 1].
-    mix: str = "logprobs"
-    mixing: str = "raw"  # the head's output is the weight w as it is, its `sigmoid`, or there is `none` and w = 1
+    mix: Annotated[str, OneOf(MIXES)] = "logprobs"
+    # the head's output is the weight w as it is, its `sigmoid`, or there is `none` and w = 1
+    mixing: Annotated[str, OneOf(MIXINGS)] = "raw"
     # Which prediction w multiplies; the other gets 1 - w. Algorithm 1 and preset quiet_star: `base`. Official, and runs
     # from before there was a choice: `thought`. From one start both are one method, the head's sign turned round.
-    mixing_side: str = "thought"
+    mixing_side: Annotated[str, OneOf(SIDES)] = "thought"
     # Share of the thought before the first step. None: where a head that outputs zero puts it, 0 for `raw` on the
     # thought's side, 1 for `raw` on the base's side (predictions after thoughts only), 1/2 for `sigmoid`.
-    mixing_start: float | None = None
-    base_weight: float = 0.5  # share of the base prediction's NLL in the NLL
-    beta: float = 1e6  # weight of REINFORCE
-    # Of the reward. Paper: `log_mean`, the log of the mean over the R thoughts of the likelihood, log p-bar. Official:
-    # `mean` of the log-likelihoods, and `base`, the prediction without a thought, where R = 1; or `leave_one_out`.
-    baseline: str = "log_mean"
+    mixing_start: Share | None = None
+    base_weight: Share = 0.5  # share of the base prediction's NLL in the NLL
+    beta: NonNegative = 1e6  # weight of REINFORCE
+    # What a reward is compared with. Paper: `log_mean`, the log of the mean over the R thoughts of the likelihood, log
+    # p-bar. Official: `mean` of the log-likelihoods, and `base`, the prediction without a thought, where R = 1; or
+    # `leave_one_out`.
+    baseline: Annotated[str, OneOf(BASELINES)] = "log_mean"
     clamp: bool = True  # only thoughts better than the baseline are reinforced
-    reinforce_temperature: float = 3.0  # divides the logits of the thought's log-probs in REINFORCE
+    reinforce_temperature: Positive = 3.0  # divides the logits of the thought's log-probs in REINFORCE
     # Weigh each token by p at the REINFORCE temperature over p where it was sampled. The paper calls its samples
     # importance samples, but neither Algorithm 1 nor the released code has such a weight.
     importance_weights: bool = False
-    temperature: float = 1.0  # of sampling
-    positions: str = "counted"  # which positions count: `official` reproduces the released code's windows and means
-    fill: str = "sampled"  # what fills a thought: see thoughts/fill.py
-    think_fraction: float = 1.0  # share of positions that think, drawn anew each step
-    delimiter_init: str = "token"  # what start, end and pause begin as: `token`, `random` or `mean`, see from_lm
-    delimiter: str = "---"  # that token
-    # Official: 100, see ThinkerConfig. The paper's "weight of 1e2 on the gradients" is optim.delimiter_lr_scale = 100.
-    delimiter_scale: float = 1.0
+    temperature: NonNegative = 1.0  # of sampling
+    # which positions count: `official` reproduces the released code's windows and means
+    positions: Annotated[str, OneOf(POSITIONS)] = "counted"
+    fill: Annotated[str, OneOf(FILLS)] = "sampled"  # what fills a thought: see thoughts/fill.py
+    think_fraction: PositiveShare = 1.0  # share of positions that think, drawn anew each step
+    # what start, end and pause begin as: `token`, `random` or `mean`, see from_lm
+    delimiter_init: Annotated[str, OneOf(INITS)] = "token"
+    delimiter: str = "---"  # the token of delimiter_init=token
+    # What start and end are stored divided by. Official: 100, see ThinkerConfig. The paper's "weight of 1e2 on the
+    # gradients" is optim.delimiter_lr_scale = 100.
+    delimiter_scale: Positive = 1.0
     dot: str = "."  # token that `fill=dots` repeats
     forbidden: tuple[str, ...] = ()  # tokens never sampled in a thought
-    delimiter_id: int = -1  # the three below are found by `resolve`
-    dot_id: int = -1
-    forbidden_ids: tuple[int, ...] = ()
+    delimiter_id: Annotated[int, Range(-1)] = -1  # of `delimiter`: found by `resolve`
+    dot_id: Annotated[int, Range(-1)] = -1  # of `dot`: found by `resolve`
+    forbidden_ids: tuple[Whole, ...] = ()  # of `forbidden`: found by `resolve`
 
     def __post_init__(self):
         object.__setattr__(self, "forbidden", tuple(self.forbidden))
         object.__setattr__(self, "forbidden_ids", tuple(self.forbidden_ids))
-        choices_of = {"mix": MIXES, "baseline": BASELINES, "fill": FILLS, "positions": POSITIONS}
-        for name, choices in (choices_of | {"delimiter_init": INITS}).items():
-            if getattr(self, name) not in choices:
-                raise ValueError(f"method.{name} = {getattr(self, name)!r}: choose one of {', '.join(choices)}")
-        thinker_model.check_mixing(self.mixing, self.mixing_side, self.mixing_start)
-        for name, least in (("thought_len", 0), ("num_thoughts", 1), ("lookahead", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"method.{name} = {getattr(self, name)}: at least {least} is wanted")
-        for name in ("reinforce_temperature", "delimiter_scale"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"method.{name} = {getattr(self, name)}: a positive number is wanted")
-        if self.temperature < 0 or self.beta < 0:
-            raise ValueError(
-                f"method.temperature = {self.temperature}, method.beta = {self.beta}: neither may be negative"
-            )
-        if not 0 <= self.base_weight <= 1:
-            raise ValueError(f"method.base_weight = {self.base_weight}: a share between 0 and 1 is wanted")
-        if not 0 < self.think_fraction <= 1:
-            raise ValueError(f"method.think_fraction = {self.think_fraction}: a share above 0, up to 1, is wanted")
+        settings.check(self, "method")
+        thinker_model.check_start(self.mixing, self.mixing_start)
         if self.positions == "official" and self.think_fraction < 1:
             raise ValueError("method.positions=official counts all positions: it wants method.think_fraction=1")
         if self.num_thoughts == 1 and self.baseline != "base" and self.reinforces:

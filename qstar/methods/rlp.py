@@ -10,6 +10,7 @@ learns, for the policy begins there; the end is read by the reward alone, so no 
 """
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,7 @@ from qstar.methods.straight import Straight
 from qstar.models.cost import Pass
 from qstar.models.thinker import Thinker
 from qstar.ops import masked, vocabulary
+from qstar.settings import NonNegative, Positive, Range, Share, Whole
 from qstar.structs import Batch, Mean, Metrics, Text
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
@@ -30,24 +32,18 @@ from qstar.typing import Array, Float, Int, Key, typed
 class RLP(Straight):
     """Hyper-parameters of RLP. Defaults: the paper's, but for the thought, whose 2048 tokens few windows hold."""
 
-    num_thoughts: int = 16  # G
-    temperature: float = 0.7
-    positions: int = 1  # the paper thinks at one random position of every document
-    clip_low: float = 0.2  # ratios below 1 - clip_low and above 1 + clip_high earn no gradient; the paper's values are
-    clip_high: float = 0.2  # not in its text, these are PPO's
-    reference_decay: float = 0.999  # of the moving average that rewards are measured against
+    num_thoughts: Annotated[int, Range(2)] = 16  # G: thoughts at each position, judged against one another
+    temperature: Positive = 0.7  # of sampling, and of the policy's log-probs
+    positions: Whole = 1  # the paper thinks at one random position of every document
+    # The paper's values of these two are not in its text, they are PPO's.
+    clip_low: Share = 0.2  # ratios below 1 - clip_low earn no gradient
+    clip_high: NonNegative = 0.2  # ratios above 1 + clip_high earn no gradient
+    reference_decay: Share = 0.999  # of the moving average that rewards are measured against
 
     def __post_init__(self):
         super().__post_init__()
         if self.lookahead != 1:
             raise ValueError(f"method.lookahead = {self.lookahead}: RLP judges a thought by one token, lookahead=1")
-        if not (0 <= self.clip_low <= 1 and self.clip_high >= 0):
-            raise ValueError(
-                f"method.clip_low = {self.clip_low}, method.clip_high = {self.clip_high}: a share from 0 to 1, and a "
-                "number of at least 0, are wanted"
-            )
-        if not 0 <= self.reference_decay <= 1:
-            raise ValueError(f"method.reference_decay = {self.reference_decay}: a number from 0 to 1 is wanted")
 
     @property
     def reference(self) -> Reference:

@@ -7,15 +7,18 @@ tags that the model chooses to close; here its length is fixed, which makes ever
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 
+from qstar import settings
 from qstar.methods.protocol import Vocabulary
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import Thinker
+from qstar.settings import Count, Positive, Range, Whole
 from qstar.structs import Batch, Text
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
@@ -27,30 +30,20 @@ from qstar.typing import Array, Float, Int, Key, Params
 class Straight:
     """The thoughts, and which positions think."""
 
-    thought_len: int = 12  # T: sampled tokens, delimiters not counted
-    num_thoughts: int = 2  # R
-    lookahead: int = 1  # N: true tokens that judge a thought
-    temperature: float = 1.0  # of sampling, and of the policy's log-probs
-    positions: int = 1  # of each row, drawn anew each step among those that have a token to predict; 0: all
+    thought_len: Count = 12  # T: sampled tokens, delimiters not counted
+    num_thoughts: Annotated[int, Range(2)] = 2  # R: thoughts at each position, judged against one another
+    lookahead: Count = 1  # N: true tokens that judge a thought
+    temperature: Positive = 1.0  # of sampling, and of the policy's log-probs
+    positions: Whole = 1  # of each row, drawn anew each step among those that have a token to predict; 0: all
     delimiter: str = "---"  # token whose embedding start and end begin as
     forbidden: tuple[str, ...] = ()  # tokens never sampled in a thought
-    delimiter_id: int = -1  # the two below are found by `resolve`
-    forbidden_ids: tuple[int, ...] = ()
+    delimiter_id: Annotated[int, Range(-1)] = -1  # of `delimiter`: found by `resolve`
+    forbidden_ids: tuple[Whole, ...] = ()  # of `forbidden`: found by `resolve`
 
     def __post_init__(self):
         for name in ("forbidden", "forbidden_ids"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        if self.thought_len < 1:
-            raise ValueError(f"method.thought_len = {self.thought_len}: at least 1 is wanted")
-        if self.num_thoughts < 2:
-            raise ValueError(
-                f"method.num_thoughts = {self.num_thoughts}: at least 2 are wanted, for a thought is judged against "
-                "the others of its position"
-            )
-        if self.temperature <= 0:
-            raise ValueError(f"method.temperature = {self.temperature}: a positive number is wanted")
-        if self.positions < 0:
-            raise ValueError(f"method.positions = {self.positions}: a number of positions, or 0 for all, is wanted")
+        settings.check(self, "method")
         self.thinking()  # checks the rest
 
     def thinking(self) -> QuietStar:

@@ -10,16 +10,20 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx, struct
 
+from qstar import settings
 from qstar.models.definition import Definition, fan_in, param, stacked
 from qstar.models.lora import Adapted
 from qstar.ops import attention, rotary, vocabulary
+from qstar.ops.attention import KERNELS
 from qstar.ops.rotary import Scaling
+from qstar.settings import Count, NonNegative, OneOf, Positive, Real
 from qstar.sharding import shard
 from qstar.structs import Batch, Text
 from qstar.typing import Array, Bool, Float, Int, typed
@@ -30,6 +34,11 @@ SHALLOW = 8
 COMPUTED = ("dtype", "remat", "attention")  # fields that say how a model is computed, and not what it is
 _REMAT_OF = {True: "full", False: "none", "True": "full", "False": "none"}  # as configurations used to say it
 ACTIVATIONS = {"silu": jax.nn.silu, "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True)}
+
+
+def remat_of(given: str | bool) -> str:
+    """The name of what the backward pass computes again, in configurations of every version."""
+    return _REMAT_OF.get(given, given)
 
 
 @dataclass(frozen=True)
@@ -43,60 +52,46 @@ class LMConfig:
     off in Llama; `models/families.py` says which family has which.
     """
 
-    vocab: int
-    width: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_size: int
-    ff: int
-    max_len: int = 2048
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
+    vocab: Count
+    width: Count
+    layers: Count
+    heads: Count
+    kv_heads: Count
+    head_size: Count
+    ff: Count
+    max_len: Count = 2048
+    rope_theta: Positive = 10000.0
+    norm_eps: NonNegative = 1e-5
     tied: bool = True
-    dtype: str = "float32"
-    remat: str = "full"
-    attention: str = "einsum"
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"
+    remat: Annotated[str, OneOf(REMATS)] = "full"
+    attention: Annotated[str, OneOf(KERNELS)] = "einsum"
     rope_scaling: Scaling | None = None  # slower rotary frequencies, for texts longer than those of the first training
-    window: int | None = None  # a token sees the last `window` positions, its own included; None: all
+    window: Count | None = None  # a token sees the last `window` positions, its own included; None: all
     global_layers: tuple[int, ...] = ()  # layers that see everything although there is a window
-    local_rope_theta: float | None = None  # of the layers with a window, unscaled; None: as the others
+    local_rope_theta: Positive | None = None  # of the layers with a window, unscaled; None: as the others
     qkv_bias: bool = False
     qk_norm: bool = False  # norms over every head of queries and keys, before they are rotated
     post_norms: bool = False  # norms behind each sub-layer too, before it is added
-    norm_offset: float = 0.0  # norms multiply by offset + weight
-    activation: str = "silu"  # of the gate: silu or gelu_tanh
-    embed_scale: float = 1.0  # multiplies embeddings on their way in, not the tied output layer
-    query_scalar: float | None = None  # scores are divided by its square root; None: head_size
+    norm_offset: Real = 0.0  # norms multiply by offset + weight
+    activation: Annotated[str, OneOf(ACTIVATIONS)] = "silu"  # of the gate: silu or gelu_tanh
+    embed_scale: Positive = 1.0  # multiplies embeddings on their way in, not the tied output layer
+    query_scalar: Positive | None = None  # scores are divided by its square root; None: head_size
 
     def __post_init__(self):
         if isinstance(self.rope_scaling, dict):  # as JSON has it
             object.__setattr__(self, "rope_scaling", Scaling(**self.rope_scaling))
         object.__setattr__(self, "global_layers", tuple(sorted(set(self.global_layers))))
-        object.__setattr__(self, "remat", _REMAT_OF.get(self.remat, self.remat))
-        sizes = ("vocab", "width", "layers", "heads", "kv_heads", "head_size", "ff", "max_len")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.{name} = {getattr(self, name)}: a positive integer is wanted")
+        object.__setattr__(self, "remat", remat_of(self.remat))
+        settings.check(self, "model")
         if self.heads % self.kv_heads:
             raise ValueError(f"model.heads = {self.heads} is not a multiple of model.kv_heads = {self.kv_heads}")
         if self.head_size % 2:
             raise ValueError(f"model.head_size = {self.head_size}: rotary embeddings want an even size")
-        if self.dtype not in DTYPES:
-            raise ValueError(f"model.dtype = {self.dtype!r}: choose one of {', '.join(DTYPES)}")
-        if self.remat not in REMATS:
-            raise ValueError(f"model.remat = {self.remat!r}: choose one of {', '.join(REMATS)}")
-        if self.attention not in attention.KERNELS:
-            raise ValueError(f"model.attention = {self.attention!r}: choose one of {', '.join(attention.KERNELS)}")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise ValueError(
                 f"model.attention = 'cudnn' with model.dtype = {self.dtype!r}: its kernel wants model.dtype=bfloat16"
             )
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f"model.activation = {self.activation!r}: choose one of {', '.join(ACTIVATIONS)}")
-        for name in ("rope_theta", "norm_eps", "local_rope_theta", "embed_scale", "query_scalar"):
-            if getattr(self, name) is not None and not 0 < getattr(self, name) < math.inf:  # NaN is not either
-                raise ValueError(f"model.{name} = {getattr(self, name)}: a positive number is wanted")
         self._check_window()
 
     def _check_window(self) -> None:
@@ -107,8 +102,6 @@ class LMConfig:
                     "both tell layers with a window from the others; give model.window too"
                 )
             return
-        if self.window < 1:
-            raise ValueError(f"model.window = {self.window}: a positive integer is wanted, or none")
         if not set(self.global_layers) < set(range(self.layers)):
             raise ValueError(
                 f"model.global_layers = {self.global_layers}: some, not all, of the layers 0 to {self.layers - 1} are "

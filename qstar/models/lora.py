@@ -9,13 +9,16 @@ P b + 16 Q bytes: values, gradients and two moments (`training.build.Program.byt
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from qstar import settings
 from qstar.models.definition import Definition
+from qstar.settings import OneOf, Positive, Whole
 from qstar.typing import Array, Key, Params
 
 # How many of a projection's leading axes are inputs; the others are outputs.
@@ -31,20 +34,15 @@ class LoraConfig:
     `targets` are names of projections (query, key, value, out, gate, up, down), or `all`.
     """
 
-    rank: int = 0  # r; 0: no adapters, every weight trains
-    alpha: float = 16.0  # the change is scaled by alpha / rank
-    targets: tuple[str, ...] = ("query", "value")
-    base: str = "float32"  # type in which the frozen weights are held: float32 or bfloat16
+    rank: Whole = 0  # r; 0: no adapters, every weight trains
+    alpha: Positive = 16.0  # the change is scaled by alpha / rank
+    targets: tuple[str, ...] = ("query", "value")  # projections that get adapters: these names, or `all`
+    base: Annotated[str, OneOf(BASES)] = "float32"  # type in which the frozen weights are held: float32 or bfloat16
     keep_base: bool = True  # a copy of the frozen weights in the run directory; false: model.source is read again
 
     def __post_init__(self):
         object.__setattr__(self, "targets", tuple(self.targets))
-        if self.rank < 0:
-            raise ValueError(f"lora.rank = {self.rank}: a positive integer, or 0 for no adapters, is wanted")
-        if self.alpha <= 0:
-            raise ValueError(f"lora.alpha = {self.alpha}: a positive number is wanted")
-        if self.base not in BASES:
-            raise ValueError(f"lora.base = {self.base!r}: choose one of {', '.join(BASES)}")
+        settings.check(self, "lora")
         unknown = [name for name in self.targets if name not in (*PROJECTIONS, "all")]
         if unknown or not self.targets or len(set(self.targets)) < len(self.targets):
             raise ValueError(f"lora.targets = {self.targets}: name some of {', '.join(PROJECTIONS)}, each once, or all")

@@ -9,13 +9,16 @@ thought earns exactly nothing.
 import functools
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from qstar import settings
 from qstar.models.definition import Definition, fan_in, param
 from qstar.models.lm import LM, LMConfig
+from qstar.settings import OneOf, Positive, Share
 from qstar.typing import Array, Float, Key, Params, typed
 
 MIXINGS = ("raw", "sigmoid", "none")
@@ -23,14 +26,11 @@ SIDES = ("thought", "base")
 INITS = ("token", "random", "mean")
 
 
-def check_mixing(mixing: str, side: str, start: float | None) -> None:
-    """Raise ValueError for what `ThinkerConfig` does not take."""
-    for name, value, choices in (("mixing", mixing, MIXINGS), ("mixing_side", side, SIDES)):
-        if value not in choices:
-            raise ValueError(f"method.{name} = {value!r}: choose one of {', '.join(choices)}")
+def check_start(mixing: str, start: float | None) -> None:
+    """Raise ValueError for a start that this kind of mixing cannot have."""
     if mixing == "sigmoid" and start is not None and not 0 < start < 1:
         raise ValueError(
-            f"method.mixing_start = {start} with method.mixing = 'sigmoid': a share between 0 and 1 is wanted, or "
+            f"method.mixing_start = {start} with method.mixing = 'sigmoid': expected a share between 0 and 1, or "
             "method.mixing_start=null for 1/2"
         )
 
@@ -51,17 +51,16 @@ class ThinkerConfig:
     """
 
     lm: LMConfig
-    delimiter_scale: float = 1.0
+    delimiter_scale: Positive = 1.0
     pause: bool = False
-    mixing: str = "raw"
-    mixing_side: str = "thought"
-    mixing_start: float | None = None
+    mixing: Annotated[str, OneOf(MIXINGS)] = "raw"
+    mixing_side: Annotated[str, OneOf(SIDES)] = "thought"
+    mixing_start: Share | None = None
     gate: bool = False
 
     def __post_init__(self):
-        if self.delimiter_scale <= 0:
-            raise ValueError(f"delimiter_scale = {self.delimiter_scale}: a positive number is wanted")
-        check_mixing(self.mixing, self.mixing_side, self.mixing_start)
+        settings.check(self, "method")
+        check_start(self.mixing, self.mixing_start)
 
     @property
     def start_share(self) -> float:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 import numpy as np
 
+from qstar import settings
+from qstar.settings import Count, Positive
 from qstar.typing import Array, Float, Int, typed
 
 
@@ -22,21 +24,18 @@ class Scaling:
     turns more than `high` times not at all; between them the factor fades.
     """
 
-    factor: float
-    low: float | None = None
-    high: float | None = None
-    original_len: int | None = None
+    factor: Positive
+    low: Positive | None = None
+    high: Positive | None = None
+    original_len: Count | None = None
 
     def __post_init__(self):
-        if not 0 < self.factor < math.inf:
-            raise ValueError(f"model.rope_scaling.factor = {self.factor}: a positive number is wanted")
+        settings.check(self, "model.rope_scaling")
         given = [value is not None for value in (self.low, self.high, self.original_len)]
         if any(given) and not all(given):
             raise ValueError("model.rope_scaling: low, high and original_len come together (llama3), or not at all")
-        if all(given) and not 0 < self.low < self.high < math.inf:
+        if all(given) and self.low >= self.high:
             raise ValueError(f"model.rope_scaling: low = {self.low}, high = {self.high}: 0 < low < high is wanted")
-        if all(given) and not 0 < self.original_len < math.inf:
-            raise ValueError(f"model.rope_scaling.original_len = {self.original_len}: a positive number is wanted")
 
 
 def frequencies(size: int, theta: float, scaling: Scaling | None, dtype: jnp.dtype) -> np.ndarray:

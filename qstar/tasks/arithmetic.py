@@ -21,10 +21,12 @@ import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
+from qstar import settings
+from qstar.settings import Count, Range, Seed, Whole
 from qstar.tasks import grade, problem
 from qstar.tasks.grade import Declared, Grader, Verdict
 from qstar.tasks.items import Tokenizer
@@ -65,21 +67,19 @@ class Arithmetic(problem.Asked):
     independently, so short sums come more than once, as in the paper; those of dev and test are all different.
     """
 
-    digits: tuple[int, ...] = (1, 2, 3, 4, 5)
-    train: int = 10_000  # problems of each number of digits
-    dev: int = 100  # at most: of one digit there are 11 sums in dev, 10 in test
-    test: int = 500
-    num_shots: int = 10  # few-shot examples, with as many digits as the question
-    seed: int = 0
+    digits: tuple[Annotated[int, Range(1, 18)], ...] = (1, 2, 3, 4, 5)  # of the numbers that are added
+    train: Count = 10_000  # problems of each number of digits
+    # Problems of each number of digits, at most: of one digit there are 11 sums in dev, 10 in test.
+    dev: Annotated[int, Range(1, MOST)] = 100
+    test: Annotated[int, Range(1, MOST)] = 500  # problems of each number of digits, at most
+    num_shots: Whole = 10  # few-shot examples, with as many digits as the question
+    seed: Seed = 0  # of the problems
 
     def __post_init__(self):
         object.__setattr__(self, "digits", tuple(self.digits))
-        if not self.digits or len(set(self.digits)) < len(self.digits) or min(self.digits) < 1 or max(self.digits) > 18:
-            raise ValueError(f"digits = {list(self.digits)}: different numbers from 1 to 18 are wanted")
-        for name, least, most in (("train", 1, None), ("dev", 1, MOST), ("test", 1, MOST), ("num_shots", 0, None)):
-            value = getattr(self, name)
-            if value < least or (most is not None and value > most):
-                raise ValueError(f"{name} = {value}: {least} {f'to {most}' if most else 'or more'} is wanted")
+        settings.check(self, "task")
+        if not self.digits or len(set(self.digits)) < len(self.digits):
+            raise ValueError(f"task.digits = {list(self.digits)}: expected different numbers from 1 to 18")
 
     @property
     def name(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qstar.settings import Count, Whole
 from qstar.tasks import grade, items, lines, problem
 from qstar.tasks.grade import Declared, Grader
 from qstar.tasks.items import Choices, Item, Tokenizer
@@ -138,9 +139,9 @@ class CommonsenseQA(Worded):
     a hash of the question.
     """
 
-    folder: str = ""
-    num_shots: int = 7
-    max_new_tokens: int = 128
+    folder: str = ""  # that holds the two files
+    num_shots: Whole = 7  # few-shot examples before a question
+    max_new_tokens: Count = 128  # that a completion may have
 
     name = "commonsense_qa"
     examples = EXAMPLES

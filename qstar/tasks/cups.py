@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qstar import settings
+from qstar.settings import Count, Share, Whole
+
 NUMBER_OF_CUPS = 5
 # Move a takes a ball from cup 1 to 5, from 2 to 3, and so on: ten derangements of five, no two of which commute, that
 # generate all 120 permutations; each cup is sent to each other cup by two or three of them.
@@ -24,6 +27,7 @@ MOVES = dict(
         strict=True,
     )
 )
+MOST_MOVES = 1000  # of a problem
 ALPHABET = "12345" + "".join(MOVES) + "=-;."
 
 
@@ -61,24 +65,28 @@ class CupsConfig:
     as often each, and always after the last; up to `padding` dots follow the places, any number as often.
     """
 
-    min_moves: int = 6
-    max_moves: int = 8
-    worked: float = 0.0
-    slips: float = 0.0
-    strides: tuple[int, ...] = (1,)
-    padding: int = 0
+    min_moves: Count = 6  # of a problem
+    max_moves: Count = 8  # of a problem
+    worked: Share = 0.0  # of the examples: those that show their workings
+    slips: Share = 0.0  # of these: those that go wrong at one step and carry on from there
+
+    strides: tuple[Count, ...] = (1,)  # moves between places of the workings, each as often
+    padding: Whole = 0  # most dots after the places of the workings
 
     def __post_init__(self):
         object.__setattr__(self, "strides", tuple(self.strides))
-        if not self.strides or min(self.strides) < 1:
-            raise ValueError(f"strides = {list(self.strides)}: expected one or more positive integers, such as [1, 2]")
-        if self.padding < 0:
-            raise ValueError(f"padding = {self.padding}: expected 0 or more dots")
-        if not 1 <= self.min_moves <= self.max_moves:
-            raise ValueError(f"min_moves = {self.min_moves}, max_moves = {self.max_moves}: 1 <= min <= max is wanted")
-        for name in ("worked", "slips"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} = {getattr(self, name)}: a share between 0 and 1 is wanted")
+        settings.check(self, "data")
+        if not self.strides:
+            raise ValueError("data.strides = []: expected one or more positive integers, such as [1, 2]")
+        check_moves(self.min_moves, self.max_moves, "data")
+
+
+def check_moves(least: int, most: int, group: str) -> None:
+    """Raise ValueError where a configuration of `group` asks for more moves at least than at most, or too many."""
+    if not least <= most <= MOST_MOVES:
+        raise ValueError(
+            f"{group}.min_moves = {least}, {group}.max_moves = {most}: expected min <= max <= {MOST_MOVES}"
+        )
 
 
 def split_of(problem: Problem) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qstar.settings import Count
 from qstar.tasks import grade, items, lines, problem, worded
 from qstar.tasks.grade import Grader
 from qstar.tasks.items import Item, Tokenizer
@@ -101,8 +102,9 @@ EXAMPLES = tuple(
 class GSM8K(Worded):
     """train.jsonl and test.jsonl of `folder`; dev is a fixed tenth of the former, by a hash of the question."""
 
-    folder: str = ""
-    max_new_tokens: int = 320  # 99 in 100 human rationales have fewer, with SmolLM2's tokens
+    folder: str = ""  # that holds train.jsonl and test.jsonl
+    # that a completion may have: 99 in 100 human rationales have fewer, with SmolLM2's tokens
+    max_new_tokens: Count = 320
 
     name = "gsm8k"
     examples = EXAMPLES

@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from qstar import settings
+from qstar.settings import OneOf, Share, Whole
 from qstar.tasks import grade, lines, problem, worded
 from qstar.tasks.grade import Grader
 from qstar.tasks.problem import Problem
@@ -28,33 +30,36 @@ ANSWERS = ("exact", "numeric", "choice", "symbolic")
 class Jsonl(Worded):
     """Questions of files. Ids, hints, rationales and groups are read from the fields of that name, where they are."""
 
-    path: str = ""
+    path: str = ""  # of the questions, a JSON object a line
     dev_path: str = ""  # where given, dev is this file and nothing of `path`
-    test_path: str = ""
-    dev: float = 0.1  # shares of `path` where there are no such files
-    test: float = 0.1
-    question_field: str = "question"
-    answer_field: str = "answer"
-    answers: str = "exact"  # how they are graded
+    test_path: str = ""  # where given, test is this file and nothing of `path`
+    dev: Share = 0.1  # of `path`, where there is no dev_path
+    test: Share = 0.1  # of `path`, where there is no test_path
+    question_field: str = "question"  # of a line
+    answer_field: str = "answer"  # of a line
+    answers: Annotated[str, OneOf(ANSWERS)] = "exact"  # how they are graded
     letters: str = "ABCD"  # of choices
-    prompt_template: str = "Q: {question}\nA:"
-    hint_template: str = "Q: {question} ({hint})\nA:"
-    shots_path: str = ""
-    num_shots: int = 0
+    prompt_template: str = "Q: {question}\nA:"  # what the model continues
+    hint_template: str = "Q: {question} ({hint})\nA:"  # the same with the hint shown
+    shots_path: str = ""  # file of few-shot examples: the same fields, and "rationale"
+    num_shots: Whole = 0  # few-shot examples before a question
 
     def __post_init__(self):
-        if self.answers not in ANSWERS:
-            raise ValueError(f"answers = {self.answers!r}: choose from {', '.join(ANSWERS)}")
+        settings.check(self, "task")
         for name, slots in (("prompt_template", ["{question}"]), ("hint_template", ["{question}", "{hint}"])):
             for slot in slots:
                 if slot not in getattr(self, name):
-                    raise ValueError(f"{name} = {getattr(self, name)!r} has no slot {slot}: put it where it belongs")
+                    raise ValueError(
+                        f"task.{name} = {getattr(self, name)!r} has no slot {slot}: put it where it belongs"
+                    )
         if "{hint}" in self.prompt_template:
-            raise ValueError(f"prompt_template = {self.prompt_template!r} shows the hint: only hint_template may")
-        if not (0 <= self.dev and 0 <= self.test and self.dev + self.test < 1):
-            raise ValueError(f"dev = {self.dev} and test = {self.test}: shares that leave some of the file to train")
+            raise ValueError(f"task.prompt_template = {self.prompt_template!r} shows the hint: only hint_template may")
+        if self.dev + self.test >= 1:
+            raise ValueError(
+                f"task.dev = {self.dev} and task.test = {self.test}: expected shares that leave some to train"
+            )
         if self.num_shots and not self.shots_path:
-            raise ValueError(f"num_shots = {self.num_shots}, but shots_path names no file of examples")
+            raise ValueError(f"task.num_shots = {self.num_shots}, but task.shots_path names no file of examples")
         super().__post_init__()
 
     @property

@@ -8,10 +8,12 @@ both out of train.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from qstar import settings
+from qstar.settings import Range, Seed
 from qstar.tasks import gym, problem
 from qstar.tasks.grade import Declared, Grader
 from qstar.tasks.problem import END, Problem
@@ -25,21 +27,19 @@ APART = 10_000_000  # seeds between splits
 class Puzzles(Worded):
     """Questions of one registered task. Few-shot examples are drawn from train; they show question and answer."""
 
-    task: str = "chain_sum"
+    task: str = "chain_sum"  # its name in reasoning_gym
     options: dict[str, Any] = field(default_factory=dict)  # of the task, such as min_digits
-    train: int = 1000
-    dev: int = 200
-    test: int = 500
-    seed: int = 0
-    num_shots: int = 0
+    train: Annotated[int, Range(1, APART)] = 1000  # questions
+    dev: Annotated[int, Range(1, APART)] = 200  # questions
+    test: Annotated[int, Range(1, APART)] = 500  # questions
+    seed: Seed = 0  # of the questions
+    num_shots: Annotated[int, Range(0, APART)] = 0  # few-shot examples before a question
 
     def __post_init__(self):
-        for name, least in (("train", 1), ("dev", 1), ("test", 1), ("num_shots", 0), ("max_new_tokens", 1)):
-            if not least <= getattr(self, name) <= APART:
-                raise ValueError(f"{name} = {getattr(self, name)}: {least} to {APART} is wanted")
+        settings.check(self, "task")
         taken = {"seed", "size"} & set(self.options)
         if taken:
-            raise ValueError(f"options has {', '.join(sorted(taken))}: give seed=, train=, dev= and test= instead")
+            raise ValueError(f"task.options has {', '.join(sorted(taken))}: give seed=, train=, dev= and test= instead")
 
     @property
     def name(self) -> str:

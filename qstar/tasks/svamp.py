@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from qstar import foreign
+from qstar.settings import Count
 from qstar.tasks import extract, grade, lines, problem, worded
 from qstar.tasks.grade import Grader
 from qstar.tasks.problem import Problem
@@ -75,8 +76,8 @@ OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.m
 class SVAMP(Worded):
     """SVAMP.json of `folder`. The kind of operation is a problem's group, its equation its rationale."""
 
-    folder: str = ""
-    max_new_tokens: int = 128
+    folder: str = ""  # that holds SVAMP.json
+    max_new_tokens: Count = 128  # that a completion may have
 
     name = "svamp"
     examples = EXAMPLES

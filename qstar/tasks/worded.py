@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qstar import settings
+from qstar.settings import Count, Whole
 from qstar.tasks import problem
 from qstar.tasks.grade import Declared
 from qstar.tasks.items import Tokenizer
@@ -26,17 +28,16 @@ DECLARED = Declared(MARK)
 class Worded(problem.Asked):
     """The form alone: `examples` are the few-shot questions, of which the first `num_shots` are shown."""
 
-    num_shots: int = 6
-    max_new_tokens: int = 256  # that a completion may have
+    num_shots: Whole = 6  # few-shot examples before a question
+    max_new_tokens: Count = 256  # that a completion may have
 
     stop = (END, "\nQ:")
     examples = ()
 
     def __post_init__(self):
-        if not 0 <= self.num_shots <= len(self.examples):
-            raise ValueError(f"num_shots = {self.num_shots}: there are {len(self.examples)} few-shot examples")
-        if self.max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens = {self.max_new_tokens}: a positive number is wanted")
+        settings.check(self, "task")
+        if self.num_shots > len(self.examples):
+            raise ValueError(f"task.num_shots = {self.num_shots}: there are {len(self.examples)} few-shot examples")
 
     def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
         """The first examples, always the same."""

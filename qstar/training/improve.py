@@ -8,16 +8,21 @@ many steps.
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 
+from qstar import settings
+from qstar.settings import Count, NonNegative, OneOf, PositiveShare, Range, Share, Whole
 from qstar.training import weighting
 
 TARGETS = ("own", "human", "direct")
 HINTS = ("never", "failures", "missing")
 KEEPS = ("right", "all")
+WEIGHTINGS = weighting.KINDS
 MEMORIES = ("iteration", "all", "newest")
 
 
@@ -25,49 +30,41 @@ MEMORIES = ("iteration", "all", "newest")
 class Improve:
     """One self-training recipe."""
 
-    target: str = "own"  # what is learnt: own rationales, human ones, or the answer alone (direct)
+    # what is learnt: own rationales, human ones, or the answer alone (direct)
+    target: Annotated[str, OneOf(TARGETS)] = "own"
     human: bool = False  # human rationales are learnt beside one's own, where a question has one
-    iterations: int = 1
-    problems: int = 0  # questions of an iteration, drawn without replacement; 0, or where there are fewer: all
-    samples: int = 1  # for each of them
-    temperature: float = 0.0  # 0: the likeliest tokens
-    top_k: int = 0  # 0: no limit
-    top_p: float = 1.0
+    iterations: Count = 1  # of sampling, grading and training
+    problems: Whole = 0  # questions of an iteration, drawn without replacement; 0, or where there are fewer: all
+    samples: Count = 1  # for each of them
+    temperature: NonNegative = 0.0  # 0: the likeliest tokens
+    top_k: Whole = 0  # tokens that are drawn from, the likeliest ones; 0: no limit
+    top_p: PositiveShare = 1.0  # probability of the tokens that are drawn from, the likeliest ones; 1: all
     few_shot: bool = True  # examples stand before a question when it is sampled; never when it is learnt
-    hint: str = (
-        "failures"  # who is sampled again with the answer shown: never, failures, missing (nothing right stored)
-    )
-    keep: str = "right"  # right ones, or all (no filter: the control)
-    memory: str = "iteration"  # of this iteration, of all so far, or the newest right one of every question
+    # Who is sampled again with the answer shown: never, failures, missing (nothing right stored).
+    hint: Annotated[str, OneOf(HINTS)] = "failures"
+    keep: Annotated[str, OneOf(KEEPS)] = "right"  # right ones, or all (no filter: the control)
+    # of this iteration, of all so far, or the newest right one of every question
+    memory: Annotated[str, OneOf(MEMORIES)] = "iteration"
     unique: bool = False  # equal texts of a question once
-    cap: int = 0  # most rows of a question, drawn at random; 0: no limit
-    weighting: str = "pg"  # pg, grpo, ml: see training/weighting.py
+    cap: Whole = 0  # most rows of a question, drawn at random; 0: no limit
+    weighting: Annotated[str, OneOf(WEIGHTINGS)] = "pg"  # pg, grpo, ml: see training/weighting.py
     baseline: bool = False  # the share of right samples is subtracted: wrong ones push away
     control_variate: bool = False  # subtract the newest sample, times the share of right ones of the other questions
     restart: bool = True  # every iteration trains from the base, or else from the one before
-    steps: int = 40  # of the first iteration
-    growth: float = 1.2  # of the steps, from one iteration to the next
-    max_steps: int = 0  # of an iteration; 0: no limit
+    steps: Count = 40  # of the first iteration
+    growth: Annotated[float, Range(1, 100)] = 1.2  # of the steps, from one iteration to the next
+    max_steps: Whole = 0  # of an iteration; 0: no limit
     prompts_count: bool = False  # the loss is on prompts as well
-    learn_hinted: float = 0.0  # share of what is learnt that is also learnt behind its hint, lest a model forgets how
+    learn_hinted: Share = 0.0  # share of what is learnt that is also learnt behind its hint, lest a model forgets how
     verifier: bool = False  # in the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
 
     def __post_init__(self):
-        choices = {
-            "target": TARGETS, "hint": HINTS, "keep": KEEPS, "memory": MEMORIES, "weighting": weighting.KINDS
-        }  # fmt: skip
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise ValueError(f"improve.{name} = {getattr(self, name)!r}: choose one of {', '.join(known)}")
-        for name, least in {"iterations": 1, "samples": 1, "steps": 1, "problems": 0, "cap": 0, "max_steps": 0}.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"improve.{name} = {getattr(self, name)}: at least {least} is wanted")
-        if self.growth < 1:
+        settings.check(self, "improve")
+        if not self.max_steps and self._grown(self.iterations) > settings.INT32:
             raise ValueError(
-                f"improve.growth = {self.growth}: at least 1 is wanted, 1.2 makes a fifth more steps each time"
+                f"improve.growth = {self.growth} over improve.iterations = {self.iterations} makes more steps than can "
+                "be counted: give improve.max_steps, or less of either"
             )
-        if not 0 <= self.learn_hinted <= 1:
-            raise ValueError(f"improve.learn_hinted = {self.learn_hinted}: a share from 0 to 1 is wanted")
         if self.learn_hinted and self.hint == "never":
             raise ValueError(
                 f"improve.learn_hinted = {self.learn_hinted}, but no hint is ever shown with improve.hint=never: "
@@ -89,8 +86,14 @@ class Improve:
 
     def steps_of(self, iteration: int) -> int:
         """Of training in this iteration, from 1."""
-        steps = round(self.steps * self.growth ** (iteration - 1))
+        steps = self._grown(iteration)
         return min(steps, self.max_steps) if self.max_steps else steps
+
+    def _grown(self, iteration: int) -> int:
+        """Steps of an iteration without a limit, or one more than can be counted."""
+        if math.log(self.steps) + (iteration - 1) * math.log(self.growth) > math.log(settings.INT32):
+            return settings.INT32 + 1
+        return round(self.steps * self.growth ** (iteration - 1))
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from qstar import settings
+from qstar.settings import Decay, NonNegative, OneOf, Positive, Whole
 from qstar.typing import Array, Params
 
 SCHEDULES = ("constant", "linear", "cosine")
@@ -26,46 +29,32 @@ class OptimConfig:
     the global norm either.
     """
 
-    lr: float = 1e-6
-    schedule: str = "constant"
-    warmup_steps: int = 20
-    final_lr: float = 0.0  # as a share of lr, reached at the last step by linear and cosine
-    beta1: float = 0.9
-    beta2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 1e-3  # not on norms, biases and delimiters
-    clip: float = 1.0  # global norm of the gradient; 0 clips nothing
-    delimiter_lr_scale: float = 100.0
-    mixing_lr_scale: float = 1.0
-    lm_lr_scale: float = 1.0
-    ema: float = 0.0  # decay of the exponential moving average of the weights; 0 keeps none
+    lr: Positive = 1e-6  # learning rate after the warm-up
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"  # of the learning rate after the warm-up
+    warmup_steps: Whole = 20  # in which the learning rate grows to lr
+    final_lr: NonNegative = 0.0  # as a share of lr, reached at the last step by linear and cosine
+    beta1: Decay = 0.9  # of Adam's first moment
+    beta2: Decay = 0.999  # of Adam's second moment
+    eps: Positive = 1e-8  # in the denominator of Adam's step
+    weight_decay: NonNegative = 1e-3  # not on norms, biases and delimiters
+    clip: NonNegative = 1.0  # global norm of the gradient; 0 clips nothing
+    delimiter_lr_scale: NonNegative = 100.0  # learning rate of start, end and pause embeddings, in lr
+    mixing_lr_scale: NonNegative = 1.0  # learning rate of the mixing head and the gate, in lr
+    lm_lr_scale: NonNegative = 1.0  # learning rate of all other weights, in lr; 0 freezes a part
+    ema: Decay = 0.0  # decay of the exponential moving average of the weights; 0 keeps none
     # Type that weights and moments are held in. `bfloat16` is what the released code does, without a copy in float32:
     # an Adam step of 1e-6 is less than half the distance between neighbours around 0.02 (1.2e-4) and is rounded away.
     # In 100 steps at that rate about 2 % of weights with a standard deviation of 0.02 can change at all, in float32 all
     # of them: another optimiser, which wants a learning rate of its own. It also halves the state.
-    weights: str = "float32"
+    weights: Annotated[str, OneOf(WEIGHTS)] = "float32"
 
     def __post_init__(self):
-        if self.schedule not in SCHEDULES:
-            raise ValueError(f"optim.schedule = {self.schedule!r}: choose one of {', '.join(SCHEDULES)}")
-        if self.weights not in WEIGHTS:
-            raise ValueError(f"optim.weights = {self.weights!r}: choose one of {', '.join(WEIGHTS)}")
+        settings.check(self, "optim")
         if self.weights == "bfloat16" and self.ema:
             raise ValueError(
                 f"optim.ema = {self.ema} with optim.weights = 'bfloat16': the average's small steps would be rounded "
                 "away; use optim.weights=float32 or optim.ema=0"
             )
-        for name in ("lr", "eps"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"optim.{name} = {getattr(self, name)}: a positive number is wanted")
-        for name in ("warmup_steps", "weight_decay", "clip", "final_lr", *SCALES):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optim.{name} = {getattr(self, name)}: it may not be negative")
-        for name in ("beta1", "beta2", "ema"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"optim.{name} = {getattr(self, name)}: a number from 0 up to, not including, 1 is wanted"
-                )
 
 
 def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:

@@ -186,8 +186,8 @@ def test_what_is_stored_is_cut_behind_the_answer():
         ({"digits": ()}, r"digits = \[\]: different numbers from 1 to 18"),
         ({"digits": (2, 2)}, r"digits = \[2, 2\]: different"),
         ({"digits": (0, 1)}, r"digits = \[0, 1\]"),
-        ({"test": 20_001}, r"test = 20001: 1 to 20000 is wanted"),
-        ({"train": 0}, r"train = 0: 1 or more is wanted"),
+        ({"test": 20_001}, r"task.test = 20001: expected an integer from 1 up to 20000"),
+        ({"train": 0}, r"task.train = 0: expected a positive integer"),
         ({"num_shots": -1}, r"num_shots = -1: 0 or more"),
     ],
 )

@@ -151,7 +151,7 @@ def test_bad_rows_are_refused_with_file_line_and_field(write, rows, values, mess
         ({"hint_template": "{hint}"}, r"hint_template = '\{hint\}' has no slot \{question\}"),
         ({"prompt_template": "Q:"}, r"prompt_template = 'Q:' has no slot \{question\}"),
         ({"prompt_template": "{question} {hint}"}, r"shows the hint: only hint_template may"),
-        ({"answers": "fuzzy"}, r"answers = 'fuzzy': choose from exact, numeric, choice, symbolic"),
+        ({"answers": "fuzzy"}, r"task.answers = 'fuzzy': choose one of exact, numeric, choice, symbolic"),
         ({"dev": 0.5, "test": 0.5}, r"dev = 0.5 and test = 0.5: shares that leave some"),
         ({"num_shots": 2}, r"num_shots = 2, but shots_path names no file"),
     ],

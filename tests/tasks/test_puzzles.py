@@ -80,7 +80,7 @@ def test_the_scorer_takes_right_answers_only():
         ({"options": {"min_digit": 2}}, r"options = \{'min_digit': 2\} do not fit task chain_sum: .*min_digit"),
         ({"options": {"min_terms": 5, "max_terms": 2}}, r"do not fit task chain_sum"),
         ({"options": {"seed": 2}}, r"options has seed: give seed="),
-        ({"dev": 0}, r"dev = 0: 1 to 10000000 is wanted"),
+        ({"dev": 0}, r"task.dev = 0: expected an integer from 1 up to 10000000"),
         ({"task": "graph_color"}, r"task graph_color gives no answer to question 0, only scores"),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_share_of_what_is_learnt_is_the_same_for_the_same_seed_and_another_in_
         ({"keep": "all", "baseline": True}, "choose one"),
         ({"memory": "newest", "keep": "all"}, "keeps the right ones only"),
         ({"control_variate": True}, "belongs to the chain"),
-        ({"growth": 0.5}, "at least 1 is wanted"),
+        ({"growth": 0.5}, "improve.growth = 0.5: expected a number from 1"),
         ({"iterations": 0}, "improve.iterations = 0: at least 1"),
         ({"learn_hinted": 1.5}, "improve.learn_hinted = 1.5: a share from 0 to 1"),
         ({"learn_hinted": 0.5, "hint": "never"}, "no hint is ever shown"),

@@ -179,7 +179,7 @@ def test_schedules_at_literal_steps(settings, wanted):
         ({"lr": 0.0}, r"optim.lr = 0.0: a positive number"),
         ({"mixing_lr_scale": -1.0}, r"optim.mixing_lr_scale = -1.0"),
         ({"lm_lr_scale": -1.0}, r"optim.lm_lr_scale = -1.0"),
-        ({"clip": -1.0}, r"optim.clip = -1.0: it may not be negative"),
+        ({"clip": -1.0}, r"optim.clip = -1.0: expected 0 or a positive number"),
         ({"ema": 1.0}, r"optim.ema = 1.0: a number from 0"),
         ({"weights": "float16"}, r"optim.weights = 'float16': choose one of float32, bfloat16"),
         ({"weights": "bfloat16", "ema": 0.9}, r"optim.ema = 0.9 with optim.weights = 'bfloat16'"),

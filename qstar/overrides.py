@@ -1,0 +1,214 @@
+"""What is wrong with the arguments of a command that Hydra composes, in a sentence with the way out.
+
+Asked when a configuration does not compose: by then it may take its time, so each argument is tried by itself.
+"""
+
+import difflib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from qstar import settings
+from qstar.paths import CONFIGS, ROOT
+
+ERRORS = (HydraException, OmegaConfBaseException)
+RECIPES = "experiments"
+IMPROVES = "\n# Program     qstar-improve\n"  # in a recipe of self-training
+GLOBAL = "# @package _global_\n"  # begins a recipe
+LISTED = 4  # suggestions
+
+
+def run(name: str, main: Callable[[], None]) -> None:
+    """A Hydra command, which leaves with status 1 and a message where its arguments do not compose.
+
+    Args:
+        name: of its configuration, `configs/NAME.yaml`.
+    """
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or else Hydra prints its own message and leaves
+    try:
+        main()
+    except ERRORS as error:
+        GlobalHydra.instance().clear()
+        print(explained(name, sys.argv[1:], error), file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def explained(name: str, arguments: Sequence[str], error: Exception) -> str:
+    """What is wrong with the arguments of the command with this configuration, of which `error` came."""
+    parsed = []
+    for argument in (one for one in arguments if not one.startswith("-")):
+        try:
+            parsed.append(OverridesParser.create().parse_override(argument))
+        except HydraException:
+            return unreadable(argument)
+    wrong = [message for message in (_choice(name, one) for one in parsed) if message]
+    if not wrong:
+        cfg = _with_groups(name, parsed)
+        wrong = [message for message in (refusal(cfg, one) for one in parsed if cfg is not None) if message]
+    if wrong:
+        return "\n".join(wrong) + f"\nAll groups, choices and settings:  qstar-{name} --help"
+    cause = f": {error.__cause__}" if error.__cause__ else ""
+    return f"{type(error).__name__}: {error}{cause}"
+
+
+def unreadable(argument: str) -> str:
+    """What to write instead of an argument that Hydra's grammar does not take."""
+    key, assigned, value = argument.partition("=")
+    quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+    better = f'{key}="{quoted}"'
+    try:
+        OverridesParser.create().parse_override(better)
+    except HydraException:
+        return f"{argument}: expected key=value, +key=value or ~key"
+    return (
+        f"{argument}: a value with such characters is quoted: {shlex.quote(better)}"
+        if assigned
+        else (f"{argument}: expected key=value, +key=value or ~key")
+    )
+
+
+# --- groups -------------------------------------------------------------------------------------------------------
+
+
+def choices(name: str, group: str) -> dict[str, Path]:
+    """The options of a group of a command, with their files."""
+    if group == RECIPES:
+        return recipes(name)
+    return {file.stem: file for file in sorted((Path(CONFIGS) / group).glob("*.yaml"))}
+
+
+def recipes(name: str) -> dict[str, Path]:
+    """The whole recipes of a command, by what `experiments=` calls them."""
+    found = {}
+    for file in sorted((ROOT / RECIPES).rglob("*.yaml")):
+        text = file.read_text(encoding="utf-8")
+        if text.startswith(GLOBAL) and (IMPROVES in text) == (name == "improve"):
+            found[file.relative_to(ROOT / RECIPES).with_suffix("").as_posix()] = file
+    return found
+
+
+def _is_group(key: str) -> bool:
+    return key == RECIPES or (Path(CONFIGS) / key).is_dir()
+
+
+def _choice(name: str, override: Override) -> str:
+    """What is wrong with a choice from a group; nothing where that is right, or no choice."""
+    group, value = override.key_or_group, override.value()
+    if not _is_group(group) or override.is_delete() or not isinstance(value, str):
+        return ""
+    known = choices(name, group)
+    if value.removesuffix(".yaml") in known:
+        return ""
+    other = {"train": "improve", "improve": "train"}.get(name)
+    if group == RECIPES and other and value in recipes(other):
+        return f"{group}={value} is a recipe of qstar-{other}: qstar-{other} {group}={value}"
+    meant = _meant(_near(value, known), lambda one: f"{group}={one}")
+    listed = "\n  ".join(["", *known]) if group == RECIPES else " " + ", ".join(known)
+    return f"there is no {group}={value}{meant}\n{group} is one of{listed}"
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def _with_groups(name: str, parsed: Sequence[Override]) -> DictConfig | None:
+    """What the choices from groups compose alone; None where even these do not."""
+    groups = [one.input_line for one in parsed if _is_group(one.key_or_group)]
+    try:
+        with hydra.initialize_config_dir(CONFIGS, version_base="1.3"):
+            return hydra.compose(name, groups)
+    except ERRORS:
+        return None
+
+
+def refusal(cfg: DictConfig, override: Override) -> str:
+    """What is wrong with a single setting; nothing where that is right."""
+    key = override.key_or_group
+    if _is_group(key) or key.startswith("hydra."):
+        return ""
+    known, value = keys(cfg), "" if override.is_delete() else override.get_value_element_as_str()
+    if key not in known and any(_is_open(cfg, parent) for parent in _parents(key)):
+        return "" if override.is_add() or override.is_force_add() else f"{key} is not set so far: give +{key}={value}"
+    if key not in known:
+        return unknown(key, known, value)
+    if override.is_delete() or override.is_sweep_override():
+        return ""
+    try:
+        OmegaConf.update(cfg.copy(), key, override.value())
+    except OmegaConfBaseException as error:
+        expected = _expected(cfg, key) or str(error.msg or error).splitlines()[0]
+        return f"{key} = {override.get_value_element_as_str()}: {expected}"
+    return ""
+
+
+def unknown(key: str, known: Iterable[str], value: str = "") -> str:
+    """That there is no such setting, and which may have been meant."""
+    there = list(known)
+    parent, _, last = key.rpartition(".")
+    beside = {one.rpartition(".")[2]: one for one in there if one.rpartition(".")[0] == parent}
+    elsewhere = [one for one in there if one.rpartition(".")[2] == last]
+    near = elsewhere or [beside[one] for one in _near(last, beside)] or _near(key, there)
+    meant = _meant(near, lambda one: f"{one}={value}" if value else one)
+    listed = f"; {parent} has {', '.join(beside)}" if parent in there and not meant else ""
+    return f"there is no setting {key}{meant}{listed}"
+
+
+def _near(text: str, known: Iterable[str]) -> list[str]:
+    """The names that a slip of the pen may have turned into this text; the last part of a path may be all of it."""
+    there = list(known)
+    best = difflib.get_close_matches(text, there, LISTED, 0.7)
+    if not best:
+        short = {one.rpartition("/")[2]: one for one in there}
+        best = [short[one] for one in difflib.get_close_matches(text.rpartition("/")[2], short, LISTED, 0.7)]
+    rate = difflib.SequenceMatcher(None, text, best[0]).ratio() if best else 0.0
+    return [one for one in best if difflib.SequenceMatcher(None, text, one).ratio() > rate - 0.05]
+
+
+def _meant(near: Sequence[str], spelled: Callable[[str], str]) -> str:
+    return f": did you mean {_or([spelled(one) for one in near])}?" if near else ""
+
+
+def _or(options: Sequence[str]) -> str:
+    return " or ".join([", ".join(options[:-1]), options[-1]] if options[1:] else options)
+
+
+def keys(cfg: DictConfig, prefix: str = "") -> list[str]:
+    """All settings of a configuration, dotted."""
+    found = []
+    for name in cfg:
+        child = cfg._get_node(name)
+        found.append(f"{prefix}{name}")
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            found += keys(child, f"{prefix}{name}.")
+    return found
+
+
+def _parents(key: str) -> list[str]:
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
+
+
+def _is_open(cfg: DictConfig, key: str) -> bool:
+    """Whether the node at a key is a plain dictionary, which takes any setting."""
+    node = OmegaConf.select(cfg, key, throw_on_missing=False)
+    return isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict
+
+
+def _expected(cfg: DictConfig, key: str) -> str:
+    """What is legal for a setting, in words, where its type says so."""
+    parent, _, name = key.rpartition(".")
+    schema = OmegaConf.get_type(OmegaConf.select(cfg, parent) if parent else cfg)
+    rule = settings.rules(schema).get(name) if isinstance(schema, type) and schema is not dict else None
+    if rule is not None:
+        return f"expected {'a list, each ' if rule.many else ''}{rule}"
+    node = OmegaConf.select(cfg, key)
+    return "expected true or false" if isinstance(node, bool) else ""
