@@ -11,9 +11,10 @@ examples
   qstar-compare evaluations/control evaluations/mine        the second against the first
   qstar-compare evaluations/mine/step_0 evaluations/mine/step_100
 
-Items that both have answered are paired by their ids. Right and wrong answers are compared by McNemar's exact test,
-numbers by a permutation test that flips the signs of the differences. Of two evaluations each way of answering is held
-against the same way of the other, or against no thoughts where the first has not been asked in that way.
+Items that both have answered are paired by their ids. Right and wrong answers are compared by
+McNemar's exact test, numbers by a permutation test that flips the signs of the differences. Of two
+evaluations each way of answering is held against the same way of the other, or against no thoughts
+where the first has not been asked in that way.
 """
 
 
@@ -36,13 +37,13 @@ def compare(first: Path, second: Path | None) -> list:
     """
     from qstar.evals import journal, paired  # here, so that --help answers at once
 
-    one = {task: table.to_pylist() for task, table in journal.load(first).items()}
+    one = {task: table.to_pylist() for task, table in journal.load_step(first).items()}
     if second is None:
         found = [each for task, rows in one.items() for each in paired.within(task, rows)]
         if not found:
             raise ValueError(f"{first} has answers in one way only: name a second folder to compare it with")
         return found
-    other = {task: table.to_pylist() for task, table in journal.load(second).items()}
+    other = {task: table.to_pylist() for task, table in journal.load_step(second).items()}
     tasks = [task for task in one if task in other]
     if not tasks:
         raise ValueError(f"{first} has {', '.join(one)}, {second} has {', '.join(other)}: no task in common")

@@ -47,6 +47,19 @@ from qstar.training.improve import Improve
 from qstar.training.metrics import SINKS
 from qstar.training.optim import OptimConfig
 
+CUPS_PRESETS = {
+    QuietStar: "quiet_star_cups",
+    RLP: "rlp_cups",
+    LaTRO: "latro_cups",
+    Adaptive: "adaptive_cups",
+}
+"""Presets for the bundled task, whose windows are too short for the thoughts of the papers."""
+
+
+def _check_run_dir(run_dir: str) -> None:
+    if not run_dir.strip():
+        raise ValueError(f"run_dir = {run_dir!r}: expected a folder, which need not be there yet")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -78,21 +91,37 @@ class TrainConfig:
     def __post_init__(self):
         object.__setattr__(self, "sinks", tuple(self.sinks))
         settings.check(self)
+        _check_run_dir(self.run_dir)
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into micro_batches = {self.micro_batches} equal parts"
             )
-        self._check_window()
+        self._check_method()
 
-    def _check_window(self) -> None:
+    def _check_method(self) -> None:
+        """What the method needs of the data; the commands in these messages work as they are."""
+        if isinstance(self.method, SFT) and not isinstance(self.data, ExamplesText):
+            raise ValueError(
+                "method=sft trains on completions with their weights: give data=examples data.path=FILE, JSON lines "
+                "with prompt and completion, as in\n"
+                """  printf '{"prompt": "3aegbdh=", "completion": "4;"}\\n' > examples.jsonl && """
+                "qstar-train method=sft data=examples data.path=examples.jsonl"
+            )
         columns = getattr(self.method, "thought_len", 0) + getattr(self.method, "lookahead", 0) + 1
         length = getattr(self.data, "length", None)
         if length is not None and columns > length:
             raise ValueError(
                 f"method.thought_len = {self.method.thought_len} and method.lookahead = {self.method.lookahead} make "
                 f"thoughts of {columns} columns, longer than the window data.length = {length}: shorten the thought "
-                "or lengthen the window"
+                "or lengthen the window" + self._preset()
             )
+
+    def _preset(self) -> str:
+        """The method's preset for the bundled task, where that is what a run trains on."""
+        preset = CUPS_PRESETS.get(type(self.method))
+        if preset is None or not isinstance(self.data, CupsText):
+            return ""
+        return f", or take this method's settings for the bundled task:\n  qstar-train method={preset}"
 
 
 @dataclass(frozen=True)
@@ -147,6 +176,7 @@ class ImproveConfig:
 
     def __post_init__(self):
         settings.check(self)
+        _check_run_dir(self.run_dir)
         if self.batch_size % self.micro_batches:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into micro_batches = {self.micro_batches} equal parts"

@@ -12,7 +12,7 @@ import jax
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, manual, overrides, report, runs
+from qstar import entry, manual, overrides, paths, report, runs
 from qstar.config import EvaluateConfig
 from qstar.evals import suite
 from qstar.evals.measure import Subject
@@ -45,12 +45,13 @@ def evaluate(cfg: EvaluateConfig) -> report.Groups:
     Raises FileNotFoundError for a run or a step that is not there; ValueError for what cannot be evaluated, and where
     `cfg.out` holds answers of another evaluation.
     """
-    if cfg.out and Path(cfg.out).exists() and not Path(cfg.out).is_dir():
-        raise ValueError(f"out = {cfg.out} is a file: name a folder, which need not be there yet")
+    if cfg.out:
+        paths.check_folder("out", cfg.out)
     evaluator, groups = None, []
     for name, step, subject in _subjects(cfg):
         if evaluator is None:  # of all steps: its programs are compiled once
-            evaluator = Evaluator(cfg.eval, subject.method, subject.definition, subject.tokenizer)
+            with console.phase("preparing the questions"):
+                evaluator = Evaluator(cfg.eval, subject.method, subject.definition, subject.tokenizer)
         folder = Path(cfg.out) / f"step_{step}" if cfg.out else None
         with console.counting(f"questions to {name}") as progress:
             rows = evaluator(jax.device_put(subject.params), jax.random.key(cfg.seed), progress, folder)
@@ -63,12 +64,14 @@ def evaluate(cfg: EvaluateConfig) -> report.Groups:
 def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Subject]]:
     """Who is asked: its name, its step (0 for a language model as it is), itself."""
     if cfg.run == "none":
-        loaded, method = cfg.model.load(cfg.seed), PlainLM()
+        with console.phase("loading the model"):
+            loaded, method = cfg.model.load(cfg.seed), PlainLM()
         yield loaded.source, 0, Subject(method, method.definition(loaded.config), loaded.tokenizer, loaded.params)
         return
     path = runs.latest_run() if cfg.run == "latest" else Path(cfg.run)
     for step in _steps(cfg, path):
-        run = runs.load_run(path, step)
+        with console.phase(f"loading {path}"):
+            run = runs.load_run(path, step)
         method = _otherwise(run.method, cfg.method).resolve(run.tokenizer)
         yield f"{path}, step {run.step}", run.step, Subject(method, run.definition, run.tokenizer, run.params)
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import jax
 
-from qstar import __version__, processes, report, runs, sharding
+from qstar import __version__, paths, processes, report, runs, sharding
 from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data.pipeline import RandomAccess
@@ -82,15 +82,18 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
     Raises ValueError and its like for anything that cannot work, before the first compile; `loop.Interrupted` and
     `loop.NonFiniteLoss` as `loop.fit` does.
     """
-    loaded = cfg.model.load(cfg.seed)
-    mesh = _mesh(cfg, loaded)
-    _check_sizes(cfg, loaded, mesh)
-    data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
-    texts = held_out(cfg, loaded.tokenizer, data)
-    arms = [_arm(cfg, cfg.method, directory, loaded, mesh, data, texts)]
-    if cfg.control:
-        plain = dataclasses.replace(cfg, control=False)
-        arms.append(_arm(plain, PlainLM(), directory / "control", loaded, mesh, data, texts))
+    paths.check_folder("run_dir", directory)
+    with console.phase("loading the model"):
+        loaded = cfg.model.load(cfg.seed)
+        mesh = _mesh(cfg, loaded)
+        _check_sizes(cfg, loaded, mesh)
+    with console.phase("preparing data and questions"):
+        data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
+        texts = held_out(cfg, loaded.tokenizer, data)
+        arms = [_arm(cfg, cfg.method, directory, loaded, mesh, data, texts)]
+        if cfg.control:
+            plain = dataclasses.replace(cfg, control=False)
+            arms.append(_arm(plain, PlainLM(), directory / "control", loaded, mesh, data, texts))
     for arm in arms:
         _check_directory(arm, loaded)
     processes.wait("checked")
@@ -253,6 +256,7 @@ def _train(arm: Arm, loaded: Loaded, known: Mapping[str, float]) -> Record:
             checkpoints=checkpoints,
             hooks=_hooks(arm, record),
             mesh=program.mesh,
+            show=program.method.headline,
             description=type(program.method).__name__,
             meter=_meter(cfg, program),
             check=lambda state, batch: room.check(cfg, program, state, batch),
@@ -270,7 +274,7 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
     if step is None:
         record.rewind(-1)
         # The step is compiled meanwhile: on two cores the first one comes a third sooner.
-        with futures.ThreadPoolExecutor(1) as aside:
+        with console.phase("compiling the training step"), futures.ThreadPoolExecutor(1) as aside:
             compiled = aside.submit(program.compile, arm.batch)
             state = program.start(loaded.params, cfg.seed, arm.extras)
             record.evaluate(0, state)
@@ -280,8 +284,9 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
         return state
     if step > cfg.steps:
         raise ValueError(f"steps = {cfg.steps}: {arm.directory} has been trained for {step} steps already; raise steps")
-    state = checkpoints.restore(program.abstract_state(cfg.seed), arm.batches)
-    state = program.with_frozen(state, _frozen(arm, loaded))
+    with console.phase(f"reading the checkpoint of step {step}"):
+        state = checkpoints.restore(program.abstract_state(cfg.seed), arm.batches)
+        state = program.with_frozen(state, _frozen(arm, loaded))
     console.console().print(f"going on from step {step} of {arm.directory}")
     record.rewind(step)
     return state
@@ -326,7 +331,8 @@ def _helped(arm: Arm, loaded: Loaded) -> list[read.Helpful]:
     with Checkpoints(arm.directory / "checkpoints", arm.cfg.save_every, arm.cfg.keep) as checkpoints:
         params = join(checkpoints.load_params(), _frozen(arm, loaded))
     places = join(arm.program.places.params, arm.program.places.frozen)
-    with jax.set_mesh(arm.program.mesh), processes.whole(params) as here:
+    looking = console.phase("looking for the thoughts that helped most")
+    with looking, jax.set_mesh(arm.program.mesh), processes.whole(params) as here:
         if jax.process_count() == 1:
             here = jax.device_put(here, places)
         return read.best(arm.reader(here), SHOWN)

@@ -20,8 +20,10 @@ configs.register()
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="improve")
 def _main(node: DictConfig) -> None:
     # Here, so that --help and bad values are answered at once.
-    from qstar import improvement, report
     from qstar.training import console
+
+    with console.phase("loading libraries"):
+        from qstar import improvement, report
 
     with entry.errors():
         job = HydraConfig.get()

@@ -16,7 +16,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar import answering, experiment, iterations, report
+from qstar import answering, experiment, iterations, paths, report
 from qstar.answering import Sampler
 from qstar.config import ImproveConfig, TrainConfig
 from qstar.data import examples as example_files
@@ -50,9 +50,12 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
     Raises NothingRight where an iteration has nothing to train on; ValueError and its like for what cannot work, before
     the first compile; `loop.Interrupted` as training does.
     """
+    paths.check_folder("run_dir", directory)
     sandbox.configure(cfg.sandbox)
-    base = cfg.model.load(cfg.seed)
-    problems, dev = cfg.task.problems("train"), _some(cfg.task.problems("dev"), cfg.dev)
+    with console.phase("loading the model"):
+        base = cfg.model.load(cfg.seed)
+    with console.phase("reading the questions"):
+        problems, dev = cfg.task.problems("train"), _some(cfg.task.problems("dev"), cfg.dev)
     _check(cfg, base, problems, dev)
     iterations.claim(cfg, directory)
     store = None

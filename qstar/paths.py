@@ -11,5 +11,42 @@ CONFIGS = str(ROOT / "configs")
 
 def cache_folder(given: str | os.PathLike | None = None) -> Path:
     """Of prepared data, compiled programs and measured peaks: `given`, else QSTAR_CACHE, else ~/.cache/qstar."""
+    if given or os.environ.get("QSTAR_CACHE"):
+        check_folder("cache_dir" if given else "QSTAR_CACHE", given or os.environ["QSTAR_CACHE"])
     usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qstar"
     return Path(given or os.environ.get("QSTAR_CACHE") or usual).expanduser()
+
+
+def check_folder(key: str, given: str | os.PathLike) -> None:
+    """Raise ValueError, before anything is written, where this cannot be, or become, a folder that is written to.
+
+    Args:
+        key: the setting that names it.
+    """
+    if not str(given):
+        raise ValueError(f"{key} = '': expected a folder, which need not be there yet")
+    path = Path(given).expanduser()
+    there = _nearest(key, path)
+    if not there.is_dir():
+        raise ValueError(f"{key} = {given}: {there} is a file; name a folder, which need not be there yet")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"{key} = {given}: {there} cannot be written to; name a folder elsewhere")
+
+
+def check_file(key: str, given: str | os.PathLike) -> None:
+    """Raise ValueError, before anything is written, where this cannot be written as a file."""
+    path = Path(given)
+    if path.is_dir():
+        raise ValueError(f"{key} = {given}: this is a folder; name a file")
+    if not path.parent.is_dir():
+        raise ValueError(f"{key} = {given}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"{key} = {given}: it cannot be written; name a file elsewhere")
+
+
+def _nearest(key: str, path: Path) -> Path:
+    """The path, or the closest folder above it that is there."""
+    try:
+        return next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
+    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
+        raise ValueError(f"{key} = {str(path)!r}: {error}") from error

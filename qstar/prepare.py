@@ -1,17 +1,20 @@
-"""Convert a language model or export that of a run: to a checkpoint of qstar, a Hugging Face directory, or adapters."""
+"""Convert a language model, or export that of a run: to a checkpoint, a Hugging Face directory, or adapters."""
 
 import argparse
 import time
 from pathlib import Path
 
+from qstar import paths
+
 EXAMPLES = """\
 SOURCE is one of
   bundled:NAME       a small model that comes with qstar
-  DIRECTORY          of a Hugging Face model, made by qstar-prepare, or a run of qstar-train (its language model,
-                     adapters merged), or of adapters in peft's layout (their model, with them merged)
-  FILE.gguf          of the Llama, Mistral, Qwen 2 and 3 or Gemma 3 family: pip install "qstar[gguf]"
+  DIRECTORY          of a Hugging Face model, made by qstar-prepare, or a run of qstar-train (its
+                     language model, adapters merged), or of adapters in peft's layout (their model,
+                     with them merged)
+  FILE.gguf          of the Llama, Mistral, Qwen 2 and 3 or Gemma 3 family: pip install '.[gguf]'
   FILE.bin           of llama2.c in its legacy form (stories260K), with its tokenizer.bin beside it
-  hub:ORG/NAME       from the Hugging Face hub: pip install "qstar[hub]"
+  hub:ORG/NAME       from the Hugging Face hub: pip install '.[hub]'
 
 examples
   qstar-prepare hub:HuggingFaceTB/SmolLM2-135M models/smollm2
@@ -21,9 +24,9 @@ examples
   qstar-prepare runs/mine export/mine-lora --to adapter
 
 Special tokens, chat template and generation config of SOURCE go along.
-A run exported as `huggingface` or `adapter` has its delimiters and mixing head beside it, in thinker.safetensors.
-A prepared directory needs neither the network nor an extra, and is read wherever a model is asked for. Weights are
-kept in float32 in memory; --dtype is the type on disk.
+A run exported as `huggingface` or `adapter` has its delimiters and mixing head beside it, in
+thinker.safetensors. A prepared directory needs neither the network nor an extra, and is read wherever
+a model is asked for. Weights are kept in float32 in memory; --dtype is the type on disk.
 """
 
 
@@ -51,17 +54,22 @@ def prepare(source: str, out: Path, to: str, dtype: str) -> str:
     """Convert, and say what was done. Raises ValueError when `out` is not empty, else as `runs.load_model`."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty: name a new directory, or remove it first")
+    paths.check_folder("OUT", out)
     # Here and not above, so that --help and a full OUT answer at once.
     from qstar import runs
     from qstar.models import lm
+    from qstar.training import console
 
     began = time.monotonic()
     if to == "adapter":
-        cfg = runs.save_adapter(out, source, dtype)
+        with console.phase(f"reading {source} and writing {out}"):
+            cfg = runs.save_adapter(out, source, dtype)
     else:
-        model = runs.load_model(source)
+        with console.phase(f"reading {source}"):
+            model = runs.load_model(source)
         cfg = model.config
-        {"checkpoint": runs.save_model, "huggingface": runs.save_huggingface}[to](out, model, dtype)
+        with console.phase(f"writing {out}"):
+            {"checkpoint": runs.save_model, "huggingface": runs.save_huggingface}[to](out, model, dtype)
     return (
         f"read {source}: {lm.definition(cfg).size:,} parameters, {cfg.layers} layers of width {cfg.width}, "
         f"{cfg.vocab:,} tokens\nwrote {out} ({to}, {dtype}) in {time.monotonic() - began:.1f} s"

@@ -19,6 +19,7 @@ from qstar.models.definition import Definition
 from qstar.structs import TrainState
 from qstar.thoughts import read
 from qstar.thoughts.predict import Thinks
+from qstar.training import console
 from qstar.training.step import weights
 from qstar.typing import Params
 
@@ -70,7 +71,7 @@ class Record:
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Ask the questions; returns the answers as metrics."""
-        with processes.whole(weights(state)) as params:
+        with console.phase(f"asking questions at step {step}"), processes.whole(weights(state)) as params:
             rows = self._evaluator(params, jax.random.key(self._seed))
         self.evaluated[step] = rows
         _append(self._evals, [{"step": step, **suite.as_dict(row)} for row in rows])
@@ -84,7 +85,7 @@ class Record:
         """Read a few texts; write the thoughts that differ from the last time."""
         if self._reader is None:
             return
-        with processes.whole(weights(state)) as params:
+        with console.phase(f"reading thoughts at step {step}"), processes.whole(weights(state)) as params:
             readings = self._reader(params, SAMPLED_TEXTS)
         for reading in readings:
             text = self._tokenizer.decode(reading.tokens)

@@ -136,11 +136,12 @@ def _is(value: Any, kind: type) -> bool:
 def rules(schema: type) -> Mapping[str, Rule]:
     """Of the fields that are numbers or choices."""
     hints = get_type_hints(schema, include_extras=True)
-    found = {one.name: _rule(hints[one.name]) for one in dataclasses.fields(schema)}
+    found = {one.name: rule(hints[one.name]) for one in dataclasses.fields(schema)}
     return {name: rule for name, rule in found.items() if rule is not None}
 
 
-def _rule(hint: Any) -> Rule | None:
+def rule(hint: Any) -> Rule | None:
+    """What a type says; None where it is no number and no choice."""
     if hint in (int, float):
         return Rule(hint, Range())
     arguments = get_args(hint)
@@ -148,10 +149,10 @@ def _rule(hint: Any) -> Rule | None:
         kind, legal, *_ = arguments
         return Rule(kind, legal) if isinstance(legal, Range | OneOf) else None
     if get_origin(hint) in (Union, types.UnionType) and type(None) in arguments:
-        inner = [_rule(one) for one in arguments if one is not type(None)]
+        inner = [rule(one) for one in arguments if one is not type(None)]
         return dataclasses.replace(inner[0], optional=True) if len(inner) == 1 and inner[0] else None
     if get_origin(hint) is tuple and arguments[1:] == (...,):
-        inner = _rule(arguments[0])
+        inner = rule(arguments[0])
         return dataclasses.replace(inner, many=True) if inner else None
     return None
 

@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from qstar import flags, paths
+from qstar.settings import Count, NonNegative, Seed, Whole
+
 if TYPE_CHECKING:  # jax is imported once the arguments are known to be right, so that --help answers at once
     from qstar.runs import Run
     from qstar.thoughts.read import Reading
@@ -17,10 +20,10 @@ examples
   qstar-think "3aegbdh=" --generate 2                let it go on, thinking before every token it writes
   cat essay.txt | qstar-think - --html essay.html
 
-Every token is shown with the thought before it, the weight with which the prediction after that thought is mixed into
-the prediction without it, and the change in the token's log-likelihood, in nats: green where the thought helped, red
-where it hurt. The page holds the same and, for every token, the likeliest next tokens with and without the thought.
-A run is what qstar-train leaves behind.
+Every token is shown with the thought before it, the weight with which the prediction after that
+thought is mixed into the prediction without it, and the change in the token's log-likelihood, in nats:
+green where the thought helped, red where it hurt. The page holds the same and, for every token, the
+likeliest next tokens with and without the thought. A run is what qstar-train leaves.
 """
 
 
@@ -31,16 +34,28 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    number = flags.number
     out.add_argument("text", metavar="TEXT", help="the text to read; - reads it from standard input")
     out.add_argument("--run", default="latest", metavar="DIR", help="run directory (default: latest, under runs/)")
-    out.add_argument("--step", type=int, metavar="N", help="checkpoint of that step (default: the newest)")
+    out.add_argument("--step", type=number(Whole), metavar="N", help="checkpoint of that step (default: the newest)")
     out.add_argument("--sample", action="store_true", help="sample the thoughts (default: the likeliest tokens)")
-    out.add_argument("--thoughts", type=int, default=1, metavar="R", help="sampled thoughts before every token")
     out.add_argument(
-        "--generate", type=int, default=0, metavar="N", help="write N more tokens, one thought before each"
+        "--thoughts", type=number(Count), default=1, metavar="R", help="sampled thoughts before every token"
     )
-    out.add_argument("--temperature", type=float, metavar="T", help="of the tokens written (default 0: the likeliest)")
-    out.add_argument("--seed", type=int, default=0, metavar="S", help="of all sampling (default 0)")
+    out.add_argument(
+        "--generate",
+        type=number(Whole),
+        default=0,
+        metavar="N",
+        help="write N more tokens, one thought before each",
+    )
+    out.add_argument(
+        "--temperature",
+        type=number(NonNegative),
+        metavar="T",
+        help="of the tokens written (default 0: the likeliest)",
+    )
+    out.add_argument("--seed", type=number(Seed), default=0, metavar="S", help="of all sampling (default 0)")
     page = out.add_mutually_exclusive_group()
     page.add_argument("--html", type=Path, default=Path("thoughts.html"), metavar="OUT", help="page (thoughts.html)")
     page.add_argument("--no-html", action="store_true", help="write no page")
@@ -52,14 +67,12 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The arguments; leaves with a message where they contradict each other."""
     out = parser()
     args = out.parse_args(arguments)
-    if args.thoughts < 1 or args.generate < 0:
-        out.error(f"--thoughts {args.thoughts} --generate {args.generate}: at least 1 and at least 0 are wanted")
     if args.thoughts > 1 and not args.sample:
         out.error(f"--thoughts {args.thoughts} wants --sample: likeliest thoughts are all the same")
     if args.temperature is not None and not args.generate:
         out.error(f"--temperature {args.temperature} is of the tokens written: it wants --generate")
-    if not args.no_html and not args.html.parent.is_dir():
-        out.error(f"--html {args.html}: there is no directory {args.html.parent}")
+    if not args.no_html:
+        flags.check(out, paths.check_file, "--html", args.html)
     if args.text == "-":
         args.text = sys.stdin.read().removesuffix("\n")
     return args
@@ -117,7 +130,8 @@ def show(run: "Run", args: argparse.Namespace) -> None:
     from qstar.display import page, terminal
     from qstar.training import console
 
-    reading = think(run, args)
+    with console.phase("thinking"):
+        reading = think(run, args)
     title = about(run, args)
     out = Console(highlight=False, no_color=True) if args.no_color else console.console()
     out.print(title, style="dim", markup=False)
@@ -134,8 +148,11 @@ def main(arguments: list[str] | None = None) -> None:
     with entry.errors():
         entry.prepare_jax()
         from qstar import runs
+        from qstar.training import console
 
-        show(runs.load_run(args.run, args.step), args)
+        with console.phase(f"loading the run {args.run}"):
+            run = runs.load_run(args.run, args.step)
+        show(run, args)
 
 
 if __name__ == "__main__":

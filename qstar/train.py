@@ -20,7 +20,10 @@ configs.register()
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="train")
 def _main(node: DictConfig) -> None:
-    from qstar import experiment, processes  # here, so that --help and bad values are answered at once
+    from qstar.training import console
+
+    with console.phase("loading libraries"):
+        from qstar import experiment, processes  # here, so that --help and bad values are answered at once
 
     with entry.errors():
         job = HydraConfig.get()

@@ -34,6 +34,7 @@ TOP = {
     "compare",
     "config",
     "entry",
+    "flags",
     "evaluate",
     "experiment",
     "improve",

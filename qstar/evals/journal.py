@@ -125,15 +125,36 @@ def identity_of(table: pa.Table) -> dict[str, Any]:
 
 
 def load(folder: str | Path) -> dict[str, pa.Table]:
-    """The finished answers in the folder of an evaluation, by task; its only step, or that of a `step_N` folder.
+    """The finished answers in the folder of an evaluation, by task; of all its steps, which have a column `step`.
+
+    The folder of one step, FOLDER/step_N, is read as well, without that column. Raises FileNotFoundError where there
+    are none.
+    """
+    folder = Path(folder)
+    if any(folder.glob("*.parquet")):
+        return load_step(folder)
+    found: dict[str, list[pa.Table]] = {}
+    for number, step in _steps(folder):
+        for task, table in load_step(step).items():
+            numbers = pa.array([number] * table.num_rows, pa.int64())
+            found.setdefault(task, []).append(table.append_column("step", numbers).replace_schema_metadata())
+    if not found:
+        raise FileNotFoundError(
+            f"no answers in {folder}: qstar-evaluate out=FOLDER writes FOLDER/step_N/TASK.parquet when all questions "
+            "of a task are answered"
+        )
+    return {task: pa.concat_tables(tables, promote_options="default") for task, tables in found.items()}
+
+
+def load_step(folder: str | Path) -> dict[str, pa.Table]:
+    """The finished answers of one step, by task; with the folder of an evaluation, of its only step.
 
     Raises FileNotFoundError where there are none, ValueError where there are several steps to choose from.
     """
     folder = Path(folder)
-    steps = sorted({file.parent for file in folder.glob("step_*/*.parquet")})
+    steps = [step for _, step in _steps(folder)]
     if len(steps) > 1:
-        names = ", ".join(str(step) for step in steps)
-        raise ValueError(f"{folder} holds several steps; name one: {names}")
+        raise ValueError(f"{folder} holds several steps; name one: {', '.join(map(str, steps))}")
     files = sorted(folder.glob("*.parquet")) or sorted(folder.glob("step_*/*.parquet"))
     if not files:
         raise FileNotFoundError(
@@ -141,3 +162,9 @@ def load(folder: str | Path) -> dict[str, pa.Table]:
             "of a task are answered"
         )
     return {file.stem: read(file) for file in files}
+
+
+def _steps(folder: Path) -> list[tuple[int, Path]]:
+    """Steps with answers below the folder of an evaluation, ascending."""
+    found = {file.parent for file in folder.glob("step_*/*.parquet") if file.parent.name[5:].isdigit()}
+    return sorted((int(step.name[5:]), step) for step in found)

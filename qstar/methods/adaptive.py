@@ -11,6 +11,7 @@ a policy gradient with a price on thoughts would estimate from samples what is a
 
 import dataclasses
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +33,8 @@ from qstar.typing import Array, Bool, Float, Int, Key, typed
 @dataclass(frozen=True)
 class Adaptive(QuietStar):
     """Quiet-STaR's hyper-parameters, and the gate's."""
+
+    headline: ClassVar[tuple[str, ...]] = ("nll", "nll_mixed", "reward", "gate_open")
 
     threshold: Real = 0.0  # gain in log-likelihood of the judged tokens, nats, from which a thought counts as paying
     gate_at: Share = 0.5  # think where the gate's probability that it pays is at least this

@@ -11,7 +11,7 @@ student draws, whose reward does not depend on what was drawn, so at temperature
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,8 @@ class FastQuietStar(PlainLM):
     thinks in the step, the likeliest thoughts, instead of being read from a file; padding is not counted.
     """
 
+    headline: ClassVar[tuple[str, ...]] = ("nll", "nll_teacher", "reward")
+
     teacher: str = ""  # a run directory of a method that thinks
     student: Annotated[str, OneOf(STUDENTS)] = "paper"  # whose token is reinforced: the true one, or a draw (released)
     clamp: bool = True  # only tokens that the student knows better than the teacher are reinforced
@@ -49,7 +51,9 @@ class FastQuietStar(PlainLM):
         settings.check(self, "method")
         if not self.teacher:
             raise ValueError(
-                "method.teacher is empty: give method.teacher=RUN, a run directory of a method that thinks"
+                "method.teacher is empty: give method.teacher=RUN, a run directory of a method that thinks, as in\n"
+                "  qstar-train run_dir=runs/teacher && "
+                "qstar-train method=fast_quiet_star method.teacher=runs/teacher model.source=runs/teacher"
             )
 
     @property

@@ -1,6 +1,7 @@
 """Plain language-model training: the control that every gain is held against."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax
 
@@ -19,6 +20,8 @@ from qstar.typing import Array, Float, Int, Key, Params
 @dataclass(frozen=True)
 class PlainLM:
     """Next-token negative log-likelihood, the mean over the tokens that count."""
+
+    headline: ClassVar[tuple[str, ...]] = ("loss",)
 
     def resolve(self, vocabulary: Vocabulary) -> "PlainLM":
         return self

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from qstar import settings
 from qstar.models.cost import Pass
@@ -20,6 +20,8 @@ class Vocabulary(Protocol):
 
 
 class Method(Protocol):
+    headline: ClassVar[tuple[str, ...]]  # metrics to steer by, which the progress of training shows
+
     def resolve(self, vocabulary: Vocabulary) -> "Method":
         """This method with the token ids behind its strings. Raises ValueError for text that is no single token."""
 

@@ -11,7 +11,7 @@ released code; the fields say what differs, and experiments/quiet_star/switches.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -51,6 +51,8 @@ class Terms:
 @dataclass(frozen=True)
 class QuietStar:
     """Hyper-parameters of Quiet-STaR."""
+
+    headline: ClassVar[tuple[str, ...]] = ("nll", "nll_mixed", "reward")
 
     # T: sampled tokens, delimiters not counted (the released code's n_ahead - 3). 0: start and end alone, no REINFORCE.
     thought_len: Whole = 12

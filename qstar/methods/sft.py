@@ -7,6 +7,7 @@ policy gradient of their grades (`training/weighting.py`): then they may be nega
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 
@@ -21,6 +22,8 @@ from qstar.typing import Array, Float, Key
 @dataclass(frozen=True)
 class SFT(PlainLM):
     """Weighted negative log-likelihood, a mean over the tokens that count."""
+
+    headline: ClassVar[tuple[str, ...]] = ("nll",)
 
     def loss(self, model: LM, batch: Examples, key: Key) -> tuple[Float[Array, ""], Metrics]:
         text = model.text(batch)

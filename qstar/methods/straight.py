@@ -7,7 +7,7 @@ tags that the model chooses to close; here its length is fixed, which makes ever
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 
@@ -29,6 +29,8 @@ from qstar.typing import Array, Float, Int, Key, Params
 @dataclass(frozen=True)
 class Straight:
     """The thoughts, and which positions think."""
+
+    headline: ClassVar[tuple[str, ...]] = ("nll", "nll_mixed", "reward")
 
     thought_len: Count = 12  # T: sampled tokens, delimiters not counted
     num_thoughts: Annotated[int, Range(2)] = 2  # R: thoughts at each position, judged against one another

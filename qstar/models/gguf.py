@@ -107,7 +107,7 @@ def _open(path: Path):
     try:
         import gguf
     except ImportError as error:
-        raise ImportError(f'{path} is read by the package gguf: pip install "qstar[gguf]"') from error
+        raise ImportError(f'{path} is read by the package gguf: pip install ".[gguf]"') from error
     if not path.is_file():
         raise FileNotFoundError(f"no GGUF file at {path}")
     with path.open("rb") as file:

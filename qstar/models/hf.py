@@ -226,7 +226,7 @@ def fetch(hub_id: str) -> Path:
         import huggingface_hub
         from huggingface_hub import errors
     except ImportError as error:
-        raise ImportError(f'{hub_id} is on the Hugging Face hub: pip install "qstar[hub]" to fetch it') from error
+        raise ImportError(f'{hub_id} is on the Hugging Face hub: pip install ".[hub]" to fetch it') from error
     try:
         found = huggingface_hub.snapshot_download(
             hub_id,

@@ -114,7 +114,7 @@ class ReasoningGym:
 
 def _installed() -> None:
     if importlib.util.find_spec("reasoning_gym") is None:
-        raise ImportError('tasks of reasoning_gym need the package: pip install "qstar[gym]"')
+        raise ImportError('tasks of reasoning_gym need the package: pip install ".[gym]"')
 
 
 def _address(gold: str) -> dict:

@@ -38,7 +38,7 @@ class Symbolic:
 
     def __post_init__(self):
         if importlib.util.find_spec("math_verify") is None:
-            raise ImportError('the symbolic grader needs math-verify: pip install "qstar[math]"')
+            raise ImportError('the symbolic grader needs math-verify: pip install ".[math]"')
 
     def canonical(self, gold: str) -> str:
         spelled = expression(gold)

@@ -1,21 +1,24 @@
-"""What a run shows: one rich console for everything that prints, and the progress of a loop.
+"""What a run shows: one rich console for everything that prints, the progress of a loop, and what is done around it.
 
-A terminal gets a live bar with the values of the newest step. A pipe or a log file gets one plain line per log
-interval with the means of the interval, and no escape codes.
+A terminal gets a live bar with the values of the newest step, and a spinner while something else is done. A pipe or a
+log file gets one plain line per log interval with the means of the interval, a line where something else begins and
+another now and then while it lasts, and no escape codes.
 """
 
 import contextlib
 import datetime
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-import jax
 import rich.progress
 from rich.console import Console
+from rich.status import Status
+from rich.text import Text
 
-COUNTED_S = 30.0  # between the plain lines of `counting`
+COUNTED_S = 10.0  # between the plain lines of `counting` and `phase`
 PLAIN_WIDTH = 160  # of tables in pipes and files, where rich would assume 80 columns and fold cells
 
 
@@ -50,6 +53,8 @@ def progress(description: str, start: int, total: int, show: Sequence[str]) -> P
 
     Of several processes the first one shows it.
     """
+    import jax  # here: what is shown before jax is imported should not wait for it
+
     if jax.process_index():
         return Progress()
     kind = LiveBar if console().is_interactive else PlainLines
@@ -67,12 +72,74 @@ def _speed(means: dict[str, float]) -> str:
     return "  ".join(shown[name].format(value) for name, value in found.items() if value is not None)
 
 
+class Spinner:
+    """What is being done, beside something that turns."""
+
+    def __init__(self, text: str):
+        self._text, self._status = text, Status(Text(text), console=console())
+
+    def update(self, text: str) -> str:
+        """Show another text; returns the one before."""
+        before, self._text = self._text, text
+        self._status.update(Text(text))
+        return before
+
+    def __enter__(self) -> "Spinner":
+        self._status.start()
+        _LIVE.append(self)
+        return self
+
+    def __exit__(self, *error) -> None:
+        _LIVE.remove(self)
+        self._status.stop()
+
+
+_LIVE: list["LiveBar | Spinner"] = []  # what moves on the terminal now: rich takes one at a time
+
+
+@contextlib.contextmanager
+def phase(description: str) -> Iterator[None]:
+    """Show what is being done meanwhile: in a terminal beside the bar or the spinner that is there, else by itself."""
+    if _LIVE:
+        before = _LIVE[-1].update(description)
+        try:
+            yield
+        finally:
+            _LIVE[-1].update(before)
+    elif console().is_interactive:
+        with Spinner(description):
+            yield
+    else:
+        with _still(description):
+            yield
+
+
+@contextlib.contextmanager
+def _still(description: str) -> Iterator[None]:
+    """A plain line, and another whenever `COUNTED_S` have passed."""
+    console().print(f"{description} ...", markup=False)
+    done, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not done.wait(COUNTED_S):
+            console().print(f"{description}: {time.monotonic() - began:.0f} s so far", markup=False)
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
+
+
 class LiveBar(Progress):
     """A bar that is redrawn in place: description, steps, speed, time left, values of the newest step."""
 
     def __init__(self, description: str, start: int, total: int, show: Sequence[str]):
         self._show = show
         self._bar = rich.progress.Progress(
+            rich.progress.SpinnerColumn(),  # moves while a step is computed
             rich.progress.TextColumn("{task.description}", markup=False),
             rich.progress.BarColumn(),
             rich.progress.MofNCompleteColumn(),
@@ -92,11 +159,19 @@ class LiveBar(Progress):
     def interval(self, step: int, means: dict[str, float]) -> None:
         self._speed = _speed(means) or self._speed
 
+    def update(self, text: str) -> str:
+        """Show another description; returns the one before."""
+        before = self._bar.tasks[0].description
+        self._bar.update(self._task, description=text)
+        return before
+
     def __enter__(self) -> "LiveBar":
         self._bar.__enter__()
+        _LIVE.append(self)
         return self
 
     def __exit__(self, *error) -> None:
+        _LIVE.remove(self)
         self._bar.__exit__(*error)
 
 
@@ -138,10 +213,11 @@ def counting(description: str) -> Iterator[Callable[[int, int], None]]:
 
 
 class _Counted:
-    """Plain lines for `counting`: none for work that is done soon."""
+    """Plain lines for `counting`: one where the work begins, others where it lasts."""
 
     def __init__(self, description: str):
         self._description, self._next_s = description, time.monotonic() + COUNTED_S
+        console().print(f"{description} ...", markup=False)
 
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() >= self._next_s:

@@ -183,6 +183,6 @@ def _check_installed(sink: str) -> None:
         importlib.import_module(PACKAGES[sink])
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"metrics sink {sink!r} needs the package {PACKAGES[sink]}: pip install 'qstar[{sink}]', "
+            f"metrics sink {sink!r} needs the package {PACKAGES[sink]}: pip install '.[{sink}]', "
             "or take it out of the sinks; metrics.jsonl is written in any case"
         ) from error

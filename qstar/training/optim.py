@@ -16,7 +16,6 @@ from qstar.typing import Array, Params
 SCHEDULES = ("constant", "linear", "cosine")
 WEIGHTS = ("float32", "bfloat16")
 PARTS = {"start": "delimiter", "end": "delimiter", "pause": "delimiter", "mixing": "mixing", "gate": "mixing"}
-SCALES = ("lm_lr_scale", "delimiter_lr_scale", "mixing_lr_scale")
 
 
 @dataclass(frozen=True)

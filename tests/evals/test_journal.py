@@ -97,7 +97,15 @@ def test_evaluations_are_opened_by_their_folder_or_by_that_of_a_step(tmp_path):
         if step == 0:
             assert list(journal.load(tmp_path)) == ["cups"]
     with pytest.raises(ValueError, match=r"holds several steps; name one: .*step_0, .*step_10"):
-        journal.load(tmp_path)
+        journal.load_step(tmp_path)
+
+
+def test_the_answers_of_all_steps_are_one_table_with_their_steps(tmp_path):
+    for step in (100, 20, 3):
+        Journal(tmp_path / f"step_{step}", "cups", IDENTITY | {"step": step}).finish(ROWS)
+    rows = journal.load(tmp_path)["cups"].to_pylist()
+    assert [row.pop("step") for row in rows] == [3] * len(ROWS) + [20] * len(ROWS) + [100] * len(ROWS)
+    assert rows == [*ROWS, *ROWS, *ROWS]
 
 
 def test_what_is_no_evaluation_is_refused(tmp_path):

@@ -281,14 +281,14 @@ def test_half_precision_and_recomputation_are_no_part_of_a_shape():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"window": 0}, "model.window = 0: a positive integer"),
+        ({"window": 0}, "model.window = 0: expected a positive integer"),
         ({"global_layers": (0,)}, "give model.window too"),
         ({"local_rope_theta": 10.0}, "give model.window too"),
         ({"window": 3, "global_layers": (0, 1)}, "some, not all, of the layers 0 to 1 are wanted"),
         ({"window": 3, "global_layers": (2,)}, "some, not all, of the layers 0 to 1 are wanted"),
         ({"activation": "relu"}, "model.activation = 'relu': choose one of silu, gelu_tanh"),
-        ({"embed_scale": 0.0}, "model.embed_scale = 0.0: a positive number"),
-        ({"query_scalar": -1.0}, "model.query_scalar = -1.0: a positive number"),
+        ({"embed_scale": 0.0}, "model.embed_scale = 0.0: expected a positive number"),
+        ({"query_scalar": -1.0}, "model.query_scalar = -1.0: expected a positive number"),
     ],
 )
 def test_illegal_options_are_named(wrong, message):

@@ -350,5 +350,5 @@ def test_what_is_no_gguf_file_is_told_apart(tmp_path):
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
-    with pytest.raises(ImportError, match=r'pip install "qstar\[gguf\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[gguf\]"'):
         reader.read_file(tmp_path / "m.gguf")

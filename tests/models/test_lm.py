@@ -136,7 +136,7 @@ def test_check_lists_what_is_missing_unexpected_and_of_another_shape():
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"layers": 0}, r"model.layers = 0: a positive integer"),
+        ({"layers": 0}, r"model.layers = 0: expected a positive integer"),
         ({"kv_heads": 3}, r"model.heads = 4 is not a multiple of model.kv_heads = 3"),
         ({"head_size": 5}, r"model.head_size = 5: rotary embeddings want an even size"),
         ({"dtype": "float16"}, r"model.dtype = 'float16': choose one of float32, bfloat16, float64"),

@@ -316,10 +316,10 @@ def test_without_a_rank_the_definition_is_left_as_it_is():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rank": -1}, r"lora.rank = -1: a positive integer, or 0 for no adapters"),
+        ({"rank": -1}, r"lora.rank = -1: expected 0 or a positive integer"),
         ({"alpha": 32.0}, "lora.rank = 0 makes no adapters, yet lora.alpha is set: give lora.rank=8 as well"),
         ({"base": "bfloat16", "targets": ("key",)}, "yet lora.targets, lora.base is set"),
-        ({"rank": 2, "alpha": 0.0}, "lora.alpha = 0.0: a positive number"),
+        ({"rank": 2, "alpha": 0.0}, "lora.alpha = 0.0: expected a positive number"),
         ({"rank": 2, "base": "int8"}, "lora.base = 'int8': choose one of float32, bfloat16"),
         ({"rank": 2, "targets": ("query", "q_proj")}, "name some of query, key, value, out, gate, up, down, each once"),
         ({"rank": 2, "targets": ()}, r"lora.targets = \(\): name some of"),

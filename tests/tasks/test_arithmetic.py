@@ -183,12 +183,12 @@ def test_what_is_stored_is_cut_behind_the_answer():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"digits": ()}, r"digits = \[\]: different numbers from 1 to 18"),
-        ({"digits": (2, 2)}, r"digits = \[2, 2\]: different"),
-        ({"digits": (0, 1)}, r"digits = \[0, 1\]"),
+        ({"digits": ()}, r"task.digits = \[\]: expected different numbers from 1 to 18"),
+        ({"digits": (2, 2)}, r"task.digits = \[2, 2\]: expected different"),
+        ({"digits": (0, 1)}, r"task.digits = \(0, 1\), in it 0: expected an integer from 1 up to 18"),
         ({"test": 20_001}, r"task.test = 20001: expected an integer from 1 up to 20000"),
         ({"train": 0}, r"task.train = 0: expected a positive integer"),
-        ({"num_shots": -1}, r"num_shots = -1: 0 or more"),
+        ({"num_shots": -1}, r"task.num_shots = -1: expected 0 or a positive integer"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(values, message):

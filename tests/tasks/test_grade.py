@@ -181,9 +181,9 @@ def test_a_comparison_that_never_ends_is_given_up_in_any_thread():
 
 def test_extras_that_are_missing_are_named(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r'pip install "qstar\[math\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[math\]"'):
         symbolic.Symbolic(HASH)
-    with pytest.raises(ImportError, match=r'pip install "qstar\[gym\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[gym\]"'):
         gym.ReasoningGym(HASH)
 
 

@@ -152,8 +152,8 @@ def test_bad_rows_are_refused_with_file_line_and_field(write, rows, values, mess
         ({"prompt_template": "Q:"}, r"prompt_template = 'Q:' has no slot \{question\}"),
         ({"prompt_template": "{question} {hint}"}, r"shows the hint: only hint_template may"),
         ({"answers": "fuzzy"}, r"task.answers = 'fuzzy': choose one of exact, numeric, choice, symbolic"),
-        ({"dev": 0.5, "test": 0.5}, r"dev = 0.5 and test = 0.5: shares that leave some"),
-        ({"num_shots": 2}, r"num_shots = 2, but shots_path names no file"),
+        ({"dev": 0.5, "test": 0.5}, r"task.dev = 0.5 and task.test = 0.5: expected shares that leave some"),
+        ({"num_shots": 2}, r"task.num_shots = 2, but task.shots_path names no file"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(values, message):

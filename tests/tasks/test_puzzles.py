@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-pytest.importorskip("reasoning_gym", reason='the extra is missing: pip install "qstar[gym]"')
+pytest.importorskip("reasoning_gym", reason='the extra is missing: pip install ".[gym]"')
 
 from qstar.tasks.puzzles import Puzzles
 

@@ -106,7 +106,7 @@ def test_unknown_sink_is_refused(tmp_path):
 @pytest.mark.parametrize(("sink", "package"), [("tensorboard", "tensorboardX"), ("wandb", "wandb")])
 def test_sink_without_its_package_names_the_extra_to_install(sink, package, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, package, None)  # what an import of a missing package finds
-    with pytest.raises(ModuleNotFoundError, match=rf"needs the package {package}: pip install 'qstar\[{sink}\]'"):
+    with pytest.raises(ModuleNotFoundError, match=rf"needs the package {package}: pip install '\.\[{sink}\]'"):
         MetricLogger(tmp_path, [sink])
 
 

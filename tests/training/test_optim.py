@@ -176,11 +176,11 @@ def test_schedules_at_literal_steps(settings, wanted):
     ("wrong", "message"),
     [
         ({"schedule": "step"}, r"optim.schedule = 'step': choose one of constant, linear, cosine"),
-        ({"lr": 0.0}, r"optim.lr = 0.0: a positive number"),
+        ({"lr": 0.0}, r"optim.lr = 0.0: expected a positive number"),
         ({"mixing_lr_scale": -1.0}, r"optim.mixing_lr_scale = -1.0"),
         ({"lm_lr_scale": -1.0}, r"optim.lm_lr_scale = -1.0"),
         ({"clip": -1.0}, r"optim.clip = -1.0: expected 0 or a positive number"),
-        ({"ema": 1.0}, r"optim.ema = 1.0: a number from 0"),
+        ({"ema": 1.0}, r"optim.ema = 1.0: expected a number from 0"),
         ({"weights": "float16"}, r"optim.weights = 'float16': choose one of float32, bfloat16"),
         ({"weights": "bfloat16", "ema": 0.9}, r"optim.ema = 0.9 with optim.weights = 'bfloat16'"),
     ],
