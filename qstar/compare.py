@@ -1,6 +1,7 @@
-"""Paired tests between two evaluations on the same items, or between answers with and without thoughts in one."""
+"""Paired tests between two evaluations on the same items, or within one: with thoughts against without."""
 
 import argparse
+import textwrap
 from pathlib import Path
 
 EXAMPLES = """\
@@ -21,7 +22,7 @@ where the first has not been asked in that way.
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="qstar-compare",
-        description=__doc__,
+        description=textwrap.fill(__doc__, 100),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,7 @@
 """Convert a language model, or export that of a run: to a checkpoint, a Hugging Face directory, or adapters."""
 
 import argparse
+import textwrap
 import time
 from pathlib import Path
 
@@ -25,15 +26,15 @@ examples
 
 Special tokens, chat template and generation config of SOURCE go along.
 A run exported as `huggingface` or `adapter` has its delimiters and mixing head beside it, in
-thinker.safetensors. A prepared directory needs neither the network nor an extra, and is read wherever
-a model is asked for. Weights are kept in float32 in memory; --dtype is the type on disk.
+thinker.safetensors. A prepared directory needs neither the network nor an extra, and is read
+wherever a model is asked for. Weights are kept in float32 in memory; --dtype is the type on disk.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="qstar-prepare",
-        description=__doc__,
+        description=textwrap.fill(__doc__, 100),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,7 +1,8 @@
-"""Read a text with a trained model's thoughts: what it thinks before every token, and whether that helped."""
+"""Read a text with a trained model's thoughts: what it thinks before every token, and what that changes."""
 
 import argparse
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,16 @@ examples
   cat essay.txt | qstar-think - --html essay.html
 
 Every token is shown with the thought before it, the weight with which the prediction after that
-thought is mixed into the prediction without it, and the change in the token's log-likelihood, in nats:
-green where the thought helped, red where it hurt. The page holds the same and, for every token, the
-likeliest next tokens with and without the thought. A run is what qstar-train leaves.
+thought is mixed into the prediction without it, and the change in the token's log-likelihood, in
+nats: green where the thought helped, red where it hurt. The page holds the same and, for every token,
+the likeliest next tokens with and without the thought. A run is what qstar-train leaves.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="qstar-think",
-        description=__doc__,
+        description=textwrap.fill(__doc__, 100),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -213,7 +213,9 @@ def first_step(*overrides: str) -> None:
     program = Program.of(method, loaded.config, mesh, cfg.optim, 1, 1, other=other)
     data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
     with jax.set_mesh(mesh):
-        jax.eval_shape(program.step, program.abstract_state(0), build.abstract_batch(data, cfg.batch_size, mesh))
+        batch = build.abstract_batch(data, cfg.batch_size, mesh)
+        _, metrics = jax.eval_shape(program.step, program.abstract_state(0), batch)
+    assert {*method.headline} <= metrics.keys()  # what the progress bar shows
 
 
 METHODS = [file.stem for file in sorted(Path(CONFIGS).glob("method/*.yaml"))]

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -16,11 +17,11 @@ from qstar.paths import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 HELP = {
-    "qstar-train": ("qstar-train resume=latest", "quiet_star_official", "thought_len: 8"),
+    "qstar-train": ("qstar-train resume=latest", "quiet_star_official", "method.thought_len=8"),
     "qstar-evaluate": ("qstar-evaluate run=none model.source=models/smollm2", "questions"),
     "qstar-compare": ("usage: qstar-compare", "McNemar", "qstar-evaluate run=runs/mine"),
     "qstar-think": ("usage: qstar-think", "--generate N", "the newest run under runs/"),
-    "qstar-improve": ("qstar-improve improve=rest_em", "star_no_rationalization", "iterations: 16"),
+    "qstar-improve": ("qstar-improve improve=rest_em", "star_no_rationalization", "improve.iterations=16"),
     "qstar-prepare": ("usage: qstar-prepare", "bundled:NAME", "--to"),
 }
 
@@ -33,6 +34,34 @@ def python(code: str, cwd: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_the_distribution_has_a_name_of_its_own_and_the_package_is_imported_as_qstar():
+    assert PROJECT["name"] == "qstar-jax"
+    assert {target.split(":")[0] for target in PROJECT["scripts"].values()} == {"qstar.commands"}
+
+
+def test_no_text_tells_to_install_the_other_distribution_that_is_called_qstar():
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\n")
+    named = re.compile(
+        r"qstar\[|(?:pip|pipx|uv)\s+(?:install|download|add)\s[^\n`]*\bqstar(?![-\w/.])|PackageNotFound.*qstar|version\(.qstar.\)"
+    )
+    found = []
+    for name in files:
+        path = ROOT / name
+        if (
+            path.suffix in (".py", ".md", ".yaml", ".toml", ".ipynb", ".html")
+            and path.is_file()
+            and path != Path(__file__)
+        ):
+            found += [f"{name}: {match[0]}" for match in named.finditer(path.read_text(encoding="utf-8"))]
+    assert found == []
+    assert (
+        named.search("pip install 'qstar[gguf]'")
+        and named.search("pip install qstar")
+        and named.search("version('qstar')")
+    )
+    assert not named.search("pip install -q . && .venv/bin/qstar-train")
 
 
 def test_there_are_six_console_scripts():

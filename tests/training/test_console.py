@@ -1,0 +1,83 @@
+"""What a person sees while a run works: never nothing, and in a pipe nothing but text."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from qstar.config import SCHEMAS
+from qstar.training import console
+
+VALUES = {"loss": 812345.0, "nll": 1.6141, "nll_mixed": 0.2244, "reward": 0.0312, "weight": 0.61}
+SHOWN = ("nll", "nll_mixed", "reward")
+
+
+@pytest.fixture
+def screen(monkeypatch):
+    """Puts a terminal, or a pipe, in the place of standard output; gives its text."""
+
+    def put(terminal: bool) -> io.StringIO:
+        text = io.StringIO()
+        made = Console(file=text, force_terminal=terminal, highlight=False, width=120, soft_wrap=not terminal)
+        monkeypatch.setattr(console, "console", lambda: made)
+        return text
+
+    return put
+
+
+def test_a_phase_in_a_pipe_is_a_line_when_it_begins_and_another_while_it_lasts(screen, monkeypatch):
+    text = screen(terminal=False)
+    monkeypatch.setattr(console, "COUNTED_S", 0.05)
+    with console.phase("loading [the model]"):
+        assert text.getvalue() == "loading [the model] ...\n"
+        time.sleep(0.2)
+    lines = text.getvalue().splitlines()
+    assert 2 <= len(lines) <= 5 and lines[1] == "loading [the model]: 0 s so far"
+    time.sleep(0.1)
+    assert text.getvalue().splitlines() == lines
+
+
+def test_counting_in_a_pipe_says_what_begins(screen):
+    text = screen(terminal=False)
+    with console.counting("questions") as progress:
+        progress(1, 2)
+    assert text.getvalue() == "questions ...\n"
+
+
+def test_a_phase_in_a_terminal_is_a_spinner_and_leaves_nothing(screen):
+    text = screen(terminal=True)
+    with console.phase("loading [the model]"), console.phase("reading thoughts"):
+        time.sleep(0.2)
+    assert "loading [the model]" in text.getvalue() and "reading thoughts" in text.getvalue()
+    assert text.getvalue().endswith("\x1b[2K")  # its line is erased
+    assert console._LIVE == []
+
+
+def test_a_phase_beside_a_bar_takes_the_place_of_its_description(screen):
+    text = screen(terminal=True)
+    with console.progress("QuietStar", 0, 3, SHOWN) as bar:
+        bar.step(1, VALUES)
+        with console.phase("asking questions"):
+            time.sleep(0.2)
+            assert "asking questions" in text.getvalue()
+        bar.step(2, VALUES)
+    last = text.getvalue().split("QuietStar")[-1]
+    assert "nll 1.614  nll_mixed 0.2244  reward 0.0312" in last
+
+
+def test_a_line_of_a_pipe_shows_what_a_method_names_and_no_escape_codes(screen):
+    text = screen(terminal=False)
+    with console.progress("QuietStar", 0, 3, SHOWN) as lines:
+        lines.step(1, VALUES)
+        lines.interval(1, VALUES)
+    assert text.getvalue().startswith("QuietStar 1/3  nll 1.614  nll_mixed 0.2244  reward 0.0312  ")
+    assert "\x1b" not in text.getvalue()
+
+
+@pytest.mark.parametrize("name", SCHEMAS["method"])
+def test_a_method_names_its_likelihood_first_and_no_loss_with_reinforce_in_it(name):
+    headline = SCHEMAS["method"][name].headline
+    assert headline[0] == ("loss" if name == "lm" else "nll")  # of plain language modelling the loss is the likelihood
+    assert name == "lm" or "loss" not in headline
+    assert name in ("lm", "sft") or "reward" in headline
