@@ -16,7 +16,7 @@ RANKS = ("JAX_PROCESS_ID", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK")  # of the pro
 
 def _run(module: str) -> None:
     if module not in SHORT and {"-h", "--help"}.isdisjoint(sys.argv[1:]) and _first():
-        print(f"qstar-{module}: starting", flush=True)  # the imports take seconds
+        print(f"qstar-{module}: starting", file=sys.stderr, flush=True)  # the imports take seconds
     gc.disable()
     main = importlib.import_module(f"qstar.{module}").main
     gc.freeze()

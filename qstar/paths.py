@@ -28,20 +28,20 @@ def check_folder(key: str, given: str | os.PathLike) -> None:
     path = Path(given).expanduser()
     there = _nearest(key, path)
     if not there.is_dir():
-        raise ValueError(f"{key} = {given}: {there} is a file; name a folder, which need not be there yet")
+        raise ValueError(f"{key} = {given}: {there} is a file: name a folder, which need not be there yet")
     if not os.access(there, os.W_OK | os.X_OK):
-        raise ValueError(f"{key} = {given}: {there} cannot be written to; name a folder elsewhere")
+        raise ValueError(f"{key} = {given}: {there} cannot be written to: name a folder elsewhere")
 
 
 def check_file(key: str, given: str | os.PathLike) -> None:
     """Raise ValueError, before anything is written, where this cannot be written as a file."""
     path = Path(given)
     if path.is_dir():
-        raise ValueError(f"{key} = {given}: this is a folder; name a file")
+        raise ValueError(f"{key} = {given}: this is a folder: name a file")
     if not path.parent.is_dir():
-        raise ValueError(f"{key} = {given}: there is no folder {path.parent}")
+        raise ValueError(f"{key} = {given}: there is no directory {path.parent}")
     if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ValueError(f"{key} = {given}: it cannot be written; name a file elsewhere")
+        raise ValueError(f"{key} = {given}: it cannot be written: name a file elsewhere")
 
 
 def _nearest(key: str, path: Path) -> Path:

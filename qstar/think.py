@@ -15,16 +15,16 @@ if TYPE_CHECKING:  # jax is imported once the arguments are known to be right, s
 
 EXAMPLES = """\
 examples
-  qstar-think "3aegbdh=4;"                           the newest run under runs/, its newest checkpoint
+  qstar-think "3aegbdh=4;"                         the newest run under runs/, its newest checkpoint
   qstar-think "3aegbdh=4;" --run runs/mine --step 200
-  qstar-think "3aegbdh=4;" --sample --thoughts 4     four sampled thoughts before every token
-  qstar-think "3aegbdh=" --generate 2                let it go on, thinking before every token it writes
+  qstar-think "3aegbdh=4;" --sample --thoughts 4   four sampled thoughts before every token
+  qstar-think "3aegbdh=" --generate 2              let it go on, thinking before what it writes
   cat essay.txt | qstar-think - --html essay.html
 
 Every token is shown with the thought before it, the weight with which the prediction after that
 thought is mixed into the prediction without it, and the change in the token's log-likelihood, in
-nats: green where the thought helped, red where it hurt. The page holds the same and, for every token,
-the likeliest next tokens with and without the thought. A run is what qstar-train leaves.
+nats: green where the thought helped, red where it hurt. The page holds the same and, for every
+token, the likeliest next tokens with and without the thought. A run is what qstar-train leaves.
 """
 
 
@@ -131,7 +131,7 @@ def show(run: "Run", args: argparse.Namespace) -> None:
     from qstar.display import page, terminal
     from qstar.training import console
 
-    with console.phase("thinking"):
+    with console.phase("thinking", aside=True):
         reading = think(run, args)
     title = about(run, args)
     out = Console(highlight=False, no_color=True) if args.no_color else console.console()
@@ -151,7 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         from qstar import runs
         from qstar.training import console
 
-        with console.phase(f"loading the run {args.run}"):
+        with console.phase(f"loading the run {args.run}", aside=True):
             run = runs.load_run(args.run, args.step)
         show(run, args)
 

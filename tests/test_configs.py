@@ -42,6 +42,7 @@ NEEDED = {
     "text": ("data.paths=[README.md]",),
     "pretrained": ("model.source=bundled:cups",),
     "examples": ("data.path=examples.jsonl",),
+    "sft": ("data=examples", "data.path=examples.jsonl"),
     "fast_quiet_star": ("method.teacher=runs/teacher",),
     "fast_quiet_star_released": ("method.teacher=runs/teacher",),
 }

@@ -98,8 +98,11 @@ _LIVE: list["LiveBar | Spinner"] = []  # what moves on the terminal now: rich ta
 
 
 @contextlib.contextmanager
-def phase(description: str) -> Iterator[None]:
-    """Show what is being done meanwhile: in a terminal beside the bar or the spinner that is there, else by itself."""
+def phase(description: str, aside: bool = False) -> Iterator[None]:
+    """Show what is being done meanwhile: in a terminal beside the bar or the spinner that is there, else by itself.
+
+    `aside` sends lines to standard error, for a command whose output is a result.
+    """
     if _LIVE:
         before = _LIVE[-1].update(description)
         try:
@@ -110,19 +113,19 @@ def phase(description: str) -> Iterator[None]:
         with Spinner(description):
             yield
     else:
-        with _still(description):
+        with _still(description, Console(stderr=True, soft_wrap=True) if aside else console()):
             yield
 
 
 @contextlib.contextmanager
-def _still(description: str) -> Iterator[None]:
+def _still(description: str, out: Console) -> Iterator[None]:
     """A plain line, and another whenever `COUNTED_S` have passed."""
-    console().print(f"{description} ...", markup=False)
+    out.print(f"{description} ...", markup=False, highlight=False)
     done, began = threading.Event(), time.monotonic()
 
     def tell() -> None:
         while not done.wait(COUNTED_S):
-            console().print(f"{description}: {time.monotonic() - began:.0f} s so far", markup=False)
+            out.print(f"{description}: {time.monotonic() - began:.0f} s so far", markup=False, highlight=False)
 
     teller = threading.Thread(target=tell, daemon=True)
     teller.start()
