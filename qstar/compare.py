@@ -53,12 +53,14 @@ def compare(first: Path, second: Path | None) -> list:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
+    from qstar.training import console  # here, so that --help answers at once
+
     try:
-        found = compare(args.first, args.second)
+        with console.phase("comparing", aside=True):
+            found = compare(args.first, args.second)
     except (ValueError, OSError) as error:
         raise SystemExit(f"qstar-compare: {error}") from error
     from qstar import report
-    from qstar.training import console
 
     names = f"{args.second} against {args.first}" if args.second else f"{args.first}, thoughts against none"
     console.console().print(report.comparisons(found, f"{names}, on the same items"))

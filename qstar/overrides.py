@@ -48,7 +48,7 @@ def explained(name: str, arguments: Sequence[str], error: Exception) -> str:
     parsed = []
     for argument in (one for one in arguments if not one.startswith("-")):
         try:
-            parsed.append(OverridesParser.create().parse_override(argument))
+            parsed += _each(OverridesParser.create().parse_override(argument))
         except HydraException:
             return unreadable(argument)
     wrong = [message for message in (_choice(name, one) for one in parsed) if message]
@@ -59,6 +59,14 @@ def explained(name: str, arguments: Sequence[str], error: Exception) -> str:
         return "\n".join(wrong) + f"\nAll groups, choices and settings:  qstar-{name} --help"
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return f"{type(error).__name__}: {error}{cause}"
+
+
+def _each(override: Override) -> list[Override]:
+    """The values of a sweep, each as an override of its own."""
+    if not override.is_sweep_override() or not override.is_discrete_sweep():
+        return [override]
+    key = override.get_key_element()
+    return [OverridesParser.create().parse_override(f"{key}={value}") for value in override.sweep_string_iterator()]
 
 
 def unreadable(argument: str) -> str:
@@ -111,7 +119,7 @@ def _choice(name: str, override: Override) -> str:
         return ""
     other = {"train": "improve", "improve": "train"}.get(name)
     if group == RECIPES and other and value in recipes(other):
-        return f"{group}={value} is a recipe of qstar-{other}: qstar-{other} {group}={value}"
+        return f"{group}={value} is of another command: qstar-{other} {group}={value}"
     meant = _meant(_near(value, known), lambda one: f"{group}={one}")
     listed = "\n  ".join(["", *known]) if group == RECIPES else " " + ", ".join(known)
     return f"there is no {group}={value}{meant}\n{group} is one of{listed}"
@@ -122,7 +130,7 @@ def _choice(name: str, override: Override) -> str:
 
 def _with_groups(name: str, parsed: Sequence[Override]) -> DictConfig | None:
     """What the choices from groups compose alone; None where even these do not."""
-    groups = [one.input_line for one in parsed if _is_group(one.key_or_group)]
+    groups = list({one.key_or_group: one.input_line for one in parsed if _is_group(one.key_or_group)}.values())
     try:
         with hydra.initialize_config_dir(CONFIGS, version_base="1.3"):
             return hydra.compose(name, groups)
@@ -156,7 +164,7 @@ def unknown(key: str, known: Iterable[str], value: str = "") -> str:
     parent, _, last = key.rpartition(".")
     beside = {one.rpartition(".")[2]: one for one in there if one.rpartition(".")[0] == parent}
     elsewhere = [one for one in there if one.rpartition(".")[2] == last]
-    near = elsewhere or [beside[one] for one in _near(last, beside)] or _near(key, there)
+    near = elsewhere or [beside[one] for one in _near(last, beside)] or ([] if parent in there else _near(key, there))
     meant = _meant(near, lambda one: f"{one}={value}" if value else one)
     listed = f"; {parent} has {', '.join(beside)}" if parent in there and not meant else ""
     return f"there is no setting {key}{meant}{listed}"

@@ -45,8 +45,13 @@ def check_file(key: str, given: str | os.PathLike) -> None:
 
 
 def _nearest(key: str, path: Path) -> Path:
-    """The path, or the closest folder above it that is there."""
-    try:
-        return next(one for one in (path, *path.absolute().parents) if os.path.lexists(one))
-    except (OSError, ValueError) as error:  # a name too long, or with a zero byte
-        raise ValueError(f"{key} = {str(path)!r}: {error}") from error
+    """The path, or the closest one above it that is there."""
+    for one in (path, *path.absolute().parents):
+        try:
+            os.lstat(one)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:  # a name too long, a zero byte, a folder that may not be entered
+            raise ValueError(f"{key} = {str(path)!r}: {error}") from error
+        return one
+    raise ValueError(f"{key} = {str(path)!r}: there is no such place")

@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import hashlib
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from qstar import config as configs
-from qstar import evaluate, experiment, runs, train
+from qstar import evaluate, experiment, improvement, paths, prepare, runs, train
 from qstar.config import EvaluateConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
@@ -124,6 +125,47 @@ def test_a_model_of_impossible_shape_is_refused_when_composed(override, message)
     field = override.partition("=")[0]
     with pytest.raises(ValueError, match=message):
         composed(*(one for one in MODEL if not one.startswith(f"{field}=")), *RUN, override)
+
+
+# --- where things are written -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("below", ["", "run", "a/b/c"])
+def test_a_run_directory_that_is_a_file_or_lies_below_one_is_refused_by_its_key(below, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for run, cfg in ((experiment.run, composed()), (improvement.run, composed("model.source=x", name="improve"))):
+        with pytest.raises(ValueError, match=r"run_dir = .*notes.txt.* is a file: name a folder"):
+            run(cfg, tmp_path / "notes.txt" / below)
+    assert files(tmp_path).keys() == {"notes.txt"}
+
+
+@pytest.mark.parametrize("name", ["train", "improve"])
+def test_a_run_directory_without_a_name_is_refused(name):
+    with pytest.raises(ValueError, match=r"run_dir = '': expected a folder"):
+        composed("run_dir=", "model.source=bundled:cups", name=name)
+
+
+def test_outputs_of_the_other_commands_that_cannot_be_are_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match=r"out = .*notes.txt.x: .*notes.txt is a file"):
+        evaluate.evaluate(EvaluateConfig(run="nowhere", out=str(tmp_path / "notes.txt" / "x"), eval=composed().eval))
+    with pytest.raises(ValueError, match=r"OUT = .*notes.txt.x: .*notes.txt is a file"):
+        prepare.prepare("nowhere", tmp_path / "notes.txt" / "x", "checkpoint", "float32")
+    monkeypatch.setenv("QSTAR_CACHE", str(tmp_path / "notes.txt"))
+    with pytest.raises(ValueError, match=r"QSTAR_CACHE = .*notes.txt is a file"):
+        paths.cache_folder()
+    with pytest.raises(ValueError, match=r"OUT = .*: .*too long"):
+        paths.check_folder("OUT", tmp_path / ("x" * 300))
+    assert files(tmp_path).keys() == {"notes.txt"}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_permission_is_refused_by_its_key(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(ValueError, match=r"run_dir = .* cannot be written to"):
+        paths.check_folder("run_dir", tmp_path / "run")
+    with pytest.raises(ValueError, match=r"--html = .* cannot be written"):
+        paths.check_file("--html", tmp_path / "page.html")
 
 
 # --- models -------------------------------------------------------------------------------------------------------
