@@ -212,7 +212,7 @@ def test_a_model_of_more_processes_or_without_files_is_refused(refused, tmp_path
         (b" \n\n", "no documents: .*text.txt hold nothing but whitespace"),
         (b"a=1;\n\xff\xfe", r"text.txt is not UTF-8: byte 0xff at byte offset 5; convert it"),
         (b"a", "has no usable window: 0 tokens in 0 documents"),
-        (None, "text.txt does not exist"),
+        (None, "data.paths: .*text.txt does not exist"),
     ],
 )
 def test_text_that_cannot_be_used_is_refused(refused, tmp_path, contents, message):

@@ -11,6 +11,7 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import jax
@@ -79,12 +80,18 @@ def is_heldout(text: bytes, fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(text).digest()[:8]) < fraction * 2**64
 
 
-def load_corpus(cfg: TextConfig, tokenizer: Encoder, split: str = "train") -> Corpus:
-    """The tokens of the documents of `split`, "train" or "heldout"; those of fewer than two tokens are left out."""
+def load_corpus(cfg: TextConfig, tokenizer: Encoder, split: str = "train", key: str = "data.paths") -> Corpus:
+    """The tokens of the documents of `split`, "train" or "heldout"; those of fewer than two tokens are left out.
+
+    Raises FileNotFoundError where a path is not there, with `key`, the setting that names it.
+    """
     from qstar.data import builders
 
     if split not in SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(SPLITS)}")
+    for path in cfg.paths:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"{key}: {path} does not exist (looked in {Path.cwd()}); name a file or folder")
     source = builders.prepare_text(cfg.paths, cfg.cache_dir or None, cfg.field, cfg.separator)
     texts = (record["text"] for record in source)
     texts = (text for text in texts if is_heldout(text, cfg.heldout_fraction) == (split == "heldout"))

@@ -82,7 +82,7 @@ class PerplexityEval:
             heldout_fraction=self.heldout_fraction,
             cache_dir=self.cache_dir,
         )
-        corpus = pipeline.load_corpus(text, tokenizer, "heldout" if self.split == "heldout" else "train")
+        corpus = pipeline.load_corpus(text, tokenizer, "heldout" if self.split == "heldout" else "train", "eval.paths")
         count = min(len(corpus.starts) - 1, self.items)
         if count == 0:
             raise ValueError(

@@ -23,7 +23,7 @@ from qstar.models.lora import Adapted
 from qstar.ops import attention, rotary, vocabulary
 from qstar.ops.attention import KERNELS
 from qstar.ops.rotary import Scaling
-from qstar.settings import Count, NonNegative, OneOf, Positive, Real
+from qstar.settings import Count, OneOf, Positive, Real
 from qstar.sharding import shard
 from qstar.structs import Batch, Text
 from qstar.typing import Array, Bool, Float, Int, typed
@@ -61,7 +61,7 @@ class LMConfig:
     ff: Count
     max_len: Count = 2048
     rope_theta: Positive = 10000.0
-    norm_eps: NonNegative = 1e-5
+    norm_eps: Positive = 1e-5
     tied: bool = True
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"
     remat: Annotated[str, OneOf(REMATS)] = "full"

@@ -151,7 +151,7 @@ class CommonsenseQA(Worded):
         return grade.Choice(DECLARED, LETTERS)
 
     def problems(self, split: str) -> Sequence[Problem]:
-        path = lines.existing(Path(self.folder) / FILES[problem.known(split)], "the task's folder")
+        path = lines.existing(Path(self.folder) / FILES[problem.known(split)], "task.folder")
         found = problem.checked(_rows(path), self.grader)
         return found if split == "test" else [one for one in found if _part(one) == split]
 

@@ -115,7 +115,7 @@ class GSM8K(Worded):
 
     def problems(self, split: str) -> Sequence[Problem]:
         file = "test" if problem.known(split) == "test" else "train"
-        path = lines.existing(Path(self.folder) / f"{file}.jsonl", "the task's folder")
+        path = lines.existing(Path(self.folder) / f"{file}.jsonl", "task.folder")
         found = problem.checked(_rows(path), self.grader)
         return found if split == "test" else [one for one in found if _part(one) == split]
 

@@ -75,13 +75,13 @@ class Jsonl(Worded):
 
     @property
     def examples(self) -> Sequence[Problem]:
-        return self._file(self.shots_path, "shots_path") if self.shots_path else ()
+        return self._file(self.shots_path, "task.shots_path") if self.shots_path else ()
 
     def problems(self, split: str) -> Sequence[Problem]:
         own = {"dev": self.dev_path, "test": self.test_path}.get(problem.known(split), "")
         if own:
-            return self._file(own, f"{split}_path")
-        return [one for one in self._file(self.path, "path") if self._part(one) == split]
+            return self._file(own, f"task.{split}_path")
+        return [one for one in self._file(self.path, "task.path") if self._part(one) == split]
 
     def _part(self, one: Problem) -> str:
         """Questions that stand twice fall into the same split."""

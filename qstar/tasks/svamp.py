@@ -88,7 +88,7 @@ class SVAMP(Worded):
 
     def problems(self, split: str) -> Sequence[Problem]:
         problem.known(split)
-        path = lines.existing(Path(self.folder) / "SVAMP.json", "the task's folder")
+        path = lines.existing(Path(self.folder) / "SVAMP.json", "task.folder")
         rows = list(_rows(path))
         found = problem.checked([(where, one) for where, one, _ in rows], self.grader)
         first = families(tuple(body for _, _, body in rows))
