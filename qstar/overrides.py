@@ -26,6 +26,11 @@ RECIPES = "experiments"
 IMPROVES = "\n# Program     qstar-improve\n"  # in a recipe of self-training
 GLOBAL = "# @package _global_\n"  # begins a recipe
 LISTED = 4  # suggestions
+# What Hydra takes with two dashes.
+OPTIONS = frozenset(
+    "--help --hydra-help --version --cfg --resolve --package --run --multirun --shell-completion --config-path "
+    "--config-name --config-dir --experimental-rerun --info".split()
+)
 
 
 def run(name: str, main: Callable[[], None]) -> None:
@@ -34,6 +39,10 @@ def run(name: str, main: Callable[[], None]) -> None:
     Args:
         name: of its configuration, `configs/NAME.yaml`.
     """
+    dashed = [one for one in sys.argv[1:] if one.startswith("--") and one.partition("=")[0] not in OPTIONS]
+    if dashed:
+        print(without_dashes(name, dashed[0]), file=sys.stderr)
+        raise SystemExit(2)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or else Hydra prints its own message and leaves
     try:
         main()
@@ -41,6 +50,16 @@ def run(name: str, main: Callable[[], None]) -> None:
         GlobalHydra.instance().clear()
         print(explained(name, sys.argv[1:], error), file=sys.stderr)
         raise SystemExit(1) from None
+
+
+def without_dashes(name: str, argument: str) -> str:
+    """What to write instead of `--key` or `--key=value`."""
+    key, _, value = argument.removeprefix("--").replace("-", "_").partition("=")
+    cfg = _with_groups(name, [])
+    known = keys(cfg) if cfg is not None else []
+    same = [one for one in known if one == key] or [one for one in known if one.rpartition(".")[2] == key]
+    meant = _meant(same[:LISTED] or _near(key, known), lambda one: f"{one}={value or 'VALUE'}")
+    return f"there is no option {argument.partition('=')[0]}; settings are given as key=value, without dashes{meant}"
 
 
 def explained(name: str, arguments: Sequence[str], error: Exception) -> str:

@@ -67,6 +67,18 @@ def test_what_resembles_nothing_is_answered_with_what_there_is():
     assert "  star/smollm2/sums" in lines and "  quiet_star/tiny" not in lines
 
 
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [("--steps=10", "steps=10"), ("--lr", "optim.lr=VALUE"), ("--batch-size=4", "batch_size=4"), ("--sed=1", "seed=1")],
+)
+def test_a_setting_with_dashes_is_answered_with_the_setting(argument, meant, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["qstar-train", argument])
+    with pytest.raises(SystemExit) as stop:
+        overrides.run("train", lambda: pytest.fail("it was begun"))
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.endswith(f"without dashes: did you mean {meant}?\n")
+
+
 def test_the_advised_quoting_is_taken():
     with pytest.raises(overrides.ERRORS):
         manual.text("train", ["run_dir=a=b"])
