@@ -18,6 +18,8 @@ from rich.console import Console
 from rich.status import Status
 from rich.text import Text
 
+from qstar import ranks
+
 COUNTED_S = 10.0  # between the plain lines of `counting` and `phase`
 PLAIN_WIDTH = 160  # of tables in pipes and files, where rich would assume 80 columns and fold cells
 
@@ -109,6 +111,8 @@ def phase(description: str, aside: bool = False) -> Iterator[None]:
             yield
         finally:
             _LIVE[-1].update(before)
+    elif not ranks.first():
+        yield
     elif console().is_interactive:
         with Spinner(description):
             yield

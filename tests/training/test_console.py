@@ -38,6 +38,16 @@ def test_a_phase_in_a_pipe_is_a_line_when_it_begins_and_another_while_it_lasts(s
     assert text.getvalue().splitlines() == lines
 
 
+def test_of_several_processes_the_first_alone_says_what_it_does(screen, monkeypatch):
+    text = screen(terminal=False)
+    monkeypatch.setenv("SLURM_PROCID", "3")
+    with console.phase("loading"):
+        assert text.getvalue() == ""
+    monkeypatch.setenv("QSTAR_DISTRIBUTED", "0")  # it stays alone
+    with console.phase("loading"):
+        assert text.getvalue() == "loading ...\n"
+
+
 def test_counting_in_a_pipe_says_what_begins(screen):
     text = screen(terminal=False)
     with console.counting("questions") as progress:
