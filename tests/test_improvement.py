@@ -224,7 +224,7 @@ def test_wrong_hints_want_samples_and_questions_with_different_answers(tmp_path)
 
 
 def test_a_negative_number_of_wrong_hints_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"wrong_hints = -1: 0 \(none\) or a number of problems is wanted"):
+    with pytest.raises(ValueError, match=r"wrong_hints = -1: expected 0 or a positive integer"):
         dataclasses.replace(config(tmp_path), wrong_hints=-1)
 
 

@@ -139,9 +139,9 @@ def test_real_text_keeps_its_characters(tmp_path):
     ("options", "message"),
     [
         ({"paths": ()}, "data.paths is empty"),
-        ({"window": "slide"}, "data.window is 'slide', expected one of crop, pack"),
-        ({"length": 1}, "data.length is 1"),
-        ({"heldout_fraction": 1.0}, "data.heldout_fraction is 1.0"),
+        ({"window": "slide"}, "data.window = 'slide': choose one of crop, pack"),
+        ({"length": 1}, "data.length = 1: expected an integer of at least 2"),
+        ({"heldout_fraction": 1.0}, "data.heldout_fraction = 1.0: expected a number from 0 up to, not including, 1"),
     ],
 )
 def test_bad_settings_are_refused(options, message):

@@ -289,7 +289,7 @@ def test_the_begin_token_stands_before_both_prompts(monkeypatch):
         ({"votes": 0}, "eval.votes = 0"),
         ({"max_tokens": 0}, "eval.max_tokens = 0"),
         ({"answer_tokens": 0}, "eval.answer_tokens = 0"),
-        ({"temperature": -0.1}, "eval.temperature = -0.1: 0 or more"),
+        ({"temperature": -0.1}, "eval.temperature = -0.1: expected 0 or a positive number"),
         ({"temperature": 0.0, "thoughts": ("none", "greedy")}, "eval.temperature = 0 with eval.votes = 3"),
         ({"gsm8k_split": "dev"}, "eval.gsm8k_split = 'dev': choose one of train, test"),
         ({"items": 0}, "eval.items = 0"),

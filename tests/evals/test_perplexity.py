@@ -203,7 +203,7 @@ def test_documents_are_the_first_of_the_split_cut_to_their_limit(tmp_path):
         ({"heldout_fraction": 0.1}, "eval.split = 'all' with eval.heldout_fraction = 0.1"),
         ({"num_thoughts": 0}, "eval.num_thoughts = 0"),
         ({"document_tokens": 1}, "eval.document_tokens = 1"),
-        ({"overlap": 0}, "eval.overlap = 0: from 1 to eval.length - 1 = 5"),
+        ({"overlap": 0}, "eval.overlap = 0: expected a positive integer"),
         ({"overlap": 6}, "eval.overlap = 6"),
         ({"thoughts": ("some",)}, "eval.thoughts"),
         ({"items": 0}, "eval.items = 0"),

@@ -71,7 +71,7 @@ def test_no_questions_give_no_rows_whatever_a_recipe_sets_for_its_own():
         (lambda: CupsEval(items=0), "eval.items = 0"),
         (lambda: CupsEval(batch_size=0), "eval.batch_size = 0"),
         (lambda: CupsEval(every=-1), "eval.every = -1"),
-        (lambda: CupsEval(split="train"), "eval.split = 'train': choose dev or test"),
+        (lambda: CupsEval(split="train"), "eval.split = 'train': choose one of dev, test"),
         (lambda: CupsEval(draws=0), "eval.draws = 0"),
         (
             lambda: CupsEval(thoughts=("none", "loud")),

@@ -154,7 +154,7 @@ def test_a_closed_gate_writes_and_reads_as_the_model_without_thoughts():
 
 
 def test_settings_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match=r"method.gate_at = 1.5: a probability from 0 to 1"):
+    with pytest.raises(ValueError, match=r"method.gate_at = 1.5: expected a number from 0 up to 1"):
         dataclasses.replace(METHOD, gate_at=1.5)
     with pytest.raises(ValueError, match=r"method.mix = 'sum'"):
         dataclasses.replace(METHOD, mix="sum")

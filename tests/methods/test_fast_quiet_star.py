@@ -139,7 +139,7 @@ def test_the_reference_is_the_teachers_run_for_good():
     [
         ({"teacher": ""}, "method.teacher is empty: give method.teacher=RUN"),
         ({"student": "mine"}, "method.student = 'mine': choose one of paper, released"),
-        ({"reinforce_temperature": 0.0}, r"method.reinforce_temperature = 0.0: a positive number"),
+        ({"reinforce_temperature": 0.0}, r"method.reinforce_temperature = 0.0: expected a positive number"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

@@ -160,5 +160,5 @@ def test_the_reference_is_the_model_before_training_for_good():
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"method.beta = -1: expected 0 or a positive number"):
         dataclasses.replace(METHOD, beta=-1)
-    with pytest.raises(ValueError, match=r"method.num_thoughts = 1: at least 2"):
+    with pytest.raises(ValueError, match=r"method.num_thoughts = 1: expected an integer of at least 2"):
         dataclasses.replace(METHOD, num_thoughts=1)

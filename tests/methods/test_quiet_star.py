@@ -293,7 +293,7 @@ def test_text_that_is_no_single_token_is_an_error():
         ({"delimiter_init": "zero"}, "method.delimiter_init = 'zero': choose one of token, random, mean"),
         ({"importance_weights": True, "temperature": 0.0}, "method.importance_weights with method.temperature = 0.0"),
         ({"importance_weights": True, "fill": "pause"}, "set a temperature above 0, fill=sampled"),
-        ({"thought_len": -1}, "method.thought_len = -1: at least 0"),
+        ({"thought_len": -1}, "method.thought_len = -1: expected 0 or a positive integer"),
         ({"num_thoughts": 1}, "method.num_thoughts = 1 with method.baseline = 'log_mean'"),
         ({"temperature": -1.0}, "method.temperature = -1.0"),
         ({"reinforce_temperature": 0.0}, "method.reinforce_temperature = 0.0"),

@@ -185,13 +185,13 @@ def test_predictions_stand_behind_the_thought_alone(x64):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"num_thoughts": 1}, "method.num_thoughts = 1: at least 2"),
+        ({"num_thoughts": 1}, "method.num_thoughts = 1: expected an integer of at least 2"),
         ({"lookahead": 2}, "method.lookahead = 2: RLP judges a thought by one token"),
-        ({"temperature": 0.0}, "method.temperature = 0.0: a positive number"),
-        ({"positions": -1}, "method.positions = -1: a number of positions, or 0"),
+        ({"temperature": 0.0}, "method.temperature = 0.0: expected a positive number"),
+        ({"positions": -1}, "method.positions = -1: expected 0 or a positive integer"),
         ({"clip_low": 1.5}, "method.clip_low = 1.5"),
-        ({"reference_decay": 2.0}, "method.reference_decay = 2.0: a number from 0 to 1"),
-        ({"thought_len": 0}, "method.thought_len = 0: at least 1"),
+        ({"reference_decay": 2.0}, "method.reference_decay = 2.0: expected a number from 0 up to 1"),
+        ({"thought_len": 0}, "method.thought_len = 0: expected a positive integer"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings, message):

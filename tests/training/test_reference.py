@@ -195,7 +195,7 @@ def test_a_method_that_does_not_compare_has_none():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"decay": 1.5}, "decay 1.5: a number from 0 to 1"),
+        ({"decay": 1.5}, "reference.decay = 1.5: expected a number from 0 up to 1"),
         ({"decay": 0.5, "run": "here"}, "the run here of decay 0.5: .* stay as they are"),
     ],
 )
