@@ -20,6 +20,7 @@ from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.runs import Pretrained
 from qstar.settings import Count, Decay, OneOf, Positive, Range
+from qstar.tasks.sandbox import SandboxConfig
 from qstar.training.improve import Improve
 
 SCHEMAS = [
@@ -27,6 +28,7 @@ SCHEMAS = [
     ("", EvaluateConfig),
     ("", ImproveConfig),
     ("lora", LoraConfig),
+    ("sandbox", SandboxConfig),
     *((group, schema) for group, schemas in configs.SCHEMAS.items() for schema in schemas.values()),
 ]
 """All that the command line sets, with what stands before the names of their fields."""
