@@ -114,7 +114,7 @@ def test_no_finished_run_is_an_error(modules, tmp_path):
 
 def test_every_arm_of_the_study_is_a_configuration(modules, tmp_path):
     study = modules["study"]
-    found = {arm: composed(*study.command(arm, 1, tmp_path), name="improve") for arm in study.ARMS}
+    found = {arm: composed(*study.command(arm, 0, 1, tmp_path), name="improve") for arm in study.ARMS}
     assert {cfg.seed for cfg in found.values()} == {1}
     assert {
         arm: (cfg.improve.target, cfg.improve.keep, cfg.improve.hint, cfg.improve.restart) for arm, cfg in found.items()
@@ -123,8 +123,36 @@ def test_every_arm_of_the_study_is_a_configuration(modules, tmp_path):
         "restart": ("own", "right", "failures", True),
         "no_rationalization": ("own", "right", "never", False),
         "no_filter": ("own", "all", "never", False),
+        "hints_no_filter": ("own", "all", "failures", False),
         "direct": ("direct", "right", "failures", False),
+        "human": ("human", "right", "failures", False),
         "few": ("own", "right", "failures", False),
         "few_direct": ("direct", "right", "failures", False),
     }
     assert {arm for arm, cfg in found.items() if cfg.task.train == 400} == {"few", "few_direct"}
+    assert {arm for arm, cfg in found.items() if cfg.wrong_hints == 0} == {"direct", "human", "few_direct"}
+
+
+def test_every_base_has_its_own_warm_up_and_folders(modules, tmp_path):
+    study = modules["study"]
+    found = {base: composed(*study.command("star", base, 4, tmp_path), name="improve") for base in (0, 3)}
+    assert {base: (cfg.model.source, cfg.run_dir, cfg.seed) for base, cfg in found.items()} == {
+        0: (str(tmp_path / "warmup"), str(tmp_path / "star" / "base_0" / "4"), 4),
+        3: (str(tmp_path / "warmup_3"), str(tmp_path / "star" / "base_3" / "4"), 4),
+    }
+
+
+def test_a_folder_of_one_base_is_read_as_base_0(modules, tmp_path):
+    study = modules["study"]
+    for name in ("star/1", "star/base_2/0", "star/base_10/0", "star/base_0/2"):
+        (tmp_path / name).mkdir(parents=True)
+    assert [
+        (base, seed, folder.relative_to(tmp_path).as_posix()) for base, seed, folder in study.runs_of(tmp_path, "star")
+    ] == [
+        (0, 1, "star/1"),
+        (0, 2, "star/base_0/2"),
+        (2, 0, "star/base_2/0"),
+        (10, 0, "star/base_10/0"),
+    ]
+    assert study.run_folder(tmp_path, "star", 0, 1) == tmp_path / "star" / "1"
+    assert study.run_folder(tmp_path, "star", 1, 1) == tmp_path / "star" / "base_1" / "1"

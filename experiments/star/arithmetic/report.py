@@ -24,12 +24,18 @@ NAMES = {
     "restart": "STaR, restarts",
     "no_rationalization": "without rationalization",
     "no_filter": "without filter",
+    "hints_no_filter": "hints, without filter",
     "direct": "direct answers",
+    "human": "the task's own scratchpads",
     "few": "STaR, 2,000 questions",
     "few_direct": "direct answers, 2,000 questions",
 }
-COLOURS = dict(  # Okabe and Ito
-    zip(NAMES, ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#666666", "#56b4e9", "#e69f00"), strict=True)
+COLOURS = dict(  # Okabe and Ito, and one of Tol's
+    zip(
+        NAMES,
+        ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#882255", "#666666", "#000000", "#56b4e9", "#e69f00"),
+        strict=True,
+    )
 )
 TRAINING = ("sample", "hint", "train")  # phases of the ledger; asking dev and test is apart
 
@@ -39,6 +45,7 @@ class Run:
     """One arm with one seed."""
 
     arm: str
+    base: int
     seed: int
     lines: list[dict]
     unseen: dict | None
@@ -52,11 +59,11 @@ def collect(folder: Path) -> list[Run]:
     """Finished runs. Raises FileNotFoundError where there are none."""
     found = []
     for arm in study.ARMS:
-        for directory in sorted(folder.glob(f"{arm}/*"), key=lambda path: int(path.name)):
+        for base, seed, directory in study.runs_of(folder, arm):
             if (directory / "summary.md").is_file():
                 file = directory / study.UNSEEN_FILE
                 unseen = json.loads(file.read_text()) if file.is_file() else None
-                found.append(Run(arm, int(directory.name), iterations.lines(directory), unseen))
+                found.append(Run(arm, base, seed, iterations.lines(directory), unseen))
     if not found:
         raise FileNotFoundError(f"{folder} holds no finished run: study.py makes them")
     return found

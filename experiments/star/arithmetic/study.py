@@ -1,10 +1,14 @@
-"""Run STaR's arithmetic with every arm and seed, and ask each result sums that are longer than any it has seen.
+"""Run STaR's arithmetic with every arm, base and seed, and ask each result sums that are longer than any it has seen.
 
-    python experiments/star/arithmetic/study.py [ARM ...] [--seeds 0 1 2] [--out runs/star_arithmetic] [--workers 2]
+    python experiments/star/arithmetic/study.py [ARM ...] [--bases 0 1 2] [--seeds 0] [--out FOLDER] [--workers 2]
 
-The warm-up is made first, once for all. Runs that are finished are not repeated and interrupted ones go on, so the
-command can be given again. Each run is the command that is printed. Seeds come in order: after the first one there is
-something to see of every arm. `report.py` makes the tables.
+A base is a warm-up of its own: examples and training drawn with another seed. Bases are made first, each once, and
+every arm starts from each of them with every seed of STaR. Runs that are finished are not repeated and interrupted ones
+go on, so the command can be given again. Each run is the command that is printed. Seeds come in order, then bases:
+after the first one there is something to see of every arm. `report.py` makes the tables.
+
+A folder holds warmup (base 0), warmup_B (the others) and ARM/base_B/SEED. Earlier versions had one base and ARM/SEED,
+which is read as base 0.
 """
 
 import argparse
@@ -26,40 +30,65 @@ from qstar.tasks import problem as problems
 HERE = Path(__file__).resolve().parent
 WARMUP = "experiments=star/arithmetic/warmup"
 RECIPE = "experiments=star/arithmetic/star"
-DIRECT = ("improve.target=direct", "improve.learn_hinted=0", "wrong_hints=0")
+NOTHING_SAMPLED = ("improve.learn_hinted=0", "wrong_hints=0")
+DIRECT = ("improve.target=direct", *NOTHING_SAMPLED)
 FEW = ("task.train=400", "improve.iterations=5")
 ARMS = {
     "star": (),
     "restart": ("improve.restart=true", "improve.growth=1.2"),
     "no_rationalization": ("improve.hint=never", "improve.learn_hinted=0"),
     "no_filter": ("improve.hint=never", "improve.learn_hinted=0", "improve.keep=all", "improve.iterations=4"),
+    "hints_no_filter": ("improve.keep=all",),
     "direct": (*DIRECT, "improve.problems=0"),
+    "human": ("improve.target=human", *NOTHING_SAMPLED, "improve.problems=0"),
     "few": FEW,
     "few_direct": (*DIRECT, *FEW),
 }
-"""What each changes in the recipe. `no_filter` learns all that it wrote, `direct` the gold answers alone; the last two
-have 2,000 questions in all, where STaR draws as many anew in each iteration and `direct` has 20,000."""
+"""What each changes in the recipe. `no_filter` trains on all that the model wrote without hints, `hints_no_filter` on
+that and on all it wrote with them; `human` on the task's own scratchpads and `direct` on its answers alone, both of all
+20,000 questions; the last two have 2,000 questions in all, where STaR draws as many anew in each iteration."""
 UNSEEN = (6, 7, 8, 9, 10)
 LONGER = 100  # sums of each of these numbers of digits
 UNSEEN_FILE = "unseen.json"
 
 
-def command(arm: str, seed: int, out: Path, more: tuple[str, ...] = ()) -> list[str]:
+def base_folder(out: Path, base: int) -> Path:
+    """The run of a warm-up. Base 0 has the name that the only base of earlier versions had."""
+    return out / (f"warmup_{base}" if base else "warmup")
+
+
+def run_folder(out: Path, arm: str, base: int, seed: int) -> Path:
+    """Of one run; where an earlier version began it, the folder that version gave it."""
+    before = out / arm / str(seed)
+    return before if base == 0 and before.is_dir() else out / arm / f"base_{base}" / str(seed)
+
+
+def runs_of(out: Path, arm: str) -> list[tuple[int, int, Path]]:
+    """Base, seed and folder of the runs of an arm, in both layouts, by base and seed."""
+    found = [(0, folder) for folder in out.glob(f"{arm}/*") if folder.name.isdecimal()]
+    found += [(int(folder.parent.name.removeprefix("base_")), folder) for folder in out.glob(f"{arm}/base_*/*")]
+    return sorted((base, int(folder.name), folder) for base, folder in found)
+
+
+def command(arm: str, base: int, seed: int, out: Path, more: tuple[str, ...] = ()) -> list[str]:
     """Of qstar-improve, for one run."""
-    warm = f"model.source={out / 'warmup'}"
-    return [RECIPE, warm, "test=true", f"seed={seed}", f"run_dir={out / arm / str(seed)}", *ARMS[arm], *more]
+    warm = f"model.source={base_folder(out, base)}"
+    directory = run_folder(out, arm, base, seed)
+    return [RECIPE, warm, "test=true", f"seed={seed}", f"run_dir={directory}", *ARMS[arm], *more]
 
 
-def warm_up(out: Path) -> None:
-    """The model that all runs begin with."""
-    if (out / "warmup" / "done").is_file():
+def warm_up(out: Path, base: int, more: tuple[str, ...]) -> None:
+    """A model that runs begin with: its examples and its training have a seed of their own."""
+    folder = base_folder(out, base)
+    if (folder / "done").is_file():
         return
-    data = out / "warmup_data"
-    _call([str(HERE / "warmup.py"), str(data)], out / "warmup.log")
+    data, log = out / folder.name.replace("warmup", "warmup_data"), out / f"{folder.name}.log"
+    _call([str(HERE / "warmup.py"), str(data), "--seed", str(base + 1)], log)
     files = [f"data.path={data / 'examples.jsonl'}", f"model.tokenizer={data / 'tokenizer.json'}"]
-    resume = [f"resume={out / 'warmup'}"] if (out / "warmup" / "config.yaml").is_file() else [WARMUP, *files]
-    _call(["-m", "qstar.train", *resume, f"run_dir={out / 'warmup'}"], out / "warmup.log")
-    (out / "warmup" / "done").touch()
+    begun = (folder / "config.yaml").is_file()
+    start = [f"resume={folder}"] if begun else [WARMUP, *files, f"seed={base}", *more]
+    _call(["-m", "qstar.train", *start, f"run_dir={folder}"], log)
+    (folder / "done").touch()
 
 
 def _call(arguments: list[str], log: Path, cores: list[int] | None = None) -> None:
@@ -70,19 +99,19 @@ def _call(arguments: list[str], log: Path, cores: list[int] | None = None) -> No
         subprocess.run([sys.executable, *arguments], stdout=stream, stderr=stream, check=True, preexec_fn=pinned)
 
 
-def work(arm: str, seed: int, out: Path, more: tuple[str, ...], shares: Queue) -> str:
+def work(arm: str, base: int, seed: int, out: Path, more: tuple[str, ...], shares: Queue) -> str:
     """One run and what is asked after it; how it went, in a line."""
-    directory, cores, started = out / arm / str(seed), shares.get(), time.monotonic()
+    directory, cores, started = run_folder(out, arm, base, seed), shares.get(), time.monotonic()
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if not (directory / "summary.md").is_file():
-            _call(["-m", "qstar.improve", *command(arm, seed, out, more)], directory / "log.txt", cores)
+            _call(["-m", "qstar.improve", *command(arm, base, seed, out, more)], directory / "log.txt", cores)
         if not (directory / UNSEEN_FILE).is_file():
             _call([str(HERE / "study.py"), "--ask", str(directory)], directory / "log.txt", cores)
     finally:
         shares.put(cores)
-    last = iterations.lines(directory)[-1]
-    return f"{arm}, seed {seed}: test {last['test']['accuracy']['share']:.3f} ({time.monotonic() - started:.0f} s)"
+    share = iterations.lines(directory)[-1]["test"]["accuracy"]["share"]
+    return f"{arm}, base {base}, seed {seed}: test {share:.3f} ({time.monotonic() - started:.0f} s)"
 
 
 def ask(directory: Path) -> None:
@@ -99,10 +128,14 @@ def ask(directory: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("arms", nargs="*", metavar="ARM", help=f"of {', '.join(ARMS)}; all by default")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--bases", type=int, nargs="+", default=[0], help="warm-ups that every arm starts from")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of STaR, for each base")
     parser.add_argument("--out", type=Path, default=Path("runs/star_arithmetic"))
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each with its share of the processors")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the recipe of all arms")
+    parser.add_argument(
+        "--set-warmup", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the training of all bases"
+    )
     parser.add_argument("--ask", type=Path, metavar="RUN", help="only ask this finished run the longer sums")
     args = parser.parse_args()
     if args.ask:
@@ -111,14 +144,16 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown arms {', '.join(sorted(unknown))}: choose of {', '.join(ARMS)}")
     args.out.mkdir(parents=True, exist_ok=True)
-    warm_up(args.out)
+    for base in args.bases:
+        warm_up(args.out, base, tuple(args.set_warmup))
     shares: Queue = Queue()
     for first in range(args.workers):
         shares.put(sorted(os.sched_getaffinity(0))[first :: args.workers])
     with ThreadPoolExecutor(args.workers) as pool:
         todo = [
-            pool.submit(work, arm, seed, args.out, tuple(args.set), shares)
+            pool.submit(work, arm, base, seed, args.out, tuple(args.set), shares)
             for seed in args.seeds
+            for base in args.bases
             for arm in (args.arms or ARMS)
         ]
         for number, done in enumerate(as_completed(todo), start=1):
