@@ -289,18 +289,18 @@ def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int, mi
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     spent = {
         "trained_tokens": steps * cfg.batch_size * cfg.length,  # what fills the rows up is computed too
-        "target_tokens": _targets(metrics, cfg.micro_batches),
+        "target_tokens": _targets(metrics),
         "flops": steps * cfg.batch_size * cost.flops(base.config, SFT().passes(cfg.length)),
     }
     return {"steps": steps, "nll": metrics[-1]["nll"], "ledger": {"train": spent}}
 
 
-def _targets(metrics: Sequence[dict], micro_batches: int) -> int:
-    """Tokens that counted in the loss, from the lines of a training, which hold means over slices of batches."""
+def _targets(metrics: Sequence[dict]) -> int:
+    """Tokens that counted in the loss, from the lines of a training, which hold means over steps."""
     lines = [line for line in metrics if line["step"]]
     ends = [line["step"] for line in lines]
     counts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-    return sum(round(line["tokens"] * count * micro_batches) for line, count in zip(lines, counts, strict=True))
+    return sum(round(line["tokens"] * count) for line, count in zip(lines, counts, strict=True))
 
 
 # --- asking -------------------------------------------------------------------------------------------------------

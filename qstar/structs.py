@@ -1,5 +1,9 @@
 """What flows through a training step. Letters of the shapes: `qstar.typing`."""
 
+import functools
+import operator
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -84,6 +88,69 @@ class Mean:
 
 
 Metrics = dict[str, Mean]
+
+
+@struct.dataclass
+class Term:
+    """A part of a loss, `weight` times a mean: the sum and the count that the mean is made of.
+
+    Both add over micro-batches, which rarely have equally many entries; the division comes once, by the count of the
+    whole batch. `sum` and `count` may hold several means, which then weigh the same.
+    """
+
+    sum: Float[Array, "*means"]  # differentiable
+    count: Int[Array, "*means"]  # entries that were summed
+    weight: float = struct.field(pytree_node=False, default=1.0)
+    name: str = struct.field(pytree_node=False, default="")  # that its mean is logged as; "": it is not
+    entries: str = struct.field(pytree_node=False, default="")  # that its count is logged as
+
+    @classmethod
+    def of(cls, values: Array, where: Array, weight: float = 1.0, name: str = "", entries: str = "") -> "Term":
+        """The mean of the marked entries; 0, with zero gradient, where none is marked."""
+        return cls(jnp.sum(jnp.where(where, values, 0)), jnp.sum(where), weight, name, entries)
+
+    @classmethod
+    def stack(cls, terms: "Sequence[Term]", weight: float) -> "Term":
+        """Several means as one term."""
+        return cls(jnp.stack([one.sum for one in terms]), jnp.stack([one.count for one in terms]), weight)
+
+    @property
+    def means(self) -> Float[Array, "*means"]:
+        return self.sum / jnp.maximum(self.count, 1).astype(self.sum.dtype)
+
+    @property
+    def mean(self) -> Float[Array, ""]:
+        """Of the means, not weighted."""
+        return self.means.mean() if self.means.ndim else self.means
+
+
+@struct.dataclass
+class Loss:
+    """What a method minimises: the sum of its terms."""
+
+    terms: tuple[Term, ...]
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        return functools.reduce(operator.add, [term.weight * term.mean for term in self.terms])
+
+    @property
+    def counts(self) -> tuple[Int[Array, "*means"], ...]:
+        return tuple(term.count for term in self.terms)
+
+    def out_of(self, counts: Sequence[Int[Array, "*means"]]) -> "Loss":
+        """This loss's share of the loss of a larger batch, whose counts are given: shares add up to that loss."""
+        return Loss(tuple(term.replace(count=count) for term, count in zip(self.terms, counts, strict=True)))
+
+    @property
+    def logged(self) -> Metrics:
+        """Its value, and those of its terms that have a name. A single mean keeps its count over steps as well."""
+        metrics = {term.name: Mean.of(term.mean) for term in self.terms if term.name}
+        metrics |= {term.entries: Mean.of(term.count.astype(term.sum.dtype)) for term in self.terms if term.entries}
+        if len(self.terms) == 1 and self.terms[0].weight == 1 and not self.terms[0].sum.ndim:
+            (term,) = self.terms
+            return metrics | {"loss": Mean(jax.lax.stop_gradient(term.sum), term.count.astype(term.sum.dtype))}
+        return metrics | {"loss": Mean.of(self.value)}
 
 
 @struct.dataclass

@@ -20,10 +20,8 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import Thinker, ThinkerConfig
-from qstar.ops import masked
 from qstar.settings import Real, Share
-from qstar.structs import Batch, Mean, Metrics, Text
-from qstar.thoughts import anchors as where
+from qstar.structs import Batch, Loss, Mean, Metrics, Term, Text
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import Prediction
 from qstar.thoughts.talk import base_hidden
@@ -42,22 +40,17 @@ class Adaptive(QuietStar):
     def thinker(self, lm: LMConfig) -> ThinkerConfig:
         return dataclasses.replace(super().thinker(lm), gate=True)
 
-    def loss(self, model: Thinker, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
-        where_key, fill_key = jax.random.split(key)
-        anchors = where.choose(batch, self.think_fraction, where_key)
-        text = model.lm.text(batch)
-        inner = self.inner(model, text, batch, anchors, fill_key, self.num_thoughts, self.temperature)
-        talk = self.talk(model, text, batch, anchors, inner)
+    def loss_terms(self, model: Thinker, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
+        anchors, text, talk = self.drawn(model, batch, key)
         terms = self.terms(talk, batch)
         judged = self.counted(talk, batch)[2].any(-1)
         pays = terms.credit.reward > self.threshold
         chance = gate(model, text, anchors)
         score = jnp.broadcast_to(chance[:, None], pays.shape)
         samples = jnp.broadcast_to(judged[:, None], pays.shape)
-        loss = terms.loss + masked.mean(cross_entropy(score, pays), samples)
+        loss = Loss((*terms.parts.terms, Term.of(cross_entropy(score, pays), samples)))
         return loss, {
             **self.metrics(talk, batch, terms),
-            "loss": Mean.of(loss),
             **self.gate_metrics(jax.nn.sigmoid(score), pays, samples),
         }
 

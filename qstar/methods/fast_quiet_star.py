@@ -22,10 +22,10 @@ from qstar.methods.protocol import Bound, Reference
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.cost import Pass
 from qstar.models.lm import LM
-from qstar.ops import masked, vocabulary
+from qstar.ops import vocabulary
 from qstar.ops.chunk import chunked, slice_size
 from qstar.settings import OneOf, Positive
-from qstar.structs import Batch, Mean, Metrics
+from qstar.structs import Batch, Loss, Mean, Metrics, Term
 from qstar.thoughts.anchors import next_counts
 from qstar.typing import Array, Float, Key, typed
 
@@ -60,7 +60,7 @@ class FastQuietStar(PlainLM):
     def reference(self) -> Reference:
         return Reference(run=self.teacher)
 
-    def loss(self, model: LM, batch: Batch, key: Key, reference: Bound) -> tuple[Float[Array, ""], Metrics]:
+    def loss_terms(self, model: LM, batch: Batch, key: Key, reference: Bound) -> tuple[Loss, Metrics]:
         thought_key, draw_key = jax.random.split(key)
         hidden, vocab, true = model.text(batch).hidden[:, :-1], model.cfg.vocab, batch.tokens[:, 1:]
         own = vocabulary.logprobs(model.logits, hidden, true, 1, vocab)
@@ -72,9 +72,8 @@ class FastQuietStar(PlainLM):
             action = vocabulary.sample(model.logits, detached, draw_key, vocab)[0][:, 0]
         score = vocabulary.logprobs(model.logits, hidden, action, 1, vocab, self.reinforce_temperature)
         counts = next_counts(batch)
-        loss = masked.mean(-(jnp.maximum(reward, 0) if self.clamp else reward) * score, counts)
+        loss = Loss((Term.of(-(jnp.maximum(reward, 0) if self.clamp else reward) * score, counts),))
         return loss, {
-            "loss": Mean.of(loss),
             "nll": Mean.of(-own, counts),
             "nll_teacher": Mean.of(-taught, counts),
             "reward": Mean.of(reward, counts),

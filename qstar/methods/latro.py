@@ -25,10 +25,10 @@ from qstar.models.cost import Pass
 from qstar.models.thinker import Thinker
 from qstar.ops import masked
 from qstar.settings import Count, NonNegative, Range
-from qstar.structs import Batch, Mean, Metrics, Text
+from qstar.structs import Batch, Loss, Mean, Metrics, Term, Text
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
-from qstar.typing import Array, Float, Key, typed
+from qstar.typing import Array, Float, typed
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,9 @@ class LaTRO(Straight):
     def reference(self) -> Reference:
         return Reference()
 
-    def loss(self, model: Thinker, batch: Batch, key: Key, reference: Bound) -> tuple[Float[Array, ""], Metrics]:
-        return self.judge(*self.drawn(model, batch, key), reference)
-
-    def judge(
+    def judged(
         self, model: Thinker, text: Text, batch: Batch, anchors: Array, inner: Inner, reference: Bound
-    ) -> tuple[Float[Array, ""], Metrics]:
+    ) -> tuple[Loss, Metrics]:
         """Loss and metrics of given rationales."""
         talk = self.thinking().talk(model, text, batch, anchors, inner)
         before = self.rationale_logprobs(reference.model, batch, anchors, inner)
@@ -57,10 +54,9 @@ class LaTRO(Straight):
         ratio = jax.lax.stop_gradient(rationale - before.sum(-1))
         reward = jax.lax.stop_gradient(answer) - self.beta * ratio
         judged = jnp.broadcast_to(talk.counts.any(-1)[:, None], reward.shape)
-        loss = -masked.mean(rationale * leave_one_out(reward) + answer, judged)
+        loss = Loss((Term.of(-(rationale * leave_one_out(reward) + answer), judged),))
         gain = jax.lax.stop_gradient(answer) - masked.total(talk.base, talk.counts)[:, None]
         return loss, {
-            "loss": Mean.of(loss),
             "nll": Mean.of(-talk.text, where.next_counts(batch)),
             "nll_mixed": Mean.of(-talk.mixed, targets),
             "reward": Mean.of(gain, judged),

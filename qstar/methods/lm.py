@@ -5,20 +5,19 @@ from typing import ClassVar
 
 import jax
 
-from qstar.methods.protocol import Vocabulary
+from qstar.methods.protocol import LossOfTerms, Vocabulary
 from qstar.models import lm as lm_model
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LM, LMConfig
-from qstar.ops import masked
-from qstar.structs import Batch, Mean, Metrics
+from qstar.structs import Batch, Loss, Metrics, Term
 from qstar.thoughts.anchors import next_counts
 from qstar.thoughts.talk import base_hidden
 from qstar.typing import Array, Float, Int, Key, Params
 
 
 @dataclass(frozen=True)
-class PlainLM:
+class PlainLM(LossOfTerms):
     """Next-token negative log-likelihood, the mean over the tokens that count."""
 
     headline: ClassVar[tuple[str, ...]] = ("loss",)
@@ -33,11 +32,10 @@ class PlainLM:
         self.definition(lm_cfg).check(lm, "the language model's weights")
         return lm
 
-    def loss(self, model: LM, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def loss_terms(self, model: LM, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
         text = model.text(batch)
         logprobs = model.next_logprobs(text, batch.tokens)
-        counts = next_counts(batch)
-        return masked.mean(-logprobs, counts), {"loss": Mean.of(-logprobs, counts)}
+        return Loss((Term.of(-logprobs, next_counts(batch)),)), {}
 
     def passes(self, length: int) -> tuple[Pass, ...]:
         return (Pass(length, length, length - 1),)

@@ -1,4 +1,7 @@
-"""What a training method is: a frozen dataclass whose fields are its hyper-parameters, with six functions."""
+"""What a training method is: a frozen dataclass whose fields are its hyper-parameters, with six functions.
+
+Those of this package define `loss_terms` and have `loss` from `LossOfTerms`.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +12,7 @@ from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.settings import Share
-from qstar.structs import Batch, Metrics
+from qstar.structs import Batch, Loss, Metrics
 from qstar.typing import Array, Float, Int, Key, Params
 
 
@@ -32,7 +35,7 @@ class Method(Protocol):
         """Its weights around those of a pretrained language model."""
 
     def loss(self, model: Any, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
-        """Loss of one micro-batch and what to log. `model` is the bound definition."""
+        """Loss of a batch and what to log. `model` is the bound definition."""
 
     def passes(self, length: int) -> Sequence[Pass]:
         """What a step computes on one window of `length` tokens, for comparisons at equal FLOPs."""
@@ -61,6 +64,34 @@ class Reference:
                 f"a reference to the run {self.run} of decay {self.decay}: the weights of another run stay as they "
                 "are, decay 1"
             )
+
+
+class LossOfTerms:
+    """A method that says what its loss is made of, and whose `loss` is the value of that.
+
+    Only such a method can train in micro-batches: the terms of all of them are summed and divided by the counts of the
+    whole batch, so that the gradient is that of one batch.
+    """
+
+    def loss_terms(self, model: Any, batch: Batch, key: Key, *reference: "Bound") -> tuple[Loss, Metrics]:
+        """The loss as sums and counts, and what to log besides its value; the arguments are those of `loss`.
+
+        Counts may depend on the batch, on the key and on what the model computes, but no gradient flows through them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not define loss_terms")
+
+    def loss(self, model: Any, batch: Batch, key: Key, *reference: "Bound") -> tuple[Float[Array, ""], Metrics]:
+        found, metrics = self.loss_terms(model, batch, key, *reference)
+        return found.value, metrics | found.logged
+
+
+def check_micro_batches(method: Method, count: int) -> None:
+    """Raises ValueError for micro-batches of a method whose loss is not that of its terms."""
+    if count > 1 and type(method).loss is not LossOfTerms.loss:
+        raise ValueError(
+            f"micro_batches = {count}: the loss of {type(method).__name__} is one number, which does not say how many "
+            "entries it is a mean of; define loss_terms instead (qstar/methods/protocol.py), or use micro_batches=1"
+        )
 
 
 @dataclass(frozen=True)

@@ -18,15 +18,14 @@ import jax.numpy as jnp
 from flax import struct
 
 from qstar import settings
-from qstar.methods.protocol import Vocabulary, single_token
+from qstar.methods.protocol import LossOfTerms, Vocabulary, single_token
 from qstar.models import thinker as thinker_model
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import INITS, MIXINGS, SIDES, Thinker, ThinkerConfig
-from qstar.ops import masked
 from qstar.settings import Count, NonNegative, OneOf, Positive, PositiveShare, Range, Share, Whole
-from qstar.structs import Batch, Credit, Mean, Metrics, Talk, Text
+from qstar.structs import Batch, Credit, Loss, Mean, Metrics, Talk, Term, Text
 from qstar.thoughts import anchors as where
 from qstar.thoughts.credit import BASELINES, credit, importance, reinforce
 from qstar.thoughts.fill import FILLS, Inner, fill
@@ -41,15 +40,38 @@ POSITIONS = ("counted", "official")
 class Terms:
     """What the loss is made of, in nats."""
 
-    base: Float[Array, ""]  # NLL without thoughts
-    mixed: Float[Array, "N"]  # NLL of the n-th token after a thought
-    policy: Float[Array, ""]  # REINFORCE, before beta
+    base_nll: Term
+    mixed_nll: Term  # N means
+    reinforced: Term | None  # None without REINFORCE
     credit: Credit
-    loss: Float[Array, ""]
+
+    @property
+    def base(self) -> Float[Array, ""]:
+        """NLL without thoughts."""
+        return self.base_nll.mean
+
+    @property
+    def mixed(self) -> Float[Array, "N"]:
+        """NLL of the n-th token after a thought."""
+        return self.mixed_nll.means
+
+    @property
+    def policy(self) -> Float[Array, ""]:
+        """REINFORCE, before beta."""
+        return jnp.zeros_like(self.base) if self.reinforced is None else self.reinforced.mean
+
+    @property
+    def parts(self) -> Loss:
+        reinforced = () if self.reinforced is None else (self.reinforced,)
+        return Loss((self.base_nll, self.mixed_nll, *reinforced))
+
+    @property
+    def loss(self) -> Float[Array, ""]:
+        return self.parts.value
 
 
 @dataclass(frozen=True)
-class QuietStar:
+class QuietStar(LossOfTerms):
     """Hyper-parameters of Quiet-STaR."""
 
     headline: ClassVar[tuple[str, ...]] = ("nll", "nll_mixed", "reward")
@@ -189,12 +211,18 @@ class QuietStar:
         )
         return found.replace(behaviour=inner.logprobs if self.importance_weights else None)
 
-    def loss(self, model: Thinker, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def loss_terms(self, model: Thinker, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
+        talk = self.drawn(model, batch, key)[-1]
+        terms = self.terms(talk, batch)
+        return terms.parts, self.metrics(talk, batch, terms)
+
+    def drawn(self, model: Thinker, batch: Batch, key: Key) -> tuple[Array, Text, Talk]:
+        """The anchors of a step, its text, and its thoughts, scored."""
         where_key, fill_key = jax.random.split(key)
         anchors = where.choose(batch, self.think_fraction, where_key)
         text = model.lm.text(batch)
         inner = self.inner(model, text, batch, anchors, fill_key, self.num_thoughts, self.temperature)
-        return self.objective(self.talk(model, text, batch, anchors, inner), batch)
+        return anchors, text, self.talk(model, text, batch, anchors, inner)
 
     def objective(self, talk: Talk, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         """Loss and metrics of scored thoughts.
@@ -202,20 +230,22 @@ class QuietStar:
         loss = base_weight * NLL(base) + (1 - base_weight) * mean over n of NLL(mixed_n) + beta * REINFORCE
         """
         terms = self.terms(talk, batch)
-        return terms.loss, self.metrics(talk, batch, terms)
+        return terms.loss, self.metrics(talk, batch, terms) | terms.parts.logged
 
     def terms(self, talk: Talk, batch: Batch) -> Terms:
         """The parts of `objective`."""
         base_where, mixed_where, judged = self.counted(talk, batch)
-        base = masked.mean(-talk.text, base_where)
-        mixed = jnp.stack([masked.mean(-talk.mixed[..., n], mixed_where[..., n]) for n in range(self.lookahead)])
+        base = Term.of(-talk.text, base_where, self.base_weight)
+        mixed = [Term.of(-talk.mixed[..., n], mixed_where[..., n]) for n in range(self.lookahead)]
         earned = credit(talk, judged, self.baseline, self.clamp)
         # The released code divides by all judged rows, padded ones included; ours by the positions that were judged.
         rows = judged.any(-1) if self.positions == "counted" else self._window(batch)
         weights = importance(talk.thought, talk.behaviour) if self.importance_weights else None
-        policy = reinforce(talk.thought, earned.advantage, rows, weights) if self.reinforces else jnp.zeros_like(base)
-        loss = self.base_weight * base + (1 - self.base_weight) * mixed.mean() + self.beta * policy
-        return Terms(base, mixed, policy, earned, loss)
+        policy = None
+        if self.reinforces:
+            policy = reinforce(talk.thought, earned.advantage, rows, weights)
+            policy = policy.replace(weight=self.beta, name="policy_loss")
+        return Terms(base, Term.stack(mixed, 1 - self.base_weight), policy, earned)
 
     def counted(self, talk: Talk, batch: Batch) -> tuple[Array, Array, Array]:
         """Which entries count: of the base NLL [B S-1], the mixed NLL [B R A N], the reward [B A N].
@@ -239,7 +269,6 @@ class QuietStar:
         reward = terms.credit.reward
         samples = jnp.broadcast_to(judged.any(-1)[:, None], reward.shape)
         logged = {
-            "loss": Mean.of(terms.loss),
             "nll": Mean.of(-talk.text, base_where),
             "nll_mixed": Mean.of(-talk.mixed, mixed_where),
             "reward": Mean.of(reward, samples),
@@ -247,7 +276,6 @@ class QuietStar:
             "weight": Mean.of(talk.weight, mixed_where),
         }
         if self.reinforces:
-            logged["policy_loss"] = Mean.of(terms.policy)
             logged["thought_nll"] = Mean.of(-talk.thought.mean(-1), samples)
         return logged
 

@@ -19,13 +19,13 @@ from qstar.methods.protocol import Bound, Reference
 from qstar.methods.straight import Straight
 from qstar.models.cost import Pass
 from qstar.models.thinker import Thinker
-from qstar.ops import masked, vocabulary
+from qstar.ops import vocabulary
 from qstar.settings import NonNegative, Positive, Range, Share, Whole
-from qstar.structs import Batch, Mean, Metrics, Text
+from qstar.structs import Batch, Loss, Mean, Metrics, Term, Text
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.talk import base_hidden
-from qstar.typing import Array, Float, Int, Key, typed
+from qstar.typing import Array, Float, Int, typed
 
 
 @dataclass(frozen=True)
@@ -49,21 +49,17 @@ class RLP(Straight):
     def reference(self) -> Reference:
         return Reference(decay=self.reference_decay)
 
-    def loss(self, model: Thinker, batch: Batch, key: Key, reference: Bound) -> tuple[Float[Array, ""], Metrics]:
-        return self.judge(*self.drawn(model, batch, key), reference)
-
-    def judge(
+    def judged(
         self, model: Thinker, text: Text, batch: Batch, anchors: Array, inner: Inner, reference: Bound
-    ) -> tuple[Float[Array, ""], Metrics]:
+    ) -> tuple[Loss, Metrics]:
         """Loss and metrics of given thoughts."""
         talk = self.thinking().talk(model, text, batch, anchors, inner)
         baseline = no_thought(reference.model, batch, anchors)
         reward = talk.mixed[..., 0] - baseline[:, None]
         per_token = surrogate(talk.thought, inner.logprobs, advantages(reward), self.clip_low, self.clip_high)
         judged = jnp.broadcast_to(talk.counts.any(-1)[:, None], reward.shape)
-        loss = masked.mean(-per_token.mean(-1), judged)
+        loss = Loss((Term.of(-per_token.mean(-1), judged),))
         return loss, {
-            "loss": Mean.of(loss),
             "nll": Mean.of(-talk.text, where.next_counts(batch)),
             "nll_mixed": Mean.of(-talk.mixed[..., 0], judged),
             "reward": Mean.of(reward, judged),

@@ -9,14 +9,11 @@ policy gradient of their grades (`training/weighting.py`): then they may be nega
 from dataclasses import dataclass
 from typing import ClassVar
 
-import jax.numpy as jnp
-
 from qstar.methods.lm import PlainLM
 from qstar.models.lm import LM
-from qstar.ops import masked
-from qstar.structs import Examples, Mean, Metrics
+from qstar.structs import Examples, Loss, Mean, Metrics, Term
 from qstar.thoughts.anchors import next_counts
-from qstar.typing import Array, Float, Key
+from qstar.typing import Key
 
 
 @dataclass(frozen=True)
@@ -25,14 +22,9 @@ class SFT(PlainLM):
 
     headline: ClassVar[tuple[str, ...]] = ("nll",)
 
-    def loss(self, model: LM, batch: Examples, key: Key) -> tuple[Float[Array, ""], Metrics]:
+    def loss_terms(self, model: LM, batch: Examples, key: Key) -> tuple[Loss, Metrics]:
         text = model.text(batch)
         logprobs = model.next_logprobs(text, batch.tokens)
         counts = next_counts(batch)
-        weighted = -batch.weight[:, 1:] * logprobs
-        metrics = {
-            "loss": Mean.of(weighted, counts),
-            "nll": Mean.of(-logprobs, counts),
-            "tokens": Mean(jnp.sum(counts).astype(logprobs.dtype), jnp.ones((), logprobs.dtype)),
-        }
-        return masked.mean(weighted, counts), metrics
+        weighted = Term.of(-batch.weight[:, 1:] * logprobs, counts, entries="tokens")
+        return Loss((weighted,)), {"nll": Mean.of(-logprobs, counts)}

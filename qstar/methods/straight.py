@@ -12,14 +12,14 @@ from typing import Annotated, ClassVar
 import jax
 
 from qstar import settings
-from qstar.methods.protocol import Vocabulary
+from qstar.methods.protocol import Bound, LossOfTerms, Vocabulary
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import Thinker
 from qstar.settings import Count, Positive, Range, Whole
-from qstar.structs import Batch, Text
+from qstar.structs import Batch, Loss, Metrics, Text
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import Prediction
@@ -27,7 +27,7 @@ from qstar.typing import Array, Float, Int, Key, Params
 
 
 @dataclass(frozen=True)
-class Straight:
+class Straight(LossOfTerms):
     """The thoughts, and which positions think."""
 
     headline: ClassVar[tuple[str, ...]] = ("nll", "nll_mixed", "reward")
@@ -80,6 +80,16 @@ class Straight:
         anchors, text = where.draw(batch, self.positions, where_key), model.lm.text(batch)
         inner = self.thinking().inner(model, text, batch, anchors, fill_key, self.num_thoughts, self.temperature)
         return model, text, batch, anchors, inner
+
+    def loss_terms(self, model: Thinker, batch: Batch, key: Key, reference: Bound) -> tuple[Loss, Metrics]:
+        return self.judged(*self.drawn(model, batch, key), reference)
+
+    def judge(
+        self, model: Thinker, text: Text, batch: Batch, anchors: Array, inner: Inner, reference: Bound
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """Loss and metrics of given thoughts."""
+        found, metrics = self.judged(model, text, batch, anchors, inner, reference)
+        return found.value, metrics | found.logged
 
     def passes(self, length: int) -> tuple[Pass, ...]:
         """What a step computes on a window of `length` tokens, its reference left out."""

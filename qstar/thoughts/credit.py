@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from qstar.ops import masked
-from qstar.structs import Credit, Talk
+from qstar.structs import Credit, Talk, Term
 from qstar.typing import Array, Bool, Float, typed
 
 BASELINES = ("mean", "log_mean", "leave_one_out", "base")
@@ -56,7 +56,7 @@ def reinforce(
     advantage: Float[Array, "B R A"],
     where: Bool[Array, "B A"],
     weights: Float[Array, "B R A T"] | None = None,
-) -> Float[Array, ""]:
+) -> Term:
     """Policy-gradient loss: - mean over thoughts of advantage * mean over tokens of log p(token).
 
     Its gradient is that of the expected reward (REINFORCE, Williams 1992) divided by the thought length. `weights`
@@ -64,4 +64,4 @@ def reinforce(
     """
     weighted = logprobs if weights is None else jax.lax.stop_gradient(weights) * logprobs
     per_thought = -jax.lax.stop_gradient(advantage) * weighted.mean(axis=-1)
-    return masked.mean(per_thought, jnp.broadcast_to(where[:, None], per_thought.shape))
+    return Term.of(per_thought, jnp.broadcast_to(where[:, None], per_thought.shape))

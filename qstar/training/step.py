@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from qstar import sharding
-from qstar.methods.protocol import Method
+from qstar.methods.protocol import Method, check_micro_batches
 from qstar.models.definition import Definition, join
-from qstar.structs import Batch, Mean, Metrics, TrainState
+from qstar.structs import Batch, Loss, Mean, Metrics, TrainState
 from qstar.training.reference import Comparison
 from qstar.typing import Key, Params
 
@@ -68,26 +68,32 @@ def make_step(
     ema: float = 0.0,
     comparison: Comparison | None = None,
 ) -> Step:
-    """The jitted step; it donates its state. A batch of B rows is split into `micro_batches` of equal size, whose
-    gradients are averaged. A method that compares wants its `comparison`."""
+    """The jitted step; it donates its state. A batch of B rows is split into `micro_batches` of equally many rows (see
+    `accumulate`). A method that compares needs its `comparison`.
+
+    Raises ValueError for micro-batches of a method that does not say what its loss is made of.
+    """
+    check_micro_batches(method, micro_batches)
     places = state_sharding(model, tx, mesh, ema > 0, comparison)
 
-    def loss(params: Params, frozen: Params | None, reference: Params | None, batch: Batch, key: Key):
-        bound = model.bind(join(params, frozen))
+    def called(function: Callable, state: TrainState, params: Params, batch: Batch, key: Key):
+        bound = model.bind(join(params, state.frozen))
         if comparison is None:
-            return method.loss(bound, batch, key)
-        return method.loss(bound, batch, key, comparison.bound(reference, frozen))
+            return function(bound, batch, key)
+        return function(bound, batch, key, comparison.bound(state.reference, state.frozen))
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         batch = jax.tree.map(lambda x: sharding.shard(x, "batch", None), batch)
         key = jax.random.fold_in(state.key, state.step)
 
-        def grad(params: Params, batch: Batch, key: Key):
-            # With respect to the first argument only: of frozen weights and references no gradient is computed.
-            return jax.grad(loss, has_aux=True)(params, state.frozen, state.reference, batch, key)
-
-        grads, metrics = accumulate(grad, state.params, batch, key, micro_batches)
+        # With respect to these weights only: of frozen ones and references no gradient is computed.
+        if micro_batches == 1:
+            loss = partial(called, method.loss, state)
+            grads, metrics = jax.grad(loss, has_aux=True)(state.params, batch, key)
+        else:
+            terms = partial(called, method.loss_terms, state)
+            grads, metrics = accumulate(terms, state.params, batch, key, micro_batches)
         metrics["grad_norm"] = Mean.of(optax.tree.norm(grads))
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -98,21 +104,41 @@ def make_step(
     return step
 
 
-def accumulate(grad: Callable, params: Params, batch: Batch, key: Key, count: int) -> tuple[Params, Metrics]:
-    """Mean of the gradients, and sum of the metrics, of `count` consecutive slices of the batch."""
-    if count == 1:
-        return grad(params, batch, key)
+def accumulate(
+    loss_terms: Callable[[Params, Batch, Key], tuple[Loss, Metrics]],
+    params: Params,
+    batch: Batch,
+    key: Key,
+    count: int,
+) -> tuple[Params, Metrics]:
+    """The gradient of the loss of a batch, and its metrics, from `count` slices of it, one after another.
+
+    Every term of the loss is a sum over its entries, divided by their number in the whole batch. These numbers are
+    counted first: the compiler drops all that they do not depend on, which is the model, unless a method counts by what
+    the model computes (`positions=official`: then it is read once more). The gradient is that of the whole batch up to
+    rounding, for the thoughts that were drawn: each slice draws its own with a key of its own, so they are others than
+    those of an undivided batch.
+    """
     rows = batch.tokens.shape[0]
     if rows % count:
         raise ValueError(f"a batch of {rows} rows does not split into {count} micro-batches")
     # Row i goes to micro-batch i % count: every device keeps its rows.
     slices = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(rows // count, count, *x.shape[1:]), 1, 0), batch)
+    keys = jax.random.split(key, count)
+    # The same draws in both passes.
+    counts = _summed(lambda batch, key: loss_terms(params, batch, key)[0].counts, slices, jax.random.clone(keys))
 
-    def body(total, one):
-        found = grad(params, *one)
-        return jax.tree.map(jnp.add, total, found), None
+    def share(params: Params, batch: Batch, key: Key):
+        found, metrics = loss_terms(params, batch, key)
+        return found.out_of(counts).value, (found, metrics)
 
-    first = jax.tree.map(lambda x: x[0], slices)
-    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(grad, params, first, key))
-    (grads, metrics), _ = jax.lax.scan(body, empty, (slices, jax.random.split(key, count)))
-    return jax.tree.map(lambda g: g / count, grads), metrics
+    grads, (loss, metrics) = _summed(partial(jax.grad(share, has_aux=True), params), slices, keys)
+    return grads, metrics | loss.logged
+
+
+def _summed(function: Callable, slices: Batch, keys: Key):
+    """The sum of what the function gives for every slice, leaf by leaf."""
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (slices, keys))
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *one))
+    add = lambda total, one: (jax.tree.map(jnp.add, total, function(*one)), None)  # noqa: E731
+    return jax.lax.scan(add, empty, (slices, keys))[0]

@@ -57,17 +57,18 @@ ADVANTAGE = jnp.array([[[0.5, 2.0], [-1.0, 7.0]]])
 
 def test_reinforce_is_the_mean_over_judged_thoughts_of_advantage_times_mean_logprob():
     # Anchor 0: -0.5 * -2 = 1 and 1 * -5 = -5. Anchor 1: -2 * -2 = 4 and -7 * -1 = 7.
-    assert reinforce(LOGPROBS, ADVANTAGE, jnp.array([[True, True]])) == pytest.approx(7 / 4)
-    assert reinforce(LOGPROBS, ADVANTAGE, jnp.array([[True, False]])) == pytest.approx(-2.0)
-    assert reinforce(LOGPROBS, ADVANTAGE, jnp.array([[False, False]])) == 0
+    assert reinforce(LOGPROBS, ADVANTAGE, jnp.array([[True, True]])).mean == pytest.approx(7 / 4)
+    assert reinforce(LOGPROBS, ADVANTAGE, jnp.array([[True, False]])).mean == pytest.approx(-2.0)
+    assert reinforce(LOGPROBS, ADVANTAGE, jnp.array([[False, False]])).mean == 0
 
 
 def test_gradient_of_reinforce_by_a_tokens_logprob_is_minus_its_share_of_the_advantage():
     where = jnp.array([[True, True]])
-    gradient = jax.grad(reinforce)(LOGPROBS, ADVANTAGE, where)
+    mean = lambda *args: reinforce(*args).mean  # noqa: E731
+    gradient = jax.grad(mean)(LOGPROBS, ADVANTAGE, where)
     # Four thoughts of two tokens.
     np.testing.assert_allclose(gradient, -np.repeat(ADVANTAGE[..., None], 2, axis=-1) / 8, rtol=1e-6)
-    assert not np.any(jax.grad(reinforce, 1)(LOGPROBS, ADVANTAGE, where))
+    assert not np.any(jax.grad(mean, 1)(LOGPROBS, ADVANTAGE, where))
 
 
 def test_importance_weights_are_ratios_of_probabilities_a_token_and_constants():
@@ -84,5 +85,5 @@ def test_importance_weights_of_what_was_all_but_impossible_are_finite():
 def test_weights_multiply_each_token_of_reinforce_and_take_no_gradient():
     where, weights = jnp.array([[True, False]]), jnp.array([[[[2.0, 0.5], [9, 9]], [[1.0, 3.0], [9, 9]]]])
     # -0.5 * (2 * -1 + 0.5 * -3) / 2 = 0.875 and 1 * (-4 - 18) / 2 = -11.
-    assert reinforce(LOGPROBS, ADVANTAGE, where, weights) == pytest.approx((0.875 - 11) / 2)
-    assert not np.any(jax.grad(reinforce, 3)(LOGPROBS, ADVANTAGE, where, weights))
+    assert reinforce(LOGPROBS, ADVANTAGE, where, weights).mean == pytest.approx((0.875 - 11) / 2)
+    assert not np.any(jax.grad(lambda *args: reinforce(*args).mean, 3)(LOGPROBS, ADVANTAGE, where, weights))

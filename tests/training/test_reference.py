@@ -16,7 +16,7 @@ from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Reference
 from qstar.models import lm as language_model
 from qstar.models.lora import LoraConfig, adapted
-from qstar.structs import Mean
+from qstar.structs import Loss, Mean, Term
 from qstar.training import checkpoint
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
@@ -32,11 +32,12 @@ class Distance(PlainLM):
 
     reference: Reference = INITIAL
 
-    def loss(self, model, batch, key, reference):
+    def loss_terms(self, model, batch, key, reference):
         wanted = reference.model.norm.scale[...]
         gap = model.norm.scale[...] - 3 * wanted
-        loss = 0.5 * jnp.sum(gap**2)
-        return loss, {"loss": Mean.of(loss), "wanted": Mean.of(wanted.sum())}
+        rows = jnp.ones(batch.tokens.shape[0], bool)
+        loss = Term.of(jnp.broadcast_to(0.5 * jnp.sum(gap**2), rows.shape), rows)
+        return Loss((loss,)), {"wanted": Mean.of(wanted.sum())}
 
 
 BATCH = tiny.batch(np.ones((8, 6), int), np.ones((8, 6), int))

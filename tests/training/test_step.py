@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,8 +25,11 @@ def four_rows(targets=True):
 
 
 def gradient_of(method, model, params, batch, count):
-    grad = jax.grad(lambda params, batch, key: method.loss(model.bind(params), batch, key), has_aux=True)
-    return jax.jit(lambda params, batch, key: accumulate(grad, params, batch, key, count))(
+    if count == 1:
+        grad = jax.grad(lambda params, batch, key: method.loss(model.bind(params), batch, key), has_aux=True)
+        return jax.jit(grad)(params, batch, jax.random.key(0))
+    terms = lambda params, batch, key: method.loss_terms(model.bind(params), batch, key)  # noqa: E731
+    return jax.jit(lambda params, batch, key: accumulate(terms, params, batch, key, count))(
         params, batch, jax.random.key(0)
     )
 
@@ -45,17 +50,33 @@ def test_micro_batches_of_equally_many_targets_give_the_gradient_of_the_whole_ba
     assert float(metrics["loss"].count) == 20
 
 
-def test_accumulation_is_the_mean_of_the_gradients_of_its_slices(x64):
+def test_accumulation_is_the_mean_of_the_gradients_of_its_slices_by_their_targets(x64):
     model, params = tiny.lm_of(tiny.EXACT)
     batch = four_rows(targets=False)
     found, metrics = gradient_of(PlainLM(), model, params, batch, 2)
     # Row i goes to slice i % 2: every device keeps its rows.
     slices = [jax.tree.map(lambda x, first=first: x[first::2], batch) for first in (0, 1)]
     parts = [gradient_of(PlainLM(), model, params, part, 1) for part in slices]
-    assert_close(found, jax.tree.map(lambda a, b: (a + b) / 2, parts[0][0], parts[1][0]), 1e-12)
+    # Ten targets in rows 0 and 2, six in rows 1 and 3.
+    assert_close(found, jax.tree.map(lambda a, b: (10 * a + 6 * b) / 16, parts[0][0], parts[1][0]), 1e-12)
     assert metrics["loss"].value() == pytest.approx(
         sum(float(m["loss"].sum) for _, m in parts) / sum(float(m["loss"].count) for _, m in parts), rel=1e-12
     )
+
+
+@dataclass(frozen=True)
+class Unsummed(PlainLM):
+    """A method whose loss is a number and nothing else."""
+
+    def loss(self, model, batch, key):
+        return super().loss(model, batch, key)
+
+
+def test_a_loss_that_does_not_say_its_counts_is_refused_in_micro_batches_alone():
+    model, params = tiny.lm_of()
+    with pytest.raises(ValueError, match=r"micro_batches = 2: the loss of Unsummed"):
+        run(Unsummed(), model, params, optax.sgd(0.5), 1, micro_batches=2)
+    assert run(Unsummed(), model, params, optax.sgd(0.5), 1)[0][2]["loss"].value() > 0
 
 
 def test_a_batch_that_does_not_split_is_an_error():
