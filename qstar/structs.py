@@ -57,6 +57,8 @@ class Talk:
     weight: Float[Array, "B R A N"]  # share of the prediction after the thought, on whichever side the mixing head is
     counts: Bool[Array, "B A N"]  # True where the target exists, counts and lies in the anchor's document
     behaviour: Float[Array, "B R A T"] | None = None  # log-prob of the thought's tokens where they were sampled
+    # True where what is mixed is to the last bit what the base prediction is made from; None where nothing is compared.
+    unchanged: Bool[Array, "B R A N"] | None = None
 
 
 @struct.dataclass

@@ -1,7 +1,8 @@
-"""95 % intervals of a mean and of a share."""
+"""95 % intervals of a mean and of a share, of one run or over several bases and seeds."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -31,6 +32,86 @@ def student(values: Sequence[float]) -> tuple[float, float]:
         return mean, math.nan
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     return mean, float(special.stdtrit(n - 1, 0.975)) * math.sqrt(variance / n)
+
+
+@dataclass(frozen=True)
+class Across:
+    """A mean over runs, its interval, and what differed between the runs."""
+
+    mean: float
+    low: float  # nan, as `high`, where one run has no interval
+    high: float
+    varied: str
+    share: bool  # it is one of questions that were answered right, say
+
+    def written(self, sign: str = "") -> str:
+        """`0.973 [0.949, 0.988]` of a share, `0.101 ± 0.002` of another mean; without an interval where there is none.
+
+        `sign="+"` writes the sign of positive means too.
+        """
+        form = "z.3f" if abs(self.mean) < 100 else ".2g"
+        mean = f"{self.mean:{sign}{form}}"
+        if math.isnan(self.low):
+            return mean
+        if self.share:
+            return f"{mean} [{self.low:{form}}, {self.high:{form}}]"
+        return f"{mean} ± {(self.high - self.low) / 2:{form}}"
+
+
+def across(values: Mapping[tuple[int, int], float], questions: int = 0) -> Across:
+    """The mean of what runs ended with, by (base, seed): of base means, so that every base weighs the same.
+
+    What varies is the base where there are several (their means vary by their seeds as well), else the seed. With
+    `questions` the values are shares of that many questions each, the same ones in every run, and the interval is
+    `share_across`'s, or for a single run Wilson's; else it is Student's t over bases or seeds, and nan for a single run.
+    """
+    if not values:
+        raise ValueError("the mean of no values: at least one is needed")
+    by_base: dict[int, list[float]] = {}
+    for (base, _), value in sorted(values.items()):
+        by_base.setdefault(base, []).append(value)
+    means = [math.fsum(each) / len(each) for each in by_base.values()]
+    units = means if len(by_base) > 1 else next(iter(by_base.values()))
+    varied = _varied(by_base, questions)
+    if questions and len(units) > 1:
+        return Across(math.fsum(units) / len(units), *share_across(units, questions), varied, True)
+    if questions:
+        return Across(units[0], *wilson(round(units[0] * questions), questions), varied, True)
+    mean, half = student(units)
+    return Across(mean, mean - half, mean + half, varied, False)
+
+
+def _varied(by_base: Mapping[int, Sequence[float]], questions: int) -> str:
+    seeds = sorted({len(each) for each in by_base.values()})
+    if len(by_base) > 1:
+        each = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        return f"{len(by_base)} bases, {each} seed{'s' * (seeds[-1] > 1)} of each"
+    if seeds[0] > 1:
+        return f"{seeds[0]} seeds of one base"
+    return f"{questions} questions to one run" if questions else "one run"
+
+
+def share_across(shares: Sequence[float], questions: int) -> tuple[float, float]:
+    """Interval of the mean of shares of several runs, which holds at 0 and at 1, where runs do not differ.
+
+    Clopper and Pearson's (1934) for the number of questions that the mean is worth, as Korn and Graubard (1998, Survey
+    Methodology 24:193) take it for clustered data: p (1 - p) over the variance of the mean between runs, at most all
+    questions of all runs, times (z / t)^2 with the t of as many degrees of freedom as there are runs less one. Runs
+    answer the same questions, so it is not more than those of one run either. Away from the bounds it is about
+    Student's t; where all runs agree, and Student's t has no width, it is as wide as so few runs allow.
+    """
+    from scipy import special  # here: half a second to import
+
+    count, mean = len(shares), math.fsum(shares) / len(shares)
+    if count < 2 or questions < 1 or not all(0 <= share <= 1 for share in shares):
+        raise ValueError(f"shares {list(shares)} of {questions} questions: at least two, each from 0 to 1, are needed")
+    variance = math.fsum((share - mean) ** 2 for share in shares) / (count - 1) / count
+    worth = min(mean * (1 - mean) / variance, count * questions) if variance else count * questions
+    worth = min(worth * (Z / float(special.stdtrit(count - 1, 0.975))) ** 2, questions)
+    right = mean * worth
+    low = float(special.betaincinv(right, worth - right + 1, 0.025)) if mean > 0 else 0.0
+    high = float(special.betaincinv(right + 1, worth - right, 0.975)) if mean < 1 else 1.0
+    return low, high
 
 
 @typed

@@ -5,7 +5,7 @@
     3. credit  reward = gain in log-likelihood of the next N tokens           thoughts/credit.py
     4. loss    NLL of base and mixed predictions + beta * REINFORCE
 
-The defaults are the paper's (Zelikman et al. 2024, Algorithm 1 and Appendix A); preset `quiet_star_official` is the
+Preset `quiet_star` is Algorithm 1 with the values of Appendix A (Zelikman et al. 2024), `quiet_star_official` the
 released code; the fields say what differs, and experiments/quiet_star/switches.md lists it.
 """
 
@@ -93,7 +93,7 @@ class QuietStar(LossOfTerms):
     # Share of the thought before the first step. None: where a head that outputs zero puts it, 0 for `raw` on the
     # thought's side, 1 for `raw` on the base's side (predictions after thoughts only), 1/2 for `sigmoid`.
     mixing_start: Share | None = None
-    base_weight: Share = 0.5  # share of the base prediction's NLL in the NLL
+    base_weight: Share = 0.5  # share of the base prediction's NLL in the NLL; Algorithm 1 and preset quiet_star: 0
     beta: NonNegative = 1e6  # weight of REINFORCE
     # What a reward is compared with. Paper: `log_mean`, the log of the mean over the R thoughts of the likelihood, log
     # p-bar. Official: `mean` of the log-likelihoods, and `base`, the prediction without a thought, where R = 1; or

@@ -24,6 +24,10 @@ def credit(talk: Talk, counts: Bool[Array, "B A N"], baseline: str, clamp: bool)
     than the baseline. Gradients stop here.
     """
     gain = jax.lax.stop_gradient(talk.mixed - talk.base[:, None])
+    if talk.unchanged is not None:
+        # Both log-probs come from the same hidden state, but in products of other shapes, which round differently: at
+        # the first step that would be the whole reward, and beta may be 1e6.
+        gain = jnp.where(talk.unchanged, 0, gain)
     reward = masked.total(gain, jnp.broadcast_to(counts[:, None], gain.shape))
     advantage = reward
     if baseline == "log_mean":
@@ -34,6 +38,9 @@ def credit(talk: Talk, counts: Bool[Array, "B A N"], baseline: str, clamp: bool)
         advantage = reward - reward.mean(axis=1, keepdims=True)
     if baseline == "leave_one_out":
         advantage = advantage * (reward.shape[1] / (reward.shape[1] - 1))
+    if baseline != "base":
+        # The mean of equal numbers is rounded, and need not be that number.
+        advantage = jnp.where((reward == reward[:, :1]).all(axis=1, keepdims=True), 0, advantage)
     return Credit(reward, jnp.maximum(advantage, 0) if clamp else advantage)
 
 

@@ -82,8 +82,10 @@ def talk(
     index = where.target_index(batch, anchors, lookahead)
     targets = jnp.broadcast_to(where.gather(batch.tokens, index)[:, None], weight.shape)
     base_logprobs = where.gather(text_logprobs, jnp.maximum(index - 1, 0))
+    unchanged = None
     if mix == "hidden":
-        mixed = vocabulary.logprobs(lm.logits, mix_hidden(base, after, weight), targets, 2, vocab)
+        blend = mix_hidden(base, after, weight)
+        mixed, unchanged = vocabulary.logprobs(lm.logits, blend, targets, 2, vocab), (blend == base).all(-1)
     else:
         thinking = vocabulary.logprobs(lm.logits, after, targets, 2, vocab)
         mixed = (1 - weight) * base_logprobs[:, None] + weight * thinking
@@ -92,4 +94,4 @@ def talk(
     else:
         thought = vocabulary.logprobs(lm.logits, hidden[:, :, :, :length], tokens, 2, vocab, temperature, forbidden)
     counts = where.target_counts(batch, anchors, lookahead)
-    return Talk(text_logprobs, base_logprobs, mixed, thought, weight, counts)
+    return Talk(text_logprobs, base_logprobs, mixed, thought, weight, counts, unchanged=unchanged)

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import tiny
 from reference import pass_per_token, sequential
+from small_runs import composed
 
 from qstar.methods.quiet_star import QuietStar
 from qstar.structs import Talk
 from qstar.thoughts import anchors as where
+from qstar.thoughts.credit import BASELINES, credit
 
 PAPER = QuietStar(thought_len=2, lookahead=2, beta=3.0, mixing_side="base", mixing_start=0.0)
 OFFICIAL = QuietStar(
@@ -171,6 +173,16 @@ def test_paper_loss_by_hand():
     assert found["reward"] == pytest.approx(((0.25 + 0.75) * 5) / 16)
 
 
+def test_algorithm_1_has_no_nll_of_predictions_without_a_thought():
+    method = composed("method=quiet_star", "~experiments", "data=text", "data.paths=[README.md]").method
+    method = dataclasses.replace(method, thought_len=2, lookahead=2)
+    found = terms(method, hand_talk([[0.5, -0.5], [0.25, 0.75]]))
+    # The first and second targets of `test_loss_with_the_mean_of_the_log_likelihoods_as_baseline_by_hand`.
+    first, second = (21 * 2 - 3 * (0.25 + 0.75)) / 16, (19 * 2 - 2 * (0.25 + 0.75)) / 12
+    assert found["loss"] == pytest.approx((first + second) / 2 + 1e6 * found["policy_loss"])
+    assert found["nll"] == pytest.approx(21 / 8)  # logged all the same
+
+
 OFFICIAL_PRESET = dataclasses.replace(OFFICIAL, beta=1e6)
 
 
@@ -237,8 +249,7 @@ def test_at_step_zero_thoughts_earn_exactly_nothing_and_only_the_last_mixing_lay
     gradient, metrics = gradients(params)
     assert metrics["weight"].value() == 0
     assert metrics["policy_loss"].value() == 0
-    # Where hidden states are mixed, base and mixed log-probs are one number by two paths: equal but for the last bits.
-    assert abs(metrics["reward"].value()) <= (0 if mix == "logprobs" else 1e-6)
+    assert metrics["reward"].value() == 0
     moved = {name: bool(np.any(leaf)) for name, leaf in gradient["mixing"].items()}
     assert moved == {"first": False, "first_bias": False, "second": False, "second_bias": False, "last": True}
     if mix == "logprobs":  # no gradient through thoughts at all
@@ -249,6 +260,40 @@ def test_at_step_zero_thoughts_earn_exactly_nothing_and_only_the_last_mixing_lay
     assert abs(metrics["reward"].value()) > 1e-4
     assert metrics["policy_loss"].value() > 1e-5
     assert all(np.any(leaf) for leaf in jax.tree.leaves((after["mixing"], after["start"], after["end"])))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("mix", ["hidden", "logprobs"])
+def test_at_step_zero_no_baseline_lets_rounding_pass_for_a_reward(mix, dtype):
+    """With the paper's beta of 1e6 the last bit of a log-prob would outweigh the NLL."""
+    model, params = at_step_zero(dataclasses.replace(tiny.LM, dtype=dtype))
+    method = dataclasses.replace(PAPER, mix=mix, num_thoughts=3, baseline="base")
+
+    def scored(params):
+        thinker, anchors = model.bind(params), jnp.broadcast_to(jnp.arange(9)[None], (2, 9))
+        text = thinker.lm.text(tiny.packed())
+        inner = method.inner(thinker, text, tiny.packed(), anchors, jax.random.key(0), 3, 1.0)
+        return method.talk(thinker, text, tiny.packed(), anchors, inner)
+
+    talk = jax.jit(scored)(params)
+    assert np.any(talk.thought != 0)
+    if mix == "hidden":
+        # By two paths, in products of other shapes: what is left out is there.
+        assert np.any(talk.mixed != talk.base[:, None])
+    for baseline in BASELINES:
+        earned = credit(talk, talk.counts, baseline, clamp=False)
+        assert not np.any(earned.reward) and not np.any(earned.advantage), baseline
+
+
+@pytest.mark.parametrize("baseline", ["mean", "log_mean", "leave_one_out"])
+@pytest.mark.parametrize("count", [2, 3, 5, 7])
+def test_thoughts_that_earn_the_same_have_an_advantage_of_exactly_zero(baseline, count):
+    base = jnp.asarray(np.random.default_rng(0).normal(size=(1, 50, 2)), jnp.float32)
+    mixed = jnp.broadcast_to(base[:, None] + 0.1, (1, count, 50, 2))
+    zeros = jnp.zeros((1, count, 50, 1))
+    talk = Talk(jnp.zeros((1, 50)), base, mixed, zeros, jnp.zeros_like(mixed), jnp.ones(base.shape, bool))
+    earned = credit(talk, talk.counts, baseline, clamp=False)
+    assert np.all(earned.reward > 0.1) and not np.any(earned.advantage)
 
 
 @pytest.mark.parametrize("fill", ["pause", "dots", "shuffled"])
