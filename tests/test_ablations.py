@@ -1,5 +1,6 @@
 """The ablations: every file says what it should and changes what it says; runs are shared; tables add up."""
 
+import dataclasses
 import json
 import math
 import re
@@ -220,19 +221,60 @@ RESULTS = [
 
 
 def test_a_mean_over_seeds_is_told_with_its_interval():
-    assert report.told([0.8, 0.9, 1.0]) == "0.900 ± 0.248"
-    assert (report.told([0.5]), report.told([]), report.told([743629.3])) == ("0.500", "", "7.4e+05")
+    assert report.told({(0, 0): 0.8, (0, 1): 0.9, (0, 2): 1.0}) == "0.900 ± 0.248"
+    assert (report.told({(0, 0): 0.5}), report.told({}), report.told({(0, 0): 743629.3})) == ("0.500", "", "7.4e+05")
 
 
 def test_a_table_has_a_line_an_arm_with_intervals_and_differences_paired_by_seed():
     found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.table(TWO, RESULTS).splitlines()[2:5]]
-    # sampled: (0.8, 0.7) and (0.5, 0.6); differences -0.3 and -0.1; t of one degree of freedom 12.706
+    # sampled: (0.8, 0.7) and (0.5, 0.6); differences -0.3 and -0.1; t of one degree of freedom 12.706. Brackets: points
+    # of the beta distribution, by scipy.stats; c has one run, and Wilson's interval of 125 of 500.
     assert found == [
-        ["a", "2", "1.00", "0.950 ± 0.635", "0.750 ± 0.635", "", "0.375 ± 0.318", "0.250 ± 0.635", "0.050 ± 0.000"],
-        ["b", "2", "0.50", "0.900 ± 0.000", "0.550 ± 0.635", "-0.200 ± 1.271", "0.275 ± 0.318", "0.200 ± 0.000",
-         "0.050 ± 0.000"],
-        ["c", "2, 1 diverged", "2.00", "", "", "-0.550", "", "0.250", ""],
+        ["a", "2", "1.00", "0.950 [0.000, 1.000]", "0.750 [0.046, 1.000]", "", "0.375 ± 0.318",
+         "0.250 [0.000, 0.954]", "0.050 ± 0.000"],
+        ["b", "2", "0.50", "0.900 [0.707, 0.984]", "0.550 [0.030, 0.986]", "-0.200 ± 1.271", "0.275 ± 0.318",
+         "0.200 [0.066, 0.413]", "0.050 ± 0.000"],
+        ["c", "2, 1 diverged", "2.00", "", "", "-0.550", "", "0.250 [0.214, 0.290]", ""],
     ]  # fmt: skip
+
+
+def test_bases_are_what_varies_where_there_are_several():
+    runs = [
+        Result("x", "a", seed, 40, 10.0, "sampled", accuracy, accuracy, 500, base=base)
+        for base, seed, accuracy in ((0, 0, 0.8), (0, 1, 0.6), (1, 0, 0.7))
+    ]
+    runs += [dataclasses.replace(one, way="none") for one in runs]
+    found = [cell.strip() for cell in report.table(TWO, runs).splitlines()[2].split("|")[1:-1]]
+    # Both bases have a mean of 0.7: 1000 (1.960 / 12.706)^2 = 23.8 questions' worth.
+    assert (found[1], found[4]) == ("3 on 2 bases", "0.700 [0.479, 0.869]")
+
+
+def test_records_are_replaced_on_request_alone_and_never_by_less():
+    old = [*answers("a", {"none": [0.2, 0.3]}), Result("y", "a", 0, 40, 20.0, "none", 1.0, 1.0, 500)]
+    new = answers("a", {"none": [0.4, 0.5]})
+    assert report.merged(old, old[:2], "results.jsonl", False) == old  # nothing changes
+    with pytest.raises(ValueError, match=r"results.jsonl holds 2 entries already.*--replace"):
+        report.merged(old, new, "results.jsonl", False)
+    assert report.merged(old, new, "results.jsonl", True) == [*new, old[2]]
+    fewer_questions = [dataclasses.replace(one, n=100) for one in new]
+    for less, name in ((new[:1], "x, a, base 0, seed 1"), (fewer_questions, "seed 0, step 40, none: 500, now 100")):
+        with pytest.raises(ValueError, match=f"results.jsonl would lose .*{name}"):
+            report.merged(old, less, "results.jsonl", True)
+    with pytest.raises(ValueError, match=r"results.jsonl: nothing was found"):
+        report.merged(old, [], "results.jsonl", True)
+
+
+def test_a_partial_folder_leaves_record_and_page_as_they_are(tmp_path, monkeypatch, capsys):
+    files = {name: tmp_path / path.name for name, path in (("--results", report.RESULTS), ("--page", report.PAGE))}
+    for name, path in (("--results", report.RESULTS), ("--page", report.PAGE)):
+        files[name].write_bytes(path.read_bytes())
+    given = [word for name, file in files.items() for word in (name, str(file))]
+    for replace in ([], ["--replace"]):
+        monkeypatch.setattr(sys, "argv", ["report.py", "--runs", str(tmp_path / "runs"), *replace, *given])
+        with pytest.raises(SystemExit):
+            report.main()
+    assert files["--results"].read_bytes() == report.RESULTS.read_bytes()
+    assert files["--page"].read_bytes() == report.PAGE.read_bytes()
 
 
 def test_arms_that_were_not_run_are_named():

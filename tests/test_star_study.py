@@ -88,7 +88,7 @@ def test_progress_by_iteration_and_by_digits(modules, folder):
     assert cells(report.progress(runs)) == [["0", "0.500 ± 0.000", "0.500"], ["1", "0.850 ± 0.635", "0.400"]]
     assert cells(report.digits(runs, "star")) == [
         ["0", "1.000 ± 0.000", "0.000 ± 0.000", "", ""],
-        ["1", "1.000 ± 0.000", "0.700 ± 1.271", "0.500 ± 0.000", "0.900 ± 1.271"],
+        ["1", "1.000 ± 0.000", "0.700 ± 1.271", "0.500 [0.000, 1.000]", "0.900 [0.000, 1.000]"],
     ]
 
 
@@ -98,6 +98,53 @@ def test_the_ledger_leaves_asking_apart_and_leaks_are_counted_over_seeds(modules
     star = cells(report.ledger(runs))[0]
     assert star == ["STaR, goes on", "0", "100", "0", "0", "0", "1.00e+01", *["0.00e+00"] * 2, "2.00e+00", "0.00e+00"]
     assert cells(report.leaks(runs)) == [["STaR, goes on", "2/10", "", "1/8"]]
+
+
+def test_bases_and_seeds_are_told_apart_and_what_varied_is_said(modules, tmp_path):
+    report = modules["report"]
+    for base, seed, last in ((0, 0, 0.9), (0, 1, 0.7), (1, 0, 0.5), (2, 0, 0.4)):
+        test = {"accuracy": {"share": last, "n": 100}, "groups": {"2": {"share": last, "n": 100}}}
+        written(tmp_path, "star", f"base_{base}/{seed}", [line(0, 0.5, 1.0), line(1, last, 1.0, test=test)])
+    test = {"accuracy": {"share": 1.0, "n": 50}, "groups": {"2": {"share": 1.0, "n": 50}}}
+    for seed in (0, 1, 2):
+        written(tmp_path, "direct", seed, [line(0, 0.5, 1.0), line(1, 1.0, 1.0, test=test)])
+    runs = report.collect(tmp_path)
+    assert [(run.arm, run.base, run.seed) for run in runs] == [
+        ("star", 0, 0), ("star", 0, 1), ("star", 1, 0), ("star", 2, 0), ("direct", 0, 0), ("direct", 0, 1),
+        ("direct", 0, 2),
+    ]  # fmt: skip
+    star, direct = (row[1:4] for row in cells(report.results(runs)))
+    # Base means 0.8, 0.5 and 0.4: points of the beta distribution, by scipy.stats.
+    assert star == ["4", "1", "0.567 [0.078, 0.965]"]
+    # Three of 50: 0.025^(1 / (150 (1.960 / 4.303)^2)).
+    assert direct == ["3", "1", "1.000 [0.888, 1.000]"]
+    assert report.varied(runs) == (
+        "- 3 bases, 1 to 2 seeds of each: STaR, goes on\n- 3 seeds of one base: direct answers\n"
+    )
+
+
+def test_a_page_is_written_anew_on_request_alone_and_never_from_fewer_runs(modules, folder, tmp_path, monkeypatch):
+    report = modules["report"]
+    page = tmp_path / "README.md"
+    monkeypatch.setattr(report, "draw", lambda runs, out: None)
+
+    def called(*more):
+        monkeypatch.setattr(sys, "argv", ["report.py", "--runs", str(folder), "--out", str(tmp_path), *more])
+        report.main()
+
+    page.write_text("<!-- table results -->\n<!-- end -->\n")
+    called()
+    text = page.read_text()
+    assert report.told_of(text) == {"STaR, goes on": 2, "direct answers": 1}
+    with pytest.raises(SystemExit):
+        called()
+    called("--replace")
+    assert page.read_text() == text
+    more = text.replace("| direct answers | 1 |", "| direct answers | 3 |")
+    page.write_text(more)
+    with pytest.raises(SystemExit):
+        called("--replace")
+    assert page.read_text() == more
 
 
 def test_a_page_gets_its_tables_and_keeps_its_text(modules, folder):

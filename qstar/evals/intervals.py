@@ -63,7 +63,7 @@ def across(values: Mapping[tuple[int, int], float], questions: int = 0) -> Acros
 
     What varies is the base where there are several (their means vary by their seeds as well), else the seed. With
     `questions` the values are shares of that many questions each, the same ones in every run, and the interval is
-    `share_across`'s, or for a single run Wilson's; else it is Student's t over bases or seeds, and nan for a single run.
+    `share_across`'s, or for a single run Wilson's. Else it is Student's t over bases or seeds, and nan for one run.
     """
     if not values:
         raise ValueError("the mean of no values: at least one is needed")
@@ -96,9 +96,9 @@ def share_across(shares: Sequence[float], questions: int) -> tuple[float, float]
 
     Clopper and Pearson's (1934) for the number of questions that the mean is worth, as Korn and Graubard (1998, Survey
     Methodology 24:193) take it for clustered data: p (1 - p) over the variance of the mean between runs, at most all
-    questions of all runs, times (z / t)^2 with the t of as many degrees of freedom as there are runs less one. Runs
-    answer the same questions, so it is not more than those of one run either. Away from the bounds it is about
-    Student's t; where all runs agree, and Student's t has no width, it is as wide as so few runs allow.
+    questions of all runs, times (z / t)^2 with the t of as many degrees of freedom as there are runs less one. Away
+    from the bounds, where runs differ, it is about Student's t. Where all agree, Student's t has no width; this one is
+    as wide as so few runs, and the questions of one of them, allow.
     """
     from scipy import special  # here: half a second to import
 
@@ -107,7 +107,8 @@ def share_across(shares: Sequence[float], questions: int) -> tuple[float, float]
         raise ValueError(f"shares {list(shares)} of {questions} questions: at least two, each from 0 to 1, are needed")
     variance = math.fsum((share - mean) ** 2 for share in shares) / (count - 1) / count
     worth = min(mean * (1 - mean) / variance, count * questions) if variance else count * questions
-    worth = min(worth * (Z / float(special.stdtrit(count - 1, 0.975))) ** 2, questions)
+    worth *= (Z / float(special.stdtrit(count - 1, 0.975))) ** 2
+    worth = worth if variance else min(worth, questions)  # they are the same ones in every run
     right = mean * worth
     low = float(special.betaincinv(right, worth - right + 1, 0.025)) if mean > 0 else 0.0
     high = float(special.betaincinv(right + 1, worth - right, 0.975)) if mean < 1 else 1.0

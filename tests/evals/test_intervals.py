@@ -67,7 +67,7 @@ def test_runs_that_are_all_right_have_an_interval_that_has_width():
 
 
 def test_away_from_the_bounds_it_is_nearly_student_s():
-    shares = [0.50, 0.54, 0.52, 0.47, 0.55, 0.49, 0.53, 0.51]
+    shares = [0.50, 0.60, 0.56, 0.41, 0.58, 0.45, 0.53, 0.49]
     mean, half = intervals.student(shares)
     assert intervals.share_across(shares, 400) == pytest.approx((mean - half, mean + half), abs=0.15 * half)
 
@@ -84,11 +84,7 @@ def test_it_covers_the_share_with_few_seeds_near_and_at_the_bound(p, seeds, spre
     shares = rng.binomial(questions, rates) / questions
     found = np.array([intervals.share_across(row, questions) for row in shares.tolist()])
     covered = ((found[:, 0] <= p) & (p <= found[:, 1])).mean()
-    assert covered >= COVERED.get((p, seeds, spread), 0.93)  # 0.95 less two standard errors of 600
-
-
-COVERED = {}
-"""Where it covers less than it says: rates that are skewed, seen through few seeds."""
+    assert covered >= 0.93  # 0.95 less two standard errors of 600
 
 
 def test_bases_are_what_varies_where_there_are_several():

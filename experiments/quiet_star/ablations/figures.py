@@ -18,8 +18,6 @@ except ModuleNotFoundError as error:
 matplotlib.use("Agg")
 from matplotlib import pyplot
 
-from qstar.evals import intervals
-
 CHANCE = 0.2  # one cup in five
 WAYS = {"likeliest": ("#0072b2", "o", 0.16), "sampled": ("#d55e00", "o", 0.0), "none": ("#777777", "s", -0.16)}
 """Of asking: colour, marker, and how far above its arm's line it stands."""
@@ -54,10 +52,12 @@ def _panel(place, one: Ablation, lines: Sequence[Line]) -> None:
     place.axvline(CHANCE, color="#bbbbbb", linewidth=0.8, linestyle=":")
     for height, line in zip(range(len(lines) - 1, -1, -1), lines, strict=True):
         for way, (colour, marker, above) in WAYS.items():
-            values = line.values(way, "accuracy")
-            if values:
-                mean, half = intervals.student(values)
-                place.errorbar(mean, height + above, xerr=half, fmt=marker, color=colour, markersize=4, linewidth=1)
+            found = line.accuracy(way)
+            if found:
+                around = [[found.mean - found.low], [found.high - found.mean]]
+                place.errorbar(
+                    found.mean, height + above, xerr=around, fmt=marker, color=colour, markersize=4, linewidth=1
+                )
     place.set_yticks(range(len(lines)), [line.arm for line in reversed(lines)], fontsize=8)
     for label in place.get_yticklabels():
         label.set_fontweight("bold" if label.get_text() == one.reference else "normal")
@@ -77,10 +77,12 @@ def curve(one: Ablation, results: Iterable[Result], file: Path) -> None:
     lines = [line for line in report.lines(one, results) if line.arm == one.reference]
     figure, place = pyplot.subplots(figsize=(6, 3), layout="constrained")
     for way, (colour, _, _) in WAYS.items():
-        found = [(line.step, *intervals.student(line.values(way, "accuracy"))) for line in lines if way in line.by_way]
-        steps, means, halves = zip(*found, strict=True)
-        place.plot(steps, means, "-o", color=colour, markersize=3, linewidth=1.2, label=NAMES[way])
-        low, high = ([m + sign * h for m, h in zip(means, halves, strict=True)] for sign in (-1, 1))
+        shown = [line for line in lines if line.accuracy(way)]
+        found = [line.accuracy(way) for line in shown]
+        steps, low, high = [line.step for line in shown], [one.low for one in found], [one.high for one in found]
+        place.plot(
+            steps, [one.mean for one in found], "-o", color=colour, markersize=3, linewidth=1.2, label=NAMES[way]
+        )
         place.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
     place.axhline(CHANCE, color="#bbbbbb", linewidth=0.8, linestyle=":")
     place.set(xlabel="step", ylabel="accuracy", ylim=(0, 1.02))

@@ -1,22 +1,23 @@
 """Tables and figures of STaR's arithmetic, from the runs of study.py, into README.md beside this file.
 
-    python experiments/star/arithmetic/report.py [--runs runs/star_arithmetic] [--out experiments/star/arithmetic]
+    python experiments/star/arithmetic/report.py [--runs runs/star_arithmetic] [--out FOLDER] [--replace]
 
-Means over seeds with 95 % intervals by Student's t. The figures want matplotlib: pip install '.[figures]'.
+Means over bases, or over the seeds of the only base, with the 95 % intervals of `qstar/evals/intervals.py`. A page that
+has its tables already is written anew with --replace only, and never from fewer runs of an arm than it tells of. The
+figures need matplotlib: pip install '.[figures]'.
 """
 
 import argparse
 import json
-import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import study
 
-from qstar import iterations
-from qstar.evals import intervals
+from qstar import entry, iterations
+from qstar.evals import intervals, records
 
 HERE = Path(__file__).resolve().parent
 NAMES = {
@@ -79,12 +80,33 @@ def by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def told(values: Sequence[float]) -> str:
-    """`0.812 ± 0.030`; without an interval where there is one value, empty where there is none."""
-    if not values:
+Share = tuple[float, int]  # of so many questions; 0 where that was not written down
+
+
+def told(shares: Mapping[tuple[int, int], Share]) -> str:
+    """Of shares by base and seed: `0.812 [0.780, 0.841]`; empty where there is none."""
+    if not shares:
         return ""
-    mean, half = intervals.student(values)
-    return f"{mean:.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
+    questions = min(asked for _, asked in shares.values())
+    return intervals.across({run: share for run, (share, _) in shares.items()}, questions).written()
+
+
+def of(found: Mapping) -> Share:
+    return found["share"], found.get("n", 0)
+
+
+def by_run(runs: Iterable[Run], share: Callable[[Run], Share]) -> dict[tuple[int, int], Share]:
+    return {(run.base, run.seed): share(run) for run in runs}
+
+
+def varied(runs: Sequence[Run]) -> str:
+    """What the intervals are over, arm by arm."""
+    words = {NAMES[arm]: intervals.across(dict.fromkeys(by_run(group, lambda run: (0.0, 0)), 0.0)).varied
+             for arm, group in by_arm(runs).items()}  # fmt: skip
+    kinds: dict[str, list[str]] = {}
+    for arm, what in words.items():
+        kinds.setdefault(what, []).append(arm)
+    return "".join(f"- {what}: {', '.join(arms)}\n" for what, arms in kinds.items())
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -92,15 +114,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def results(runs: Sequence[Run]) -> str:
-    """Test accuracy after the last iteration, by digits, and of digits that were never learnt."""
+    """Test accuracy after the last iteration, by digits, and of digits that were never trained on."""
     digits = list(runs[0].last["test"]["groups"])
-    head = ["arm", "seeds", "iterations", "test", *digits, *(f"{one}, unseen" for one in study.UNSEEN)]
+    head = ["arm", "runs", "iterations", "test", *digits, *(f"{one}, unseen" for one in study.UNSEEN)]
     rows = []
     for arm, group in by_arm(runs).items():
-        shares = [[run.last["test"]["accuracy"]["share"] for run in group]]
-        shares += [[run.last["test"]["groups"][one]["share"] for run in group] for one in digits]
-        asked = [run.unseen["groups"] for run in group if run.unseen]
-        shares += [[one[str(size)]["share"] for one in asked] for size in study.UNSEEN]
+        shares = [by_run(group, lambda run: of(run.last["test"]["accuracy"]))]
+        shares += [by_run(group, lambda run, one=one: of(run.last["test"]["groups"][one])) for one in digits]
+        asked = [run for run in group if run.unseen]
+        shares += [by_run(asked, lambda run, size=size: of(run.unseen["groups"][str(size)])) for size in study.UNSEEN]
         rows.append([NAMES[arm], str(len(group)), str(group[0].last["iteration"]), *map(told, shares)])
     return table(head, rows)
 
@@ -108,12 +130,11 @@ def results(runs: Sequence[Run]) -> str:
 def progress(runs: Sequence[Run]) -> str:
     """Dev accuracy in every iteration, all digits together."""
     groups = by_arm(runs)
-    shares = {
-        arm: [[line["accuracy"]["share"] for line in run.lines] for run in group] for arm, group in groups.items()
-    }
-    most = max(len(one) for each in shares.values() for one in each)
+    most = max(len(run.lines) for run in runs)
+    at = {i: {arm: [run for run in group if i < len(run.lines)] for arm, group in groups.items()} for i in range(most)}
     rows = (
-        [str(i), *(told([one[i] for one in each if i < len(one)]) for each in shares.values())] for i in range(most)
+        [str(i), *(told(by_run(group, lambda run, i=i: of(run.lines[i]["accuracy"]))) for group in reached.values())]
+        for i, reached in at.items()
     )
     return table(["iteration", *(NAMES[arm] for arm in groups)], rows)
 
@@ -123,19 +144,29 @@ def digits(runs: Sequence[Run], arm: str) -> str:
     group = by_arm(runs)[arm]
     sizes = list(group[0].last["groups"])
     rows = []
-    for i in range(len(group[0].lines)):
-        at = [run.lines[i] for run in group]
-        sampled = [told([line[right] / line[all] for line in at if line.get(all)]) for right, all in RATES]
-        rows.append([str(i), *(told([line["groups"][size]["share"] for line in at]) for size in sizes), *sampled])
+    for i in range(max(len(run.lines) for run in group)):
+        reached = [run for run in group if i < len(run.lines)]
+        sampled = [_rate(reached, i, right, whole) for right, whole in RATES]
+        shares = (by_run(reached, lambda run, i=i, size=size: of(run.lines[i]["groups"][size])) for size in sizes)
+        rows.append([str(i), *map(told, shares), *sampled])
     head = ["iteration", *(f"{size} digit{'s' * (size != '1')}" for size in sizes)]
     return table([*head, "samples right", "right with hint"], rows)
+
+
+def _rate(runs: Sequence[Run], iteration: int, right: str, whole: str) -> str:
+    asked = [run for run in runs if run.lines[iteration].get(whole)]
+    return told(
+        by_run(
+            asked, lambda run: (run.lines[iteration][right] / run.lines[iteration][whole], run.lines[iteration][whole])
+        )
+    )
 
 
 RATES = (("right", "sampled"), ("right_hinted", "hinted"))
 
 
 def ledger(runs: Sequence[Run]) -> str:
-    """What a run of each arm cost, mean over seeds."""
+    """What a run of each arm cost, mean over runs."""
     keys = ("prompt_tokens", "generated_tokens", "graded_tokens", "trained_tokens", "target_tokens")
     phases = (*TRAINING, "dev", "test")
     head = ["arm", *(key.replace("_", " ") for key in keys), *(f"FLOPs, {phase}" for phase in phases)]
@@ -148,12 +179,12 @@ def ledger(runs: Sequence[Run]) -> str:
 
 
 def spent(group: Sequence[Run], phase: str, key: str) -> float:
-    """Over all iterations, mean over seeds."""
+    """Over all iterations, mean over runs."""
     return sum(line["ledger"].get(phase, {}).get(key, 0) for run in group for line in run.lines) / len(group)
 
 
 def leaks(runs: Sequence[Run]) -> str:
-    """Whether what is learnt derives its answer, and whether wrong hints are followed; counts of all seeds."""
+    """Whether what is learnt derives its answer, and whether wrong hints are followed; counts of all runs."""
     rows = []
     for arm, group in by_arm(runs).items():
         lines = [line for run in group for line in run.lines]
@@ -171,6 +202,7 @@ def _of(found: Sequence[dict], part: str, whole: str) -> str:
 
 def tables(runs: Sequence[Run]) -> dict[str, str]:
     found = {"results": results(runs), "progress": progress(runs), "ledger": ledger(runs), "leaks": leaks(runs)}
+    found["varied"] = varied(runs)
     return found | {f"digits {arm}": digits(runs, arm) for arm in by_arm(runs)}
 
 
@@ -180,6 +212,13 @@ def filled(page: str, found: dict[str, str]) -> str:
         place = re.compile(rf"(<!-- table {re.escape(name)} -->)\n.*?(<!-- end -->)", re.DOTALL)
         page = place.sub(lambda match, text=text: f"{match[1]}\n{text}{match[2]}", page)
     return page
+
+
+def told_of(page: str) -> dict[str, int]:
+    """How many runs of each arm the page's table of results is made from; empty where it has none."""
+    place = re.search(r"<!-- table results -->\n(.*?)<!-- end -->", page, re.DOTALL)
+    rows = [line.strip("|").split("|") for line in place[1].splitlines()[2:]] if place else []
+    return {cells[0].strip(): int(cells[1]) for cells in rows if cells[1].strip().isdecimal()}
 
 
 # --- figures ------------------------------------------------------------------------------------------------------
@@ -222,11 +261,11 @@ def draw(runs: Sequence[Run], out: Path) -> None:
 
 
 def _curve(axes, group: Sequence[Run], value: Callable[[dict], float], label: str, colour) -> None:
-    """The mean over seeds, and every seed faintly."""
+    """The mean over runs, and every run faintly."""
     each = [[value(line) for line in run.lines] for run in group]
     for one in each:
         axes.plot(range(len(one)), one, color=colour, linewidth=0.6, alpha=0.4)
-    mean = [sum(at) / len(at) for at in zip(*each, strict=True)]
+    mean = [sum(at) / len(at) for i in range(max(map(len, each))) for at in [[one[i] for one in each if i < len(one)]]]
     axes.plot(range(len(mean)), mean, color=colour, linewidth=1.6, marker="o", markersize=3, label=label)
 
 
@@ -242,15 +281,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/star_arithmetic"))
     parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--replace", action="store_true", help="write the tables of a page that has them already anew")
     args = parser.parse_args()
-    runs = collect(args.runs)
-    page = args.out / "README.md"
-    found = tables(runs)
-    if page.is_file():
-        page.write_text(filled(page.read_text(encoding="utf-8"), found), encoding="utf-8")
-    else:
-        print("\n".join(f"{name}\n\n{text}" for name, text in found.items()))
-    draw(runs, args.out)
+    with entry.errors():
+        runs = collect(args.runs)
+        page = args.out / "README.md"
+        found = tables(runs)
+        if page.is_file():
+            text = page.read_text(encoding="utf-8")
+            new = {NAMES[arm]: len(group) for arm, group in by_arm(runs).items()}
+            records.check_replaced(told_of(text), new, str(page), args.replace)
+            page.write_text(filled(text, found), encoding="utf-8")
+        else:
+            print("\n".join(f"{name}\n\n{text}" for name, text in found.items()))
+        draw(runs, args.out)
 
 
 if __name__ == "__main__":

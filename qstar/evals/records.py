@@ -1,0 +1,34 @@
+"""Records that pages are made from are replaced on request only, and never by less than they hold."""
+
+from collections.abc import Hashable, Mapping
+
+NAMED = 8  # losses that a message names
+
+
+def check_replaced(
+    old: Mapping[Hashable, float], new: Mapping[Hashable, float], where: str, replace: bool, request: str = "--replace"
+) -> None:
+    """Whether new records may take the place of old ones; both give how much each entry holds (questions, runs, rows).
+
+    Raises ValueError where that was not requested (unless there is nothing yet), and where the new ones lack an entry
+    or hold less of it: nothing is to be written then.
+    """
+    if not new:
+        raise ValueError(f"{where}: nothing was found to write there; it is left as it is")
+    if not old:
+        return
+    lost = [
+        f"{_named(key)}: {amount:g}, now {new.get(key, 0):g}" for key, amount in old.items() if new.get(key, 0) < amount
+    ]
+    if lost:
+        more = f", and {len(lost) - NAMED} more" if len(lost) > NAMED else ""
+        raise ValueError(
+            f"{where} would lose {'; '.join(lost[:NAMED])}{more}. It is left as it is: finish those runs, or write "
+            "somewhere else"
+        )
+    if not replace:
+        raise ValueError(f"{where} holds {len(old)} entries already, and is left as it is: {request} replaces them")
+
+
+def _named(key: Hashable) -> str:
+    return ", ".join(map(str, key)) if isinstance(key, tuple) else str(key)
