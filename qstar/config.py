@@ -306,10 +306,13 @@ def load(file: Path, given: Sequence[str] = (), schema: type = TrainConfig) -> A
 
 
 def _migrate(contents: DictConfig) -> None:
-    """Configurations of earlier versions: `eval.greedy` said how to think where `eval.thoughts` now lists the ways."""
+    """Configurations of earlier versions: `eval.greedy` said how to think where `eval.thoughts` now lists the ways, and
+    what weighs by a question's standard deviation was called grpo."""
     if "eval" in contents and "greedy" in contents.eval:
         thinking = "greedy" if contents.eval.pop("greedy") else "sampled"
         contents.eval.thoughts = ["none", thinking]
+    if "improve" in contents and contents.improve.get("weighting") == "grpo":
+        contents.improve.weighting = "deviation"
 
 
 def _schema(group: str, name: str) -> type:

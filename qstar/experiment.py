@@ -35,7 +35,7 @@ from qstar.sharding import MeshConfig
 from qstar.structs import Batch, TrainState
 from qstar.thoughts import read
 from qstar.thoughts.predict import Thinks
-from qstar.training import build, console, layout, loop, machine, room
+from qstar.training import build, console, layout, loop, machine, optim, room
 from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.loop import Hook
@@ -277,6 +277,8 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
         with console.phase("compiling the training step"), futures.ThreadPoolExecutor(1) as aside:
             compiled = aside.submit(program.compile, arm.batch)
             state = program.start(loaded.params, cfg.seed, arm.extras)
+            if cfg.optim.moments_of:
+                state = _with_moments(state, program, cfg)
             record.evaluate(0, state)
             if cfg.sample_every:
                 record.sample(0, state)
@@ -290,6 +292,12 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
     console.console().print(f"going on from step {step} of {arm.directory}")
     record.rewind(step)
     return state
+
+
+def _with_moments(state: TrainState, program: Program, cfg: TrainConfig) -> TrainState:
+    with Checkpoints(Path(cfg.optim.moments_of) / "checkpoints", 1, 1) as checkpoints:
+        other = checkpoints.load_optimizer(program.abstract_state(cfg.seed))
+    return state.replace(opt_state=optim.with_moments(state.opt_state, other))
 
 
 def _frozen(arm: Arm, loaded: Loaded) -> Params | None:

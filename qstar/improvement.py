@@ -10,6 +10,7 @@ end.
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from qstar.tasks import sandbox
 from qstar.tasks.problem import Problem
 from qstar.training import console
 from qstar.training.improve import Graded, Kept, drawn, examples, selected, some
+from qstar.training.optim import OptimConfig
 from qstar.typing import Key
 
 WRONG_HINTS = "wrong_hints"
@@ -63,8 +65,11 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
         store = Store.create(directory / rationales.FOLDER, iterations.fingerprint(base), cfg.task.name)
     lines = iterations.lines(directory)
     if not lines:
+        line = {"iteration": 0}
+        if cfg.improve.sample_from == "sft":
+            line = iterations.joined(line, _fine_tune(cfg, base, directory, problems))
         sampler = iterations.sampler(cfg, directory, 0, base)
-        _finish(directory, {"iteration": 0, **answering.evaluated(cfg, sampler, dev, "dev", 0)})
+        _finish(directory, iterations.joined(line, answering.evaluated(cfg, sampler, dev, "dev", 0)))
     for iteration in range(len(lines) or 1, cfg.improve.iterations + 1):
         _finish(directory, _iteration(cfg, base, directory, store, problems, dev, iteration))
     lines = iterations.lines(directory)
@@ -93,6 +98,18 @@ def _check(cfg: ImproveConfig, base: Loaded, problems: Sequence[Problem], dev: S
     if recipe.target == "human" and not any(one.rationale for one in problems):
         raise ValueError(
             f"improve.target=human: no problem of {cfg.task.name} has a human rationale; choose own or direct"
+        )
+    if recipe.sample_from == "sft" and not any(one.rationale for one in problems):
+        raise ValueError(
+            f"improve.sample_from=sft: no problem of {cfg.task.name} has a human rationale to fine-tune on; sample "
+            "from the base with improve.sample_from=base improve.human=false"
+        )
+    shortest = min(recipe.steps_of(1), recipe.sft_steps if recipe.sample_from == "sft" else recipe.steps_of(1))
+    if recipe.schedule == "iteration" and cfg.optim.warmup_steps > shortest:
+        raise ValueError(
+            f"optim.warmup_steps = {cfg.optim.warmup_steps}, but the schedule begins anew in every iteration, the "
+            f"shortest has {shortest} steps, and the learning rate would never be reached: shorten the warm-up, or "
+            "give improve.schedule=run, one schedule for all iterations"
         )
     if cfg.length > base.config.max_len:
         raise ValueError(
@@ -139,8 +156,9 @@ def _iteration(
         names = {one.problem for one in kept}
         asked = [one for one in problems if one.id in names]
         again = some(kept, cfg.improve.learn_hinted, iteration, cfg.seed)
-        found = examples(kept, {one.id: cfg.task.prompt(one) for one in asked})
-        found += examples(again, {one.id: cfg.task.hinted(one) for one in asked})
+        grouped = cfg.improve.mean_over == "questions"
+        found = examples(kept, {one.id: cfg.task.prompt(one) for one in asked}, grouped)
+        found += examples(again, {one.id: cfg.task.hinted(one) for one in asked}, grouped)
     else:
         found = [_given(cfg, one) for one in chosen if cfg.improve.target == "direct" or one.rationale]
     found, dropped = _fitting(found, cfg, base)
@@ -162,9 +180,12 @@ def _given(cfg: ImproveConfig, one: Problem) -> dict:
 
 
 def _fitting(found: list[dict], cfg: ImproveConfig, base: Loaded) -> tuple[list[dict], int]:
-    """Examples that fit into a row of training, and how many do not."""
-    encode = base.tokenizer.encode
-    fits = [one for one in found if len(encode(one["prompt"])) + len(encode(one["completion"])) <= cfg.length]
+    """Examples that fit into a row of training, all of their group with them, and how many do not."""
+    encode, sizes = base.tokenizer.encode, Counter()
+    of = [one.get("group", number) for number, one in enumerate(found)]
+    for group, one in zip(of, found, strict=True):
+        sizes[group] += len(encode(one["prompt"])) + len(encode(one["completion"]))
+    fits = [one for group, one in zip(of, found, strict=True) if sizes[group] <= cfg.length]
     return fits, len(found) - len(fits)
 
 
@@ -265,8 +286,48 @@ def _graded(store: Store, iteration: int) -> list[Graded]:
 
 def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int, mismatch: dict) -> dict:
     """Train on the examples of the iteration; a run like any other. Its metrics begin with the sampler's mismatch."""
-    folder, steps = iterations.folder(directory, iteration), cfg.improve.steps_of(iteration)
-    before = None if cfg.improve.restart else iterations.trained(directory, iteration - 1)
+    recipe, steps = cfg.improve, cfg.improve.steps_of(iteration)
+    before = None if recipe.restart else iterations.trained(directory, iteration - 1)
+    optim = cfg.optim
+    if recipe.schedule == "run":
+        whole = recipe.steps_before(recipe.iterations + 1)
+        optim = dataclasses.replace(optim, schedule_steps=whole, steps_before=recipe.steps_before(iteration))
+    if recipe.optimizer == "carried" and before is not None and before != iterations.folder(directory, 0):
+        optim = dataclasses.replace(optim, moments_of=str(before))
+    said = {"optimizer": "carried" if optim.moments_of else "fresh", "schedule": recipe.schedule}
+    said |= {"schedule_steps": [optim.steps_before + 1, optim.steps_before + steps, optim.schedule_steps or steps]}
+    method = SFT(mean_over=recipe.mean_over)
+    return said | _trained(cfg, base, directory, iteration, steps, before, method, optim, mismatch)
+
+
+def _fine_tune(cfg: ImproveConfig, base: Loaded, directory: Path, problems: Sequence[Problem]) -> dict:
+    """The model that is sampled from first: the base, fine-tuned on the human rationales of all questions."""
+    human = [
+        {"prompt": cfg.task.prompt(one), "completion": cfg.task.completion(one.rationale, one)}
+        for one in problems
+        if one.rationale
+    ]
+    found, dropped = _fitting(human, cfg, base)
+    folder = iterations.folder(directory, 0)
+    folder.mkdir(parents=True, exist_ok=True)
+    example_files.write(folder / "examples.jsonl", found)
+    line = {"examples": len(found), "too_long": dropped}
+    return line | _trained(cfg, base, directory, 0, cfg.improve.sft_steps, None, SFT(), cfg.optim, {})
+
+
+def _trained(
+    cfg: ImproveConfig,
+    base: Loaded,
+    directory: Path,
+    iteration: int,
+    steps: int,
+    before: Path | None,
+    method: SFT,
+    optim: OptimConfig,
+    known: dict,
+) -> dict:
+    """Train on the examples in the folder of an iteration, from the base or from the run before."""
+    folder = iterations.folder(directory, iteration)
     train = TrainConfig(
         name=f"{cfg.name}_{iteration}",
         run_dir=str(folder),
@@ -279,18 +340,18 @@ def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int, mi
         keep=1,
         sample_every=0,
         model=cfg.model if before is None else iterations.pretrained(cfg, before),
-        method=SFT(),
+        method=method,
         data=ExamplesText(str(folder / "examples.jsonl"), cfg.length, cfg.improve.prompts_count),
         eval=NoEval(),
-        optim=cfg.optim,
+        optim=optim,
         mesh=cfg.mesh,
     )
-    experiment.run(train, folder, {f"mismatch_{name}": value for name, value in mismatch.items()})
+    experiment.run(train, folder, {f"mismatch_{name}": value for name, value in known.items()})
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     spent = {
         "trained_tokens": steps * cfg.batch_size * cfg.length,  # what fills the rows up is computed too
         "target_tokens": _targets(metrics),
-        "flops": steps * cfg.batch_size * cost.flops(base.config, SFT().passes(cfg.length)),
+        "flops": steps * cfg.batch_size * cost.flops(base.config, method.passes(cfg.length)),
     }
     return {"steps": steps, "nll": metrics[-1]["nll"], "ledger": {"train": spent}}
 

@@ -93,8 +93,11 @@ def folder(directory: Path, iteration: int) -> Path:
 
 
 def trained(directory: Path, iteration: int) -> Path | None:
-    """The newest training up to this iteration; None for the base. One that had nothing to learn trained nothing."""
-    found = (folder(directory, number) for number in range(iteration, 0, -1))
+    """The newest training up to this iteration; None for the base. One that had nothing to learn trained nothing.
+
+    Iteration 0 is the fine-tuning on human rationales, where a recipe samples from that first.
+    """
+    found = (folder(directory, number) for number in range(iteration, -1, -1))
     return next((folder for folder in found if (folder / "config.yaml").is_file()), None)
 
 

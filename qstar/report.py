@@ -116,7 +116,19 @@ def iterations(lines: Sequence[dict]) -> str:
     if leaks:
         head = ("iteration", "answer stated before it is derived", "the same with hint", "wrong hints followed")
         parts.append(_table(head, leaks))
+    if any("schedule" in line for line in lines):
+        parts.append(_trainings(lines))
     return "\n".join(parts)
+
+
+def _trainings(lines: Sequence[dict]) -> str:
+    """What each iteration's training began with, in a line."""
+    last = next(line for line in reversed(lines) if "schedule" in line)
+    moments = {"carried": "carried on from the iteration before", "fresh": "fresh in every iteration"}
+    first, end, whole = last["schedule_steps"]
+    where = f"steps {first} to {end} of {whole} in iteration {last['iteration']}"
+    schedule = {"run": f"one schedule for all iterations, {where}", "iteration": "begun anew in every iteration"}
+    return f"Optimizer: {moments[last['optimizer']]}. Learning rate: {schedule[last['schedule']]}.\n"
 
 
 COSTS = ("generated tokens", "so far", "trained tokens", "so far", "FLOPs", "so far")

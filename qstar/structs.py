@@ -26,6 +26,7 @@ class Examples(Batch):
     """Windows of prompts with completions, each with its weight in the loss."""
 
     weight: Float[Array, "B S"]  # of the token as a target; may be negative
+    begins: Bool[Array, "B S"] | None = None  # True at the first token of a group; None where examples have no groups
 
 
 @struct.dataclass
@@ -104,12 +105,11 @@ class Term:
     count: Int[Array, "*means"]  # entries that were summed
     weight: float = struct.field(pytree_node=False, default=1.0)
     name: str = struct.field(pytree_node=False, default="")  # that its mean is logged as; "": it is not
-    entries: str = struct.field(pytree_node=False, default="")  # that its count is logged as
 
     @classmethod
-    def of(cls, values: Array, where: Array, weight: float = 1.0, name: str = "", entries: str = "") -> "Term":
+    def of(cls, values: Array, where: Array, weight: float = 1.0, name: str = "") -> "Term":
         """The mean of the marked entries; 0, with zero gradient, where none is marked."""
-        return cls(jnp.sum(jnp.where(where, values, 0)), jnp.sum(where), weight, name, entries)
+        return cls(jnp.sum(jnp.where(where, values, 0)), jnp.sum(where), weight, name)
 
     @classmethod
     def stack(cls, terms: "Sequence[Term]", weight: float) -> "Term":
@@ -131,6 +131,7 @@ class Loss:
     """What a method minimises: the sum of its terms."""
 
     terms: tuple[Term, ...]
+    counted: dict[str, Int[Array, ""]] = struct.field(default_factory=dict)  # numbers of a batch that are logged
 
     @property
     def value(self) -> Float[Array, ""]:
@@ -142,13 +143,15 @@ class Loss:
 
     def out_of(self, counts: Sequence[Int[Array, "*means"]]) -> "Loss":
         """This loss's share of the loss of a larger batch, whose counts are given: shares add up to that loss."""
-        return Loss(tuple(term.replace(count=count) for term, count in zip(self.terms, counts, strict=True)))
+        return self.replace(
+            terms=tuple(term.replace(count=count) for term, count in zip(self.terms, counts, strict=True))
+        )
 
     @property
     def logged(self) -> Metrics:
         """Its value, and those of its terms that have a name. A single mean keeps its count over steps as well."""
         metrics = {term.name: Mean.of(term.mean) for term in self.terms if term.name}
-        metrics |= {term.entries: Mean.of(term.count.astype(term.sum.dtype)) for term in self.terms if term.entries}
+        metrics |= {name: Mean.of(count.astype(jnp.float32)) for name, count in self.counted.items()}
         if len(self.terms) == 1 and self.terms[0].weight == 1 and not self.terms[0].sum.ndim:
             (term,) = self.terms
             return metrics | {"loss": Mean(jax.lax.stop_gradient(term.sum), term.count.astype(term.sum.dtype))}

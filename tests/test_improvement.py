@@ -19,11 +19,14 @@ from qstar.data import rationales
 from qstar.data.rationales import Store
 from qstar.paths import CONFIGS
 from qstar.runs import Scratch
+from qstar.structs import TrainState
 from qstar.tasks import sandbox
 from qstar.tasks.grade import Verdict
 from qstar.tasks.problem import Problem, checked
 from qstar.tasks.program import Program
 from qstar.tasks.sandbox import SandboxConfig
+from qstar.training import optim
+from qstar.training.checkpoint import Checkpoints
 from qstar.training.improve import Improve
 from qstar.training.optim import OptimConfig
 
@@ -406,6 +409,68 @@ def test_human_rationales_must_be_there(tmp_path):
         improvement.run(config(tmp_path / "run", target="human"), tmp_path / "run")
 
 
+@pytest.mark.parametrize("schedule", ["run", "iteration"])
+def test_optimizer_and_schedule_are_carried_on_where_a_recipe_says_so(schedule, tmp_path):
+    directory = tmp_path / "run"
+    cfg = config(directory, restart=False, optimizer="carried", schedule=schedule, steps=6)
+    cfg = dataclasses.replace(cfg, wrong_hints=0, optim=OptimConfig(lr=0.03, warmup_steps=4, schedule="linear"))
+    lines = improvement.run(cfg, directory)
+    trained_by = [configs.load(directory / f"iteration_{i}" / "config.yaml").optim for i in (1, 2)]
+    assert [one.moments_of for one in trained_by] == ["", str(directory / "iteration_1")]
+    counts = [adam_count(directory / f"iteration_{i}") for i in (1, 2)]
+    assert counts == [6, 12]  # Adam's bias correction goes on
+    rates = [[float(optim.schedule(one, 6)(step)) for step in range(6)] for one in trained_by]
+    if schedule == "run":
+        assert [line["schedule_steps"] for line in lines[1:]] == [[1, 6, 12], [7, 12, 12]]
+        # Up to 0.03 in four steps, down to nothing at the twelfth, one after the other.
+        assert rates[0] + rates[1] == pytest.approx([0.0075, 0.015, 0.0225, 0.03, *np.linspace(0.03, 0, 9)[:8]])
+    else:
+        assert rates[0] == rates[1] and rates[0][0] == pytest.approx(0.0075)
+    said = (directory / "summary.md").read_text().splitlines()[-1]
+    assert said.startswith("Optimizer: carried on from the iteration before. Learning rate: ")
+    assert ("one schedule for all iterations, steps 7 to 12 of 12" in said) == (schedule == "run")
+
+
+def adam_count(folder):
+    cfg = configs.load(folder / "config.yaml")
+    tx = optim.optimizer(cfg.optim, cfg.steps)
+    params = jax.tree.map(np.asarray, runs.load_run(folder).params)
+    abstract = jax.eval_shape(lambda: TrainState(np.int32(0), params, tx.init(params), jax.random.key(0)))
+    place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), abstract)
+    with Checkpoints(folder / "checkpoints", 1, 1) as checkpoints:
+        return int(checkpoints.load_optimizer(abstract)[1].count)
+
+
+def test_a_warm_up_that_no_iteration_ends_is_refused_before_anything_is_sampled(tmp_path):
+    cfg = dataclasses.replace(config(tmp_path / "run", steps=8), optim=OptimConfig(warmup_steps=20))
+    with pytest.raises(ValueError, match=r"optim.warmup_steps = 20, .* has 8 steps, .* improve.schedule=run"):
+        improvement.run(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Taught(Echo):
+    """Questions with a human rationale."""
+
+    def problems(self, split):
+        return [dataclasses.replace(one, rationale=one.answer) for one in super().problems(split)]
+
+
+def test_a_recipe_samples_first_from_a_model_of_human_rationales_and_trains_the_base(tmp_path):
+    directory = tmp_path / "run"
+    cfg = config(directory, iterations=1, sample_from="sft", sft_steps=30)
+    cfg = dataclasses.replace(cfg, task=Taught(), wrong_hints=0)
+    lines = improvement.run(cfg, directory)
+    assert lines[0]["accuracy"]["share"] == 1.0 and lines[0]["steps"] == 30 and lines[0]["examples"] == 32
+    assert lines[0]["ledger"]["train"]["trained_tokens"] == 30 * 4 * 16
+    rows = Store.open(directory / rationales.FOLDER).rows().to_pylist()
+    assert {row["checkpoint"] for row in rows} == {"iteration_0"}
+    assert np.mean([row["correct"] for row in rows]) > 0.8
+    assert runs.load_run(directory / "iteration_1").config.model == MODEL  # from the base
+    with pytest.raises(ValueError, match=r"improve.sample_from=sft: no problem of echo has a human rationale"):
+        improvement.run(dataclasses.replace(cfg, task=Echo()), tmp_path / "other")
+
+
 # --- recipes ------------------------------------------------------------------------------------------------------
 
 RECIPES = sorted(file.stem for file in (Path(CONFIGS) / "improve").glob("*.yaml"))
@@ -428,13 +493,15 @@ DIFFERENT = {  # from STaR
     "vstar": {"hint": "never", "memory": "all"},
     "trice": {"hint": "missing", "memory": "newest", "restart": False},
     "ssd": {"hint": "never", "keep": "all"},
-    "grpo": {"hint": "never", "restart": False, "weighting": "grpo"},
+    "advantage_sft": {"hint": "never", "restart": False, "weighting": "deviation"},
     "sft": {"target": "human"},
     "direct": {"target": "direct"},
 }
 
 
-@pytest.mark.parametrize("recipe", ["expert_iteration", "grpo", "rest_em", "star", "star_no_rationalization", "trice"])
+@pytest.mark.parametrize(
+    "recipe", ["advantage_sft", "expert_iteration", "rest_em", "star", "star_no_rationalization", "trice"]
+)
 def test_every_recipe_that_samples_learns_the_echo(recipe, tmp_path):
     cfg = composed(f"improve={recipe}", "model.source=bundled:cups", name="improve").improve
     small = {"iterations": 2, "problems": 0, "samples": max(cfg.samples, 8) if recipe != "trice" else 1}

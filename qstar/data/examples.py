@@ -25,7 +25,8 @@ OPEN_ROWS = 64  # that an example is tried in, the newest ones; looking through 
 
 @dataclass(frozen=True)
 class ExamplesText:
-    """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1."""
+    """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1. Those that name
+    the same `group` stand in one row."""
 
     path: str  # of the file
     length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole examples as fit
@@ -42,6 +43,7 @@ class Example:
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
     weight: float = 1.0
+    group: str | None = None
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -73,31 +75,43 @@ def _example(record: dict, where: str, tokenizer: Encoder) -> Example:
         raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")
     weight = lines.optional(record, "weight", where, 1.0, float)
     prompt, completion = (tuple(tokenizer.encode(record[name])) for name in ("prompt", "completion"))
-    return Example(prompt, completion, weight)
+    group = record.get("group")
+    if group is not None and not isinstance(group, str):
+        raise ValueError(f"{where}: group is {group!r}, expected a text")
+    return Example(prompt, completion, weight, group)
 
 
 def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: bool = False) -> list[Examples]:
-    """Rows [S = length] of numpy leaves that hold every example once.
+    """Rows [S = length] of numpy leaves that hold every example once, and all examples of a group in one row.
 
     `prompts_count` makes the tokens of prompts targets as well, as plain language modelling has it.
 
     Raises ValueError for no examples, for one without a completion, and for examples that are longer than a row.
     """
-    _check(examples, length)
-    order = np.random.default_rng(seed).permutation(len(examples))
+    units = _units(examples)
+    _check(examples, units, length)
+    order = np.random.default_rng(seed).permutation(len(units))
     filled: list[list[Example]] = []
     room: list[int] = []
     for number in order:
-        example = examples[number]
+        size = sum(map(len, units[number]))
         first = max(len(filled) - OPEN_ROWS, 0)
-        fitting = (row for row in range(first, len(filled)) if room[row] >= len(example))
+        fitting = (row for row in range(first, len(filled)) if room[row] >= size)
         row = next(fitting, len(filled))
         if row == len(filled):
             filled.append([])
             room.append(length)
-        filled[row].append(example)
-        room[row] -= len(example)
+        filled[row] += units[number]
+        room[row] -= size
     return [_row(row, length, prompts_count) for row in filled]
+
+
+def _units(examples: Sequence[Example]) -> list[list[Example]]:
+    """Groups, and examples without one by themselves, in the order in which they come."""
+    found: dict[str | int, list[Example]] = {}
+    for number, example in enumerate(examples):
+        found.setdefault(number if example.group is None else example.group, []).append(example)
+    return list(found.values())
 
 
 def _row(examples: Sequence[Example], length: int, prompts_count: bool) -> Examples:
@@ -109,19 +123,28 @@ def _row(examples: Sequence[Example], length: int, prompts_count: bool) -> Examp
     if not prompts_count:
         learnt = [np.arange(len(one)) >= len(one.prompt) for one in examples]
         mask = mask & np.concatenate([*learnt, np.zeros(length - sum(sizes), bool)])
-    return Examples(batch.tokens, mask, batch.segment, batch.position, weight)
+    begins = None
+    if any(one.group is not None for one in examples):
+        new = [i == 0 or one.group is None or one.group != examples[i - 1].group for i, one in enumerate(examples)]
+        begins = np.zeros(length, bool)
+        begins[np.cumsum([0, *sizes[:-1]])] = new
+    return Examples(batch.tokens, mask, batch.segment, batch.position, weight, begins)
 
 
-def _check(examples: Sequence[Example], length: int) -> None:
+def _check(examples: Sequence[Example], units: Sequence[Sequence[Example]], length: int) -> None:
     if not examples:
         raise ValueError("there is no example to train on")
     empty = sum(not one.completion for one in examples)
     if empty:
         raise ValueError(f"{empty} of {len(examples)} examples have no completion: there is nothing to learn in them")
-    longest = max(map(len, examples))
+    grouped = {one.group is not None for one in examples}
+    if len(grouped) > 1:
+        raise ValueError("some examples name a group and some do not: name one for all of them, or for none")
+    sizes = [sum(map(len, unit)) for unit in units]
+    longest = max(sizes)
     if longest > length:
-        over = sum(len(one) > length for one in examples)
+        over, what = sum(size > length for size in sizes), "groups of examples" if grouped == {True} else "examples"
         raise ValueError(
-            f"{over} of {len(examples)} examples are longer than a row of {length} tokens, the longest has {longest}: "
+            f"{over} of {len(units)} {what} are longer than a row of {length} tokens, the longest has {longest}: "
             f"give length={longest} or more, or leave them out"
         )

@@ -196,6 +196,19 @@ class Checkpoints:
         with context:
             return self._saver.load_checkpointables(step, {"state": {name: _as_numpy(found[name])}})["state"][name]
 
+    def load_optimizer(self, abstract_state: TrainState) -> tuple:
+        """The newest state's optimizer, onto the places of the abstract one. Raises as `restore`."""
+        from orbax.checkpoint import v1 as ocp
+
+        step = self._resolve(None)
+        found = _metadata(self._directory / str(step), "state")
+        wanted = abstract_state.opt_state
+        _check(_shapes(wanted), _shapes(found["opt_state"]), f"the optimizer at step {step} of {self._directory}")
+        context = ocp.Context()
+        context.pytree.loading.partial_load = True
+        with context:
+            return self._saver.load_checkpointables(step, {"state": {"opt_state": wanted}})["state"]["opt_state"]
+
     def _resolve(self, step: int | None) -> int:
         latest = self.latest
         steps = [known.step for known in self._saver.checkpoints]

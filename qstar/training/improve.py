@@ -16,6 +16,7 @@ from typing import Annotated
 import numpy as np
 
 from qstar import settings
+from qstar.methods import sft
 from qstar.settings import Count, NonNegative, OneOf, PositiveShare, Range, Share, Whole
 from qstar.training import weighting
 
@@ -24,6 +25,9 @@ HINTS = ("never", "failures", "missing")
 KEEPS = ("right", "all")
 WEIGHTINGS = weighting.KINDS
 MEMORIES = ("iteration", "all", "newest")
+STARTS = ("base", "sft")
+OPTIMIZERS = ("fresh", "carried")
+SCHEDULES = ("iteration", "run")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,10 @@ class Improve:
     iterations: Count = 1  # of sampling, grading and training
     problems: Whole = 0  # questions of an iteration, drawn without replacement; 0, or where there are fewer: all
     samples: Count = 1  # for each of them
+    # Who is sampled first: the base, or a model fine-tuned from it on the human rationales of all questions (sft). What
+    # trains is the base in either case, unless restart=false.
+    sample_from: Annotated[str, OneOf(STARTS)] = "base"
+    sft_steps: Count = 40  # of that fine-tuning
     temperature: NonNegative = 0.0  # 0: the likeliest tokens
     top_k: Whole = 0  # tokens that are drawn from, the likeliest ones; 0: no limit
     top_p: PositiveShare = 1.0  # probability of the tokens that are drawn from, the likeliest ones; 1: all
@@ -47,10 +55,15 @@ class Improve:
     memory: Annotated[str, OneOf(MEMORIES)] = "iteration"
     unique: bool = False  # equal texts of a question once
     cap: Whole = 0  # most rows of a question, drawn at random; 0: no limit
-    weighting: Annotated[str, OneOf(WEIGHTINGS)] = "pg"  # pg, grpo, ml: see training/weighting.py
+    weighting: Annotated[str, OneOf(WEIGHTINGS)] = "pg"  # pg, deviation, ml: see training/weighting.py
     baseline: bool = False  # the share of right samples is subtracted: wrong ones push away
     control_variate: bool = False  # subtract the newest sample, times the share of right ones of the other questions
+    # what the loss is a mean over: target tokens, or questions (a sum over tokens in each)
+    mean_over: Annotated[str, OneOf(sft.MEANS)] = "tokens"
     restart: bool = True  # every iteration trains from the base, or else from the one before
+    optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "fresh"  # moments: fresh, or carried on from the iteration before
+    # of the learning rate, warm-up included: anew in every iteration, or one for the run
+    schedule: Annotated[str, OneOf(SCHEDULES)] = "iteration"
     steps: Count = 40  # of the first iteration
     growth: Annotated[float, Range(1, 100)] = 1.2  # of the steps, from one iteration to the next
     max_steps: Whole = 0  # of an iteration; 0: no limit
@@ -83,6 +96,28 @@ class Improve:
             raise ValueError("improve.memory=newest keeps the right ones only: it goes with keep=right, baseline=false")
         if self.control_variate and self.memory != "newest":
             raise ValueError("improve.control_variate belongs to the chain of improve.memory=newest (TRICE)")
+
+        if self.optimizer == "carried" and self.restart:
+            raise ValueError(
+                "improve.optimizer=carried goes on with moments that belong to the weights of the iteration before: it "
+                "needs improve.restart=false"
+            )
+        if self.mean_over == "questions" and self.memory != "newest":
+            raise ValueError(
+                f"improve.mean_over=questions with improve.memory={self.memory}: the samples of a question stand in "
+                "one row with memory=newest alone; choose mean_over=tokens"
+            )
+        if self.sample_from == "sft" and self.target != "own":
+            raise ValueError(f"improve.sample_from=sft: nothing is sampled with improve.target={self.target}")
+
+    @property
+    def signed(self) -> bool:
+        """Weights subtract something, and vanish where there is nothing left to learn: they are not scaled."""
+        return self.baseline or self.control_variate
+
+    def steps_before(self, iteration: int) -> int:
+        """Of all iterations before this one."""
+        return sum(self.steps_of(before) for before in range(1, iteration))
 
     def steps_of(self, iteration: int) -> int:
         """Of training in this iteration, from 1."""
@@ -128,9 +163,10 @@ def drawn(count: int, cfg: Improve, iteration: int, seed: int) -> np.ndarray:
 
 
 def selected(rows: Sequence[Graded], cfg: Improve, iteration: int, seed: int) -> list[Kept]:
-    """What an iteration trains on, of all rows up to it in the order they were written; weights average to 1 in size.
+    """What an iteration trains on, of all rows up to it in the order they were written; weights average to 1, unless
+    they are signed.
 
-    Empty where nothing is right and the recipe wants right ones.
+    Empty where nothing is right and the recipe keeps right ones only.
     """
     if cfg.memory == "newest":
         found = _chain(rows, cfg, iteration)
@@ -141,6 +177,8 @@ def selected(rows: Sequence[Graded], cfg: Improve, iteration: int, seed: int) ->
             kept for number, group in enumerate(groups.values()) for kept in _of_question(group, cfg, (seed, number))
         ]
     found = [kept for kept in found if kept.weight]
+    if cfg.signed:
+        return found
     size = sum(abs(kept.weight) for kept in found) / max(len(found), 1)
     return [dataclasses.replace(kept, weight=kept.weight / size) for kept in found]
 
@@ -206,6 +244,10 @@ def some(kept: Sequence[Kept], share: float, iteration: int, seed: int) -> list[
     return [one for one, taken in zip(kept, chosen.tolist(), strict=True) if taken]
 
 
-def examples(kept: Sequence[Kept], prompts: Mapping[str, str]) -> list[dict]:
-    """As `data/examples.py` writes them, with the prompt of each question."""
-    return [{"prompt": prompts[one.problem], "completion": one.stored, "weight": one.weight} for one in kept]
+def examples(kept: Sequence[Kept], prompts: Mapping[str, str], grouped: bool = False) -> list[dict]:
+    """As `data/examples.py` writes them, with the prompt of each question; `grouped` keeps those of one in one row."""
+    return [
+        {"prompt": prompts[one.problem], "completion": one.stored, "weight": one.weight}
+        | ({"group": one.problem} if grouped else {})
+        for one in kept
+    ]

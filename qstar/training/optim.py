@@ -40,6 +40,10 @@ class OptimConfig:
     delimiter_lr_scale: NonNegative = 100.0  # learning rate of start, end and pause embeddings, in lr
     mixing_lr_scale: NonNegative = 1.0  # learning rate of the mixing head and the gate, in lr
     lm_lr_scale: NonNegative = 1.0  # learning rate of all other weights, in lr; 0 freezes a part
+    # The next three are for a run that is part of a longer one.
+    schedule_steps: Whole = 0  # steps that the schedule spans; 0: those of the run
+    steps_before: Whole = 0  # steps of the schedule that were taken before this run
+    moments_of: str = ""  # run directory whose moments are gone on with; empty: fresh ones
     ema: Decay = 0.0  # decay of the exponential moving average of the weights; 0 keeps none
     # Type that weights and moments are held in. `bfloat16` is what the released code does, without a copy in float32:
     # an Adam step of 1e-6 is less than half the distance between neighbours around 0.02 (1.2e-4) and is rounded away.
@@ -58,6 +62,11 @@ class OptimConfig:
 
 def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then constant, linear or cosine down to `final_lr` of it."""
+    found = _whole_schedule(cfg, cfg.schedule_steps or steps)
+    return (lambda step: found(step + cfg.steps_before)) if cfg.steps_before else found
+
+
+def _whole_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
     rest = max(1, steps - cfg.warmup_steps)
     body = {
         "constant": lambda: optax.constant_schedule(cfg.lr),
@@ -110,6 +119,11 @@ def scale_by_bfloat16_adam(beta1: float, beta2: float, eps: float) -> optax.Grad
         return updates, optax.ScaleByAdamState(count, narrow(mu), narrow(nu))
 
     return optax.GradientTransformation(init, update)
+
+
+def with_moments(state: tuple, other: tuple) -> tuple:
+    """The optimizer's state with Adam's part of another one; the schedule stays where it is."""
+    return tuple(old if isinstance(new, optax.ScaleByAdamState) else new for new, old in zip(state, other, strict=True))
 
 
 def optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:

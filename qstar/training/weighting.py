@@ -2,19 +2,19 @@
 
 K samples of one question, of which a share pi is right, r = 1 for a right one and 0 for a wrong one. A sample weighs
 
-    (r - b) * w(pi) / K        pg: w = 1        grpo: w = 1 / sqrt(pi (1 - pi))        ml: w = 1 / pi
+    (r - b) * w(pi) / K        pg: w = 1        deviation: w = 1 / sqrt(pi (1 - pi))        ml: w = 1 / pi
 
 Without a baseline (b = 0) only right samples weigh anything: pg keeps all of them, ml spreads a weight of one over the
 right ones of a question, since E[grad log p | right] is the gradient of log pi. With it (b = pi) wrong ones weigh as
-much below zero; grpo is that of Shao et al. (2024), ml that of maximum-likelihood reinforcement learning,
-(r - pi) / pi. Questions whose samples are all wrong weigh nothing either way, and, with a baseline, those all right
-neither.
+much below zero; deviation is the advantage of GRPO (Shao et al. 2024), ml that of maximum-likelihood reinforcement
+learning, (r - pi) / pi. Questions whose samples are all wrong weigh nothing either way, and, with a baseline, those
+all right neither.
 """
 
 import math
 from collections.abc import Sequence
 
-KINDS = ("pg", "grpo", "ml")
+KINDS = ("pg", "deviation", "ml")
 
 
 def weights(right: Sequence[bool], kind: str, baseline: bool) -> list[float]:
@@ -30,5 +30,5 @@ def weights(right: Sequence[bool], kind: str, baseline: bool) -> list[float]:
     if share in (0.0, 1.0) and (baseline or share == 0.0):
         return [0.0] * len(right)
     # All right: no spread to divide by, and no baseline that would make it matter.
-    scale = {"pg": 1.0, "grpo": 1 / (math.sqrt(share * (1 - share)) or 1.0), "ml": 1 / share}[kind]
+    scale = {"pg": 1.0, "deviation": 1 / (math.sqrt(share * (1 - share)) or 1.0), "ml": 1 / share}[kind]
     return [(one - share * baseline) * scale / len(right) for one in right]

@@ -1,6 +1,5 @@
 """What self-training trains on, by hand."""
 
-import numpy as np
 import pytest
 
 from qstar.training.improve import Graded, Improve, Kept, drawn, examples, selected, some
@@ -54,7 +53,8 @@ def test_with_a_baseline_wrong_ones_push_away_and_sum_to_nothing():
     for problem in "ab":
         assert sum(w for (name, _), w in found.items() if name == problem) == pytest.approx(0)
     assert found["a", "a3"] < 0 < found["a", "a0"]
-    assert np.mean(np.abs(list(found.values()))) == pytest.approx(1)
+    # (1 - 3/4) / 4 and (0 - 3/4) / 4: not scaled, so that they vanish where all samples are right.
+    assert (found["a", "a0"], found["a", "a3"]) == (0.0625, -0.1875)
 
 
 def test_equal_texts_once_and_at_most_so_many_of_a_question():
@@ -77,8 +77,14 @@ def test_the_control_variate_is_the_newest_sample_times_the_success_of_the_other
     rows = [*FIRST, row("a", False, "a2", 2), row("b", True, "b3", 2), row("c", True, "c2", 2)]
     found = weights(rows, trice, 2)
     # Others right: 2 of 2 for a, 1 of 2 for b and c; b and c moved, so their own sample is their memory.
-    unscaled = {("a", "a1"): 1, ("a", "a2"): -1, ("b", "b3"): 0.5, ("c", "c2"): 0.5}
-    assert found == pytest.approx({name: w / 0.75 for name, w in unscaled.items()})
+    assert found == pytest.approx({("a", "a1"): 1, ("a", "a2"): -1, ("b", "b3"): 0.5, ("c", "c2"): 0.5})
+
+
+def test_weights_that_subtract_something_shrink_as_the_model_gets_right():
+    trice = Improve(memory="newest", temperature=1.0, hint="missing", control_variate=True)
+    rows = [row(str(i), True, "text") for i in range(99)] + [row("last", False, "wrong")]
+    # Each of those that moved keeps what is wrong among the 99 others: one in 99.
+    assert weights(rows, trice) == pytest.approx({(str(i), "text"): 1 / 99 for i in range(99)})
 
 
 def test_where_all_samples_are_right_the_control_variate_leaves_no_variance():
@@ -109,6 +115,11 @@ def test_examples_have_the_prompt_of_their_question():
     ]
 
 
+def test_examples_of_a_question_name_their_group_where_they_belong_together():
+    found = examples([Kept("a", "a1", 1.0), Kept("a", "a2", -0.5)], {"a": "Q: a"}, grouped=True)
+    assert [(one["group"], one["weight"]) for one in found] == [("a", 1.0), ("a", -0.5)]
+
+
 def test_a_share_of_what_is_learnt_is_the_same_for_the_same_seed_and_another_in_another_iteration():
     kept = [Kept(str(i), "text", 1.0) for i in range(1000)]
     quarter = some(kept, 0.25, 1, seed=0)
@@ -129,6 +140,10 @@ def test_a_share_of_what_is_learnt_is_the_same_for_the_same_seed_and_another_in_
         ({"iterations": 0}, "improve.iterations = 0: expected a positive integer"),
         ({"learn_hinted": 1.5}, "improve.learn_hinted = 1.5: expected a number from 0 up to 1"),
         ({"learn_hinted": 0.5, "hint": "never"}, "no hint is ever shown"),
+        ({"optimizer": "carried"}, "improve.optimizer=carried goes on with moments"),
+        ({"mean_over": "questions"}, "improve.mean_over=questions with improve.memory=iteration"),
+        ({"sample_from": "sft", "target": "direct"}, "improve.sample_from=sft: nothing is sampled"),
+        ({"schedule": "never"}, "improve.schedule = 'never': choose one of iteration, run"),
         ({"verifier": True, "target": "human"}, "improve.verifier: nothing is sampled with improve.target=human"),
     ],
 )
