@@ -8,6 +8,7 @@ are stored are not drawn again, training goes on from its checkpoint; a run that
 end.
 """
 
+import dataclasses
 import functools
 import json
 from collections import Counter

@@ -262,6 +262,30 @@ def test_the_command_tabulates_every_seed_and_says_where_gates_are_open(scripts,
     assert gate.startswith("Gate of adaptive: of all positions ")
 
 
+def test_thoughts_before_answers_alone_cost_the_same_with_every_rate(scripts):
+    compare, ablation = scripts["compare"], scripts["ablation"]
+    arms = compare.answer_arms(["Quiet-STaR", "RLP", "LaTRO"], [1e-4, 1e-3], [])
+    assert list(arms) == [(name, rate) for name in ("Quiet-STaR", "RLP", "LaTRO") for rate in (1e-4, 1e-3)]
+    group = ablation.Ablation("x", "", "", {})
+    found = {name: ablation.run(group, arm, 0, Path("out")) for name, arm in arms.items()}
+    wanted = ablation.cost(found["Quiet-STaR", 1e-4].trained)
+    for (_, rate), run in found.items():
+        assert ablation.cost(run.trained) / wanted == pytest.approx(1, abs=0.02)
+        assert (run.trained.optim.lr, run.asked.eval.split, run.test) == (rate, "dev", "split=dev")
+        assert run.trained.data.answers_only and not run.trained.data.closing
+    assert found["RLP", 1e-3].trained.steps > 100  # few positions a row make cheap steps
+
+
+def test_the_rate_that_answers_dev_best_is_asked_test(scripts):
+    compare, cfg = scripts["compare"], composed("steps=7")
+    arms = compare.answer_arms(["RLP", "LaTRO"], [1e-4, 1e-3], [], steps=1)
+    scores = {"RLP, lr 0.0001": 0.3, "RLP, lr 0.001": 0.6, "LaTRO, lr 0.0001": 0.5, "LaTRO, lr 0.001": 0.2}
+    rows = [compare.Row(name, Path("out"), cfg, 1.0, [answer("sampled", score)]) for name, score in scores.items()]
+    found = compare.best(arms, rows)
+    assert list(found) == [("RLP", 1e-3), ("LaTRO", 1e-4)]
+    assert {arm.test for arm in found.values()} == {("eval.split=test",)}
+
+
 def test_the_stages_begin_from_one_another_and_the_student_from_the_last(scripts):
     stages = scripts["fast_quiet_star"].plan(Path("out"), 3, stages=("9-2", "8-1"), steps=(5, 6), student_steps=7)
     first, second, student = (cfg for _, cfg in stages)

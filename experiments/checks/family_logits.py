@@ -6,6 +6,7 @@ torch; half a minute on one CPU core.
     python experiments/checks/family_logits.py
 """
 
+import argparse
 import json
 from pathlib import Path
 
@@ -34,8 +35,13 @@ def logits(directory: Path, tokens: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="MODEL", help="folders of tests/golden/families; all by default")
+    names = parser.parse_args().names
     print("| model | model_type | window | largest logit | largest difference |\n|---|---|---|---|---|")
     for directory in sorted(path.parent for path in GOLDEN.glob("*/expected.npz")):
+        if names and directory.name not in names:
+            continue
         expected = np.load(directory / "expected.npz")
         gap = np.abs(logits(directory, expected["tokens"]) - expected["logits"]).max()
         kind = json.loads((directory / "config.json").read_text())["model_type"]

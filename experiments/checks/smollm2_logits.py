@@ -19,8 +19,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
 
 from qstar import runs
 from qstar.models import hf, lm
@@ -56,20 +54,25 @@ def ours(model: runs.Loaded, tokens: np.ndarray, dtype: str) -> np.ndarray:
         return np.asarray(run(params, jnp.asarray(tokens)))
 
 
-def theirs(directory: str, tokens: np.ndarray, dtype: torch.dtype) -> np.ndarray:
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=dtype).eval()
+def theirs(directory: str, tokens: np.ndarray, dtype: str) -> np.ndarray:
+    import torch
+    import transformers
+
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
     with torch.no_grad():
         return model(torch.tensor(tokens)).logits.numpy()
 
 
 def main(file: Path) -> None:
+    import transformers
+
     model = runs.load_model(file)
     ids = model.tokenizer.encode(TEXT)
     tokens = np.array([ids], np.int64)
     with tempfile.TemporaryDirectory() as exported:
         hf.write_directory(exported, model.config, model.params, model.tokenizer.to_json())
-        got, want = ours(model, tokens, "float32"), theirs(exported, tokens, torch.float32)
-        wide, exact = ours(model, tokens, "float64"), theirs(exported, tokens, torch.float64)
+        got, want = ours(model, tokens, "float32"), theirs(exported, tokens, "float32")
+        wide, exact = ours(model, tokens, "float64"), theirs(exported, tokens, "float64")
     independent = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     same_ids = independent(TEXT, add_special_tokens=False)["input_ids"] == ids
     gap = np.abs(got - want)

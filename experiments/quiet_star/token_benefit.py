@@ -20,6 +20,7 @@ import pyarrow
 import pyarrow.parquet
 
 from qstar import entry, runs
+from qstar.evals import records
 from qstar.evals.intervals import bootstrap_ratio
 from qstar.thoughts.read import Reading, read
 from qstar.training import console
@@ -150,6 +151,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="of each text, at most")
     parser.add_argument("--step", type=int, help="of the run; its newest without")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--replace", action="store_true", help="replace what --out holds")
     args = parser.parse_args()
     with entry.errors():
         found = texts(args.texts, args.field.split("+"), args.count)
@@ -164,7 +166,10 @@ def main() -> None:
                 progress(number + 1, len(found))
         tokens = gathered(readings)
         args.out.mkdir(parents=True, exist_ok=True)
-        pyarrow.parquet.write_table(pyarrow.table(vars(tokens)), args.out / "tokens.parquet")
+        file = args.out / "tokens.parquet"
+        held = {"tokens": pyarrow.parquet.read_metadata(file).num_rows} if file.is_file() else {}
+        records.check_replaced(held, {"tokens": len(tokens.text)}, str(args.out), args.replace)
+        pyarrow.parquet.write_table(pyarrow.table(vars(tokens)), file)
         (args.out / "benefit.md").write_text(summary(tokens, readings, run.tokenizer), encoding="utf-8")
         draw(tokens, args.out / "benefit.png")
         print((args.out / "benefit.md").read_text(encoding="utf-8"))

@@ -12,10 +12,12 @@ from qstar.tasks import cups
 
 @dataclass(frozen=True)
 class CupsText(cups.CupsConfig):
-    """Text of the cups task. `answers_only` counts, in the loss, only what follows the question."""
+    """Text of the cups task. `answers_only` counts, in the loss, only what follows the question, and without `closing`
+    not the semicolon at its end: then the answer to unworked problems is all that counts."""
 
     length: Count = 96  # tokens in a row, which holds as many whole problems as fit
     answers_only: bool = False  # count, in the loss, only what follows the question
+    closing: bool = True  # with answers_only: the semicolon behind the answer counts too
 
     def __post_init__(self):
         super().__post_init__()
@@ -32,7 +34,7 @@ class GeneratedRows:
 
     `document(rng)` draws the text of one document, `encode` turns it into ids. A row holds as many documents as fit
     into `length` tokens, numbered from 1; the rest is padding. Where `uncounted` is given, the tokens of a document up
-    to and including that id do not count in the loss.
+    to and including that id do not count in the loss, nor does the last one without `closing`.
     """
 
     document: Callable[[np.random.Generator], str]
@@ -40,6 +42,7 @@ class GeneratedRows:
     length: int
     seed: int
     uncounted: int | None = None
+    closing: bool = True
 
     def __getitem__(self, index: int) -> Batch:
         rng = np.random.default_rng((self.seed, index))
@@ -47,17 +50,17 @@ class GeneratedRows:
         while True:
             ids = self.encode(self.document(rng))
             if used + len(ids) > self.length:
-                return pack_row(documents, self.length, self.uncounted)
+                return pack_row(documents, self.length, self.uncounted, self.closing)
             documents.append(ids)
             used += len(ids)
 
 
 def cups_rows(cfg: CupsText, encode: Callable[[str], list[int]], seed: int) -> GeneratedRows:
     uncounted = encode("=")[0] if cfg.answers_only else None
-    return GeneratedRows(lambda rng: cups.example(cfg, rng), encode, cfg.length, seed, uncounted)
+    return GeneratedRows(lambda rng: cups.example(cfg, rng), encode, cfg.length, seed, uncounted, cfg.closing)
 
 
-def pack_row(documents: list[list[int]], length: int, uncounted: int | None = None) -> Batch:
+def pack_row(documents: list[list[int]], length: int, uncounted: int | None = None, closing: bool = True) -> Batch:
     """Documents one after another in one row [S] of numpy leaves."""
     sizes = [len(document) for document in documents]
     padding = length - sum(sizes)
@@ -65,5 +68,7 @@ def pack_row(documents: list[list[int]], length: int, uncounted: int | None = No
     segment = np.repeat([*range(1, len(sizes) + 1), 0], [*sizes, padding]).astype(np.int32)
     position = np.concatenate([np.arange(size) for size in (*sizes, padding)]).astype(np.int32)
     counted = [np.arange(len(ids)) > (ids.index(uncounted) if uncounted is not None else -1) for ids in documents]
+    if not closing:
+        counted = [one & (np.arange(len(one)) < len(one) - 1) for one in counted]
     mask = np.concatenate([*counted, np.zeros(padding, bool)])
     return Batch(tokens, mask, segment, position)

@@ -44,3 +44,8 @@ def test_a_window_too_short_for_a_problem_is_refused():
         CupsText(length=11)
     with pytest.raises(ValueError, match=r"up to 22 tokens"):
         CupsText(length=12, worked=0.5)
+
+
+def test_the_answer_alone_can_count():
+    row = generated.cups_rows(CupsText(answers_only=True, closing=False), encode, seed=0)[0]
+    assert [cups.ALPHABET[row.tokens[i - 1]] for i in np.flatnonzero(row.mask)] == ["="] * row.segment.max()

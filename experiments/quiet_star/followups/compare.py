@@ -1,10 +1,15 @@
 """What came after Quiet-STaR, beside it at equal FLOPs: trains every arm, asks it, writes the table.
 
     python experiments/quiet_star/followups/compare.py [--seeds 0 1 2] [--out runs/followups]
+    python experiments/quiet_star/followups/compare.py --answers [--lr 3e-5 1e-4 3e-4 1e-3 3e-3] [--methods RLP LaTRO]
 
-The arms are those of followups.yaml and the stages of fast_quiet_star.py. Runs that are finished are not repeated and
-interrupted ones go on, so the command can be given again. The table goes to the screen and into table.md of --out: of
-several seeds the mean with its 95 % interval (Student's t over seeds), of one the interval over the questions.
+The arms are those of followups.yaml and the stages of fast_quiet_star.py. With --answers they are Quiet-STaR, RLP and
+LaTRO where thoughts pay, before the answers alone, each with every learning rate and as many steps as make it cost what
+Quiet-STaR's steps of the recipe cost: all are asked the dev problems, and of each method the rate with the best answers
+after sampled thoughts is asked the test problems. Runs that are finished are not repeated and interrupted ones go on,
+so the command can be given again. Tables go to the screen and into table.md or answers.md of --out, which are replaced
+with --replace only and never by fewer runs: of several seeds the mean with its 95 % interval
+(`qstar/evals/intervals.py`), of one the interval over the questions.
 """
 
 import argparse
@@ -25,9 +30,11 @@ import ablation  # noqa: E402
 import fast_quiet_star  # noqa: E402
 import report  # noqa: E402
 import sweep  # noqa: E402
+from ablation import Ablation, Arm  # noqa: E402
 
 from qstar import entry, experiment, runs  # noqa: E402
 from qstar.config import TrainConfig  # noqa: E402
+from qstar.evals import records  # noqa: E402
 from qstar.evals.suite import NoEval  # noqa: E402
 from qstar.methods.adaptive import Adaptive  # noqa: E402
 from qstar.methods.fast_quiet_star import teacher_passes  # noqa: E402
@@ -51,6 +58,7 @@ class Row:
     flops: float  # of its training and of all that it began from
     answers: list[dict]  # a row for every way of asking
     gains: dict[str, float] = dataclasses.field(default_factory=dict)  # see `gains`
+    base: int = 0  # label of the model that training began with
 
 
 def table_rows(seed: int, out: Path) -> list[Row]:
@@ -85,9 +93,69 @@ def flops(cfg: TrainConfig, stages: list[tuple[Path, TrainConfig]]) -> float:
     return float(cfg.steps * cfg.batch_size * cost.flops(lm, passes))
 
 
-def finished(name: str, directory: Path, cfg: TrainConfig, spent: float) -> Row:
+# --- before the answers alone -------------------------------------------------------------------------------------
+
+ANSWERS = ("data.answers_only=true", "data.closing=false")
+"""The answers are the only targets, so RLP and LaTRO, which draw their positions among targets, think before them."""
+METHODS = {
+    "Quiet-STaR": (),
+    "RLP": ("method=rlp_cups", "method.positions=8"),  # a row holds eight or nine problems
+    "LaTRO": ("method=latro_cups", "method.positions=8"),
+}
+RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
+
+
+def answer_arms(
+    methods: Sequence[str], rates: Sequence[float], extra: Sequence[str], steps: int = 0
+) -> dict[tuple[str, float], Arm]:
+    """By method and rate: arms that are asked the dev problems. With `steps` 0 they cost what Quiet-STaR's do."""
+    whole = ablation.cost(ablation.composed(ablation.RECIPE, tuple(extra)))
+    found = {}
+    for method in methods:
+        overrides = (*ANSWERS, *METHODS[method])
+        cfg = ablation.composed(ablation.RECIPE, (*extra, *overrides))
+        count = steps or max(round(whole / ablation.cost(dataclasses.replace(cfg, steps=1))), 1)
+        for rate in rates:
+            train = (*overrides, f"steps={count}", f"optim.lr={rate:g}", f"log_every={max(count // 4, 1)}")
+            found[method, rate] = Arm(train, ("eval.split=dev",))
+    return found
+
+
+def answered_rows(
+    arms: dict[tuple[str, float], Arm], seeds: Sequence[int], out: Path, extra: Sequence[str]
+) -> list[Row]:
+    """Every arm, trained and asked as it says."""
+    group = Ablation("answers", "", "", {})
+    found = []
+    for seed in seeds:
+        for (method, rate), arm in arms.items():
+            run = ablation.run(group, arm, seed, out, extra)
+            row = finished(f"{method}, lr {rate:g}", run.directory, run.asked, ablation.cost(run.trained), run.test)
+            found.append(row)
+            print(row.name, seed, flush=True)
+    return found
+
+
+def best(arms: dict[tuple[str, float], Arm], found: Sequence[Row]) -> dict[tuple[str, float], Arm]:
+    """Of each method the rate with the best answers after sampled thoughts, to be asked the test problems."""
+    scores = {rows[0].name: np.mean([_of(row, "sampled")["accuracy"] for row in rows]) for rows in by_arm(found)}
+    chosen = {}
+    for method in dict.fromkeys(method for method, _ in arms):
+        rate = max((rate for one, rate in arms if one == method), key=lambda rate: scores[f"{method}, lr {rate:g}"])
+        chosen[method, rate] = dataclasses.replace(arms[method, rate], test=("eval.split=test",))
+    return chosen
+
+
+def _of(row: Row, way: str) -> dict:
+    return next(one for one in row.answers if one["way"] == way)
+
+
+# --- training and asking ------------------------------------------------------------------------------------------
+
+
+def finished(name: str, directory: Path, cfg: TrainConfig, spent: float, test: str = "") -> Row:
     sweep.train(directory, dataclasses.replace(cfg, eval=NoEval()))
-    answers = sweep.ask(directory, "", cfg, checkpoints=False)
+    answers = sweep.ask(directory, test, cfg, checkpoints=False)
     return Row(name, directory, cfg, spent, answers, gains(runs.load_run(directory), cfg))
 
 
@@ -106,7 +174,7 @@ def table(found: Sequence[Row]) -> str:
     for arm in by_arm(found):
         share, steps = arm[0].flops / found[0].flops, str(arm[0].cfg.steps)
         cells = [told(arm, way, "accuracy") for way in ("none", "likeliest", "sampled")]
-        cells += [report.told([row.gains[place] for row in arm if row.gains], "+") for place in PLACES]
+        cells += [report.told(numbered(arm, [row.gains.get(place) for row in arm]), "+") for place in PLACES]
         lines.append((arm[0].name, str(len(arm)), steps, f"{share:.2f}", *cells))
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
 
@@ -117,7 +185,14 @@ def told(arm: Sequence[Row], way: str, name: str) -> str:
     found = [one for row in arm for one in row.answers if one["way"] == way]
     if len(found) == 1:
         return f"{found[0][name]:.3f} ({found[0][f'{name}_low']:.3f} to {found[0][f'{name}_high']:.3f})"
-    return report.told([one[name] for one in found])
+    values = [next((one for one in row.answers if one["way"] == way), None) for row in arm]
+    questions = min((one.get("n", 0) for one in found), default=0) if name == "accuracy" else 0
+    return report.told(numbered(arm, [None if one is None else one[name] for one in values]), questions=questions)
+
+
+def numbered(arm: Sequence[Row], values: Sequence[float | None]) -> dict[tuple[int, int], float]:
+    """The values that there are, by base and the place of their run."""
+    return {(row.base, i): value for i, (row, value) in enumerate(zip(arm, values, strict=True)) if value is not None}
 
 
 def gates(found: Sequence[Row]) -> str:
@@ -125,7 +200,7 @@ def gates(found: Sequence[Row]) -> str:
     text = ""
     for arm in by_arm([row for row in found if isinstance(row.cfg.method, Adaptive)]):
         shares = [gate_shares(row) for row in arm]
-        figures = (f"{what} {report.told([one[what] for one in shares])}" for what in shares[0])
+        figures = (f"{what} {report.told(numbered(arm, [one[what] for one in shares]))}" for what in shares[0])
         text += f"\nGate of {arm[0].name}: {', '.join(figures)}\n"
     return text
 
@@ -199,13 +274,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/followups"))
+    parser.add_argument("--answers", action="store_true", help="thoughts before answers alone, with these rates:")
+    parser.add_argument("--lr", type=float, nargs="+", default=RATES)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--steps", type=int, default=0, help="of every arm of --answers; 0: for equal FLOPs")
+    parser.add_argument(
+        "--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the recipe of --answers"
+    )
+    parser.add_argument("--replace", action="store_true", help="replace the table that --out holds")
     args = parser.parse_args()
     with entry.errors():
         entry.prepare_jax()
-        found = [row for seed in args.seeds for row in table_rows(seed, args.out)]
-        text = table(found) + gates(found)
-        (args.out / "table.md").write_text(text, encoding="utf-8")
+        if args.answers:
+            arms, out = answer_arms(args.methods, args.lr, args.set, args.steps), args.out / "answers"
+            dev = answered_rows(arms, args.seeds, out, args.set)
+            found = answered_rows(best(arms, dev), args.seeds, out, args.set)
+            text, file = f"Dev:\n\n{table(dev)}\nTest:\n\n{table(found)}", args.out / "answers.md"
+            held = counted([*dev, *found])
+        else:
+            found = [row for seed in args.seeds for row in table_rows(seed, args.out)]
+            text, file, held = table(found) + gates(found), args.out / "table.md", counted(found)
         print(text)
+        old = told_of(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            records.check_replaced(old, held, str(file), args.replace)
+            file.write_text(text, encoding="utf-8")
+
+
+def counted(found: Sequence[Row]) -> dict[str, int]:
+    """Runs of every arm."""
+    return {arm[0].name: len(arm) for arm in by_arm(found)}
+
+
+def told_of(text: str) -> dict[str, int]:
+    """The same of a table that was written; an arm that is in several counts in all of them."""
+    found: dict[str, int] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("| ").split(" | ")]
+        if len(cells) > 1 and cells[1].isdecimal():
+            found[cells[0]] = found.get(cells[0], 0) + int(cells[1])
+    return found
 
 
 if __name__ == "__main__":

@@ -10,6 +10,9 @@ import argparse
 import json
 from pathlib import Path
 
+from qstar import entry
+from qstar.evals import records
+
 TASKS = {"gsm8k": "GSM8K", "commonsense_qa": "CommonsenseQA"}
 WAYS = {"none": "no", "greedy": "yes"}
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")  # Okabe and Ito
@@ -88,14 +91,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--replace", action="store_true", help="replace the table that --out holds")
     args = parser.parse_args()
     pairs = [one.partition("=") for one in args.folders]
-    found = {name: read(Path(folder)) for name, _, folder in pairs}
-    args.out.mkdir(parents=True, exist_ok=True)
-    text = table(found)
-    (args.out / "curve.md").write_text(text, encoding="utf-8")
-    draw(found, args.out / "curve.png")
-    print(text)
+    with entry.errors():
+        found = {name: read(Path(folder)) for name, _, folder in pairs}
+        args.out.mkdir(parents=True, exist_ok=True)
+        text, file = table(found), args.out / "curve.md"
+        print(text)
+        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+            old = file.read_text(encoding="utf-8") if file.is_file() else ""
+            records.check_replaced(points(old), points(text), str(file), args.replace)
+            file.write_text(text, encoding="utf-8")
+        draw(found, args.out / "curve.png")
+
+
+def points(text: str) -> dict[tuple[str, ...], int]:
+    """How many scores a table has at every step, model and way of answering."""
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()[2:]]
+    return {tuple(cells[:3]): sum(map(bool, cells[3:])) for cells in rows}
 
 
 if __name__ == "__main__":

@@ -68,11 +68,12 @@ def in_the_slot(model: runs.Loaded, problems: list[cups.Problem]) -> np.ndarray:
     return right
 
 
-def direct(model: runs.Loaded, problems: list[cups.Problem], cfg: CupsEval) -> np.ndarray:
+def direct(model: runs.Loaded, cfg: CupsEval) -> tuple[float, int]:
+    """Share of right answers without workings, and of how many."""
     method = PlainLM()
-    evaluator = Evaluator(cfg, method, method.definition(model.config), model.tokenizer, thinks=False)
-    items = cfg.tasks(model.tokenizer)["cups"]
-    return evaluator.scores(model.params, jax.random.key(0), items, False).exact
+    evaluator = Evaluator(cfg, method, method.definition(model.config), model.tokenizer)
+    (row,) = evaluator(jax.device_put(model.params), jax.random.key(0))
+    return row.accuracy, row.n
 
 
 def main() -> None:
@@ -86,9 +87,11 @@ def main() -> None:
     cfg = CupsEval(items=args.items, split=args.split)
     problems = cfg.problems()
     out = Table("base model", "accuracy", "95 % interval", title=f"Headroom, {args.items} {args.split} problems")
+    share, count = direct(model, cfg)
+    answers = np.arange(count) < round(share * count)  # their order is of no interest here
     out.add_row("chance", f"{1 / cups.NUMBER_OF_CUPS:.3f}", "")
     for name, right in (
-        ("without workings", direct(model, problems, cfg)),
+        ("without workings", answers),
         ("writes its workings, likeliest tokens", written(model, problems, 0.0)),
         ("writes its workings, sampled tokens", written(model, problems, 1.0)),
         ("true workings in the thought slot", in_the_slot(model, problems)),

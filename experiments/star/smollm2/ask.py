@@ -19,6 +19,7 @@ from qstar import answering, entry, improvement, iterations
 from qstar import config as configs
 from qstar.answering import Sampler
 from qstar.config import ImproveConfig
+from qstar.evals import records
 from qstar.models import lm
 from qstar.runs import Loaded, Pretrained
 from qstar.tasks import problem as problems_of
@@ -59,9 +60,15 @@ def main() -> None:
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--before", action="store_true", help="the base that the runs began with")
+    parser.add_argument("--replace", action="store_true", help="replace answers that a run has already")
     parser.add_argument("--most", type=int, default=0, help="questions of test; 0: all (of dev: what the run asked)")
     args = parser.parse_args()
-    entry.prepare_jax()
+    with entry.errors():
+        entry.prepare_jax()
+        asked(args)
+
+
+def asked(args: argparse.Namespace) -> None:
     for run in args.runs:
         cfg = configs.load(run / iterations.CONFIG, schema=ImproveConfig)
         source = cfg.model if args.before else Pretrained(last(run), dtype=cfg.model.dtype, remat=cfg.model.remat)
@@ -72,7 +79,10 @@ def main() -> None:
         ways = (False, True) if args.before else (cfg.ask_few_shot,)
         rows = [row for few_shot in ways for row in answers(cfg, model, problems, few_shot)]
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        (run / f"{what}_{args.split}.jsonl").write_text(text, encoding="utf-8")
+        file = run / f"{what}_{args.split}.jsonl"
+        old = len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
+        records.check_replaced({"answers": old} if old else {}, {"answers": len(rows)}, str(file), args.replace)
+        file.write_text(text, encoding="utf-8")
         print(f"{run}, {what}, {args.split}: {sum(row['correct'] for row in rows)} of {len(rows)} right")
 
 

@@ -1,0 +1,194 @@
+"""Every script under experiments/ runs: in its cheapest form, in this process, with the arguments given here.
+
+Scripts that need weights or packages which a plain checkout lacks parse their arguments alone (`--help`).
+"""
+
+import json
+import runpy
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from qstar import experiment
+from qstar.paths import ROOT
+
+EXPERIMENTS = ROOT / "experiments"
+SCRIPTS = sorted(
+    file.relative_to(EXPERIMENTS).as_posix()
+    for file in EXPERIMENTS.rglob("*.py")
+    if 'if __name__ == "__main__":' in file.read_text(encoding="utf-8")
+)
+HELP = ["--help"]
+SMALL_STEP = ("batch_size=2", "eval.items=4", "eval.batch_size=4")
+IMPROVED = ("task.train=4", "task.dev=2", "task.test=2", "task.digits=[1]", "improve.problems=2", "improve.steps=1",
+            "improve.iterations=1", "optim.warmup_steps=0", "sample_batch=4", "wrong_hints=0", "batch_size=2",
+            "improve.keep=all")  # fmt: skip
+TINY_WARMUP = ("steps=1", "batch_size=2", "model.width=16", "model.layers=1", "model.heads=2", "model.kv_heads=2",
+               "model.head_size=8", "model.ff=16", "optim.warmup_steps=0")  # fmt: skip
+
+
+@pytest.fixture
+def script(monkeypatch, capsys):
+    """Run a script with these arguments; what it printed. Nothing is trained longer or read more than is told."""
+    monkeypatch.setattr(experiment, "BEST_OF", 1)
+    cache = jax.config.jax_compilation_cache_dir
+
+    def run(name, *arguments):
+        file = EXPERIMENTS / name
+        monkeypatch.setattr(sys, "argv", [str(file), *map(str, arguments)])
+        # Scripts import what lies beside them; other folders have modules of the same names.
+        monkeypatch.setattr(sys, "path", [str(file.parent), *sys.path])
+        kept = {one: sys.modules.pop(one, None) for one in ("report", "study", "figures")}
+        try:
+            runpy.run_path(str(file), run_name="__main__")
+        except SystemExit as stop:
+            assert stop.code in (0, None), (name, stop.code, capsys.readouterr())
+        finally:
+            sys.modules.update({one: module for one, module in kept.items() if module is not None})
+            jax.config.update("jax_compilation_cache_dir", cache)
+        return capsys.readouterr().out
+
+    return run
+
+
+RUNS = {
+    "benchmarks/accelerator.py": ["--case", json.dumps({"shape": "tiny", "method": "lm", "length": 8, "rows": 1,
+        "micro_batches": 1, "attention": "einsum", "remat": "none", "dtype": "float32", "steps": 1})],
+    "benchmarks/breakdown.py": ["--hidden", 16, "--length", 8, "--vocab", 20, "--side", "plain LM"],
+    "benchmarks/decoding.py": ["--model", "bundled:cups", "--batch", 1, "--prompt", 4, "--new", 2, "--repeats", 1],
+    "benchmarks/memory.py": HELP,  # its smallest case compiles for ten seconds
+    "benchmarks/scaling.py": ["--devices", 8],
+    "benchmarks/startup.py": ["--repeats", 1, "--only", "import"],
+    "benchmarks/step.py": HELP,  # two processes that measure for half a minute
+    "checks/adversarial.py": ["numeric"],
+    "checks/export_logits.py": HELP,
+    "checks/family_logits.py": ["llama_linear"],
+    "checks/official_parity.py": ["--golden", "GOLDEN"],
+    "checks/smollm2_logits.py": HELP,
+    "checks/store_kills.py": ["--kills", 1],
+    "quiet_star/ablations/report.py": ["--results", "RESULTS", "--page", "PAGE"],
+    "star/smollm2/sums.py": ["OUT", "--train", 3, "--dev", 2, "--test", 2],
+    "star/arithmetic/warmup.py": ["OUT", "--digits", "1:3", "2:3"],
+}  # fmt: skip
+"""Those that need no run before them."""
+AFTER_RUNS = {
+    "quiet_star/ablations/sweep.py",
+    "quiet_star/followups/compare.py",
+    "quiet_star/followups/fast_quiet_star.py",
+    "quiet_star/smollm2_math/curve.py",
+    "quiet_star/tiny/headroom.py",
+    "quiet_star/token_benefit.py",
+    "star/arithmetic/report.py",
+    "star/arithmetic/study.py",
+    "star/smollm2/ask.py",
+    "star/smollm2/report.py",
+}
+"""Those of the tests below."""
+
+
+def test_every_script_has_a_tiny_run():
+    assert set(SCRIPTS) == set(RUNS) | AFTER_RUNS
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_script_runs(name, script, tmp_path):
+    if name == "quiet_star/ablations/report.py":
+        pytest.importorskip("matplotlib")
+    (tmp_path / "golden").mkdir()
+    golden = ROOT / "tests" / "golden" / "official" / "gqa_3_2_padded.npz"
+    (tmp_path / "golden" / golden.name).write_bytes(golden.read_bytes())
+    ablations = EXPERIMENTS / "quiet_star"
+    for source in ("ablations/results.jsonl", "README.md"):
+        (tmp_path / source.rpartition("/")[2]).write_bytes((ablations / source).read_bytes())
+    places = {"GOLDEN": "golden", "OUT": "out", "RESULTS": "results.jsonl", "PAGE": "README.md"}
+    arguments = [tmp_path / places[one] if one in places else one for one in RUNS[name]]
+    found = script(name, *arguments)
+    assert found or name in ("quiet_star/ablations/report.py", "star/smollm2/sums.py", "star/arithmetic/warmup.py")
+
+
+def test_headroom_tells_what_the_base_can_do(script):
+    rows = [
+        line.split("│") for line in script("quiet_star/tiny/headroom.py", "--items", 12).splitlines() if "│" in line
+    ]
+    found = {cells[1].strip(): cells[2].strip() for cells in rows}
+    assert found["chance"] == "0.200"
+    assert float(found["true workings in the thought slot"]) == 1.0
+    assert float(found["writes its workings, likeliest tokens"]) > 0.8 > 0.5 > float(found["without workings"])
+
+
+def test_the_scripts_of_quiet_star_that_train_run(script, tmp_path):
+    """A sweep, the comparison, the stages of Fast Quiet-STaR, and what thoughts did in one of these runs."""
+    pytest.importorskip("matplotlib")
+    (tmp_path / "x.yaml").write_text("title: X\nreference: a\narms: {a: [method=lm]}\n")
+    out = tmp_path / "out"
+    script(
+        "quiet_star/ablations/sweep.py",
+        tmp_path / "x.yaml",
+        "--seeds",
+        0,
+        "--out",
+        out,
+        "--set",
+        "steps=1",
+        *SMALL_STEP,
+    )
+    assert list(out.glob("*/*/0/answers.jsonl"))
+    answers = ("--answers", "--methods", "RLP", "--lr", "1e-3", "--seeds", 0, "--steps", 1, "--out", out)
+    script("quiet_star/followups/compare.py", *answers, "--set", *SMALL_STEP, "method.thought_len=2")
+    assert (out / "answers.md").read_text().count("| RLP, lr 0.001 | 1 | 1 |") == 2
+    (run,) = (file.parent for file in out.glob("answers/*/*/0/config.yaml"))
+    (tmp_path / "t.jsonl").write_text('{"text": "3aeg=4;"}\n')
+    found = ["--field", "text", "--texts", 1, "--out", tmp_path / "benefit"]
+    assert "6 tokens of 1 texts" in script("quiet_star/token_benefit.py", run, tmp_path / "t.jsonl", *found)
+    stages = ("--stages", "1-1", "--steps", 1, "--student-steps", 1, "--out", out / "fast")
+    script("quiet_star/followups/fast_quiet_star.py", *stages, "eval=none", "batch_size=2")
+    assert (out / "fast" / "student" / "0" / "summary.md").is_file() or (out / "fast" / "student" / "0").is_dir()
+
+
+def test_a_curve_is_written_of_evaluations_and_not_by_fewer_of_them(script, tmp_path):
+    pytest.importorskip("matplotlib")
+    scores = {f"{name}{end}": 0.5 for name in ("probability", "accuracy") for end in ("", "_low", "_high")}
+    for folder, steps in (("all", (0, 10)), ("fewer", (10,))):
+        (tmp_path / folder).mkdir()
+        lines = [{"step": step, "way": way, "task": "gsm8k", **scores} for step in steps for way in ("none", "greedy")]
+        (tmp_path / folder / "evals.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    name, out = "quiet_star/smollm2_math/curve.py", ("--out", tmp_path)
+    text = script(name, f"m={tmp_path / 'all'}", *out)
+    assert (tmp_path / "curve.md").read_text() == text.removesuffix("\n")
+    with pytest.raises(AssertionError):
+        script(name, f"m={tmp_path / 'fewer'}", *out, "--replace")
+    assert (tmp_path / "curve.md").read_text() == text.removesuffix("\n")
+
+
+def test_the_scripts_of_star_run(script, tmp_path, monkeypatch):
+    """The study from its warm-up to its page, in this process, and the tables of single runs."""
+    pytest.importorskip("matplotlib")
+    run_process = subprocess.run
+
+    def here(command, **settings):
+        if command[0] != sys.executable:  # git, for the run's record
+            return run_process(command, **settings)
+        arguments = command[1:]
+        path = list(sys.path)
+        if arguments[0] == "-m":
+            with monkeypatch.context() as patch:
+                patch.setattr(sys, "argv", [arguments[1], *arguments[2:]])
+                try:
+                    runpy.run_module(arguments[1], run_name="__main__")
+                except SystemExit as stop:
+                    assert not stop.code, arguments
+        else:
+            script(arguments[0], *arguments[1:])
+        sys.path[:] = path
+
+    monkeypatch.setattr(subprocess, "run", here)
+    out = tmp_path / "runs"
+    sizes = ("--set", *IMPROVED, "--set-warmup", *TINY_WARMUP)
+    script("star/arithmetic/study.py", "no_filter", "--bases", 1, "--seeds", 0, "--out", out, "--workers", 1, *sizes)
+    run = out / "no_filter" / "base_1" / "0"
+    assert (run / "unseen.json").is_file() and (out / "warmup_1" / "done").is_file()
+    assert "results" in script("star/arithmetic/report.py", "--runs", out, "--out", out)
+    assert "right" in script("star/smollm2/ask.py", run, "--split", "dev")
+    assert "dev" in script("star/smollm2/report.py", f"x={run}")
