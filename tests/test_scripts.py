@@ -24,7 +24,7 @@ HELP = ["--help"]
 SMALL_STEP = ("batch_size=2", "eval.items=4", "eval.batch_size=4")
 IMPROVED = ("task.train=4", "task.dev=2", "task.test=2", "task.digits=[1]", "improve.problems=2", "improve.steps=1",
             "improve.iterations=1", "optim.warmup_steps=0", "sample_batch=4", "wrong_hints=0", "batch_size=2",
-            "improve.keep=all")  # fmt: skip
+            )  # fmt: skip
 TINY_WARMUP = ("steps=1", "batch_size=2", "model.width=16", "model.layers=1", "model.heads=2", "model.kv_heads=2",
                "model.head_size=8", "model.ff=16", "optim.warmup_steps=0")  # fmt: skip
 
@@ -186,8 +186,8 @@ def test_the_scripts_of_star_run(script, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", here)
     out = tmp_path / "runs"
     sizes = ("--set", *IMPROVED, "--set-warmup", *TINY_WARMUP)
-    script("star/arithmetic/study.py", "no_filter", "--bases", 1, "--seeds", 0, "--out", out, "--workers", 1, *sizes)
-    run = out / "no_filter" / "base_1" / "0"
+    script("star/arithmetic/study.py", "direct", "--bases", 1, "--seeds", 0, "--out", out, "--workers", 1, *sizes)
+    run = out / "direct" / "base_1" / "0"
     assert (run / "unseen.json").is_file() and (out / "warmup_1" / "done").is_file()
     assert "results" in script("star/arithmetic/report.py", "--runs", out, "--out", out)
     assert "right" in script("star/smollm2/ask.py", run, "--split", "dev")
