@@ -8,7 +8,7 @@ from pathlib import Path
 
 import jax
 import pytest
-from conftest import QUICK_TO_COMPILE
+from conftest import xla_flags
 from small_runs import MODEL, RUN, lines
 
 from qstar import processes
@@ -43,7 +43,7 @@ def train(folder: Path, count: int, *overrides: str) -> list[str]:
         "PYTHONPATH": str(ROOT),
         "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
-        "XLA_FLAGS": QUICK_TO_COMPILE if jax.version.__version_info__ < (0, 11) else "",
+        "XLA_FLAGS": xla_flags(),
     }
     if count > 1:
         shared |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(count)}
