@@ -43,22 +43,28 @@ def rounding(count: int, dtype="float32", size: float = 1.0) -> float:
     return FACTOR * count * eps(dtype) * size
 
 
+def condition(cfg, scores: float | None = None) -> float:
+    """layers * (1 + 2 scores): by how many d the results of a model change if every weight does by d of itself.
+
+    `scores`: the standard deviation of the attention's scores. A query and a key that are wrong by d each move a score
+    by 2 d of it, and a probability of the attention by as much; layers add up. If not given, it is that of
+    `tiny.weights_of`: weights are 0.3 of a normal number and normed rows have a mean square of 1, so that a query and a
+    key have the variance 0.09 width, and scores have it as their standard deviation.
+    """
+    return cfg.layers * (1 + 2 * (0.09 * cfg.width if scores is None else scores))
+
+
 def forward(cfg, keys: int | None = None, size: float | None = None, scores: float | None = None) -> float:
-    """FACTOR * u * sqrt(n) * layers * (1 + 2 scores) * size: hidden states, logits and log-probs of a model `cfg`.
+    """FACTOR * u * sqrt(n) * condition * size, absolute: hidden states, logits and log-probs of a model `cfg`.
 
     n: the longest sum, over the width, the feed-forward, the heads' outputs or the keys (`max_len` of them if not
-    given). What a sum computes is exact for weights that are wrong by u sqrt(n) of themselves. `scores`: the standard
-    deviation of the attention's scores: a query and a key that are wrong by d each move a score by 2 d of it, and a
-    probability of the attention by as much; layers add up. `size`: the largest of the numbers that are compared.
-
-    Both are those of `tiny.weights_of` if not given. Its weights are 0.3 of a normal number and normed rows have a mean
-    square of 1, so that a query, a key and a logit have the variance 0.09 width; scores have it as their standard
-    deviation; a log-prob is at most five of a logit's and log(vocab) from zero.
+    given). What a sum computes is exact for weights that are wrong by u sqrt(n) of themselves. `size`: the largest of
+    the numbers that are compared; if not given, the largest log-prob of `tiny.weights_of`, whose logits have the
+    variance 0.09 width: five standard deviations and log(vocab).
     """
     length = max(cfg.width, cfg.ff, cfg.heads * cfg.head_size, cfg.max_len if keys is None else keys)
-    scores = 0.09 * cfg.width if scores is None else scores
     size = 5 * 0.3 * cfg.width**0.5 + math.log(cfg.vocab) if size is None else size
-    return FACTOR * eps(cfg.dtype) / 2 * length**0.5 * cfg.layers * (1 + 2 * scores) * size
+    return FACTOR * eps(cfg.dtype) / 2 * length**0.5 * condition(cfg, scores) * size
 
 
 def gradient(cfg, tokens: int | None = None, size: float | None = None, scores: float | None = None) -> float:
@@ -70,16 +76,26 @@ def gradient(cfg, tokens: int | None = None, size: float | None = None, scores: 
     return 2 * forward(cfg, tokens, size, scores)
 
 
-def difference(step: float, size: float = 1.0, dtype="float64", cfg=None) -> float:
-    """Central difference (f(x + h) - f(x - h)) / 2 h: the error of a value of this size over h, and h^2 for the cut-off.
-
-    The next term of the series is h^2 / 6 times the third derivative: 6 is allowed for that, in units of the result.
-    """
-    return (forward(cfg, size=size) if cfg else rounding(1, dtype, size)) / step + step**2
+def logprobs(length: int, size: float, dtype="float32") -> float:
+    """FACTOR * u * sqrt(length) * size, absolute: log-probs of the same hidden states or logits, as `forward` with
+    condition 1. `length`: of the sums, over the width and over the vocabulary."""
+    return FACTOR * eps(dtype) / 2 * length**0.5 * size
 
 
 EXACT = forward(tiny.EXACT)
 """A forward pass of `tiny.EXACT`, and a loss made of it, in float64: 2.4e-13."""
+REWARD = 2 * 3 * EXACT
+"""A reward is a difference of log-probs, of up to three tokens each."""
+POLICY = 9 * REWARD
+"""An advantage times a log-prob of at most 9. Absolute: advantages of both signs cancel."""
+
+
+def difference(cfg, step: float) -> float:
+    """(f(step) - f(-step)) / 2 step, absolute, of a policy loss along a direction in which weights change by their size.
+
+    FACTOR (step condition)^2 / 6 is cut off, the next term of the series; values wrong by POLICY are divided by `step`.
+    """
+    return FACTOR * (step * condition(cfg)) ** 2 / 6 + POLICY / step
 
 
 def share(probability, count: int):

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+import tolerances
 from reference import naive_decoding
+from tolerances import EXACT
 
 from qstar import sharding
 from qstar.data import tokenizer as tokenizers
@@ -34,7 +36,7 @@ def written(prompts, key, sampling, cfg=tiny.EXACT, **settings):
     return generate(model, params, TOKENIZER, prompts, key, sampling, **({"batch_size": 2} | settings))
 
 
-def same(found, wanted, atol=1e-12):
+def same(found, wanted, atol=EXACT):
     assert [row.tolist() for row in found.tokens] == [row.tolist() for row in wanted.tokens]
     assert (found.text, found.ending) == (wanted.text, wanted.ending)
     np.testing.assert_array_equal(found.finished, wanted.finished)
@@ -59,9 +61,9 @@ def test_every_row_is_what_reading_its_growing_text_again_for_every_token_gives(
         prompt, key = PROMPTS[row // 2], jax.random.fold_in(jax.random.key(4), row)
         wanted = naive_decoding.generate(params, tiny.EXACT, prompt, key, sampling)
         assert found.tokens[row].tolist() == wanted.tokens
-        np.testing.assert_allclose(found.logprobs[row], wanted.logprobs, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(found.behaviour[row], wanted.behaviour, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(found.margins[row], wanted.margins, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.logprobs[row], wanted.logprobs, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(found.behaviour[row], wanted.behaviour, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(found.margins[row], wanted.margins, rtol=0, atol=EXACT)
         assert found.finished[row] == wanted.finished
         text = "".join("abcdefghijklm"[token] for token in wanted.tokens)
         assert found.text[row] + found.ending[row] == text
@@ -78,7 +80,7 @@ def test_log_probs_over_the_cache_are_the_trainer_s_in_exact_arithmetic(x64, cfg
     model, params = tiny.lm_of(cfg)
     scored = score.score(model, params, found.prompts, found.tokens, batch_size=2)
     for sampler, trainer in zip(found.logprobs, scored, strict=True):
-        np.testing.assert_allclose(sampler, trainer, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(sampler, trainer, rtol=0, atol=tolerances.forward(cfg))
 
 
 def test_a_thinker_s_language_model_writes_without_thoughts(x64):
@@ -263,7 +265,7 @@ def test_eight_devices_write_what_one_writes(x64, mesh):
     assert 0 < found.finished.sum() < 18
     model, params = tiny.lm_of(SPLIT)
     scored = score.score(model, params, found.prompts, found.tokens, mesh=mesh)
-    np.testing.assert_allclose(np.concatenate(scored), np.concatenate(found.logprobs), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.concatenate(scored), np.concatenate(found.logprobs), rtol=0, atol=EXACT)
 
 
 def test_rows_and_heads_of_the_cache_are_spread_over_the_mesh():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 from reference import sequential
+from tolerances import EXACT
 
 from qstar.data import tokenizer as tokenizers
 from qstar.evals import perplexity
@@ -115,10 +116,10 @@ def test_every_token_has_the_log_prob_of_a_direct_computation(x64, way, num_thou
         base = direct(subject.params, document, "none")
         mixed = direct(subject.params, document, way, num_thoughts)
         plain, row = found[document.id, "none"], found[document.id, way]
-        np.testing.assert_allclose(plain["logprobs"], base, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(row["logprobs"], mixed, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(row["logprobs_none"], base, rtol=0, atol=1e-12)
-        assert row["nats"] == pytest.approx(-mixed.sum(), rel=1e-12)
+        np.testing.assert_allclose(plain["logprobs"], base, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(row["logprobs"], mixed, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(row["logprobs_none"], base, rtol=0, atol=EXACT)
+        assert row["nats"] == pytest.approx(-mixed.sum(), abs=len(mixed) * EXACT)
         assert np.abs(mixed - base).max() > 1e-3
         assert row["ids"] == list(document.tokens[1:]) and row["tokens"] == len(document.tokens) - 1
 
@@ -128,12 +129,12 @@ def test_scores_depend_on_neither_batches_nor_slices_nor_the_other_documents(x64
     whole = asked(measured(), subject, ways)
     one = asked(measured(dataclasses.replace(CFG, batch_size=1), DOCUMENTS[2:]), subject, ways)
     for way in ways:
-        np.testing.assert_allclose(one["all-2", way]["logprobs"], whole["all-2", way]["logprobs"], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(one["all-2", way]["logprobs"], whole["all-2", way]["logprobs"], rtol=0, atol=EXACT)
     other = asked(measured(CFG, DOCUMENTS[2:]), subject, ("sampled",), key=8)
     assert np.abs(np.subtract(other["all-2", "sampled"]["logprobs"], one["all-2", "sampled"]["logprobs"])).min() > 1e-6
     monkeypatch.setattr(chunk, "BUDGET_BYTES", 3 * 13 * 4 * 8)  # eight positions a slice, of 32
     sliced = asked(measured(CFG, DOCUMENTS[:1]), subject, ("greedy",))
-    assert sliced["all-0", "greedy"]["logprobs"] == pytest.approx(whole["all-0", "greedy"]["logprobs"], abs=1e-12)
+    assert sliced["all-0", "greedy"]["logprobs"] == pytest.approx(whole["all-0", "greedy"]["logprobs"], abs=EXACT)
 
 
 def test_a_model_that_does_not_think_has_the_likelihoods_of_its_language_model(x64):
@@ -141,7 +142,7 @@ def test_a_model_that_does_not_think_has_the_likelihoods_of_its_language_model(x
     plain = Subject(PlainLM(), PlainLM().definition(tiny.EXACT), LETTERS, subject.params["lm"])
     found = asked(measured(), plain, ("none",))
     np.testing.assert_allclose(
-        found["all-0", "none"]["logprobs"], direct(subject.params, DOCUMENTS[0], "none"), rtol=0, atol=1e-12
+        found["all-0", "none"]["logprobs"], direct(subject.params, DOCUMENTS[0], "none"), rtol=0, atol=EXACT
     )
 
 

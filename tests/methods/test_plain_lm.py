@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tiny
 from reference import sequential
+from tolerances import EXACT
 
 from qstar.methods.lm import PlainLM
 
@@ -19,7 +20,7 @@ def test_loss_is_the_mean_over_the_targets_of_every_document_run_by_itself(x64):
         -sequential.log_softmax(sequential.logits(sequential.as_numpy(params), hidden[b, s]))[batch.tokens[b, s + 1]]
         for b, s in targets
     ]
-    assert float(loss) == pytest.approx(np.mean(nll), rel=1e-12)
+    assert float(loss) == pytest.approx(np.mean(nll), abs=EXACT)
     assert float(metrics["loss"].count) == 11
 
 
@@ -33,7 +34,7 @@ def test_predict_gives_the_distribution_after_each_anchor(x64):
     hidden = sequential.text_hidden({"lm": lm}, tiny.EXACT, batch)
     for b, a in np.ndindex(2, 2):
         wanted = sequential.log_softmax(sequential.logits(lm, hidden[b, anchors[b, a]]))
-        np.testing.assert_allclose(found[b, a], wanted, atol=1e-12)
+        np.testing.assert_allclose(found[b, a], wanted, rtol=0, atol=EXACT)
 
 
 def test_weights_of_another_model_are_refused_by_name():

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from reference import sequential
+from tolerances import EXACT
 
 from qstar.ops import attention, chunk
 
@@ -165,4 +166,4 @@ def test_columns_in_slices_of_the_anchors_are_the_columns_of_all_of_them(x64, mo
     (whole, *wanted), (sliced, *found) = run(2**20), run(batch * samples * cols * heads * text * 4 * 2)
     assert sliced and not whole
     for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-12)
+        np.testing.assert_allclose(one, other, rtol=0, atol=EXACT)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from reference import sequential
+from tolerances import EXACT
 
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
@@ -54,10 +55,10 @@ def test_every_prompt_of_a_batch_is_continued_as_if_its_growing_text_were_read_a
         np.testing.assert_array_equal(found.tokens[row], tokens)
         if method.fill == "sampled":
             np.testing.assert_array_equal(found.effect.thoughts[row, :, 0], thoughts)
-        np.testing.assert_allclose(found.effect.weight[row, :, 0], weight, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(found.effect.base[row], base, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(found.effect.mixed[row, :, 0], mixed, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(found.logprobs[row], mixed, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.effect.weight[row, :, 0], weight, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(found.effect.base[row], base, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(found.effect.mixed[row, :, 0], mixed, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(found.logprobs[row], mixed, rtol=0, atol=EXACT)
     assert len({tuple(row) for row in np.asarray(found.tokens)}) == 3
 
 
@@ -82,7 +83,7 @@ def test_without_thinking_a_thinker_and_its_language_model_write_the_reference_s
         tokens, logprobs = greedy_without_thoughts(params["lm"], prompt, 5, (12,))
         assert found.text(row) == tokens
         assert other.text(row) == tokens
-        np.testing.assert_allclose(found.logprobs[row], logprobs, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(found.logprobs[row], logprobs, rtol=0, atol=EXACT)
     assert found.effect is None
 
 
@@ -134,7 +135,7 @@ def test_what_is_drawn_for_a_row_depends_on_its_own_key_and_prompt_alone(x64):
         alone = generate(THINKING, model, params, [PROMPTS[row]], keys[row : row + 1], **SAMPLED)
         np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
         np.testing.assert_array_equal(alone.effect.thoughts[0], together.effect.thoughts[row])
-        np.testing.assert_allclose(alone.logprobs[0], together.logprobs[row], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(alone.logprobs[0], together.logprobs[row], rtol=0, atol=EXACT)
 
 
 def test_samples_of_a_prompt_are_those_of_the_prompt_given_as_often(x64):
@@ -143,7 +144,7 @@ def test_samples_of_a_prompt_are_those_of_the_prompt_given_as_often(x64):
     twice = generate(THINKING, model, params, [*PROMPTS[1:2] * 2, *PROMPTS[2:] * 2], keys, **SAMPLED)
     once = generate(THINKING, model, params, PROMPTS[1:], keys, samples=2, **SAMPLED)
     np.testing.assert_array_equal(once.tokens, twice.tokens)
-    np.testing.assert_allclose(once.logprobs, twice.logprobs, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(once.logprobs, twice.logprobs, rtol=0, atol=EXACT)
     assert len({tuple(row) for row in np.asarray(once.tokens)}) == 4
 
 

@@ -5,6 +5,7 @@ import pytest
 import tiny
 from reference import sequential
 from reference.sequential import Mixing
+from tolerances import EXACT
 
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import predict
@@ -47,6 +48,6 @@ def test_next_token_distributions_equal_those_of_the_spelled_out_sequences(x64, 
     found = jax.tree.map(np.asarray, run(params))
     for b, r, a in np.ndindex(2, 2, 2):
         base, mixed, weight = wanted_at(params, batch, b, r, a, mix, how)
-        np.testing.assert_allclose(found.base[b, a], base, atol=1e-12)
-        np.testing.assert_allclose(found.mixed[b, r, a], mixed, atol=1e-12)
-        np.testing.assert_allclose(found.weight[b, r, a], weight, atol=1e-12)
+        np.testing.assert_allclose(found.base[b, a], base, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(found.mixed[b, r, a], mixed, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(found.weight[b, r, a], weight, rtol=0, atol=EXACT)

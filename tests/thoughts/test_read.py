@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tiny
 from reference import sequential
+from tolerances import EXACT
 
 from qstar.methods.quiet_star import QuietStar
 from qstar.ops import chunk
@@ -35,11 +36,11 @@ def test_thoughts_before_every_token_and_their_effect_equal_the_reference_s(x64)
     assert found.tokens == tuple(TEXT)
     assert found.given == 9
     assert [step.best.tokens for step in found.steps] == [tuple(row) for row in tokens.tolist()]
-    np.testing.assert_allclose([step.base for step in found.steps], base, rtol=0, atol=1e-12)
-    np.testing.assert_allclose([step.mixed for step in found.steps], mixed, rtol=0, atol=1e-12)
-    np.testing.assert_allclose([step.best.weight for step in found.steps], weight, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.base_nll, -base.mean(), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(found.mixed_nll, -mixed.mean(), rtol=0, atol=1e-12)
+    np.testing.assert_allclose([step.base for step in found.steps], base, rtol=0, atol=EXACT)
+    np.testing.assert_allclose([step.mixed for step in found.steps], mixed, rtol=0, atol=EXACT)
+    np.testing.assert_allclose([step.best.weight for step in found.steps], weight, rtol=0, atol=EXACT)
+    np.testing.assert_allclose(found.base_nll, -base.mean(), rtol=0, atol=EXACT)
+    np.testing.assert_allclose(found.mixed_nll, -mixed.mean(), rtol=0, atol=EXACT)
     assert found.helped == np.mean(mixed > base)
 
 
@@ -57,7 +58,7 @@ def test_the_likeliest_tokens_are_the_five_most_probable_in_order(x64):
         for candidates, logprobs in ((step.likeliest, seen.base[0, s]), (step.best.likeliest, seen.mixed[0, 0, s])):
             order = np.argsort(-np.asarray(logprobs))[:5]
             assert [one.token for one in candidates] == order.tolist()
-            np.testing.assert_allclose([one.logprob for one in candidates], logprobs[order], rtol=0, atol=1e-12)
+            np.testing.assert_allclose([one.logprob for one in candidates], logprobs[order], rtol=0, atol=EXACT)
 
 
 def test_slices_of_anchors_change_nothing(monkeypatch):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from reference import sequential
+from tolerances import EXACT
 
 from qstar.thoughts.sample import sample
 
@@ -34,7 +35,7 @@ def test_parallel_thoughts_equal_thoughts_grown_one_by_one(x64, anchors, tempera
     )
     real = tokens >= 0
     np.testing.assert_array_equal(np.asarray(found.tokens)[real], tokens[real])
-    np.testing.assert_allclose(np.asarray(found.logprobs)[real], logprobs[real], rtol=0, atol=1e-12)
+    np.testing.assert_allclose(np.asarray(found.logprobs)[real], logprobs[real], rtol=0, atol=EXACT)
 
 
 def test_no_gradient_flows_through_sampling(x64):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tiny
 from reference import sequential
+from tolerances import EXACT
 
 from qstar.thoughts.talk import MIXES, talk
 
@@ -40,7 +41,7 @@ def test_one_pass_over_all_columns_equals_every_thought_run_by_itself(x64, mix, 
         value = getattr(wanted, field)
         meant = ~np.isnan(value)
         assert meant.any()
-        np.testing.assert_allclose(np.asarray(getattr(found, field))[meant], value[meant], rtol=0, atol=1e-12)
+        np.testing.assert_allclose(np.asarray(getattr(found, field))[meant], value[meant], rtol=0, atol=EXACT)
 
 
 def test_thought_tokens_do_not_see_other_thoughts(x64):
