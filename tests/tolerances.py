@@ -54,16 +54,21 @@ def condition(cfg, scores: float | None = None) -> float:
     return cfg.layers * (1 + 2 * (0.09 * cfg.width if scores is None else scores))
 
 
+def largest(cfg) -> float:
+    """The largest log-prob of `tiny.weights_of`: log(vocab) and five standard deviations of a logit, whose variance is
+    0.09 width."""
+    return 5 * 0.3 * cfg.width**0.5 + math.log(cfg.vocab)
+
+
 def forward(cfg, keys: int | None = None, size: float | None = None, scores: float | None = None) -> float:
     """FACTOR * u * sqrt(n) * condition * size, absolute: hidden states, logits and log-probs of a model `cfg`.
 
     n: the longest sum, over the width, the feed-forward, the heads' outputs or the keys (`max_len` of them if not
     given). What a sum computes is exact for weights that are wrong by u sqrt(n) of themselves. `size`: the largest of
-    the numbers that are compared; if not given, the largest log-prob of `tiny.weights_of`, whose logits have the
-    variance 0.09 width: five standard deviations and log(vocab).
+    the numbers that are compared, `largest(cfg)` if not given.
     """
     length = max(cfg.width, cfg.ff, cfg.heads * cfg.head_size, cfg.max_len if keys is None else keys)
-    size = 5 * 0.3 * cfg.width**0.5 + math.log(cfg.vocab) if size is None else size
+    size = largest(cfg) if size is None else size
     return FACTOR * eps(cfg.dtype) / 2 * length**0.5 * condition(cfg, scores) * size
 
 
@@ -90,12 +95,23 @@ POLICY = 9 * REWARD
 """An advantage times a log-prob of at most 9. Absolute: advantages of both signs cancel."""
 
 
-def difference(cfg, step: float) -> float:
-    """(f(step) - f(-step)) / 2 step, absolute, of a policy loss along a direction in which weights change by their size.
+def difference(cfg, step: float, slope: float) -> float:
+    """(f(step) - f(-step)) / 2 step, absolute, of a policy loss, along a direction as large as the weights are.
 
-    FACTOR (step condition)^2 / 6 is cut off, the next term of the series; values wrong by POLICY are divided by `step`.
+    FACTOR (step change)^2 / 6 of the slope is cut off, the next term of the series: likelihoods change by `change` of
+    themselves if weights do, by as much as log-probs do absolutely. Values wrong by POLICY are divided by `step`.
     """
-    return FACTOR * (step * condition(cfg)) ** 2 / 6 + POLICY / step
+    change = condition(cfg) * largest(cfg)
+    return FACTOR * (step * change) ** 2 / 6 * max(1.0, abs(slope)) + POLICY / step
+
+
+def trained(cfg, steps: int, lr: float, update: float) -> float:
+    """What metrics lose in steps of Adam whose updates, of size lr, are wrong by `update` of themselves.
+
+    Weights, 0.3 of a normal number, are then wrong by steps * lr * update / 0.3 of themselves, and log-probs by
+    condition * largest times that.
+    """
+    return steps * lr * update / 0.3 * condition(cfg) * largest(cfg)
 
 
 def share(probability, count: int):
@@ -110,4 +126,4 @@ def spread(count: int) -> float:
 
 def mean(values) -> float:
     """How far the mean of independent draws like these may be from their expectation."""
-    return stats.norm.isf(ALARM / 2) * np.std(values) / np.size(values) ** 0.5
+    return stats.norm.isf(ALARM / 2) * float(np.std(values)) / np.size(values) ** 0.5

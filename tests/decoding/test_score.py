@@ -6,6 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+import tolerances
+from tolerances import rounding
 
 from qstar.data import tokenizer as tokenizers
 from qstar.decoding import score
@@ -42,15 +44,11 @@ def test_scores_are_the_bits_of_the_training_loss(prompts):
             params, jax.tree.map(jnp.asarray, batch)
         )
         assert found[row].shape == (len(written[row]),)
-        assert float(loss) == pytest.approx(-found[row].mean(dtype=np.float64), rel=2e-7)
+        assert float(loss) == pytest.approx(-found[row].mean(dtype=np.float64), rel=rounding(len(written[row]) + 1))
 
 
-# Twice the largest difference that was seen, in nats of float32. A product of one row and of many rows sums in another
-# order, and so does a softmax over prompt and own keys apart. These weights are large (0.3 times a normal number): what
-# is lost grows with the layers and with the size of the logits. In float64 all are below 1e-12 (test_decoding.py).
-BOUNDS = {"tiny": 3e-6, "deep": 2.1e-5, "wide": 4e-5, "vocabulary": 8e-6}
-
-
+# A product of one row and of many rows sums in another order, and so does a softmax over prompt and own keys apart,
+# which may lose `forward` in float32. In float64 it is as much less as rounding is (test_decoding.py).
 @pytest.mark.parametrize("shape", SHAPES)
 def test_log_probs_of_the_sampler_are_those_of_the_trainer_up_to_the_order_of_sums(shape):
     cfg = SHAPES[shape]
@@ -60,9 +58,9 @@ def test_log_probs_of_the_sampler_are_those_of_the_trainer_up_to_the_order_of_su
     found = generate(model, params, TOKENIZER, prompts, jax.random.key(1), sampling, samples=2, batch_size=2)
     scored = score.score(model, params, found.prompts, found.tokens, batch_size=2)
     sampler, trainer = np.concatenate(found.logprobs), np.concatenate(scored)
-    assert np.abs(sampler - trainer).max() <= BOUNDS[shape]
+    assert np.abs(sampler - trainer).max() <= tolerances.forward(cfg)
     metrics = score.mismatch(jnp.asarray(sampler), jnp.asarray(trainer), jnp.ones(sampler.shape, bool))
-    assert 0 <= metrics["mismatch"].value() <= metrics["mismatch_max"].value() <= BOUNDS[shape]
+    assert 0 <= metrics["mismatch"].value() <= metrics["mismatch_max"].value() <= tolerances.forward(cfg)
 
 
 def test_weights_that_were_changed_since_are_seen_in_the_mismatch():
@@ -73,21 +71,22 @@ def test_weights_that_were_changed_since_are_seen_in_the_mismatch():
     sampler, trainer = (jnp.asarray(np.stack(one)) for one in (found.logprobs, scored))
     metrics = {name: mean.value() for name, mean in score.mismatch(sampler, trainer, sampler < 0).items()}
     # Exactly: the divergence at every position, over the whole vocabulary.
-    wanted = divergence(model, params, moved, found)
-    assert metrics["mismatch_k3"] == pytest.approx(wanted, rel=0.2)
-    assert metrics["mismatch_k1"] == pytest.approx(wanted, abs=0.01)
+    exact = divergence(model, params, moved, found)
+    by_token = {"k1": sampler - trainer, "k3": jnp.exp(trainer - sampler) - 1 + sampler - trainer}
+    for name, estimate in by_token.items():
+        assert metrics[f"mismatch_{name}"] == pytest.approx(exact.mean(), abs=tolerances.mean(estimate - exact))
     assert metrics["mismatch"] > 0.03
 
 
 def divergence(model, params, moved, found):
-    """Mean of KL(params | moved) over the positions that were written."""
+    """KL(params | moved) at the positions that were written."""
     total = []
     for prompt, written in zip(found.prompts, found.tokens, strict=True):
         row = jnp.asarray([[*prompt, *written]])
         batch = Batch(row, row >= 0, jnp.ones_like(row), jnp.arange(row.shape[1])[None])
         first, second = (logprobs(model, one, batch)[0, len(prompt) - 1 : -1] for one in (params, moved))
-        total.append(jnp.sum(jnp.exp(first) * (first - second), -1).mean())
-    return float(np.mean(total))
+        total.append(jnp.sum(jnp.exp(first) * (first - second), -1))
+    return np.array(total)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -103,7 +102,7 @@ def test_mismatch_by_hand_counts_only_what_is_masked():
     assert found["mismatch_max"].value() == 1.0
     assert found["mismatch_k1"].value() == -0.25  # (0.5 - 1) / 2
     wanted = ((np.exp(-0.5) - 1 + 0.5) + (np.exp(1.0) - 1 - 1)) / 2
-    assert found["mismatch_k3"].value() == pytest.approx(wanted, rel=1e-6)
+    assert found["mismatch_k3"].value() == pytest.approx(wanted, rel=rounding(6))
     assert float(found["mismatch"].count) == 2
 
 

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+import tolerances
+from tolerances import rounding
 
 from qstar.data import tokenizer
 from qstar.evals import probability
@@ -45,10 +47,10 @@ def rows_of(measure, subject=PLAIN, ways=("none",), key=0):
 def test_the_score_is_the_product_of_renormalised_probabilities_newline_included():
     measure = Direct("task", (FIRST, SECOND), batch_size=2)
     first, second = rows_of(measure)
-    assert [first["score"], second["score"]] == pytest.approx([0.5 * 0.6, 0.25 * 0.8 * 0.5], rel=1e-6)
+    assert [first["score"], second["score"]] == pytest.approx([0.5 * 0.6, 0.25 * 0.8 * 0.5], rel=rounding(10))
     assert (first["exact"], second["exact"]) == (True, False)
     wanted = [math.log(0.2 * 0.3), math.log(0.2 * 0.4 * 0.3)]
-    assert [first["loglik"], second["loglik"]] == pytest.approx(wanted, rel=1e-6)
+    assert [first["loglik"], second["loglik"]] == pytest.approx(wanted, rel=rounding(10))
     assert (first["item"], first["thoughts"], first["draw"]) == ("first", "none", 0)
     assert (first["question"], first["answer"], first["weight"], first["thought"]) == (
         "question first", "gold first", 0.0, "",
@@ -64,9 +66,9 @@ def test_figures_are_shares_and_means_with_their_intervals():
     assert list(figures) == ["accuracy", "probability", "nll"]
     assert dataclasses.astuple(figures["accuracy"]) == pytest.approx((0.5, 0.0945, 0.9055), abs=5e-5)  # Wilson
     # Means of two draws of two items: 0.1, 0.2 or 0.3.
-    assert dataclasses.astuple(figures["probability"]) == pytest.approx((0.2, 0.1, 0.3), rel=1e-6)
+    assert dataclasses.astuple(figures["probability"]) == pytest.approx((0.2, 0.1, 0.3), rel=rounding(10))
     low, high = -math.log(0.2 * 0.3), -math.log(0.2 * 0.4 * 0.3)
-    assert dataclasses.astuple(figures["nll"]) == pytest.approx(((low + high) / 2, low, high), rel=1e-6)
+    assert dataclasses.astuple(figures["nll"]) == pytest.approx(((low + high) / 2, low, high), rel=rounding(10))
 
 
 def test_order_and_batch_size_do_not_change_an_item_s_row():
@@ -77,7 +79,7 @@ def test_order_and_batch_size_do_not_change_an_item_s_row():
         assert sorted(i for batch in measure.batches() for i in batch) == [0, 1, 2, 3]
         params = {"table": TABLE["table"].at[7, 42, jnp.array(VALID)].set(jnp.array([0.1, 0.3, 0.1]))}
         found = [row["score"] for row in rows_of(measure, dataclasses.replace(PLAIN, params=params))]
-        assert found == pytest.approx([0.1, 0.6, 0.3, 0.3], rel=1e-6)
+        assert found == pytest.approx([0.1, 0.6, 0.3, 0.3], rel=rounding(10))
 
 
 def naive_score(logprobs_SV: np.ndarray, text: str, letters: tokenizer.Tokenizer, valid: str) -> float:
@@ -102,7 +104,9 @@ def test_scores_of_a_model_equal_the_naive_procedure():
         batch = tiny.batch([one.ids], [[1] * len(one.ids)])
         logprobs = jax.nn.log_softmax(model.bind(params).logits(model.bind(params).text(batch).hidden))
         expected = naive_score(np.asarray(logprobs, np.float64)[0], one.text, letters, "\n0123456789")
-        assert row["score"] == pytest.approx(expected, rel=1e-4)  # float32, another shape of the batch
+        # Another shape of the batch; a product of a probability, renormalised, for every token.
+        bound = 2 * len(one.anchors) * tolerances.forward(tiny.LM)
+        assert row["score"] == pytest.approx(expected, rel=bound)
     assert len({row["score"] for row in found}) == 2
 
 

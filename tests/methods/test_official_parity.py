@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+import tolerances
 
 from qstar.paths import ROOT
 
@@ -26,7 +27,9 @@ def golden(request):
 
 def test_losses_rewards_and_gradients_are_those_of_the_released_code(x64, golden):
     case, errors = golden.case, parity.errors(golden)
-    assert max(errors.values()) < 1e-12, max(errors, key=errors.get)
+    # Weights are drawn so that logits and scores have a variance of about 1; rewards are differences.
+    bound = 2 * tolerances.gradient(golden.lm, tokens=64, size=8, scores=1.0)
+    assert max(errors.values()) < bound, max(errors, key=errors.get)
     gradients = [name for name in errors if name.startswith("gradient/")]
     assert len(gradients) == WEIGHTS + 9 * (case["layers"] - 1) + (not case["tied"])
     talks = {f"talk/{n}" for n in range(1, case["n_ahead_talk"] + 1)}
@@ -75,6 +78,8 @@ def test_an_empty_thought_is_start_and_end_alone(x64):
     loss, metrics = jax.jit(lambda params, key: method.loss(definition.bind(params), golden.batch, key))(
         params, jax.random.key(0)
     )
-    assert float(loss) == pytest.approx(float(golden.arrays["total"]), rel=1e-12)
-    assert metrics["nll"].value() == pytest.approx(float(golden.arrays["base"]), rel=1e-12)
+    assert float(loss) == pytest.approx(float(golden.arrays["total"]), abs=tolerances.forward(golden.lm, 64, 8, 1.0))
+    assert metrics["nll"].value() == pytest.approx(
+        float(golden.arrays["base"]), abs=tolerances.forward(golden.lm, 64, 8, 1.0)
+    )
     assert "policy_loss" not in metrics

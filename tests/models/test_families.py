@@ -71,8 +71,11 @@ def test_logits_equal_those_of_transformers(name):
     expected = np.load(GOLDEN / name / "expected.npz")
     assert expected["tokens"].shape[1] > 4 * (cfg.window or 0)
     found = logits(lm.definition(cfg), jax.tree.map(jnp.asarray, params), jnp.asarray(expected["tokens"]))
-    # Two float32 programs that sum in different orders, logits up to 8: 1.7e-5 was seen.
-    np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=3e-5)
+    # Weights are 0.4 of a normal number.
+    bound = tolerances.forward(
+        cfg, expected["tokens"].shape[1], np.abs(expected["logits"]).max(), scores=0.16 * cfg.width
+    )
+    np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("name", KINDS)

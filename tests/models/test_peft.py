@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import tolerances
 
 from qstar.models import hf, lm, peft
 from qstar.models.lora import LoraConfig, adapted
@@ -44,10 +45,13 @@ def test_an_adapter_of_peft_gives_the_logits_of_peft():
     model = adapted(lm.definition(model_cfg), cfg)
     expected = np.load(ADAPTER / "expected.npz")
     params = {**base, "lora": adapters}
+    # Weights are 0.4 of a normal number.
+    bound = tolerances.forward(
+        model_cfg, expected["tokens"].shape[1], np.abs(expected["logits"]).max(), scores=0.16 * model_cfg.width
+    )
     for definition, weights in ((model, params), (model.base, model.merged(params))):
-        # Two float32 programs that sum in different orders, logits up to 10.
         found = logits(definition, weights, expected["tokens"])
-        np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=2e-5)
+        np.testing.assert_allclose(found, expected["logits"], rtol=0, atol=bound)
     assert np.abs(logits(model.base, base, expected["tokens"]) - expected["logits"]).max() > 0.1
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from tolerances import rounding
 
 from qstar.training.optim import OptimConfig, held, optimizer, schedule
 
@@ -82,7 +83,7 @@ def test_adam_after_two_steps_by_hand():
         params = optax.apply_updates(params, updates)
     # Moments: m = 0.5 then 1.75, over 1 - 0.5^2; v = 0.25 then 2.4375, over 1 - 0.75^2. The first step is 1.
     second = (1.75 / 0.75) / np.sqrt(2.4375 / 0.4375)
-    np.testing.assert_allclose(params["lm"]["w"], [-0.1 * (1 + second)], rtol=1e-6)
+    np.testing.assert_allclose(params["lm"]["w"], [-0.1 * (1 + second)], rtol=rounding(12))
 
 
 def test_gradients_are_clipped_by_their_global_norm_before_adam():
@@ -90,10 +91,11 @@ def test_gradients_are_clipped_by_their_global_norm_before_adam():
     gradient = jax.tree.map(jnp.zeros_like, PARAMS)
     gradient |= {"start": jnp.array([3.0, 0.0]), "end": jnp.array([0.0, 4.0])}  # global norm 5
     settings = {"eps": 1e6, "delimiter_lr_scale": 1.0, "lr": 1e6}
-    assert one_update(gradient, **settings)["end"] == pytest.approx([-4.0, 0.0], rel=1e-4)
-    assert one_update(gradient, clip=1.0, **settings)["end"] == pytest.approx([-0.8, 0.0], rel=1e-4)
-    assert one_update(gradient, clip=1.0, **settings)["start"] == pytest.approx([-0.6, 0.0], rel=1e-4)
-    assert one_update(gradient, clip=10.0, **settings)["end"] == pytest.approx([-4.0, 0.0], rel=1e-4)
+    bound = 4 / 1e6 + rounding(8)  # the step is lr * g / (|g| + eps)
+    assert one_update(gradient, **settings)["end"] == pytest.approx([-4.0, 0.0], rel=bound)
+    assert one_update(gradient, clip=1.0, **settings)["end"] == pytest.approx([-0.8, 0.0], rel=bound)
+    assert one_update(gradient, clip=1.0, **settings)["start"] == pytest.approx([-0.6, 0.0], rel=bound)
+    assert one_update(gradient, clip=10.0, **settings)["end"] == pytest.approx([-4.0, 0.0], rel=bound)
 
 
 # --- weights in bfloat16 ------------------------------------------------------------------------------------------
@@ -168,7 +170,7 @@ def test_share_of_weights_that_can_change_in_a_hundred_steps_of_a_millionth(weig
 def test_schedules_at_literal_steps(settings, wanted):
     rate = schedule(OptimConfig(**({"lr": 2.0, "warmup_steps": 4} | settings)), steps=12)
     assert {step: float(rate(step)) for step in wanted} == pytest.approx(
-        {step: 2 * share for step, share in wanted.items()}, abs=1e-6
+        {step: 2 * share for step, share in wanted.items()}, abs=rounding(6, size=2)
     )
 
 
