@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import tolerances
 from hydra import compose, initialize_config_dir
 from small_runs import composed
 
@@ -193,7 +194,7 @@ def test_the_ledger_counts_what_the_store_holds(straight):
 
 def test_the_trainers_logprobs_are_the_samplers(straight):
     for line in without_clock(straight)[1:]:
-        assert line["mismatch"]["largest"] < 1e-5
+        assert line["mismatch"]["largest"] < tolerances.forward(MODEL, size=8, scores=2.0)  # scores grow in training
 
 
 def test_the_metrics_of_a_training_begin_with_the_samplers_mismatch(straight):

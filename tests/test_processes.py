@@ -1,5 +1,6 @@
 """Several processes are one run: what `qstar-train` does in two is what it does in one."""
 
+import dataclasses
 import os
 import socket
 import subprocess
@@ -8,6 +9,8 @@ from pathlib import Path
 
 import jax
 import pytest
+import tiny
+import tolerances
 from conftest import xla_flags
 from small_runs import MODEL, RUN, lines
 
@@ -28,6 +31,8 @@ SETTINGS = (
     "peak_tflops=1",
     "run_dir=run",
 )
+# Six steps of one layer in float32; gradients, sums over batch and text, may cancel to a hundredth.
+BOUND = tolerances.trained(dataclasses.replace(tiny.LM, layers=1), 6, lr=0.01, update=tolerances.rounding(100))
 
 
 def free_port() -> int:
@@ -68,7 +73,7 @@ def assert_close(found: list[dict], wanted: list[dict]) -> None:
     """Lines that agree but for sums taken in another order."""
     assert [line.keys() for line in found] == [line.keys() for line in wanted]
     for one, other in zip(found, wanted, strict=True):
-        assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+        assert one == pytest.approx(other, rel=BOUND, abs=BOUND)
 
 
 @pytest.mark.slow
@@ -87,7 +92,7 @@ def test_two_processes_equal_one_and_go_on_from_each_others_checkpoints(tmp_path
         assert (shared / "run" / "checkpoints" / str(steps)).is_dir()
     found = lines(shared / "run" / "metrics.jsonl")
     assert [line["step"] for line in found] == [1, 2, 3, 4, 5, 6]
-    assert [line["loss"] for line in found] == pytest.approx(losses, rel=1e-4)
+    assert [line["loss"] for line in found] == pytest.approx(losses, rel=BOUND)
     evaluated = [line["step"] for line in lines(shared / "run" / "evals.jsonl")]
     assert evaluated == sorted(evaluated) and evaluated.count(0) == 2 and evaluated.count(6) == 2
 

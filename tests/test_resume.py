@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import resume_driver
+from tolerances import rounding
 
 from qstar.training import loop
 
@@ -148,10 +149,12 @@ def test_run_on_8_devices_goes_on_with_2(tmp_path, straight):
     state = resume_driver.run(tmp_path, STEPS, devices=2)
     expected_state, expected_lines = straight
     assert [line["tokens"] for line in lines(tmp_path)] == [line["tokens"] for line in expected_lines]
-    # The sum over the batch is taken in another order on every mesh, and Adam's division by the root of small second
-    # moments makes 1e-7 of it a little larger over 30 steps.
+    # Gradients are sums over 8 rows of 4 tokens, in another order on every mesh, that may cancel to a tenth; an update
+    # of Adam is as wrong as its gradient, relative to lr.
     for name in ("embed", "out"):
-        np.testing.assert_allclose(state.params[name], expected_state.params[name], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(
+            state.params[name], expected_state.params[name], rtol=0, atol=STEPS * 1e-2 * rounding(32, size=10)
+        )
 
 
 def free_port() -> str:
@@ -180,6 +183,8 @@ def test_signal_to_one_of_two_processes_stops_both_at_one_step(tmp_path, straigh
         assert process.returncode == 0, output
     _, expected_lines = straight
     assert [line["tokens"] for line in lines(tmp_path)] == [line["tokens"] for line in expected_lines]
-    # Sums over the batch are taken in another order.
+    # Sums over the batch are taken in another order, as above; a loss is a square.
     expected_losses = [line["loss"] for line in expected_lines]
-    np.testing.assert_allclose([line["loss"] for line in lines(tmp_path)], expected_losses, rtol=1e-5)
+    np.testing.assert_allclose(
+        [line["loss"] for line in lines(tmp_path)], expected_losses, rtol=2 * STEPS * 1e-2 * rounding(32, size=10)
+    )

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tolerances
 from golden import letters
 
 from qstar.evals.measure import Subject
@@ -91,5 +92,6 @@ def test_scores_after_thoughts_are_those_of_the_released_evaluation(x64, task):
     measure = Direct(task, tuple(map(narrowed, items)), batch_size=len(items))
     rows = measure.ask(asked, ("greedy",), range(len(items)), jax.random.key(0))
     wanted = GOLDEN.arrays[f"{task}/score"]
-    np.testing.assert_allclose([row["score"] for row in rows], wanted, rtol=1e-12)
-    assert measure.figures(rows)["probability"].value == pytest.approx(float(GOLDEN.arrays[f"{task}/mean"]), rel=1e-12)
+    bound = 10 * tolerances.forward(GOLDEN.lm, 64, 8, 1.0)  # a product of a probability for every token of an answer
+    np.testing.assert_allclose([row["score"] for row in rows], wanted, rtol=bound)
+    assert measure.figures(rows)["probability"].value == pytest.approx(float(GOLDEN.arrays[f"{task}/mean"]), rel=bound)
