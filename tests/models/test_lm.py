@@ -59,7 +59,8 @@ def test_recomputing_changes_no_gradient(x64, remat):
         return jax.jit(jax.grad(total))(params)
 
     for found, wanted in zip(jax.tree.leaves(gradient(remat)), jax.tree.leaves(gradient("none")), strict=True):
-        assert tiny.relative_error(found, wanted) < tolerances.gradient(tiny.EXACT)
+        bound = tolerances.gradient(tiny.EXACT) * np.abs(wanted).max()  # the output table has no part in it: exactly 0
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=bound)
 
 
 def test_bfloat16_computes_in_it_and_gives_float32_logits_close_to_float32():

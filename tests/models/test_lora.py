@@ -28,7 +28,7 @@ FEW = LoraConfig(rank=3, alpha=6.0, targets=("query", "out", "down"))
 EVERY = dataclasses.replace(FEW, targets=("all",))
 OPTIM = OptimConfig(lr=0.01, warmup_steps=0, eps=1e-3)  # no division by gradients that are rounding alone
 LM = dataclasses.replace(tiny.LM, vocab=14)  # sizes that two tensor ways and eight fsdp ways divide
-DOUBLE = dataclasses.replace(LM, dtype="float64")  # adapters and gradients stay float32, sums are exact before that
+DOUBLE = dataclasses.replace(LM, dtype="float64")  # what is held in float32 is rounded to it after sums that are not
 
 
 def thinker(cfg, lora):
