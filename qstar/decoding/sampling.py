@@ -95,7 +95,7 @@ def choose(logits: Float[Array, "B V"], keys: Keys, choice: Choice) -> Chosen:
         token = jnp.argmax(allowed, axis=-1)
         behaviour = jnp.zeros_like(logits[:, 0])
     else:
-        kept = likely(allowed / choice.temperature, choice.top_k, choice.top_p)
+        kept = likely(vocabulary.tempered(allowed, choice.temperature), choice.top_k, choice.top_p)
         token = _drawn(kept, keys)
         behaviour = _logprob(kept, token)
     return Chosen(token, _logprob(logits, token), behaviour, _margin(allowed))

@@ -16,12 +16,29 @@ Head = Callable[[Array], Array]  # [*rows D] -> [*rows V]
 LARGE = 512
 """Size of a vocabulary from which on a token is drawn with one random number instead of one for each of its rivals:
 making 32,000 of them takes a CPU ten times as long as the logits of a narrow model."""
+COLD, HOT = 1e-6, 1e12
+"""Temperatures between which a quotient of logits that a model computes comes neither near the largest float nor near
+`MASKED`, and `MASKED` over them stays far below all others."""
 BLOCK = 256  # tokens that `inverted` adds up before it looks at single ones
 
 
 def forbid(logits: Float[Array, "*rows V"], forbidden: tuple[int, ...]) -> Float[Array, "*rows V"]:
     """Logits under which the forbidden ids have probability zero."""
     return logits.at[..., jnp.array(forbidden, jnp.int32)].set(MASKED) if forbidden else logits
+
+
+def tempered(logits: Float[Array, "*rows V"], temperature: float) -> Float[Array, "*rows V"]:
+    """Logits over a positive temperature, for any float; forbidden ids (`MASKED`) stay forbidden.
+
+    Below `COLD` up to a constant of the row: the likeliest token is at 0 and others are far below it, so that it is
+    drawn for certain where the quotients would not be finite. Float32 has no positive number below its smallest one.
+    """
+    if COLD <= temperature <= HOT:
+        return logits / temperature
+    if temperature > HOT:
+        return jnp.where(logits <= MASKED, MASKED, logits / temperature)
+    below = logits - jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    return jnp.maximum(below / max(temperature, float(jnp.finfo(logits.dtype).tiny)), MASKED)
 
 
 @typed
@@ -38,7 +55,7 @@ def logprobs(
 
     def slice_logprobs(arrays):
         hidden, targets = arrays
-        logits = forbid(head(hidden), forbidden) / temperature
+        logits = tempered(forbid(head(hidden), forbidden), temperature)
         chosen = jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
         return chosen - jax.nn.logsumexp(logits, axis=-1)
 
@@ -101,7 +118,7 @@ def sample(
 
     def slice_sample(arrays):
         hidden, slots = arrays
-        logits = forbid(head(hidden), forbidden) / (temperature or 1.0)
+        logits = tempered(forbid(head(hidden), forbidden), temperature or 1.0)
         if not temperature:
             tokens = jnp.argmax(logits, axis=-1)
         elif vocab < LARGE:

@@ -102,6 +102,31 @@ def test_a_token_that_is_kept_is_drawn_by_the_same_noise_with_and_without_filter
     assert 0 < np.mean(stay) < 1
 
 
+COLDEST = (1e-3, 1e-6, 9e-7, 1e-30, 1e-38, 1e-45, 5e-324)
+
+
+@pytest.mark.parametrize("vocab", [6, 1000])  # drawn by Gumbel noise, and by inversion
+@pytest.mark.parametrize("temperature", COLDEST)
+def test_the_likeliest_token_is_drawn_down_to_the_smallest_temperature(temperature, vocab):
+    rng = np.random.default_rng(3)
+    logits = (5 * rng.standard_normal((20, vocab)) - 40).astype(np.float32)
+    likeliest = int(logits[0].argmax())
+    for extreme in ({}, {"top_k": 1}, {"top_k": vocab}, {"top_p": 5e-324}, {"top_p": 1 - 1e-16}):
+        choice = Choice(temperature=temperature, forbidden_ids=(likeliest,), **extreme)
+        found = sampling.choose(jnp.asarray(logits), jax.random.split(jax.random.key(0), 20), choice)
+        allowed = np.where(np.arange(vocab) == likeliest, -np.inf, logits)
+        np.testing.assert_array_equal(found.token, allowed.argmax(-1))
+        np.testing.assert_allclose(found.behaviour, 0, atol=1e-6)  # log of probability 1
+        assert np.isfinite(found.logprob).all()
+
+
+@pytest.mark.parametrize("temperature", [1e13, 1e30, 3e38, 1e300])
+def test_forbidden_tokens_are_not_drawn_at_the_highest_temperatures(temperature):
+    found = drawn(Choice(temperature=temperature, forbidden_ids=(2, 3)), 500)
+    assert set(found.token.tolist()) == {0, 1, 4, 5}
+    np.testing.assert_allclose(found.behaviour, np.log(1 / 4), rtol=1e-6)
+
+
 def test_log_probs_are_those_of_a_softmax():
     rng = np.random.default_rng(1)
     logits = rng.standard_normal((7, 30)).astype(np.float32)

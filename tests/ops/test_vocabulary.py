@@ -160,3 +160,13 @@ def test_draws_of_a_large_vocabulary_follow_its_softmax():
     used = expected > 0
     found = np.bincount(groups[np.asarray(tokens).ravel()], minlength=50)
     assert np.sum((found - 50000 * expected)[used] ** 2 / (50000 * expected[used])) < 85.4  # 99.9%, at most 49 degrees
+
+
+@pytest.mark.parametrize("temperature", [1e-7, 1e-38, 1e-45])
+def test_thoughts_at_the_smallest_temperatures_are_the_likeliest_tokens(drawing, temperature):
+    tokens, logprobs = vocabulary.sample(head, HIDDEN, jax.random.key(0), VOCAB, temperature, (2,))
+    likeliest = np.where(np.arange(VOCAB) == 2, -np.inf, head(HIDDEN)).argmax(-1)
+    np.testing.assert_array_equal(tokens, likeliest)
+    np.testing.assert_allclose(logprobs, 0, atol=1e-6)
+    again = vocabulary.logprobs(head, HIDDEN, jnp.asarray(likeliest), 2, VOCAB, temperature, (2,))
+    np.testing.assert_allclose(again, 0, atol=1e-6)
