@@ -1,7 +1,7 @@
 """Questions to a language model, its answers graded: what self-training stores, counts and reports of them."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -49,9 +49,61 @@ class Answered:
     verdicts: list[Verdict]
 
 
-def batches(cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem]) -> list[list[Problem]]:
+@dataclass(frozen=True)
+class Overlong:
+    """A question that is longer than the model can read."""
+
+    id: str
+    tokens: int  # of its prompt
+    room: int  # tokens to write, those of the questions beside it
+
+
+Prompts = Callable[[Sequence[Problem], int], Iterable[Sequence[str]]]
+"""A batch of problems and its number -> the prompts that may be asked of each."""
+
+
+def fitting(
+    cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem], prompts: Callable[[], Prompts]
+) -> tuple[list[Problem], list[Overlong]]:
+    """The problems that the model can read and answer, and the others.
+
+    Looked at again where some were left out: which examples stand before a question may depend on its batch.
+    """
+    left: list[Overlong] = []
+    while True:
+        found = list(_overlong(cfg, loaded, problems, prompts()))
+        if not found:
+            return list(problems), left
+        left += found
+        ids = {one.id for one in found}
+        problems = [one for one in problems if one.id not in ids]
+
+
+def _overlong(cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem], prompts: Prompts) -> Iterator[Overlong]:
+    for number, batch in enumerate(batches(cfg, loaded, problems)):
+        room = max(cfg.task.budget(one, loaded.tokenizer) for one in batch)
+        for one, texts in zip(batch, prompts(batch, number), strict=True):
+            size = max(len(loaded.tokenizer.encode_prompt(text)) for text in texts)
+            if size + room > loaded.config.max_len:
+                yield Overlong(one.id, size, room)
+
+
+def check_fitting(cfg: ImproveConfig, loaded: Loaded, split: str, count: int, left: Sequence[Overlong]) -> None:
+    """Raise ValueError that names the overlong questions, unless they are to be left out and others remain."""
+    if not left or (cfg.overlong == "skip" and len(left) < count):
+        return
+    named = ", ".join(f"{one.id} ({one.tokens} tokens and {one.room} to write)" for one in left[:5])
+    raise ValueError(
+        f"{cfg.task.name}: {len(left)} of {count} {split} questions do not fit into the {loaded.config.max_len} tokens "
+        f"that {loaded.source} was built for: {named}{', ...' if len(left) > 5 else ''}; shorten them, show fewer "
+        "examples before them, lower task.max_new_tokens, use a model with a longer context, or leave them out with "
+        "overlong=skip"
+    )
+
+
+def batches(cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem]) -> list[list[Problem]]:
     """The problems in batches whose answers take about as many tokens."""
-    ordered = sorted(problems, key=lambda one: cfg.task.budget(one, sampler.loaded.tokenizer))
+    ordered = sorted(problems, key=lambda one: cfg.task.budget(one, loaded.tokenizer))
     return [ordered[i : i + cfg.sample_batch] for i in range(0, len(ordered), cfg.sample_batch)]
 
 
@@ -104,6 +156,8 @@ def samples(
     fixed |= {name: getattr(recipe, name) for name in ("temperature", "top_k", "top_p")}
     fixed |= {"grader": cfg.task.grader.name, "grader_version": cfg.task.grader.version}
     rows, written = [], found.written
+    # An end-of-text token is none of the text, whose stop it takes the place of.
+    ended = [len(tokens) and int(tokens[-1]) in sampler.loaded.tokenizer.ends for tokens in written.tokens]
     for i, verdict in enumerate(found.verdicts):
         one = batch[i // each]
         asked = {"problem": one.id, "question": one.question, "gold": one.answer, "group": one.group}
@@ -111,7 +165,7 @@ def samples(
         tokens = {name: getattr(written, name)[i].tolist() for name in ("tokens", "logprobs", "margins")}
         counts = {"prompt_tokens": len(written.prompts[i]), "generated_tokens": len(written.tokens[i])}
         texts = {
-            "written": written.text[i] + written.ending[i],
+            "written": written.text[i] + ("" if ended[i] else written.ending[i]),
             "stored": leaks.stored(cfg.task, one, written.text[i], hint),
         }
         found_out = {"answer": verdict.answer, "correct": verdict.correct, "reason": verdict.reason}
@@ -202,7 +256,7 @@ def _mismatch(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict]) -> dic
     longest = max(row["prompt_tokens"] + row["generated_tokens"] for row in written)
     count = min(SCORED, max(SCORED_TOKENS // longest, 1))
     some = written[:: max(len(written) // count, 1)][:count]
-    encode = sampler.loaded.tokenizer.encode
+    encode = sampler.loaded.tokenizer.encode_prompt
     again = score.score(
         sampler.definition, sampler.params, [encode(row["prompt"]) for row in some], [row["tokens"] for row in some],
         batch_size=min(cfg.sample_batch, count),
@@ -216,7 +270,7 @@ def evaluated(cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem],
 
     Where the configuration asks for it also both accuracies, with few-shot examples and without.
     """
-    found = {shots: _asked(cfg, sampler, problems, shots, phase, iteration) for shots in _ways(cfg)}
+    found = {shots: _asked(cfg, sampler, problems, shots, phase, iteration) for shots in ways(cfg)}
     right = found[cfg.ask_few_shot].right
     groups = {name: _share(each) for name, each in sorted(right.items(), key=lambda one: (len(one[0]), one[0]))}
     rows = [row for way in found.values() for row in way.rows]
@@ -226,7 +280,26 @@ def evaluated(cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem],
     return line | {"ledger": {phase: spent(sampler.loaded.config, rows, 1)}}
 
 
-def _ways(cfg: ImproveConfig) -> tuple[bool, ...]:
+def asking_rng(cfg: ImproveConfig, phase: str) -> np.random.Generator:
+    """Draws the examples before the questions of a phase: the same every time."""
+    return np.random.default_rng((cfg.seed, *phase.encode()))
+
+
+def asking(cfg: ImproveConfig, phase: str) -> Prompts:
+    """The prompts of `evaluated`, batch by batch in their order."""
+    streams = {few_shot: asking_rng(cfg, phase) for few_shot in ways(cfg)}
+
+    def prompts(batch: Sequence[Problem], number: int) -> list[list[str]]:
+        found = [
+            [cfg.task.prompt(one, cfg.task.shots(one, rng) if few_shot else ()) for one in batch]
+            for few_shot, rng in streams.items()
+        ]
+        return list(zip(*found, strict=True))
+
+    return prompts
+
+
+def ways(cfg: ImproveConfig) -> tuple[bool, ...]:
     return (cfg.ask_few_shot, not cfg.ask_few_shot) if cfg.ask_both else (cfg.ask_few_shot,)
 
 
@@ -243,8 +316,8 @@ class _Asked:
 def _asked(
     cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem], few_shot: bool, phase: str, iteration: int
 ) -> _Asked:
-    rng = np.random.default_rng((cfg.seed, *phase.encode()))  # the same examples before a question every time
-    parts = batches(cfg, sampler, problems)
+    rng = asking_rng(cfg, phase)
+    parts = batches(cfg, sampler.loaded, problems)
     right: dict[str, list[bool]] = {}
     rows: list[dict] = []
     with console.counting(f"iteration {iteration}: asking") as progress:

@@ -22,6 +22,7 @@ from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import TextConfig
 from qstar.evals.chain import ChainEval
+from qstar.evals.measure import OVERLONG
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
 from qstar.methods.adaptive import Adaptive
@@ -163,6 +164,8 @@ class ImproveConfig:
     dev: Whole = 0  # dev problems asked after every iteration; 0: all
     ask_few_shot: bool = False  # examples stand before the questions that are asked
     ask_both: bool = False  # the other way as well
+    # Questions that are longer than the model can read: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     wrong_hints: Whole = 0  # training questions asked with a wrong hint in every iteration; nothing is learnt from them
     test: bool = False  # ask the test split after the last iteration
     log_every: Count = 10  # steps between lines of metrics

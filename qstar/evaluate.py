@@ -47,17 +47,20 @@ def evaluate(cfg: EvaluateConfig) -> report.Groups:
     """
     if cfg.out:
         paths.check_folder("out", cfg.out)
-    evaluator, groups = None, []
+    evaluator, groups, told = None, [], ""
     for name, step, subject in _subjects(cfg):
         if evaluator is None:  # of all steps: its programs are compiled once
             with console.phase("preparing the questions"):
                 evaluator = Evaluator(cfg.eval, subject.method, subject.definition, subject.tokenizer)
+                told = report.tokenizer(subject.tokenizer) + report.left_out(evaluator.fit())
+            if told:
+                console.console().print(told.strip(), markup=False, highlight=False)
         folder = Path(cfg.out) / f"step_{step}" if cfg.out else None
         with console.counting(f"questions to {name}") as progress:
             rows = evaluator(jax.device_put(subject.params), jax.random.key(cfg.seed), progress, folder)
         groups.append((name, rows))
         if cfg.out:
-            _write(Path(cfg.out), step, groups)
+            _write(Path(cfg.out), step, groups, told)
     return groups
 
 
@@ -96,7 +99,7 @@ def _steps(cfg: EvaluateConfig, path: Path) -> list[int | None]:
     return list(cfg.step) if isinstance(cfg.step, list | tuple) else [cfg.step]
 
 
-def _write(folder: Path, step: int, groups: report.Groups) -> None:
+def _write(folder: Path, step: int, groups: report.Groups, told: str) -> None:
     """The table so far, for people and for programs; what other evaluations of this folder wrote there stays."""
     file, rows = folder / "evals.jsonl", groups[-1][1]
     known = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
@@ -105,7 +108,7 @@ def _write(folder: Path, step: int, groups: report.Groups) -> None:
     lines += [{"step": step, **suite.as_dict(row)} for row in rows]
     lines.sort(key=lambda line: line["step"])
     _replace(file, "".join(json.dumps(line) + "\n" for line in lines))
-    _replace(folder / "summary.md", report.markdown(groups))
+    _replace(folder / "summary.md", report.markdown(groups) + told)
 
 
 def _replace(file: Path, text: str) -> None:

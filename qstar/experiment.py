@@ -84,9 +84,11 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
     """
     paths.check_folder("run_dir", directory)
     with console.phase("loading the model"):
-        loaded = cfg.model.load(cfg.seed)
+        loaded = runs.as_begun(directory, cfg.model.load(cfg.seed))
         mesh = _mesh(cfg, loaded)
         _check_sizes(cfg, loaded, mesh)
+    if loaded.tokenizer.told():
+        console.console().print(f"tokenizer: {loaded.tokenizer.told()}", markup=False, highlight=False)
     with console.phase("preparing data and questions"):
         data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
         texts = held_out(cfg, loaded.tokenizer, data)
@@ -130,7 +132,7 @@ def held_out(cfg: TrainConfig, tokenizer: Tokenizer, training: RandomAccess) -> 
     """Texts to read: problems of the evaluation, or the beginnings of windows outside training (`build.held_out`)."""
     if isinstance(cfg.eval, CupsEval):
         problems = dataclasses.replace(cfg.eval, items=BEST_OF).problems()
-        return [tokenizer.encode(f"{problem.question}{problem.answer}") for problem in problems]
+        return [tokenizer.encode_whole(f"{problem.question}{problem.answer}") for problem in problems]
     batch = build.held_out(cfg.data, tokenizer, training, cfg.batch_size, cfg.seed)
     first = batch.segment == 1
     return [tokens[keep][:SAMPLE_LIMIT].tolist() for tokens, keep in zip(batch.tokens, first, strict=True)][:BEST_OF]
@@ -149,6 +151,10 @@ def _arm(
     other = runs.other_model(method, loaded)
     program = Program.of(method, loaded.config, mesh, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
     extras = runs.carried_on(loaded, method)
+    evaluator = Evaluator(cfg.eval, method, program.definition, loaded.tokenizer)
+    told = report.left_out(evaluator.fit())
+    if told:
+        console.console().print(told.strip(), markup=False, highlight=False)
     return Arm(
         dataclasses.replace(cfg, method=method),
         directory,
@@ -156,7 +162,7 @@ def _arm(
         extras,
         build.batches(data),
         build.abstract_batch(data, cfg.batch_size, mesh),
-        Evaluator(cfg.eval, method, program.definition, loaded.tokenizer),
+        evaluator,
         Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
     )
 
@@ -353,7 +359,8 @@ def _show(result: Result, arm: Arm, tokenizer: Tokenizer) -> None:
         out.print()
         out.print(report.table(groups))
         if processes.first():
-            (result.directory / "summary.md").write_text(report.markdown(groups), encoding="utf-8")
+            text = report.markdown(groups) + report.tokenizer(tokenizer)
+            (result.directory / "summary.md").write_text(text, encoding="utf-8")
     if result.helped:
         out.print("\nThoughts that helped most")
     for one in result.helped:

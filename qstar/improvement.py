@@ -18,8 +18,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar import answering, experiment, iterations, paths, report
-from qstar.answering import Sampler
+from qstar import answering, experiment, iterations, paths, report, runs
+from qstar.answering import Overlong, Sampler
 from qstar.config import ImproveConfig, TrainConfig
 from qstar.data import examples as example_files
 from qstar.data import rationales
@@ -31,6 +31,7 @@ from qstar.models import cost
 from qstar.runs import Loaded
 from qstar.tasks import problem as problems_of
 from qstar.tasks import sandbox
+from qstar.tasks.leaks import WronglyHinted
 from qstar.tasks.problem import Problem
 from qstar.training import console
 from qstar.training.improve import Graded, Kept, drawn, examples, selected, some
@@ -56,10 +57,19 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
     paths.check_folder("run_dir", directory)
     sandbox.configure(cfg.sandbox)
     with console.phase("loading the model"):
-        base = cfg.model.load(cfg.seed)
+        # Earlier versions put no begin-of-text token before texts: a run of theirs goes on without.
+        base = runs.as_begun(iterations.folder(directory, 1), cfg.model.load(cfg.seed))
+    if base.tokenizer.told():
+        console.console().print(f"tokenizer: {base.tokenizer.told()}", markup=False, highlight=False)
     with console.phase("reading the questions"):
         problems, dev = cfg.task.problems("train"), _some(cfg.task.problems("dev"), cfg.dev)
     _check(cfg, base, problems, dev)
+    left: dict[str, int] = {}
+    dev = _fitting_asked(cfg, base, dev, "dev", left)
+    if cfg.test:
+        _fitting_asked(cfg, base, cfg.task.problems("test"), "test", {})  # its questions' lengths alone are looked at
+    if cfg.improve.target == "own":  # all, with the examples of the first iteration before them
+        _fitting_sampled(cfg, base, problems, 1, {})
     iterations.claim(cfg, directory)
     store = None
     if cfg.improve.target == "own":
@@ -70,9 +80,10 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
         if cfg.improve.sample_from == "sft":
             line = iterations.joined(line, _fine_tune(cfg, base, directory, problems))
         sampler = iterations.sampler(cfg, directory, 0, base)
+        line |= {"overlong": left} if left else {}
         _finish(directory, iterations.joined(line, answering.evaluated(cfg, sampler, dev, "dev", 0)))
     for iteration in range(len(lines) or 1, cfg.improve.iterations + 1):
-        _finish(directory, _iteration(cfg, base, directory, store, problems, dev, iteration))
+        _finish(directory, _iteration(cfg, base, directory, store, problems, dev, iteration, left))
     lines = iterations.lines(directory)
     if cfg.test and "test" not in lines[-1]:
         lines[-1] = iterations.joined(lines[-1], _tested(cfg, base, directory, lines[-1]["iteration"]))
@@ -80,7 +91,7 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
     if cfg.improve.verifier:
         prompts = {one.id: cfg.task.prompt(one) for one in problems}
         example_files.write(directory / VERIFIER, list(rationales.verifier_examples(store, prompts)))
-    (directory / "summary.md").write_text(report.iterations(lines), encoding="utf-8")
+    (directory / "summary.md").write_text(report.iterations(lines) + report.tokenizer(base.tokenizer), encoding="utf-8")
     return lines
 
 
@@ -135,12 +146,16 @@ def _iteration(
     problems: Sequence[Problem],
     dev: Sequence[Problem],
     iteration: int,
+    left: dict[str, int],
 ) -> dict:
     """Sample, hint, grade, keep, train, ask: the line that says what came out."""
+    left = dict(left)
     folder = iterations.folder(directory, iteration)
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = [problems[i] for i in drawn(len(problems), cfg.improve, iteration, cfg.seed)]
-    line = {"iteration": iteration, "problems": len(chosen)}
+    chosen = _chosen(cfg, problems, iteration)
+    if store:
+        chosen = _fitting_sampled(cfg, base, chosen, iteration, left)
+    line = {"iteration": iteration, "problems": len(chosen)} | ({"overlong": left} if left else {})
     if store:
         sampler = iterations.sampler(cfg, directory, iteration - 1, base)
         line = iterations.joined(line, _sample(cfg, sampler, store, chosen, iteration))
@@ -158,8 +173,9 @@ def _iteration(
         asked = [one for one in problems if one.id in names]
         again = some(kept, cfg.improve.learn_hinted, iteration, cfg.seed)
         grouped = cfg.improve.mean_over == "questions"
-        found = examples(kept, {one.id: cfg.task.prompt(one) for one in asked}, grouped)
-        found += examples(again, {one.id: cfg.task.hinted(one) for one in asked}, grouped)
+        spelled = (sampler.loaded.tokenizer, cfg.task.stop)
+        found = examples(kept, {one.id: cfg.task.prompt(one) for one in asked}, *spelled, grouped=grouped)
+        found += examples(again, {one.id: cfg.task.hinted(one) for one in asked}, *spelled, grouped=grouped)
     else:
         found = [_given(cfg, one) for one in chosen if cfg.improve.target == "direct" or one.rationale]
     found, dropped = _fitting(found, cfg, base)
@@ -169,6 +185,42 @@ def _iteration(
         line = iterations.joined(line, _train(cfg, base, directory, iteration, line.get("mismatch", {})))
     trained = iterations.sampler(cfg, directory, iteration, base)
     return iterations.joined(line, answering.evaluated(cfg, trained, dev, "dev", iteration))
+
+
+def _chosen(cfg: ImproveConfig, problems: Sequence[Problem], iteration: int) -> list[Problem]:
+    """The questions of an iteration."""
+    return [problems[i] for i in drawn(len(problems), cfg.improve, iteration, cfg.seed)]
+
+
+def _fitting_asked(
+    cfg: ImproveConfig, base: Loaded, problems: Sequence[Problem], phase: str, left: dict[str, int]
+) -> list[Problem]:
+    """The questions of dev or test that the model can read; how many it cannot is put down in `left`."""
+    fit, over = answering.fitting(cfg, base, problems, lambda: answering.asking(cfg, phase))
+    return _left_out(cfg, base, phase, fit, over, left)
+
+
+def _fitting_sampled(
+    cfg: ImproveConfig, base: Loaded, chosen: Sequence[Problem], iteration: int, left: dict[str, int]
+) -> list[Problem]:
+    """The same of the questions that an iteration samples, with the hints that may be shown."""
+    kinds = (cfg.task.prompt,) if cfg.improve.hint == "never" else (cfg.task.prompt, cfg.task.hinted)
+
+    def prompts(batch: Sequence[Problem], number: int) -> list[list[str]]:
+        shots = _shots(cfg, batch, iteration, number)
+        return [[kind(*each) for kind in kinds] for each in zip(batch, shots, strict=True)]
+
+    fit, over = answering.fitting(cfg, base, chosen, lambda: prompts)
+    return _left_out(cfg, base, "training", fit, over, left)
+
+
+def _left_out(
+    cfg: ImproveConfig, base: Loaded, split: str, fit: list[Problem], over: Sequence[Overlong], left: dict[str, int]
+) -> list[Problem]:
+    answering.check_fitting(cfg, base, split, len(fit) + len(over), over)
+    if over:
+        left[split] = len(over)
+    return fit
 
 
 def _given(cfg: ImproveConfig, one: Problem) -> dict:
@@ -182,10 +234,10 @@ def _given(cfg: ImproveConfig, one: Problem) -> dict:
 
 def _fitting(found: list[dict], cfg: ImproveConfig, base: Loaded) -> tuple[list[dict], int]:
     """Examples that fit into a row of training, all of their group with them, and how many do not."""
-    encode, sizes = base.tokenizer.encode, Counter()
+    sizes = Counter()
     of = [one.get("group", number) for number, one in enumerate(found)]
     for group, one in zip(of, found, strict=True):
-        sizes[group] += len(encode(one["prompt"])) + len(encode(one["completion"]))
+        sizes[group] += len(example_files.encoded(one, base.tokenizer))
     fits = [one for group, one in zip(of, found, strict=True) if sizes[group] <= cfg.length]
     return fits, len(found) - len(fits)
 
@@ -206,7 +258,7 @@ def _advice(cfg: ImproveConfig, iteration: int, line: dict, directory: Path) -> 
 
 def _sample(cfg: ImproveConfig, sampler: Sampler, store: Store, chosen: Sequence[Problem], iteration: int) -> dict:
     """Fill the store with the samples of this iteration, and count them."""
-    batches, known = answering.batches(cfg, sampler, chosen), _known(cfg, store, iteration)
+    batches, known = answering.batches(cfg, sampler.loaded, chosen), _known(cfg, store, iteration)
     _fill(store, iteration, "sampling", batches, lambda batch, i: _batch(cfg, sampler, batch, iteration, i, known))
     rows = store.rows(rationales.of_iteration(iteration), answering.COUNTED).to_pylist()
     return answering.counted(cfg, sampler, rows, {one.id: one for one in chosen})
@@ -240,8 +292,7 @@ def _batch(
     cfg: ImproveConfig, sampler: Sampler, batch: Sequence[Problem], iteration: int, number: int, known: set[str]
 ) -> list[Sample]:
     """Samples of these problems, and hinted ones of those that failed."""
-    key, rng = _key(cfg, iteration, number), np.random.default_rng((cfg.seed, iteration, number))
-    shots = [cfg.task.shots(one, rng) if cfg.improve.few_shot else () for one in batch]
+    key, shots = _key(cfg, iteration, number), _shots(cfg, batch, iteration, number)
     free = answering.answer(cfg, sampler, batch, shots, False, cfg.improve.samples, jax.random.fold_in(key, FREE))
     right = np.reshape([one.correct for one in free.verdicts], (len(batch), -1)).any(1)
     found = answering.samples(cfg, sampler, batch, free, False)
@@ -253,6 +304,12 @@ def _batch(
     return found
 
 
+def _shots(cfg: ImproveConfig, batch: Sequence[Problem], *numbers: int) -> list[Sequence[Problem]]:
+    """The examples before the questions of a batch, drawn by these numbers and the seed."""
+    rng = np.random.default_rng((cfg.seed, *numbers))
+    return [cfg.task.shots(one, rng) if cfg.improve.few_shot else () for one in batch]
+
+
 def _key(cfg: ImproveConfig, *numbers: int) -> Key:
     return functools.reduce(jax.random.fold_in, numbers, jax.random.key(cfg.seed))
 
@@ -262,22 +319,35 @@ def _mislead(cfg: ImproveConfig, sampler: Sampler, store: Store, problems: Seque
 
     The answers have a store of their own: `selected` never sees them.
     """
-    asked = answering.misled(problems, cfg.wrong_hints)
+    asked = _misled(cfg, sampler.loaded, problems, iteration)
     apart = Store.create(store.folder.parent / WRONG_HINTS, store.model, store.task)
 
     def ask(batch: Sequence[Problem], number: int) -> list[Sample]:
-        rng = np.random.default_rng((cfg.seed, iteration, number, MISLED))
-        shots = [cfg.task.shots(one, rng) if cfg.improve.few_shot else () for one in batch]
+        shots = _shots(cfg, batch, iteration, number, MISLED)
         found = answering.answer(cfg, sampler, batch, shots, True, 1, _key(cfg, iteration, number, MISLED))
         return answering.samples(cfg, sampler, batch, found, True)
 
-    _fill(apart, iteration, "wrong hints", answering.batches(cfg, sampler, [one.problem for one in asked]), ask)
+    _fill(apart, iteration, "wrong hints", answering.batches(cfg, sampler.loaded, [one.problem for one in asked]), ask)
     rows = apart.rows(rationales.of_iteration(iteration), answering.FOLLOWED).to_pylist()
     return answering.followed(sampler, asked, rows)
 
 
+def _misled(cfg: ImproveConfig, base: Loaded, problems: Sequence[Problem], iteration: int) -> list[WronglyHinted]:
+    """Problems with wrong hints, those that the model can read."""
+    asked = answering.misled(problems, cfg.wrong_hints)
+
+    def prompts(batch: Sequence[Problem], number: int) -> list[list[str]]:
+        shots = _shots(cfg, batch, iteration, number, MISLED)
+        return [[cfg.task.hinted(*each)] for each in zip(batch, shots, strict=True)]
+
+    fit, over = answering.fitting(cfg, base, [one.problem for one in asked], lambda: prompts)
+    answering.check_fitting(cfg, base, "wrongly hinted", len(asked), over)
+    ids = {one.id for one in fit}
+    return [one for one in asked if one.problem.id in ids]
+
+
 def _graded(store: Store, iteration: int) -> list[Graded]:
-    columns = ["problem", "iteration", "hinted", "correct", "stored"]
+    columns = ["problem", "iteration", "hinted", "correct", "stored", "tokens"]
     rows = store.rows(rationales.up_to(iteration), columns).to_pylist()
     return [Graded(**row) for row in rows]
 
@@ -371,8 +441,11 @@ def _targets(metrics: Sequence[dict]) -> int:
 def _tested(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) -> dict:
     """The test split, asked once; the directory remembers it."""
     problems = problems_of.logged_test(cfg.task, directory, f"accuracy after iteration {iteration}")
+    left: dict[str, int] = {}
+    problems = _fitting_asked(cfg, base, problems, "test", left)
     found = answering.evaluated(cfg, iterations.sampler(cfg, directory, iteration, base), problems, "test", iteration)
-    return {"test": {name: found[name] for name in found if name != "ledger"}, "ledger": found["ledger"]}
+    test = {name: found[name] for name in found if name != "ledger"} | ({"overlong": left["test"]} if left else {})
+    return {"test": test, "ledger": found["ledger"]}
 
 
 # --- the run directory --------------------------------------------------------------------------------------------
@@ -393,6 +466,9 @@ def _told(line: dict) -> str:
         said += (
             f"; {line['right']}/{line['sampled']} samples right, {line['right_hinted']}/{line['hinted']} with a hint"
         )
+    if "overlong" in line:
+        each = ", ".join(f"{count} {split}" for split, count in line["overlong"].items())
+        said += f"; left out, longer than the model can read: {each} questions"
     if "wrong_hints" in line:
         said += f"; {line['wrong_hints']['followed']}/{line['wrong_hints']['asked']} wrong hints followed"
     if line.get("mismatch"):

@@ -25,17 +25,13 @@ LINES = "iterations.jsonl"
 def claim(cfg: ImproveConfig, directory: Path) -> None:
     """Write the configuration, or check that the directory holds this run.
 
-    More iterations, the test and the settings of the sandbox may be new.
+    More iterations, the test, what to do with overlong questions and the settings of the sandbox may be new.
     """
     file = directory / CONFIG
     if file.is_file():
         old = configs.load(file, schema=ImproveConfig)
-        same = dataclasses.replace(
-            old,
-            test=cfg.test,
-            sandbox=cfg.sandbox,
-            improve=dataclasses.replace(old.improve, iterations=cfg.improve.iterations),
-        )
+        recipe = dataclasses.replace(old.improve, iterations=cfg.improve.iterations)
+        same = dataclasses.replace(old, test=cfg.test, overlong=cfg.overlong, sandbox=cfg.sandbox, improve=recipe)
         changed = configs.changes(same, cfg)
         if changed:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group
 from rich.table import Table
@@ -80,6 +80,20 @@ def comparisons(found: Sequence[Comparison], title: str) -> Table:
     return out
 
 
+def left_out(questions: Mapping[str, Sequence[str]]) -> str:
+    """A line of a summary: how many questions of each task were too long for the model, and which."""
+    each = (
+        f"{len(ids)} of {task} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
+        for task, ids in questions.items()
+    )
+    return f"\nLeft out, longer than the model can read: {'; '.join(each)}.\n" if questions else ""
+
+
+def tokenizer(tokenizer: Tokenizer) -> str:
+    """A line of a summary: which tokens stand around a text. Nothing where there are none."""
+    return f"\nTokenizer: {visible(tokenizer.told())}.\n" if tokenizer.told() else ""
+
+
 def helpful(one: Helpful, tokenizer: Tokenizer) -> Text:
     """A thought where it was thought: the text before it, <the thought>, the token it helped."""
     tokens = one.reading.tokens
@@ -118,6 +132,13 @@ def iterations(lines: Sequence[dict]) -> str:
         parts.append(_table(head, leaks))
     if any("schedule" in line for line in lines):
         parts.append(_trainings(lines))
+    over = [
+        (str(line["iteration"]), split, str(count))
+        for line in lines
+        for split, count in line.get("overlong", {}).items()
+    ]
+    if over:
+        parts.append(_table(("iteration", "split", "questions left out, longer than the model can read"), over))
     return "\n".join(parts)
 
 

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar import settings
+from qstar.data import marks as markings
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Compares, Method
@@ -101,7 +102,7 @@ def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
     stored = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(dtype)), model.params)
     checkpoint.save_params(path / "params", stored)
     (path / "tokenizer.json").write_text(model.tokenizer.to_json(), encoding="utf-8")
-    companions.write(path, model.companions)
+    companions.write(path, model.tokenizer.settled(model.companions))
     contents = {"format": FORMAT, "source": model.source, "model": dataclasses.asdict(model.config)}
     # Last: a directory with a model.json is complete.
     (path / "model.json").write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
@@ -109,9 +110,10 @@ def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
 
 def save_huggingface(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
     """Write a directory that transformers loads, and beside it what a method added to the model in a run."""
-    ids = companions.token_ids(model.companions, model.config.vocab)
-    hf.write_directory(path, model.config, model.params, model.tokenizer.to_json(), dtype, ids)
-    companions.write(Path(path), model.companions)
+    beside = model.tokenizer.settled(model.companions)
+    ids = companions.token_ids(beside, model.config.vocab)
+    hf.write_directory(path, model.config, model.params, model.tokenizer.exported_json(), dtype, ids)
+    companions.write(Path(path), beside)
     if model.extras:
         hf.write_tensors(Path(path) / EXTRAS, model.extras, dtype)
 
@@ -179,6 +181,10 @@ def _gguf(path: Path) -> Loaded:
             tokenizer = tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, pieces.special, pieces.prefix)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    tokenizer = tokenizer.told_by(pieces.companions)
+    # A file names one end or a few; readers of the format take the conventional spellings for ends as well.
+    ends = tuple(dict.fromkeys((*tokenizer.ends, *tokenizer.conventional_ends())))
+    tokenizer = tokenizer.marked(dataclasses.replace(tokenizer.marks, ends=ends))
     return Loaded(config, params, tokenizer, str(path), companions=pieces.companions)
 
 
@@ -197,6 +203,10 @@ def _llama2c(path: Path) -> Loaded:
         tokenizer = tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, special)
     except ValueError as error:
         raise ValueError(f"{path.parent / llama2c.TOKENIZER}: {error}") from error
+    tokenizer = tokenizer.told_by(pieces.companions)
+    # Stories stand one after another with <s> between them: a model that writes one has ended, as llama2.c has it.
+    ends = tuple(dict.fromkeys((*tokenizer.ends, *tokenizer.begin)))
+    tokenizer = tokenizer.marked(dataclasses.replace(tokenizer.marks, ends=ends))
     return Loaded(config, params, tokenizer, str(path), companions=pieces.companions)
 
 
@@ -238,6 +248,9 @@ class Pretrained:
 
     source: str  # bundled:NAME, DIRECTORY, FILE.gguf, FILE.bin, hub:ORG/NAME, or a run: see qstar-prepare --help
     extras: bool = True  # of a run, go on from what its method added to the language model
+    begin: str = "auto"  # begin-of-text token before every text: auto (the tokenizer's own setting), true or false
+    # Prompts as messages in the chat template: true, false, or auto: as a run was trained, else false
+    chat: str = "auto"
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"  # of the matrix products; weights are kept in float32
     # What the backward pass computes again: `full`, every layer, the least memory; `minimal`, all but products with
     # weights; `none`.
@@ -247,11 +260,23 @@ class Pretrained:
     def __post_init__(self):
         object.__setattr__(self, "remat", lm.remat_of(self.remat))
         settings.check(self, "model")
+        for name in ("begin", "chat"):
+            object.__setattr__(self, name, _switch(f"model.{name}", getattr(self, name)))
 
     def load(self, seed: int) -> Loaded:
         loaded = load_model(self.source)
         config = dataclasses.replace(loaded.config, **{name: getattr(self, name) for name in lm.COMPUTED})
-        return dataclasses.replace(loaded, config=config, extras=loaded.extras if self.extras else {})
+        extras = loaded.extras if self.extras else {}
+        tokenizer = loaded.tokenizer.beginning(self.begin).chatting(self.chat)
+        return dataclasses.replace(loaded, config=config, tokenizer=tokenizer, extras=extras)
+
+
+def _switch(key: str, value: object) -> str:
+    """auto, true or false, also where YAML has made a truth of it. Raises ValueError for anything else."""
+    found = str(value).lower()
+    if found not in ("auto", "true", "false"):
+        raise ValueError(f"{key} = {value!r}: expected auto, true or false")
+    return found
 
 
 @dataclass(frozen=True)
@@ -259,6 +284,7 @@ class Scratch:
     """A new model with random weights. `tokenizer` is a tokenizer.json, or `characters:` and an alphabet."""
 
     tokenizer: str = "characters:"  # a tokenizer.json, or `characters:` and an alphabet
+    begin: str = "auto"  # begin-of-text token before every text: auto (the tokenizer's own setting), true or false
     width: Count = 128  # of the residual stream
     layers: Count = 2  # transformer blocks
     heads: Count = 4  # of queries
@@ -276,17 +302,22 @@ class Scratch:
 
     def __post_init__(self):
         object.__setattr__(self, "remat", lm.remat_of(self.remat))
+        object.__setattr__(self, "begin", _switch("model.begin", self.begin))
         self._shape(vocab=1)  # checks the sizes
 
     def _shape(self, vocab: int) -> LMConfig:
-        sizes = {name: value for name, value in dataclasses.asdict(self).items() if name != "tokenizer"}
+        sizes = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("tokenizer", "begin")}
         return LMConfig(vocab=vocab, **sizes)
 
     def load(self, seed: int) -> Loaded:
         kind, _, alphabet = self.tokenizer.partition(":")
-        tokenizer = tokenizers.characters(alphabet) if kind == "characters" else Tokenizer.from_file(self.tokenizer)
+        if kind == "characters":
+            tokenizer, beside = tokenizers.characters(alphabet), {}
+        else:
+            tokenizer, beside = Tokenizer.from_file(self.tokenizer), companions.read(Path(self.tokenizer).parent)
+        tokenizer = tokenizer.beginning(self.begin)
         config = self._shape(tokenizer.size)
-        return Loaded(config, lm.definition(config).init(jax.random.key(seed)), tokenizer, "scratch")
+        return Loaded(config, lm.definition(config).init(jax.random.key(seed)), tokenizer, "scratch", companions=beside)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------
@@ -334,7 +365,7 @@ def describe(
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "lm.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
     (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
-    companions.write(directory, beside)
+    companions.write(directory, tokenizer.settled(beside))
 
 
 def carried_on(loaded: Loaded, method: Method) -> Params:
@@ -455,6 +486,23 @@ def steps(path: str | Path) -> list[int]:
     return found
 
 
+def _tokenizer_of(path: Path) -> Tokenizer:
+    """The tokenizer of a run, which puts the begin-of-text token where it did in training."""
+    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+    # Earlier versions wrote no settings, and trained without that token.
+    return tokenizer if markings.known(path) else tokenizer.beginning("false")
+
+
+def as_begun(directory: Path, loaded: Loaded) -> Loaded:
+    """The model with the begin-of-text token as the run in this directory has it, where it has begun already."""
+    if not (directory / "tokenizer.json").is_file():
+        return loaded
+    begins = _tokenizer_of(directory).marks.begins
+    if begins == loaded.tokenizer.marks.begins:
+        return loaded
+    return dataclasses.replace(loaded, tokenizer=loaded.tokenizer.beginning("true" if begins else "false"))
+
+
 def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     """Open a run directory, or `latest`; `step` picks a checkpoint (default: the newest).
 
@@ -467,7 +515,7 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
         raise FileNotFoundError(f"{path} is no run directory (no config.yaml in it): qstar-train makes one")
     cfg = configs.load(path / "config.yaml")
     shape = LMConfig(**json.loads((path / "lm.json").read_text(encoding="utf-8")))
-    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+    tokenizer = _tokenizer_of(path)
     method = cfg.method.resolve(tokenizer)
     definition = lora.adapted(method.definition(shape), cfg.lora)
     with checkpoint.Checkpoints(path / "checkpoints", every=1, keep=2**31) as saved:

@@ -96,7 +96,7 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
             f"{run.path} was trained with {type(run.method).__name__}, which does not think: name a run of a method "
             "that does (qstar-train method=quiet_star)"
         )
-    tokens = run.tokenizer.encode(args.text)
+    tokens = run.tokenizer.encode_whole(args.text)
     if len(tokens) + args.generate < 2:
         raise ValueError(
             f"the text has {len(tokens)} tokens, and the first has no thought before it: give a longer text"
@@ -114,6 +114,7 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
         max_new_tokens=args.generate,
         temperature=args.temperature or 0.0,
         greedy_thoughts=greedy,
+        stop=run.tokenizer.ends,
     )
     return written.behind(found, 0)
 

@@ -77,10 +77,11 @@ HOMES = {
     "math_verify": {"tasks/symbolic.py"},
     "reasoning_gym": {"tasks/gym.py"},
     "sympy": {"tasks/symbolic.py"},
-    "tokenizers": {"data/tokenizer.py"},
+    "tokenizers": {"data/tokenizer.py", "data/marks.py"},
     "pyarrow": {"evals/journal.py", "data/rationales.py"},
     "beartype": {"typing.py"},
     "jaxtyping": {"typing.py"},
+    "jinja2": {"data/chat.py"},
 }
 
 # Arithmetic sees arrays and its arguments: no files, no loggers, no clock, no configuration.

@@ -531,3 +531,42 @@ def test_a_run_goes_on_with_its_own_configuration_and_what_is_changed(straight, 
     )
     with pytest.raises(FileNotFoundError, match=r"is no self-training run \(no improve.yaml in it\)"):
         chosen(f"resume={tmp_path}")
+
+
+@dataclass(frozen=True)
+class Uneven(Echo):
+    """One question of each of these splits is far longer than the others."""
+
+    splits: tuple[str, ...] = ("train", "dev", "test")
+
+    def problems(self, split):
+        return [
+            dataclasses.replace(one, question="ab" * 40 + one.question) if number == 3 and split in self.splits else one
+            for number, one in enumerate(super().problems(split))
+        ]
+
+
+@pytest.mark.parametrize(("split", "count"), [("train", 32), ("dev", 8)])
+def test_an_overlong_question_is_named_before_anything_is_generated(tmp_path, monkeypatch, split, count):
+    monkeypatch.setattr(answering, "answer", None)  # nothing is asked
+    cfg = dataclasses.replace(config(tmp_path / "run"), task=Uneven(splits=(split,)))
+    with pytest.raises(ValueError, match=rf"1 of {count} .*{split}-1-b \(8\d tokens and 2 to write\).*overlong=skip"):
+        improvement.run(cfg, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_overlong_questions_are_left_out_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setitem(configs.SCHEMAS, "task", configs.SCHEMAS["task"] | {"uneven": Uneven})
+    cfg = config(tmp_path / "run", iterations=1, samples=2, steps=1)
+    cfg = dataclasses.replace(cfg, task=Uneven(), overlong="skip", wrong_hints=0, test=True)
+    lines = improvement.run(cfg, tmp_path / "run")
+    assert [line["overlong"] for line in lines] == [{"dev": 1}, {"dev": 1, "training": 1}]
+    assert [line["accuracy"]["n"] for line in lines] == [7, 7]
+    assert (lines[1]["problems"], lines[1]["sampled"]) == (31, 62)
+    assert (lines[1]["test"]["accuracy"]["n"], lines[1]["test"]["overlong"]) == (11, 1)
+    assert "longer than the model can read" in (tmp_path / "run" / "summary.md").read_text()
+
+
+def test_a_choice_about_overlong_questions_is_checked(tmp_path):
+    with pytest.raises(ValueError, match="overlong = 'perhaps'"):
+        dataclasses.replace(config(tmp_path), overlong="perhaps")

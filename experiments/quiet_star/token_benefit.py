@@ -160,7 +160,7 @@ def main() -> None:
         params, readings = jax.device_put(run.params), []
         with console.counting("texts") as progress:
             for number, text in enumerate(found):
-                ids = run.tokenizer.encode(text)[: args.tokens]
+                ids = run.tokenizer.encode_whole(text)[: args.tokens]
                 key = jax.random.fold_in(jax.random.key(0), number)
                 readings.append(read(run.method, run.definition, params, ids, key))
                 progress(number + 1, len(found))

@@ -1,36 +1,71 @@
 """Prompts with completions as rows of training text: several in a row, each seeing only itself.
 
 What is learnt of an example is its completion, with a weight: rationales that were sampled, graded and kept, human
-ones, bare answers. Rows are filled once, first fit over the examples in the order of a seed; which rows make a batch
-is `data/pipeline.py`'s matter.
+ones, bare answers. The tokenizer's end-of-text token, where it has one, stands behind every completion and is trained
+on: without it a model would not learn to stop. Rows are filled once, first fit over the examples in the order of a
+seed; which rows make a batch is `data/pipeline.py`'s matter.
 """
 
+import bisect
+import dataclasses
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import numpy as np
 
 from qstar import settings
 from qstar.data.generated import pack_row
-from qstar.data.pipeline import Encoder
-from qstar.settings import Range
+from qstar.settings import OneOf, Range
 from qstar.structs import Examples
-from qstar.tasks import lines
+from qstar.tasks import conversation, lines
 
+OVERLONG = ("error", "skip")
 OPEN_ROWS = 64  # that an example is tried in, the newest ones; looking through all would take quadratic time
+
+
+class Completing(Protocol):
+    """The part of a tokenizer that is needed here (`data/tokenizer.py`)."""
+
+    @property
+    def ends(self) -> tuple[int, ...]: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def spells_characters(self) -> bool: ...
+
+    def encode(self, text: str) -> list[int]: ...
+
+    def encode_prompt(self, prompt: str) -> list[int]: ...
+
+    def reply_end(self, prompt: str) -> list[int]: ...
+
+    def encode_pair(self, prompt: str, completion: str) -> tuple[list[int], list[int]]: ...
+
+    def encode_after(self, text: str) -> list[int]: ...
+
+    def decode(self, ids: Sequence[int]) -> str: ...
 
 
 @dataclass(frozen=True)
 class ExamplesText:
     """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1. Those that name
-    the same `group` stand in one row."""
+    the same `group` stand in one row.
+
+    Or with `messages`, a conversation that ends with the assistant's reply: that is the completion.
+
+    Prompt and completion are encoded together, as one text. `completion_ids` are the tokens of a completion that a
+    model wrote: they are trained on as they are, after the tokens of the prompt alone.
+    """
 
     path: str  # of the file
     length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole examples as fit
     prompts_count: bool = False  # the tokens of prompts are learnt as well
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"  # examples longer than a row: error, or skip (and count) them
 
     def __post_init__(self):
         settings.check(self, "data")
@@ -44,6 +79,7 @@ class Example:
     completion: tuple[int, ...]
     weight: float = 1.0
     group: str | None = None
+    where: str = field(default="", compare=False)  # it comes from: file and line
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
@@ -56,8 +92,8 @@ def write(path: str | Path, examples: Sequence[dict]) -> None:
     fresh.replace(path)
 
 
-def read(path: str | Path, tokenizer: Encoder) -> list[Example]:
-    """The examples of a file. A completion is tokenised behind its prompt, not together with it, as it is sampled.
+def read(path: str | Path, tokenizer: Completing) -> list[Example]:
+    """The examples of a file, as token ids.
 
     Raises FileNotFoundError; ValueError for a line that is no example.
     """
@@ -69,16 +105,79 @@ def read(path: str | Path, tokenizer: Encoder) -> list[Example]:
     return [_example(record, where, tokenizer) for where, record in lines.json_lines(file)]
 
 
-def _example(record: dict, where: str, tokenizer: Encoder) -> Example:
+def encoded(record: dict, tokenizer: Completing, where: str = "") -> Example:
+    """An example as token ids: prompt and completion as one text, or the ids that a model wrote behind the prompt."""
+    if "completion_ids" in record:
+        prompt, completion = tokenizer.encode_prompt(record["prompt"]), record["completion_ids"]
+    else:
+        prompt, completion = tokenizer.encode_pair(record["prompt"], record["completion"])
+    if completion and completion[-1] not in tokenizer.ends:
+        completion = [*completion, *tokenizer.reply_end(record["prompt"])]
+    return Example(tuple(prompt), tuple(completion), float(record.get("weight", 1.0)), where=where)
+
+
+def _example(record: dict, where: str, tokenizer: Completing) -> Example:
+    if "messages" in record:
+        *messages, reply = conversation.checked(record["messages"], where, "assistant")
+        record = record | {"prompt": conversation.spelled(messages), "completion": reply["content"]}
     lacking = [name for name in ("prompt", "completion") if not isinstance(record.get(name), str)]
     if lacking:
         raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")
-    weight = lines.optional(record, "weight", where, 1.0, float)
-    prompt, completion = (tuple(tokenizer.encode(record[name])) for name in ("prompt", "completion"))
+    record = record | {"weight": lines.optional(record, "weight", where, 1.0, float)}
+    ids = record.get("completion_ids", [])
+    if not isinstance(ids, list) or not all(isinstance(id, int) and 0 <= id < tokenizer.size for id in ids):
+        raise ValueError(f"{where}: completion_ids is {str(ids)[:60]}, expected token ids below {tokenizer.size}")
     group = record.get("group")
     if group is not None and not isinstance(group, str):
         raise ValueError(f"{where}: group is {group!r}, expected a text")
-    return Example(prompt, completion, weight, group)
+    return dataclasses.replace(encoded(record, tokenizer, where), group=group)
+
+
+def as_sampled(tokens: Sequence[int], stored: str, tokenizer: Completing, stop: Sequence[str] = ()) -> list[int] | None:
+    """The token ids of a completion that was stored of sampled `tokens`: those tokens, as they were sampled.
+
+    Where less was stored than was sampled (all behind a declared answer is left out, another stop than the stored one)
+    these are the tokens up to there, and the stop. An end-of-text token takes the place of the stop. Of tokenizers of
+    characters the text is what counts, spaces at its ends included, as it was stored.
+
+    Args:
+        stop: texts that end a completion.
+
+    None where what was stored does not begin what was sampled.
+    """
+    body = stored.strip()
+    body = next((body.removesuffix(one).rstrip() for one in stop if body.endswith(one)), body)
+    at = stored.find(body)
+    lead, tail = stored[:at], stored[at + len(body) :]
+    ids = list(tokens)
+    ended = bool(ids) and ids[-1] in tokenizer.ends
+    written = ids[:-1] if ended else ids
+    text = tokenizer.decode(written)
+    start = text.find(body)
+    if not body or start < 0 or text[:start].strip():
+        return None
+    upto = start + len(body)
+    rest = text[upto:]
+    length = lambda count: len(tokenizer.decode(written[:count]))  # noqa: E731
+    last = bisect.bisect_left(range(len(written)), upto, key=length)
+    if tokenizer.spells_characters:
+        first = bisect.bisect_right(range(len(written)), start, key=length) - 1
+        if tokenizer.decode(written[first:last]) != body:
+            return None
+        return [*tokenizer.encode(lead), *written[first:last], *tokenizer.encode(tail)]
+    if (ended and not rest.strip()) or (tail in rest and rest.strip() == tail.strip()):
+        return ids
+    # A token that goes on beyond what was stored is written anew.
+    kept = last if length(last) == upto else last - 1
+    return [*written[:kept], *tokenizer.encode_after(text[length(kept) : upto] + tail)]
+
+
+def fitting(examples: Sequence[Example], length: int) -> tuple[list[Example], list[Example]]:
+    """Examples that fit into a row of `length` tokens, all of their group with them, and those that do not."""
+    fits, over = [], []
+    for unit in _units(examples):
+        (fits if sum(map(len, unit)) <= length else over).extend(unit)
+    return fits, over
 
 
 def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: bool = False) -> list[Examples]:
@@ -144,7 +243,10 @@ def _check(examples: Sequence[Example], units: Sequence[Sequence[Example]], leng
     longest = max(sizes)
     if longest > length:
         over, what = sum(size > length for size in sizes), "groups of examples" if grouped == {True} else "examples"
+        named = [f"{unit[0].where}: {size} tokens" for unit, size in zip(units, sizes, strict=True) if size > length]
+        named = "; ".join(one for one in named[:3] if not one.startswith(":"))
         raise ValueError(
-            f"{over} of {len(units)} {what} are longer than a row of {length} tokens, the longest has {longest}: "
-            f"give length={longest} or more, or leave them out"
+            f"{over} of {len(units)} {what} are longer than a row of {length} tokens, the longest has "
+            f"{longest}{f' ({named})' if named else ''}: give length={longest} or more, or leave them out with "
+            "overlong=skip"
         )

@@ -56,7 +56,7 @@ class GeneratedRows:
 
 
 def cups_rows(cfg: CupsText, encode: Callable[[str], list[int]], seed: int) -> GeneratedRows:
-    uncounted = encode("=")[0] if cfg.answers_only else None
+    uncounted = encode("=")[-1] if cfg.answers_only else None
     return GeneratedRows(lambda rng: cups.example(cfg, rng), encode, cfg.length, seed, uncounted, cfg.closing)
 
 

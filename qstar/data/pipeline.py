@@ -35,7 +35,7 @@ ENDLESS = 2**48  # rows; grain's own infinity overflows when batches hold one ro
 class Encoder(Protocol):
     """The part of a tokenizer that is needed here."""
 
-    def encode(self, text: str) -> list[int]: ...
+    def encode_whole(self, text: str) -> list[int]: ...
 
 
 class RandomAccess(Protocol):
@@ -83,6 +83,8 @@ def is_heldout(text: bytes, fraction: float) -> bool:
 def load_corpus(cfg: TextConfig, tokenizer: Encoder, split: str = "train", key: str = "data.paths") -> Corpus:
     """The tokens of the documents of `split`, "train" or "heldout"; those of fewer than two tokens are left out.
 
+    Where the tokenizer puts a begin-of-text token before texts, every document begins with it.
+
     Raises FileNotFoundError where a path is not there, with `key`, the setting that names it.
     """
     from qstar.data import builders
@@ -95,7 +97,7 @@ def load_corpus(cfg: TextConfig, tokenizer: Encoder, split: str = "train", key: 
     source = builders.prepare_text(cfg.paths, cfg.cache_dir or None, cfg.field, cfg.separator)
     texts = (record["text"] for record in source)
     texts = (text for text in texts if is_heldout(text, cfg.heldout_fraction) == (split == "heldout"))
-    rows = [np.asarray(tokenizer.encode(text.decode()), np.int32) for text in texts]
+    rows = [np.asarray(tokenizer.encode_whole(text.decode()), np.int32) for text in texts]
     rows = [row for row in rows if len(row) > 1]
     starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     return Corpus(np.concatenate(rows) if rows else np.zeros(0, np.int32), starts)

@@ -1,19 +1,26 @@
 """Text to token ids and back: one class over the `tokenizers` library, and builders for tokenizers without a file.
 
-Nothing is added to what is encoded: no begin-of-text, no template. A special token's own spelling inside the text does
-become that token, so text from outside should not contain it.
+`encode` adds nothing to a piece of text; `encode_whole` is for a text from its beginning, and puts the begin-of-text
+token before it where the tokenizer's settings (`data/marks.py`) ask for one. A special token's own spelling inside the
+text does become that token, so text from outside should not contain it.
 """
 
+import dataclasses
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
 from qstar import foreign
+from qstar.data import chat
+from qstar.data import marks as markings
+from qstar.data.marks import Marks
+from qstar.tasks import conversation
+from qstar.tasks.conversation import Message
 
 MAX_SIZE = 1 << 24  # of a vocabulary; the largest in use have a sixtieth of it
 
@@ -40,11 +47,15 @@ STYLES = {
 }
 
 
+_BORDER = "\x01"  # a character that no token joins with others
+
+
 class Tokenizer:
     """A `tokenizers` tokenizer; build one with `from_json`, `from_file` or the functions below."""
 
-    def __init__(self, backend: Backend):
+    def __init__(self, backend: Backend, marks: Marks | None = None):
         self._backend = backend
+        self.marks = Marks() if marks is None else marks
         _encode_all(backend)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self._size = max(vocabulary.values(), default=-1) + 1
@@ -64,23 +75,201 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Tokenizer":
-        """From a tokenizer.json. Raises FileNotFoundError or ValueError."""
+        """From a tokenizer.json and the files of settings beside it. Raises FileNotFoundError or ValueError."""
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}: a tokenizer.json of the `tokenizers` library is wanted")
         try:
-            return cls.from_json(foreign.text(path))
+            found = cls.from_json(foreign.text(path))
+            return found.marked(markings.read(path, found._backend))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
     def to_json(self) -> str:
         return self._backend.to_str(pretty=True)
 
+    def exported_json(self) -> str:
+        """tokenizer.json for other libraries, which follow its post-processor: it begins texts as the settings do."""
+        own = markings.post_processed(self._backend)
+        if own == (self.marks.begin if self.marks.begins else None):
+            return self.to_json()
+        changed = Backend.from_str(self._backend.to_str())
+        changed.post_processor = None
+        if self.marks.begins:
+            begin = self._backend.id_to_token(self.marks.begin)
+            changed.post_processor = processors.TemplateProcessing(
+                single=f"{begin} $A", pair=f"{begin} $A {begin} $B", special_tokens=[(begin, self.marks.begin)]
+            )
+        return changed.to_str(pretty=True)
+
+    def told_by(self, texts: Mapping[str, str]) -> "Tokenizer":
+        """With the settings that files of these names and texts say (`models/companions.py`)."""
+        return self.marked(markings.of(texts, self._backend))
+
+    def settled(self, texts: Mapping[str, str]) -> dict[str, str]:
+        """These files, with this tokenizer's settings where they say others."""
+        return markings.settled(texts, self.marks, self._backend)
+
+    def marked(self, marks: Marks) -> "Tokenizer":
+        """The same tokenizer with other settings."""
+        return Tokenizer(self._backend, marks)
+
+    def beginning(self, setting: str) -> "Tokenizer":
+        """With the begin-of-text token before every text, or without: true, false, or auto, as it is.
+
+        Raises ValueError for true where the tokenizer has no such token.
+        """
+        if setting == "auto":
+            return self
+        if setting == "true" and self.marks.begin is None:
+            raise ValueError(
+                "model.begin = true, but the files of this tokenizer name no begin-of-text token (bos_token): expected "
+                "auto or false"
+            )
+        return self.marked(dataclasses.replace(self.marks, begins=setting == "true"))
+
+    @property
+    def spells_characters(self) -> bool:
+        """Whether the tokens are characters, or words of them: one of `characters`."""
+        return self._alphabet is not None
+
+    def chatting(self, setting: str) -> "Tokenizer":
+        """With every prompt as a user's message in the chat template, or without: true, false, or auto, as it is.
+
+        Raises ValueError for true where the tokenizer has no template.
+        """
+        if setting == "auto":
+            return self
+        if setting == "true" and not self.marks.template:
+            raise ValueError(
+                "model.chat = true, but the files of this tokenizer have no chat template (chat_template.jinja, or "
+                "chat_template in tokenizer_config.json): expected auto or false"
+            )
+        return self.marked(dataclasses.replace(self.marks, chat=setting == "true"))
+
+    def conventional_ends(self) -> tuple[int, ...]:
+        """Special tokens that are spelled as ends of texts are (`marks.CONVENTIONAL`)."""
+        return markings.conventional(self._backend)
+
+    def told(self) -> str:
+        """The tokens around a text, for summaries of runs; "" where this tokenizer has none."""
+        marks, parts = self.marks, []
+        if marks.begin is not None:
+            where = "before every text" if marks.begins else "not put before texts"
+            parts.append(f"begin of text {self.token(marks.begin)} (id {marks.begin}) {where}")
+        if marks.ends:
+            parts.append("end of text " + ", ".join(f"{self.token(id)} (id {id})" for id in marks.ends))
+        if marks.chat:
+            parts.append("prompts in the chat template")
+        return "; ".join(parts)
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """Ids before every text: the begin-of-text token, or nothing."""
+        return (self.marks.begin,) if self.marks.begins else ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """Ids that end a generation; they are not part of its text."""
+        return self.marks.ends
+
     def encode(self, text: str) -> list[int]:
         """Token ids of the text. A character tokenizer raises ValueError on a character outside its alphabet."""
         if self._alphabet is not None:
             self._check_alphabet(text)
         return self._backend.encode(text, add_special_tokens=False).ids
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Token ids of a text from its beginning: what models are trained on and asked."""
+        return self._begun(self.encode(text))
+
+    def encode_prompt(self, prompt: str) -> list[int]:
+        """Token ids of what a model continues: a text from its beginning, or a conversation up to the reply.
+
+        A conversation (`tasks/conversation.py`), and any prompt where `chat` is set, is written in the tokenizer's chat
+        template.
+        """
+        messages = self._messages(prompt)
+        return self.encode_whole(prompt) if messages is None else self._templated(messages, reply=True)
+
+    def reply_end(self, prompt: str) -> list[int]:
+        """The end-of-text token behind what follows this prompt, where there is one.
+
+        The tokenizer's own end of text; in a conversation that which its template writes behind a reply.
+        """
+        messages = self._messages(prompt)
+        if messages is None:
+            return list(self.ends[:1])
+        closed = self._templated([{"role": "user", "content": "a"}, {"role": "assistant", "content": "a"}], reply=False)
+        ends = [id for id in reversed(closed) if id in self.ends]
+        return ends[:1] or list(self.ends[:1])
+
+    def encode_pair(self, prompt: str, completion: str) -> tuple[list[int], list[int]]:
+        """Token ids of a prompt and of what follows it, encoded together as one text from its beginning.
+
+        A token that holds characters of both belongs to the completion. In a conversation the completion is the reply,
+        with the end that the template writes behind it.
+        """
+        messages = self._messages(prompt)
+        if messages is not None:
+            return self._encode_reply(messages, completion)
+        before, ids = self.encode(prompt), self.encode(prompt + completion)
+        cut = next((i for i, pair in enumerate(zip(before, ids, strict=False)) if pair[0] != pair[1]), None)
+        if cut is None:
+            cut = min(len(before), len(ids))
+        else:  # where the prompt ends in other tokens than by itself, some of them may hold nothing but it
+            spelled = self.decode(before)
+            while cut < len(ids) and spelled.startswith(self.decode(ids[: cut + 1])):
+                cut += 1
+        return self._begun(ids[:cut]), ids[cut:]
+
+    def _begun(self, ids: list[int]) -> list[int]:
+        """With the begin-of-text token, unless the text spells it already."""
+        return ids if tuple(ids[:1]) == self.begin else [*self.begin, *ids]
+
+    def _encode_reply(self, messages: list[Message], reply: str) -> tuple[list[int], list[int]]:
+        before = self._templated(messages, reply=True)
+        ids = self._templated([*messages, {"role": "assistant", "content": reply.strip()}], reply=False)
+        pairs = enumerate(zip(before, ids, strict=False))
+        cut = next((i for i, pair in pairs if pair[0] != pair[1]), min(len(before), len(ids)))
+        end = next((i for i in range(cut, len(ids)) if ids[i] in self.ends), len(ids) - 1)
+        return ids[:cut], ids[cut : end + 1]
+
+    def _messages(self, prompt: str) -> list[Message] | None:
+        """The conversation that a prompt is; None for a text to continue."""
+        messages = conversation.parsed(prompt)
+        return [{"role": "user", "content": prompt}] if messages is None and self.marks.chat else messages
+
+    def _templated(self, messages: Sequence[Message], reply: bool) -> list[int]:
+        """Token ids of a conversation. Raises ValueError where the tokenizer has no template, or it fails.
+
+        Special tokens are what the template writes: where a message spells one, its characters are encoded as text. A
+        character that stands nowhere else is put into such a spelling, and its tokens are taken out again.
+        """
+        if not self.marks.template:
+            raise ValueError(
+                "messages need a chat template, and the files of this tokenizer have none (chat_template.jinja, or "
+                "chat_template in tokenizer_config.json): use a chat model, or model.chat=false and plain prompts"
+            )
+        texts = "".join(message["content"] for message in messages)
+        border = next(chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in texts)
+        special = [re.escape(t.content) for t in self._backend.get_added_tokens_decoder().values() if t.special]
+        pattern = re.compile("|".join(sorted(special, key=len, reverse=True)) or r"(?!)")
+        apart = lambda text: pattern.sub(lambda one: f"{one[0][0]}{border}{one[0][1:]}", text)  # noqa: E731
+        ids = {"bos_token": self.marks.begin, "eos_token": next(iter(self.ends), None)}
+        tokens = {name: "" if id is None else self._backend.id_to_token(id) for name, id in ids.items()}
+        literal = [message | {"content": apart(message["content"])} for message in messages]
+        text = chat.render(self.marks.template, literal, tokens, reply)
+        found = self._backend.encode(text, add_special_tokens=False)
+        return [id for id, (start, end) in zip(found.ids, found.offsets, strict=True) if text[start:end] != border]
+
+    def encode_after(self, text: str) -> list[int]:
+        """Token ids of a text that goes on behind another one: without the space that some put before a text."""
+        if self._alphabet is not None:
+            return self.encode(text)
+        border = self.encode(_BORDER)
+        joint = self.encode(_BORDER + text)
+        return joint[len(border) :] if joint[: len(border)] == border else self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens included; ids without a spelling (padding of the vocabulary) give nothing."""
@@ -229,7 +418,15 @@ def without_added(tokenizer: Tokenizer, vocab: int) -> Tokenizer:
     words = contents["model"]["vocab"]
     if isinstance(words, dict):  # a list of pairs in unigram models, which do not hold added tokens
         contents["model"]["vocab"] = {word: id for word, id in words.items() if word not in dropped}
-    return Tokenizer.from_json(json.dumps(contents | {"added_tokens": kept}))
+    marks = tokenizer.marks
+    begin = marks.begin if marks.begin is not None and marks.begin < vocab else None
+    marks = dataclasses.replace(
+        marks,
+        begin=begin,
+        begins=marks.begins and begin is not None,
+        ends=tuple(id for id in marks.ends if id < vocab),
+    )
+    return Tokenizer.from_json(json.dumps(contents | {"added_tokens": kept})).marked(marks)
 
 
 def check_fits(tokenizer: Tokenizer, vocab: int) -> None:

@@ -5,6 +5,7 @@ program computes it follows from its own length. Stop texts are looked for in th
 computed behind them is thrown away and counted.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -27,7 +28,10 @@ from qstar.typing import Bool, Float, Int, Key, Keys, Params
 
 
 class Tokenizer(Protocol):
-    def encode(self, text: str) -> Sequence[int]: ...
+    @property
+    def ends(self) -> tuple[int, ...]: ...
+
+    def encode_prompt(self, prompt: str) -> Sequence[int]: ...
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
@@ -95,6 +99,9 @@ def generate(
 ) -> Written:
     """Continue prompts, texts or ids, each `samples` times. A thinker's language model writes without thoughts.
 
+    A row ends at the stop texts and ids of `sampling`, and at the tokenizer's end-of-text tokens but those that are
+    forbidden. Prompts that are texts begin as the tokenizer lets a text begin.
+
     Args:
         key: or a key for each of the len(prompts) * samples rows.
         batch_size: prompts that are continued at once; a batch has `samples` times as many rows.
@@ -113,7 +120,11 @@ def generate(
     if mesh:
         sharding.check_divisible(definition.axes, jax.tree.map(lambda leaf: leaf.shape, definition.abstract), mesh)
         sharding.check_rows(batch_size, mesh)
-    ids = [tuple(tokenizer.encode(prompt) if isinstance(prompt, str) else map(int, prompt)) for prompt in prompts]
+    ids = [
+        tuple(tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else map(int, prompt)) for prompt in prompts
+    ]
+    ends = [id for id in tokenizer.ends if id not in (*sampling.forbidden_ids, *sampling.stop_ids)]
+    sampling = dataclasses.replace(sampling, stop_ids=(*sampling.stop_ids, *ends))
     _check(cfg, ids, sampling, samples, batch_size)
     keys = choosing.row_keys(key, len(ids) * samples).reshape(-1, samples)
     found: list[_Row | None] = [None] * (len(ids) * samples)

@@ -31,6 +31,7 @@ NEXT = (LEAD, "\n\n\n")
 """Where a text goes on to something else: another question, or nothing. Differs from the released code, which cuts at
 the last of several, and only of those behind the first."""
 STOP = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")
+"""What ends texts in the models that are read: asked of a base model too, whose files name one end of several."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,10 @@ class ChainEval:
     temperature: NonNegative = 0.9  # of the text, as in the released script; the paper's figure says 0.7
     max_tokens: Count = 384  # of a rationale
     answer_tokens: Count = 12  # of an answer
-    stop: tuple[str, ...] = STOP  # tokens that end a text, those of them that the vocabulary has
-    begin: str = ""  # token before every prompt, for models that were trained with one
+    stop: tuple[str, ...] = STOP  # tokens that end a text besides the tokenizer's own, where the vocabulary has them
+    begin: str = ""  # another token before every prompt than the tokenizer's own (see model.begin)
+    # Questions that are longer than the model can read: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     gsm8k_split: Annotated[str, OneOf(suite.GSM8K_SPLITS)] = "test"  # of GSM8K
 
     def __post_init__(self):
@@ -65,10 +68,11 @@ class ChainEval:
         from qstar.data import builders  # here: its libraries take a second to import
 
         suite.check_folders(self)
-        begin = (tokenizer.id_of(self.begin),) if self.begin else ()
+        begin = (tokenizer.id_of(self.begin),) if self.begin else tokenizer.begin
         if None in begin:
             raise ValueError(f"eval.begin = {self.begin!r} is not one token of this model's tokenizer; name one")
-        stop = tuple(id for id in map(tokenizer.id_of, self.stop) if id is not None)
+        named = (id for id in map(tokenizer.id_of, self.stop) if id is not None)
+        stop = tuple(dict.fromkeys((*tokenizer.ends, *named)))
         found = {}
         if self.gsm8k:
             rows = suite.numbered(builders.gsm8k(self.gsm8k, self.gsm8k_split), self.gsm8k_split, self.items)
@@ -175,6 +179,21 @@ class Chain:
     begin: tuple[int, ...]  # ids before every prompt
     stop: tuple[int, ...]  # ids that end a text
 
+    def lengths(self, tokenizer: Tokenizer) -> list[int]:
+        return [self._length(question, tokenizer) for question in self.items]
+
+    def _length(self, question: Question, tokenizer: Tokenizer) -> int:
+        """Of the prompt with the rationale behind it, or with the closing and the answer."""
+        prompt, closing = len(self._ids(question, tokenizer)), len(tokenizer.encode(question.closing))
+        return prompt + max(self.cfg.max_tokens, closing + self.cfg.answer_tokens)
+
+    def _ids(self, question: Question, tokenizer: Tokenizer, written: str = "") -> list[int]:
+        """The prompt, with what was written behind it; in a chat the question is a message and the rest its reply."""
+        if not tokenizer.marks.chat:
+            return [*self.begin, *tokenizer.encode(question.prompt + written)]
+        asked = question.prompt.removeprefix(LEAD).removesuffix(MARKER + OPENING).strip()
+        return [*tokenizer.encode_prompt(asked), *tokenizer.encode_after((OPENING + written).lstrip())]
+
     def batches(self) -> list[list[int]]:
         """Questions of similar length, the longest first: if one is too long for the model or memory, it shows soon."""
         order = sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].prompt), i))
@@ -194,12 +213,11 @@ class Chain:
         return rows
 
     def _written(self, subject: Subject, way: str, questions: Sequence[Question], keys: Keys) -> list[Written]:
-        cfg, encode = self.cfg, subject.tokenizer.encode
+        cfg, tokenizer = self.cfg, subject.tokenizer
         room = _max_len(subject)
-        prompts = [[*self.begin, *encode(question.prompt)] for question in questions]
+        prompts = [self._ids(question, tokenizer) for question in questions]
         for question, prompt in zip(questions, prompts, strict=True):
-            closed = len(prompt) + len(encode(question.closing)) + cfg.answer_tokens
-            if max(len(prompt) + cfg.max_tokens, closed) > room:
+            if self._length(question, tokenizer) > room:
                 raise ValueError(
                     f"{self.name}: question {question.id} has {len(prompt)} tokens, eval.max_tokens = "
                     f"{cfg.max_tokens} and eval.answer_tokens = {cfg.answer_tokens} are more than fit behind it: the "
@@ -211,7 +229,7 @@ class Chain:
         rationales = [_ended(text).rstrip() for text, _ in reasoned]
         each = [question for question in questions for _ in range(cfg.votes)]
         limit = room - cfg.answer_tokens
-        closed = [self._closed(q, text, encode, limit) for q, text in zip(each, rationales, strict=True)]
+        closed = [self._closed(q, text, tokenizer, limit) for q, text in zip(each, rationales, strict=True)]
         answered = self._continued(subject, way, closed, answer_keys, cfg.answer_tokens, 1)
         return [
             Written(rationale, _ended(answer), before + after)
@@ -243,10 +261,10 @@ class Chain:
         ids = [found.text(row) for row in range(len(keys))]
         return [(subject.tokenizer.decode([id for id in row if id not in self.stop]), len(row)) for row in ids]
 
-    def _closed(self, question: Question, rationale: str, encode, limit: int) -> list[int]:
+    def _closed(self, question: Question, rationale: str, tokenizer: Tokenizer, limit: int) -> list[int]:
         """Prompt, rationale and closing, read anew as one text. The rationale is cut where the text would not fit."""
         while True:
-            ids = [*self.begin, *encode(question.prompt + rationale + question.closing)]
+            ids = self._ids(question, tokenizer, rationale + question.closing)
             if len(ids) <= limit:
                 return ids
             rationale = rationale[: max(len(rationale) - (len(ids) - limit), 0)]

@@ -48,6 +48,9 @@ class ChoiceTexts:
         """How many are asked at once."""
         return max(1, min(self.batch_size // len(self.items[0].choices), len(self.items)))
 
+    def lengths(self, tokenizer: Tokenizer) -> list[int]:
+        return [max(map(len, item.ids)) for item in self.items]
+
     def batches(self) -> list[list[int]]:
         return predictions.partition([max(map(len, item.ids)) for item in self.items], self._questions)
 

@@ -23,6 +23,7 @@ from qstar.thoughts.predict import Thinks
 from qstar.typing import Float, Key, Params
 
 NONE, GREEDY, SAMPLED = WAYS = ("none", "greedy", "sampled")
+OVERLONG = ("error", "skip")
 
 ItemRow = Mapping[str, Any]
 """Columns every measure writes: `item` (its id), `thoughts` (a way), `draw` (from 0). The others are the measure's own:
@@ -65,6 +66,9 @@ class Measure(Protocol):
 
     name: str  # of the task, in tables and as a file name
     items: Sequence[Identified]
+
+    def lengths(self, tokenizer: Tokenizer) -> Sequence[int]:
+        """Tokens of each item, what may be written behind it included: what the model's context has to hold."""
 
     def batches(self) -> Sequence[Sequence[int]]:
         """Which items are asked together, every item once; always the same for the same measure."""

@@ -54,6 +54,8 @@ class PerplexityEval:
     batch_size: Count = 4  # windows at once
     every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
+    # Windows that are longer than the model can read: error, or skip (left out and counted).
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     num_thoughts: Count = 1  # sampled thoughts before every token, whose probabilities are averaged
     cache_dir: str = ""  # of the prepared text
 
@@ -100,10 +102,12 @@ class Document:
     tokens: tuple[int, ...]
 
     def size(self, tokenizer: Tokenizer) -> int:
-        """UTF-8 bytes of its text but for the first token's.
+        """UTF-8 bytes of its text but for the first token's; all of them behind a begin-of-text token.
 
         A first token that is part of a character only counts as the three bytes of the replacement character.
         """
+        if tokenizer.begin and self.tokens[:1] == tokenizer.begin:
+            return len(tokenizer.decode(self.tokens[1:]).encode())
         whole, first = tokenizer.decode(self.tokens), tokenizer.decode(self.tokens[:1])
         return len(whole.encode()) - len(first.encode())
 
@@ -134,6 +138,10 @@ class Likelihood:
     name: str
     items: tuple[Document, ...]
     cfg: PerplexityEval
+
+    def lengths(self, tokenizer: Tokenizer) -> list[int]:
+        """Of the longest window of each."""
+        return [min(len(item.tokens), self.cfg.length) for item in self.items]
 
     def batches(self) -> list[list[int]]:
         """Documents of similar length, as many together as fill a batch with windows."""

@@ -57,6 +57,9 @@ class Direct:
                 f"{self.name}: item {empty.text[-80:]!r} has no token to score: none of its answer is in the valid set"
             )
 
+    def lengths(self, tokenizer: Tokenizer) -> list[int]:
+        return [len(item.ids) for item in self.items]
+
     def batches(self) -> list[list[int]]:
         size = min(self.batch_size, len(self.items))
         return predictions.partition([len(item.ids) for item in self.items], size)

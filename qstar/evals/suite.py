@@ -14,15 +14,17 @@ import jax
 import numpy as np
 
 from qstar import settings
+from qstar.data.tokenizer import Tokenizer
+from qstar.decoding.cache import language_model
 from qstar.evals import measure
 from qstar.evals.choices import ChoiceTexts
-from qstar.evals.measure import GREEDY, NONE, WAYS, Figure, ItemRow, Measure, Subject
+from qstar.evals.measure import GREEDY, NONE, OVERLONG, WAYS, Figure, ItemRow, Measure, Subject
 from qstar.evals.probability import Direct
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
 from qstar.settings import Count, OneOf, Whole
 from qstar.tasks import commonsense_qa, cups, gsm8k
-from qstar.tasks.items import Item, Tokenizer
+from qstar.tasks.items import Item
 from qstar.thoughts.predict import Thinks
 from qstar.typing import Key, Params
 
@@ -44,6 +46,8 @@ class CupsEval:
     draws: Count = 1  # sampled thoughts for each item, whose results are averaged
     min_moves: Count = 6  # of a problem
     max_moves: Count = 8  # of a problem
+    # Questions that are longer than the model can read: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     # `dev` for choices, `test` for the numbers that are reported
     split: Annotated[str, OneOf(("dev", "test"))] = "test"
 
@@ -73,6 +77,8 @@ class QuestionsEval:
     every: Whole = 10  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # ways of answering: none, greedy (likeliest thoughts), sampled
     draws: Count = 1  # sampled thoughts for each item, whose results are averaged
+    # Questions that are longer than the model can read: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     gsm8k_split: Annotated[str, OneOf(GSM8K_SPLITS)] = "test"  # of GSM8K
 
     def __post_init__(self):
@@ -84,15 +90,16 @@ class QuestionsEval:
         from qstar.data import builders  # here: its libraries take a second to import
 
         check_folders(self)
+        bos = next(iter(tokenizer.begin), None)
         found = []
         if self.gsm8k:
             rows = numbered(builders.gsm8k(self.gsm8k, self.gsm8k_split), self.gsm8k_split, self.items)
-            found.append(self._direct("gsm8k", gsm8k.direct(rows, tokenizer)))
+            found.append(self._direct("gsm8k", gsm8k.direct(rows, tokenizer, bos=bos)))
         if self.commonsense_qa:
             rows = numbered(builders.commonsense_qa(self.commonsense_qa, "dev"), "dev", self.items)
-            found.append(self._direct("commonsense_qa", commonsense_qa.direct(rows, tokenizer)))
+            found.append(self._direct("commonsense_qa", commonsense_qa.direct(rows, tokenizer, bos=bos)))
             if self.choice_texts:
-                texts = tuple(commonsense_qa.texts(rows, tokenizer))
+                texts = tuple(commonsense_qa.texts(rows, tokenizer, bos=bos))
                 found.append(ChoiceTexts("commonsense_qa_text", texts, self.batch_size, self.draws))
         return found
 
@@ -108,6 +115,7 @@ class NoEval:
     batch_size: Count = 1  # idle
     every: Whole = 0  # idle
     thoughts: tuple[str, ...] = ("none",)  # idle
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"  # idle
 
     def __post_init__(self):
         object.__setattr__(self, "thoughts", tuple(self.thoughts))
@@ -153,8 +161,8 @@ def cups_item(problem: cups.Problem, tokenizer: Tokenizer, number: int = 0) -> I
     Raises ValueError for a tokenizer that does not write every place behind a question as one token of its own.
     """
     text = problem.question + problem.answer
-    ids = tuple(tokenizer.encode(text))
-    written = [tokenizer.encode(f"{problem.question}{place}") for place in range(1, cups.NUMBER_OF_CUPS + 1)]
+    ids = tuple(tokenizer.encode_whole(text))
+    written = [tokenizer.encode_whole(f"{problem.question}{place}") for place in range(1, cups.NUMBER_OF_CUPS + 1)]
     places = tuple(sorted({by_place[-1] for by_place in written}))
     if len(places) != len(written) or any(tuple(by_place[:-1]) != ids[:-1] for by_place in written):
         raise ValueError(
@@ -227,7 +235,30 @@ class Evaluator:
         self._method, self._definition, self._tokenizer = method, definition, tokenizer
         ways = tuple(way for way in WAYS if way in cfg.thoughts)
         self._ways = ways if isinstance(method, Thinks) else (NONE,)
-        self._measures = cfg.measures(tokenizer)
+        self._measures = list(cfg.measures(tokenizer))
+
+    def fit(self) -> dict[str, list[str]]:
+        """Leave out the questions that are longer than the model can read, where the configuration says so.
+
+        Returns their ids by task. Raises ValueError that names them where `overlong` is error, and where none is left.
+        """
+        limit = language_model(self._definition.bind(self._definition.abstract)).cfg.max_len
+        left: dict[str, list[str]] = {}
+        for number, one in enumerate(self._measures):
+            lengths = list(one.lengths(self._tokenizer))
+            longer = {i: length for i, length in enumerate(lengths) if length > limit}
+            if longer and (self.cfg.overlong == "error" or len(longer) == len(lengths)):
+                named = ", ".join(f"{one.items[i].id} ({length} tokens)" for i, length in list(longer.items())[:5])
+                raise ValueError(
+                    f"{one.name}: {len(longer)} of {len(lengths)} questions need more than the {limit} tokens that the "
+                    f"model was built for: {named}{', ...' if len(longer) > 5 else ''}; shorten them, let less be "
+                    "written behind them, use a model with a longer context, or leave them out with eval.overlong=skip"
+                )
+            if longer:
+                left[one.name] = [one.items[i].id for i in longer]
+                kept = tuple(item for i, item in enumerate(one.items) if i not in longer)
+                self._measures[number] = dataclasses.replace(one, items=kept)
+        return left
 
     def __call__(
         self,
@@ -293,6 +324,7 @@ class Evaluator:
     def _identity(self, one: Measure, weights: str, key: Key) -> dict[str, Any]:
         asked = {"class": type(self.cfg).__name__, **dataclasses.asdict(self.cfg)}
         del asked["every"]  # of training
+        asked.pop("overlong", None)  # which questions were asked is told by themselves
         return {
             "task": one.name,
             "eval": asked,

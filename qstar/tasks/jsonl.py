@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 from qstar import settings
 from qstar.settings import OneOf, Share, Whole
-from qstar.tasks import grade, lines, problem, worded
+from qstar.tasks import conversation, grade, lines, problem, worded
 from qstar.tasks.grade import Grader
 from qstar.tasks.problem import Problem
 from qstar.tasks.symbolic import Symbolic
@@ -98,13 +98,35 @@ class Jsonl(Worded):
 
     def _rows(self, file: Path) -> Iterator[tuple[str, Problem]]:
         for number, (where, record) in enumerate(lines.json_lines(file)):
-            question = lines.member(record, self.question_field, where).strip()
+            question = self._question(record, where)
             id, hint, rationale, group = (_text(record, name, where) for name in ("id", "hint", "rationale", "group"))
             answer = _text(record, self.answer_field, where, needed=True)
             yield (
                 where,
                 Problem(id or f"{file.stem}-{number}", question, answer, hint, worded.flattened(rationale), group),
             )
+
+    def _question(self, record: dict[str, Any], where: str) -> str:
+        """The text of a question; of `messages` the conversation that ends with it."""
+        if "messages" in record:
+            return conversation.spelled(conversation.checked(record["messages"], where, "user"))
+        return lines.member(record, self.question_field, where).strip()
+
+    def _asked(self, problem: Problem, shots: Sequence[Problem], hint: bool) -> str:
+        """Of a conversation the examples are turns before its last message."""
+        messages = conversation.parsed(problem.question)
+        if messages is None:
+            return super()._asked(problem, shots, hint)
+        turns = []
+        for shot in shots:
+            asked = conversation.parsed(shot.question) or [{"role": "user", "content": shot.question}]
+            turns.append({"role": "user", "content": self._told(asked[-1]["content"], shot, hint)})
+            turns.append({"role": "assistant", "content": self.completion(shot.rationale, shot).strip()})
+        last = {"role": "user", "content": self._told(messages[-1]["content"], problem, hint)}
+        return conversation.spelled([*messages[:-1], *turns, last])
+
+    def _told(self, content: str, problem: Problem, hint: bool) -> str:
+        return f"{content} {self.shown(problem).strip()}" if hint else content
 
     def ask(self, problem: Problem, hint: bool) -> str:
         template = self.hint_template if hint else self.prompt_template

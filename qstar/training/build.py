@@ -21,7 +21,7 @@ from qstar.models.definition import Definition, join
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.structs import Batch, TrainState
-from qstar.training import optim, step
+from qstar.training import console, optim, step
 from qstar.training.optim import OptimConfig
 from qstar.training.reference import Comparison, Other
 from qstar.typing import Key, Params
@@ -32,10 +32,19 @@ FAR = 2**20  # a batch that no run comes to
 def dataset(cfg, tokenizer: Tokenizer, batch_size: int, seed: int) -> RandomAccess:
     """dataset[k] is the batch [B S] of step k, a function of (seed, k); without end."""
     if isinstance(cfg, ExamplesText):
-        found = examples.rows(examples.read(cfg.path, tokenizer), cfg.length, seed, cfg.prompts_count)
+        found = examples.read(cfg.path, tokenizer)
+        if cfg.overlong == "skip":
+            found, longer = examples.fitting(found, cfg.length)
+            if longer:
+                console.console().print(
+                    f"{len(longer)} examples are longer than data.length = {cfg.length} tokens and are left out; the "
+                    f"first: {longer[0].where}",
+                    markup=False,
+                )
+        found = examples.rows(found, cfg.length, seed, cfg.prompts_count)
         return pipeline.source_dataset(found, batch_size, seed)
     if isinstance(cfg, CupsText):
-        return pipeline.source_dataset(generated.cups_rows(cfg, tokenizer.encode, seed), batch_size)
+        return pipeline.source_dataset(generated.cups_rows(cfg, tokenizer.encode_whole, seed), batch_size)
     return pipeline.text_dataset(cfg, tokenizer, batch_size, seed, pad_id=0)
 
 

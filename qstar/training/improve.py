@@ -16,6 +16,7 @@ from typing import Annotated
 import numpy as np
 
 from qstar import settings
+from qstar.data.examples import Completing, as_sampled
 from qstar.methods import sft
 from qstar.settings import Count, NonNegative, OneOf, PositiveShare, Range, Share, Whole
 from qstar.training import weighting
@@ -140,6 +141,7 @@ class Graded:
     hinted: bool
     correct: bool
     stored: str | None  # None: no text to train on
+    tokens: Sequence[int] | None = None  # as they were sampled
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,7 @@ class Kept:
     problem: str
     stored: str
     weight: float
+    tokens: Sequence[int] | None = None  # of what was sampled, of which `stored` is a part; None: nobody sampled it
 
 
 def drawn(count: int, cfg: Improve, iteration: int, seed: int) -> np.ndarray:
@@ -194,13 +197,17 @@ def _of_question(group: Sequence[Graded], cfg: Improve, seed: tuple[int, int]) -
     """Of the samples of one question."""
     free, hinted = [row for row in group if not row.hinted], [row for row in group if row.hinted]
     if cfg.keep == "all":
-        found = [Kept(row.problem, row.stored, 1.0) for row in group if row.stored]
+        found = [Kept(row.problem, row.stored, 1.0, row.tokens) for row in group if row.stored]
     else:
         weights = weighting.weights([row.correct for row in free], cfg.weighting, cfg.baseline) if free else []
-        found = [Kept(row.problem, row.stored, w) for row, w in zip(free, weights, strict=True) if row.stored and w]
+        found = [
+            Kept(row.problem, row.stored, w, row.tokens)
+            for row, w in zip(free, weights, strict=True)
+            if row.stored and w
+        ]
         # A rationalization stands for the sample that failed: one of a question weighs as one right sample would.
         right = [row for row in hinted if row.correct and row.stored]
-        found += [Kept(row.problem, row.stored, 1.0 / len(right)) for row in right]
+        found += [Kept(row.problem, row.stored, 1.0 / len(right), row.tokens) for row in right]
     if cfg.unique:
         found = list({kept.stored: kept for kept in found}.values())
     if cfg.cap and len(found) > cfg.cap:
@@ -223,19 +230,21 @@ def _chain(rows: Sequence[Graded], cfg: Improve, iteration: int) -> list[Kept]:
     for problem, row in newest.items():
         if problem not in memory:
             continue
-        found.append(Kept(problem, memory[problem].stored, 1.0))
+        found.append(Kept(problem, memory[problem].stored, 1.0, memory[problem].tokens))
         others = (right - row.correct) / max(len(newest) - 1, 1)
         if cfg.control_variate and row.stored and others:
-            found.append(Kept(problem, row.stored, -others))
+            found.append(Kept(problem, row.stored, -others, row.tokens))
     return _merged(found)
 
 
 def _merged(kept: Sequence[Kept]) -> list[Kept]:
     """Equal completions of a question as one, their weights added; those that cancel are gone."""
     sums: dict[tuple[str, str], float] = {}
+    first: dict[tuple[str, str], Kept] = {}
     for one in kept:
         sums[one.problem, one.stored] = sums.get((one.problem, one.stored), 0.0) + one.weight
-    return [Kept(problem, stored, weight) for (problem, stored), weight in sums.items() if abs(weight) > 1e-12]
+        first.setdefault((one.problem, one.stored), one)
+    return [dataclasses.replace(first[text], weight=weight) for text, weight in sums.items() if abs(weight) > 1e-12]
 
 
 def some(kept: Sequence[Kept], share: float, iteration: int, seed: int) -> list[Kept]:
@@ -244,10 +253,26 @@ def some(kept: Sequence[Kept], share: float, iteration: int, seed: int) -> list[
     return [one for one, taken in zip(kept, chosen.tolist(), strict=True) if taken]
 
 
-def examples(kept: Sequence[Kept], prompts: Mapping[str, str], grouped: bool = False) -> list[dict]:
-    """As `data/examples.py` writes them, with the prompt of each question; `grouped` keeps those of one in one row."""
-    return [
-        {"prompt": prompts[one.problem], "completion": one.stored, "weight": one.weight}
-        | ({"group": one.problem} if grouped else {})
-        for one in kept
-    ]
+def examples(
+    kept: Sequence[Kept],
+    prompts: Mapping[str, str],
+    tokenizer: Completing | None = None,
+    stop: Sequence[str] = (),
+    grouped: bool = False,
+) -> list[dict]:
+    """As `data/examples.py` writes them, with the prompt of each question.
+
+    With a tokenizer sampled completions have their `completion_ids`, as they were sampled; `stop` are the texts that
+    end a completion. `grouped` keeps the examples of a question in one row.
+    """
+    return [_example(one, prompts[one.problem], tokenizer, stop, grouped) for one in kept]
+
+
+def _example(kept: Kept, prompt: str, tokenizer: Completing | None, stop: Sequence[str], grouped: bool) -> dict:
+    example = {"prompt": prompt, "completion": kept.stored, "weight": kept.weight}
+    if grouped:
+        example["group"] = kept.problem
+    if tokenizer is None or kept.tokens is None:
+        return example
+    ids = as_sampled(kept.tokens, kept.stored, tokenizer, stop)
+    return example if ids is None else example | {"completion_ids": ids}

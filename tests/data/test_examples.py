@@ -7,8 +7,18 @@ from qstar.data.examples import Example, read, rows, write
 
 
 class Letters:
+    ends, size, spells_characters = (), 128, True
+
     def encode(self, text):
         return [ord(letter) for letter in text]
+
+    encode_prompt = encode_after = encode
+
+    def reply_end(self, prompt):
+        return []
+
+    def encode_pair(self, prompt, completion):
+        return self.encode(prompt), self.encode(completion)
 
 
 def test_a_file_of_examples_is_read_as_it_was_written(tmp_path):

@@ -12,8 +12,8 @@ import tiny
 from tokenizers import pre_tokenizers
 
 from qstar.data import tokenizer as tokenizers
-from qstar.evals import chain
-from qstar.evals.chain import Chain, ChainEval
+from qstar.evals import chain, suite
+from qstar.evals.chain import Chain, ChainEval, Question
 from qstar.evals.measure import Subject
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
@@ -305,3 +305,23 @@ def test_more_than_fits_behind_the_longest_question_is_refused_before_anything_i
     monkeypatch.setattr(chain, "generate", None)
     with pytest.raises(ValueError, match=r"gsm8k_chain: question test-9 has 54 tokens, .* was built for 256"):
         asked(measured(dataclasses.replace(CFG, **change)), thinker(QUICK), ("none",))
+
+
+# --- questions that are too long ----------------------------------------------------------------------------------
+
+
+def evaluator(overlong, monkeypatch):
+    """Of two questions, one of which is longer than the context of the model."""
+    room = chain._max_len(thinker(QUICK))
+    questions = tuple(Question(f"test-{i}", "Q: " + "A" * (i * room), chain.CLOSING, "1", "") for i in range(2))
+    cfg = dataclasses.replace(CFG, overlong=overlong, max_tokens=2, answer_tokens=1)
+    monkeypatch.setattr(ChainEval, "measures", lambda self, tokenizer: [measured(self, questions)])
+    return suite.Evaluator(cfg, THINKING, thinker(QUICK).definition, TOKENIZER)
+
+
+def test_an_overlong_question_is_named_or_left_out(monkeypatch):
+    with pytest.raises(ValueError, match=r"1 of 2 questions .*test-1 \(\d+ tokens\).*eval.overlong=skip"):
+        evaluator("error", monkeypatch).fit()
+    lenient = evaluator("skip", monkeypatch)
+    assert lenient.fit() == {"gsm8k_chain": ["test-1"]}
+    assert lenient.fit() == {}

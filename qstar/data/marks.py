@@ -1,0 +1,188 @@
+"""Tokens around a text, as a model's files name them: begin of text, ends of text, the template of conversations.
+
+Read from the files of Hugging Face's layout that lie beside a tokenizer.json, and written back to the same files.
+
+begin  follows the tokenizer's own setting: `add_bos_token` of tokenizer_config.json, else what the post-processor of
+       tokenizer.json puts before a text.
+ends   in this order: `eos_token` of tokenizer_config.json, then `eos_token_id` of generation_config.json and of
+       config.json. All of them end a generation. The first is trained on after a completion: it is the one that the
+       tokenizer itself calls the end, where generation configs add ends of turns and of tool calls. A directory that
+       names none has the special tokens of `CONVENTIONAL`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer as Backend
+
+from qstar import foreign
+
+CONFIG, GENERATION, MODEL, MAP, TEMPLATE = (
+    "tokenizer_config.json",
+    "generation_config.json",
+    "config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+CHAT = "qstar_chat"  # of tokenizer_config.json: prompts are messages of a conversation
+
+CONVENTIONAL = (
+    "<|endoftext|>",
+    "</s>",
+    "<|end_of_text|>",
+    "<eos>",
+    "<|im_end|>",
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<end_of_turn>",
+)
+"""Spellings of tokens that end a text, in models of the families that are read."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Of one tokenizer; ids."""
+
+    begin: int | None = None  # begin-of-text token, where there is one
+    begins: bool = False  # it stands before every text
+    ends: tuple[int, ...] = ()  # tokens that end a text; the first is trained on after a completion
+    template: str = ""  # of conversations, in Jinja
+    chat: bool = False  # prompts are a user's message, in that template
+
+
+def read(tokenizer_file: Path, backend: Backend) -> Marks:
+    """What the files beside this tokenizer.json say. Raises ValueError for a file or a value that cannot be read."""
+    files = {name: tokenizer_file.parent / name for name in (CONFIG, GENERATION, MODEL, MAP, TEMPLATE)}
+    return of({name: foreign.text(file) for name, file in files.items() if file.is_file()}, backend)
+
+
+def of(texts: Mapping[str, str], backend: Backend) -> Marks:
+    """The same of files of these names and texts."""
+    config, generation, model, spelled = (_contents(texts, name) for name in (CONFIG, GENERATION, MODEL, MAP))
+    own = post_processed(backend)
+    begin = _first([own, _named(config, spelled, "bos_token", backend), *_ids(generation, "bos_token_id")])
+    setting = config.get("add_bos_token")
+    begins = own is not None if setting is None else bool(setting)
+    ends = [_named(config, spelled, "eos_token", backend)]
+    ends += [id for contents in (generation, model) for id in _ids(contents, "eos_token_id")]
+    ends = [id for id in ends if id is not None and not _ordinary(id, backend)]
+    if begin is None or _ordinary(begin, backend):
+        begin = None
+    return Marks(
+        begin,
+        begins and begin is not None,
+        tuple(dict.fromkeys(ends)) or conventional(backend),
+        texts.get(TEMPLATE) or _template(config),
+        bool(config.get(CHAT, False)),
+    )
+
+
+def settled(texts: Mapping[str, str], marks: Marks, backend: Backend) -> dict[str, str]:
+    """These files, with `marks` where they say others, so that `read` gives the marks back.
+
+    A directory without tokenizer_config.json says that no token stands before texts: it is given one where a tokenizer
+    has such a token.
+    """
+    changed = dict(texts)
+    config, generation = (_contents(texts, name) for name in (CONFIG, GENERATION))
+    said = of(texts, backend)
+    if said == marks and (CONFIG in texts or marks.begin is None):
+        return changed
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config
+    if marks.begin is not None:
+        config |= {"bos_token": backend.id_to_token(marks.begin), "add_bos_token": marks.begins}
+    if said.ends != marks.ends and marks.ends:
+        config["eos_token"] = backend.id_to_token(marks.ends[0])
+        changed[GENERATION] = _spelled(generation | {"eos_token_id": list(marks.ends)})
+    if said.chat != marks.chat:
+        config[CHAT] = marks.chat
+    return changed | {CONFIG: _spelled(config)}
+
+
+def conventional(backend: Backend) -> tuple[int, ...]:
+    """Special tokens that are spelled as ends of texts are."""
+    special = {token.content: id for id, token in backend.get_added_tokens_decoder().items() if token.special}
+    return tuple(special[name] for name in CONVENTIONAL if name in special)
+
+
+def post_processed(backend: Backend) -> int | None:
+    """The token that the tokenizer's post-processor puts before a text. Raises ValueError where it puts several."""
+    if backend.post_processor is None:
+        return None
+    text = "a"
+    plain, whole = (backend.encode(text, add_special_tokens=special).ids for special in (False, True))
+    extra = len(whole) - len(plain)
+    before = next((whole[:count] for count in range(extra + 1) if whole[count : count + len(plain)] == plain), [])
+    if len(before) > 1:
+        raise ValueError(
+            f"the post-processor of the tokenizer puts {len(before)} tokens {before} before a text, expected one at "
+            'most: set "add_bos_token" to false in tokenizer_config.json, and "post_processor" to null in '
+            "tokenizer.json"
+        )
+    return before[0] if before else None
+
+
+def known(folder: Path) -> bool:
+    """Whether a directory says anything about its marks; runs of earlier versions do not."""
+    return (folder / CONFIG).is_file()
+
+
+def _contents(texts: Mapping[str, str], name: str) -> dict:
+    found = foreign.parsed(texts.get(name, "{}"), name)
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} holds a JSON {type(found).__name__}, expected an object")
+    return found
+
+
+def _named(config: dict, spelled: dict, name: str, backend: Backend) -> int | None:
+    """Id of a token that these files name, as text or as an object with its content."""
+    for contents in (config, spelled):
+        token = contents.get(name)
+        token = token.get("content") if isinstance(token, dict) else token
+        if isinstance(token, str) and backend.token_to_id(token) is not None:
+            return backend.token_to_id(token)
+    return None
+
+
+def _ids(contents: dict, name: str) -> list[int]:
+    value = contents.get(name)
+    found = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(id, int) and not isinstance(id, bool) for id in found):
+        raise ValueError(f"{name} is {str(value)[:60]!r}, expected a token id or a list of them")
+    return found
+
+
+def _ordinary(id: int, backend: Backend) -> bool:
+    """Whether this is a token of ordinary text, or none at all.
+
+    Configs that are written with defaults name 1 and 2, whatever the vocabulary holds there.
+    """
+    token = backend.id_to_token(id)
+    if token is None:
+        return True
+    if id in backend.get_added_tokens_decoder():
+        return False
+    try:
+        spellings = (token, backend.decode([id], skip_special_tokens=False))
+        return any(backend.encode(text, add_special_tokens=False).ids[-1:] == [id] for text in spellings if text)
+    except Exception:  # a word-level model without an unknown token; the library raises nothing more specific
+        return False
+
+
+def _template(config: dict) -> str:
+    """The template of conversations; of several the default one."""
+    found = config.get("chat_template")
+    if isinstance(found, list):
+        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
+        found = named.get("default")
+    return found if isinstance(found, str) else ""
+
+
+def _first(found: Iterable[int | None]) -> int | None:
+    return next((id for id in found if id is not None), None)
+
+
+def _spelled(contents: dict) -> str:
+    return json.dumps(contents, indent=2) + "\n"

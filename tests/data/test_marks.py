@@ -1,0 +1,224 @@
+"""Begin and end of text, as the files beside a tokenizer.json name them; prompts and completions encoded together."""
+
+import json
+
+import pytest
+from test_tokenizer_families import LETTERS, byte_level, llama3
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers
+
+from qstar.data import tokenizer as tokenizers
+from qstar.data.examples import as_sampled
+from qstar.data.marks import Marks
+from qstar.data.tokenizer import Tokenizer
+from qstar.models import companions
+
+PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab"]
+FIRST = PIECES.index("▁")
+UNDERSCORE, A, B, _A, AB, _AB = range(FIRST, FIRST + 6)
+
+
+def metaspace_bpe():
+    """SentencePiece-style BPE as newer tokenizer.json files have it: a Metaspace pre-tokeniser, bytes for the rest."""
+    backend = Backend(
+        models.BPE(
+            vocab={piece: id for id, piece in enumerate(PIECES)},
+            merges=[("▁", "a"), ("▁a", "b"), ("a", "b")],
+            byte_fallback=True,
+        )
+    )
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    backend.add_special_tokens(["<s>", "</s>"])
+    return backend
+
+
+def unigram():
+    scores = {"▁": -3.0, "a": -3.0, "b": -3.0, "▁a": -2.0, "ab": -2.5, "▁ab": -2.0}
+    backend = Backend(models.Unigram([(piece, scores.get(piece, -20.0)) for piece in PIECES], 0, byte_fallback=True))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.decoder = metaspace_bpe().decoder
+    backend.add_special_tokens(["<s>", "</s>"])
+    return backend
+
+
+def saved(folder, text, **files):
+    """The tokenizer of a directory of Hugging Face's layout."""
+    folder.mkdir(exist_ok=True)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    for name, contents in files.items():
+        (folder / f"{name}.json").write_text(json.dumps(contents), encoding="utf-8")
+    return Tokenizer.from_file(folder / "tokenizer.json")
+
+
+@pytest.fixture
+def spiece(tmp_path):
+    named = {"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": True}
+    return saved(tmp_path / "spiece", metaspace_bpe().to_str(), tokenizer_config=named)
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def test_a_post_processor_says_that_texts_begin_with_a_token(tmp_path):
+    tokenizer = saved(tmp_path, llama3())
+    assert tokenizer.encode_whole("ab") == [13, 11]
+    assert tokenizer.encode("ab") == [11]
+    assert tokenizer.encode_whole("<|begin_of_text|>ab") == [13, 11]  # not twice
+    assert tokenizer.ends == (14,)  # <|eot_id|>, by its spelling: no file names an end
+
+
+@pytest.mark.parametrize("setting", [True, False])
+def test_the_tokenizers_own_setting_comes_before_the_post_processor(tmp_path, setting):
+    tokenizer = saved(tmp_path, llama3(), tokenizer_config={"add_bos_token": setting})
+    assert tokenizer.begin == ((13,) if setting else ())
+    assert tokenizer.beginning("true").begin == (13,)
+    assert tokenizer.beginning("false").begin == ()
+    assert tokenizer.beginning("auto").begin == tokenizer.begin
+
+
+def test_ends_are_those_of_tokenizer_generation_and_model_the_tokenizers_own_first(tmp_path):
+    specials = ["<|endoftext|>", "<|im_end|>", "<|tool|>"]
+    text = byte_level(r"\p{L}+|\s+", specials)
+    first = len(LETTERS) + 2
+    files = {
+        "tokenizer_config": {"eos_token": {"content": "<|im_end|>"}},
+        "generation_config": {"eos_token_id": [first, first + 2]},
+        "config": {"eos_token_id": first},
+    }
+    assert saved(tmp_path, text, **files).ends == (first + 1, first, first + 2)
+    assert saved(tmp_path, text, **(files | {"tokenizer_config": {}})).ends == (first, first + 2)
+    assert saved(tmp_path, text, **(files | {"tokenizer_config": {}, "generation_config": {}})).ends == (first,)
+
+
+def test_ids_of_ordinary_text_are_no_ends_whatever_a_config_written_with_defaults_says(tmp_path):
+    text = byte_level(r"\p{L}+|\s+", ["<|im_end|>"])
+    defaults = {"bos_token_id": 1, "eos_token_id": 2}  # the letters b and c here
+    tokenizer = saved(tmp_path, text, config=defaults, generation_config=defaults)
+    assert tokenizer.marks == Marks(None, False, (len(LETTERS) + 2,))
+    characters = saved(tmp_path, tokenizers.characters("abcd").to_json(), config=defaults, generation_config=defaults)
+    assert characters.marks == Marks()
+
+
+@pytest.mark.parametrize("value", ["2", [2, "x"], True, 1.5])
+def test_an_end_that_is_no_id_is_named(tmp_path, value):
+    with pytest.raises(ValueError, match="eos_token_id"):
+        saved(tmp_path, llama3(), generation_config={"eos_token_id": value})
+
+
+def test_begin_true_without_such_a_token_is_refused():
+    with pytest.raises(ValueError, match=r"model\.begin"):
+        tokenizers.characters("ab").beginning("true")
+
+
+@pytest.mark.parametrize("begins", ["true", "false"])
+def test_settings_survive_saving_and_an_export_carries_them_in_its_post_processor(tmp_path, spiece, begins):
+    tokenizer = spiece.beginning(begins)
+    texts = companions.read(tmp_path / "spiece")
+    assert tokenizer.told_by(tokenizer.settled(texts)).marks == tokenizer.marks
+    assert tokenizer.told_by(tokenizer.settled({})).marks == tokenizer.marks
+    exported = Backend.from_str(tokenizer.exported_json())
+    assert exported.encode("ab").ids == ([1, _AB] if begins == "true" else [_AB])
+
+
+def test_ends_beyond_those_that_files_name_are_kept_with_them():
+    tokenizer = Tokenizer(metaspace_bpe(), Marks(1, True, (2, 1)))
+    texts = tokenizer.settled({"tokenizer_config.json": '{"eos_token": "</s>", "model_max_length": 9}'})
+    assert tokenizer.told_by(texts).marks == tokenizer.marks
+    assert json.loads(texts["tokenizer_config.json"])["model_max_length"] == 9
+    assert json.loads(texts["generation_config.json"])["eos_token_id"] == [2, 1]
+
+
+def test_a_tokenizer_without_marks_has_no_files_of_settings():
+    assert tokenizers.characters("ab").settled({}) == {}
+
+
+# --- prompts and completions --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", [metaspace_bpe, unigram])
+def test_a_completion_begins_without_a_spare_space(backend):
+    tokenizer = Tokenizer(backend(), Marks(1, True, (2,)))
+    assert tokenizer.encode_pair("ab", "ab") == ([1, _AB], [AB])
+    assert tokenizer.encode_pair("ab", " ab") == ([1, _AB], [_AB])
+    assert tokenizer.encode_pair("ab\n", "a") == ([1, _AB, PIECES.index("<0x0A>")], [A])
+    assert tokenizer.encode_after("ab") == [AB]
+    assert tokenizer.encode_after(" ab") == [_AB]
+    assert tokenizer.encode_pair("", "ab") == ([1], [_AB])
+
+
+@pytest.mark.parametrize("backend", [metaspace_bpe, unigram])
+@pytest.mark.parametrize(
+    ("prompt", "completion", "expected"),
+    [
+        ("ab a", "b", ([1, _AB], [_AB])),  # the last token holds " a" of the prompt and "b"
+        ("ab ", "a", ([1, _AB], [_A])),
+        ("aba", "b", ([1, _AB], [AB])),
+    ],
+)
+def test_a_token_of_both_belongs_to_the_completion(backend, prompt, completion, expected):
+    assert Tokenizer(backend(), Marks(1, True, (2,))).encode_pair(prompt, completion) == expected
+
+
+def test_tokens_of_the_prompt_alone_stay_in_the_prompt_where_its_end_is_cut_otherwise():
+    vocab = {letter: id for id, letter in enumerate("abcd")} | {"bc": 4, "cd": 5}
+    tokenizer = tokenizers.byte_level_bpe(vocab, [("c", "d"), ("b", "c")], [], "gpt-2")
+    assert tokenizer.encode("abc") == [0, 4]
+    assert tokenizer.encode_pair("abc", "d") == ([0, 1], [5])  # a, b | cd
+
+
+def test_byte_level_tokens_of_both_belong_to_the_completion():
+    vocab = {"a": 0, "b": 1, "Ġ": 2, "Ġa": 3, "ab": 4, "Ã": 5, "©": 6}
+    tokenizer = tokenizers.byte_level_bpe(vocab, [("Ġ", "a"), ("a", "b")], [], "gpt-2")
+    assert tokenizer.encode_pair("b ", "a") == ([1], [3])
+    assert tokenizer.encode_pair("b", " a") == ([1], [3])
+    assert tokenizer.encode_pair("a", "b") == ([], [4])
+    assert tokenizer.encode_pair("b", "é") == ([1], [5, 6])
+
+
+def test_character_tokenizers_encode_both_as_each_alone():
+    tokenizer = tokenizers.characters("ab\n", ["ab"])
+    assert tokenizer.encode_pair("ab\n", "abb") == ([3, 2], [3, 1])
+
+
+# --- what was sampled ---------------------------------------------------------------------------------------------
+
+NEWLINE = PIECES.index("<0x0A>")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "stored", "expected"),
+    [
+        # As sampled, though encoding the text would give other tokens than these three.
+        ([UNDERSCORE, A, B, NEWLINE, NEWLINE], " ab\n\n", [UNDERSCORE, A, B, NEWLINE, NEWLINE]),
+        ([AB, NEWLINE, NEWLINE], " ab\n\n", [AB, NEWLINE, NEWLINE]),  # stored with a space that was not sampled
+        ([_AB, UNDERSCORE, NEWLINE, NEWLINE], " ab\n\n", [_AB, UNDERSCORE, NEWLINE, NEWLINE]),
+        ([UNDERSCORE, A, B, 2], " ab\n\n", [UNDERSCORE, A, B, 2]),  # the end of text takes the place of the stop
+        ([UNDERSCORE, A, B, NEWLINE, 2], " ab\n\n", [UNDERSCORE, A, B, NEWLINE, 2]),
+        # Cut behind what was stored: the stop is put there.
+        ([UNDERSCORE, A, B, _A, B, NEWLINE, NEWLINE], " ab\n\n", [UNDERSCORE, A, B, NEWLINE, NEWLINE]),
+        ([UNDERSCORE, A, B, _A, 2], " ab\n\n", [UNDERSCORE, A, B, NEWLINE, NEWLINE]),
+        ([_A, AB], " aa\n\n", [_A, A, NEWLINE, NEWLINE]),  # a token that goes on beyond what was stored
+        ([UNDERSCORE, A, B], " ab\n\n", [UNDERSCORE, A, B, NEWLINE, NEWLINE]),  # the limit was met
+        ([_A, B], " ba\n\n", None),  # other text
+    ],
+)
+def test_what_was_sampled_is_trained_on_as_it_was_sampled(tokens, stored, expected):
+    tokenizer = Tokenizer(metaspace_bpe(), Marks(1, True, (2,)))
+    assert as_sampled(tokens, stored, tokenizer, ("\n\n", "\nb")) == expected
+
+
+def test_a_stop_with_letters_is_told_from_the_text():
+    vocab = {letter: id for id, letter in enumerate("ab!")} | {"<e>": 3}
+    tokenizer = tokenizers.byte_level_bpe(vocab, [], ["<e>"], "gpt-2").marked(Marks(ends=(3,)))
+    assert as_sampled([0, 2], "a!", tokenizer, ("!",)) == [0, 2]
+    assert as_sampled([0, 3], "a!", tokenizer, ("!",)) == [0, 3]
+    assert as_sampled([0, 1, 2], "a!", tokenizer, ("!",)) == [0, 2]
+
+
+def test_of_characters_the_stored_text_is_trained_on_with_the_tokens_that_were_sampled():
+    tokenizer = tokenizers.characters("ab \n", ["ab"])
+    assert as_sampled([3, 0, 1, 3, 3], "ab\n\n", tokenizer, ("\n\n",)) == [0, 1, 3, 3]  # "a", "b": no word
+    assert as_sampled([4, 3, 3], " ab\n\n", tokenizer, ("\n\n",)) == [2, 4, 3, 3]
