@@ -85,20 +85,17 @@ def settled(texts: Mapping[str, str], marks: Marks, backend: Backend) -> dict[st
     A directory without tokenizer_config.json says that no token stands before texts: it is given one where a tokenizer
     has such a token.
     """
-    changed = dict(texts)
-    config, generation = (_contents(texts, name) for name in (CONFIG, GENERATION))
-    said = of(texts, backend)
-    if said == marks and (CONFIG in texts or marks.begin is None):
-        return changed
-    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | config
-    if marks.begin is not None:
-        config |= {"bos_token": backend.id_to_token(marks.begin), "add_bos_token": marks.begins}
-    if said.ends != marks.ends and marks.ends:
-        config["eos_token"] = backend.id_to_token(marks.ends[0])
-        changed[GENERATION] = _spelled(generation | {"eos_token_id": list(marks.ends)})
+    said, changed, own = of(texts, backend), dict(texts), {}
+    if marks.begin is not None and (said.begins != marks.begins or CONFIG not in texts):
+        own |= {"bos_token": backend.id_to_token(marks.begin), "add_bos_token": marks.begins}
+    if marks.ends and said.ends != marks.ends:
+        own["eos_token"] = backend.id_to_token(marks.ends[0])
+        changed[GENERATION] = _spelled(_contents(texts, GENERATION) | {"eos_token_id": list(marks.ends)})
     if said.chat != marks.chat:
-        config[CHAT] = marks.chat
-    return changed | {CONFIG: _spelled(config)}
+        own[CHAT] = marks.chat
+    if own:
+        changed[CONFIG] = _spelled({"tokenizer_class": "PreTrainedTokenizerFast"} | _contents(texts, CONFIG) | own)
+    return changed
 
 
 def conventional(backend: Backend) -> tuple[int, ...]:
