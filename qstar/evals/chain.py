@@ -17,7 +17,7 @@ import numpy as np
 
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals, measure, suite
-from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
+from qstar.evals.measure import GREEDY, NONE, OVERLONG, Figure, ItemRow, Subject
 from qstar.settings import Count, NonNegative, OneOf, Whole
 from qstar.tasks import commonsense_qa, extract, gsm8k
 from qstar.tasks.items import LEAD, MARKER

@@ -23,7 +23,7 @@ from qstar.data import pipeline
 from qstar.data.pipeline import TextConfig
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure
-from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
+from qstar.evals.measure import GREEDY, NONE, OVERLONG, Figure, ItemRow, Subject
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
 from qstar.ops import rows as padding
