@@ -9,12 +9,13 @@ import importlib
 import sys
 from functools import partial
 
-from qstar import ranks
+from qstar import ranks, signals
 
 SHORT = ("compare", "prepare")  # commands that soon say something themselves
 
 
 def _run(module: str) -> None:
+    signals.install()  # before the imports, which take seconds and cannot be interrupted by an exception
     if module not in SHORT and {"-h", "--help"}.isdisjoint(sys.argv[1:]) and ranks.first():
         print(f"qstar-{module}: starting", file=sys.stderr, flush=True)  # the imports take seconds
     gc.disable()

@@ -4,12 +4,15 @@ YAML files in `configs/` and `experiments/` pick and override; defaults live in 
 line here (`SCHEMAS`) and one YAML file.
 """
 
+import contextlib
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -17,7 +20,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 from yaml import YAMLError
 
-from qstar import __version__, overrides, settings
+from qstar import __version__, advice, files, overrides, settings
 from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import TextConfig
@@ -155,7 +158,7 @@ class ImproveConfig:
 
     name: str = "improve"  # of the run, in run_dir and in what loggers show
     run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
-    resume: str = ""  # a run directory: go on with its own configuration
+    resume: str = ""  # a run directory, or `latest`: go on with its own configuration
     seed: Seed = 0  # of everything that is drawn
     sample_batch: Count = 32  # prompts that are continued at once
     batch_size: Count = 8  # rows in an optimiser step
@@ -221,6 +224,9 @@ SCHEMAS: dict[str, dict[str, type]] = {
 
 def register() -> None:
     """Make the schemas known to Hydra, as `base_NAME` in each group. Safe to call twice."""
+    # Cached, so that all jobs of a sweep are told the same folder, which is made when the first one asks.
+    claim = lambda folder: str(files.claim(folder)[-1])  # noqa: E731
+    OmegaConf.register_new_resolver("qstar_fresh", claim, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("qstar_root", lambda: str(ROOT), replace=True)
     store = ConfigStore.instance()
     store.store(name="base_train", node=_writable(TrainConfig))
@@ -283,16 +289,34 @@ def save(cfg: TrainConfig | ImproveConfig, file: Path) -> None:
     groups = {name: type(getattr(cfg, name)).__name__ for name in SCHEMAS if hasattr(cfg, name)}
     contents = {"schemas": groups, **dataclasses.asdict(cfg)}
     # Renamed into place: a directory with a config.yaml is a run, and this one is complete.
-    fresh = file.with_name(file.name + ".new")
-    fresh.write_text(OmegaConf.to_yaml(OmegaConf.create(contents)), encoding="utf-8")
-    fresh.replace(file)
+    files.write(file, OmegaConf.to_yaml(OmegaConf.create(_literal(contents))))
+
+
+def _literal(tree: Any) -> Any:
+    """Values in which OmegaConf looks nothing up: a text may hold `${`."""
+    if isinstance(tree, dict):
+        return {key: _literal(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [_literal(value) for value in tree]
+    return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + r"\${", tree) if isinstance(tree, str) else tree
 
 
 def load(file: Path, given: Sequence[str] = (), schema: type = TrainConfig) -> Any:
     """A saved configuration of this kind, with `key=value` overrides, in Hydra's grammar, on top.
 
-    Raises ValueError for a file that this version of qstar does not read and for overrides that do not fit.
+    Raises ValueError, with file and line, for a file that this version of qstar does not read; and for overrides that
+    do not fit.
     """
+    node = _loaded(file, schema)
+    if overrides:
+        return build(_overridden(node, overrides))
+    try:
+        return build(node)
+    except ValueError as error:
+        raise ValueError(f"{file}, line {_line(file, re.match('[A-Za-z_.]*', str(error))[0])}: {error}") from error
+
+
+def _loaded(file: Path, schema: type) -> DictConfig:
     try:
         contents = OmegaConf.load(file)
         groups = [one.name for one in dataclasses.fields(schema) if one.name in SCHEMAS]
@@ -302,10 +326,28 @@ def load(file: Path, given: Sequence[str] = (), schema: type = TrainConfig) -> A
             node[name] = _writable(found)
         del contents["schemas"]
         _migrate(contents)
-        node = OmegaConf.merge(node, contents)
-    except (OmegaConfBaseException, YAMLError, TypeError) as error:
-        raise ValueError(f"{file} is not a configuration that qstar {__version__} wrote: {error}") from error
-    return build(_overridden(node, given))
+        return OmegaConf.merge(node, contents)
+    except FileNotFoundError:
+        raise
+    # A file of something else than text, of no mapping, of other keys.
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = _line(file, getattr(error, "full_key", "")) if mark is None else mark.line + 1
+        raise ValueError(
+            f"{file} is not a configuration that qstar {__version__} wrote: line {line}: {error}"
+        ) from error
+
+
+def _line(file: Path, key: str | None) -> int:
+    """The line of a dotted key, or of the last part of it that is there; 1 where the file is no YAML."""
+    line = 1
+    # No YAML, no such key, or something else than a mapping.
+    with contextlib.suppress(YAMLError, ValueError, AttributeError, StopIteration, TypeError):
+        node = yaml.compose(file.read_text(encoding="utf-8"))
+        for name in (key or "").split("."):
+            key_node, node = next(pair for pair in node.value if pair[0].value == name)
+            line = key_node.start_mark.line + 1
+    return line
 
 
 def _migrate(contents: DictConfig) -> None:
@@ -318,10 +360,20 @@ def _migrate(contents: DictConfig) -> None:
         contents.improve.weighting = "deviation"
 
 
+class _Unknown(ValueError):  # noqa: N818 (it is what is said)
+    """A choice that this version does not have; `full_key` is its key, as OmegaConf's errors have it."""
+
+    def __init__(self, message: str, full_key: str):
+        self.full_key = full_key
+        super().__init__(message)
+
+
 def _schema(group: str, name: str) -> type:
     known = {schema.__name__: schema for schema in SCHEMAS[group].values()}
     if name not in known:
-        raise ValueError(f"a saved configuration has {group} {name!r}; this qstar knows {', '.join(known)}")
+        raise _Unknown(
+            f"a saved configuration has {group} {name!r}; this qstar knows {', '.join(known)}", f"schemas.{group}"
+        )
     return known[name]
 
 
@@ -343,6 +395,14 @@ def changes(old: Any, new: Any) -> list[str]:
     before, after = _flat(old), _flat(new)
     keys = [key for key in {**before, **after} if key not in ("name", "run_dir", "resume")]
     return [f"{key} = {before.get(key)}, now {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def differing(old: Any, new: Any) -> list[str]:
+    """`key=value` on a command line for every value in which `new` differs; none where a choice of a group does."""
+    before, after = _flat(old), _flat(new)
+    keys = [key for key in after if key not in ("name", "run_dir", "resume") and before.get(key) != after[key]]
+    chosen = {field.name for field in dataclasses.fields(new) if dataclasses.is_dataclass(getattr(new, field.name))}
+    return [] if chosen & set(keys) else [advice.override(key, after[key]) for key in keys]
 
 
 def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:

@@ -2,11 +2,15 @@
 
 import contextlib
 import os
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from qstar import paths
+from omegaconf import DictConfig, OmegaConf
+
+from qstar import advice, files, paths, signals
 
 EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError, OSError, FloatingPointError)
 
@@ -27,29 +31,67 @@ def prepare_jax() -> None:
         machine.keep_freed_memory(True)
 
 
+@dataclass
+class Ending:
+    """What is said when a command ends before its time: how to go on, once there is something to go on from."""
+
+    go_on: Callable[[], str] = lambda: ""
+
+
 @contextlib.contextmanager
-def errors() -> Iterator[None]:
-    """Print an expected error as a message and leave with status 1 (130 after Ctrl-C); QSTAR_TRACEBACK=1 shows all."""
+def errors() -> Iterator[Ending]:
+    """Print an expected error as a message and leave with status 1; QSTAR_TRACEBACK=1 shows all of it.
+
+    Ctrl-C leaves with status 130, SIGTERM with 143. Where the command has told how to go on, that is printed after an
+    interruption, and after what another attempt may mend (a full disk, a damaged checkpoint).
+    """
+    from qstar.training.checkpoint import Damaged
     from qstar.training.loop import Interrupted
 
+    ending = Ending()
     try:
-        yield
+        with signals.advising(lambda: ending.go_on()):
+            yield ending
     except Interrupted as stop:
-        print(f"\n{stop}\nGo on with  qstar-train resume={_run(stop.directory)}", file=sys.stderr)
-        raise SystemExit(130) from None
+        _leave(f"{stop}", ending.go_on() or _resume(stop.directory), signals.status(stop.signal))
     except KeyboardInterrupt:  # outside the training loop, where nothing is to be saved
-        print("\ninterrupted", file=sys.stderr)
-        raise SystemExit(130) from None
+        _leave("interrupted", ending.go_on(), signals.status(signal.SIGINT))
     except EXPECTED as error:
         if os.environ.get("QSTAR_TRACEBACK"):
             raise
-        print(f"\n{type(error).__name__}: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        mendable = isinstance(error, Damaged) or getattr(error, "errno", None) in files.WAYS_OUT
+        _leave(f"{type(error).__name__}: {error}", ending.go_on() if mendable else "", 1)
 
 
-def _run(checkpoints: Path | None) -> Path | None:
-    """The run directory of a checkpoint directory, the control's included."""
+def _leave(text: str, advice: str, status: int) -> None:
+    print("\n" + "\n".join(part for part in (text, advice) if part), file=sys.stderr)
+    raise SystemExit(status) from None
+
+
+def _resume(checkpoints: Path | None) -> str:
+    """How to go on from a checkpoint directory, the control's included."""
     if checkpoints is None:
-        return None
+        return ""
     directory = checkpoints.parent
-    return directory.parent if directory.name == "control" else directory
+    return resume("qstar-train", directory.parent if directory.name == "control" else directory)
+
+
+def resume(program: str, directory: Path) -> str:
+    """The line that says how to go on with a run."""
+    return f"Go on with  {advice.resume(program, directory)}"
+
+
+@contextlib.contextmanager
+def own_folder(node: DictConfig, directory: Path) -> Iterator[Path]:
+    """The directory of a run; where it is named by the clock, one that no run begun in the same second has.
+
+    Of several processes the first one makes it, and the others hear of it.
+    """
+    from qstar import processes
+
+    by_clock = "${now:" in str(OmegaConf.to_container(node, resolve=False).get("run_dir")) and not node.resume
+    if not by_clock or not processes.first():
+        yield Path(processes.agreed(str(directory)))
+        return
+    with files.fresh(directory) as found:
+        yield Path(processes.agreed(str(found)))

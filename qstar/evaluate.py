@@ -1,9 +1,9 @@
 """`qstar-evaluate`: held-out questions to a trained run, or to a language model as it is, with and without thoughts."""
 
+import contextlib
 import dataclasses
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,11 @@ import hydra
 import jax
 from omegaconf import DictConfig
 
+from qstar import advice, entry, files, manual, overrides, paths, report, runs
 from qstar import config as configs
-from qstar import entry, manual, overrides, paths, report, runs
 from qstar.config import EvaluateConfig
 from qstar.evals import suite
-from qstar.evals.measure import Subject
+from qstar.evals.measure import NONE, Subject
 from qstar.evals.suite import Evaluator, NoEval
 from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
@@ -27,16 +27,44 @@ configs.register()
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="evaluate")
 def _main(node: DictConfig) -> None:
-    with entry.errors():
+    with entry.errors() as ending:
         cfg = configs.build(node)
         if isinstance(cfg.eval, NoEval):
             choices = ", ".join(name for name in configs.SCHEMAS["eval"] if name != "none")
             raise ValueError(f"eval=none asks nothing: choose one of {choices}")
         entry.prepare_jax()
+        if cfg.run == "latest":  # said in full, for what is the latest may change
+            cfg = dataclasses.replace(cfg, run=str(runs.latest_run()))
+        if cfg.out:
+            again = _again(cfg, sys.argv[1:])  # Hydra's own list of overrides has lost some of their quotes
+            ending.go_on = lambda: f"Go on with  {again}" if Path(cfg.out).is_dir() else ""
         groups = evaluate(cfg)
         console.console().print(report.table(groups))
         if cfg.out:
-            console.console().print(f"Table and answers are in {cfg.out}; paired tests:  qstar-compare {cfg.out}")
+            console.say(f"Table and answers are in {cfg.out}{_comparison(Path(cfg.out), groups)}")
+
+
+def _again(cfg: EvaluateConfig, arguments: Sequence[str]) -> str:
+    """The command that goes on with an evaluation: the same one, of the same run."""
+    others = [one for one in arguments if one.partition("=")[0] != "run"]
+    return advice.command("qstar-evaluate", *others, advice.override("run", cfg.run))
+
+
+def _comparison(out: Path, groups: report.Groups) -> str:
+    """How to test what was found, where it can be tested by itself."""
+    folders = sorted({file.parent for file in out.glob("step_*/*.parquet")}, key=_step_of)
+    ways = {row.way for _, rows in groups for row in rows}
+    if len(folders) > 1:
+        compared = (folders[0], folders[-1])
+    elif NONE in ways and len(ways) > 1:
+        compared = (out,)
+    else:
+        return ""
+    return f"; paired tests:  {advice.command('qstar-compare', *map(advice.path, compared))}"
+
+
+def _step_of(folder: Path) -> int:
+    return int(folder.name.removeprefix("step_"))
 
 
 def evaluate(cfg: EvaluateConfig) -> report.Groups:
@@ -47,6 +75,11 @@ def evaluate(cfg: EvaluateConfig) -> report.Groups:
     """
     if cfg.out:
         paths.check_folder("out", cfg.out)
+    with files.locked(cfg.out) if cfg.out else contextlib.nullcontext():
+        return _evaluated(cfg)
+
+
+def _evaluated(cfg: EvaluateConfig) -> report.Groups:
     evaluator, groups, told = None, [], ""
     for name, step, subject in _subjects(cfg):
         if evaluator is None:  # of all steps: its programs are compiled once
@@ -102,19 +135,13 @@ def _steps(cfg: EvaluateConfig, path: Path) -> list[int | None]:
 def _write(folder: Path, step: int, groups: report.Groups, told: str) -> None:
     """The table so far, for people and for programs; what other evaluations of this folder wrote there stays."""
     file, rows = folder / "evals.jsonl", groups[-1][1]
-    known = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+    known = files.records(file, "the answers of an evaluation", step=int, task=str)
     asked = {(step, row.task) for row in rows}
     lines = [line for line in known if (line["step"], line["task"]) not in asked]
     lines += [{"step": step, **suite.as_dict(row)} for row in rows]
     lines.sort(key=lambda line: line["step"])
-    _replace(file, "".join(json.dumps(line) + "\n" for line in lines))
-    _replace(folder / "summary.md", report.markdown(groups) + told)
-
-
-def _replace(file: Path, text: str) -> None:
-    fresh = file.with_name(file.name + ".new")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.replace(file)
+    files.write_records(file, lines)
+    files.write(folder / "summary.md", report.markdown(groups) + told)
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ Called on a directory that has checkpoints it goes on from them; an arm that is 
 
 import dataclasses
 import importlib.metadata
-import json
 import platform
 import shutil
 import subprocess
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import jax
 
-from qstar import __version__, paths, processes, report, runs, sharding
+from qstar import __version__, advice, files, paths, processes, report, runs, sharding
 from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data.pipeline import RandomAccess
@@ -28,14 +27,14 @@ from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.models import cost
 from qstar.models.definition import join
-from qstar.models.lm import COMPUTED, LMConfig
+from qstar.models.lm import COMPUTED
 from qstar.record import Reader, Record
 from qstar.runs import Loaded
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, TrainState
 from qstar.thoughts import read
 from qstar.thoughts.predict import Thinks
-from qstar.training import build, console, layout, loop, machine, optim, room
+from qstar.training import build, checkpoint, console, layout, loop, machine, optim, room
 from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.loop import Hook
@@ -96,13 +95,19 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
         if cfg.control:
             plain = dataclasses.replace(cfg, control=False)
             arms.append(_arm(plain, PlainLM(), directory / "control", loaded, mesh, data, texts))
-    for arm in arms:
-        _check_directory(arm, loaded)
+    _check_directories(arms, loaded)
     processes.wait("checked")
+    with processes.locked(*(arm.directory for arm in arms)):
+        _check_directories(arms, loaded)  # another run may have come and gone meanwhile
+        return _run(arms, loaded, known or {})
+
+
+def _run(arms: Sequence[Arm], loaded: Loaded, known: Mapping[str, float]) -> Result:
+    cfg, directory = arms[0].cfg, arms[0].directory
     for arm in arms:
         _open(arm, loaded)
     processes.wait("opened")
-    records = [_train(arm, loaded, known or {}) for arm in arms]
+    records = [_train(arm, loaded, known) for arm in arms]
     before, after = (records[0].evaluated.get(step, []) for step in (0, cfg.steps))
     control = records[1].evaluated[cfg.steps] if cfg.control else []
     result = Result(directory, before, after, control, _helped(arms[0], loaded))
@@ -170,26 +175,39 @@ def _arm(
 # --- the run directory --------------------------------------------------------------------------------------------
 
 
-def _check_directory(arm: Arm, loaded: Loaded) -> None:
-    """Raise ValueError where the directory holds something else than this run."""
+def _check_directories(arms: Sequence[Arm], loaded: Loaded) -> None:
+    """Raise ValueError where a directory holds something else than this run."""
+    for arm in arms:
+        _check_directory(arm, loaded, arms[0].directory)
+
+
+def _check_directory(arm: Arm, loaded: Loaded, whole: Path) -> None:
     directory, file = arm.directory, arm.directory / "config.yaml"
+    checkpoint.check_path(directory)
     if not file.is_file():
         there = [name for name in ("metrics.jsonl", "checkpoints", runs.FROZEN) if (directory / name).exists()]
         if there:
             raise ValueError(f"{directory} holds {' and '.join(there)} but no config.yaml: choose another run_dir")
         return
-    changes = configs.changes(configs.load(file), arm.cfg)
+    known = configs.load(file)
+    changes = configs.changes(known, arm.cfg)
     if changes and not arm.cfg.resume:
+        values = configs.differing(known, arm.cfg)
+        way = ""
+        if values:
+            how = advice.command("qstar-train", advice.override("resume", whole), *values)
+            way = f", or go on with that run, changed, by resume=, as in\n{how}"
         raise ValueError(
-            f"{directory} holds a run of another configuration:\n  " + "\n  ".join(changes) + "\n"
-            f"choose another run_dir, or go on with that run, changed, by resume={directory} and the values to change"
+            f"{directory} holds a run of another configuration:\n  "
+            + "\n  ".join(changes)
+            + f"\nchoose another run_dir{way}"
         )
     _check_same_model(directory / "lm.json", loaded)
 
 
 def _check_same_model(file: Path, loaded: Loaded) -> None:
     """The shape that is recorded, apart from how it is computed."""
-    found = LMConfig(**json.loads(file.read_text(encoding="utf-8")))
+    found = runs.shape(file)
     found = dataclasses.replace(found, **{name: getattr(loaded.config, name) for name in COMPUTED})
     changes = configs.changes(found, loaded.config)
     if changes:
@@ -205,7 +223,7 @@ def _open(arm: Arm, loaded: Loaded) -> None:
         return
     if processes.first():
         runs.describe(arm.directory, loaded.config, loaded.tokenizer, loaded.companions)
-        (arm.directory / "environment.json").write_text(json.dumps(_environment(), indent=2) + "\n")
+        files.write_json(arm.directory / "environment.json", _environment())
     if arm.program.definition.frozen:
         processes.wait("described")
         runs.keep_frozen(arm.directory, arm.program.definition.freeze(loaded.params), arm.cfg.lora)
@@ -359,12 +377,12 @@ def _show(result: Result, arm: Arm, tokenizer: Tokenizer) -> None:
         out.print()
         out.print(report.table(groups))
         if processes.first():
-            text = report.markdown(groups) + report.tokenizer(tokenizer)
-            (result.directory / "summary.md").write_text(text, encoding="utf-8")
+            files.write(result.directory / "summary.md", report.markdown(groups) + report.tokenizer(tokenizer))
     if result.helped:
         out.print("\nThoughts that helped most")
     for one in result.helped:
         out.print(report.helpful(one, tokenizer))
-    out.print(f"\nEverything is in {result.directory}")
-    if arm.reader:
-        out.print(f'Read its thoughts with  qstar-think "TEXT" --run {result.directory}')
+    console.say(f"\nEverything is in {result.directory}")
+    if arm.reader and (text := arm.reader.example(tokenizer)):
+        command = advice.command("qstar-think", "--run", advice.path(result.directory), "--", text)
+        console.say(f"Read its thoughts with  {command}")

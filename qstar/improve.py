@@ -1,5 +1,6 @@
 """`qstar-improve`: a language model teaches itself to reason: sample, grade, keep what is right, train, again."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -23,17 +24,19 @@ def _main(node: DictConfig) -> None:
     from qstar.training import console
 
     with console.phase("loading libraries"):
-        from qstar import improvement, report
+        from qstar import improvement, iterations, report
 
-    with entry.errors():
+    with entry.errors() as ending:
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)
         cfg, directory = chosen(node, list(job.overrides.task))
         entry.prepare_jax()
-        lines = improvement.run(cfg, directory)
+        with entry.own_folder(node, directory) as own:
+            ending.go_on = lambda: entry.resume("qstar-improve", own) if (own / iterations.CONFIG).is_file() else ""
+            lines = improvement.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
         console.console().print(report.iterations(lines), markup=False)
-        console.console().print(f"Everything is in {directory}")
+        console.say(f"Everything is in {own}")
 
 
 def chosen(node: DictConfig, overrides: list[str]) -> tuple[ImproveConfig, Path]:
@@ -46,7 +49,7 @@ def chosen(node: DictConfig, overrides: list[str]) -> tuple[ImproveConfig, Path]
     if not node.resume:
         cfg = configs.build(node)
         return cfg, Path(cfg.run_dir)
-    directory = Path(node.resume)
+    directory = iterations.latest() if node.resume == "latest" else Path(node.resume)
     if not (directory / iterations.CONFIG).is_file():
         raise FileNotFoundError(
             f"resume={node.resume}: {directory} is no self-training run (no {iterations.CONFIG} in it)"

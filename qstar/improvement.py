@@ -10,7 +10,6 @@ end.
 
 import dataclasses
 import functools
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,7 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar import answering, experiment, iterations, paths, report, runs
+from qstar import answering, experiment, files, iterations, paths, report, runs
+from qstar import config as configs
 from qstar.answering import Overlong, Sampler
 from qstar.config import ImproveConfig, TrainConfig
 from qstar.data import examples as example_files
@@ -33,7 +33,7 @@ from qstar.tasks import problem as problems_of
 from qstar.tasks import sandbox
 from qstar.tasks.leaks import WronglyHinted
 from qstar.tasks.problem import Problem
-from qstar.training import console
+from qstar.training import checkpoint, console, metrics
 from qstar.training.improve import Graded, Kept, drawn, examples, selected, some
 from qstar.training.optim import OptimConfig
 from qstar.typing import Key
@@ -63,14 +63,26 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
         console.console().print(f"tokenizer: {base.tokenizer.told()}", markup=False, highlight=False)
     with console.phase("reading the questions"):
         problems, dev = cfg.task.problems("train"), _some(cfg.task.problems("dev"), cfg.dev)
-    _check(cfg, base, problems, dev)
+    _check(cfg, directory, base, problems, dev)
     left: dict[str, int] = {}
     dev = _fitting_asked(cfg, base, dev, "dev", left)
     if cfg.test:
         _fitting_asked(cfg, base, cfg.task.problems("test"), "test", {})  # its questions' lengths alone are looked at
     if cfg.improve.target == "own":  # all, with the examples of the first iteration before them
         _fitting_sampled(cfg, base, problems, 1, {})
-    iterations.claim(cfg, directory)
+    with files.locked(directory):
+        iterations.claim(cfg, directory)
+        return _run(cfg, directory, base, problems, dev, left)
+
+
+def _run(
+    cfg: ImproveConfig,
+    directory: Path,
+    base: Loaded,
+    problems: Sequence[Problem],
+    dev: Sequence[Problem],
+    left: dict[str, int],
+) -> list[dict]:
     store = None
     if cfg.improve.target == "own":
         store = Store.create(directory / rationales.FOLDER, iterations.fingerprint(base), cfg.task.name)
@@ -82,6 +94,7 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
         sampler = iterations.sampler(cfg, directory, 0, base)
         line |= {"overlong": left} if left else {}
         _finish(directory, iterations.joined(line, answering.evaluated(cfg, sampler, dev, "dev", 0)))
+    _train_again(directory, len(lines) - 1)
     for iteration in range(len(lines) or 1, cfg.improve.iterations + 1):
         _finish(directory, _iteration(cfg, base, directory, store, problems, dev, iteration, left))
     lines = iterations.lines(directory)
@@ -91,7 +104,7 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
     if cfg.improve.verifier:
         prompts = {one.id: cfg.task.prompt(one) for one in problems}
         example_files.write(directory / VERIFIER, list(rationales.verifier_examples(store, prompts)))
-    (directory / "summary.md").write_text(report.iterations(lines) + report.tokenizer(base.tokenizer), encoding="utf-8")
+    files.write(directory / "summary.md", report.iterations(lines) + report.tokenizer(base.tokenizer))
     return lines
 
 
@@ -101,8 +114,11 @@ def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
     return [problems[i] for i in sorted(order[: count or None].tolist())]
 
 
-def _check(cfg: ImproveConfig, base: Loaded, problems: Sequence[Problem], dev: Sequence[Problem]) -> None:
+def _check(
+    cfg: ImproveConfig, directory: Path, base: Loaded, problems: Sequence[Problem], dev: Sequence[Problem]
+) -> None:
     recipe = cfg.improve
+    checkpoint.check_path(directory)
     if not problems or not dev:
         raise ValueError(
             f"{cfg.task.name} has {len(problems)} training and {len(dev)} dev problems: some of each are wanted"
@@ -151,7 +167,7 @@ def _iteration(
     """Sample, hint, grade, keep, train, ask: the line that says what came out."""
     left = dict(left)
     folder = iterations.folder(directory, iteration)
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make(folder)
     chosen = _chosen(cfg, problems, iteration)
     if store:
         chosen = _fitting_sampled(cfg, base, chosen, iteration, left)
@@ -243,13 +259,14 @@ def _fitting(found: list[dict], cfg: ImproveConfig, base: Loaded) -> tuple[list[
 
 
 def _advice(cfg: ImproveConfig, iteration: int, line: dict, directory: Path) -> str:
+    sft = "qstar-train ~experiments method=sft data=examples eval=none"
     lacking = "declares an answer" if cfg.improve.keep == "all" else "is right"
     return (
         f"iteration {iteration}: none of {line['sampled']} samples (and {line['hinted']} with a hint) of "
         f"{line['problems']} problems of {cfg.task.name} {lacking}, so there is nothing to train on. "
         "Self-training needs a start above chance: show examples (improve.few_shot=true), draw more samples "
         "(improve.samples=8 improve.temperature=0.7), begin with easier problems, or train on a few rationales "
-        f"first (qstar-train method=sft data=examples). All samples are in {directory / rationales.FOLDER}"
+        f"first ({sft} data.path=FILE). All samples are in {directory / rationales.FOLDER}"
     )
 
 
@@ -418,18 +435,26 @@ def _trained(
         mesh=cfg.mesh,
     )
     experiment.run(train, folder, {f"mismatch_{name}": value for name, value in known.items()})
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = metrics.records(folder)
     spent = {
         "trained_tokens": steps * cfg.batch_size * cfg.length,  # what fills the rows up is computed too
-        "target_tokens": _targets(metrics),
+        "target_tokens": _targets(lines),
         "flops": steps * cfg.batch_size * cost.flops(base.config, method.passes(cfg.length)),
     }
-    return {"steps": steps, "nll": metrics[-1]["nll"], "ledger": {"train": spent}}
+    return {"steps": steps, "nll": lines[-1]["nll"], "ledger": {"train": spent}}
 
 
-def _targets(metrics: Sequence[dict]) -> int:
+def _train_again(directory: Path, iteration: int) -> None:
+    """Make the weights after an iteration that is done anew, where its checkpoint was put aside."""
+    folder = iterations.trained(directory, iteration)
+    if folder is not None and not runs.saved_steps(folder):
+        console.say(f"{folder} has no checkpoint: it is trained again on the examples of then")
+        experiment.run(configs.load(folder / "config.yaml"), folder)
+
+
+def _targets(records: Sequence[dict]) -> int:
     """Tokens that counted in the loss, from the lines of a training, which hold means over steps."""
-    lines = [line for line in metrics if line["step"]]
+    lines = [line for line in records if line["step"]]
     ends = [line["step"] for line in lines]
     counts = [end - start for start, end in zip([0, *ends[:-1]], ends, strict=True)]
     return sum(round(line["tokens"] * count) for line, count in zip(lines, counts, strict=True))

@@ -13,13 +13,35 @@ import jax
 import numpy as np
 
 from qstar import config as configs
+from qstar import files
 from qstar.answering import Sampler
 from qstar.config import ImproveConfig
+from qstar.data import rationales
 from qstar.models import lm
 from qstar.runs import Loaded, Pretrained
 
 CONFIG = "improve.yaml"
 LINES = "iterations.jsonl"
+FIELDS = {"iteration": int, "accuracy": dict, "groups": dict}  # of every line
+
+
+def latest(root: str | Path = "runs") -> Path:
+    """The self-training under `root` that was started or gone on with last, of those that have sampled or asked.
+
+    Raises FileNotFoundError where there is none.
+    """
+    started = list(Path(root).glob(f"**/{CONFIG}"))
+    begun = [file for file in started if _has_something(file.parent)]
+    if not begun:
+        some = f", of {len(started)} that were started, has sampled or asked anything yet" if started else ""
+        raise FileNotFoundError(
+            f"no self-training under {Path(root).absolute()}{some}: start one with qstar-improve, or name a directory"
+        )
+    return max(begun, key=lambda file: (file.stat().st_mtime, str(file))).parent
+
+
+def _has_something(directory: Path) -> bool:
+    return (directory / LINES).is_file() or any(directory.glob(f"{rationales.FOLDER}/*.parquet"))
 
 
 def claim(cfg: ImproveConfig, directory: Path) -> None:
@@ -39,7 +61,7 @@ def claim(cfg: ImproveConfig, directory: Path) -> None:
                 + "\n  ".join(changed)
                 + "\nchoose another run_dir"
             )
-    directory.mkdir(parents=True, exist_ok=True)
+    files.make(directory)
     configs.save(dataclasses.replace(cfg, resume=""), file)
 
 
@@ -59,9 +81,12 @@ def _shape(shape: lm.LMConfig) -> dict:
 
 def lines(directory: Path) -> list[dict]:
     file = directory / LINES
-    if not file.is_file():
-        return []
-    return [_migrated(json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    whole = files.lines(file, "the line of an iteration", **FIELDS)
+    for number, line in enumerate(whole):
+        if line.record["iteration"] != number:
+            found = f"iteration {line.record['iteration']} in the place of iteration {number}"
+            raise ValueError(f"{line.where}: {found}; {files.WAY_OUT}")
+    return [_migrated(line.record) for line in whole]
 
 
 def _migrated(line: dict) -> dict:
@@ -71,9 +96,7 @@ def _migrated(line: dict) -> dict:
 
 
 def rewrite(directory: Path, lines: Sequence[dict]) -> None:
-    fresh = directory / f"{LINES}.new"
-    fresh.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    fresh.replace(directory / LINES)
+    files.write_records(directory / LINES, lines)
 
 
 def joined(line: dict, more: dict) -> dict:

@@ -8,16 +8,18 @@ the run directory, and where it is the first one says.
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from qstar import sharding
+from qstar import files, sharding
 from qstar.training import console
 from qstar.typing import Params
 
 PATH_LIMIT = 4096  # bytes
+SAID_LIMIT = PATH_LIMIT // 4  # characters
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 COUNTED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # set by srun and mpirun
 
@@ -65,6 +67,26 @@ def agreed(text: str) -> str:
         return text
     told = np.frombuffer(text.encode().ljust(PATH_LIMIT, b"\0"), np.uint8)
     return bytes(multihost_utils.broadcast_one_to_all(told)).rstrip(b"\0").decode()
+
+
+@contextlib.contextmanager
+def locked(*folders: Path) -> Iterator[None]:
+    """Be the only run that writes these folders. Of several processes the first one takes the locks.
+
+    Raises files.Locked, in all of them, where another run has one.
+    """
+    with contextlib.ExitStack() as held:
+        refused = None
+        if first():
+            try:
+                for folder in folders:
+                    held.enter_context(files.locked(folder))
+            except (files.Locked, OSError) as error:
+                refused = error
+        said = agreed(str(refused or "")[:SAID_LIMIT])
+        if said:
+            raise refused or files.Locked(said)
+        yield
 
 
 @contextlib.contextmanager

@@ -4,14 +4,13 @@ A run that was killed and resumed leaves the lines of an undisturbed one: `rewin
 earlier process wrote.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax
 
-from qstar import processes
+from qstar import files, processes
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import suite
 from qstar.evals.suite import Evaluator, Row
@@ -24,6 +23,7 @@ from qstar.training.step import weights
 from qstar.typing import Params
 
 SAMPLED_TEXTS = 4
+EXAMPLE_LENGTH = 24  # tokens
 METRICS = {"none": "plain", "greedy": "thoughts", "sampled": "sampled"}  # in the names of metrics, by way of answering
 
 
@@ -44,6 +44,12 @@ class Reader:
             for number, ids in enumerate(self.texts[:count])
         ]
 
+    def example(self, tokenizer: Tokenizer) -> str:
+        """The beginning of a text to read, on one line, or "" where there is none of two tokens."""
+        beginnings = (tokenizer.decode(list(ids[:EXAMPLE_LENGTH])).splitlines() for ids in self.texts)
+        lines = (lines[0].strip("\ufffd") for lines in beginnings if lines)  # half a character stands for what is cut
+        return next((line for line in lines if line.strip() and len(tokenizer.encode(line)) > 1), "")
+
 
 class Record:
     """Evaluations and samples of one model.
@@ -63,11 +69,16 @@ class Record:
     def rewind(self, step: int) -> None:
         """Keep what was recorded up to `step`, in the files and in memory."""
         self.evaluated, self._thoughts = {}, {}
-        for line in _keep_until(self._evals, step):
-            self.evaluated.setdefault(line["step"], []).append(suite.from_dict(line))
-        for line in _keep_until(self._samples, step):
-            for thought in line["thoughts"]:
-                self._thoughts[line["text"], thought["position"]] = thought["thought"]
+        for line in _keep_until(self._evals, step, "the answers of an evaluation", **suite.FIELDS):
+            for name in suite.figures_of(line.record):
+                files.check(line.record, line.where, "the answers of an evaluation", **{name: (int, float)})
+            self.evaluated.setdefault(line.record["step"], []).append(suite.from_dict(line.record))
+        for line in _keep_until(self._samples, step, "a text and its thoughts", text=str, thoughts=list):
+            for thought in line.record["thoughts"]:
+                if not isinstance(thought, dict):
+                    raise ValueError(f"{line.where}: a thought is {thought!r}, expected an object; {files.WAY_OUT}")
+                files.check(thought, line.where, "a thought", position=int, thought=str)
+                self._thoughts[line.record["text"], thought["position"]] = thought["thought"]
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Ask the questions; returns the answers as metrics."""
@@ -104,25 +115,11 @@ class Record:
 
 
 def _append(file: Path, lines: Sequence[dict]) -> None:
-    if not processes.first():
-        return
-    with file.open("a", encoding="utf-8") as out:
-        out.writelines(json.dumps(line) + "\n" for line in lines)
+    if processes.first():
+        files.append(file, lines)
 
 
-def _keep_until(file: Path, step: int) -> list[dict]:
-    """Records up to `step`; the rest is removed from the file, and so is a last line torn by a kill."""
-    if not file.is_file():
-        return []
-    text = file.read_text(encoding="utf-8")
-    # Without its newline a line is torn.
-    records = [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
-    kept = [record for record in records if record["step"] <= step]
-    if not processes.first():
-        return kept
-    fresh = file.with_suffix(".new")
-    fresh.unlink(missing_ok=True)
-    fresh.touch()
-    _append(fresh, kept)
-    fresh.replace(file)
-    return kept
+def _keep_until(file: Path, step: int, kind: str, **fields: type) -> list[files.Line]:
+    """Lines up to `step`; the first process removes the rest from the file, and so a line that a kill has torn."""
+    keep = files.keep_until if processes.first() else files.until
+    return keep(file, step, kind, **fields)

@@ -1,7 +1,6 @@
 """Open what lies on disk or on a hub: one function for every kind of source of a language model."""
 
 import dataclasses
-import json
 import math
 import re
 import zlib
@@ -15,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qstar import settings
+from qstar import advice, files, settings
 from qstar.data import marks as markings
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
@@ -29,7 +28,7 @@ from qstar.models.weights import finite, inside
 from qstar.ops.attention import KERNELS
 from qstar.settings import Count, OneOf, Positive
 from qstar.thoughts.predict import Thinks
-from qstar.training import checkpoint
+from qstar.training import checkpoint, metrics
 from qstar.training.reference import Other
 from qstar.typing import Params
 
@@ -37,6 +36,8 @@ BUNDLED = Path(__file__).parent / "bundled"
 FORMAT = 1  # of model.json
 EXTRAS = "thinker.safetensors"  # in an export: what a method added to the language model
 FROZEN = "frozen"  # in a run directory: the weights that do not train
+
+PLAIN = {int: int, float: (int, float), str: str, bool: bool}  # types of fields, and of their values in JSON
 
 # What gives the numbers of a part their meaning, as fields of `ThinkerConfig`.
 MEANINGS = {"start": ("delimiter_scale",), "mixing": ("mixing", "mixing_side", "mixing_start")}
@@ -98,14 +99,14 @@ def is_run(source: str | Path) -> bool:
 def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
     """Write a directory that `load_model` reads: model.json, tokenizer.json and params/ in this type."""
     path = Path(path)
-    path.mkdir(parents=True, exist_ok=True)
+    files.make(path)
     stored = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(dtype)), model.params)
     checkpoint.save_params(path / "params", stored)
-    (path / "tokenizer.json").write_text(model.tokenizer.to_json(), encoding="utf-8")
+    files.write(path / "tokenizer.json", model.tokenizer.to_json())
     companions.write(path, model.tokenizer.settled(model.companions))
     contents = {"format": FORMAT, "source": model.source, "model": dataclasses.asdict(model.config)}
     # Last: a directory with a model.json is complete.
-    (path / "model.json").write_text(json.dumps(contents, indent=2) + "\n", encoding="utf-8")
+    files.write_json(path / "model.json", contents)
 
 
 def save_huggingface(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
@@ -212,13 +213,14 @@ def _llama2c(path: Path) -> Loaded:
 
 def _checkpoint(path: Path) -> Loaded:
     file = path / "model.json"
-    contents = json.loads(file.read_text(encoding="utf-8"))
+    contents = files.read_json(file)
     if contents.get("format") != FORMAT:
+        again = advice.command("qstar-prepare", str(contents.get("source", "SOURCE")), f"{path}-again")
         raise ValueError(
-            f"{file} is of format {contents.get('format')!r}, this qstar reads {FORMAT}; run qstar-prepare again on "
-            f"{contents.get('source', 'the original model')}"
+            f"{file} is of format {contents.get('format')!r}, this qstar reads {FORMAT}; run qstar-prepare again, into "
+            f"another folder:\n{again}"
         )
-    config = LMConfig(**contents["model"])
+    config = shape(file, "model")
     _check_sizes(config, checkpoint.params_shapes(path / "params"), path)
     params = jax.tree.map(lambda leaf: leaf.astype(np.float32), checkpoint.load_params(path / "params"))
     for leaf, weight in jax.tree_util.tree_leaves_with_path(params):
@@ -355,7 +357,29 @@ class Run:
     @property
     def metrics(self) -> list[dict]:
         """The lines of metrics.jsonl."""
-        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+        return metrics.records(self.path)
+
+
+def shape(file: Path, part: str = "") -> LMConfig:
+    """The shape of a language model from a JSON file, or from a part of it. Raises ValueError with file and line."""
+    contents = files.read_json(file)
+    if part:
+        files.check(contents, f"{file}, line 1", "a prepared model", **{part: dict})
+        contents = contents[part]
+    fields = {one.name: one for one in dataclasses.fields(LMConfig)}
+    for name, value in contents.items():
+        where = files.place(file, name)
+        if name not in fields:
+            raise ValueError(f"{where}: {name!r} is no field of a model's shape, which has {', '.join(fields)}")
+        if fields[name].type in PLAIN:
+            files.check({name: value}, where, "the shape of a model", **{name: PLAIN[fields[name].type]})
+    missing = [name for name, one in fields.items() if one.default is dataclasses.MISSING and name not in contents]
+    if missing:
+        raise ValueError(f"{file}, line 1: lacks {', '.join(missing)}; put back a copy of the file")
+    try:
+        return LMConfig(**contents)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
 
 
 def describe(
@@ -363,8 +387,8 @@ def describe(
 ) -> None:
     """Write what `load_run` needs besides the configuration: the shape of the model, its tokenizer and companions."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "lm.json").write_text(json.dumps(dataclasses.asdict(config), indent=2) + "\n", encoding="utf-8")
-    (directory / "tokenizer.json").write_text(tokenizer.to_json(), encoding="utf-8")
+    files.write_json(directory / "lm.json", dataclasses.asdict(config))
+    files.write(directory / "tokenizer.json", tokenizer.to_json())
     companions.write(directory, tokenizer.settled(beside))
 
 
@@ -414,7 +438,7 @@ def keep_frozen(directory: Path, frozen: Params, cfg: LoraConfig) -> None:
     if cfg.keep_base:
         checkpoint.save_params(directory / FROZEN, frozen)
     else:
-        (directory / f"{FROZEN}.json").write_text(json.dumps({"crc32": _checksum(frozen)}) + "\n", encoding="utf-8")
+        files.write_json(directory / f"{FROZEN}.json", {"crc32": _checksum(frozen)})
 
 
 def frozen_weights(directory: Path, definition: Definition, lm_params: Callable[[], Params]) -> Params | None:
@@ -430,8 +454,10 @@ def frozen_weights(directory: Path, definition: Definition, lm_params: Callable[
     if (directory / FROZEN).is_dir():
         return checkpoint.load_params(directory / FROZEN)
     frozen = definition.freeze(lm_params())
-    wanted = json.loads((directory / f"{FROZEN}.json").read_text(encoding="utf-8"))["crc32"]
-    if _checksum(frozen) != wanted:
+    file = directory / f"{FROZEN}.json"
+    kept = files.read_json(file)
+    files.check(kept, f"{file}, line 1", "the checksum of the frozen weights", crc32=int)
+    if _checksum(frozen) != kept["crc32"]:
         raise ValueError(
             f"{directory} was trained on a frozen model of which it kept no copy (lora.keep_base=false), and "
             "model.source has other weights now: put those of then back"
@@ -446,43 +472,55 @@ def _checksum(params: Params) -> int:
     return found
 
 
-def latest_run(root: str | Path = "runs") -> Path:
-    """The run directory under `root` that was started last. Raises FileNotFoundError when there is none."""
+def latest_run(root: str | Path = "runs", trained_alone: bool = False) -> Path:
+    """The run directory under `root` that was started last, of those that have a checkpoint.
+
+    Args:
+        trained_alone: leave out the trainings that are iterations of self-training, which goes on by itself.
+
+    Raises FileNotFoundError when there is none.
+    """
     # A run's control lies inside it and is a run as well, but not the one that is meant.
-    files = [file for file in Path(root).glob("**/config.yaml") if not (file.parent.parent / "config.yaml").is_file()]
-    if not files:
+    started = [file for file in Path(root).glob("**/config.yaml") if not (file.parent.parent / "config.yaml").is_file()]
+    if trained_alone:
+        started = [file for file in started if not (file.parent.parent / "improve.yaml").is_file()]
+    saved = [file for file in started if saved_steps(file.parent)]
+    if saved:
+        return _newest(saved).parent
+    if started:
         raise FileNotFoundError(
-            f"no run under {Path(root).absolute()}: start one with qstar-train, or name a directory"
+            f"no run under {Path(root).absolute()} has a checkpoint yet, of {len(started)} that were started, the last "
+            f"one in {_newest(started).parent}: go on with that one by its name, or start one with qstar-train"
         )
-    return _newest(files).parent
+    raise FileNotFoundError(f"no run under {Path(root).absolute()}: start one with qstar-train, or name a directory")
 
 
 def latest_store(root: str | Path = "runs") -> Path:
-    """The rationales of the self-training under `root` that began to sample last.
+    """The rationales of the self-training under `root` that sampled last.
 
     Raises FileNotFoundError when there are none.
     """
     from qstar.data import rationales as store  # here: it imports Parquet
 
-    files = list(Path(root).glob(f"**/{store.FOLDER}/{store.ABOUT}"))
-    if not files:
+    found = [file for file in Path(root).glob(f"**/{store.FOLDER}/{store.ABOUT}") if any(file.parent.glob("*.parquet"))]
+    if not found:
         raise FileNotFoundError(
             f"no rationales under {Path(root).absolute()}: sample some with qstar-improve, or name a run directory"
         )
-    return _newest(files).parent
+    return _newest(found).parent
 
 
-def _newest(files: Sequence[Path]) -> Path:
-    return max(files, key=lambda file: (file.stat().st_mtime, str(file)))
+def _newest(of: Sequence[Path]) -> Path:
+    return max(of, key=lambda file: (file.stat().st_mtime, str(file)))
 
 
 def steps(path: str | Path) -> list[int]:
     """Steps of the checkpoints in a run directory, ascending. Raises FileNotFoundError where there are none."""
-    folder = Path(path) / "checkpoints"
-    # A save in flight has another name until it is committed.
-    found = sorted(int(one.name) for one in folder.glob("*") if one.name.isdigit())
+    found = saved_steps(Path(path))
     if not found:
-        raise FileNotFoundError(f"{folder} holds no committed checkpoint: did the run get as far as its first save?")
+        raise FileNotFoundError(
+            f"{Path(path) / 'checkpoints'} holds no committed checkpoint: did the run get as far as its first save?"
+        )
     return found
 
 
@@ -503,6 +541,14 @@ def as_begun(directory: Path, loaded: Loaded) -> Loaded:
     return dataclasses.replace(loaded, tokenizer=loaded.tokenizer.beginning("true" if begins else "false"))
 
 
+def saved_steps(path: Path) -> list[int]:
+    """Steps of the checkpoints in a run directory, ascending; none where nothing has been saved."""
+    # A save in flight has another name until it is committed.
+    return sorted(
+        int(one.name) for one in (path / "checkpoints").glob("*") if one.name.isdigit() and any(one.glob("*"))
+    )
+
+
 def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     """Open a run directory, or `latest`; `step` picks a checkpoint (default: the newest).
 
@@ -514,16 +560,16 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     if not (path / "config.yaml").is_file():
         raise FileNotFoundError(f"{path} is no run directory (no config.yaml in it): qstar-train makes one")
     cfg = configs.load(path / "config.yaml")
-    shape = LMConfig(**json.loads((path / "lm.json").read_text(encoding="utf-8")))
+    config = shape(path / "lm.json")
     tokenizer = _tokenizer_of(path)
     method = cfg.method.resolve(tokenizer)
-    definition = lora.adapted(method.definition(shape), cfg.lora)
+    definition = lora.adapted(method.definition(config), cfg.lora)
     with checkpoint.Checkpoints(path / "checkpoints", every=1, keep=2**31) as saved:
         step = saved.latest if step is None else step
         trained = saved.load_params(step)
     params = join(trained, frozen_weights(path, definition, lambda: cfg.model.load(cfg.seed).params))
     definition.check(params, f"the weights of {path}")
-    return Run(path, cfg, method, shape, definition, params, tokenizer, step, companions.read(path))
+    return Run(path, cfg, method, config, definition, params, tokenizer, step, companions.read(path))
 
 
 def rationales(path: str | Path = "latest", where: Any = None, columns: Sequence[str] | None = None) -> Any:

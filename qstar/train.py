@@ -25,14 +25,16 @@ def _main(node: DictConfig) -> None:
     with console.phase("loading libraries"):
         from qstar import experiment, processes  # here, so that --help and bad values are answered at once
 
-    with entry.errors():
+    with entry.errors() as ending:
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)
         processes.join()
         cfg, directory = chosen(configs.build(node), job.overrides.task)
         entry.prepare_jax()
-        experiment.run(cfg, Path(processes.agreed(str(directory))))
+        with entry.own_folder(node, directory) as own:
+            ending.go_on = lambda: entry.resume("qstar-train", own) if (own / "config.yaml").is_file() else ""
+            experiment.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
 
 
 def chosen(cfg: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path]:
@@ -42,7 +44,7 @@ def chosen(cfg: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path]:
     """
     if not cfg.resume:
         return cfg, Path(cfg.run_dir)
-    directory = runs.latest_run() if cfg.resume == "latest" else Path(cfg.resume)
+    directory = runs.latest_run(trained_alone=True) if cfg.resume == "latest" else Path(cfg.resume)
     if not (directory / "config.yaml").is_file():
         raise FileNotFoundError(f"resume={cfg.resume}: {directory} is no run directory (no config.yaml in it)")
     values = [one for one in overrides if not one.startswith(("resume=", "run_dir="))]

@@ -11,14 +11,14 @@ ROOT = Path(__file__).resolve().parent.parent / "qstar"
 MAY_IMPORT = {
     "ops": {"sharding"},
     "models": {"ops", "sharding"},
-    "tasks": set(),
-    "data": {"tasks", "paths"},
+    "tasks": {"files"},
+    "data": {"tasks", "paths", "files"},
     "thoughts": {"decoding", "models", "ops", "sharding"},
     "decoding": {"models", "ops", "sharding"},
     "search": {"ops"},
     "methods": {"thoughts", "decoding", "search", "models", "ops", "tasks", "data", "sharding"},
-    "training": {"methods", "models", "data", "tasks", "search", "ops", "sharding", "paths"},
-    "evals": {"methods", "thoughts", "decoding", "models", "data", "tasks", "search", "ops", "sharding"},
+    "training": {"methods", "models", "data", "tasks", "search", "ops", "sharding", "paths", "files"},
+    "evals": {"files", "methods", "thoughts", "decoding", "models", "data", "tasks", "search", "ops", "sharding"},
     "display": {"thoughts"},
     "settings": set(),
     "ranks": set(),
@@ -27,9 +27,11 @@ MAY_IMPORT = {
     "sharding": set(),
     "paths": set(),
     "foreign": set(),
+    "files": set(),
 }
 # Modules that put the packages together: configuration, runs and entry points, which no package imports.
 TOP = {
+    "advice",
     "answering",
     "commands",
     "compare",
@@ -48,6 +50,7 @@ TOP = {
     "record",
     "report",
     "runs",
+    "signals",
     "solve",
     "think",
     "train",
@@ -56,6 +59,7 @@ TOP = {
 # Where Hydra is: configuration, its help, and the commands.
 ENTRIES = {
     "config.py",
+    "advice.py",
     "manual.py",
     "overrides.py",
     *(f"{name}.py" for name in ("entry", "train", "evaluate", "improve", "solve")),

@@ -21,7 +21,7 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator
 from qstar.models import hf
 from qstar.models import lm as language_model
-from qstar.training import loop
+from qstar.training import checkpoint, loop
 from qstar.training.build import Program
 
 SHAPE = language_model.LMConfig(vocab=19, width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20, max_len=64)
@@ -314,6 +314,7 @@ def test_a_checkpoint_of_processes_at_different_places_of_the_data_is_refused_by
     data = copy / "checkpoints" / "2" / "data"
     (data / "process_0-of-1.json").rename(data / "process_0-of-2.json")
     (data / "process_1-of-2.json").write_text("{}")
+    checkpoint.seal(data.parent)
     message = r"checkpoints/2 was saved by 2 processes that stood at different places .*, this run has 1; go on with 2"
     with pytest.raises(ValueError, match=message):
         experiment.run(resumed(copy, "steps=3"), copy)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import signal
 import warnings
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import shell
 import tolerances
 from small_runs import ALPHABET, lines, small
 
 from qstar import config as configs
-from qstar import evaluate, experiment, runs, train
+from qstar import evaluate, experiment, runs, think, train
 from qstar.config import EvaluateConfig
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator, NoEval
@@ -248,6 +250,10 @@ def test_a_finished_run_is_shown_again_without_training_or_asking(finished, monk
     assert f"going on from step 5 of {finished.directory}" in shown
     assert shown.count("control: plain LM") == 1
     assert "Thoughts that helped most" in shown
+    program, *told = shell.arguments(re.search("Read its thoughts with  (.*)", shown)[1])
+    read = think.parse(told)
+    assert (program, read.run) == ("qstar-think", str(finished.directory))
+    assert len(read.text) > 1 and set(read.text) <= set(ALPHABET)
 
 
 def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):

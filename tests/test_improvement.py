@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,11 +15,12 @@ import tolerances
 from hydra import compose, initialize_config_dir
 from small_runs import composed
 
-from qstar import answering, experiment, improve, improvement, iterations, runs
+from qstar import answering, experiment, files, improve, improvement, iterations, runs
 from qstar import config as configs
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.data.rationales import Store
+from qstar.methods.sft import SFT
 from qstar.paths import CONFIGS
 from qstar.runs import Scratch
 from qstar.structs import TrainState
@@ -26,7 +29,7 @@ from qstar.tasks.grade import Verdict
 from qstar.tasks.problem import Problem, checked
 from qstar.tasks.program import Program
 from qstar.tasks.sandbox import SandboxConfig
-from qstar.training import optim
+from qstar.training import checkpoint, optim
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.improve import Improve
 from qstar.training.optim import OptimConfig
@@ -288,6 +291,32 @@ def test_a_run_that_is_stopped_anywhere_comes_to_the_same_bits(stop, straight, t
         assert tables[0].equals(tables[1])
 
 
+def test_an_iteration_whose_checkpoint_is_damaged_is_trained_again_to_the_same_bits(straight, tmp_path):
+    directory = tmp_path / "it's a=b, c"
+    shutil.copytree(straight, directory)
+    files.write_records(directory / iterations.LINES, without_clock(straight)[:2])
+    shutil.rmtree(directory / "iteration_2")
+    for store in (rationales.FOLDER, improvement.WRONG_HINTS):
+        for file in (directory / store).glob("iteration_0002*"):
+            rationales.forget(directory / store, file.name)
+    largest = max((directory / "iteration_1" / "checkpoints").rglob("*"), key=lambda file: file.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1])
+    with pytest.raises(checkpoint.Damaged) as error:
+        improvement.run(config(directory), directory)
+    subprocess.run(["sh", "-c", str(error.value).splitlines()[-1]], check=True)
+    improvement.run(config(directory), directory)
+    assert without_clock(directory) == without_clock(straight)
+    for iteration in (1, 2):
+        same(trained(directory, iteration), trained(straight, iteration))
+
+
+def test_a_run_that_another_process_writes_is_refused_and_left_alone(straight):
+    before = {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()}
+    with files.locked(straight), pytest.raises(files.Locked, match=rf"{straight} is being written by process"):
+        improvement.run(config(straight, iterations=3), straight)
+    assert {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()} == before
+
+
 def test_without_a_filter_wrong_ones_are_learnt_too(tmp_path):
     improvement.run(config(tmp_path / "run", keep="all", iterations=1), tmp_path / "run")
     found = [
@@ -357,8 +386,10 @@ def test_where_nothing_is_right_it_stops_with_advice_and_the_samples_stay(tmp_pa
     cfg = dataclasses.replace(config(tmp_path / "run"), task=Hopeless())
     with pytest.raises(
         improvement.NothingRight, match=r"none of 256 samples .* Self-training needs a start above chance"
-    ):
+    ) as error:
         improvement.run(cfg, tmp_path / "run")
+    (advised,) = re.findall(r"\(qstar-train (.*)\)", str(error.value))
+    assert composed(*advised.split()).method == SFT()
     assert Store.open(tmp_path / "run" / rationales.FOLDER).rows().num_rows == 256 + 32
     assert not (tmp_path / "run" / "iteration_1" / "checkpoints").exists()
 

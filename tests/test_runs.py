@@ -69,8 +69,9 @@ def test_special_tokens_and_templates_of_its_model_go_along_through_a_run(copy, 
 
 
 def test_latest_is_the_newest_run_below_a_folder(run_directory, tmp_path, monkeypatch):
-    for age, place in enumerate(("runs/b/1", "runs/a/2", "runs/a/2/control")):
-        (tmp_path / place).mkdir(parents=True)
+    for age, place in enumerate(("runs/b/1", "runs/a/2", "runs/a/2/control", "runs/c/interrupted", "runs/c/killed")):
+        saved = {"runs/c/interrupted": ".", "runs/c/killed": "checkpoints/10.orbax-checkpoint-tmp-5/state"}
+        (tmp_path / place / saved.get(place, "checkpoints/10/state")).mkdir(parents=True)
         file = tmp_path / place / "config.yaml"
         shutil.copyfile(run_directory / "config.yaml", file)
         os.utime(file, (1000 + age, 1000 + age))

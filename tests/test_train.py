@@ -69,7 +69,7 @@ def test_resume_takes_the_configuration_of_the_run_and_single_values_of_the_comm
 def test_resume_latest_is_the_run_that_was_begun_last_and_not_its_control(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place in ("a/second", "b/first", "b/first/control", "a/second/control"):
-        (tmp_path / "runs" / place).mkdir(parents=True)
+        (tmp_path / "runs" / place / "checkpoints" / "5" / "state").mkdir(parents=True)
         file = tmp_path / "runs" / place / "config.yaml"
         file.write_bytes((saved / "config.yaml").read_bytes())
         os.utime(file, (2000, 2000) if "second" in place else (1000, 1000))

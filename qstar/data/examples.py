@@ -8,7 +8,6 @@ seed; which rows make a batch is `data/pipeline.py`'s matter.
 
 import bisect
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Annotated, Protocol
 
 import numpy as np
 
-from qstar import settings
+from qstar import files, settings
 from qstar.data.generated import pack_row
 from qstar.settings import OneOf, Range
 from qstar.structs import Examples
@@ -87,9 +86,7 @@ class Example:
 
 def write(path: str | Path, examples: Sequence[dict]) -> None:
     """The file of these examples, {prompt, completion, weight} each; renamed into place, so that it is whole or not."""
-    fresh = Path(path).with_name(Path(path).name + ".new")
-    fresh.write_text("".join(json.dumps(one) + "\n" for one in examples), encoding="utf-8")
-    fresh.replace(path)
+    files.write_records(path, examples)
 
 
 def read(path: str | Path, tokenizer: Completing) -> list[Example]:

@@ -3,28 +3,32 @@
 Append-only, one file a batch: written under another name, synced, renamed into place, the folder synced. A killed
 writer loses at most the batch in flight; what it left behind is ignored by readers and removed by the next writer.
 Names carry iteration and batch, so a batch that is repeated after a crash replaces itself bit for bit and never
-doubles. `store.json` says which model, on which task, wrote the rows. Queries are pyarrow expressions:
+doubles. `store.json` says which model, on which task, wrote the rows, and lists the files with their checksums: one
+that is missing, altered or a copy of another is an error where its rows are asked for. Queries are pyarrow expressions:
 
     Store.open("runs/star/rationales").rows(CORRECT & ~HINTED & of_iteration(3), columns=["question", "stored"])
 """
 
 import dataclasses
-import json
-import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.fs
 import pyarrow.parquet as pq
 
+from qstar import files
+
 FORMAT = 1
 FOLDER = "rationales"  # of a run directory
 ABOUT = "store.json"
-PARTIAL = ".new"  # how the names of files end that are still being written
+PARTIAL = files.PARTIAL
+PART = re.compile(r"iteration_(\d+)_batch_(\d+)\.parquet")
 
 CORRECT = ds.field("correct")
 WRONG = ~ds.field("correct")
@@ -132,6 +136,7 @@ class Store:
 
     def __init__(self, folder: Path, model: str, task: str):
         self.folder, self.model, self.task = folder, model, task
+        self._verified: set[tuple[str, str]] = set()  # names of files, with their checksums
 
     @classmethod
     def create(cls, folder: str | Path, model: str, task: str) -> "Store":
@@ -149,6 +154,7 @@ class Store:
         store = cls.open(folder, model, task)
         for leftover in folder.glob(f"*{PARTIAL}"):
             leftover.unlink()
+        store._list_what_is_there()
         return store
 
     @classmethod
@@ -170,57 +176,104 @@ class Store:
     def append(self, iteration: int, batch: int, samples: Sequence[Sample]) -> None:
         """Add the samples of one batch; they are on disk when this returns. The same batch again replaces itself.
 
-        Raises ValueError for samples whose values do not fit their columns.
+        Raises ValueError for samples whose values do not fit their columns, OSError where they cannot be written.
         """
         if not samples:
             raise ValueError(f"batch {batch} of iteration {iteration} has no samples: leave it out")
         written = pa.BufferOutputStream()
         pq.write_table(self._table(iteration, batch, samples), written, compression="zstd")
-        _write(self.folder / _name(iteration, batch), written.getvalue())
+        contents, name = written.getvalue(), _name(iteration, batch)
+        files.write(self.folder / name, contents)
+        self._list({name: {"rows": len(samples), "blake2b": files.checksum_of(contents)}})
 
     def batches(self, iteration: int) -> list[int]:
-        """Numbers of the batches of an iteration that are on disk, ascending."""
-        return sorted(batch for found, batch in self._files() if found == iteration)
+        """Numbers of the batches of an iteration that are on disk, ascending. Raises ValueError as `rows` does."""
+        found = {batch: file for (of, batch), file in self._files().items() if of == iteration}
+        self._check(found.values())
+        return list(found)
 
     def rows(self, where: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows for which `where` holds, in the order of iteration, batch and sample.
 
-        Raises ValueError for a file that is damaged and for columns that there are not.
+        Raises ValueError for a file that is damaged, missing or a copy of another, and for columns that there are not.
         """
         unknown = [name for name in columns or () if name not in SCHEMA.names]
         if unknown:
             raise ValueError(f"no columns {', '.join(unknown)}; there are {', '.join(SCHEMA.names)}")
+        dataset = self._dataset()
+        self._check(self.folder / Path(one.path).name for one in dataset.get_fragments(where))
         try:
-            return self._dataset().to_table(columns=None if columns is None else list(columns), filter=where)
+            return dataset.to_table(columns=None if columns is None else list(columns), filter=where)
         except (pa.ArrowInvalid, OSError) as error:
             raise ValueError(f"{self._damaged() or self.folder}: {error}") from error
 
     def _files(self) -> dict[tuple[int, int], Path]:
-        """Complete files by (iteration, batch), ascending."""
-        found = {numbers: file for file in self.folder.iterdir() if (numbers := _numbers(file.name))}
+        """Complete files by (iteration, batch), ascending; those that are listed and missing too."""
+        names = {file.name for file in self.folder.iterdir()} | self._listed().keys()
+        found = {numbers: self.folder / name for name in names if (numbers := _numbers(name))}
         return dict(sorted(found.items()))
 
-    def _dataset(self) -> ds.Dataset:
-        files = self._files()
-        if not files:
-            return ds.dataset(SCHEMA.empty_table())
+    def _dataset(self) -> ds.FileSystemDataset:
+        parts = self._files()
         # Says what the names say, so that a query for one iteration opens no other file.
-        contents = [of_iteration(iteration) for iteration, _ in files]
+        contents = [of_iteration(iteration) for iteration, _ in parts]
         return ds.FileSystemDataset.from_paths(
-            [str(file.absolute()) for file in files.values()],
+            [str(file.absolute()) for file in parts.values()],
             schema=SCHEMA,
             format=ds.ParquetFileFormat(),
             filesystem=pyarrow.fs.LocalFileSystem(),
             partitions=contents,
         )
 
+    # --- what was written, and whether it is there -----------------------------------------------------------------
+
+    def _listed(self) -> dict[str, dict]:
+        """Rows and checksum of the files that were written, by name. Stores of earlier versions list none."""
+        return _about(self.folder / ABOUT).get("parts", {})
+
+    def _list(self, parts: Mapping[str, dict]) -> None:
+        about = _about(self.folder / ABOUT)
+        files.write_json(self.folder / ABOUT, about | {"parts": about.get("parts", {}) | parts})
+        self._verified |= {(name, part["blake2b"]) for name, part in parts.items()}
+
+    def _list_what_is_there(self) -> None:
+        """List files of an earlier version, and of a writer that was killed between a file and its listing."""
+        listed, parts = self._listed(), {}
+        for numbers, file in self._files().items():
+            if file.name not in listed:
+                parts[file.name] = {"rows": _rows_of(file, numbers), "blake2b": files.checksum(file)}
+        if parts:
+            self._list(parts)
+
+    def _check(self, asked: Iterable[Path]) -> None:
+        """Raise ValueError for the first of these files that is not what was written, and for strangers among all."""
+        stranger = next((file for file in sorted(self.folder.glob("*.parquet")) if not _numbers(file.name)), None)
+        if stranger is not None:
+            raise ValueError(f"{stranger} is no file of this store, which are named {PART.pattern}: move it away")
+        listed = self._listed()
+        for file in asked:
+            part = listed.get(file.name)
+            if part is None:  # of an earlier version, or written this moment
+                _rows_of(file, _numbers(file.name))
+            elif (file.name, part["blake2b"]) not in self._verified:
+                self._verify(file, part)
+                self._verified.add((file.name, part["blake2b"]))
+
+    def _verify(self, file: Path, part: dict) -> None:
+        if not file.is_file():
+            fault = f"is missing, {part['rows']} samples were written to it"
+        elif files.checksum(file) != part["blake2b"]:
+            fault = f"holds other bytes than were written{_unreadable(file)}"
+        else:
+            return
+        code = f"from qstar.data import rationales; rationales.forget({str(self.folder)!r}, {file.name!r})"
+        raise ValueError(
+            f"{file}: {fault}. Put back a copy of it, or go on without its samples (an iteration that is not done "
+            f"samples them again):\n{shlex.join(['python', '-c', code])}"
+        )
+
     def _damaged(self) -> Path | None:
-        for file in self._files().values():
-            try:
-                pq.read_table(file)
-            except (pa.ArrowInvalid, OSError):
-                return file
-        return None
+        return next((file for file in self._files().values() if _unreadable(file)), None)
 
     def _table(self, iteration: int, batch: int, samples: Sequence[Sample]) -> pa.Table:
         shared = {"iteration": iteration, "batch": batch, "model": self.model}
@@ -232,6 +285,15 @@ class Store:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(f"batch {batch} of iteration {iteration}: {error}") from error
         return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def forget(folder: str | Path, name: str) -> None:
+    """Take a damaged or missing file off the list of a store; what is there of it is kept as NAME.damaged."""
+    file, about = Path(folder) / name, _about(Path(folder) / ABOUT)
+    if file.exists():
+        file.replace(file.with_name(f"{name}.damaged"))
+    parts = {one: part for one, part in about.get("parts", {}).items() if one != name}
+    files.write_json(Path(folder) / ABOUT, about | {"parts": parts})
 
 
 def unique(table: pa.Table) -> pa.Table:
@@ -280,47 +342,52 @@ def _name(iteration: int, batch: int) -> str:
 
 
 def _numbers(name: str) -> tuple[int, int] | None:
-    found = re.fullmatch(r"iteration_(\d+)_batch_(\d+)\.parquet", name)
+    found = PART.fullmatch(name)
     return found and (int(found[1]), int(found[2]))
 
 
+def _unreadable(file: Path) -> str:
+    """Why a file cannot be read, in brackets; "" where it can."""
+    try:
+        pq.read_table(file)
+    except (pa.ArrowException, OSError) as error:
+        return f" ({str(error).splitlines()[0]})"
+    return ""
+
+
+def _rows_of(file: Path, numbers: tuple[int, int]) -> int:
+    """How many rows a file holds. Raises ValueError where they are of another iteration or batch than its name says."""
+    try:
+        table = pq.read_table(file, columns=["iteration", "batch"])
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file}: {error}; put back a copy of it, or move it away") from error
+    inside = {(row["iteration"], row["batch"]) for row in table.to_pylist()}
+    if inside != {numbers}:
+        of = " and ".join(f"batch {batch} of iteration {iteration}" for iteration, batch in sorted(inside)) or "nothing"
+        raise ValueError(f"{file} holds samples of {of}: is it a copy of another file? Move it away")
+    return table.num_rows
+
+
 def _begin(folder: Path, model: str, task: str) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    files.make(folder)
     if any(folder.glob("*.parquet")):
         raise ValueError(f"{folder} holds Parquet files but no {ABOUT}: it is no store of rationales; name another")
-    about = json.dumps({"format": FORMAT, "model": model, "task": task}, indent=2) + "\n"
-    _write(folder / ABOUT, about.encode())
-    _sync(folder.parent)
+    files.write_json(folder / ABOUT, {"format": FORMAT, "model": model, "task": task})
+    files.sync(folder.parent)
 
 
-def _about(file: Path) -> dict[str, str]:
+def _about(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise FileNotFoundError(f"{file.parent} is no store of rationales (no {ABOUT} in it): self-training makes one")
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        found = {name: about[name] for name in ("format", "model", "task")}
-    except (ValueError, KeyError, TypeError) as error:
+        about = files.read_json(file)
+        needed = {name: about[name] for name in ("format", "model", "task")}
+        listed = {name: (part["rows"], part["blake2b"]) for name, part in about.get("parts", {}).items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} does not say which model and task its store is of ({error!r})") from error
-    if found["format"] != FORMAT:
-        raise ValueError(f"{file} is of format {found['format']!r}, this qstar reads {FORMAT}: use the qstar it is of")
-    return found
-
-
-def _write(file: Path, contents: bytes | pa.Buffer) -> None:
-    """All of it under this name, or nothing."""
-    fresh = file.with_name(f"{file.name}.{os.getpid()}{PARTIAL}")
-    with fresh.open("wb") as out:
-        out.write(contents)
-        out.flush()
-        os.fsync(out.fileno())
-    fresh.replace(file)
-    _sync(file.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Names as well outlive a power failure."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    if needed["format"] != FORMAT:
+        raise ValueError(f"{file} is of format {needed['format']!r}, this qstar reads {FORMAT}: use the qstar it is of")
+    stranger = next((name for name in listed if not _numbers(name)), None)
+    if stranger is not None:
+        raise ValueError(f"{file} lists {stranger!r}, which is no name of a file of the store: put back a copy of it")
+    return about

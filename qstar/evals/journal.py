@@ -15,8 +15,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qstar import files
 from qstar.evals.measure import ItemRow
 
+KIND = "a line of an evaluation's journal"
 METADATA = b"qstar"  # of a Parquet file: what was evaluated, as JSON
 
 
@@ -34,7 +36,7 @@ class Journal:
         self._identity = json.loads(json.dumps(identity))
         self.rows: list[ItemRow] | None = None  # of all items, where all are answered
         self.batches: dict[int, list[ItemRow]] = {}  # answered so far
-        folder.mkdir(parents=True, exist_ok=True)
+        files.make(folder)
         if self._finished.is_file():
             table = read(self._finished)
             self._check(identity_of(table), self._finished)
@@ -44,15 +46,22 @@ class Journal:
             self._resume()
 
     def _resume(self) -> None:
-        text = self._open.read_bytes() if self._open.is_file() else b""
-        whole = text[: text.rfind(b"\n") + 1]
+        whole = files.lines(self._open, KIND)
         if not whole:  # nothing yet, or not even the first line
-            self._open.write_text(json.dumps(self._identity) + "\n", encoding="utf-8")
+            files.write_records(self._open, [self._identity])
             return
-        first, *lines = (_parsed(line, self._open, number) for number, line in enumerate(whole.splitlines(), 1))
-        self._check(first, self._open)
-        self.batches = {line["batch"]: line["rows"] for line in lines}
-        os.truncate(self._open, len(whole))
+        first, *lines = whole
+        self._check(first.record, self._open)
+        for line in lines:
+            files.check(line.record, line.where, KIND, batch=int, rows=list)
+            for row in line.record["rows"]:
+                if not isinstance(row, dict):
+                    raise ValueError(f"{line.where}: a row is {row!r}, expected an object; {files.WAY_OUT}")
+                files.check(row, line.where, KIND, item=str, thoughts=str, draw=int)
+            if line.record["batch"] in self.batches:
+                raise ValueError(f"{line.where}: batch {line.record['batch']} stands there twice; {files.WAY_OUT}")
+            self.batches[line.record["batch"]] = line.record["rows"]
+        os.truncate(self._open, sum(len(line.raw) for line in whole))
 
     def _check(self, found: dict[str, Any], file: Path) -> None:
         before, now = _flat(found), _flat(self._identity)
@@ -65,26 +74,16 @@ class Journal:
 
     def append(self, batch: int, rows: Sequence[ItemRow]) -> None:
         """Rows of one batch, on disk when this returns."""
-        with self._open.open("a", encoding="utf-8") as out:
-            out.write(json.dumps({"batch": batch, "rows": list(rows)}) + "\n")
-            out.flush()
-            os.fsync(out.fileno())
+        files.append(self._open, [{"batch": batch, "rows": list(rows)}], durable=True)
 
     def finish(self, rows: Sequence[ItemRow]) -> None:
         """Rows of all items, in the order that readers shall see."""
         table = pa.Table.from_pylist(list(rows))
         table = table.replace_schema_metadata({METADATA: json.dumps(self._identity).encode()})
-        fresh = self._finished.with_suffix(".new")
-        pq.write_table(table, fresh)
-        fresh.replace(self._finished)
+        written = pa.BufferOutputStream()
+        pq.write_table(table, written)
+        files.write(self._finished, written.getvalue())
         self._open.unlink()
-
-
-def _parsed(line: bytes, file: Path, number: int) -> dict[str, Any]:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{file}:{number} is not a line of an evaluation's journal ({error}): remove it") from error
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

@@ -213,15 +213,22 @@ def as_dict(row: Row) -> dict[str, Any]:
     return named | figures
 
 
+FIELDS = {"task": str, "thoughts": bool, "n": int}  # of what `as_dict` makes
+
+
 def from_dict(flat: dict[str, Any]) -> Row:
     """A row out of what `as_dict` made of it, or an earlier version, which had no ways and no interval of the nll."""
     way = flat.get("way", GREEDY if flat["thoughts"] else NONE)
-    names = [name for name in flat if f"{name}_low" in flat or name == "nll"]
     figures = {
         name: Figure(flat[name], flat.get(f"{name}_low", math.nan), flat.get(f"{name}_high", math.nan))
-        for name in names
+        for name in figures_of(flat)
     }
     return Row(flat["task"], flat["thoughts"], way, flat.get("draws", 1), flat["n"], figures)
+
+
+def figures_of(flat: dict[str, Any]) -> list[str]:
+    """The names of the figures in what `as_dict` made."""
+    return [name for name in flat if f"{name}_low" in flat or name == "nll"]
 
 
 # --- asking -------------------------------------------------------------------------------------------------------

@@ -7,8 +7,6 @@ declared answer alone. The test split is for numbers that are reported: `logged_
 
 import datetime
 import hashlib
-import json
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from typing import Protocol
 
 import numpy as np
 
+from qstar import files
 from qstar.tasks.grade import Grader
 from qstar.tasks.items import Tokenizer
 
@@ -165,8 +164,5 @@ def logged_test(task: Task, run_directory: str | Path, reason: str) -> Sequence[
     problems = task.problems("test")
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     touch = {"when": now, "task": task.name, "problems": len(problems), "reason": reason}
-    with (Path(run_directory) / TOUCHES).open("a", encoding="utf-8") as out:
-        out.write(json.dumps(touch) + "\n")
-        out.flush()
-        os.fsync(out.fileno())
+    files.append(Path(run_directory) / TOUCHES, [touch], durable=True)
     return problems

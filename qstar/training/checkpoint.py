@@ -2,6 +2,8 @@
 
 A checkpoint counts once it is committed: it is written beside its final name and renamed, and only then is an older
 one deleted. A save that was killed or ran out of disk leaves the last committed checkpoint as the one to resume from.
+Then it is sealed: the checksums of its files are written beside them, and compared before it is read. Checkpoints
+without a seal (of earlier versions, or killed between the two) are read as they are.
 States are restored onto whatever mesh the abstract state names.
 """
 
@@ -10,20 +12,37 @@ import dataclasses
 import errno
 import json
 import logging
+import os
+import shlex
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
+from qstar import files
 from qstar.models.definition import differences
 from qstar.structs import TrainState
 from qstar.typing import Params
 
 if TYPE_CHECKING:  # orbax and grain take a second to import: they are, where a checkpoint is read or written
     import grain
+
+
+SEAL = "checksums.json"  # in a checkpoint: of its other files
+READERS = 4  # threads that compute checksums
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Damaged(ValueError):  # noqa: N818 (it is what is said)
+    """A checkpoint whose files are not as they were written. `whole` is the newest step before it that is, or None."""
+
+    def __init__(self, path: Path, what: str, way_out: str = "Put back a copy of it.", whole: int | None = None):
+        self.path, self.what, self.whole = path, what, whole
+        super().__init__(f"{path} is a damaged checkpoint: {what}. {way_out}")
 
 
 class _Quiet(logging.Filter):
@@ -36,14 +55,29 @@ class _Quiet(logging.Filter):
 logging.getLogger("absl").addFilter(_Quiet())
 
 
+def check_path(path: str | Path) -> None:
+    """Raise ValueError for a place from which checkpoints could not be read again."""
+    # Orbax looks for the files of a checkpoint by patterns, and these would be a part of the pattern.
+    special = sorted(set("*?[") & set(str(Path(path).absolute())))
+    if special:
+        raise ValueError(
+            f"{Path(path).absolute()}: checkpoints in a folder with {' '.join(special)} in its path cannot be read "
+            "again: choose another folder"
+        )
+
+
 def save_params(path: str | Path, params: Params) -> None:
     """Write parameters alone. Raises ValueError when `path` already holds something."""
     from orbax.checkpoint import v1 as ocp
 
+    check_path(path)
     path = Path(path).absolute()
     if path.exists():
         raise ValueError(f"{path} exists: parameters are saved to a new path")
-    ocp.save_checkpointables(path, {"params": params})
+    with files.explained(path):
+        ocp.save_checkpointables(path, {"params": params})
+    if jax.process_index() == 0:
+        seal(path)
 
 
 def load_params(path: str | Path, abstract: Params | None = None) -> Params:
@@ -54,19 +88,78 @@ def load_params(path: str | Path, abstract: Params | None = None) -> Params:
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: unreadable, or of another model than `abstract`.
+        ValueError: damaged, or of another model than `abstract`.
     """
     from orbax.checkpoint import v1 as ocp
 
     path = Path(path).absolute()
     if not path.is_dir():
         raise FileNotFoundError(f"no parameters at {path}")
+    _check_seal(path)
     found = _metadata(path, "params")
     if abstract is None:
         abstract = _as_numpy(found)
     else:
         _check(_shapes(abstract), _shapes(found), f"the parameters at {path}")
-    return ocp.load_checkpointables(path, {"params": abstract})["params"]
+    with _reading(path):
+        return ocp.load_checkpointables(path, {"params": abstract})["params"]
+
+
+# --- checksums ----------------------------------------------------------------------------------------------------
+
+
+def seal(path: Path) -> None:
+    """Write the checksums of all files of a checkpoint into it."""
+    names = [file.relative_to(path).as_posix() for file in _contents(path)]
+    with futures.ThreadPoolExecutor(READERS) as pool:
+        sums = list(pool.map(lambda name: files.checksum(path / name), names))
+    sizes = [(path / name).stat().st_size for name in names]
+    sealed = {name: {"bytes": size, "blake2b": sum} for name, size, sum in zip(names, sizes, sums, strict=True)}
+    files.write_json(path / SEAL, sealed)
+
+
+def damage(path: Path) -> str:
+    """What is wrong with the files of a checkpoint; "" where they are as they were sealed, or were not."""
+    if not (path / SEAL).is_file():
+        return ""
+    try:
+        sealed = files.read_json(path / SEAL)
+        expected = {name: (about["bytes"], about["blake2b"]) for name, about in sealed.items()}
+    except (ValueError, KeyError, TypeError) as error:
+        return f"{SEAL} cannot be read ({error!r})"
+    with futures.ThreadPoolExecutor(READERS) as pool:
+        faults = pool.map(lambda name: _fault(path / name, *expected[name]), expected)
+        return next((f"{name} {fault}" for name, fault in zip(expected, faults, strict=True) if fault), "")
+
+
+def _check_seal(path: Path) -> None:
+    if fault := damage(path):
+        raise Damaged(path, fault)
+
+
+def _fault(file: Path, size: int, checksum: str) -> str:
+    if not file.is_file():
+        return "is missing"
+    if file.stat().st_size != size:
+        return f"has {file.stat().st_size} bytes, {size} were written"
+    return "" if files.checksum(file) == checksum else "holds other bytes than were written"
+
+
+def _contents(path: Path) -> list[Path]:
+    return sorted(file for file in path.rglob("*") if file.is_file() and file != path / SEAL)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What goes wrong with a checkpoint that has no seal, as Damaged."""
+    try:
+        yield
+    # The array reader's own errors for damaged files are bare Exceptions, KeyErrors and ValueErrors.
+    except Exception as error:
+        if isinstance(error, Damaged) or (path / SEAL).is_file():
+            raise
+        what = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise Damaged(path, f"it cannot be read ({what[:200]})") from error
 
 
 def params_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
@@ -91,9 +184,10 @@ class Checkpoints:
 
         if every < 1 or keep < 1:
             raise ValueError(f"checkpoints: every = {every}, keep = {keep}: positive integers are wanted")
+        check_path(directory)
         self.every = every
         self._directory = Path(directory).absolute()
-        self._pending = None  # the save in flight
+        self._pending: futures.Future | None = None  # the save in flight, with its seal
         policies = ocp.training.save_decision_policies
         self._saver = ocp.training.Checkpointer(
             self._directory,
@@ -103,6 +197,8 @@ class Checkpoints:
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         )
 
+        self._opened = os.open(self._directory, os.O_RDONLY)  # the folder itself, whatever comes to bear its name
+
     def __enter__(self) -> "Checkpoints":
         return self
 
@@ -111,6 +207,7 @@ class Checkpoints:
             self.wait()
         finally:
             self._saver.close()
+            os.close(self._opened)
 
     @property
     def directory(self) -> Path:
@@ -123,14 +220,14 @@ class Checkpoints:
         return self._committed()
 
     def wait(self) -> None:
-        """Until the save in flight is committed. Raises OSError when the disk was full."""
+        """Until the save in flight is committed and sealed. Raises OSError when the disk was full."""
         pending, self._pending = self._pending, None
         with self._explained():
             try:
                 self._saver.wait()
             finally:
                 if pending is not None:
-                    pending.result()  # ends the thread it came with: one would stay behind for every save
+                    pending.result()
 
     def save(self, step: int, state: TrainState, iterator: "grain.DatasetIterator", force: bool = False) -> bool:
         """Begin to save if it is time (or `force`); True when a save was begun.
@@ -147,8 +244,15 @@ class Checkpoints:
             self._probe()
             # Frozen weights never change: they are kept once, or read again from where they came.
             contents = {"state": state.replace(frozen=None), "data": iterator}
-            self._pending = self._saver.save_checkpointables_async(step, contents, force=force)
-        return self._pending is not None
+            begun = self._saver.save_checkpointables_async(step, contents, force=force)
+        if begun is not None:
+            self._pending = _aside(lambda: self._finish(step, begun.result))
+        return begun is not None
+
+    def _finish(self, step: int, committed: Callable[[], object]) -> None:
+        committed()  # ends the thread it came with: one would stay behind for every save
+        if jax.process_index() == 0:
+            seal(self._directory / str(step))
 
     def restore(
         self, abstract_state: TrainState, iterator: "grain.DatasetIterator", step: int | None = None
@@ -161,20 +265,23 @@ class Checkpoints:
         Raises:
             FileNotFoundError: no such checkpoint.
             ValueError: it is of another model or optimiser (the differences are listed), its processes stood at
-                different places of the data and were not as many as now, or it is unreadable.
+                different places of the data and were not as many as now.
+            Damaged: it cannot be read, or is not what was written.
         """
         from orbax.checkpoint import v1 as ocp
 
         step = self._resolve(step)
-        position = _position(self._directory / str(step))
-        found = _metadata(self._directory / str(step), "state")
+        with self._reading(step) as path:
+            _check_seal(path)
+            positions, found = _positions(path), _metadata(path, "state")
+        position = _agreed(path, positions)
         _check(_shapes(abstract_state), _shapes(found), f"step {step} of {self._directory}")
         # Asked for by name: what this state lacks may not have been a part of a state yet when it was saved.
         fields = [field.name for field in dataclasses.fields(abstract_state)]
         wanted = {name: getattr(abstract_state, name) for name in fields if getattr(abstract_state, name) is not None}
         context = ocp.Context()
         context.pytree.loading.partial_load = True
-        with context:
+        with context, self._reading(step):
             parts = {"state": wanted} if position else {"state": wanted, "data": iterator}
             loaded = self._saver.load_checkpointables(step, parts)["state"]
         if position:
@@ -189,11 +296,13 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         step = self._resolve(step)
-        found = _metadata(self._directory / str(step), "state")
+        with self._reading(step) as path:
+            _check_seal(path)
+            found = _metadata(path, "state")
         name = "ema" if found.get("ema") else "params"
         context = ocp.Context()
         context.pytree.loading.partial_load = True
-        with context:
+        with context, self._reading(step):
             return self._saver.load_checkpointables(step, {"state": {name: _as_numpy(found[name])}})["state"][name]
 
     def load_optimizer(self, abstract_state: TrainState) -> tuple:
@@ -221,52 +330,110 @@ class Checkpoints:
             raise FileNotFoundError(f"{self._directory} has no checkpoint of step {step}; there are {steps}")
         return latest if step is None else step
 
+    @contextlib.contextmanager
+    def _reading(self, step: int) -> Iterator[Path]:
+        """Of a damaged checkpoint the way back to the newest one before it that is whole is said too."""
+        path = self._directory / str(step)
+        try:
+            with _reading(path):
+                yield path
+        except Damaged as error:
+            raise self._with_way_back(step, error.what) from error
+
+    def _with_way_back(self, step: int, fault: str) -> Damaged:
+        before = [known.step for known in self._saver.checkpoints if known.step < step]
+        whole = next((one for one in reversed(before) if not damage(self._directory / str(one))), None)
+        aside = [one for one in (*before, step) if whole is None or one > whole]
+        then = "begins anew" if whole is None else f"goes on from step {whole}"
+        return Damaged(
+            self._directory / str(step),
+            fault,
+            f"Put back a copy of it, or put it aside, then a resumed run {then}:\n{self._put_aside(aside)}",
+            whole,
+        )
+
+    def _put_aside(self, steps: Sequence[int]) -> str:
+        """The command line that moves these checkpoints out of the way."""
+        moves = []
+        for step in steps:
+            target = self._directory.parent / f"damaged_checkpoint_{step}"
+            while target.exists():
+                target = target.with_name(f"{target.name}_again")
+            moves.append(shlex.join(["mv", str(self._directory / str(step)), str(target)]))
+        return " && ".join(moves)
+
     def _probe(self) -> None:
         # A disk too full for one more folder leaves the saver waiting minutes for it; ask first.
+        if self._is_gone():
+            raise FileNotFoundError
         with tempfile.TemporaryFile(dir=self._directory) as file:
             file.write(bytes(65536))
+
+    def _is_gone(self) -> bool:
+        # A save in flight makes its folder anew, with nothing of the run in it.
+        return not self._directory.is_dir() or not os.path.samestat(self._directory.stat(), os.fstat(self._opened))
 
     def _committed(self) -> int | None:
         return self._saver.latest.step if self._saver.latest is not None else None
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """A full disk as an OSError that names the last good checkpoint."""
+        """A full disk, or a folder that is gone, as an OSError that names the last good checkpoint."""
         try:
             yield
         except (OSError, ValueError) as error:
-            if not _disk_full(error):
+            if self._is_gone():
+                raise FileNotFoundError(
+                    errno.ENOENT,
+                    f"cannot write a checkpoint: {self._directory} is not there; was it deleted or moved while the run "
+                    "was going on?",
+                ) from error
+            number = _refusal(error)
+            if number is None:
                 raise
             # What the saver believes after a failed save is not what lies on disk.
             self._saver.reload()
             good = self._committed()
             kept = "no checkpoint has been committed" if good is None else f"the last good checkpoint is step {good}"
             raise OSError(
-                errno.ENOSPC,
-                f"the disk is full: a checkpoint could not be written to {self._directory}; {kept}. Make room, or "
-                "lower the number of checkpoints kept, and start again to resume",
+                number,
+                f"{files.WAYS_OUT[number]}, or keep fewer checkpoints (keep=1), and resume: a checkpoint could not be "
+                f"written to {self._directory}; {kept}",
             ) from error
 
 
-def _disk_full(error: Exception) -> bool:
+def _refusal(error: Exception) -> int | None:
+    """The system's number of what it refused: a full disk, a quota, a limit on the size of files; None for others."""
     # The array writer reports it as a ValueError of its own, with the system's number in the text.
-    return getattr(error, "errno", None) == errno.ENOSPC or f"os_error_code='{errno.ENOSPC}'" in str(error)
+    known = (number for number in FULL if f"os_error_code='{number}'" in str(error))
+    number = getattr(error, "errno", None)
+    return number if number in FULL else next(known, None)
 
 
-def _position(path: Path) -> dict | None:
-    """Where another number of processes stood in the data; None where there were as many as now."""
+def _aside(call: Callable[[], None]) -> futures.Future:
+    """A call in a thread of its own."""
+    pool = futures.ThreadPoolExecutor(1)
+    future = pool.submit(call)
+    pool.shutdown(wait=False)
+    return future
+
+
+def _positions(path: Path) -> list[dict]:
+    """Where another number of processes stood in the data; none where there were as many as now."""
     # Every process keeps a position, in a file that is named for it and their number.
-    files = list(path.glob("data/process_*-of-*.json"))
-    counts = {int(file.stem.rpartition("-of-")[2]) for file in files}
-    if not counts or counts == {jax.process_count()}:
-        return None
-    positions = [json.loads(file.read_text()) for file in files]
+    kept = list(path.glob("data/process_*-of-*.json"))
+    counts = {int(file.stem.rpartition("-of-")[2]) for file in kept}
+    return [] if counts == {jax.process_count()} else [json.loads(file.read_text()) for file in kept]
+
+
+def _agreed(path: Path, positions: Sequence[dict]) -> dict | None:
+    """The one position of several processes; None where there is none."""
     if any(one != positions[0] for one in positions):
         raise ValueError(
-            f"{path} was saved by {max(counts)} processes that stood at different places of the data, this run has "
-            f"{jax.process_count()}; go on with {max(counts)} processes"
+            f"{path} was saved by {len(positions)} processes that stood at different places of the data, this run has "
+            f"{jax.process_count()}; go on with {len(positions)} processes"
         )
-    return positions[0]
+    return positions[0] if positions else None
 
 
 def _metadata(path: Path, name: str) -> dict:
@@ -276,9 +443,9 @@ def _metadata(path: Path, name: str) -> dict:
     try:
         found = ocp.checkpointables_metadata(path).metadata.get(name)
     except (ocp.errors.InvalidLayoutError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is no checkpoint, or a damaged one: {error}") from error
+        raise Damaged(path, f"it cannot be read, or is none ({error})") from error
     if found is None:
-        raise ValueError(f"{path} is a damaged checkpoint: its {name!r} cannot be read; remove it to use an older one")
+        raise Damaged(path, f"its {name!r} cannot be read")
     return found
 
 

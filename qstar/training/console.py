@@ -50,6 +50,11 @@ def console() -> Console:
     return Console(highlight=False, width=width, soft_wrap=True)
 
 
+def say(text: str) -> None:
+    """Print a text as it is: no markup is read in it, and no line of it is folded, so that a command can be pasted."""
+    console().print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
 def progress(description: str, start: int, total: int, show: Sequence[str]) -> Progress:
     """The progress of steps `start + 1` to `total`; of the metrics, those named in `show` appear, in that order.
 

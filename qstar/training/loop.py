@@ -45,11 +45,11 @@ class Hook:
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
-    """Ctrl-C or SIGTERM. The state after `step` is saved in `directory`, or nowhere where that is None."""
+    """Ctrl-C or SIGTERM (`signal`). The state after `step` is saved in `directory`, or nowhere where that is None."""
 
-    def __init__(self, step: int, directory: Path | None):
-        self.step, self.directory = step, directory
-        saved = f"saved in {directory}: the same command resumes from it" if directory else "nothing was saved"
+    def __init__(self, step: int, directory: Path | None, signal: int = signal.SIGINT):
+        self.step, self.directory, self.signal = step, directory, signal
+        saved = f"saved in {directory}" if directory else "nothing was saved"
         super().__init__(f"interrupted after step {step}; {saved}")
 
 
@@ -135,8 +135,8 @@ def fit(
                 break
         if checkpoints is not None:
             checkpoints.wait()
-        if now > start and stop.asked(now, 1):
-            raise Interrupted(now, checkpoints.directory if checkpoints else None)
+        if stop.asked(now, 1):
+            raise Interrupted(now, checkpoints.directory if checkpoints else None, stop.number)
     return state
 
 
@@ -222,13 +222,13 @@ def _all_finite(params: dict) -> jax.Array:
 
 
 class _StopSignals:
-    """SIGINT and SIGTERM as a flag, so that the step in flight and its checkpoint are finished first.
+    """SIGINT and SIGTERM as a number to ask for, so that the step in flight and its checkpoint are finished first.
 
-    Only the main thread can hold signal handlers; elsewhere the flag is never set.
+    Only the main thread can hold signal handlers; elsewhere none is ever seen.
     """
 
     def __init__(self):
-        self._seen = False
+        self.number = 0  # of the signal that came
         self._old = {}
 
     def __enter__(self) -> "_StopSignals":
@@ -241,14 +241,17 @@ class _StopSignals:
             signal.signal(number, handler)
 
     def _handle(self, number: int, frame) -> None:
-        if self._seen and number == signal.SIGINT:
+        if self.number and number == signal.SIGINT:
             console.console().show_cursor()  # a live bar hides it
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self._seen = True
+        self.number = number
 
     def asked(self, step: int, every: int) -> bool:
         """True when a signal came. Several processes agree on the step, at steps divisible by `every`."""
         if jax.process_count() == 1:
-            return self._seen
-        return step % every == 0 and bool(np.any(multihost_utils.process_allgather(np.array(self._seen))))
+            return bool(self.number)
+        if step % every:
+            return False
+        self.number = int(np.max(multihost_utils.process_allgather(np.array(self.number))))
+        return bool(self.number)

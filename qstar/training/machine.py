@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from qstar import paths, sharding
+from qstar import files, paths, sharding
 
 SIDES = (1024, 2048, 4096, 8192)  # of the product: the first that takes LONG_S, for then a call costs nothing
 LONG_S, ENOUGH_S = 0.02, 0.3
@@ -47,10 +47,8 @@ def _kept_peak(device: jax.Device, dtype: str) -> float:
     if name not in kept:
         kept[name] = measured_peak(device, dtype)
         with contextlib.suppress(OSError):  # a place that cannot be written to: measured in every run
-            root.mkdir(parents=True, exist_ok=True)
-            fresh = file.with_name(f"{file.name}.{os.getpid()}")
-            fresh.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
-            fresh.replace(file)
+            files.make(root)
+            files.write_json(file, kept)
     return kept[name]
 
 

@@ -6,8 +6,6 @@ drops what the lost tail of the earlier process wrote and takes those sums up ag
 """
 
 import importlib
-import json
-import os
 import secrets
 import time
 from collections.abc import Sequence
@@ -15,7 +13,17 @@ from pathlib import Path
 
 import jax
 
+from qstar import files
 from qstar.structs import Mean, Metrics
+
+FILE = "metrics.jsonl"
+LINE = "a line of metrics"
+NUMBER = (int, float)
+
+
+def records(directory: str | Path) -> list[dict]:
+    """The lines of a run's metrics.jsonl. Raises ValueError with file and line for what is none."""
+    return files.records(Path(directory) / FILE, LINE, step=int)
 
 
 class MetricLogger:
@@ -51,12 +59,12 @@ class MetricLogger:
         self._sums = {}
         if not self._writes:
             return
-        self.directory.mkdir(parents=True, exist_ok=True)
-        lines = _keep_until(self._lines, step)
-        marks = _keep_until(self._marks, step)
-        if marks and marks[-1]["step"] == step:
-            self._sums = {name: Mean(*pair) for name, pair in marks[-1]["sums"].items()}
-        self._started = time.monotonic() - max((line["time_s"] for line in lines + marks), default=0.0)
+        files.make(self.directory)
+        lines = files.keep_until(self._lines, step, LINE, time_s=NUMBER)
+        marks = files.keep_until(self._marks, step, "the sums of an open log interval", time_s=NUMBER, sums=dict)
+        if marks and marks[-1].record["step"] == step:
+            self._sums = {name: _mean(pair, marks[-1].where) for name, pair in marks[-1].record["sums"].items()}
+        self._started = time.monotonic() - max((line.record["time_s"] for line in lines + marks), default=0.0)
         self._sinks = [SINKS[name](self.directory, step) for name in self._names]
 
     def add(self, metrics: Metrics) -> None:
@@ -70,7 +78,7 @@ class MetricLogger:
         means = dict(sorted(means.items()))
         self._sums = {}
         if self._writes:
-            _append(self._lines, {"step": step, "time_s": self._time_s(), **means})
+            files.append(self._lines, [{"step": step, "time_s": self._time_s(), **means}])
         for sink in self._sinks:
             sink.write(step, means)
         return means
@@ -79,7 +87,7 @@ class MetricLogger:
         """Remember the open log interval; call before the checkpoint of `step` is saved."""
         if self._writes:
             sums = {name: (float(mean.sum), float(mean.count)) for name, mean in self._sums.items()}
-            _append(self._marks, {"step": step, "time_s": self._time_s(), "sums": sums})
+            files.append(self._marks, [{"step": step, "time_s": self._time_s(), "sums": sums}])
 
     def close(self) -> None:
         for sink in self._sinks:
@@ -88,7 +96,7 @@ class MetricLogger:
 
     @property
     def _lines(self) -> Path:
-        return self.directory / "metrics.jsonl"
+        return self.directory / FILE
 
     @property
     def _marks(self) -> Path:
@@ -98,39 +106,11 @@ class MetricLogger:
         return round(time.monotonic() - self._started, 3)
 
 
-def _append(path: Path, record: dict) -> None:
-    # Opened anew and closed each time: after a kill at most the last line is torn.
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
-
-
-def _keep_until(path: Path, step: int) -> list[dict]:
-    """Records up to `step`; the rest is removed from the file, and so is a last line torn by a kill."""
-    if not path.exists():
-        return []
-    text = path.read_bytes()
-    # Without its newline a line is torn, even one that parses: `"loss": 1.2` may have been 1.25.
-    whole = text[: text.rfind(b"\n") + 1].splitlines(keepends=True)
-    kept = [(line, record) for line, record in zip(whole, _records(path, whole), strict=True) if record["step"] <= step]
-    wanted = b"".join(line for line, _ in kept)
-    if wanted != text:
-        beside = path.with_name(path.name + ".new")
-        beside.write_bytes(wanted)
-        os.replace(beside, path)
-    return [record for _, record in kept]
-
-
-def _records(path: Path, lines: list[bytes]) -> list[dict]:
-    records = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: not JSON; remove the line to resume this run") from error
-        if not isinstance(record, dict) or not {"step", "time_s"} <= record.keys():
-            raise ValueError(f'{path}, line {number}: no "step" and "time_s"; remove the line to resume this run')
-        records.append(record)
-    return records
+def _mean(pair: object, where: str) -> Mean:
+    match pair:
+        case [int() | float() as sum, int() | float() as count]:
+            return Mean(sum, count)
+    raise ValueError(f"{where}: {pair!r} is no sum and count; {files.WAY_OUT}")
 
 
 class TensorboardSink:
@@ -162,7 +142,7 @@ class WandbSink:
 
         path = directory / "wandb_id.txt"
         if not path.exists():
-            path.write_text(secrets.token_hex(4))
+            files.write(path, secrets.token_hex(4))
         self._run = wandb.init(id=path.read_text(), resume="allow", dir=str(directory), name=directory.resolve().name)
 
     def write(self, step: int, values: dict[str, float]) -> None:

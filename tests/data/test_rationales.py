@@ -1,14 +1,17 @@
 """The rationale store: what goes in comes out, wrong ones too; kills lose a batch at most; strangers are refused."""
 
 import importlib
+import json
 import os
+import shlex
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from qstar import runs
+from qstar import files, runs
 from qstar.data import rationales
 from qstar.data.rationales import CORRECT, FINISHED, HINTED, WRONG, Sample, Store, of_iteration, of_split
 
@@ -130,7 +133,7 @@ def test_a_kill_before_the_store_says_what_it_is_leaves_a_folder_to_begin_in(tmp
 
 def test_a_failed_write_leaves_the_batch_that_was_there(store, monkeypatch):
     store.append(0, 0, [RIGHT])
-    monkeypatch.setattr(rationales.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("no space left")))
+    monkeypatch.setattr(files.os, "fsync", lambda handle: (_ for _ in ()).throw(OSError("no space left")))
     with pytest.raises(OSError, match="no space left"):
         store.append(0, 0, [MISSED])
     assert store.rows()["problem"].to_pylist() == ["train-3"]
@@ -155,6 +158,92 @@ def test_the_check_of_kills_sees_a_damaged_file(tmp_path, monkeypatch):
     outcome = check.Outcome()
     check.examine(tmp_path, "begun 0\ndone 0\nbegun 1\ndone 1\nbegun 2\ndone 2\n", 0, outcome)
     assert (outcome.corrupt, outcome.lost, outcome.acknowledged_lost) == (1, [16], 16)
+
+
+# --- damage -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(tmp_path):
+    """A store of two iterations with two batches each, in a folder whose name a shell would take apart."""
+    store = Store.create(tmp_path / "it's a=b, c" / "rationales", "model-a", "sums")
+    for iteration in (0, 1):
+        for batch in (0, 1):
+            store.append(iteration, batch, [replace(RIGHT, problem=f"{iteration}/{batch}")])
+    return store.folder
+
+
+def part(folder, iteration, batch):
+    return folder / f"iteration_{iteration:04d}_batch_{batch:05d}.parquet"
+
+
+def flip(file, byte):
+    contents = bytearray(file.read_bytes())
+    contents[byte] ^= 1
+    file.write_bytes(contents)
+
+
+def test_every_flipped_byte_is_noticed_where_its_rows_are_asked_for(full):
+    size = part(full, 1, 0).stat().st_size
+    for byte in range(0, size, 97):
+        flip(part(full, 1, 0), byte)
+        assert Store.open(full).rows(of_iteration(0)).num_rows == 2
+        for ask in (lambda: Store.open(full).rows(), lambda: Store.open(full).batches(1)):
+            with pytest.raises(ValueError, match=r"iteration_0001_batch_00000.parquet: holds other bytes"):
+                ask()
+        flip(part(full, 1, 0), byte)
+    assert Store.open(full).rows().num_rows == 4
+
+
+def test_a_file_that_is_missing_is_named_with_the_number_of_its_samples(full):
+    part(full, 0, 1).unlink()
+    assert Store.open(full).rows(of_iteration(1)).num_rows == 2
+    for ask in (lambda store: store.rows(), lambda store: store.batches(0)):
+        with pytest.raises(ValueError, match=r"iteration_0000_batch_00001.parquet: is missing, 1 samples were written"):
+            ask(Store.create(full, "model-a", "sums"))
+
+
+@pytest.mark.parametrize("name", ["iteration_0001_batch_00007.parquet", "iteration_0002_batch_00000.parquet"])
+def test_a_copy_under_another_number_is_named_and_never_counted_twice(full, name):
+    (full / name).write_bytes(part(full, 1, 1).read_bytes())
+    for ask in (lambda: Store.open(full).rows(), lambda: Store.create(full, "model-a", "sums")):
+        with pytest.raises(ValueError, match=rf"{name} holds samples of batch 1 of iteration 1: is it a copy"):
+            ask()
+
+
+def test_a_copy_over_another_file_and_one_under_a_strange_name_are_named(full):
+    (full / "iteration_0001_batch_00001 (copy).parquet").write_bytes(part(full, 1, 1).read_bytes())
+    with pytest.raises(ValueError, match=r"batch_00001 \(copy\).parquet is no file of this store"):
+        Store.open(full).rows()
+    (full / "iteration_0001_batch_00001 (copy).parquet").replace(part(full, 1, 0))
+    with pytest.raises(ValueError, match=r"iteration_0001_batch_00000.parquet: holds other bytes"):
+        Store.open(full).rows()
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_the_command_that_is_advised_goes_on_without_the_file(full, gone):
+    part(full, 1, 0).unlink() if gone else flip(part(full, 1, 0), 500)
+    with pytest.raises(ValueError) as error:
+        Store.open(full).rows()
+    advised = str(error.value).splitlines()[-1]
+    assert advised.startswith("python -c ")
+    command = advised.replace("python", shlex.quote(sys.executable), 1)
+    subprocess.run(["sh", "-c", command], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    store = Store.create(full, "model-a", "sums")
+    assert store.rows(columns=["problem"])["problem"].to_pylist() == ["0/0", "0/1", "1/1"]
+    assert store.batches(1) == [1]
+    assert Path(f"{part(full, 1, 0)}.damaged").is_file() == (not gone)  # nothing is deleted
+
+
+def test_a_store_of_an_earlier_version_is_read_and_listed_by_its_next_writer(full):
+    about = json.loads((full / rationales.ABOUT).read_text())
+    (full / rationales.ABOUT).write_text(json.dumps({name: about[name] for name in ("format", "model", "task")}))
+    assert Store.open(full).rows().num_rows == 4
+    Store.create(full, "model-a", "sums")
+    assert json.loads((full / rationales.ABOUT).read_text()) == about
+    flip(part(full, 0, 0), 200)
+    with pytest.raises(ValueError, match=r"iteration_0000_batch_00000.parquet: holds other bytes"):
+        Store.open(full).rows()
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------

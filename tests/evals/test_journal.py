@@ -48,7 +48,7 @@ def test_a_line_that_is_no_json_is_named(tmp_path):
     Journal(tmp_path, "cups", IDENTITY).append(0, ROWS)
     with (tmp_path / "cups.jsonl").open("a") as file:
         file.write("overwritten by an editor\n")
-    with pytest.raises(ValueError, match=r"cups.jsonl:3 is not a line of an evaluation's journal"):
+    with pytest.raises(ValueError, match=r"cups.jsonl, line 3: not JSON .*a line of an evaluation's journal"):
         Journal(tmp_path, "cups", IDENTITY)
 
 

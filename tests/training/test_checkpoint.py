@@ -160,6 +160,7 @@ def saved_by_two(directory, positions):
     (folder / "process_0-of-1.json").unlink()
     for index, position in enumerate(positions):
         (folder / f"process_{index}-of-2.json").write_text(json.dumps({"next_index": position}))
+    checkpoint.seal(directory / "4")
 
 
 def test_what_two_processes_saved_goes_on_in_one(tmp_path):
@@ -250,6 +251,133 @@ def test_a_damaged_checkpoint_is_named(tmp_path):
         shutil.rmtree(tmp_path / "1" / "state")
         with pytest.raises(ValueError, match=r"/1 is .*damaged"):
             saver.restore(abstract(state(0)), data())
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory):
+    """Checkpoints of the steps 1, 2 and 3, in a folder whose name a shell would take apart."""
+    directory = tmp_path_factory.mktemp("run") / "it's a=b, c" / "checkpoints"
+    with Checkpoints(directory, every=1, keep=3) as saver:
+        for step in (1, 2, 3):
+            saver.save(step, state(step), advance(data(), step))
+    return directory
+
+
+def contents(checkpoint_directory):
+    """All files but the seal."""
+    return sorted(file for file in checkpoint_directory.rglob("*") if file.is_file() and file.name != checkpoint.SEAL)
+
+
+def harm(file, how):
+    whole = file.read_bytes()
+    if how == "gone":
+        return file.unlink()
+    if how == "flipped":
+        middle = len(whole) // 2
+        return file.write_bytes(whole[:middle] + bytes([whole[middle] ^ 4]) + whole[middle + 1 :])
+    return file.write_bytes({"emptied": b"", "cut": whole[: len(whole) // 2], "longer": whole + b"\0"}[how])
+
+
+@pytest.mark.parametrize("how", ["flipped", "emptied", "cut", "longer", "gone"])
+def test_whatever_file_of_a_checkpoint_is_damaged_is_named(three, tmp_path, how):
+    names = [file.relative_to(three / "3") for file in contents(three / "3")]
+    assert len(names) > 8
+    for number, name in enumerate(names):
+        copy = shutil.copytree(three / "3", tmp_path / str(number))
+        assert checkpoint.damage(copy) == ""
+        harm(copy / name, how)
+        assert checkpoint.damage(copy).startswith(f"{name} ")
+
+
+@pytest.mark.parametrize("also", [(), (2,), (1, 2)])
+def test_the_command_that_is_advised_leads_to_the_newest_checkpoint_that_is_whole(three, tmp_path, also):
+    directory = shutil.copytree(three.parent, tmp_path / "it's a=b, c") / "checkpoints"
+    for step in (3, *also):
+        harm(max(contents(directory / str(step)), key=lambda file: file.stat().st_size), "flipped")
+    whole = {(): 2, (2,): 1, (1, 2): None}[also]
+    for load in (lambda saver: saver.restore(abstract(state(0)), data()), lambda saver: saver.load_params()):
+        with Checkpoints(directory, every=1, keep=3) as saver, pytest.raises(checkpoint.Damaged) as error:
+            load(saver)
+        assert (error.value.path, error.value.whole) == (directory / "3", whole)
+    subprocess.run(["sh", "-c", str(error.value).splitlines()[-1]], check=True)
+    with Checkpoints(directory, every=1, keep=3) as saver:
+        assert saver.latest == whole
+        if whole:
+            same(saver.restore(abstract(state(0)), data()), state(whole))
+    assert (directory.parent / "damaged_checkpoint_3" / checkpoint.SEAL).is_file()  # nothing is lost
+
+
+def test_a_seal_that_is_damaged_is_named_and_one_that_is_not_there_is_not_needed(three, tmp_path):
+    directory = shutil.copytree(three, tmp_path / "checkpoints")
+    (directory / "3" / checkpoint.SEAL).write_text('{"state/')
+    with Checkpoints(directory, every=1, keep=3) as saver:
+        with pytest.raises(checkpoint.Damaged, match=r"/3 is a damaged checkpoint: checksums.json cannot be read"):
+            saver.load_params()
+        (directory / "3" / checkpoint.SEAL).unlink()  # as earlier versions left it
+        same(saver.restore(abstract(state(0)), data()), state(3))
+
+
+@pytest.mark.parametrize("how", ["emptied", "cut"])
+@pytest.mark.parametrize("name", ["data/process_0-of-1.json", "state/_METADATA", "state/array_metadatas/process_0"])
+def test_damage_to_a_checkpoint_of_an_earlier_version_is_named_as_well(three, tmp_path, name, how):
+    directory = shutil.copytree(three, tmp_path / "checkpoints")
+    (directory / "3" / checkpoint.SEAL).unlink()
+    harm(directory / "3" / name, how)
+    with Checkpoints(directory, every=1, keep=3) as saver:
+        with pytest.raises(checkpoint.Damaged, match=r"/3 is a damaged checkpoint: .* goes on from step 2") as error:
+            saver.restore(abstract(state(0)), data())
+    assert error.value.whole == 2
+
+
+def test_parameters_that_were_altered_are_refused(tmp_path):
+    checkpoint.save_params(tmp_path / "params", params())
+    harm(max(contents(tmp_path / "params"), key=lambda file: file.stat().st_size), "flipped")
+    with pytest.raises(checkpoint.Damaged, match=r"params is a damaged checkpoint: .* holds other bytes"):
+        checkpoint.load_params(tmp_path / "params")
+
+
+LIMITED = """
+    import resource, sys
+    import test_checkpoint as here
+    from qstar.training.checkpoint import Checkpoints
+
+    with Checkpoints(sys.argv[1], every=1, keep=1) as saver:
+        saver.save(1, here.state(1), here.data())
+        saver.wait()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        large = {"w": here.jax.random.normal(here.jax.random.key(0), (100_000,))}
+        try:
+            saver.save(2, here.state(2, large), here.data())
+            saver.wait()
+        except OSError as error:
+            print(error.errno, error.strerror)
+        print(saver.latest)
+"""
+
+
+def test_a_limit_on_the_size_of_files_names_the_last_good_checkpoint(tmp_path):
+    here = os.path.dirname(__file__)
+    env = os.environ | {"PYTHONPATH": os.pathsep.join([here, os.path.join(here, "..", "..")])}
+    command = [sys.executable, "-c", textwrap.dedent(LIMITED), tmp_path]
+    run = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+    said, latest = run.stdout.splitlines()
+    assert said.startswith("27 ") and "ulimit -f" in said and "the last good checkpoint is step 1" in said
+    assert latest == "1"
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_folder_that_was_deleted_is_named(tmp_path, again):
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/checkpoints is not there; was it deleted"):
+        with Checkpoints(tmp_path / "checkpoints", every=1, keep=1) as saver:
+            saver.save(1, state(1), data())
+            saver.wait()
+            shutil.rmtree(tmp_path / "checkpoints")
+            if again:  # as a save in flight does
+                (tmp_path / "other").mkdir()
+                (tmp_path / "other").rename(tmp_path / "checkpoints")
+            saver.save(2, state(2), data())
+    assert not list(tmp_path.glob("checkpoints/*"))
 
 
 @pytest.mark.parametrize(

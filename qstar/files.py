@@ -1,0 +1,389 @@
+"""The files of a run: written whole or not at all, read with the place of a fault named, one process at a time.
+
+A file is written under another name, synced and renamed, so that a reader or a kill never meets half of it. Lines are
+appended, and a last line without its end is torn by a kill and counts as not written. What the system refuses (a full
+disk, a quota, a limit on the size of files, a folder that was deleted) is an OSError with the path and the way out.
+"""
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import itertools
+import json
+import os
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".new"  # how the names of files end that are still being written
+LOCK = ".lock"  # in a folder that a process writes; there only while it does, unless it was killed
+BUSY = (errno.EAGAIN, errno.EACCES)
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+WAYS_OUT = {
+    errno.ENOSPC: "the disk is full: make room",
+    errno.EDQUOT: "the quota of this user on this disk is used up: make room, or ask for more",
+    errno.EFBIG: "it would be larger than this process may write: raise the limit (ulimit -f)",
+    errno.EROFS: "the file system is read-only: choose another place",
+    errno.EACCES: "this user may not write there: choose another place, or change its permissions",
+    errno.EIO: "the disk reports a fault",
+}
+
+
+# --- writing ------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def explained(path: str | Path) -> Iterator[None]:
+    """What the system refuses while `path` is written, as an OSError of the same kind that says so and the way out."""
+    try:
+        yield
+    except OSError as error:
+        explanation = explanation_of(error, path)
+        if explanation is None:
+            raise
+        raise explanation from error
+
+
+def explanation_of(error: OSError, path: str | Path) -> OSError | None:
+    """An OSError of the same kind that names `path` and the way out; None where the error says all that is known."""
+    path = Path(path)
+    file = next((one for one in (path.parent, *path.parent.parents) if one.exists() and not one.is_dir()), None)
+    if file is not None:
+        return NotADirectoryError(errno.ENOTDIR, f"cannot write {path}: {file} is a file; choose another place")
+    if error.errno in (errno.ENOENT, errno.ESTALE) and not path.parent.is_dir():
+        return FileNotFoundError(
+            errno.ENOENT,
+            f"cannot write {path}: the folder {path.parent} is not there; was it deleted or moved while this ran?",
+        )
+    if error.errno in WAYS_OUT:
+        return type(error)(error.errno, f"cannot write {path}: {WAYS_OUT[error.errno]}")
+    return None
+
+
+def write(file: str | Path, contents: str | bytes | memoryview) -> None:
+    """All of it under this name, or nothing; on disk when this returns. Text is UTF-8."""
+    file = Path(file)
+    fresh = file.with_name(f"{file.name}.{os.getpid()}{PARTIAL}")
+    with explained(file):
+        try:
+            with fresh.open("wb") as out:
+                out.write(contents.encode() if isinstance(contents, str) else contents)
+                out.flush()
+                os.fsync(out.fileno())
+            fresh.replace(file)
+        except OSError:
+            with contextlib.suppress(OSError):  # the error above is the one to hear of
+                fresh.unlink()
+            raise
+        sync(file.parent)
+
+
+def sync(folder: Path) -> None:
+    """Names in the folder as well outlive a power failure."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_json(file: str | Path, contents: Any) -> None:
+    write(file, json.dumps(contents, indent=2) + "\n")
+
+
+def write_records(file: str | Path, records: Sequence[dict]) -> None:
+    write(file, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def append(file: str | Path, records: Sequence[dict], durable: bool = False) -> None:
+    """Add lines; on disk when this returns where `durable`. The file is opened anew: a kill tears one line at most."""
+    with explained(file), Path(file).open("a", encoding="utf-8") as out:
+        out.writelines(json.dumps(record) + "\n" for record in records)
+        if durable:
+            out.flush()
+            os.fsync(out.fileno())
+
+
+# --- reading ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """A record of a file of JSON lines."""
+
+    record: dict[str, Any]
+    raw: bytes  # with the end of the line
+    where: str  # file and line, for errors
+
+
+def lines(file: str | Path, kind: str, **fields: type | tuple[type, ...]) -> list[Line]:
+    """The lines of a file of JSON lines, but for a last one that a kill has torn; none where there is no file.
+
+    Args:
+        kind: what a line should be, for errors: "a line of metrics".
+        fields: the fields that every line has, with their types.
+
+    Raises ValueError with file and line for a line that is no JSON object, or lacks a field or has one of another type.
+    """
+    file = Path(file)
+    if not file.is_file():
+        return []
+    text = file.read_bytes()
+    # Without its end a line is torn, even one that parses: `"loss": 1.2` may have been 1.25.
+    whole = text[: text.rfind(b"\n") + 1].split(b"\n")[:-1]
+    found = []
+    for number, raw in enumerate(whole, 1):
+        where = f"{file}, line {number}"
+        record = _record(raw, where, kind)
+        check(record, where, kind, **fields)
+        found.append(Line(record, raw + b"\n", where))
+    return found
+
+
+def records(file: str | Path, kind: str, **fields: type | tuple[type, ...]) -> list[dict[str, Any]]:
+    """The records of `lines`."""
+    return [line.record for line in lines(file, kind, **fields)]
+
+
+def keep_until(file: str | Path, step: int, kind: str, **fields: type | tuple[type, ...]) -> list[Line]:
+    """The lines up to `step`; the rest is removed from the file, and so is a line that a kill has torn."""
+    kept = until(file, step, kind, **fields)
+    wanted = b"".join(line.raw for line in kept)
+    if Path(file).is_file() and wanted != Path(file).read_bytes():
+        write(file, wanted)
+    return kept
+
+
+def until(file: str | Path, step: int, kind: str, **fields: type | tuple[type, ...]) -> list[Line]:
+    """The lines up to `step`, of a file whose steps never fall. Raises ValueError where one does."""
+    found = lines(file, kind, step=int)
+    for before, line in itertools.pairwise(found):
+        if line.record["step"] < before.record["step"]:
+            raise ValueError(
+                f"{line.where}: step {line.record['step']} after step {before.record['step']}: did two processes write "
+                f"this file? {WAY_OUT}"
+            )
+    kept = [line for line in found if line.record["step"] <= step]
+    for line in kept:
+        check(line.record, line.where, kind, **fields)
+    return kept
+
+
+def _record(raw: bytes, where: str, kind: str) -> dict[str, Any]:
+    try:
+        record = json.loads(raw.decode("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{where}: not JSON ({_reason(error)}), expected {kind}; {WAY_OUT}") from error
+    except RecursionError as error:
+        raise ValueError(f"{where}: JSON that is nested too deeply, expected {kind}; {WAY_OUT}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"{where}: a JSON {type(record).__name__}, expected {kind}; {WAY_OUT}")
+    return record
+
+
+WAY_OUT = "remove the line, or put back a copy of the file"
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte 0x{error.object[error.start]:02x} is not UTF-8"
+    return str(error)
+
+
+def check(record: dict[str, Any], where: str, kind: str, **fields: type | tuple[type, ...]) -> None:
+    """Raise ValueError where the record lacks one of the fields, or has one of another type."""
+    for name, types in fields.items():
+        if name not in record:
+            has = ", ".join(map(repr, list(record)[:8])) or "nothing"
+            raise ValueError(f"{where}: no {name!r} in it, expected {kind}; it has {has}; {WAY_OUT}")
+        value = record[name]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in _as_tuple(types)):  # True is an int
+            expected = " or ".join(one.__name__ for one in _as_tuple(types))
+            raise ValueError(f"{where}: {name!r} is {value!r}, expected {expected}; {WAY_OUT}")
+
+
+def _as_tuple(types: type | tuple[type, ...]) -> tuple[type, ...]:
+    return types if isinstance(types, tuple) else (types,)
+
+
+def read_json(file: str | Path) -> dict[str, Any]:
+    """The object in a file of JSON. Raises FileNotFoundError; ValueError with file and line for what is none."""
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing: put back a copy of it")
+    raw = file.read_bytes()
+    try:
+        found = json.loads(raw.decode("utf-8"))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{file}, line {error.lineno}: not JSON ({_reason(error)}); put back a copy of the file"
+        ) from error
+    except UnicodeDecodeError as error:
+        number = raw.count(b"\n", 0, error.start) + 1
+        raise ValueError(f"{file}, line {number}: {_reason(error)}; put back a copy of the file") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}, line 1: a JSON {type(found).__name__}, expected an object; put back a copy of it")
+    return found
+
+
+def place(file: str | Path, key: str) -> str:
+    """`FILE, line N` of the line of a JSON or YAML file that first gives this key; the file where none does."""
+    for number, line in enumerate(Path(file).read_text(encoding="utf-8", errors="replace").splitlines(), 1):
+        if line.strip().lstrip('"').startswith((f'{key}"', f"{key}:")):
+            return f"{file}, line {number}"
+    return str(file)
+
+
+def checksum(file: str | Path) -> str:
+    """Of the bytes of a file; lets other threads go on."""
+    with Path(file).open("rb") as opened:
+        return hashlib.file_digest(opened, _digest).hexdigest()
+
+
+def checksum_of(contents: bytes | memoryview) -> str:
+    """Of bytes, as `checksum` of a file of them."""
+    digest = _digest()
+    digest.update(contents)
+    return digest.hexdigest()
+
+
+def _digest() -> Any:
+    return hashlib.blake2b(digest_size=16)
+
+
+# --- one process at a time ----------------------------------------------------------------------------------------
+
+
+class Locked(ValueError):  # noqa: N818 (it is what is said)
+    """Another process writes the folder."""
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Be the one process that writes the folder, which is made where it is missing.
+
+    The lock is the system's own (flock): it ends with the process, however that ends. A folder that was made for it and
+    stayed empty is removed again. Where the file system has no locks, a line says so.
+
+    Raises Locked, with the process that holds it.
+    """
+    folder = Path(folder)
+    made = []
+    try:
+        handle = _lock(folder, made)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # deleted while it was held
+                (folder / LOCK).unlink()
+            os.close(handle)
+    finally:
+        remove_empty(made)
+
+
+def _lock(folder: Path, made: list[Path]) -> int:
+    """The open lock file; `made` is told of the folders that were made for it."""
+    while True:
+        made += make(folder)
+        try:
+            with explained(folder / LOCK):
+                handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:
+            continue  # another process has just removed the folder, which was empty
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = os.read(handle, 4096).decode(errors="replace")
+            os.close(handle)
+            if error.errno in BUSY:
+                raise Locked(_busy(folder, holder)) from None
+            if error.errno not in NO_LOCKS:
+                raise
+            print(f"{folder}: this file system has no locks; see that no other process writes there", file=sys.stderr)
+            return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        if _is_named(handle, folder / LOCK):
+            with contextlib.suppress(OSError):  # a full disk; the lock itself takes no room
+                os.ftruncate(handle, 0)
+                os.write(handle, _holder().encode())
+            return handle
+        os.close(handle)  # its holder removed it between our two calls: the name is another file's by now
+
+
+def _is_named(handle: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _holder() -> str:
+    contents = {"pid": os.getpid(), "host": platform.node(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    return json.dumps(contents | {"command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:2000]})
+
+
+def _busy(folder: Path, holder: str) -> str:
+    try:
+        about = json.loads(holder)
+        who = f"process {about['pid']} on {about['host']} since {about['since']} ({about['command']})"
+    except (ValueError, KeyError, TypeError):
+        who = "another process"
+    return f"{folder} is being written by {who}: wait for it to end or stop it, or choose another folder"
+
+
+@contextlib.contextmanager
+def fresh(folder: str | Path) -> Iterator[Path]:
+    """A folder that nobody else has: this one, or FOLDER-2, FOLDER-3, ... where it is there already.
+
+    It is made at once, and removed at the end if it is still empty.
+    """
+    found = claim(folder)
+    try:
+        yield found[-1]
+    finally:
+        remove_empty(found)
+
+
+def claim(folder: str | Path) -> list[Path]:
+    """Make a folder that is not there yet: `folder`, or with -2, -3, ... after it. What was made, its parents first."""
+    number, made = 1, make(Path(folder).parent)
+    while True:
+        found = Path(folder) if number == 1 else Path(f"{folder}-{number}")
+        try:
+            with explained(found):
+                found.mkdir()
+            return [*made, found]
+        except FileExistsError:  # another process was faster, or there is a file of this name
+            number += 1
+        except FileNotFoundError:  # another process has just removed the parent, which was empty
+            made += make(found.parent)
+
+
+def make(folder: Path) -> list[Path]:
+    """Make a folder and its parents; those that were not there, parents first."""
+    missing = []
+    while not folder.is_dir():
+        if folder.exists():
+            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file: choose another folder")
+        missing.append(folder)
+        if folder == folder.parent:
+            break
+        folder = folder.parent
+    for one in reversed(missing):
+        with explained(one):
+            one.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those that are empty, the last one first."""
+    for folder in reversed(folders):
+        with contextlib.suppress(OSError):
+            folder.rmdir()
