@@ -41,10 +41,14 @@ MOST = 20_000  # problems of one number of digits in dev and test: there are as 
 
 @dataclass(frozen=True)
 class Sums:
-    """The line behind the scratchpad, or the first line where there is no scratchpad, as in the official checker."""
+    """The line after the scratchpad, or the first line where there is no scratchpad, as in the official checker.
 
+    Its digits stand apart, as the paper has them. `strict` is the official checker's exact text.
+    """
+
+    strict: bool = False
     name: ClassVar[str] = "sums"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def canonical(self, gold: str) -> str:
         spelled = grade.one_space(gold)
@@ -56,7 +60,7 @@ class Sums:
         direct = not written.lstrip(grade.WHITE).startswith("<scratch>")
         if direct:
             written = DECLARED.prefix + written.lstrip(grade.WHITE)
-        return grade.Exact(DECLARED)(written, gold)
+        return grade.Exact(DECLARED, self.strict)(written, gold)
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,7 @@ class Arithmetic(problem.Asked):
     test: Annotated[int, Range(1, MOST)] = 500  # problems of each number of digits, at most
     num_shots: Whole = 10  # few-shot examples, with as many digits as the question
     seed: Seed = 0  # of the problems
+    strict: bool = False  # answers are right as the official checker compares them only
 
     def __post_init__(self):
         object.__setattr__(self, "digits", tuple(self.digits))
@@ -87,7 +92,7 @@ class Arithmetic(problem.Asked):
 
     @property
     def grader(self) -> Grader:
-        return Sums()
+        return Sums(self.strict)
 
     def problems(self, split: str) -> Sequence[Problem]:
         """Of every number of digits the same count, where there are as many sums."""
@@ -115,8 +120,8 @@ class Arithmetic(problem.Asked):
         return (f"{rationale}\n" if rationale else "") + problem.answer + END
 
     def cleaned(self, written: str) -> str | None:
-        found = re.match(r"\s*(<scratch>\n(?:.*\n)*?</scratch>\n[0-9][0-9 ]*?) *(?:\n|\Z)", written)
-        return found and found[1] + END
+        found = re.match(r"\s*(<scratch>\n(?:.*\n)*?</scratch>\n[0-9][0-9 ]*)(?:\n|\Z)", written)
+        return found and found[1].rstrip(" ") + END
 
     def reasons(self, stored: str) -> str | None:
         """Down to the line behind the last pair of digits, which is the answer with its carry apart."""

@@ -63,6 +63,7 @@ DEV = 0.1  # of the training file
 FILES = {"train": "train_rand_split.jsonl", "dev": "train_rand_split.jsonl", "test": "dev_rand_split.jsonl"}
 CORRECT = " (CORRECT)"
 ENDING = r"[Tt]herefore, the answer is \([A-Ea-e]\)\.?"
+LINE = r"[Tt]herefore, the answer is [^\n]*[^\s]"
 DECLARED = Declared("therefore, the answer is ")
 
 
@@ -148,7 +149,11 @@ class CommonsenseQA(Worded):
 
     @property
     def grader(self) -> Grader:
-        return grade.Choice(DECLARED, LETTERS)
+        return grade.Choice(DECLARED, LETTERS, strict=self.strict)
+
+    def gold(self, problem: Problem) -> str:
+        """The letter with the options, whose texts may stand beside a letter."""
+        return self.grader.with_options(problem.answer, grade.listed(problem.question, LETTERS))
 
     def problems(self, split: str) -> Sequence[Problem]:
         path = lines.existing(Path(self.folder) / FILES[problem.known(split)], "task.folder")
@@ -168,12 +173,16 @@ class CommonsenseQA(Worded):
         return (f" {rationale}" if rationale else "") + f" Therefore, the answer is ({problem.answer.lower()}).{END}"
 
     def cleaned(self, written: str) -> str | None:
-        found = re.search(ENDING, written)
+        found = self._ending(written)
         return found and f" {written[: found.end()].strip()}{END}"
 
     def reasons(self, stored: str) -> str | None:
-        found = re.search(ENDING, stored)
+        found = self._ending(stored)
         return found and stored[: found.start()]
+
+    def _ending(self, text: str) -> re.Match | None:
+        """The declared answer: STaR's form, or any other to the end of its line."""
+        return re.search(ENDING, text) or (None if self.strict else re.search(LINE, text))
 
     def spellings(self, problem: Problem) -> tuple[str, ...]:
         """The letter in brackets, and the choice itself."""

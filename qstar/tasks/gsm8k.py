@@ -111,7 +111,7 @@ class GSM8K(Worded):
 
     @property
     def grader(self) -> Grader:
-        return grade.Numeric(worded.DECLARED)
+        return grade.Numeric(worded.DECLARED, self.strict)
 
     def problems(self, split: str) -> Sequence[Problem]:
         file = "test" if problem.known(split) == "test" else "train"

@@ -3,6 +3,7 @@
 defaults: [base_jsonl]
 path: capitals.jsonl        # {"question": "What is the capital of Peru?", "answer": "Lima"}
 answers: exact              # exact, numeric, choice or symbolic
+strict: false               # true: only the plainest spellings of an answer are right
 dev: 0.1                    # shares of the file, by a hash of the question; or files: dev_path, test_path
 shots_path: examples.jsonl  # few-shot examples: the same fields, and "rationale"
 """
@@ -69,9 +70,14 @@ class Jsonl(Worded):
     @property
     def grader(self) -> Grader:
         if self.answers == "choice":
-            return grade.Choice(worded.DECLARED, self.letters)
+            return grade.Choice(worded.DECLARED, self.letters, strict=self.strict)
         kind = {"exact": grade.Exact, "numeric": grade.Numeric, "symbolic": Symbolic}[self.answers]
-        return kind(worded.DECLARED)
+        return kind(worded.DECLARED, strict=self.strict)
+
+    def gold(self, problem: Problem) -> str:
+        """Of a choice with the options, where the question lists them on lines of their own: "A. ...", "(A) ..."."""
+        options = grade.listed(problem.question, self.letters) if self.answers == "choice" else ()
+        return self.grader.with_options(problem.answer, options) if options else problem.answer
 
     @property
     def examples(self) -> Sequence[Problem]:

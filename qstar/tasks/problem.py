@@ -53,6 +53,9 @@ class Task(Protocol):
     @property
     def grader(self) -> Grader: ...
 
+    def gold(self, problem: Problem) -> str:
+        """The right answer as the grader takes it: more than `Problem.answer` where it has to know the options."""
+
     def problems(self, split: str) -> Sequence[Problem]:
         """Questions of train, dev or test. FileNotFoundError, ValueError where files are bad: place and field named."""
 
@@ -94,6 +97,9 @@ class Asked:
     """Prompts of a task that says how a single question is `ask`ed."""
 
     stop = (END,)
+
+    def gold(self, problem: Problem) -> str:
+        return problem.answer
 
     def ask(self, problem: Problem, hint: bool) -> str:
         raise NotImplementedError

@@ -2,12 +2,12 @@
 
 Answers stand between <answer> and </answer>, the package's own form, because some have several lines. A question is a
 function of seed + number there, so the splits' seeds lie far apart; questions of test are left out of dev, those of
-both out of train.
+both out of train. Questions whose recorded answer cannot be right are left out too, and counted in the log.
 """
 
-import re
+import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from qstar.tasks.worded import Worded
 
 OPENING, CLOSING = "<answer>", "</answer>"
 APART = 10_000_000  # seeds between splits
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Puzzles(Worded):
 
     @property
     def grader(self) -> Grader:
-        return gym.ReasoningGym(Declared(OPENING, CLOSING))
+        return gym.ReasoningGym(Declared(OPENING, CLOSING), strict=self.strict)
 
     def problems(self, split: str) -> Sequence[Problem]:
         """Different questions; fewer than asked for where the task repeats itself."""
@@ -63,7 +64,17 @@ class Puzzles(Worded):
     def _made(self, split: str) -> list[Problem]:
         seed, size = (self.seed * len(problem.SPLITS) + problem.SPLITS.index(split)) * APART, getattr(self, split)
         questions = gym.questions(self.task, {**self.options, "seed": seed, "size": size}, 0, size)
-        return [self._problem(split, number, question) for number, question in enumerate(questions)]
+        if any(made.answer.strip() for made in questions):
+            questions = [made if made.answer.strip() else _unanswered(made) for made in questions]
+        flawed = [made for made in questions if made.flaw]
+        if flawed:
+            LOGGER.warning(
+                "task %s, %s: %d of %d questions are left out, because their recorded answer cannot be right (%s)",
+                *(self.task, split, len(flawed), size, flawed[0].flaw),
+            )
+        if len(flawed) == size:
+            raise ValueError(f"task {self.task}: the recorded answer of no question of {split} can be right")
+        return [self._problem(split, number, made) for number, made in enumerate(questions) if not made.flaw]
 
     def _problem(self, split: str, number: int, made: gym.Question) -> Problem:
         if not made.answer.strip():
@@ -81,8 +92,8 @@ class Puzzles(Worded):
         return (f" {rationale}\n" if rationale else " ") + f"{OPENING}{problem.hint}{CLOSING}{END}"
 
     def cleaned(self, written: str) -> str | None:
-        found = re.search(rf"{OPENING}.*?{CLOSING}", written, re.DOTALL)
-        return found and f" {written[: found.end()].strip()}{END}"
+        end = written.find(CLOSING, written.find(OPENING)) if OPENING in written else -1
+        return None if end < 0 else f" {written[: end + len(CLOSING)].strip()}{END}"
 
     def reasons(self, stored: str) -> str | None:
         before, mark, _ = stored.partition(OPENING)
@@ -90,3 +101,7 @@ class Puzzles(Worded):
 
     def spellings(self, problem: Problem) -> tuple[str, ...]:
         return (problem.hint,)
+
+
+def _unanswered(made: gym.Question) -> gym.Question:
+    return replace(made, flaw="no answer is recorded")

@@ -84,7 +84,7 @@ class SVAMP(Worded):
 
     @property
     def grader(self) -> Grader:
-        return grade.Numeric(worded.DECLARED)
+        return grade.Numeric(worded.DECLARED, self.strict)
 
     def problems(self, split: str) -> Sequence[Problem]:
         problem.known(split)

@@ -30,6 +30,7 @@ class Worded(problem.Asked):
 
     num_shots: Whole = 6  # few-shot examples before a question
     max_new_tokens: Count = 256  # that a completion may have
+    strict: bool = False  # answers are right in the plainest spellings only: 72, not 72 dollars or \boxed{72}
 
     stop = (END, "\nQ:")
     examples = ()

@@ -1,0 +1,274 @@
+"""Respellings that change nothing: what may stand around an answer, and the units that may follow a number.
+
+`bare` takes off what only marks an answer: LaTeX's dollars and \\boxed{...}, bold type, quotation marks, "= ", "the
+answer is", the sentence's full stop. `measured` reads a number with its unit. Both read what has one meaning and leave
+the rest as it is: nothing is computed, no unit is converted, no noun is guessed at (a dozen would change the number).
+"""
+
+import re
+import unicodedata
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+
+WHITE = " \t\r\n"
+SPACES = "\N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}"  # that typography puts between digits and units
+_QUOTES = str.maketrans(
+    {
+        "\N{RIGHT SINGLE QUOTATION MARK}": "'",
+        "\N{LEFT SINGLE QUOTATION MARK}": "'",
+        "\N{MODIFIER LETTER APOSTROPHE}": "'",
+        "\N{PRIME}": "'",
+        "\N{ACUTE ACCENT}": "'",
+        "`": "'",
+        "\N{LEFT DOUBLE QUOTATION MARK}": '"',
+        "\N{RIGHT DOUBLE QUOTATION MARK}": '"',
+        "\N{HYPHEN}": "-",
+        "\N{NON-BREAKING HYPHEN}": "-",
+    }
+)
+
+# --- what may stand around an answer ------------------------------------------------------------------------------
+
+_PAIRS = (
+    ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("*", "*"), ("`", "`"),
+    ('"', '"'), ("'", "'"), ("\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"),
+)  # fmt: skip
+_BRACED = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|emph|bm|boldsymbol) ?\{")
+_LEADING = re.compile(
+    r"(?:=(?!=)|:(?![:=])|(?:(?:so|thus|hence|therefore),? )?(?:the |my )?(?:final |correct |right )?"
+    r"(?:answer|result|solution)(?: ?[:=](?![:=])| is(?: ?:(?![:=]))?(?=\W)))[ \t]*",
+    re.ASCII | re.IGNORECASE,
+)
+_DEEPEST = 6  # wrappers around one answer
+
+
+def bare(text: str) -> str:
+    """A text without what only marks it as an answer; the text itself where nothing would be left."""
+    text = text.strip(WHITE)
+    for _ in range(_DEEPEST):
+        inner = _unwrapped(text)
+        if inner in ("", text):
+            return text
+        text = inner
+    return text
+
+
+def _unwrapped(text: str) -> str:
+    """A text without its outermost mark."""
+    leading = _LEADING.match(text)
+    if leading:
+        return text[leading.end() :].strip(WHITE)
+    if text.endswith("."):
+        return without_stop(text)
+    for opening, closing in _PAIRS:
+        inner = text[len(opening) : -len(closing)]
+        if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
+            return inner.strip(WHITE) if opening not in inner and closing not in inner else text
+    braced = _BRACED.match(text)
+    if braced and closing_brace(text, braced.end() - 1) == len(text) - 1:
+        return text[braced.end() : -1].strip(WHITE)
+    return text
+
+
+def without_stop(text: str) -> str:
+    """A text without the full stop of its sentence: a single one, behind a letter, a digit or something that closes."""
+    return text[:-1] if re.search(r"""[\w)\]}"'$*%°`]\.\Z""", text) else text
+
+
+def closing_brace(text: str, start: int) -> int:
+    """Where the brace at `start` is closed; -1 where it is not."""
+    depth = 0
+    for place in range(start, len(text)):
+        if text[place] in "{}" and (place == 0 or text[place - 1] != "\\"):
+            depth += 1 if text[place] == "{" else -1
+            if depth == 0:
+                return place
+    return -1
+
+
+def plain_marks(text: str) -> str:
+    """Curly quotation marks and apostrophes, and two kinds of hyphen, as ASCII has them."""
+    return text if text.isascii() else text.translate(_QUOTES)
+
+
+def composed(text: str) -> str:
+    """Letters with their accents as single characters, as far as none changes that has no accent (the Kelvin sign)."""
+    if text.isascii():
+        return text
+    parts = re.split("([" + "".join(map(re.escape, _singletons(text))) + "])", text) if _singletons(text) else [text]
+    return "".join(part if at % 2 else unicodedata.normalize("NFC", part) for at, part in enumerate(parts))
+
+
+def _singletons(text: str) -> list[str]:
+    """Characters that normalisation would exchange for a single other one."""
+    kinds = {character: unicodedata.decomposition(character) for character in set(text) if not character.isascii()}
+    return [character for character, kind in kinds.items() if kind and "<" not in kind and " " not in kind]
+
+
+# --- units ----------------------------------------------------------------------------------------------------------
+
+# Spellings of each unit. A spelling that two units share is either.
+_UNITS = {
+    "percent": "% \\% percent per-cent",
+    "degree": "° ^\\circ ^{\\circ} \\degree \\degrees ^° degree degrees deg",
+    "dollar": "$ \\$ dollar dollars USD US$ US-dollars",
+    "euro": "€ euro euros EUR",
+    "sterling": "£ GBP pound pounds",
+    "yen": "¥ yen JPY",
+    "rupee": "₹ rupee rupees Rs Rs. INR",
+    "millimetre": "mm millimeter millimeters millimetre millimetres",
+    "centimetre": "cm centimeter centimeters centimetre centimetres",
+    "metre": "meter meters metre metres m",
+    "kilometre": "km kilometer kilometers kilometre kilometres",
+    "inch": "inch inches in",
+    "foot": "foot feet ft",
+    "yard": "yard yards yd",
+    "mile": "mile miles mi",
+    "second": "second seconds sec secs s",
+    "minute": "minute minutes min mins",
+    "hour": "hour hours hr hrs h",
+    "day": "day days",
+    "week": "week weeks",
+    "month": "month months",
+    "year": "year years yr yrs",
+    "gram": "gram grams g",
+    "kilogram": "kilogram kilograms kg kgs",
+    "ounce": "ounce ounces oz",
+    "pound": "pound pounds lb lbs",
+    "ton": "ton tons tonne tonnes",
+    "millilitre": "milliliter milliliters millilitre millilitres ml mL",
+    "litre": "liter liters litre litres L",
+    "gallon": "gallon gallons gal",
+    "unit": "unit units",
+    "mile/hour": "mph",
+    "kilometre/hour": "kph km/h kmh",
+}
+# Read, and right only where the gold answer has the same: a bare number might be meant in the larger or other unit.
+_DOUBTFUL = {
+    "cent": "cent cents ¢ \\cent",
+    "penny": "penny pennies pence p",
+    "celsius": "°C ^\\circC ^{\\circ}C ^\\circ\\text{C} degrees-Celsius",
+    "fahrenheit": "°F ^\\circF ^{\\circ}F ^\\circ\\text{F} degrees-Fahrenheit",
+}
+_CURRENCIES = {"dollar", "euro", "sterling", "yen", "rupee"}
+_SIGNS = re.compile(r"\\?\$|[€£¥₹]|US\$|(?:USD|EUR|GBP|Rs\.?)(?= ?[0-9])")
+
+
+def _table() -> dict[str, frozenset[str]]:
+    found: dict[str, frozenset[str]] = {}
+    for unit, spellings in (*_UNITS.items(), *_DOUBTFUL.items()):
+        for spelling in spellings.split():
+            spelled = spelling.replace("-", " ")
+            found[spelled] = found.get(spelled, frozenset()) | {unit}
+    return found
+
+
+_SPELLED = _table()
+_LOWER = {spelling.lower(): units for spelling, units in _SPELLED.items() if len(spelling) > 3}
+_TEXT = re.compile(r"\\(?:text|mathrm|textrm|mbox|textbf|mathbf|rm) ?\{([^{}\\$]*)\}")
+_POWER = re.compile(
+    r"(?P<unit>.*?)(?: ?(?:\^ ?(?:\{(?P<braced>[23])\}|(?P<caret>[23]))|(?P<raised>[²³])| (?P<word>squared|cubed)))\Z"
+)
+_POWERS = {
+    "2": 2,
+    "3": 3,
+    "²": 2,
+    "³": 3,
+    "squared": 2,
+    "cubed": 3,
+    "square": 2,
+    "sq": 2,
+    "sq.": 2,
+    "cubic": 3,
+    "cu": 3,
+}
+
+
+def unit(text: str) -> frozenset[str] | None:
+    """What a text may mean as a unit: of one spelling sometimes two. None where it is none."""
+    text = _TEXT.sub(r" \1 ", text.translate({ord(space): " " for space in SPACES}))
+    text = re.sub(r"\\[ ,;:!]|~|\\quad", " ", text)
+    # \text{ cm}^2 leaves a space before its power.
+    text = re.sub(r" +(?=[\^²³])", "", " ".join(text.split(" "))).strip(" ")
+    return _unit(" ".join(text.split()))
+
+
+def _unit(text: str) -> frozenset[str] | None:
+    found = _SPELLED.get(text) or _LOWER.get(text.lower())
+    if found:
+        return found
+    above, mark, below = re.sub(r" ?/ ?", "/", text).replace(" per ", "/").partition("/")
+    if mark:
+        return None if "/" in below else _joined(_unit(above), "/", _unit(below))
+    word, _, rest = text.partition(" ")
+    if word.lower() in ("square", "sq", "sq.", "cubic", "cu") and rest:
+        return _joined(_SPELLED.get(rest) or _LOWER.get(rest.lower()), "^", frozenset({str(_POWERS[word.lower()])}))
+    power = _POWER.fullmatch(text)
+    if power:
+        mark = next(mark for mark in power.groups()[1:] if mark)
+        known = _SPELLED.get(power["unit"]) or _LOWER.get(power["unit"].lower())
+        return _joined(known, "^", frozenset({str(_POWERS[mark])}))
+    return None
+
+
+def _joined(above: frozenset[str] | None, sign: str, below: frozenset[str] | None) -> frozenset[str] | None:
+    if above is None or below is None or any(one in _DOUBTFUL for one in (*above, *below)):
+        return None
+    return frozenset(f"{one}{sign}{other}" for one in above for other in below)
+
+
+def agree(gold: frozenset[str], answer: frozenset[str], value: Decimal | Fraction) -> bool:
+    """Whether an answer of this value may have its unit where the gold answer has that one: the same, or one has none.
+
+    What the gold answer leaves unsaid may be said, but for cents, pence and degrees of temperature, and for percent up
+    to one: 0.5% may be meant as half of one percent or as a half.
+    """
+    if gold and answer:
+        return bool(gold & answer)
+    return not answer or not (answer & _DOUBTFUL.keys() or ("percent" in answer and abs(value) <= 1))
+
+
+# --- numbers with units -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Measured:
+    value: Decimal
+    unit: frozenset[str] = frozenset()  # what its unit may mean; empty where there is none
+
+
+_SIGN = "-\N{MINUS SIGN}+"
+_GROUP = r"(?:,\\!|\{,\}|\\[ ,;:]|~|[ " + SPACES + "])"  # what may separate thousands, besides the comma
+_NUMBER = re.compile(
+    r"(?P<grouped>[0-9]{1,3}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?:(?P<mark>" + _GROUP + r")[0-9]{3})(?:(?P=mark)[0-9]{3})*"
+    r"|[0-9]+)(?P<part>\.[0-9]+)?(?![0-9])|(?P<only>\.[0-9]+)"
+)  # fmt: skip
+
+
+def measured(text: str) -> Measured | None:
+    """The number that a text is, with its unit; None where it is anything else or has more in it.
+
+    One sign, apart or not; a sign of currency before or after; thousands separated by commas or by one kind of space.
+    """
+    text = bare(text)
+    sign = re.match(rf"[{_SIGN}] ?", text)
+    rest = text[sign.end() :] if sign else text
+    currency = _SIGNS.match(rest)
+    if currency:
+        rest = rest[currency.end() :].lstrip(" ")
+        if not sign and (inner := re.match(rf"[{_SIGN}](?=[0-9.])", rest)):
+            sign, rest = inner, rest[1:]
+    number = _NUMBER.match(rest)
+    if number is None:
+        return None
+    following, own = rest[number.end() :], unit(currency[0].strip()) if currency else frozenset()
+    behind = unit(following) if following.strip(" ") else frozenset()
+    if own is None or behind is None or re.fullmatch("[A-Za-z]| m", following):
+        return None  # "3d" is a product, "72 m" may be millions
+    if own and behind and not (own & behind):
+        return None
+    whole = re.sub(r"[^0-9]", "", number["grouped"] or "0")
+    value = Decimal(whole + (number["part"] or number["only"] or ""))
+    negative = sign is not None and sign[0][0] != "+"
+    return Measured(value.copy_negate() if negative else value, own & behind or own or behind)
