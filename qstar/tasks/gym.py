@@ -161,11 +161,13 @@ def recorded(answer: str, gold: str, strict: bool = False, ordered: bool = True)
         return True
     if gold in ("True", "False", "Yes", "No"):
         return answer.lower() == gold.lower()
+    if not ordered:
+        numbers = [_numbers(text) for text in (gold, answer)]
+        return None not in numbers and sorted(numbers[0]) == sorted(numbers[1])
     for read in (_measured, _complex, _fraction, _numbers, _json):
         value = read(gold)
         if value is not None:
-            other = read(answer)
-            return other == value or (not ordered and other is not None and sorted(other) == sorted(value))
+            return read(answer) == value
     return False
 
 

@@ -47,7 +47,8 @@ class Subject:
 def near(subject: Subject) -> Iterator[str]:
     """Parts of the right answer, and texts that it is a part of."""
     right = subject.right[0]
-    yield from (right[:-1], right[1:], right + "0", "1" + right, right + right, right + "x", "x" + right, "-" + right)
+    yield from (right[:-1], right[1:], "1" + right, right + right, right + "x", "x" + right, "-" + right)
+    yield from () if "." in right else (right + "0",)  # 2.50 is 2.5
 
 
 def hedged(subject: Subject) -> Iterator[str]:
@@ -147,7 +148,7 @@ def cases(subject: Subject) -> list[Case]:
         "empty": ["", declare("")],
         "white space": [*spaces, declare(" "), declare("\u2003"), declare("\n")],
         "not declared": bare,
-        "part of it": [declare(text) for text in near(subject) if text.strip()],
+        "part of it": [declare(text) for text in near(subject) if text.strip() and text not in subject.right],
         "wrong": [declare(text) for text in subject.wrong],
         "hedged": [declare(text) for text in hedged(subject)],
         "several answers": list(several(subject)),
@@ -421,8 +422,10 @@ def symbolic_ones() -> list[Subject]:
     pair_attacks = (r"\{1,-2\}", "[1,-2]", "1,-2", "(1,-2]", "(1;-2)", "(1,-2", "-(1,-2)", "(1,-2)+0")
     plain = ("72", "72.0", "$72$", r"\boxed{72}", "x = 72", r"\frac{144}{2}", "9^2 - 9", "8*9", r"72\%")
     return [
-        Subject("symbolic, strict", strict, "72", declare, plain, ("73", "7", "720", "-72"), SYMBOLIC_ATTACKS, slow=True),
-        Subject("symbolic, roots, strict", strict, roots, declare, root_spellings, root_wrong, root_attacks, slow=True),
+        Subject("symbolic, strict", strict, "72", declare, plain, ("73", "7", "720", "-72"),
+                SYMBOLIC_ATTACKS, slow=True),
+        Subject("symbolic, roots, strict",
+                strict, roots, declare, root_spellings, root_wrong, root_attacks, slow=True),
         Subject("symbolic, tuple, strict", strict, pair, declare, pair_spellings, pair_wrong, pair_attacks, slow=True),
         Subject("symbolic, roots", grader, roots, declare, root_spellings, root_wrong, root_attacks, slow=True),
         Subject("symbolic, tuple", grader, pair, declare, pair_spellings, pair_wrong, pair_attacks, slow=True),
@@ -430,33 +433,46 @@ def symbolic_ones() -> list[Subject]:
             "symbolic", grader, "72", declare, slow=True,
             right=(*plain, "72.", r"\$72", r"72\text{ cm}", "72°", "+72", "**72**", r"7.2\times 10^{1}", "71+1"),
             wrong=("73", "7", "720", "-72"),
-            attacks=(*SYMBOLIC_ATTACKS, "72d", "72X", r"72\left", r"72\right", "72..", "7.2e1", "72e0", "72°C", "72 mod 5",
-                     r"72\text{ or }", r"72\text{ thousand}", r"72\text{ cents}", r"72\quad 73", r"7\;2", r"72\ldots", "72...",
-                     r"\overline{72}", r"72\%\%", r"72^\circ 1", "72′", "７２", "72⁰⁰", "⁷²", "72½", r"72\frac{0}{1}", "--72",
-                     r"\lfloor 72.5\rfloor", r"72\mid 73", "72a0", r"\begin{pmatrix}72\end{pmatrix}", r"72\&", r"\frac{72}{1}{2}",
-                     r"\begin{vmatrix}72\end{vmatrix}", r"\begin{cases}72\end{cases}", r"72\infty", "nan", r"72+0\cdot\infty",
-                     r"\{72", "72)", "]72[", r"\left.72\right|", "72=", "=72=", "x==72", "y=x=72", "72≈72", "~72~1", "72_{10}1"),
+            attacks=(*SYMBOLIC_ATTACKS, "72d", "72X", r"72\left", r"72\right", "72..", "7.2e1", "72e0", "72°C",
+                     "72 mod 5",
+                     r"72\text{ or }", r"72\text{ thousand}", r"72\text{ cents}", r"72\quad 73", r"7\;2",
+                     r"72\ldots", "72...",
+                     r"\overline{72}", r"72\%\%", r"72^\circ 1", "72′", "７２", "72⁰⁰", "⁷²", "72½", r"72\frac{0}{1}",
+                     "--72",
+                     r"\lfloor 72.5\rfloor", r"72\mid 73", "72a0", r"\begin{pmatrix}72\end{pmatrix}", r"72\&",
+                     r"\frac{72}{1}{2}",
+                     r"\begin{vmatrix}72\end{vmatrix}", r"\begin{cases}72\end{cases}", r"72\infty", "nan",
+                     r"72+0\cdot\infty",
+                     r"\{72", "72)", "]72[", r"\left.72\right|", "72=", "=72=", "x==72", "y=x=72", "72≈72", "~72~1",
+                     "72_{10}1"),
         ),
         Subject(
             "symbolic, matrix", grader, r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", declare, slow=True,
             right=(r"\begin{pmatrix} 1 & 2 \\ 3 & 4 \end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
-                   r"\begin{bmatrix}1&2\\3&\frac{8}{2}\\\end{bmatrix}", r"$\begin{pmatrix} 1 & 2 \\3 & 4 \end{pmatrix}.$"),
+                   r"\begin{bmatrix}1&2\\3&\frac{8}{2}\\\end{bmatrix}",
+                   r"$\begin{pmatrix} 1 & 2 \\3 & 4 \end{pmatrix}.$"),
             wrong=(r"\begin{pmatrix} 3 & 4 \\ 1 & 2 \end{pmatrix}", r"\begin{pmatrix}1&3\\2&4\end{pmatrix}",
                    r"\begin{pmatrix}1&2&3&4\end{pmatrix}", r"\begin{pmatrix}1\\2\\3\\4\end{pmatrix}"),
-            attacks=(r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}", "(1,2,3,4)", "-2",
-                     r"\begin{pmatrix}1 2\\3 4\end{pmatrix}", r"\begin{pmatrix}1,2\\3,4\end{pmatrix}", r"1 & 2 \\ 3 & 4",
+            attacks=(r"\begin{vmatrix}1&2\\3&4\end{vmatrix}", r"\begin{pmatrix}1&2\\3&5\end{pmatrix}", "(1,2,3,4)",
+                     "-2",
+                     r"\begin{pmatrix}1 2\\3 4\end{pmatrix}", r"\begin{pmatrix}1,2\\3,4\end{pmatrix}",
+                     r"1 & 2 \\ 3 & 4",
                      r"\begin{pmatrix}1&2\\3&4\end{bmatrix}", r"\begin{pmatrix}1&2\\3\end{pmatrix}", r"[[1,2],[3,4]]",
-                     r"\begin{pmatrix}1&2\\3&4", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^T", r"2\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+                     r"\begin{pmatrix}1&2\\3&4", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}^T",
+                     r"2\begin{pmatrix}1&2\\3&4\end{pmatrix}",
                      r"\begin{pmatrix}1&2\\3&4\\0&0\end{pmatrix}", r"\begin{pmatrix}1&2&\\3&4&\end{pmatrix}",
-                     r"\begin{array}{cc}1&2\\3&4\end{array}", r"\begin{cases}1&2\\3&4\end{cases}", r"\begin{pmatrix}1&2\ 3&4\end{pmatrix}",
+                     r"\begin{array}{cc}1&2\\3&4\end{array}", r"\begin{cases}1&2\\3&4\end{cases}",
+                     r"\begin{pmatrix}1&2\ 3&4\end{pmatrix}",
                      r"-\begin{pmatrix}1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\ \\3&4\end{pmatrix}",
-                     r"\begin{pmatrix}-1&2\\3&4\end{pmatrix}", r"\begin{pmatrix}1&2\\3&4\end{pmatrix}\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
+                     r"\begin{pmatrix}-1&2\\3&4\end{pmatrix}",
+                     r"\begin{pmatrix}1&2\\3&4\end{pmatrix}\begin{pmatrix}1&2\\3&4\end{pmatrix}"),
         ),
         Subject(
             "symbolic, angle", grader, r"30^\circ", declare, slow=True,
             right=(r"30^\circ", r"30^{\circ}", "30°", "30", "30 degrees", r"30\text{ degrees}", r"30\degree"),
             wrong=("30%", r"30\%", r"31^\circ", "-30"),
-            attacks=(r"\frac{\pi}{6}", r"30^\circ C", "30°1", r"30^{\circ 1}", r"30\text{ cm}", r"\$30", "30 radians", "30'", "30^0",
+            attacks=(r"\frac{\pi}{6}", r"30^\circ C", "30°1", r"30^{\circ 1}", r"30\text{ cm}", r"\$30",
+                     "30 radians", "30'", "30^0",
                      r"30^\circ 30", r"30\circ", "30 percent", "30⁰", r"30^\circ\%"),
         ),
         Subject(
@@ -469,55 +485,46 @@ def symbolic_ones() -> list[Subject]:
             "symbolic, set", grader, r"\{-2, 1\}", declare, slow=True,
             right=(r"\{-2, 1\}", r"\{1,-2\}", "-2,1", "1, -2", "x = -2, 1", "x=1, x=-2", r"\left\{-2,1\right\}"),
             wrong=(r"\{2, 1\}", "-2", r"\{-2,1,0\}", "(-2,1)"),
-            attacks=("[-2,1]", r"\{-2,-2\}", r"\{-2;1\}", r"-2\text{ or }", "{-2,1}", r"\{-2,1", "-2 1", r"\{(-2,1)\}", "-2,1,1",
+            attacks=("[-2,1]", r"\{-2,-2\}", r"\{-2;1\}", r"-2\text{ or }", "{-2,1}", r"\{-2,1", "-2 1",
+                     r"\{(-2,1)\}", "-2,1,1",
                      "x=-2,y=1", r"\{-2\}\cup\{2\}", r"-2<x<1", r"\{-2..1\}"),
         ),
     ]  # fmt: skip
 
 
 GYM_JUNK = (
-    "nan", "NaN", "inf", "-inf", "Infinity", "infinity", "1e999", "nan+nani", "nanj", "{right}°1", "{right}1", "1{right}", "{right} 1",
-    "{right}, 1", "{right} or 1", "{right}!", "{right};", "{right} #", "{right}x", "not {right}", "{right}\n1", "{right}{right}",
-    "{right} {right}", "[{right}]x", "{right}+0", "{right}.5", "x{right}", "--{right}", "{right}e0", "{right}_0", "{right}j", "{right}%",
+    "nan", "NaN", "inf", "-inf", "Infinity", "infinity", "1e999", "nan+nani", "nanj", "{right}°1", "{right}1",
+    "1{right}", "{right} 1",
+    "{right}, 1", "{right} or 1", "{right}!", "{right};", "{right} #", "{right}x", "not {right}", "{right}\n1",
+    "{right}{right}",
+    "{right} {right}", "[{right}]x", "{right}+0", "{right}.5", "x{right}", "--{right}", "{right}e0", "{right}_0",
+    "{right}j", "{right}%",
 )  # fmt: skip
 
 
 def gym_ones() -> list[Subject]:
-    """One question of tasks whose scorers let different things pass."""
+    """One question of each of some tasks: compared as text, as numbers, as JSON, or by the scorer."""
     if importlib.util.find_spec("reasoning_gym") is None:
         return []
     grader, declare, found = gym.ReasoningGym(TAGS, seconds=SECONDS), "so\n<answer>{}</answer>".format, []
-    # Text by text, as a number, as JSON, by the scorer.
-    for task, more in (
-        ("chain_sum", ()),
-        ("countdown", ()),
-        ("game_of_life_halting", ()),
-        ("sokoban", ()),
-        ("complex_arithmetic", ()),
-        ("advanced_geometry", ()),
-        ("number_sorting", ()),
-        ("decimal_arithmetic", ()),
-        ("polynomial_equations", ()),
-        ("simple_integration", ("{right}+y", "{right}+C/0", "{right}+zoo", "Integral(x,x)", "{right}+oo")),
-        ("propositional_logic", ()),
+    for task, options, more in (
+        ("chain_sum", {}, ()),
+        ("countdown", {}, ("{right}+0", "{right}*1", "({right}", "{right}//1", "{right}**1")),
+        ("game_of_life_halting", {}, ()),
+        ("sokoban", {}, ("{right}?", "{right}V")),
+        ("complex_arithmetic", {}, ("({right}", "{right}i")),
+        ("advanced_geometry", {"task_types": ["angle_measure"]}, ("{right}°", "°{right}")),
+        ("number_sorting", {}, ("{right},", "[{right}]", "[0, {right}]")),
+        ("decimal_arithmetic", {}, ()),
+        ("polynomial_equations", {}, ("{right}, 1", "nan, nan")),
+        ("pool_matrix", {}, ("{right} 0", "{right}\n0")),
     ):
-        question = gym.questions(task, {"seed": 7, "size": 1}, 0, 1)[0]
-        if not question.answer:
-            continue
-        right = (question.answer,)
-        junk = tuple(text.replace("{right}", question.answer) for text in (*GYM_JUNK, *more))
-        attacks = (
-            *GYM_ATTACKS,
-            *(text for text in junk if not (task in gym.FORMS and text in respelled(question.answer))),
-        )
-        wrong = ("73", "1 + 1", question.answer + " + 1" if task not in ("simple_integration",) else "x + x**77", "0")
+        question = gym.questions(task, {**options, "seed": 7, "size": 1}, 0, 1)[0]
+        junk = [text.replace("{right}", question.answer) for text in (*GYM_JUNK, *more)]
+        wrong, attacks = ("73", "1 + 1", "0", f"{question.answer} + 1"), (*GYM_ATTACKS, *junk)
+        right = tuple(dict.fromkeys((question.answer, question.answer.removesuffix("°"))))
         found.append(Subject(f"gym, {task}", grader, question.gold, declare, right, wrong, attacks, slow=True))
     return found
-
-
-def respelled(answer: str) -> tuple[str, ...]:
-    """What is the same for the scorer of an expression, and is right."""
-    return (f"{answer}+0",)
 
 
 @dataclasses.dataclass(frozen=True)
