@@ -179,8 +179,8 @@ class Exact:
         spelled = one_space(text) if self.strict else one_space(same_text(text))
         if self.strict or spelled == gold:
             return spelled
-        plain = one_space(spelling.bare(same_text(text)))
-        return gold if plain in (gold, spelling.without_stop(gold)) else plain
+        plain = [one_space(same_text(spelling.bare(text))), one_space(spelling.bare(same_text(text)))]
+        return gold if {*plain} & {gold, spelling.without_stop(gold)} else plain[0]
 
 
 def same_text(text: str) -> str:

@@ -105,9 +105,7 @@ def in_latex(text: str) -> str:
         return text
     text = re.sub(r"√ ?([0-9]+|[A-Za-z])(?![.])", r"\\sqrt{\1}", text)
     text = re.sub(r"√ ?(?=\()", r"\\sqrt ", text)
-    text = re.sub(
-        f"(?<=[0-9A-Za-z)}}\\]])[{''.join(_RAISED)}]+", lambda found: f"^{{{_spelled(found[0], _RAISED)}}}", text
-    )
+    text = re.sub(f"(?<=[\\w)}}\\]])[{''.join(_RAISED)}]+", lambda found: f"^{{{_spelled(found[0], _RAISED)}}}", text)
     text = re.sub(f"(?<=[A-Za-z])[{''.join(_LOWERED)}]+", lambda found: f"_{{{_spelled(found[0], _LOWERED)}}}", text)
     return "".join(_UNICODE.get(character, character) for character in text)
 
@@ -354,8 +352,8 @@ class _Reader:
         mixed = self.mixed(first)
         factors = [first if mixed is None else mixed]
         while self.begins_factor():
-            if _is_number(self.peek()):
-                raise UnreadableError(self.peek())
+            if _is_number(self.peek()) or (factors[-1] == ("sym", "d") and _is_name(self.peek())):
+                raise UnreadableError(self.peek())  # dy/dx is no quotient of products
             factors.append(self.factor())
         return factors[0] if len(factors) == 1 else ("mul", tuple(factors))
 
@@ -554,9 +552,19 @@ class _Reader:
             raise UnreadableError(token)
         if self.peek() == "_":
             return ("sym", f"{token}_{self.index()}")
-        if token in ("e", "i"):
-            return ("const", token)
-        return ("sym", token)
+        if token in ("f", "g", "h") and self.peek() in ("(", r"\left"):
+            return ("sym", f"{token}({self.applied()})")
+        return ("const" if token in ("e", "i") else "sym", token)
+
+    def applied(self) -> str:
+        """The single letter or number that a function without a meaning here is of: f(x) is not f times x."""
+        bracket = self.opening()
+        self.open(bracket)
+        found = self.take()
+        if not (found.isalpha() or _is_number(found)):
+            raise UnreadableError(found)
+        self.close(bracket, ")")
+        return found
 
     def index(self) -> str:
         self.take("_")

@@ -73,7 +73,7 @@ def _unwrapped(text: str) -> str:
 
 def without_stop(text: str) -> str:
     """A text without the full stop of its sentence: a single one, behind a letter, a digit or something that closes."""
-    return text[:-1] if re.search(r"""[\w)\]}"'$*%°`]\.\Z""", text) else text
+    return text[:-1].rstrip(" ") if re.search(r"""[\w)\]}"'$*%°`] ?\.\Z""", text) else text
 
 
 def closing_brace(text: str, start: int) -> int:
@@ -140,6 +140,9 @@ _UNITS = {
     "millilitre": "milliliter milliliters millilitre millilitres ml mL",
     "litre": "liter liters litre litres L",
     "gallon": "gallon gallons gal",
+    "quart": "quart quarts",
+    "pint": "pint pints",
+    "cup": "cup cups",
     "unit": "unit units",
     "mile/hour": "mph",
     "kilometre/hour": "kph km/h kmh",
@@ -262,7 +265,10 @@ def measured(text: str) -> Measured | None:
     number = _NUMBER.match(rest)
     if number is None:
         return None
-    following, own = rest[number.end() :], unit(currency[0].strip()) if currency else frozenset()
+    following = rest[number.end() :]
+    if currency and re.match(r" ?(?:per |/)", following):
+        currency, following = None, f" {currency[0]}{following}"  # $72 per hour
+    own = unit(currency[0].strip()) if currency else frozenset()
     behind = unit(following) if following.strip(" ") else frozenset()
     if own is None or behind is None or re.fullmatch("[A-Za-z]| m", following):
         return None  # "3d" is a product, "72 m" may be millions

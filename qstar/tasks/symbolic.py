@@ -154,9 +154,11 @@ def expression(text: str, strict: bool = False) -> Expression | None:
 
 def _measured(text: str) -> Expression | None:
     """A number with its unit, or a value with a unit in \\text{...}."""
-    number = None if re.search(r"[0-9] [A-Za-z]\Z", text) else spelling.measured(text)
+    name = re.match(r"([A-Za-z]) ?= ?", text)
+    rest = text[name.end() :] if name else text
+    number = None if re.search(r"[0-9] [A-Za-z]\Z", text) else spelling.measured(rest)
     if number is not None:
-        return Expression(text, _number(number.value), unit=number.unit)
+        return Expression(text, _number(number.value), name[1] if name else "", number.unit)
     value, unit = text, _NO_UNIT
     behind = _UNIT.fullmatch(text)
     if behind:
@@ -377,7 +379,9 @@ def _value(tree: Tree):
         value = _built(tree)
     except ZeroDivisionError:
         return None
-    return None if value.has(sympy.nan, sympy.zoo) or value.has(sympy.oo) != _holds(tree, _INFINITY) else value
+    return (
+        None if value.has(sympy.nan, sympy.zoo) or value.has(sympy.oo, -sympy.oo) != _holds(tree, _INFINITY) else value
+    )
 
 
 _INFINITY = ("const", "oo")

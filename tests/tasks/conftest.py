@@ -1,6 +1,8 @@
+"""Settings of every test here: sandboxes that a system may have, and comparisons in the test's own process."""
+
 import pytest
 
-from qstar.tasks import sandbox
+from qstar.tasks import sandbox, symbolic, worker
 
 
 @pytest.fixture(autouse=True)
@@ -10,3 +12,11 @@ def weak_sandbox():
     sandbox.configure(sandbox.SandboxConfig(weak="allow"))
     yield
     sandbox.configure(before)
+
+
+@pytest.fixture
+def compared_here(monkeypatch):
+    """Without the worker, whose process takes some twenty times as long. Nothing bounds the time of a comparison."""
+    monkeypatch.setattr(
+        symbolic, "_worker", lambda seconds: lambda *args: worker.Reply("done", symbolic.compare(*args))
+    )

@@ -1,8 +1,10 @@
+# ruff: noqa: RUF001  (characters that look like others are the point)
 """What graders read as the declared answer, and how it is compared."""
 
 import importlib.util
 import re
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -239,3 +241,171 @@ def test_wrong_addresses_are_refused():
         grader.canonical(gym.gold("chain_sum", {"seed": 1, "size": 1}, 0, "not its answer"))
     with pytest.raises(ValueError, match="task = 'no_such_task' is none of reasoning_gym's"):
         gym.questions("no_such_task", {"seed": 1, "size": 1}, 0, 1)
+
+
+# --- many declarations, units, options --------------------------------------------------------------------------------
+
+
+def test_answers_of_a_long_line_are_found_in_linear_time():
+    """Each prefix in a line declares the rest of it: 92 kB of them were 300 MB of answers."""
+    declared, count = grade.Declared("the answer is"), 6571
+    answers = declared.answers("the answer is " * count)
+    assert len(answers) == count
+    assert max(map(len, answers)) == grade.LONGEST_ANSWER + 1
+    assert answers[-2:] == ["the answer is", ""]
+    start = time.process_time()
+    for grader in (grade.Numeric(declared), grade.Exact(declared), grade.Choice(declared, labelled=True)):
+        for text in ("the answer is " * count, "the answer is\n" * count, "the answer is 7\n" * count):
+            grader(text, "c" if grader.name == "choice" else "8")
+        grader("the answer is" + " " * 99_000 + "x", "c" if grader.name == "choice" else "8")
+    assert time.process_time() - start < 5
+
+
+def test_whitespace_and_suffixes_do_not_count_towards_an_answer():
+    tags = grade.Declared("<answer>", "</answer>")
+    assert tags.answers("<answer> 1 <answer>2\n</answer> <answer>3") == ["1 <answer>2", "2"]
+    assert grade.Declared("#### ").answers("#### " + " " * 2000 + "5 \t") == ["5"]
+
+
+@pytest.mark.parametrize(
+    ("gold", "canonical"), [("72 dollars", "72 dollars"), ("+72", "72"), (r"\boxed{72}", "72"), ("1 000", "1000")]
+)
+def test_units_of_gold_numbers_are_kept(gold, canonical):
+    assert grade.Numeric(HASH).canonical(gold) == canonical
+    assert grade.Numeric(HASH).canonical(canonical) == canonical
+    assert grade.Numeric(HASH)(f"#### {gold}", canonical).correct
+
+
+@pytest.mark.parametrize(
+    ("written", "reason"),
+    [
+        ("#### 72 dollars\n#### $72\n#### 72", "right"),
+        ("#### $72\n#### 72 cm", "several answers"),
+        ("#### 72 dollars\n#### 73 dollars", "several answers"),
+        ("#### 72\n#### 72 apples", "several answers"),
+    ],
+)
+def test_declared_numbers_agree_in_value_and_unit(written, reason):
+    assert grade.Numeric(HASH)(written, "72").reason == reason
+
+
+def test_a_gold_choice_may_know_its_options():
+    choice = grade.Choice(HASH, "ABC")
+    gold = choice.with_options("b", ["vitamin a", "not\nsure", "vitamin d"])
+    assert gold == "B\n(A) vitamin a\n(B) not sure\n(C) vitamin d"
+    assert choice.canonical(gold) == "B"
+    assert [choice(f"#### {text}", gold).reason for text in ("not sure (b)", "vitamin d (b)", "vitamin d (c)")] == [
+        "right",
+        "unreadable",
+        "wrong",
+    ]
+    with pytest.raises(ValueError, match="4 options"):
+        choice.with_options("A", "abcd")
+    with pytest.raises(ValueError, match="is none of the letters ABC"):
+        choice.canonical("B\nanything")
+
+
+@pytest.mark.parametrize(
+    ("question", "options"),
+    [
+        ("Which?\n(A) ink\n(B) a pen", ("ink", "a pen")),
+        ("Which?\nAnswer Choices:\n(a) ink\n(b) pen (blue)\n(c) lead", ("ink", "pen (blue)", "lead")),
+        ("Which?\nA. ink\nB. pen", ("ink", "pen")),
+        ("Which?\n A) ink\n B) pen\n", ("ink", "pen")),
+        ("Which?\nA: ink\nB: pen", ("ink", "pen")),
+        ("Which? (A) ink (B) pen", ()),
+        ("Which?\n(B) ink\n(A) pen", ()),
+        ("Which?\n(A) ink", ()),
+        ("Which?\n(A) ink\n(A) pen", ()),
+        ("(A) of what?\n(A) ink\n(B) pen", ()),
+    ],
+)
+def test_options_are_read_off_the_lines_of_a_question(question, options):
+    assert grade.listed(question, "ABC") == options
+
+
+# --- reasoning_gym ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gold", "right", "wrong"),
+    [
+        ("48.0 + 36.0i", ("48.0 + 36.0i", "48 + 36i", "48+36.00i", "(48.0 + 36.0i)"),
+         ("nan", "nan+nani", "inf", "48.0 + 36.0j1", "48.0", "48.0 - 36.0i", "36.0 + 48.0i", "48.0 + 36.0i1",
+         "(48 + 36i")),
+        ("16.91°", ("16.91°", "16.91", "16.910°", "16.91 degrees"),
+         ("16.91°1", "16.9", "16.92°", "nan", "16.91°°", "16.91 cm", "°16.91", "16.91%")),
+        ("-4", ("-4", "- 4", "−4", "**-4**", "-4.0", "-4."), ("4", "-4 or 5", "-40", "nan", "-4e0", "-4 #", "$-4%")),
+        ("['51.6', '-49.0']", ("['51.6', '-49.0']", '["51.6","-49.0"]'),
+         ("['52.0', '-49.0']", "['51.6']", "['-49.0', '51.6']", "['51.6', '-49.0'] x", "[NaN, NaN]",
+         "['51.60', '-49.0']")),
+        ("[[0,1],[1,0]]", ("[[0,1],[1,0]]", "[[0, 1], [1, 0]]"),
+         ("[[0,1],[1,0],[1]]", "[[0,1,1],[1,0]]", "[[0,1],[1,1]]", "[[false,true],[true,false]]",
+         "[[0.0,1.0],[1.0,0.0]]")),
+        ('{"a": 1}', ('{"a":1}', "{'a': 1}"), ('{"a":1,"a":1}', '{"a":true}', '{"a":1.0}', '{"A":1}', "{}")),
+        ("1 2\n3 4", ("1 2\n3 4", "1  2 \n3 4\n"), ("1 2 3 4", "3 4\n1 2", "1 2\n3 4\n5 6", "1 2\n\n3 4")),
+        (r"$\dfrac{79}{173}$", ("79/173", r"\frac{79}{173}", r"$\frac{79}{173}$", r"\boxed{79/173}"),
+         ("158/346", "173/79", "79/1733", "0.4566")),
+        ("True", ("True", "true", "**True**", "True."), ("False", "not True", "1", "True or False", "nan")),
+        ("2 × 433", ("2 × 433", "2  × 433."), ("433 × 2 × 1", "866", "2 × 4330")),
+        ("AbC", ("AbC", "**AbC**"), ("abc", "ABC", "AbCd", "Ab C")),
+        ("00:34:28", ("00:34:28",), ("00:34:28.5", "34:28", "00:34:29", "nan")),
+        ("", (), ("", "nan", "0")),
+    ],
+)  # fmt: skip
+def test_recorded_answers_are_compared_here(gold, right, wrong):
+    assert [text for text in (*right, *wrong) if gym.recorded(text, gold)] == list(right)
+    assert [text for text in wrong if gym.recorded(text, gold, strict=True)] == []
+
+
+def test_numbers_may_stand_in_another_order_where_the_task_says_so():
+    assert gym.recorded("0.5909, 0", "0.0, 0.5909", ordered=False)
+    assert not gym.recorded("0.5909, 0", "0.0, 0.5909")
+    assert not gym.recorded("0.5909", "0.0, 0.5909", ordered=False)
+
+
+@needs_gym
+@pytest.mark.parametrize(
+    ("task", "right", "wrong"),
+    [
+        ("countdown", ("6*(98 - 54)",), ("6*(98 - 54) ;", "nan", "6**2", "6//2", "__import__('os')", "6*(98 - 54)=1",
+        "x")),
+        ("simple_integration", ("-5*X**9 + C", "sin(x)*exp(2*x)/3", "x**(3/2)"),
+         ("nan", "oo", "zoo", "Integral(x, x)", "x.y", "x;", "x = 2", "[x]", "xy", "x+C1", "x²")),
+        ("sokoban", ("UDLR",), ("UDLRX", "udlr", "U D", "UDLR.")),
+        ("shortest_path", ("up up left", "infeasible"), ("up up left up now", "up, left", "Up", "infeasible up")),
+        ("rush_hour", ("F+1 K-1",), ("F+1K-1", "F+1, K-1", "F+0", "F+1 K", "F+1 junk")),
+        ("word_ladder", ("PEGS,BEGS,BEES", "PEGS, BEGS"), ("PEGS BEGS", "PEGS", "PEGS,,BEGS", "PEGS,BEGS.")),
+        ("graph_color", ('{"0": 1, "1": 2}',), ('{"0": 1.5}', '{"0": "1"}', '{"a": 1}',
+        "{}", '{"0": NaN}', '{"0": 1} x')),
+        ("tower_of_hanoi", ("Move disk 1 from Peg 2 to Peg 3",), ("Move disk 1 from Peg 2 to Peg 3!", "Move disk 1")),
+    ],
+)  # fmt: skip
+def test_answers_to_tasks_with_several_have_their_form(task, right, wrong):
+    assert [text for text in (*right, *wrong) if gym.FORMS[task].fullmatch(text)] == list(right)
+
+
+@needs_gym
+def test_what_scorers_let_pass_is_checked_beside_them():
+    countdown = {"metadata": {"numbers": [2, 3, 4], "target": 10}}
+    assert gym._sound("countdown", "2*3 + 4", countdown)
+    assert not any(gym._sound("countdown", text, countdown) for text in ("2*3+4+0", "2+4+4", "3*4-2+0/1", "4/0", "10"))
+    integral = {"metadata": {"variable": "x"}}
+    assert gym._sound("simple_integration", "x**2/2 + C", integral)
+    assert not any(
+        gym._sound("simple_integration", f"x**2/2 + {text}", integral) for text in ("y", "C/0", "oo", "nan", "zoo")
+    )
+    assert [gym._is_formula(text) for text in ("P ∨ Q", "¬(P → (Q ∧ R))", "((P))", "¬¬P ↔ Q")] == [True] * 4
+    assert not any(map(gym._is_formula, ("P Q", "P ∨ Q)", "(P", "P ∨ Q ∧ R", "∨", "PQ", "P ∨", "¬")))
+
+
+@needs_gym
+def test_recorded_answers_that_cannot_be_right_are_marked():
+    hanoi = gym._made("tower_of_hanoi", {"seed": 0, "size": 1})
+    entry = hanoi[0]
+    assert gym._flaw("tower_of_hanoi", hanoi, entry) == ""
+    moves = entry["answer"].split("\n")
+    assert "scorer gives" in gym._flaw("tower_of_hanoi", hanoi, {**entry, "answer": "\n".join(moves[:-1])})
+    assert "form" in gym._flaw("tower_of_hanoi", hanoi, {**entry, "answer": str(moves)})
+    integral = {**entry, "answer": "3*Integral(x**3*cos(3*x), x) + C"}
+    assert gym._flaw("intermediate_integration", hanoi, integral).startswith("Integral")

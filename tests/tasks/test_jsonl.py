@@ -110,6 +110,18 @@ def test_choices_have_the_letters_that_are_given(write):
     assert [task.grader(f" #### {letter}\n", "G").correct for letter in ("G", "F", "A")] == [True, False, False]
 
 
+def test_options_that_a_question_lists_are_known_to_the_grader(write):
+    rows = [{"question": "Which?\nA. not sure\nB. ink", "answer": "A"}, {"question": "Which one?", "answer": "A"}]
+    task = Jsonl(path=write("c.jsonl", rows), answers="choice", dev=0, test=0)
+    listed, bare = task.problems("train")
+    assert task.grader(" #### not sure (a)\n", task.gold(listed)).correct
+    assert not task.grader(" #### ink (a)\n", task.gold(listed)).correct
+    assert task.gold(bare) == "A"
+    strict = replace(task, strict=True)
+    assert not strict.grader(" #### not sure (a)\n", strict.gold(listed)).correct
+    assert strict.grader(" #### (a)\n", strict.gold(listed)).correct
+
+
 def test_few_shot_examples_come_from_a_file(write):
     shots = [{"question": f"{n}?", "answer": n, "rationale": "Count."} for n in range(3)]
     task = Jsonl(path=write("sums.jsonl", ROWS), answers="numeric", shots_path=write("s.jsonl", shots), num_shots=2)

@@ -87,3 +87,13 @@ def test_the_scorer_takes_right_answers_only():
 def test_settings_that_do_not_fit_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **values).problems("test")
+
+
+@pytest.mark.slow  # integrals are made in the worker's process
+def test_questions_without_a_right_answer_are_left_out_and_counted(caplog):
+    """Number 5 of this seed has an unsolved integral as its recorded answer."""
+    task = Puzzles(task="intermediate_integration", train=6, dev=1, test=1)
+    found = task.problems("train")
+    assert [one.id for one in found] == [f"train-{number}" for number in range(5)]
+    assert all("Integral" not in one.hint for one in found)
+    assert "1 of 6 questions are left out" in caplog.text

@@ -179,6 +179,29 @@ def test_what_is_stored_is_cut_behind_the_declared_answer(task, written, stored,
     assert (stored and task.reasons(stored)) == reasons
 
 
+def test_commonsense_qa_compares_with_the_text_of_the_option():
+    task = CommonsenseQA()
+    hedged = replace(PET, question=PET.question.replace("dog (or wolf)", "not sure"))
+    said = "Therefore, the answer is {}.".format
+    assert task.gold(PET) == "B\n(A) cat\n(B) dog (or wolf)\n(C) hen\n(D) cow\n(E) ant"
+    assert all(task.grader(said(text), task.gold(hedged)).correct for text in ("(b)", "not sure (b)", "B. not sure"))
+    for text in ("not (b)", "cat (b)", "(b) or (c)", "sure (b)", "isn\u2019t (b)"):
+        assert not task.grader(said(text), task.gold(hedged)).correct
+        assert not CommonsenseQA(strict=True).grader(said(text), task.gold(hedged)).correct
+    assert not CommonsenseQA(strict=True).grader(said("B. not sure"), task.gold(hedged)).correct
+    assert task.cleaned("Dogs. Therefore, the answer is B. dog (or wolf)\nSo") == (
+        " Dogs. Therefore, the answer is B. dog (or wolf)\n\n"
+    )
+    assert CommonsenseQA(strict=True).cleaned("Dogs. Therefore, the answer is B. dog (or wolf)\nSo") is None
+
+
+@pytest.mark.parametrize("task", [GSM8K, SVAMP])
+def test_strict_is_a_setting_of_every_task(task):
+    assert task().grader("#### 72 dollars", "72").correct
+    assert not task(strict=True).grader("#### 72 dollars", "72").correct
+    assert task(strict=True).grader("#### $72.00", "72").correct
+
+
 def test_numbers_of_thousands_have_two_spellings():
     assert GSM8K().spellings(replace(HENS, answer="12000")) == ("12000", "12,000")
     assert GSM8K().spellings(HENS) == ("7",)

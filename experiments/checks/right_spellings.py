@@ -1,0 +1,60 @@
+"""How often is a right answer refused for its spelling, and a wrong one taken? The lists of `tests/tasks/spellings.py`.
+
+    python experiments/checks/right_spellings.py
+
+Prints both rates for each grader, as it is and with `strict=true`, then every spelling that is refused and why. Needs
+the extra `math` for the symbolic grader.
+"""
+
+import collections
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks"))
+import spellings
+
+HEAD = """| grader | right spellings | refused | refused, strict | wrong answers | accepted | accepted, strict |
+|---|---|---|---|---|---|---|"""
+
+
+def main() -> int:
+    """Print the tables; the exit status is the number of wrong answers taken and of right ones refused unforeseen."""
+    totals: collections.Counter = collections.Counter()
+    reasons, unforeseen = collections.defaultdict(list), 0
+    print(HEAD)
+    for kind in dict.fromkeys(spelled.kind for spelled in spellings.table()):
+        row: collections.Counter = collections.Counter()
+        for spelled in spellings.table():
+            if spelled.kind != kind:
+                continue
+            foreseen = dict(spelled.refused)
+            for strict in (False, True):
+                note, right = ", strict" if strict else "", [*spelled.right, *foreseen]
+                refused = [text for text in right if not spellings.correct(spelled, text, strict)]
+                row |= {f"right{note}": row[f"right{note}"] + len(right)}
+                row |= {f"refused{note}": row[f"refused{note}"] + len(refused)}
+                taken = [text for text in spelled.wrong if spellings.correct(spelled, text, strict)]
+                row |= {f"wrong{note}": row[f"wrong{note}"] + len(spelled.wrong)}
+                row |= {f"taken{note}": row[f"taken{note}"] + len(taken)}
+                if not strict:
+                    unforeseen += len(set(refused) ^ set(foreseen))
+                    for text in refused:
+                        reasons[foreseen.get(text, "?")].append(f"`{text}` for `{spelled.gold}`")
+        print(_row(kind, row))
+        totals.update(row)
+    print(_row("all", totals))
+    print("\n| stays refused | because |\n|---|---|")
+    for reason, texts in reasons.items():
+        print(f"| {', '.join(texts)} | {reason} |")
+    return min(totals["taken"] + totals["taken, strict"] + unforeseen, 100)
+
+
+def _row(name: str, row: collections.Counter) -> str:
+    shares = [f"{row[key]} ({row[key] / row['right']:.1%})" for key in ("refused", "refused, strict")]
+    return (
+        f"| {name} | {row['right']} | {' | '.join(shares)} | {row['wrong']} | {row['taken']} | {row['taken, strict']} |"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
