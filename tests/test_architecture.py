@@ -78,7 +78,6 @@ HOMES = {
     "wandb": {"training/metrics.py"},
     "safetensors": {"models/weights.py", "models/hf.py", "models/peft.py"},
     "gguf": {"models/gguf.py"},
-    "math_verify": {"tasks/symbolic.py"},
     "reasoning_gym": {"tasks/gym.py"},
     "sympy": {"tasks/symbolic.py"},
     "tokenizers": {"data/tokenizer.py", "data/marks.py"},

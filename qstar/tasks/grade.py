@@ -152,7 +152,7 @@ def one_space(text: str) -> str:
 @dataclasses.dataclass(frozen=True)
 class Exact:
     """The same text: "Lima", "lima", "**Lima**" and "Lima." are, with curly or straight quotation marks and accents
-    that are characters of their own or not.
+    that are characters of their own or not, and Latin capitals as small letters.
 
     With `strict` as STaR compares the sums' last line (its checker: small letters, exact string).
     Differs from the official code: runs of white space count as one space, and only ASCII letters lose their size (the
@@ -179,12 +179,22 @@ class Exact:
         spelled = one_space(text) if self.strict else one_space(same_text(text))
         if self.strict or spelled == gold:
             return spelled
-        plain = [one_space(same_text(spelling.bare(text))), one_space(spelling.bare(same_text(text)))]
-        return gold if {*plain} & {gold, spelling.without_stop(gold)} else plain[0]
+        texts = [*spelling.unwrapped(text), *spelling.unwrapped(same_text(text))]
+        plain = [one_space(same_text(one)) for text in texts for one in (text, spelling.without_stop(text))]
+        return gold if {*plain} & {gold, spelling.without_stop(gold)} else plain[-1]
 
 
 def same_text(text: str) -> str:
-    return spelling.plain_marks(spelling.composed(text))
+    """With straight quotation marks, composed accents and small letters, as far as one letter becomes one letter."""
+    return "".join(map(_small_letter, spelling.plain_marks(spelling.composed(text))))
+
+
+def _small_letter(one: str) -> str:
+    small = one if one.isascii() or one not in _LATIN_CAPITALS else one.lower()
+    return small if len(small) == 1 else one
+
+
+_LATIN_CAPITALS = frozenset(map(chr, range(0xC0, 0xDF)))  # À to Þ: not the Kelvin sign or a dotted I
 
 
 def spelled_number(text: str) -> str | None:

@@ -105,7 +105,8 @@ def in_latex(text: str) -> str:
         return text
     text = re.sub(r"√ ?([0-9]+|[A-Za-z])(?![.])", r"\\sqrt{\1}", text)
     text = re.sub(r"√ ?(?=\()", r"\\sqrt ", text)
-    text = re.sub(f"(?<=[\\w)}}\\]])[{''.join(_RAISED)}]+", lambda found: f"^{{{_spelled(found[0], _RAISED)}}}", text)
+    raised = f"(?<=[\\w)}}\\]]) ?([{''.join(_RAISED)}]+)"
+    text = re.sub(raised, lambda found: f"^{{{_spelled(found[1], _RAISED)}}}", text)
     text = re.sub(f"(?<=[A-Za-z])[{''.join(_LOWERED)}]+", lambda found: f"_{{{_spelled(found[0], _LOWERED)}}}", text)
     return "".join(_UNICODE.get(character, character) for character in text)
 
@@ -230,6 +231,11 @@ class _Reader:
             self.take()
             return ("set", ())
         start, depth = self.at, self.depth
+        if self.peek() == "{":
+            braced = self.plain_set()
+            if braced is not None:
+                return braced
+            self.at, self.depth = start, depth
         collection = self.collection()
         if collection is not None:
             return collection
@@ -261,8 +267,25 @@ class _Reader:
             raise UnreadableError(closing)
         return ("bracket", kind + closing, tuple(parts))
 
+    def plain_set(self) -> Tree | None:
+        """{1, 2} without backslashes; None where the braces hold a value."""
+        try:
+            self.take("{")
+            parts = [self.element()]
+            while self.follows(","):
+                parts.append(self.element())
+            self.take("}")
+        except UnreadableError:
+            return None
+        return ("set", tuple(parts)) if len(parts) > 1 else None
+
     def element(self) -> Tree:
-        return self.part()
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise UnreadableError("too deep")
+        found = self.part()
+        self.depth -= 1
+        return found
 
     def matrix(self) -> Tree:
         self.take(r"\begin")

@@ -36,22 +36,31 @@ _PAIRS = (
 )  # fmt: skip
 _BRACED = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|emph|bm|boldsymbol) ?\{")
 _LEADING = re.compile(
-    r"(?:=(?!=)|:(?![:=])|(?:(?:so|thus|hence|therefore),? )?(?:the |my )?(?:final |correct |right )?"
+    r"(?:=(?!=)|:(?![:=])|it(?: is|'s) |(?:(?:so|thus|hence|therefore),? )?(?:the |my )?(?:final |correct |right )?"
     r"(?:answer|result|solution)(?: ?[:=](?![:=])| is(?: ?:(?![:=]))?(?=\W)))[ \t]*",
     re.ASCII | re.IGNORECASE,
+)
+_TRAILING = re.compile(
+    r"(?<=\S) (?:is|are) (?:correct|right|the (?:(?:correct|right|final) )?(?:answer|result|option|choice))\Z",
+    re.IGNORECASE,
 )
 _DEEPEST = 6  # wrappers around one answer
 
 
 def bare(text: str) -> str:
     """A text without what only marks it as an answer; the text itself where nothing would be left."""
-    text = text.strip(WHITE)
+    return unwrapped(text)[-1]
+
+
+def unwrapped(text: str) -> list[str]:
+    """A text, and what is left of it without its outermost mark, without the next one, and so on."""
+    texts = [text.strip(WHITE)]
     for _ in range(_DEEPEST):
-        inner = _unwrapped(text)
-        if inner in ("", text):
-            return text
-        text = inner
-    return text
+        inner = _unwrapped(texts[-1])
+        if inner in ("", texts[-1]):
+            break
+        texts.append(inner)
+    return texts
 
 
 def _unwrapped(text: str) -> str:
@@ -59,6 +68,9 @@ def _unwrapped(text: str) -> str:
     leading = _LEADING.match(text)
     if leading:
         return text[leading.end() :].strip(WHITE)
+    trailing = _TRAILING.search(text)
+    if trailing:
+        return text[: trailing.start()]
     if text.endswith("."):
         return without_stop(text)
     for opening, closing in _PAIRS:
@@ -254,7 +266,7 @@ def measured(text: str) -> Measured | None:
 
     One sign, apart or not; a sign of currency before or after; thousands separated by commas or by one kind of space.
     """
-    text = bare(text)
+    text = re.sub(r"\A[A-Za-z] ?= ?", "", bare(text))
     sign = re.match(rf"[{_SIGN}] ?", text)
     rest = text[sign.end() :] if sign else text
     currency = _SIGNS.match(rest)
