@@ -179,9 +179,7 @@ class Exact:
         spelled = one_space(text) if self.strict else one_space(same_text(text))
         if self.strict or spelled == gold:
             return spelled
-        texts = [*spelling.unwrapped(text), *spelling.unwrapped(same_text(text))]
-        plain = [one_space(same_text(one)) for text in texts for one in (text, spelling.without_stop(text))]
-        return gold if {*plain} & {gold, spelling.without_stop(gold)} else plain[-1]
+        return gold if _is_text(text, gold) else one_space(same_text(spelling.bare(text)))
 
 
 def same_text(text: str) -> str:
@@ -242,7 +240,8 @@ class Numeric:
             return Verdict(False, "", "several answers")
         value, unit = read[0].value, frozenset.intersection(*units) if units else frozenset()
         correct = value == right.value and (self.strict or spelling.agree(right.unit, unit, value))
-        return Verdict(correct, extract.plain(value), "right" if correct else "wrong")
+        answer = self.canonical(answers[0]) if right.unit else extract.plain(value)
+        return Verdict(correct, answer, "right" if correct else "wrong")
 
     def _read(self, text: str) -> spelling.Measured | None:
         if len(text) > LONGEST_ANSWER:
@@ -298,16 +297,15 @@ class Choice:
         """The letter that a declared answer chooses."""
         if self.strict:
             return self._letter(text) or self._labelled_letter(text, options)
-        text = spelling.bare(text)
-        if not options:
-            return self._letter(text) or self._lettered(text, options) or self._labelled_letter(text, options)
-        named = [letter for letter, option in options.items() if _option_text(text) == _option_text(option)]
-        letter = self._letter(text)
+        named = _chosen(text, options)
+        readings = (self._named_letter(one, options) for one in spelling.unwrapped(text))
+        letter = next(filter(None, readings), None)
         if letter is None:
-            letter = self._lettered(text, options) or self._labelled_letter(text, options)
-        if letter is None and len(named) == 1:
-            return named[0]
-        return letter if named in ([], [letter]) else None  # a letter that is the text of another option
+            return named[0] if len(named) == 1 else None
+        return letter if named in ([], [letter]) else None  # a letter may be the text of another option
+
+    def _named_letter(self, text: str, options: dict[str, str]) -> str | None:
+        return self._letter(text) or self._lettered(text, options) or self._labelled_letter(text, options)
 
     def _letter(self, text: str) -> str | None:
         """The letter that stands alone."""
@@ -345,8 +343,7 @@ class Choice:
     def _with_label(self, found: re.Match, options: dict[str, str]) -> str | None:
         letter = next(filter(None, (found.groupdict().get(name) for name in ("bracketed", "bare", "apart")))).upper()
         if options:
-            same = _option_text(found["label"]) == _option_text(options.get(letter, ""))
-            return letter if same else None
+            return letter if _chosen(found["label"], options) == [letter] else None
         return letter if self._is_label(found["label"], letter) else None
 
     def _is_label(self, label: str, letter: str) -> bool:
@@ -429,6 +426,16 @@ def one_line(text: str) -> str:
     return " ".join(re.split(r"[ \t\r\n]+", text.strip(WHITE)))
 
 
-def _option_text(text: str) -> str:
-    """An option's text as it is compared."""
-    return one_space(spelling.bare(same_text(text)))
+def _chosen(text: str, options: dict[str, str]) -> list[str]:
+    """The letters of the options whose text this is: as it stands, or else without what only marks an answer."""
+    plain = one_space(same_text(spelling.without_stop(text)))
+    whole = [letter for letter, option in options.items() if plain == one_space(same_text(option))]
+    return whole or [letter for letter, option in options.items() if _is_text(text, option)]
+
+
+def _is_text(text: str, expected: str) -> bool:
+    """Whether a text is the expected one, with something around it that only marks an answer or without."""
+    expected = one_space(same_text(expected))
+    texts = [*spelling.unwrapped(text), *spelling.unwrapped(same_text(text))]
+    plain = {one_space(same_text(one)) for text in texts for one in (text, spelling.without_stop(text))}
+    return bool(expected) and not plain.isdisjoint((expected, spelling.without_stop(expected)))

@@ -245,6 +245,16 @@ CHOICE = (
         wrong=("anything but (b) (c)", "(b)", "anything but (d)", "but (b) (d)", "vitamin d"),
     ),
     Spelled(
+        "choice", "A", options=("what is right", "what", "it is blue"),
+        right=("A", "what is right", "what is right (a)", "(A) what is right.", "A. what is right"),
+        wrong=("what", "what (a)", "what is right (b)", "(B) what is right", "(A) what", "right (a)", "what is (a)", "it is blue", "blue (c)", "it is blue (a)"),
+    ),
+    Spelled(
+        "choice", "C", options=("what is right", "what", "it is blue"),
+        right=("C", "it is blue", "It is blue.", "it is blue (c)", "(C) it is blue"),
+        wrong=("blue", "blue (c)", "(C) blue", "is blue (c)", "it is", "what is right"),
+    ),
+    Spelled(
         "choice", "B", options=("yes", "not sure", "no"),
         right=("B", "not sure", "not sure (b)", "(B) not sure", "B. Not sure", "**Not sure**"),
         wrong=("sure (b)", "yes (b)", "no", "not sure (a)", "(B) yes", "not", "A"),
