@@ -247,7 +247,8 @@ CHOICE = (
     Spelled(
         "choice", "A", options=("what is right", "what", "it is blue"),
         right=("A", "what is right", "what is right (a)", "(A) what is right.", "A. what is right"),
-        wrong=("what", "what (a)", "what is right (b)", "(B) what is right", "(A) what", "right (a)", "what is (a)", "it is blue", "blue (c)", "it is blue (a)"),
+        wrong=("what", "what (a)", "what is right (b)", "(B) what is right", "(A) what", "right (a)", "what is (a)",
+               "it is blue", "blue (c)", "it is blue (a)"),
     ),
     Spelled(
         "choice", "C", options=("what is right", "what", "it is blue"),
