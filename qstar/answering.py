@@ -139,7 +139,7 @@ def answer(
     )
     # What was cut off by the limit is no answer: the rest of it could have been another one.
     verdicts = [
-        task.grader(text, task.gold(one)) if done else Verdict(False, "", "too long")
+        task.grader(text, one.gold) if done else Verdict(False, "", "too long")
         for text, done, one in zip(
             written.text, written.finished, [one for one in batch for _ in range(samples)], strict=True
         )

@@ -151,13 +151,9 @@ class CommonsenseQA(Worded):
     def grader(self) -> Grader:
         return grade.Choice(DECLARED, LETTERS, strict=self.strict)
 
-    def gold(self, problem: Problem) -> str:
-        """The letter with the options, whose texts may stand beside a letter."""
-        return self.grader.with_options(problem.answer, grade.listed(problem.question, LETTERS))
-
     def problems(self, split: str) -> Sequence[Problem]:
         path = lines.existing(Path(self.folder) / FILES[problem.known(split)], "task.folder")
-        found = problem.checked(_rows(path), self.grader)
+        found = [problem.with_listed_options(one, self.grader) for one in problem.checked(_rows(path), self.grader)]
         return found if split == "test" else [one for one in found if _part(one) == split]
 
     def ask(self, problem: Problem, hint: bool) -> str:

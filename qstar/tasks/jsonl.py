@@ -19,7 +19,7 @@ from typing import Annotated, Any
 from qstar import settings
 from qstar.settings import OneOf, Share, Whole
 from qstar.tasks import conversation, grade, lines, problem, worded
-from qstar.tasks.grade import Grader
+from qstar.tasks.grade import Choice, Grader
 from qstar.tasks.problem import Problem
 from qstar.tasks.symbolic import Symbolic
 from qstar.tasks.worded import Worded
@@ -74,11 +74,6 @@ class Jsonl(Worded):
         kind = {"exact": grade.Exact, "numeric": grade.Numeric, "symbolic": Symbolic}[self.answers]
         return kind(worded.DECLARED, strict=self.strict)
 
-    def gold(self, problem: Problem) -> str:
-        """Of a choice with the options, where the question lists them on lines of their own: "A. ...", "(A) ..."."""
-        options = grade.listed(problem.question, self.letters) if self.answers == "choice" else ()
-        return self.grader.with_options(problem.answer, options) if options else problem.answer
-
     @property
     def examples(self) -> Sequence[Problem]:
         return self._file(self.shots_path, "task.shots_path") if self.shots_path else ()
@@ -98,6 +93,8 @@ class Jsonl(Worded):
     def _file(self, path: str, what: str) -> list[Problem]:
         file = lines.existing(path, what)
         found = problem.checked(self._rows(file), self.grader)
+        if isinstance(self.grader, Choice):
+            found = [problem.with_listed_options(one, self.grader) for one in found]
         if not found:
             raise ValueError(f"{file} holds no questions")
         return found

@@ -8,14 +8,14 @@ declared answer alone. The test split is for numbers that are reported: `logged_
 import datetime
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from qstar import files
-from qstar.tasks.grade import Grader
+from qstar.tasks.grade import Choice, Grader, listed
 from qstar.tasks.items import Tokenizer
 
 SPLITS = ("train", "dev", "test")
@@ -33,6 +33,12 @@ class Problem:
     hint: str = ""  # what is shown to rationalise; "": the answer
     rationale: str = ""  # a human or generated one, where there is one; without the declared answer
     group: str = ""  # for tables: number of digits, a level
+    key: str = ""  # the answer with what the grader has to know besides, such as the options; "": the answer
+
+    @property
+    def gold(self) -> str:
+        """What the grader compares with."""
+        return self.key or self.answer
 
     @property
     def told(self) -> str:
@@ -52,9 +58,6 @@ class Task(Protocol):
 
     @property
     def grader(self) -> Grader: ...
-
-    def gold(self, problem: Problem) -> str:
-        """The right answer as the grader takes it: more than `Problem.answer` where it has to know the options."""
 
     def problems(self, split: str) -> Sequence[Problem]:
         """Questions of train, dev or test. FileNotFoundError, ValueError where files are bad: place and field named."""
@@ -97,9 +100,6 @@ class Asked:
     """Prompts of a task that says how a single question is `ask`ed."""
 
     stop = (END,)
-
-    def gold(self, problem: Problem) -> str:
-        return problem.answer
 
     def ask(self, problem: Problem, hint: bool) -> str:
         raise NotImplementedError
@@ -152,6 +152,12 @@ def checked(problems: Iterable[tuple[str, Problem]], grader: Grader) -> list[Pro
         places[problem.id] = where
         found.append(_canonical(problem, grader, where))
     return found
+
+
+def with_listed_options(problem: Problem, grader: Choice) -> Problem:
+    """With the options in its key, where the question lists them on lines of their own: "A. ...", "(A) ..."."""
+    options = listed(problem.question, grader.letters)
+    return replace(problem, key=grader.with_options(problem.answer, options)) if options else problem
 
 
 def _canonical(problem: Problem, grader: Grader, where: str) -> Problem:

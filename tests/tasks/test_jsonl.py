@@ -114,12 +114,12 @@ def test_options_that_a_question_lists_are_known_to_the_grader(write):
     rows = [{"question": "Which?\nA. not sure\nB. ink", "answer": "A"}, {"question": "Which one?", "answer": "A"}]
     task = Jsonl(path=write("c.jsonl", rows), answers="choice", dev=0, test=0)
     listed, bare = task.problems("train")
-    assert task.grader(" #### not sure (a)\n", task.gold(listed)).correct
-    assert not task.grader(" #### ink (a)\n", task.gold(listed)).correct
-    assert task.gold(bare) == "A"
+    assert task.grader(" #### not sure (a)\n", listed.gold).correct
+    assert not task.grader(" #### ink (a)\n", listed.gold).correct
+    assert bare.gold == "A"
     strict = replace(task, strict=True)
-    assert not strict.grader(" #### not sure (a)\n", strict.gold(listed)).correct
-    assert strict.grader(" #### (a)\n", strict.gold(listed)).correct
+    assert not strict.grader(" #### not sure (a)\n", listed.gold).correct
+    assert strict.grader(" #### (a)\n", listed.gold).correct
 
 
 def test_few_shot_examples_come_from_a_file(write):

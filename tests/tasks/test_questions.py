@@ -179,16 +179,21 @@ def test_what_is_stored_is_cut_behind_the_declared_answer(task, written, stored,
     assert (stored and task.reasons(stored)) == reasons
 
 
-def test_commonsense_qa_compares_with_the_text_of_the_option():
-    task = CommonsenseQA()
-    hedged = replace(PET, question=PET.question.replace("dog (or wolf)", "not sure"))
+def test_commonsense_qa_compares_with_the_text_of_the_option(tmp_path):
+    texts = ("cat", "not sure", "hen", "cow", "ant")
+    row = asked(answerKey="B", question={"stem": "What?", "choices": [
+        {"label": letter, "text": text} for letter, text in zip("ABCDE", texts, strict=True)
+    ]})  # fmt: skip
+    (tmp_path / "dev_rand_split.jsonl").write_text(json.dumps(row) + "\n")
+    task = CommonsenseQA(folder=str(tmp_path))
+    (one,) = task.problems("test")
+    assert (one.answer, one.gold) == ("B", "B\n(A) cat\n(B) not sure\n(C) hen\n(D) cow\n(E) ant")
     said = "Therefore, the answer is {}.".format
-    assert task.gold(PET) == "B\n(A) cat\n(B) dog (or wolf)\n(C) hen\n(D) cow\n(E) ant"
-    assert all(task.grader(said(text), task.gold(hedged)).correct for text in ("(b)", "not sure (b)", "B. not sure"))
+    assert all(task.grader(said(text), one.gold).correct for text in ("(b)", "not sure (b)", "B. not sure"))
     for text in ("not (b)", "cat (b)", "(b) or (c)", "sure (b)", "isn\u2019t (b)"):
-        assert not task.grader(said(text), task.gold(hedged)).correct
-        assert not CommonsenseQA(strict=True).grader(said(text), task.gold(hedged)).correct
-    assert not CommonsenseQA(strict=True).grader(said("B. not sure"), task.gold(hedged)).correct
+        assert not task.grader(said(text), one.gold).correct
+        assert not CommonsenseQA(strict=True).grader(said(text), one.gold).correct
+    assert not CommonsenseQA(strict=True).grader(said("B. not sure"), one.gold).correct
     assert task.cleaned("Dogs. Therefore, the answer is B. dog (or wolf)\nSo") == (
         " Dogs. Therefore, the answer is B. dog (or wolf)\n\n"
     )
