@@ -167,7 +167,7 @@ class ImproveConfig:
     dev: Whole = 0  # dev problems asked after every iteration; 0: all
     ask_few_shot: bool = False  # examples stand before the questions that are asked
     ask_both: bool = False  # the other way as well
-    # Questions that are longer than the model can read: error, or skip (left out and counted)
+    # questions that are longer than the model can read: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     wrong_hints: Whole = 0  # training questions asked with a wrong hint in every iteration; nothing is learnt from them
     test: bool = False  # ask the test split after the last iteration

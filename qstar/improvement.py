@@ -92,7 +92,8 @@ def _run(
         if cfg.improve.sample_from == "sft":
             line = iterations.joined(line, _fine_tune(cfg, base, directory, problems))
         sampler = iterations.sampler(cfg, directory, 0, base)
-        line |= {"overlong": left} if left else {}
+        if left:
+            line["overlong"] = left
         _finish(directory, iterations.joined(line, answering.evaluated(cfg, sampler, dev, "dev", 0)))
     _train_again(directory, len(lines) - 1)
     for iteration in range(len(lines) or 1, cfg.improve.iterations + 1):
@@ -188,10 +189,9 @@ def _iteration(
         names = {one.problem for one in kept}
         asked = [one for one in problems if one.id in names]
         again = some(kept, cfg.improve.learn_hinted, iteration, cfg.seed)
-        grouped = cfg.improve.mean_over == "questions"
-        spelled = (sampler.loaded.tokenizer, cfg.task.stop)
-        found = examples(kept, {one.id: cfg.task.prompt(one) for one in asked}, *spelled, grouped=grouped)
-        found += examples(again, {one.id: cfg.task.hinted(one) for one in asked}, *spelled, grouped=grouped)
+        spelled = (cfg.improve.mean_over == "questions", sampler.loaded.tokenizer, cfg.task.stop)
+        found = examples(kept, {one.id: cfg.task.prompt(one) for one in asked}, *spelled)
+        found += examples(again, {one.id: cfg.task.hinted(one) for one in asked}, *spelled)
     else:
         found = [_given(cfg, one) for one in chosen if cfg.improve.target == "direct" or one.rationale]
     found, dropped = _fitting(found, cfg, base)
@@ -250,7 +250,7 @@ def _given(cfg: ImproveConfig, one: Problem) -> dict:
 
 def _fitting(found: list[dict], cfg: ImproveConfig, base: Loaded) -> tuple[list[dict], int]:
     """Examples that fit into a row of training, all of their group with them, and how many do not."""
-    sizes = Counter()
+    sizes: Counter = Counter()
     of = [one.get("group", number) for number, one in enumerate(found)]
     for group, one in zip(of, found, strict=True):
         sizes[group] += len(example_files.encoded(one, base.tokenizer))

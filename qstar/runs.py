@@ -38,7 +38,7 @@ EXTRAS = "thinker.safetensors"  # in an export: what a method added to the langu
 FROZEN = "frozen"  # in a run directory: the weights that do not train
 
 PLAIN = {int: int, float: (int, float), str: str, bool: bool}  # types of fields, and of their values in JSON
-
+SWITCHES = ("auto", "true", "false")
 # What gives the numbers of a part their meaning, as fields of `ThinkerConfig`.
 MEANINGS = {"start": ("delimiter_scale",), "mixing": ("mixing", "mixing_side", "mixing_start")}
 
@@ -250,9 +250,10 @@ class Pretrained:
 
     source: str  # bundled:NAME, DIRECTORY, FILE.gguf, FILE.bin, hub:ORG/NAME, or a run: see qstar-prepare --help
     extras: bool = True  # of a run, go on from what its method added to the language model
-    begin: str = "auto"  # begin-of-text token before every text: auto (the tokenizer's own setting), true or false
-    # Prompts as messages in the chat template: true, false, or auto: as a run was trained, else false
-    chat: str = "auto"
+    # begin-of-text token before every text; auto: the tokenizer's own setting
+    begin: Annotated[str, OneOf(SWITCHES)] = "auto"
+    # every prompt is a message in the chat template; auto: as a run was trained, else false
+    chat: Annotated[str, OneOf(SWITCHES)] = "auto"
     dtype: Annotated[str, OneOf(DTYPES)] = "float32"  # of the matrix products; weights are kept in float32
     # What the backward pass computes again: `full`, every layer, the least memory; `minimal`, all but products with
     # weights; `none`.
@@ -261,9 +262,9 @@ class Pretrained:
 
     def __post_init__(self):
         object.__setattr__(self, "remat", lm.remat_of(self.remat))
-        settings.check(self, "model")
         for name in ("begin", "chat"):
-            object.__setattr__(self, name, _switch(f"model.{name}", getattr(self, name)))
+            object.__setattr__(self, name, _switch(getattr(self, name)))
+        settings.check(self, "model")
 
     def load(self, seed: int) -> Loaded:
         loaded = load_model(self.source)
@@ -273,12 +274,9 @@ class Pretrained:
         return dataclasses.replace(loaded, config=config, tokenizer=tokenizer, extras=extras)
 
 
-def _switch(key: str, value: object) -> str:
-    """auto, true or false, also where YAML has made a truth of it. Raises ValueError for anything else."""
-    found = str(value).lower()
-    if found not in ("auto", "true", "false"):
-        raise ValueError(f"{key} = {value!r}: expected auto, true or false")
-    return found
+def _switch(value: object) -> str:
+    """A setting of `SWITCHES` as text, also where YAML has made a truth of it."""
+    return str(value).lower()
 
 
 @dataclass(frozen=True)
@@ -286,7 +284,8 @@ class Scratch:
     """A new model with random weights. `tokenizer` is a tokenizer.json, or `characters:` and an alphabet."""
 
     tokenizer: str = "characters:"  # a tokenizer.json, or `characters:` and an alphabet
-    begin: str = "auto"  # begin-of-text token before every text: auto (the tokenizer's own setting), true or false
+    # begin-of-text token before every text; auto: the tokenizer's own setting
+    begin: Annotated[str, OneOf(SWITCHES)] = "auto"
     width: Count = 128  # of the residual stream
     layers: Count = 2  # transformer blocks
     heads: Count = 4  # of queries
@@ -304,12 +303,15 @@ class Scratch:
 
     def __post_init__(self):
         object.__setattr__(self, "remat", lm.remat_of(self.remat))
-        object.__setattr__(self, "begin", _switch("model.begin", self.begin))
+        object.__setattr__(self, "begin", _switch(self.begin))
         self._shape(vocab=1)  # checks the sizes
+        settings.check(self, "model")
 
     def _shape(self, vocab: int) -> LMConfig:
-        sizes = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("tokenizer", "begin")}
-        return LMConfig(vocab=vocab, **sizes)
+        own = ("tokenizer", "begin")
+        return LMConfig(
+            vocab=vocab, **{name: value for name, value in dataclasses.asdict(self).items() if name not in own}
+        )
 
     def load(self, seed: int) -> Loaded:
         kind, _, alphabet = self.tokenizer.partition(":")
@@ -317,8 +319,7 @@ class Scratch:
             tokenizer, beside = tokenizers.characters(alphabet), {}
         else:
             tokenizer, beside = Tokenizer.from_file(self.tokenizer), companions.read(Path(self.tokenizer).parent)
-        tokenizer = tokenizer.beginning(self.begin)
-        config = self._shape(tokenizer.size)
+        tokenizer, config = tokenizer.beginning(self.begin), self._shape(tokenizer.size)
         return Loaded(config, lm.definition(config).init(jax.random.key(seed)), tokenizer, "scratch", companions=beside)
 
 

@@ -7,7 +7,6 @@ seed; which rows make a batch is `data/pipeline.py`'s matter.
 """
 
 import bisect
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,7 +63,8 @@ class ExamplesText:
     path: str  # of the file
     length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole examples as fit
     prompts_count: bool = False  # the tokens of prompts are learnt as well
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"  # examples longer than a row: error, or skip (and count) them
+    # examples that are longer than a row: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
 
     def __post_init__(self):
         settings.check(self, "data")
@@ -110,7 +110,7 @@ def encoded(record: dict, tokenizer: Completing, where: str = "") -> Example:
         prompt, completion = tokenizer.encode_pair(record["prompt"], record["completion"])
     if completion and completion[-1] not in tokenizer.ends:
         completion = [*completion, *tokenizer.reply_end(record["prompt"])]
-    return Example(tuple(prompt), tuple(completion), float(record.get("weight", 1.0)), where=where)
+    return Example(tuple(prompt), tuple(completion), float(record.get("weight", 1.0)), record.get("group"), where)
 
 
 def _example(record: dict, where: str, tokenizer: Completing) -> Example:
@@ -121,13 +121,13 @@ def _example(record: dict, where: str, tokenizer: Completing) -> Example:
     if lacking:
         raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")
     record = record | {"weight": lines.optional(record, "weight", where, 1.0, float)}
-    ids = record.get("completion_ids", [])
-    if not isinstance(ids, list) or not all(isinstance(id, int) and 0 <= id < tokenizer.size for id in ids):
-        raise ValueError(f"{where}: completion_ids is {str(ids)[:60]}, expected token ids below {tokenizer.size}")
     group = record.get("group")
     if group is not None and not isinstance(group, str):
         raise ValueError(f"{where}: group is {group!r}, expected a text")
-    return dataclasses.replace(encoded(record, tokenizer, where), group=group)
+    ids = record.get("completion_ids", [])
+    if not isinstance(ids, list) or not all(isinstance(id, int) and 0 <= id < tokenizer.size for id in ids):
+        raise ValueError(f"{where}: completion_ids is {str(ids)[:60]}, expected token ids below {tokenizer.size}")
+    return encoded(record, tokenizer, where)
 
 
 def as_sampled(tokens: Sequence[int], stored: str, tokenizer: Completing, stop: Sequence[str] = ()) -> list[int] | None:
@@ -171,10 +171,11 @@ def as_sampled(tokens: Sequence[int], stored: str, tokenizer: Completing, stop: 
 
 def fitting(examples: Sequence[Example], length: int) -> tuple[list[Example], list[Example]]:
     """Examples that fit into a row of `length` tokens, all of their group with them, and those that do not."""
-    fits, over = [], []
+    kept: list[Example] = []
+    longer: list[Example] = []
     for unit in _units(examples):
-        (fits if sum(map(len, unit)) <= length else over).extend(unit)
-    return fits, over
+        (longer if sum(map(len, unit)) > length else kept).extend(unit)
+    return kept, longer
 
 
 def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: bool = False) -> list[Examples]:
@@ -239,11 +240,10 @@ def _check(examples: Sequence[Example], units: Sequence[Sequence[Example]], leng
     sizes = [sum(map(len, unit)) for unit in units]
     longest = max(sizes)
     if longest > length:
-        over, what = sum(size > length for size in sizes), "groups of examples" if grouped == {True} else "examples"
-        named = [f"{unit[0].where}: {size} tokens" for unit, size in zip(units, sizes, strict=True) if size > length]
-        named = "; ".join(one for one in named[:3] if not one.startswith(":"))
+        over = [unit for unit, size in zip(units, sizes, strict=True) if size > length]
+        what = "groups of examples" if grouped == {True} else "examples"
+        named = "; ".join(f"{unit[0].where}: {sum(map(len, unit))} tokens" for unit in over[:3] if unit[0].where)
         raise ValueError(
-            f"{over} of {len(units)} {what} are longer than a row of {length} tokens, the longest has "
-            f"{longest}{f' ({named})' if named else ''}: give length={longest} or more, or leave them out with "
-            "overlong=skip"
+            f"{len(over)} of {len(units)} {what} are longer than a row of {length} tokens, the longest has {longest}"
+            f"{f' ({named})' if named else ''}: give length={longest} or more, or leave them out with overlong=skip"
         )

@@ -17,7 +17,7 @@ import numpy as np
 
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals, measure, suite
-from qstar.evals.measure import GREEDY, NONE, OVERLONG, Figure, ItemRow, Subject
+from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
 from qstar.settings import Count, NonNegative, OneOf, Whole
 from qstar.tasks import commonsense_qa, extract, gsm8k
 from qstar.tasks.items import LEAD, MARKER
@@ -50,8 +50,8 @@ class ChainEval:
     answer_tokens: Count = 12  # of an answer
     stop: tuple[str, ...] = STOP  # tokens that end a text besides the tokenizer's own, where the vocabulary has them
     begin: str = ""  # another token before every prompt than the tokenizer's own (see model.begin)
-    # Questions that are longer than the model can read: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+    # questions that are longer than the model can read: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"
     gsm8k_split: Annotated[str, OneOf(suite.GSM8K_SPLITS)] = "test"  # of GSM8K
 
     def __post_init__(self):

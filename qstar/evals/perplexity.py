@@ -23,7 +23,7 @@ from qstar.data import pipeline
 from qstar.data.pipeline import TextConfig
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure
-from qstar.evals.measure import GREEDY, NONE, OVERLONG, Figure, ItemRow, Subject
+from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
 from qstar.ops import rows as padding
@@ -54,8 +54,8 @@ class PerplexityEval:
     batch_size: Count = 4  # windows at once
     every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
-    # Windows that are longer than the model can read: error, or skip (left out and counted).
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+    # windows longer than the model can read: error, or skip (their documents are left out and counted)
+    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"
     num_thoughts: Count = 1  # sampled thoughts before every token, whose probabilities are averaged
     cache_dir: str = ""  # of the prepared text
 

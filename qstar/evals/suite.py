@@ -18,7 +18,7 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.decoding.cache import language_model
 from qstar.evals import measure
 from qstar.evals.choices import ChoiceTexts
-from qstar.evals.measure import GREEDY, NONE, OVERLONG, WAYS, Figure, ItemRow, Measure, Subject
+from qstar.evals.measure import GREEDY, NONE, WAYS, Figure, ItemRow, Measure, Subject
 from qstar.evals.probability import Direct
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
@@ -46,8 +46,8 @@ class CupsEval:
     draws: Count = 1  # sampled thoughts for each item, whose results are averaged
     min_moves: Count = 6  # of a problem
     max_moves: Count = 8  # of a problem
-    # Questions that are longer than the model can read: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+    # questions that are longer than the model can read: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"
     # `dev` for choices, `test` for the numbers that are reported
     split: Annotated[str, OneOf(("dev", "test"))] = "test"
 
@@ -77,8 +77,8 @@ class QuestionsEval:
     every: Whole = 10  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # ways of answering: none, greedy (likeliest thoughts), sampled
     draws: Count = 1  # sampled thoughts for each item, whose results are averaged
-    # Questions that are longer than the model can read: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+    # questions that are longer than the model can read: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"
     gsm8k_split: Annotated[str, OneOf(GSM8K_SPLITS)] = "test"  # of GSM8K
 
     def __post_init__(self):
@@ -115,7 +115,7 @@ class NoEval:
     batch_size: Count = 1  # idle
     every: Whole = 0  # idle
     thoughts: tuple[str, ...] = ("none",)  # idle
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"  # idle
+    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"  # idle
 
     def __post_init__(self):
         object.__setattr__(self, "thoughts", tuple(self.thoughts))

@@ -256,22 +256,23 @@ def some(kept: Sequence[Kept], share: float, iteration: int, seed: int) -> list[
 def examples(
     kept: Sequence[Kept],
     prompts: Mapping[str, str],
+    grouped: bool = False,
     tokenizer: Completing | None = None,
     stop: Sequence[str] = (),
-    grouped: bool = False,
 ) -> list[dict]:
-    """As `data/examples.py` writes them, with the prompt of each question.
+    """As `data/examples.py` writes them, with the prompt of each question; `grouped` keeps those of one in one row.
 
     With a tokenizer sampled completions have their `completion_ids`, as they were sampled; `stop` are the texts that
-    end a completion. `grouped` keeps the examples of a question in one row.
+    end a completion.
     """
-    return [_example(one, prompts[one.problem], tokenizer, stop, grouped) for one in kept]
+    return [
+        _example(one, prompts[one.problem], tokenizer, stop) | ({"group": one.problem} if grouped else {})
+        for one in kept
+    ]
 
 
-def _example(kept: Kept, prompt: str, tokenizer: Completing | None, stop: Sequence[str], grouped: bool) -> dict:
+def _example(kept: Kept, prompt: str, tokenizer: Completing | None, stop: Sequence[str]) -> dict:
     example = {"prompt": prompt, "completion": kept.stored, "weight": kept.weight}
-    if grouped:
-        example["group"] = kept.problem
     if tokenizer is None or kept.tokens is None:
         return example
     ids = as_sampled(kept.tokens, kept.stored, tokenizer, stop)
