@@ -264,9 +264,14 @@ _NUMBER = re.compile(
 def measured(text: str) -> Measured | None:
     """The number that a text is, with its unit; None where it is anything else or has more in it.
 
-    One sign, apart or not; a sign of currency before or after; thousands separated by commas or by one kind of space.
+    A name may stand before it (x = 3). One sign, apart or not; a sign of currency before or after; thousands separated
+    by commas or by one kind of space.
     """
-    text = re.sub(r"\A[A-Za-z] ?= ?", "", bare(text))
+    return unmarked(re.sub(r"\A[A-Za-z] ?=(?!=) ?", "", bare(text)))
+
+
+def unmarked(text: str) -> Measured | None:
+    """The same of a text that has nothing else around its number: neither "= " nor "x = "."""
     sign = re.match(rf"[{_SIGN}] ?", text)
     rest = text[sign.end() :] if sign else text
     currency = _SIGNS.match(rest)

@@ -154,9 +154,9 @@ def expression(text: str, strict: bool = False) -> Expression | None:
 
 def _measured(text: str) -> Expression | None:
     """A number with its unit, or a value with a unit in \\text{...}."""
-    name = re.match(r"([A-Za-z]) ?= ?", text)
+    name = re.match(r"([A-Za-z]) ?=(?!=) ?", text)
     rest = text[name.end() :] if name else text
-    number = None if re.search(r"[0-9] [A-Za-z]\Z", text) else spelling.measured(rest)
+    number = None if re.search(r"[0-9] [A-Za-z]\Z", text) else spelling.unmarked(rest)
     if number is not None:
         return Expression(text, _number(number.value), name[1] if name else "", number.unit)
     value, unit = text, _NO_UNIT

@@ -44,6 +44,15 @@ def test_graders_with_processes_hold_on_a_part(name):
     check(name, 7)
 
 
+@pytest.mark.usefixtures("compared_here")
+@pytest.mark.parametrize("name", [name for name in SLOW if name.startswith("symbolic")])
+def test_no_expression_is_taken_for_another(name):
+    subject = SUBJECTS[name]
+    answers = {text: subject.grader(subject.declare(text), subject.gold).correct for text in subject.attacks}
+    assert [text for text, correct in answers.items() if correct] == []
+    assert all(subject.grader(subject.declare(text), subject.gold).correct for text in subject.right)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 def test_graders_with_processes_hold_on_all(name):
