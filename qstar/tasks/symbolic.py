@@ -21,6 +21,7 @@ from qstar.tasks.notation import Tree
 
 LONGEST = notation.LONGEST
 COLLECTIONS = frozenset("list set plusminus bracket union meet matrix relation".split())  # what is no single value
+HIGHEST_ROOT = 60  # of a number whose minimal polynomial is worth its time
 _NO_UNIT: frozenset[str] = frozenset()
 _UNIT = re.compile(
     r"(?P<value>.*?[^\\ ])(?P<unit>(?:[ ~]|\\[ ,;:!])*(?:\\(?:text|mathrm|textrm|mbox|rm) ?\{[^{}]*\}"
@@ -317,25 +318,26 @@ def _equal(gold: Tree, answer: Tree) -> bool:
     difference = right - found
     if difference.is_Rational or difference.has(sympy.nan, sympy.zoo):
         return difference == 0
-    return not _apart(difference) and _vanishes(difference)
+    return not _apart(right, found) and _vanishes(difference)
 
 
 # Values of the letters where two expressions are compared first; some negative, for sqrt(x^2) is not x.
 _PROBES = ((3, 7), (-5, 11), (13, -17), (-19, -23))
 
 
-def _apart(difference) -> bool:
-    """Whether a difference is far from zero at some place, or everywhere: no proof has to be looked for then."""
+def _apart(right, found) -> bool:
+    """Whether two expressions plainly differ at some place, to twenty digits: no proof has to be looked for then."""
     import sympy
 
+    difference = right - found
     letters = sorted(difference.free_symbols, key=str)
     for above, below in _PROBES if letters else ((0, 1),):
         places = {one: sympy.Rational(above + 2 * at, below + at) for at, one in enumerate(letters)}
         if any(one.is_positive and value < 0 for one, value in places.items()):
             continue
-        value = difference.subs(places).evalf(30)
-        size = abs(value)
-        if size.is_Float and value.is_number and size > sympy.Float("1e-12"):
+        apart, one, other = (abs(value.subs(places).evalf(30)) for value in (difference, right, found))
+        known = apart.is_Float and apart._prec > 1 and one.is_number and other.is_number  # else it may be zero
+        if known and apart > sympy.Float("1e-20") * sympy.Max(one, other):
             return True
     return False
 
@@ -363,6 +365,9 @@ def _algebraic_zero(difference) -> bool:
     import sympy
 
     letter = sympy.Symbol("x")
+    roots = [power.exp.q for power in difference.atoms(sympy.Pow) if power.exp.is_Rational]
+    if max(roots, default=1) > HIGHEST_ROOT:
+        return False
     try:
         return sympy.minimal_polynomial(difference, letter) == letter
     except (sympy.polys.polyerrors.NotAlgebraic, NotImplementedError):

@@ -303,6 +303,14 @@ SYMBOLIC = (
                "y/xz"),
     ),
     Spelled(
+        "symbolic", "0",
+        right=("0", "0.0", r"\sin^2 x+\cos^2 x-1", r"\sqrt{2}-\sqrt{2}", "x-x", r"\sqrt{5+2\sqrt6}-\sqrt2-\sqrt3",
+               r"\ln 1",
+               r"e^{i\pi}+1", r"\$0", "-0"),
+        wrong=("10^{-30}", r"\sqrt{2}-1.4142135623730950488016887242096980785697", "1", "0/0", "0^0", "x", r"\infty",
+               "nan"),
+    ),
+    Spelled(
         "symbolic", "2f",
         right=("2f", "f+f", r"2\cdot f"),
         wrong=("f(2)", "f^2", r"f\left(2\right)", "2f(x)", "2F", "f(f)"),
