@@ -16,9 +16,12 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 # Tiny programs run for milliseconds and compile for seconds: without these passes a Quiet-STaR step compiles in 1.5
 # seconds of a core, with them in 14; cut in pieces for several threads they take a fifth more. Flags unknown to another
 # version end the process, hence the check. `QSTAR_TEST_QUICK_COMPILE=0` leaves them out: the programs are then those
-# that a user runs, with all passes. Flags in `XLA_FLAGS` are kept and come first where both name one, so the suite runs
-# on another instruction set with `XLA_FLAGS=--xla_cpu_max_isa=AVX2`. One compilation cache serves all of these runs:
-# jax's key of a program holds the flags.
+# that a user runs, with all passes. Flags in `XLA_FLAGS` are kept and come first where both name one. One compilation
+# cache serves all of these runs: jax's key of a program holds the flags.
+#
+# Another instruction set is `XLA_FLAGS=--xla_cpu_max_isa=AVX2`. Together with these flags it changes next to nothing:
+# nothing is vectorised without optimisation. With QSTAR_TEST_QUICK_COMPILE=0 it does; products of matrices are a
+# library's in both, which looks at the processor and not at the flag.
 QUICK_TO_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 )
