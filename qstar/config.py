@@ -308,8 +308,8 @@ def load(file: Path, given: Sequence[str] = (), schema: type = TrainConfig) -> A
     do not fit.
     """
     node = _loaded(file, schema)
-    if overrides:
-        return build(_overridden(node, overrides))
+    if given:
+        return build(_overridden(node, given))
     try:
         return build(node)
     except ValueError as error:

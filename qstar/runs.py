@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import typing
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -367,13 +368,13 @@ def shape(file: Path, part: str = "") -> LMConfig:
     if part:
         files.check(contents, f"{file}, line 1", "a prepared model", **{part: dict})
         contents = contents[part]
-    fields = {one.name: one for one in dataclasses.fields(LMConfig)}
+    fields, types = {one.name: one for one in dataclasses.fields(LMConfig)}, typing.get_type_hints(LMConfig)
     for name, value in contents.items():
         where = files.place(file, name)
         if name not in fields:
             raise ValueError(f"{where}: {name!r} is no field of a model's shape, which has {', '.join(fields)}")
-        if fields[name].type in PLAIN:
-            files.check({name: value}, where, "the shape of a model", **{name: PLAIN[fields[name].type]})
+        if types[name] in PLAIN:
+            files.check({name: value}, where, "the shape of a model", **{name: PLAIN[types[name]]})
     missing = [name for name, one in fields.items() if one.default is dataclasses.MISSING and name not in contents]
     if missing:
         raise ValueError(f"{file}, line 1: lacks {', '.join(missing)}; put back a copy of the file")

@@ -29,6 +29,7 @@ SUMS = (
     "improve.iterations=1",
     "improve.steps=3",
     "improve.few_shot=false",
+    "optim.warmup_steps=1",
     "length=48",
     "model.max_len=128",
     "batch_size=2",
