@@ -588,7 +588,7 @@ def test_an_overlong_question_is_named_before_anything_is_generated(tmp_path, mo
 
 def test_overlong_questions_are_left_out_and_counted(tmp_path, monkeypatch):
     monkeypatch.setitem(configs.SCHEMAS, "task", configs.SCHEMAS["task"] | {"uneven": Uneven})
-    cfg = config(tmp_path / "run", iterations=1, samples=2, steps=1)
+    cfg = config(tmp_path / "run", iterations=1, samples=2, steps=2)
     cfg = dataclasses.replace(cfg, task=Uneven(), overlong="skip", wrong_hints=0, test=True)
     lines = improvement.run(cfg, tmp_path / "run")
     assert [line["overlong"] for line in lines] == [{"dev": 1}, {"dev": 1, "training": 1}]
