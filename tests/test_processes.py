@@ -11,7 +11,7 @@ import jax
 import pytest
 import tiny
 import tolerances
-from conftest import xla_flags
+from compiling import xla_flags
 from small_runs import MODEL, RUN, lines
 
 from qstar import processes

@@ -232,9 +232,11 @@ def test_meshes_that_do_not_fit_say_so():
         MeshConfig(data=4, fsdp=4).resolve(8)
     with pytest.raises(ValueError, match="8 devices are not a multiple of 3"):
         MeshConfig(data=3, fsdp=-1).resolve(8)
-    for wrong in ({"data": 0}, {"fsdp": -2}, {"data": -1, "fsdp": -1}):
+    for wrong in ({"data": 0}, {"data": -1, "fsdp": -1}):
         with pytest.raises(ValueError, match="sizes are positive, at most one may be -1"):
             MeshConfig(**wrong)
+    with pytest.raises(ValueError, match=r"mesh\.fsdp = -2"):
+        MeshConfig(fsdp=-2)
 
 
 GB = 10**9

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tiny
 import tolerances
-from conftest import xla_flags
+from compiling import xla_flags
 
 from qstar.methods.quiet_star import QuietStar
 

@@ -1,11 +1,12 @@
 """How often is a right answer refused for its spelling, and a wrong one taken? The lists of `tests/tasks/spellings.py`.
 
-    python experiments/checks/right_spellings.py
+    python experiments/checks/right_spellings.py [GRADER ...]
 
 Prints both rates for each grader, as it is and with `strict=true`, then every spelling that is refused and why. Needs
 the extra `math` for the symbolic grader.
 """
 
+import argparse
 import collections
 import sys
 from pathlib import Path
@@ -19,10 +20,17 @@ HEAD = """| grader | right spellings | refused | refused, strict | wrong answers
 
 def main() -> int:
     """Print the tables; the exit status is the number of wrong answers taken and of right ones refused unforeseen."""
+    kinds = list(dict.fromkeys(spelled.kind for spelled in spellings.table()))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("graders", nargs="*", metavar="GRADER", help=f"of {', '.join(kinds)}; all by default")
+    asked = parser.parse_args().graders or kinds
+    unknown = set(asked) - set(kinds)
+    if unknown:
+        parser.error(f"unknown graders {', '.join(sorted(unknown))}: choose of {', '.join(kinds)}")
     totals: collections.Counter = collections.Counter()
     reasons, unforeseen = collections.defaultdict(list), 0
     print(HEAD)
-    for kind in dict.fromkeys(spelled.kind for spelled in spellings.table()):
+    for kind in asked:
         row: collections.Counter = collections.Counter()
         for spelled in spellings.table():
             if spelled.kind != kind:
