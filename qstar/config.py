@@ -21,11 +21,10 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from yaml import YAMLError
 
 from qstar import __version__, advice, files, overrides, settings
-from qstar.data.examples import ExamplesText
+from qstar.data.examples import OVERLONG, ExamplesText
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import TextConfig
 from qstar.evals.chain import ChainEval
-from qstar.evals.measure import OVERLONG
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
 from qstar.methods.adaptive import Adaptive

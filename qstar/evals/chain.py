@@ -15,6 +15,7 @@ from typing import Annotated
 import jax
 import numpy as np
 
+from qstar.data.examples import OVERLONG
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals, measure, suite
 from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
@@ -51,7 +52,7 @@ class ChainEval:
     stop: tuple[str, ...] = STOP  # tokens that end a text besides the tokenizer's own, where the vocabulary has them
     begin: str = ""  # another token before every prompt than the tokenizer's own (see model.begin)
     # questions that are longer than the model can read: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     gsm8k_split: Annotated[str, OneOf(suite.GSM8K_SPLITS)] = "test"  # of GSM8K
 
     def __post_init__(self):

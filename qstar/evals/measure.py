@@ -23,7 +23,6 @@ from qstar.thoughts.predict import Thinks
 from qstar.typing import Float, Key, Params
 
 NONE, GREEDY, SAMPLED = WAYS = ("none", "greedy", "sampled")
-OVERLONG = ("error", "skip")
 
 ItemRow = Mapping[str, Any]
 """Columns every measure writes: `item` (its id), `thoughts` (a way), `draw` (from 0). The others are the measure's own:

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar.data import pipeline
+from qstar.data.examples import OVERLONG
 from qstar.data.pipeline import TextConfig
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure
@@ -55,7 +56,7 @@ class PerplexityEval:
     every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
     # windows longer than the model can read: error, or skip (their documents are left out and counted)
-    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     num_thoughts: Count = 1  # sampled thoughts before every token, whose probabilities are averaged
     cache_dir: str = ""  # of the prepared text
 

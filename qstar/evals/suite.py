@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from qstar import settings
+from qstar.data.examples import OVERLONG
 from qstar.data.tokenizer import Tokenizer
 from qstar.decoding.cache import language_model
 from qstar.evals import measure
@@ -47,7 +48,7 @@ class CupsEval:
     min_moves: Count = 6  # of a problem
     max_moves: Count = 8  # of a problem
     # questions that are longer than the model can read: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     # `dev` for choices, `test` for the numbers that are reported
     split: Annotated[str, OneOf(("dev", "test"))] = "test"
 
@@ -78,7 +79,7 @@ class QuestionsEval:
     thoughts: tuple[str, ...] = ("none", "greedy")  # ways of answering: none, greedy (likeliest thoughts), sampled
     draws: Count = 1  # sampled thoughts for each item, whose results are averaged
     # questions that are longer than the model can read: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     gsm8k_split: Annotated[str, OneOf(GSM8K_SPLITS)] = "test"  # of GSM8K
 
     def __post_init__(self):
@@ -115,7 +116,7 @@ class NoEval:
     batch_size: Count = 1  # idle
     every: Whole = 0  # idle
     thoughts: tuple[str, ...] = ("none",)  # idle
-    overlong: Annotated[str, OneOf(measure.OVERLONG)] = "error"  # idle
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"  # idle
 
     def __post_init__(self):
         object.__setattr__(self, "thoughts", tuple(self.thoughts))
