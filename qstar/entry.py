@@ -26,6 +26,7 @@ def prepare_jax() -> None:
 
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str(paths.cache_folder() / "jax"))
+    machine.share_threads()
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # a start has dozens of small ones
     if os.environ.get("QSTAR_KEEP_MEMORY") != "0":
         machine.keep_freed_memory(True)

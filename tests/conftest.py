@@ -5,6 +5,8 @@ import compiling
 import jax
 import pytest
 
+from qstar.training import machine
+
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
@@ -19,6 +21,11 @@ def pytest_configure(config):
     os.environ.pop("COLUMNS", None)  # pytest-xdist sets it, and tables would be folded
     if config.option.markexpr == "not slow":
         os.environ["XLA_FLAGS"] = compiling.xla_flags()
+    given = os.environ.get("PJRT_NPROC")
+    machine.share_threads()
+    jax.devices()
+    if given is None:
+        del os.environ["PJRT_NPROC"]  # not for the processes that tests start
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ import optax
 
 from qstar import sharding
 from qstar.structs import Batch, Mean, Metrics, TrainState
-from qstar.training import checkpoint, loop, metrics
+from qstar.training import checkpoint, loop, machine, metrics
 
 ROWS, LENGTH, VOCAB, WIDTH = 8, 4, 16, 8
 TX = optax.adam(1e-2)
@@ -124,6 +124,8 @@ def main() -> None:
     if args.processes > 1:
         devices = 2 * args.processes
         jax.config.update("jax_num_cpu_devices", 2)
+    machine.share_threads()
+    if args.processes > 1:
         jax.distributed.initialize(f"127.0.0.1:{args.port}", args.processes, args.process)
     if args.stall_commit is not None:
         stall_commit(args.directory.resolve(), args.stall_commit)

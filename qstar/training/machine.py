@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 import platform
+import re
 import resource
 import sys
 import time
@@ -23,6 +24,24 @@ from qstar import files, paths, sharding
 SIDES = (1024, 2048, 4096, 8192)  # of the product: the first that takes LONG_S, for then a call costs nothing
 LONG_S, ENOUGH_S = 0.02, 0.3
 GROUP = "machine/"  # before the names of what depends on the clock and the machine, in lines of metrics
+
+
+# --- threads ------------------------------------------------------------------------------------------------------
+
+THREADS_A_DEVICE = 32
+
+
+def share_threads() -> None:
+    """Give XLA threads enough for all devices where several are made of one CPU; call before any device is asked for.
+
+    A collective holds its thread until every device has come to it, and a device comes to independent ones at once, in
+    any order. XLA has one thread a device, or a core where those are more: eight devices on two cores that are held
+    twice wait for ever, and after 40 seconds XLA ends the process. PJRT_NPROC is kept where it is set.
+    """
+    given = re.findall(r"--xla_force_host_platform_device_count=(\d+)", os.environ.get("XLA_FLAGS", ""))
+    count = max(jax.config.jax_num_cpu_devices, int(given[-1]) if given else 1)
+    if count > 1:
+        os.environ.setdefault("PJRT_NPROC", str(max(_cores(), count * THREADS_A_DEVICE)))
 
 
 # --- peak ---------------------------------------------------------------------------------------------------------

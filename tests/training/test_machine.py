@@ -1,6 +1,10 @@
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import pytest
@@ -123,3 +127,36 @@ def test_plain_lines_show_the_speed_where_it_was_measured(capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert "tokens" not in first
     assert "  12,346 tokens/s  31% of peak  " in second
+
+
+def test_several_devices_of_one_cpu_have_threads_enough_for_collectives_that_wait_for_each_other(monkeypatch):
+    monkeypatch.setattr(machine, "_cores", lambda: 2)
+
+    def threads(devices: int, flags: str = "", given: str | None = None) -> str | None:
+        monkeypatch.setattr(machine.os, "environ", {"XLA_FLAGS": flags} | ({"PJRT_NPROC": given} if given else {}))
+        monkeypatch.setattr(machine.jax, "config", SimpleNamespace(jax_num_cpu_devices=devices))
+        machine.share_threads()
+        return machine.os.environ.get("PJRT_NPROC")
+
+    assert threads(-1) is None
+    assert threads(1) is None
+    assert threads(8) == "256"
+    assert threads(-1, "--xla_cpu_max_isa=AVX2 --xla_force_host_platform_device_count=4") == "128"
+    assert threads(8, given="9") == "9"
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux counts a process's threads there")
+def test_the_threads_are_there():
+    program = (
+        "import os, jax; from qstar import entry; entry.prepare_jax(); jax.devices(); "
+        "print(len(os.listdir('/proc/self/task')))"
+    )
+
+    def count(**more: str) -> int:
+        environment = {name: value for name, value in os.environ.items() if name != "PJRT_NPROC"}
+        done = subprocess.run(
+            [sys.executable, "-c", program], env=environment | more, capture_output=True, text=True, check=True
+        )
+        return int(done.stdout)
+
+    assert count(JAX_NUM_CPU_DEVICES="8") - count() >= 8 * machine.THREADS_A_DEVICE
