@@ -35,18 +35,18 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP
 from qstar.methods.sft import SFT
 from qstar.models.lora import LoraConfig
+from qstar.models.sources import Pretrained, Scratch
 from qstar.paths import ROOT
-from qstar.runs import Pretrained, Scratch
+from qstar.recipes.selection import Improve
 from qstar.settings import Count, NonNegative, OneOf, Seed, Whole
 from qstar.sharding import MeshConfig
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.commonsense_qa import CommonsenseQA
+from qstar.tasks.grading.sandbox import SandboxConfig
 from qstar.tasks.gsm8k import GSM8K
 from qstar.tasks.jsonl import Jsonl
 from qstar.tasks.puzzles import Puzzles
-from qstar.tasks.sandbox import SandboxConfig
 from qstar.tasks.svamp import SVAMP
-from qstar.training.improve import Improve
 from qstar.training.metrics import SINKS
 from qstar.training.optim import OptimConfig
 

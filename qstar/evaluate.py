@@ -11,8 +11,9 @@ import hydra
 import jax
 from omegaconf import DictConfig
 
-from qstar import advice, entry, files, manual, overrides, paths, report, runs
+from qstar import advice, files, overrides, paths, runs
 from qstar import config as configs
+from qstar.cli import manual, session
 from qstar.config import EvaluateConfig
 from qstar.evals import suite
 from qstar.evals.measure import NONE, Subject
@@ -20,6 +21,7 @@ from qstar.evals.suite import Evaluator, NoEval
 from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.paths import CONFIGS
+from qstar.reports import tables
 from qstar.training import console
 
 configs.register()
@@ -27,19 +29,19 @@ configs.register()
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="evaluate")
 def _main(node: DictConfig) -> None:
-    with entry.errors() as ending:
+    with session.errors() as ending:
         cfg = configs.build(node)
         if isinstance(cfg.eval, NoEval):
             choices = ", ".join(name for name in configs.SCHEMAS["eval"] if name != "none")
             raise ValueError(f"eval=none asks nothing: choose one of {choices}")
-        entry.prepare_jax()
+        session.prepare_jax()
         if cfg.run == "latest":  # said in full, for what is the latest may change
             cfg = dataclasses.replace(cfg, run=str(runs.latest_run()))
         if cfg.out:
             again = _again(cfg, sys.argv[1:])  # Hydra's own list of overrides has lost some of their quotes
             ending.go_on = lambda: f"Go on with  {again}" if Path(cfg.out).is_dir() else ""
         groups = evaluate(cfg)
-        console.console().print(report.table(groups))
+        console.console().print(tables.table(groups))
         if cfg.out:
             console.say(f"Table and answers are in {cfg.out}{_comparison(Path(cfg.out), groups)}")
 
@@ -50,7 +52,7 @@ def _again(cfg: EvaluateConfig, arguments: Sequence[str]) -> str:
     return advice.command("qstar-evaluate", *others, advice.override("run", cfg.run))
 
 
-def _comparison(out: Path, groups: report.Groups) -> str:
+def _comparison(out: Path, groups: tables.Groups) -> str:
     """How to test what was found, where it can be tested by itself."""
     folders = sorted({file.parent for file in out.glob("step_*/*.parquet")}, key=_step_of)
     ways = {row.way for _, rows in groups for row in rows}
@@ -67,7 +69,7 @@ def _step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def evaluate(cfg: EvaluateConfig) -> report.Groups:
+def evaluate(cfg: EvaluateConfig) -> tables.Groups:
     """What was evaluated, step by step, and its rows.
 
     Raises FileNotFoundError for a run or a step that is not there; ValueError for what cannot be evaluated, and where
@@ -79,13 +81,13 @@ def evaluate(cfg: EvaluateConfig) -> report.Groups:
         return _evaluated(cfg)
 
 
-def _evaluated(cfg: EvaluateConfig) -> report.Groups:
+def _evaluated(cfg: EvaluateConfig) -> tables.Groups:
     evaluator, groups, told = None, [], ""
     for name, step, subject in _subjects(cfg):
         if evaluator is None:  # of all steps: its programs are compiled once
             with console.phase("preparing the questions"):
                 evaluator = Evaluator(cfg.eval, subject.method, subject.definition, subject.tokenizer)
-                told = report.tokenizer(subject.tokenizer) + report.left_out(evaluator.fit())
+                told = tables.tokenizer(subject.tokenizer) + tables.left_out(evaluator.fit())
             if told:
                 console.console().print(told.strip(), markup=False, highlight=False)
         folder = Path(cfg.out) / f"step_{step}" if cfg.out else None
@@ -101,7 +103,7 @@ def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Subject]]:
     """Who is asked: its name, its step (0 for a language model as it is), itself."""
     if cfg.run == "none":
         with console.phase("loading the model"):
-            loaded, method = cfg.model.load(cfg.seed), PlainLM()
+            loaded, method = runs.initial_model(cfg.model, cfg.seed), PlainLM()
         yield loaded.source, 0, Subject(method, method.definition(loaded.config), loaded.tokenizer, loaded.params)
         return
     path = runs.latest_run() if cfg.run == "latest" else Path(cfg.run)
@@ -132,7 +134,7 @@ def _steps(cfg: EvaluateConfig, path: Path) -> list[int | None]:
     return list(cfg.step) if isinstance(cfg.step, list | tuple) else [cfg.step]
 
 
-def _write(folder: Path, step: int, groups: report.Groups, told: str) -> None:
+def _write(folder: Path, step: int, groups: tables.Groups, told: str) -> None:
     """The table so far, for people and for programs; what other evaluations of this folder wrote there stays."""
     file, rows = folder / "evals.jsonl", groups[-1][1]
     known = files.records(file, "the answers of an evaluation", step=int, task=str)
@@ -141,7 +143,7 @@ def _write(folder: Path, step: int, groups: report.Groups, told: str) -> None:
     lines += [{"step": step, **suite.as_dict(row)} for row in rows]
     lines.sort(key=lambda line: line["step"])
     files.write_records(file, lines)
-    files.write(folder / "summary.md", report.markdown(groups) + told)
+    files.write(folder / "summary.md", tables.markdown(groups) + told)
 
 
 def main() -> None:

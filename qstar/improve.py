@@ -11,7 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, manual, overrides
+from qstar import overrides
+from qstar.cli import manual, session
 from qstar.config import ImproveConfig
 from qstar.paths import CONFIGS
 
@@ -24,18 +25,19 @@ def _main(node: DictConfig) -> None:
     from qstar.training import console
 
     with console.phase("loading libraries"):
-        from qstar import improvement, iterations, report
+        from qstar.reports import tables
+        from qstar.runs import improve, iterations
 
-    with entry.errors() as ending:
+    with session.errors() as ending:
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)
         cfg, directory = chosen(node, list(job.overrides.task))
-        entry.prepare_jax()
-        with entry.own_folder(node, directory) as own:
-            ending.go_on = lambda: entry.resume("qstar-improve", own) if (own / iterations.CONFIG).is_file() else ""
-            lines = improvement.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
-        console.console().print(report.iterations(lines), markup=False)
+        session.prepare_jax()
+        with session.own_folder(node, directory) as own:
+            ending.go_on = lambda: session.resume("qstar-improve", own) if (own / iterations.CONFIG).is_file() else ""
+            lines = improve.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
+        console.console().print(tables.iterations(lines), markup=False)
         console.say(f"Everything is in {own}")
 
 
@@ -44,7 +46,7 @@ def chosen(node: DictConfig, overrides: list[str]) -> tuple[ImproveConfig, Path]
 
     Raises FileNotFoundError where `resume` names no run of this kind.
     """
-    from qstar import iterations
+    from qstar.runs import iterations
 
     if not node.resume:
         cfg = configs.build(node)

@@ -4,8 +4,8 @@ import os
 from pathlib import Path
 
 # Beside the package in a checkout, inside it when installed from a wheel.
-_HERE = Path(__file__).resolve().parent
-ROOT = _HERE / "_recipes" if (_HERE / "_recipes").is_dir() else _HERE.parent
+PACKAGE = Path(__file__).resolve().parent
+ROOT = PACKAGE / "_recipes" if (PACKAGE / "_recipes").is_dir() else PACKAGE.parent
 CONFIGS = str(ROOT / "configs")
 
 

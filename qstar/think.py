@@ -6,7 +6,8 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qstar import flags, paths
+from qstar import paths
+from qstar.cli import flags
 from qstar.settings import Count, NonNegative, Seed, Whole
 
 if TYPE_CHECKING:  # jax is imported once the arguments are known to be right, so that --help answers at once
@@ -129,7 +130,7 @@ def show(run: "Run", args: argparse.Namespace) -> None:
     """Think, print and write the page."""
     from rich.console import Console
 
-    from qstar.display import page, terminal
+    from qstar.reports import page, terminal
     from qstar.training import console
 
     with console.phase("thinking", aside=True):
@@ -145,10 +146,10 @@ def show(run: "Run", args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
-    from qstar import entry
+    from qstar.cli import session
 
-    with entry.errors():
-        entry.prepare_jax()
+    with session.errors():
+        session.prepare_jax()
         from qstar import runs
         from qstar.training import console
 

@@ -11,7 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from qstar import config as configs
-from qstar import entry, manual, overrides, runs
+from qstar import overrides, runs
+from qstar.cli import manual, session
 from qstar.config import TrainConfig
 from qstar.paths import CONFIGS
 
@@ -23,18 +24,19 @@ def _main(node: DictConfig) -> None:
     from qstar.training import console
 
     with console.phase("loading libraries"):
-        from qstar import experiment, processes  # here, so that --help and bad values are answered at once
+        from qstar import processes
+        from qstar.runs import train  # here, so that --help and bad values are answered at once
 
-    with entry.errors() as ending:
+    with session.errors() as ending:
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)
         processes.join()
         cfg, directory = chosen(configs.build(node), job.overrides.task)
-        entry.prepare_jax()
-        with entry.own_folder(node, directory) as own:
-            ending.go_on = lambda: entry.resume("qstar-train", own) if (own / "config.yaml").is_file() else ""
-            experiment.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
+        session.prepare_jax()
+        with session.own_folder(node, directory) as own:
+            ending.go_on = lambda: session.resume("qstar-train", own) if (own / "config.yaml").is_file() else ""
+            train.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
 
 
 def chosen(cfg: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path]:

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from small_runs import MODEL
 
-from qstar import experiment
 from qstar.paths import ROOT
+from qstar.runs import train
 
 sys.path.insert(0, str(ROOT / "experiments" / "quiet_star" / "ablations"))
 
@@ -147,7 +147,7 @@ arms:
 
 
 def test_a_sweep_trains_and_asks_what_is_missing_and_the_report_finds_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "BEST_OF", 1)
+    monkeypatch.setattr(train, "BEST_OF", 1)
     (tmp_path / "small.yaml").write_text(FILE)
     small = [one for one in SMALL if not one.startswith("method.")]  # `method=lm` has no thoughts to shorten
     jobs = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", small)
@@ -162,7 +162,7 @@ def test_a_sweep_trains_and_asks_what_is_missing_and_the_report_finds_it(tmp_pat
     assert [(row["test"], row["way"], row["n"]) for row in rows] == [
         (test, way, 6) for test in ("", "thought_len=3") for way in ("none", "likeliest", "sampled")
     ]
-    monkeypatch.setattr(experiment, "run", None)  # neither trained nor asked again
+    monkeypatch.setattr(train, "run", None)  # neither trained nor asked again
     sweep.work(jobs[0])
     assert file.read_text() == before
 
@@ -189,7 +189,7 @@ def test_a_run_that_diverges_is_written_down_and_not_tried_again(tmp_path):
 def test_a_directory_of_another_run_is_refused(tmp_path):
     (tmp_path / "small.yaml").write_text("title: X\nreference: a\narms: {a: []}\n")
     (job,) = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", SMALL)
-    experiment.run(job.trained, job.directory)
+    train.run(job.trained, job.directory)
     (job.directory / "done").touch()
     (other,) = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", [*SMALL, "batch_size=2"])
     with pytest.raises(ValueError, match="holds another run: batch_size = 4, now 2: choose another --out"):

@@ -1,4 +1,4 @@
-"""Whole runs with low-rank adapters: what they leave behind, resumed bit for bit, opened, exported, refused."""
+"""Whole runs with low-rank adapters: what they leave behind, resumed bit for bit, runs, exported, refused."""
 
 import json
 import shutil
@@ -10,7 +10,9 @@ import safetensors.numpy
 import small_runs
 from tolerances import rounding
 
-from qstar import experiment, prepare, runs
+from qstar import prepare, runs
+from qstar.runs import train
+from qstar.training import checkpoint
 
 SETTINGS = ("lora.rank=2", "lora.alpha=4", "lora.targets=[query,down]", "steps=3", "save_every=1", "control=false")
 
@@ -20,7 +22,7 @@ def source(tmp_path_factory):
     """A language model on disk to adapt, with the tokenizer of the task."""
     path = tmp_path_factory.mktemp("source") / "model"
     cfg = small_runs.small()
-    runs.save_huggingface(path, cfg.model.load(0))
+    runs.save_huggingface(path, runs.initial_model(cfg.model, 0))
     return path
 
 
@@ -40,7 +42,7 @@ def of_source(source, *overrides):
 @pytest.fixture(scope="module")
 def finished(source, tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "run"
-    experiment.run(of_source(source), directory)
+    train.run(of_source(source), directory)
     return directory
 
 
@@ -54,30 +56,30 @@ def test_the_language_model_is_kept_once_and_checkpoints_hold_what_trains(finish
     assert_same(run.params["lm"], runs.load_model(source).params)
     assert set(run.params["lora"]) == {"query", "down"}
     assert np.any(run.params["lora"]["query"]["b"])
-    with runs.checkpoint.Checkpoints(finished / "checkpoints", every=1, keep=9) as saved:
+    with checkpoint.Checkpoints(finished / "checkpoints", every=1, keep=9) as saved:
         assert set(saved.load_params()) == {"start", "end", "mixing", "lora"}
     assert (finished / "frozen").is_dir() and not (finished / "frozen.json").exists()
 
 
 def test_a_run_says_how_much_trains(source, tmp_path, capsys):
-    experiment.run(of_source(source, "steps=1", "method=lm"), tmp_path / "run")
+    train.run(of_source(source, "steps=1", "method=lm"), tmp_path / "run")
     # Rank 2 times the inputs and outputs of query, 16 and 16, and of down, 20 and 16; the model is 1,968 - and a norm.
     said = capsys.readouterr().out
     assert "136 of " in said and " weights train; held over all devices, in MiB: frozen " in said
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(finished, source, tmp_path):
-    experiment.run(of_source(source, "steps=1"), tmp_path)
-    experiment.run(of_source(source, f"resume={tmp_path}"), tmp_path)
+    train.run(of_source(source, "steps=1"), tmp_path)
+    train.run(of_source(source, f"resume={tmp_path}"), tmp_path)
     assert_same(runs.load_run(tmp_path).params, runs.load_run(finished).params)
     assert small_runs.lines(tmp_path / "metrics.jsonl") == small_runs.lines(finished / "metrics.jsonl")
 
 
 def test_a_run_that_keeps_no_base_goes_on_bit_for_bit(source, tmp_path):
     settings = ("method=lm", "lora.keep_base=false")
-    experiment.run(of_source(source, *settings), tmp_path / "straight")
-    experiment.run(of_source(source, *settings, "steps=1"), tmp_path / "stopped")
-    experiment.run(of_source(source, *settings, f"resume={tmp_path}/stopped"), tmp_path / "stopped")
+    train.run(of_source(source, *settings), tmp_path / "straight")
+    train.run(of_source(source, *settings, "steps=1"), tmp_path / "stopped")
+    train.run(of_source(source, *settings, f"resume={tmp_path}/stopped"), tmp_path / "stopped")
     straight, stopped = (runs.load_run(tmp_path / name).params for name in ("straight", "stopped"))
     assert_same(stopped, straight)
     assert not (tmp_path / "stopped" / "frozen").exists()
@@ -85,7 +87,7 @@ def test_a_run_that_keeps_no_base_goes_on_bit_for_bit(source, tmp_path):
 
 def test_a_kept_base_makes_the_run_independent_of_its_source(source, tmp_path):
     moved = shutil.copytree(source, tmp_path / "model")
-    experiment.run(of_source(moved, "method=lm"), tmp_path / "run")
+    train.run(of_source(moved, "method=lm"), tmp_path / "run")
     wanted = runs.load_run(tmp_path / "run").params
     shutil.rmtree(moved)
     assert_same(runs.load_run(tmp_path / "run").params, wanted)
@@ -93,7 +95,7 @@ def test_a_kept_base_makes_the_run_independent_of_its_source(source, tmp_path):
 
 def test_without_a_kept_base_another_model_at_the_source_is_refused(source, tmp_path):
     moved = shutil.copytree(source, tmp_path / "model")
-    experiment.run(of_source(moved, "method=lm", "lora.keep_base=false"), tmp_path / "run")
+    train.run(of_source(moved, "method=lm", "lora.keep_base=false"), tmp_path / "run")
     before = runs.load_run(tmp_path / "run").params
     assert_same({name: part for name, part in before.items() if name != "lora"}, runs.load_model(source).params)
     file = moved / "model.safetensors"
@@ -105,13 +107,13 @@ def test_without_a_kept_base_another_model_at_the_source_is_refused(source, tmp_
     ):
         runs.load_run(tmp_path / "run")
     with pytest.raises(ValueError, match=r"model.source has other weights now"):
-        experiment.run(
+        train.run(
             of_source(moved, "method=lm", "lora.keep_base=false", "steps=4", f"resume={tmp_path}/run"), tmp_path / "run"
         )
 
 
 def test_a_base_in_bfloat16_is_kept_in_it(source, tmp_path):
-    experiment.run(of_source(source, "method=lm", "lora.base=bfloat16", "steps=1"), tmp_path / "run")
+    train.run(of_source(source, "method=lm", "lora.base=bfloat16", "steps=1"), tmp_path / "run")
     run = runs.load_run(tmp_path / "run")
     assert run.params["blocks"]["query"].dtype.name == "bfloat16"
     assert runs.load_model(tmp_path / "run").params["blocks"]["query"].dtype == np.float32
@@ -145,14 +147,14 @@ def test_exports_merged_and_apart_are_the_same_model_with_the_methods_weights_be
 
 
 def test_runs_without_adapters_or_without_a_base_have_none_to_export(tmp_path, source):
-    experiment.run(
+    train.run(
         small_runs.composed(*small_runs.MODEL, *SETTINGS, "eval=none", "batch_size=4", "method=lm", "steps=1"),
         tmp_path / "scratch",
     )
     with pytest.raises(SystemExit, match="scratch is a model from scratch: write it with --to huggingface"):
         prepare.main([str(tmp_path / "scratch"), str(tmp_path / "out"), "--to", "adapter"])
     plain = small_runs.composed(*small_runs.MODEL, "eval=none", "batch_size=4", "method=lm", "steps=1", "control=false")
-    experiment.run(plain, tmp_path / "plain")
+    train.run(plain, tmp_path / "plain")
     with pytest.raises(SystemExit, match=r"plain is trained without adapters \(lora.rank = 0\)"):
         prepare.main([str(tmp_path / "plain"), str(tmp_path / "out"), "--to", "adapter"])
     with pytest.raises(SystemExit, match="is no run directory"):
@@ -169,4 +171,4 @@ def test_a_target_is_refused_before_anything_is_written(source, tmp_path):
 def test_a_directory_with_frozen_weights_and_no_run_is_left_alone(source, tmp_path):
     (tmp_path / "run" / "frozen").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"holds frozen but no config\.yaml: choose another run_dir"):
-        experiment.run(of_source(source, "method=lm"), tmp_path / "run")
+        train.run(of_source(source, "method=lm"), tmp_path / "run")

@@ -12,8 +12,10 @@ import pytest
 from shell import paste
 from small_runs import MODEL
 
-from qstar import advice, entry, experiment, files, iterations
+from qstar import advice, files
+from qstar.cli import session
 from qstar.evals.suite import Evaluator
+from qstar.runs import iterations, train
 from qstar.training import checkpoint
 from qstar.training.metrics import MetricLogger
 
@@ -178,7 +180,7 @@ def test_runs_and_sweeps_of_the_same_second_get_folders_of_their_own(call, tmp_p
         (directory / "file").touch()
         started.append((str(directory), cfg.run_dir))
 
-    monkeypatch.setattr(experiment, "run", run)
+    monkeypatch.setattr(train, "run", run)
     for arguments in ("", "", "-m seed=0,1", "-m seed=0,1"):
         assert call(f"qstar-train {arguments}")[0] == 0
     name = "runs/tiny/20250101-120000"
@@ -206,8 +208,8 @@ def test_a_full_disk_says_how_to_go_on_and_a_mistake_does_not(capsys, tmp_path):
         (OSError(28, "the disk is full"), "Go on with  qstar-train resume=runs/x\n"),
         (ValueError("a"), ""),
     ):
-        with pytest.raises(SystemExit) as end, entry.errors() as ending:
-            ending.go_on = lambda: entry.resume("qstar-train", "runs/x")
+        with pytest.raises(SystemExit) as end, session.errors() as ending:
+            ending.go_on = lambda: session.resume("qstar-train", "runs/x")
             raise error
         assert end.value.code == 1
         assert capsys.readouterr().err.endswith(expected or "a\n")

@@ -14,13 +14,15 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from qstar import config as configs
-from qstar import evaluate, experiment, improvement, paths, prepare, runs, train
+from qstar import evaluate, paths, prepare, runs, train
 from qstar.config import EvaluateConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator
-from qstar.models import hf
 from qstar.models import lm as language_model
+from qstar.models.formats import hf
+from qstar.runs import improve
+from qstar.runs import train as train_run
 from qstar.training import checkpoint, loop
 from qstar.training.build import Program
 
@@ -48,7 +50,7 @@ def refused(monkeypatch, tmp_path):
             for owner, name in ((loop, "fit"), (Evaluator, "__call__"), (Program, "start"), (Program, "step")):
                 patch.setattr(owner, name, started, raising=False)
             with pytest.raises(error, match=message):
-                experiment.run(cfg, directory)
+                train_run.run(cfg, directory)
         assert files(directory) == before
 
     return check
@@ -133,7 +135,7 @@ def test_a_model_of_impossible_shape_is_refused_when_composed(override, message)
 @pytest.mark.parametrize("below", ["", "run", "a/b/c"])
 def test_a_run_directory_that_is_a_file_or_lies_below_one_is_refused_by_its_key(below, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    for run, cfg in ((experiment.run, composed()), (improvement.run, composed("model.source=x", name="improve"))):
+    for run, cfg in ((train_run.run, composed()), (improve.run, composed("model.source=x", name="improve"))):
         with pytest.raises(ValueError, match=r"run_dir = .*notes.txt.* is a file: name a folder"):
             run(cfg, tmp_path / "notes.txt" / below)
     assert files(tmp_path).keys() == {"notes.txt"}
@@ -244,7 +246,7 @@ def test_questions_that_are_not_there_are_refused_with_the_ways_out(refused, tmp
 def finished(tmp_path_factory):
     """A finished run of two steps of a plain language model."""
     directory = tmp_path_factory.mktemp("finished") / "run"
-    experiment.run(plain(), directory)
+    train_run.run(plain(), directory)
     return directory
 
 
@@ -273,7 +275,7 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(refused, copy):
 
 def test_the_same_configuration_goes_on_where_it_was(copy):
     before = files(copy / "checkpoints")
-    experiment.run(plain("steps=2", "name=other", "run_dir=elsewhere"), copy)
+    train_run.run(plain("steps=2", "name=other", "run_dir=elsewhere"), copy)
     assert [line["step"] for line in lines(copy / "metrics.jsonl")] == [1, 2]
     assert files(copy / "checkpoints") == before
 
@@ -286,7 +288,7 @@ def test_files_of_a_run_without_its_configuration_are_not_overwritten(refused, c
 def test_fewer_steps_than_were_trained_are_refused(copy):
     before = files(copy)
     with pytest.raises(ValueError, match=r"steps = 1: .* has been trained for 2 steps already; raise steps"):
-        experiment.run(resumed(copy, "steps=1"), copy)
+        train_run.run(resumed(copy, "steps=1"), copy)
     assert files(copy) == before
 
 
@@ -299,14 +301,14 @@ def test_another_model_than_the_run_began_with_is_refused(refused, copy):
 
 def test_how_the_model_is_computed_may_change(copy):
     cfg = resumed(copy, "model.remat=minimal", "steps=3")
-    assert experiment.run(cfg, copy).directory == copy
+    assert train_run.run(cfg, copy).directory == copy
     assert configs.load(copy / "config.yaml").model.remat == "minimal"
 
 
 def test_a_checkpoint_of_another_model_is_refused_with_the_differences(copy):
     before = files(copy)
     with pytest.raises(ValueError, match=r"(?s)step 2 of .*not of this model and optimiser:.*missing ema/embedding"):
-        experiment.run(resumed(copy, "optim.ema=0.9", "steps=3"), copy)
+        train_run.run(resumed(copy, "optim.ema=0.9", "steps=3"), copy)
     assert files(copy) == before
 
 
@@ -317,7 +319,7 @@ def test_a_checkpoint_of_processes_at_different_places_of_the_data_is_refused_by
     checkpoint.seal(data.parent)
     message = r"checkpoints/2 was saved by 2 processes that stood at different places .*, this run has 1; go on with 2"
     with pytest.raises(ValueError, match=message):
-        experiment.run(resumed(copy, "steps=3"), copy)
+        train_run.run(resumed(copy, "steps=3"), copy)
 
 
 def test_a_run_that_has_not_saved_yet_cannot_be_evaluated(copy):
@@ -339,7 +341,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_it_to_go_on_from(tmp_path, fin
     with monkeypatch.context() as disk:
         disk.setattr(atomicity.AtomicRenameTemporaryPath, "finalize", full)
         with pytest.raises(OSError, match=r"the disk is full: .* the last good checkpoint is step 1"):
-            experiment.run(plain(), tmp_path / "run")
+            train_run.run(plain(), tmp_path / "run")
     assert runs.load_run(tmp_path / "run").step == 1
-    experiment.run(plain(), tmp_path / "run")
+    train_run.run(plain(), tmp_path / "run")
     assert lines(tmp_path / "run" / "metrics.jsonl") == lines(finished / "metrics.jsonl")

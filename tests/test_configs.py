@@ -13,7 +13,7 @@ from small_runs import composed
 from tokenizers import pre_tokenizers
 
 from qstar import config as configs
-from qstar import experiment, runs, sharding
+from qstar import runs, sharding
 from qstar.config import EvaluateConfig, ImproveConfig, TrainConfig
 from qstar.data import examples
 from qstar.data import tokenizer as tokenizers
@@ -23,9 +23,10 @@ from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
-from qstar.models import hf
 from qstar.models import lm as language_model
+from qstar.models.formats import hf
 from qstar.paths import CONFIGS, ROOT
+from qstar.runs import train
 from qstar.training import build
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
@@ -208,7 +209,7 @@ TINY = ("batch_size=2", "eval=none", "control=false", "sample_every=0", "steps=1
 def first_step(*overrides: str) -> None:
     """A run of these arguments as far as its first step, which is traced and not compiled."""
     cfg = composed(*TINY, *overrides)
-    loaded, mesh = cfg.model.load(cfg.seed), sharding.make_mesh(cfg.mesh)
+    loaded, mesh = runs.initial_model(cfg.model, cfg.seed), sharding.make_mesh(cfg.mesh)
     method = cfg.method.resolve(loaded.tokenizer)
     other = runs.other_model(method, loaded)
     program = Program.of(method, loaded.config, mesh, cfg.optim, 1, 1, other=other)
@@ -256,13 +257,13 @@ def test_the_presets_that_refusals_of_methods_advise_are_those_that_run():
 @pytest.mark.parametrize("preset", ["sft", "fast_quiet_star"])
 def test_the_commands_in_two_parts_that_refusals_of_methods_advise_run(preset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(experiment, "BEST_OF", 2)
+    monkeypatch.setattr(train, "BEST_OF", 2)
     prepares, trains = ADVISED[preset].split(" && ")
     if prepares.startswith("printf"):
         subprocess.run(prepares, shell=True, check=True)
     else:
         cfg = composed(*small_runs.MODEL, *TINY, *shlex.split(prepares)[1:], "method.thought_len=1")
-        experiment.run(cfg, Path(cfg.run_dir))
+        train.run(cfg, Path(cfg.run_dir))
     first_step(*shlex.split(trains)[1:])
 
 
@@ -383,9 +384,9 @@ def smaller(cfg: TrainConfig, folder: Path) -> TrainConfig:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs_two_steps(name, data_folder, monkeypatch):
-    monkeypatch.setattr(experiment, "BEST_OF", 4)
+    monkeypatch.setattr(train, "BEST_OF", 4)
     cfg = smaller(composed(f"experiments={name}"), data_folder)
-    result = experiment.run(cfg, data_folder / "run")
+    result = train.run(cfg, data_folder / "run")
     assert [line["step"] for line in small_runs.lines(data_folder / "run" / "metrics.jsonl")][-1] == 2
     asked = {QuestionsEval: {"gsm8k"}, CupsEval: {"cups"}, NoEval: set()}
     assert {row.task for row in result.after} == asked[type(cfg.eval)]

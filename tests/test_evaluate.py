@@ -15,12 +15,13 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import MODEL, composed, lines, small
 
-from qstar import compare, evaluate, experiment, runs
+from qstar import compare, evaluate, runs
 from qstar.config import EvaluateConfig
 from qstar.evals import journal
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
 from qstar.methods.quiet_star import QuietStar
 from qstar.paths import ROOT
+from qstar.runs import train
 
 CUPS = CupsEval(items=6, batch_size=2, thoughts=("none", "greedy", "sampled"))
 PLAIN = dataclasses.replace(CUPS, thoughts=("none",))  # quicker to compile
@@ -31,7 +32,7 @@ def directory(tmp_path_factory) -> Path:
     """A run of two steps with three checkpoints of a method that thinks."""
     directory = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "BEST_OF", 1)
+        patch.setattr(train, "BEST_OF", 1)
         overrides = (
             "steps=2",
             "save_every=1",
@@ -41,7 +42,7 @@ def directory(tmp_path_factory) -> Path:
             "optim.lr=0.05",
             "sample_every=0",
         )
-        experiment.run(small(*overrides), directory)
+        train.run(small(*overrides), directory)
     return directory
 
 

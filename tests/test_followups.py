@@ -14,11 +14,12 @@ import small_runs
 from small_runs import composed, small
 from tolerances import rounding
 
-from qstar import experiment, runs
+from qstar import runs
 from qstar.evals import intervals
 from qstar.methods.lm import PlainLM
 from qstar.ops import rows as text_rows
 from qstar.paths import ROOT
+from qstar.runs import train
 from qstar.thoughts.predict import Prediction
 from qstar.training import loop
 
@@ -29,13 +30,13 @@ SMALL = ("batch_size=4", "optim.lr=0.01", "eval=none", "steps=2", "control=false
 def quiet(tmp_path_factory):
     """The directory of a run of Quiet-STaR of two steps."""
     directory = tmp_path_factory.mktemp("quiet")
-    experiment.run(composed(*small_runs.MODEL, "method.thought_len=2", *SMALL), directory)
+    train.run(composed(*small_runs.MODEL, "method.thought_len=2", *SMALL), directory)
     return directory
 
 
 @pytest.fixture(autouse=True)
 def few_texts(monkeypatch):
-    monkeypatch.setattr(experiment, "BEST_OF", 4)
+    monkeypatch.setattr(train, "BEST_OF", 4)
 
 
 def going_on(directory, *overrides):
@@ -44,10 +45,10 @@ def going_on(directory, *overrides):
 
 def started(cfg):
     """The weights before the first step of a run."""
-    loaded = cfg.model.load(cfg.seed)
+    loaded = runs.initial_model(cfg.model, cfg.seed)
     method = cfg.method.resolve(loaded.tokenizer)
-    mesh = experiment.sharding.make_mesh(cfg.mesh)
-    program = experiment.Program.of(method, loaded.config, mesh, cfg.optim, 1, 1)
+    mesh = train.sharding.make_mesh(cfg.mesh)
+    program = train.Program.of(method, loaded.config, mesh, cfg.optim, 1, 1)
     return program.start(loaded.params, cfg.seed, runs.carried_on(loaded, method)).params
 
 
@@ -74,7 +75,7 @@ def test_parts_that_the_other_run_lacks_begin_anew(quiet):
 
 def test_a_mixing_head_of_another_meaning_is_refused(quiet):
     with pytest.raises(ValueError, match=r"its mixing was trained with method.mixing = 'raw', this run has 'sigmoid'"):
-        experiment.run(going_on(quiet, "method.mixing=sigmoid"), quiet.parent / "refused")
+        train.run(going_on(quiet, "method.mixing=sigmoid"), quiet.parent / "refused")
     assert not (quiet.parent / "refused").exists()
     assert started(going_on(quiet, "method.mixing=sigmoid", "model.extras=false"))["mixing"]
 
@@ -91,14 +92,14 @@ def student(quiet, *overrides):
 
 
 def test_the_student_of_a_run_trains_stops_and_goes_on_bit_for_bit(quiet, tmp_path, monkeypatch):
-    experiment.run(student(quiet, "steps=3", "save_every=1"), tmp_path / "straight")
+    train.run(student(quiet, "steps=3", "save_every=1"), tmp_path / "straight")
     stopped = {"now": False}
     monkeypatch.setattr(loop._StopSignals, "asked", lambda self, step, every: step == 1 and not stopped["now"])
     cfg = student(quiet, "steps=3", "save_every=1")
     with pytest.raises(loop.Interrupted):
-        experiment.run(cfg, tmp_path / "resumed")
+        train.run(cfg, tmp_path / "resumed")
     stopped["now"] = True
-    experiment.run(dataclasses.replace(cfg, resume=str(tmp_path / "resumed")), tmp_path / "resumed")
+    train.run(dataclasses.replace(cfg, resume=str(tmp_path / "resumed")), tmp_path / "resumed")
     straight, resumed = (small_runs.lines(tmp_path / name / "metrics.jsonl") for name in ("straight", "resumed"))
     assert resumed == straight
     assert {"nll", "nll_teacher", "reward"} <= set(straight[-1])
@@ -108,7 +109,7 @@ def test_the_student_of_a_run_trains_stops_and_goes_on_bit_for_bit(quiet, tmp_pa
 
 def test_a_method_with_a_reference_runs_is_asked_and_opened_again(tmp_path):
     cfg = small("method=rlp_cups", "steps=2", "control=false", "sample_every=0")
-    experiment.run(cfg, tmp_path / "run")
+    train.run(cfg, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
     assert "mixing" not in runs.load_run(tmp_path / "run").params
     rows = small_runs.lines(tmp_path / "run" / "evals.jsonl")
@@ -117,15 +118,15 @@ def test_a_method_with_a_reference_runs_is_asked_and_opened_again(tmp_path):
 
 def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(quiet, tmp_path):
     plain = tmp_path / "plain"
-    experiment.run(composed(*small_runs.MODEL, "method=lm", *SMALL), plain)
+    train.run(composed(*small_runs.MODEL, "method=lm", *SMALL), plain)
     with pytest.raises(ValueError, match="was trained with PlainLM, which does not think"):
-        experiment.run(student(quiet, f"method.teacher={plain}"), tmp_path / "student")
+        train.run(student(quiet, f"method.teacher={plain}"), tmp_path / "student")
     with pytest.raises(FileNotFoundError, match="no_such is no run directory"):
-        experiment.run(student(quiet, "method.teacher=no_such"), tmp_path / "student")
+        train.run(student(quiet, "method.teacher=no_such"), tmp_path / "student")
     with pytest.raises(ValueError, match="has another tokenizer than bundled:cups"):
         cups = composed("method=fast_quiet_star", f"method.teacher={quiet}", *SMALL)
-        loaded = cups.model.load(0)
-        letters = dataclasses.replace(loaded, tokenizer=experiment.Tokenizer.from_file(_other_tokenizer(tmp_path)))
+        loaded = runs.initial_model(cups.model, 0)
+        letters = dataclasses.replace(loaded, tokenizer=train.Tokenizer.from_file(_other_tokenizer(tmp_path)))
         runs.other_model(cups.method, letters)
     assert not (tmp_path / "student").exists()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from small_runs import composed, lines
 
-from qstar import experiment
+from qstar.runs import train
 
 FAST = ("batch_size=8", "steps=14", "optim.warmup_steps=2", "sample_every=0", "eval=none")
 """A few steps of the default experiment on a twelfth of its batch."""
@@ -12,12 +12,12 @@ FAST = ("batch_size=8", "steps=14", "optim.warmup_steps=2", "sample_every=0", "e
 
 def trained(directory, *overrides):
     """Lines of the metrics, and the result."""
-    result = experiment.run(composed("control=false", *overrides), directory)
+    result = train.run(composed("control=false", *overrides), directory)
     return lines(directory / "metrics.jsonl"), result
 
 
 def test_a_few_steps_lower_both_losses_and_raise_the_reward(tmp_path, monkeypatch):
-    monkeypatch.setattr(experiment, "BEST_OF", 1)
+    monkeypatch.setattr(train, "BEST_OF", 1)
     found, _ = trained(tmp_path / "run", *FAST)
     first, last = (
         {name: np.mean([line[name] for line in part]) for name in ("nll", "nll_mixed", "reward")}

@@ -3,7 +3,8 @@
 import pytest
 
 from qstar import config as configs
-from qstar import manual, overrides
+from qstar import overrides
+from qstar.cli import manual
 
 configs.register()
 

@@ -38,7 +38,7 @@ def python(code: str, cwd: Path, **environment: str) -> str:
 
 def test_the_distribution_has_a_name_of_its_own_and_the_package_is_imported_as_qstar():
     assert PROJECT["name"] == "qstar-jax"
-    assert {target.split(":")[0] for target in PROJECT["scripts"].values()} == {"qstar.commands"}
+    assert {target.split(":")[0] for target in PROJECT["scripts"].values()} == {"qstar.cli.scripts"}
 
 
 def test_no_text_tells_to_install_the_other_distribution_that_is_called_qstar():
@@ -135,7 +135,7 @@ def test_the_wheel_holds_the_configurations_the_experiments_and_the_bundled_mode
         for path in ROOT.glob("experiments/**/*.yaml")
     }
     wanted |= {f"qstar/bundled/cups/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")}
-    wanted |= {"qstar/display/page.html"}
+    wanted |= {"qstar/reports/page.html"}
     assert len(wanted) > 20
     assert wanted <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"qstar"}

@@ -11,7 +11,7 @@ import pytest
 
 from qstar import prepare, runs
 from qstar.data import tokenizer as tokenizers
-from qstar.models import hf
+from qstar.models.formats import hf
 
 GOLDEN = Path(__file__).parent / "golden" / "llama_gqa_untied"
 ALPHABET = "".join(chr(33 + i) for i in range(48))

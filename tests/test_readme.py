@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import small_runs
 
-from qstar import experiment
 from qstar.data import rationales
 from qstar.data.rationales import Sample, Store
 from qstar.evals.journal import Journal
 from qstar.paths import ROOT
+from qstar.runs import train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -33,8 +33,8 @@ def place(tmp_path_factory) -> Path:
     place = tmp_path_factory.mktemp("place")
     cfg = small_runs.small("steps=1", "eval=none", "control=false", "sample_every=0")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiment, "BEST_OF", 1)
-        experiment.run(cfg, place / "runs" / "tiny" / "one")
+        patch.setattr(train, "BEST_OF", 1)
+        train.run(cfg, place / "runs" / "tiny" / "one")
     for step in (0, 100):
         rows = [{"item": "a", "thoughts": "none", "draw": 0, "exact": step == 100}]
         Journal(place / "evaluations" / "mine" / f"step_{step}", "gsm8k", {"step": step}).finish(rows)

@@ -11,8 +11,8 @@ import sys
 import jax
 import pytest
 
-from qstar import experiment
 from qstar.paths import ROOT
+from qstar.runs import train
 
 EXPERIMENTS = ROOT / "experiments"
 SCRIPTS = sorted(
@@ -32,7 +32,7 @@ TINY_WARMUP = ("steps=1", "batch_size=2", "model.width=16", "model.layers=1", "m
 @pytest.fixture
 def script(monkeypatch, capsys):
     """Run a script with these arguments; what it printed. Nothing is trained longer or read more than is told."""
-    monkeypatch.setattr(experiment, "BEST_OF", 1)
+    monkeypatch.setattr(train, "BEST_OF", 1)
     cache = jax.config.jax_compilation_cache_dir
 
     def run(name, *arguments):

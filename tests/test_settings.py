@@ -18,10 +18,10 @@ from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.lm import PlainLM
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
-from qstar.runs import Pretrained
+from qstar.models.sources import Pretrained
+from qstar.recipes.selection import Improve
 from qstar.settings import Count, Decay, OneOf, Positive, Range
-from qstar.tasks.sandbox import SandboxConfig
-from qstar.training.improve import Improve
+from qstar.tasks.grading.sandbox import SandboxConfig
 
 SCHEMAS = [
     ("", TrainConfig),

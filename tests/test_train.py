@@ -13,8 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from small_runs import MODEL, RUN, lines, small
 
 from qstar import config as configs
-from qstar import entry, experiment, train
-from qstar.runs import BUNDLED
+from qstar import train
+from qstar.cli import session
+from qstar.runs import train as train_run
+from qstar.runs.load import BUNDLED
 from qstar.training.loop import Interrupted
 
 
@@ -109,7 +111,7 @@ def test_a_run_and_its_resumption_from_the_command_line(qstar_train, tmp_path):
 
 def test_every_job_of_a_sweep_has_its_own_directory(qstar_train, tmp_path, monkeypatch):
     started = []
-    monkeypatch.setattr(experiment, "run", lambda cfg, directory: started.append((cfg.seed, directory)))
+    monkeypatch.setattr(train_run, "run", lambda cfg, directory: started.append((cfg.seed, directory)))
     status, _, err = qstar_train("-m", "seed=0,1")
     assert (status, err) == (0, "")
     (sweep,) = (tmp_path / "runs" / "tiny").iterdir()
@@ -167,7 +169,7 @@ def test_damaged_weights_are_one_message_and_status_1(qstar_train, tmp_path, dam
 
 @pytest.mark.parametrize("arm", ["", "control"])
 def test_an_interrupted_run_says_how_to_go_on(capsys, arm):
-    with pytest.raises(SystemExit) as end, entry.errors():
+    with pytest.raises(SystemExit) as end, session.errors():
         raise Interrupted(7, Path("runs/mine") / arm / "checkpoints")
     assert end.value.code == 130
     assert "interrupted after step 7" in (err := capsys.readouterr().err)
@@ -175,17 +177,17 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, arm):
 
 
 def test_ctrl_c_outside_the_loop_is_no_traceback(capsys):
-    with pytest.raises(SystemExit) as end, entry.errors():
+    with pytest.raises(SystemExit) as end, session.errors():
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 
 
 def test_an_error_nobody_expected_keeps_its_traceback(monkeypatch):
-    with pytest.raises(KeyError), entry.errors():
+    with pytest.raises(KeyError), session.errors():
         raise KeyError("a bug")
     monkeypatch.setenv("QSTAR_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="shown in full"), entry.errors():
+    with pytest.raises(ValueError, match="shown in full"), session.errors():
         raise ValueError("shown in full")
 
 

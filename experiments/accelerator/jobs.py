@@ -26,8 +26,9 @@ import jax.numpy as jnp
 import numpy as np
 from hydra import compose, initialize_config_dir
 
-from qstar import compare, entry, evaluate, experiment, improvement, runs, sharding
+from qstar import compare, evaluate, runs, sharding
 from qstar import config as configs
+from qstar.cli import session
 from qstar.config import EvaluateConfig
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
@@ -38,6 +39,7 @@ from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.ops import attention
 from qstar.paths import CONFIGS, ROOT
+from qstar.runs import improve, train
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch
 from qstar.thoughts.generate import generate as think
@@ -346,7 +348,7 @@ def trained(folder: str, experiment_name: str, model: str, overrides: list[str])
     own = [f"experiments={experiment_name}", f"run_dir={folder}", f"model.source={model}", *overrides]
     cfg = composed("train", own)
     started = time.monotonic()
-    experiment.run(cfg, Path(folder))
+    train.run(cfg, Path(folder))
     trained_s = time.monotonic() - started
     evaluate.evaluate(EvaluateConfig(run=folder, out=str(Path(folder) / "asked"), model=None, eval=cfg.eval))
     lines = (Path(folder) / "evals.jsonl").read_text(encoding="utf-8").splitlines()
@@ -392,7 +394,7 @@ def improved(folder: str, experiment_name: str, model: str, sums: str, overrides
     if experiment_name.endswith("sums"):
         own += [f"task.{name}path={sums}/{split}.jsonl" for name, split in
                 (("", "train"), ("dev_", "dev"), ("test_", "test"))]  # fmt: skip
-    return {"iterations": improvement.run(composed("improve", own), Path(folder))}
+    return {"iterations": improve.run(composed("improve", own), Path(folder))}
 
 
 # --- e: generation ------------------------------------------------------------------------------------------------
@@ -439,7 +441,7 @@ SPAWNING = ("small_run", "resumed", "token_benefit")
 
 def main() -> None:
     kind, arguments = sys.argv[1], json.loads(sys.argv[2])
-    entry.prepare_jax()
+    session.prepare_jax()
     if kind in SPAWNING:
         jax.config.update("jax_platforms", "cpu")
     found = KINDS[kind](**arguments)

@@ -16,7 +16,7 @@ import jax
 import step
 from rich.table import Table
 
-from qstar import entry
+from qstar.cli import session
 from qstar.training import console, profile
 from qstar.training.profile import Op
 
@@ -64,7 +64,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=usual)
     parser.add_argument("--side", choices=step.SIDES[:2], default="qstar")
     args = parser.parse_args()
-    entry.prepare_jax()
+    session.prepare_jax()
     found = profiled(step.Case(args.hidden, args.length, args.batch, args.vocab), args.side)
     for table in tables(*found, step.matmul_peak()):
         console.console().print(table)

@@ -28,7 +28,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from qstar import entry, runs
+from qstar import runs
+from qstar.cli import session
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
 from qstar.methods.lm import PlainLM
@@ -212,8 +213,8 @@ def thoughts(model: runs.Loaded, args: argparse.Namespace) -> Table:
 
 def main() -> None:
     args = parser().parse_args()
-    with entry.errors():
-        entry.prepare_jax()
+    with session.errors():
+        session.prepare_jax()
         model = runs.load_model(args.model)
         console.console().print(thoughts(model, args) if args.think else compared(model, args))
 

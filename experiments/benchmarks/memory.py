@@ -94,12 +94,12 @@ def measured(case: Case) -> int:
     import jax
     import numpy as np
 
-    from qstar import entry
+    from qstar.cli import session
     from qstar.structs import Batch
     from qstar.training import machine, room
     from qstar.training import step as steps
 
-    entry.prepare_jax()
+    session.prepare_jax()
     program = program_of(case)
     shape = (case.rows, case.length)
     place = np.broadcast_to(np.arange(case.length, dtype=np.int32), shape)
@@ -159,10 +159,10 @@ def main() -> None:
     if args.case:
         print(measured(Case(**json.loads(args.case))))
         return
-    from qstar import entry
+    from qstar.cli import session
 
-    with entry.errors():
-        entry.prepare_jax()
+    with session.errors():
+        session.prepare_jax()
         rows = []
         for case in (case for size in args.size for case in CASES[size][: args.first]):
             row = {"case": dataclasses.asdict(case), **analysed(case)}

@@ -31,7 +31,7 @@ Timed = tuple[float, float]  # wall and processor seconds
 
 def script(command: str, *arguments: str) -> tuple[str, ...]:
     """What the interpreter is given by the console script of this command, installed or not."""
-    return ("-c", f"from qstar.commands import {command}; {command}()", *arguments)
+    return ("-c", f"from qstar.cli.scripts import {command}; {command}()", *arguments)
 
 
 def python(*arguments: str) -> Timed:

@@ -2,10 +2,11 @@
 
     python experiments/checks/adversarial.py [name ...]
 
-All attacks of `tests/tasks/adversarial.py` on every grader (`name`: those whose name begins so), then all attempts of
-`tests/tasks/escapes.py` on the sandbox as systems of several kinds have it, with the time that a program takes (`name`:
-sandbox). Right answers in several spellings are the control: a grader that refuses everything would show there. The
-longest verdict includes processes that are killed at their limits. Needs the extras `math` and `gym` for their graders.
+All attacks of `tests/tasks/grading/adversarial.py` on every grader (`name`: those whose name begins so), then all
+attempts of `tests/tasks/grading/escapes.py` on the sandbox as systems of several kinds have it, with the time that a
+program takes (`name`: sandbox). Right answers in several spellings are the control: a grader that refuses everything
+would show there. The longest verdict includes processes that are killed at their limits. Needs the extras `math` and
+`gym` for their graders.
 """
 
 import os
@@ -17,11 +18,11 @@ import tempfile
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks" / "grading"))
 import adversarial
 import escapes
 
-from qstar.tasks import confine, sandbox
+from qstar.tasks.grading import confine, sandbox
 
 HEAD = "| grader | kind | tried | accepted | longest, s |\n|---|---|---|---|---|"
 HEAD_SANDBOX = "| in force, beside limits and identity | tried | got through | a program, ms |\n|---|---|---|---|"

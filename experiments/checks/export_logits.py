@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qstar import entry, runs
+from qstar import runs
+from qstar.cli import session
 from qstar.models import lm
 from qstar.ops import rows
 
@@ -42,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source")
     args = parser.parse_args()
-    with entry.errors():
+    with session.errors():
         difference, largest = largest_difference(args.source)
         print(f"largest difference {difference:.1e}, largest logit {largest:.1f}, {ROWS} x {TOKENS} random tokens")
 

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qstar.models import hf, lm
+from qstar.models import lm
+from qstar.models.formats import hf
 from qstar.structs import Batch
 
 GOLDEN = Path(__file__).parents[2] / "tests" / "golden" / "families"

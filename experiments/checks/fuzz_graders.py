@@ -1,4 +1,4 @@
-"""Do graders take wrong answers, refuse right ones or hang? Random pairs of `tests/tasks/fuzz_answers.py`: a table.
+"""Do graders take wrong answers, refuse right ones or hang? Random pairs.
 
     python experiments/checks/fuzz_graders.py [--pairs 5000] [--seconds 5]
 
@@ -12,11 +12,11 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks" / "grading"))
 import fuzz_answers
 import spellings
 
-from qstar.tasks import symbolic
+from qstar.tasks.grading import symbolic
 
 # Of a thousand pairs, how many are of each kind.
 SHARES = {"numeric": 200, "choice": 100, "exact": 100, "symbolic": 400, "collection": 200}

@@ -1,4 +1,4 @@
-"""How often is a right answer refused for its spelling, and a wrong one taken? The lists of `tests/tasks/spellings.py`.
+"""How often is a right answer refused for its spelling, and a wrong one taken? The lists of spellings.
 
     python experiments/checks/right_spellings.py [GRADER ...]
 
@@ -11,7 +11,7 @@ import collections
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks" / "grading"))
 import spellings
 
 HEAD = """| grader | right spellings | refused | refused, strict | wrong answers | accepted | accepted, strict |

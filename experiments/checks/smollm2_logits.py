@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar import runs
-from qstar.models import hf, lm
+from qstar.models import lm
+from qstar.models.formats import hf
 from qstar.structs import Batch
 
 TEXT = """The sum of the first n odd numbers is n^2: 1 + 3 + 5 = 9, and 1 + 3 + ... + 1999 = 1000000.

@@ -19,7 +19,8 @@ import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from qstar import entry, runs
+from qstar import runs
+from qstar.cli import session
 from qstar.evals import records
 from qstar.evals.intervals import bootstrap_ratio
 from qstar.thoughts.read import Reading, read
@@ -153,9 +154,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--replace", action="store_true", help="replace what --out holds")
     args = parser.parse_args()
-    with entry.errors():
+    with session.errors():
         found = texts(args.texts, args.field.split("+"), args.count)
-        entry.prepare_jax()
+        session.prepare_jax()
         run = runs.load_run(args.run, args.step)
         params, readings = jax.device_put(run.params), []
         with console.counting("texts") as progress:

@@ -103,7 +103,7 @@ class Tokenizer:
         return changed.to_str(pretty=True)
 
     def told_by(self, texts: Mapping[str, str]) -> "Tokenizer":
-        """With the settings that files of these names and texts say (`models/companions.py`)."""
+        """With the settings that files of these names and texts say (`models/formats/companions.py`)."""
         return self.marked(markings.of(texts, self._backend))
 
     def settled(self, texts: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,8 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals, measure, suite
 from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
 from qstar.settings import Count, NonNegative, OneOf, Whole
-from qstar.tasks import commonsense_qa, extract, gsm8k
+from qstar.tasks import commonsense_qa, gsm8k
+from qstar.tasks.grading import extract
 from qstar.tasks.items import LEAD, MARKER
 from qstar.thoughts.generate import generate
 from qstar.typing import Key, Keys

@@ -3,7 +3,7 @@
     loss = - sum_t w_t log p(x_t | x_<t) / number of target tokens, or of groups of examples
 
 With weights 1 it is maximum likelihood of the completions. Weights that were made from graded samples make it the
-policy gradient of their grades (`training/weighting.py`): then they may be negative, and the loss is no likelihood.
+policy gradient of their grades (`recipes/weighting.py`): then they may be negative, and the loss is no likelihood.
 Over groups, the samples of one question each, it is a mean over questions of sums over tokens: an estimate of the
 gradient of their log-likelihoods that no length of a sample weighs.
 """

@@ -49,7 +49,7 @@ class LMConfig:
     backward pass computes again instead of finding it kept: `full`, every layer from its input, the least memory and a
     third more work; `minimal`, all but the products with weights: attention, norms, activations; `none`, nothing.
     `attention` is what computes the text's attention to itself, see `ops.attention.KERNELS`. The options at the end are
-    off in Llama; `models/families.py` says which family has which.
+    off in Llama; `models/formats/families.py` says which family has which.
     """
 
     vocab: Count

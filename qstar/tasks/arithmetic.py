@@ -27,8 +27,9 @@ import numpy as np
 
 from qstar import settings
 from qstar.settings import Count, Range, Seed, Whole
-from qstar.tasks import grade, problem
-from qstar.tasks.grade import Declared, Grader, Verdict
+from qstar.tasks import problem
+from qstar.tasks.grading import grade
+from qstar.tasks.grading.grade import Declared, Grader, Verdict
 from qstar.tasks.items import Tokenizer
 from qstar.tasks.problem import END, Problem
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from qstar.settings import Count, Whole
-from qstar.tasks import grade, items, lines, problem
-from qstar.tasks.grade import Declared, Grader
+from qstar.tasks import items, lines, problem
+from qstar.tasks.grading import grade
+from qstar.tasks.grading.grade import Declared, Grader
 from qstar.tasks.items import Choices, Item, Tokenizer
 from qstar.tasks.problem import END, Problem
 from qstar.tasks.worded import Worded

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qstar.settings import Count
-from qstar.tasks import grade, items, lines, problem, worded
-from qstar.tasks.grade import Grader
+from qstar.tasks import items, lines, problem, worded
+from qstar.tasks.grading import grade
+from qstar.tasks.grading.grade import Grader
 from qstar.tasks.items import Item, Tokenizer
 from qstar.tasks.problem import Problem
 from qstar.tasks.worded import Worded

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import ClassVar
 
-from qstar.tasks import grade, notation, spelling, symbolic, worker
+from qstar.tasks.grading import grade, notation, spelling, symbolic, worker
 
 # Tasks of reasoning_gym 0.1.25 whose scorers hand the answer to `eval` or sympy's parser, which evaluates too.
 EVALUATED = frozenset(

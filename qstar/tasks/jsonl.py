@@ -18,10 +18,11 @@ from typing import Annotated, Any
 
 from qstar import settings
 from qstar.settings import OneOf, Share, Whole
-from qstar.tasks import conversation, grade, lines, problem, worded
-from qstar.tasks.grade import Choice, Grader
+from qstar.tasks import conversation, lines, problem, worded
+from qstar.tasks.grading import grade
+from qstar.tasks.grading.grade import Choice, Grader
+from qstar.tasks.grading.symbolic import Symbolic
 from qstar.tasks.problem import Problem
-from qstar.tasks.symbolic import Symbolic
 from qstar.tasks.worded import Worded
 
 ANSWERS = ("exact", "numeric", "choice", "symbolic")

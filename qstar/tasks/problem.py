@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from qstar import files
-from qstar.tasks.grade import Choice, Grader, listed
+from qstar.tasks.grading.grade import Choice, Grader, listed
 from qstar.tasks.items import Tokenizer
 
 SPLITS = ("train", "dev", "test")

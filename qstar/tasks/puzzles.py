@@ -15,7 +15,7 @@ import numpy as np
 from qstar import settings
 from qstar.settings import Range, Seed
 from qstar.tasks import gym, problem
-from qstar.tasks.grade import Declared, Grader
+from qstar.tasks.grading.grade import Declared, Grader
 from qstar.tasks.problem import END, Problem
 from qstar.tasks.worded import Worded
 

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from qstar import foreign
 from qstar.settings import Count
-from qstar.tasks import extract, grade, lines, problem, worded
-from qstar.tasks.grade import Grader
+from qstar.tasks import lines, problem, worded
+from qstar.tasks.grading import extract, grade
+from qstar.tasks.grading.grade import Grader
 from qstar.tasks.problem import Problem
 from qstar.tasks.worded import Worded
 

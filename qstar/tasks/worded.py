@@ -16,7 +16,7 @@ import numpy as np
 from qstar import settings
 from qstar.settings import Count, Whole
 from qstar.tasks import problem
-from qstar.tasks.grade import Declared
+from qstar.tasks.grading.grade import Declared
 from qstar.tasks.items import Tokenizer
 from qstar.tasks.problem import END, Problem
 

@@ -9,7 +9,7 @@ from tokenizers import pre_tokenizers
 from qstar.data import chat, examples
 from qstar.data import tokenizer as tokenizers
 from qstar.data.marks import Marks
-from qstar.models import companions
+from qstar.models.formats import companions
 from qstar.tasks import conversation
 from qstar.tasks.jsonl import Jsonl
 

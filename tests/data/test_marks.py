@@ -11,7 +11,7 @@ from qstar.data import tokenizer as tokenizers
 from qstar.data.examples import as_sampled
 from qstar.data.marks import Marks
 from qstar.data.tokenizer import Tokenizer
-from qstar.models import companions
+from qstar.models.formats import companions
 
 PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab"]
 FIRST = PIECES.index("▁")

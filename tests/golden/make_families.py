@@ -96,7 +96,7 @@ def make(directory: Path, seed: int, family: str, settings: dict) -> None:
 
 def check(directory: Path) -> tuple[str, float]:
     """What transformers makes of our copy of a directory, and its largest difference from the golden logits."""
-    from qstar.models import hf
+    from qstar.models.formats import hf
 
     expected = np.load(directory / "expected.npz")
     with tempfile.TemporaryDirectory() as written:

@@ -59,7 +59,7 @@ def make(directory: Path, seed: int, shape: dict) -> None:
 
 def check(directory: Path) -> float:
     """Largest difference between the golden logits and transformers' on what qstar writes."""
-    from qstar.models import hf
+    from qstar.models.formats import hf
 
     expected = np.load(directory / "expected.npz")
     with tempfile.TemporaryDirectory() as written:

@@ -47,8 +47,8 @@ def make() -> None:
 
 def check() -> float:
     """Largest difference between the golden logits and peft's on what qstar writes."""
-    from qstar.models import hf
-    from qstar.models import peft as ours
+    from qstar.models.formats import hf
+    from qstar.models.formats import peft as ours
 
     expected = np.load(GOLDEN / "expected.npz")
     with tempfile.TemporaryDirectory() as written:

@@ -45,7 +45,7 @@ class Trained:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     directory, cfg = tmp_path_factory.mktemp("run"), small_runs.small()
-    loaded = cfg.model.load(0)
+    loaded = runs.initial_model(cfg.model, 0)
     method = cfg.method.resolve(loaded.tokenizer)
     program = Program.of(method, loaded.config, make_mesh(MeshConfig()), cfg.optim, cfg.steps, 1)
     state = program.start(loaded.params, 0)

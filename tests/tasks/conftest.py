@@ -2,7 +2,7 @@
 
 import pytest
 
-from qstar.tasks import sandbox, symbolic, worker
+from qstar.tasks.grading import sandbox, symbolic, worker
 
 
 @pytest.fixture(autouse=True)

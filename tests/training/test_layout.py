@@ -4,8 +4,9 @@ import pytest
 import small_runs
 import tiny
 
-from qstar import experiment, sharding
+from qstar import runs, sharding
 from qstar.methods.lm import PlainLM
+from qstar.runs import train
 from qstar.sharding import MeshConfig
 from qstar.training import layout, machine
 from qstar.training.build import Program
@@ -41,4 +42,4 @@ def test_recipes_take_auto(command):
 def test_a_run_is_laid_out_for_its_own_batch(monkeypatch):
     monkeypatch.setattr(machine, "free_bytes", lambda device: 10**12)
     cfg = small_runs.small("mesh=auto", "batch_size=8", "micro_batches=4")
-    assert dict(experiment._mesh(cfg, cfg.model.load(0)).shape) == {"data": 2, "fsdp": 1, "tensor": 1}
+    assert dict(train._mesh(cfg, runs.initial_model(cfg.model, 0)).shape) == {"data": 2, "fsdp": 1, "tensor": 1}

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import pytest
 from small_runs import small
 
-from qstar import experiment, sharding
+from qstar import sharding
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import memory
 from qstar.models.cost import Pass
 from qstar.models.lm import SHALLOW, LMConfig
+from qstar.runs import train
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch
 from qstar.training import machine, room
@@ -119,6 +120,6 @@ def test_a_run_without_room_ends_before_its_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "free_bytes", lambda device: 1000)
     cfg = small("steps=2", "eval=none", "control=false", "sample_every=0")
     with pytest.raises(ValueError, match=r"a step of QuietStar wants .* take a smaller model, or adapters"):
-        experiment.run(cfg, tmp_path / "run")
+        train.run(cfg, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert not any((tmp_path / "run" / "checkpoints").iterdir())

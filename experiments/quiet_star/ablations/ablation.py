@@ -22,6 +22,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from qstar import config as configs
+from qstar import runs
 from qstar.config import TrainConfig
 from qstar.evals.suite import NoEval
 from qstar.models import cost as models_cost
@@ -133,5 +134,5 @@ def changed(old: TrainConfig, new: TrainConfig) -> str:
 
 def cost(cfg: TrainConfig) -> float:
     """FLOPs of a whole training, by `models/cost.py`."""
-    lm = cfg.model.load(cfg.seed).config
+    lm = runs.initial_model(cfg.model, cfg.seed).config
     return float(cfg.steps * cfg.batch_size * models_cost.flops(lm, cfg.method.passes(cfg.data.length)))

@@ -23,7 +23,7 @@ from pathlib import Path
 import ablation
 from ablation import Ablation
 
-from qstar import entry
+from qstar.cli import session
 from qstar.evals import intervals, records
 from qstar.evals.intervals import Across
 
@@ -257,7 +257,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as it was given to sweep.py")
     args = parser.parse_args()
-    with entry.errors():
+    with session.errors():
         page = args.page.read_text(encoding="utf-8")
         read = [ablation.read(name) for name in args.names or order(page)]
         folders = [_labelled(one) for one in args.runs]

@@ -24,10 +24,13 @@ import ablation
 import jax
 
 from qstar import config as configs
-from qstar import entry, experiment, runs
+from qstar import runs
+from qstar.cli import session
 from qstar.config import TrainConfig
+from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator, as_dict
 from qstar.methods.protocol import Method
+from qstar.runs import train as train_run
 from qstar.training.loop import NonFiniteLoss
 
 WAYS = {"none": "none", "greedy": "likeliest", "sampled": "sampled"}
@@ -84,13 +87,13 @@ def train(directory: Path, cfg: TrainConfig) -> None:
         return
     directory.mkdir(parents=True, exist_ok=True)
     with open(directory / "training.log", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        experiment.run(cfg, directory)
+        train_run.run(cfg, directory)
     (directory / "done").touch()
 
 
 def _resolved(cfg: TrainConfig, directory: Path) -> TrainConfig:
     """As a run directory keeps it: with the ids of the tokens that the method names."""
-    tokenizer = runs.Tokenizer.from_file(directory / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(directory / "tokenizer.json")
     return dataclasses.replace(cfg, method=cfg.method.resolve(tokenizer))
 
 
@@ -138,7 +141,7 @@ def _evaluator(questions, method: Method, run: runs.Run) -> Evaluator:
 def carry_out(todo: Sequence[Job], workers: int) -> None:
     """Every job, in this process or in several, each with its share of the processors."""
     if workers == 1:
-        entry.prepare_jax()
+        session.prepare_jax()
         for number, job in enumerate(todo, start=1):
             print(f"[{number}/{len(todo)}] {work(job)}", flush=True)
         return
@@ -154,7 +157,7 @@ def carry_out(todo: Sequence[Job], workers: int) -> None:
 def _begin(shares: multiprocessing.Queue) -> None:
     # Before JAX counts the processors: two workers with two threads each on two of them take longer than one.
     os.sched_setaffinity(0, shares.get())
-    entry.prepare_jax()
+    session.prepare_jax()
 
 
 def main() -> None:
@@ -165,7 +168,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes, at most one a processor; 1 on accelerators")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the recipe of all arms")
     args = parser.parse_args()
-    with entry.errors():
+    with session.errors():
         carry_out(jobs(args.names or ablation.shipped(), args.seeds, args.out, args.set), args.workers)
 
 

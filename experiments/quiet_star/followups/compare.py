@@ -32,7 +32,8 @@ import report  # noqa: E402
 import sweep  # noqa: E402
 from ablation import Ablation, Arm  # noqa: E402
 
-from qstar import entry, experiment, runs  # noqa: E402
+from qstar import runs  # noqa: E402
+from qstar.cli import session  # noqa: E402
 from qstar.config import TrainConfig  # noqa: E402
 from qstar.evals import records  # noqa: E402
 from qstar.evals.suite import NoEval  # noqa: E402
@@ -86,7 +87,7 @@ def fast_rows(seed: int, out: Path) -> list[Row]:
 
 def flops(cfg: TrainConfig, stages: list[tuple[Path, TrainConfig]]) -> float:
     """Of one of the stages, the student's last: that of a student is its teacher's thoughts as well."""
-    lm = experiment.runs.load_model("bundled:cups").config
+    lm = runs.load_model("bundled:cups").config
     passes = cfg.method.passes(cfg.data.length)
     if cfg is stages[-1][1]:
         passes = (*passes, *teacher_passes(stages[-2][1].method, cfg.data.length))
@@ -283,8 +284,8 @@ def main() -> None:
     )
     parser.add_argument("--replace", action="store_true", help="replace the table that --out holds")
     args = parser.parse_args()
-    with entry.errors():
-        entry.prepare_jax()
+    with session.errors():
+        session.prepare_jax()
         if args.answers:
             arms, out = answer_arms(args.methods, args.lr, args.set, args.steps), args.out / "answers"
             dev = answered_rows(arms, args.seeds, out, args.set)

@@ -17,9 +17,10 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from qstar import config as configs
-from qstar import entry, experiment
+from qstar.cli import session
 from qstar.config import TrainConfig
 from qstar.paths import CONFIGS
+from qstar.runs import train
 
 STAGES, STEPS, STUDENT_STEPS = ("8-1", "7-1", "6-1"), (13, 15, 17), 189
 """For the bundled task: three parts of the FLOPs of 40 steps of Quiet-STaR, and a student of as many again."""
@@ -75,13 +76,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/fast_quiet_star"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every stage, as for qstar-train")
     args = parser.parse_intermixed_args()
-    with entry.errors():
-        entry.prepare_jax()
+    with session.errors():
+        session.prepare_jax()
         todo = plan(
             args.out, args.seed, args.experiment, args.stages, args.steps, args.student_steps, tuple(args.overrides)
         )
         for directory, cfg in todo:
-            experiment.run(cfg, directory)
+            train.run(cfg, directory)
 
 
 if __name__ == "__main__":

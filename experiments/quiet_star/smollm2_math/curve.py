@@ -10,7 +10,7 @@ import argparse
 import json
 from pathlib import Path
 
-from qstar import entry
+from qstar.cli import session
 from qstar.evals import records
 
 TASKS = {"gsm8k": "GSM8K", "commonsense_qa": "CommonsenseQA"}
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--replace", action="store_true", help="replace the table that --out holds")
     args = parser.parse_args()
     pairs = [one.partition("=") for one in args.folders]
-    with entry.errors():
+    with session.errors():
         found = {name: read(Path(folder)) for name, _, folder in pairs}
         args.out.mkdir(parents=True, exist_ok=True)
         text, file = table(found), args.out / "curve.md"

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from qstar import entry, runs
+from qstar import runs
+from qstar.cli import session
 from qstar.evals import intervals
 from qstar.evals.suite import CupsEval, Evaluator
 from qstar.methods.lm import PlainLM
@@ -82,7 +83,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--model", default="bundled:cups")
     args = parser.parse_args()
-    entry.prepare_jax()
+    session.prepare_jax()
     model = runs.load_model(args.model)
     cfg = CupsEval(items=args.items, split=args.split)
     problems = cfg.problems()

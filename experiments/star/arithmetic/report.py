@@ -16,8 +16,9 @@ from pathlib import Path
 
 import study
 
-from qstar import entry, iterations
+from qstar.cli import session
 from qstar.evals import intervals, records
+from qstar.runs import iterations
 
 HERE = Path(__file__).resolve().parent
 NAMES = {
@@ -283,7 +284,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--replace", action="store_true", help="write the tables of a page that has them already anew")
     args = parser.parse_args()
-    with entry.errors():
+    with session.errors():
         runs = collect(args.runs)
         page = args.out / "README.md"
         found = tables(runs)

@@ -22,9 +22,10 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import Queue
 
-from qstar import answering, entry, iterations
 from qstar import config as configs
+from qstar.cli import session
 from qstar.config import ImproveConfig
+from qstar.runs import answering, iterations
 from qstar.tasks import problem as problems
 
 HERE = Path(__file__).resolve().parent
@@ -116,7 +117,7 @@ def work(arm: str, base: int, seed: int, out: Path, more: tuple[str, ...], share
 
 def ask(directory: Path) -> None:
     """Sums of more digits than a run has learnt, from the test split."""
-    entry.prepare_jax()
+    session.prepare_jax()
     cfg = configs.load(directory / iterations.CONFIG, schema=ImproveConfig)
     task = dataclasses.replace(cfg.task, digits=UNSEEN, test=LONGER)
     cfg = dataclasses.replace(cfg, task=task, sample_batch=LONGER)

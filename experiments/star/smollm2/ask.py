@@ -15,13 +15,15 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar import answering, entry, improvement, iterations
 from qstar import config as configs
-from qstar.answering import Sampler
+from qstar import runs
+from qstar.cli import session
 from qstar.config import ImproveConfig
 from qstar.evals import records
 from qstar.models import lm
-from qstar.runs import Loaded, Pretrained
+from qstar.models.sources import Pretrained
+from qstar.runs import Loaded, answering, improve, iterations
+from qstar.runs.answering import Sampler
 from qstar.tasks import problem as problems_of
 from qstar.tasks.problem import Problem
 
@@ -29,7 +31,7 @@ from qstar.tasks.problem import Problem
 def questions(cfg: ImproveConfig, run: Path, split: str, most: int, reason: str) -> Sequence[Problem]:
     """So many of a split, drawn as a run draws those of dev that it asks; 0: all."""
     found = problems_of.logged_test(cfg.task, run, reason) if split == "test" else cfg.task.problems(split)
-    order = np.random.default_rng(improvement.DEV_SEED).permutation(len(found))
+    order = np.random.default_rng(improve.DEV_SEED).permutation(len(found))
     return [found[i] for i in sorted(order[: most or None].tolist())]
 
 
@@ -63,8 +65,8 @@ def main() -> None:
     parser.add_argument("--replace", action="store_true", help="replace answers that a run has already")
     parser.add_argument("--most", type=int, default=0, help="questions of test; 0: all (of dev: what the run asked)")
     args = parser.parse_args()
-    with entry.errors():
-        entry.prepare_jax()
+    with session.errors():
+        session.prepare_jax()
         asked(args)
 
 
@@ -73,7 +75,7 @@ def asked(args: argparse.Namespace) -> None:
         cfg = configs.load(run / iterations.CONFIG, schema=ImproveConfig)
         source = cfg.model if args.before else Pretrained(last(run), dtype=cfg.model.dtype, remat=cfg.model.remat)
         what = "before" if args.before else "asked"
-        model = source.load(cfg.seed)
+        model = runs.initial_model(source, cfg.seed)
         most = args.most if args.split == "test" else cfg.dev
         problems = questions(cfg, run, args.split, most, f"{what}: {model.source}")
         ways = (False, True) if args.before else (cfg.ask_few_shot,)

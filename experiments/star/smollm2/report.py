@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from qstar import config as configs
-from qstar import iterations
-from qstar import report as tables
 from qstar.config import ImproveConfig
 from qstar.evals import intervals, paired
+from qstar.reports import tables
+from qstar.runs import iterations
 
 PHASES = ("sample", "hint", "train")  # of the ledger; asking dev and test is apart
 

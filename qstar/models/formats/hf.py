@@ -1,0 +1,244 @@
+"""Weights in Hugging Face's layout: read and write directories of the models in `models/formats/families.py`.
+
+Their matrices are [out, in]; ours keep heads as axes of their own and stack the layers, so a matrix of theirs is the
+transpose of ours with the axes of each side flattened.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+import jax
+import ml_dtypes
+import numpy as np
+import safetensors.numpy
+
+from qstar import foreign
+from qstar.models import lm
+from qstar.models.definition import differences
+from qstar.models.formats import companions, families
+from qstar.models.formats.families import LayerTensor
+from qstar.models.formats.weights import Tensors, inside
+from qstar.models.lm import LMConfig
+from qstar.typing import Params
+
+WRITTEN = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
+
+BUFFER = "rotary_emb.inv_freq"  # frequencies that old exports carry, computed here
+EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+
+
+def read_directory(path: str | Path) -> tuple[LMConfig, Params]:
+    """Config and float32 weights (numpy) of a Hugging Face directory.
+
+    The sizes of the config are compared with the headers of the files before memory is taken for them.
+
+    Raises:
+        FileNotFoundError: no config.json, no *.safetensors, or a shard that the index names is missing.
+        ValueError: a model outside the families, a damaged file, a file outside the directory, weights that are
+            missing, unexpected, of another shape or type, NaN or infinite, or an output layer that differs though the
+            config ties it to the embedding.
+    """
+    path = Path(path)
+    cfg = read_config(path)
+    with Tensors(*_weight_files(path)) as tensors:
+        shapes = tensors.shapes
+        tensors.check_types([name for name in shapes if not name.endswith(BUFFER)])
+        return cfg, assemble(cfg, shapes, tensors, str(path))
+
+
+def read_config(path: str | Path) -> LMConfig:
+    """The config.json of a directory. Raises FileNotFoundError, or ValueError for models outside the families."""
+    file = inside(Path(path), "config.json")
+    if not file.is_file():
+        raise FileNotFoundError(f"{path} has no config.json: a Hugging Face model directory is wanted")
+    return families.read(foreign.json_object(file), str(file))
+
+
+def _weight_files(path: Path) -> tuple[list[Path], dict[str, Path]]:
+    """The files to read, and of which of them a tensor is taken that is in several: as transformers does it."""
+    # A single file goes before an index, which may be left over from other weights.
+    single, index = inside(path, "model.safetensors"), inside(path, "model.safetensors.index.json")
+    if single.is_file():
+        return [single], {}
+    if index.is_file():
+        homes = _shards(path, index)
+        return sorted(set(homes.values())), homes
+    found = [inside(path, file.name) for file in sorted(path.glob("*.safetensors"))]
+    if not found:
+        raise FileNotFoundError(
+            f"{path} has no *.safetensors; weights in PyTorch's .bin form are loaded with transformers and saved again "
+            "with save_pretrained, which writes safetensors"
+        )
+    return found, {}
+
+
+def _shards(path: Path, index: Path) -> dict[str, Path]:
+    """File of every tensor that an index names."""
+    names = foreign.json_object(index).get("weight_map")
+    if not isinstance(names, dict) or not names:
+        raise ValueError(f"{index}: weight_map is {_kind(names)}, expected an object from tensors to names of files")
+    wrong = {tensor: name for tensor, name in names.items() if not isinstance(name, str) or not name}
+    if wrong:
+        tensor, name = next(iter(wrong.items()))
+        raise ValueError(f"{index}: the file of {tensor} is {_kind(name)}, expected the name of a file")
+    try:
+        homes = {name: inside(path, name) for name in sorted(set(names.values()))}
+    except ValueError as error:
+        raise ValueError(f"{index} names a file that is not read: {error}") from error
+    missing = [name for name, file in homes.items() if not file.is_file()]
+    if missing:
+        raise FileNotFoundError(f"{path} lacks {', '.join(missing)}, named by {index.name}; download it again")
+    return {tensor: homes[name] for tensor, name in names.items()}
+
+
+def _kind(value: object) -> str:
+    return f"a JSON {type(value).__name__}" if value or isinstance(value, int) else repr(value)
+
+
+def assemble(
+    cfg: LMConfig, shapes: dict[str, tuple[int, ...]], tensor: Callable[[str], np.ndarray], source: str
+) -> Params:
+    """Our parameters from tensors under Hugging Face's names. Raises ValueError when they do not fit `cfg`.
+
+    Args:
+        shapes: shape of every tensor there is.
+        tensor: gives one of them in float32.
+    """
+    _check_shapes(cfg, shapes, source)
+    blocks = {}
+    for leaf in families.layer_tensors(cfg):
+        stack = np.empty((cfg.layers, *leaf.shape), np.float32)
+        for layer in range(cfg.layers):
+            stack[layer] = tensor(f"model.layers.{layer}.{leaf.name}").T.reshape(leaf.shape)
+        _leaf(blocks, leaf.path[:-1], create=True)[leaf.path[-1]] = stack
+    params = {"embedding": tensor(EMBEDDING), "blocks": blocks, "norm": {"scale": tensor(NORM)}}
+    if not cfg.tied:
+        params["head"] = tensor(HEAD)
+    elif HEAD in shapes:
+        _check_tied(params["embedding"], tensor(HEAD), source)
+    return params
+
+
+def _leaf(tree: dict, path: tuple[str, ...], create: bool = False):
+    for name in path:
+        tree = tree.setdefault(name, {}) if create else tree[name]
+    return tree
+
+
+def _check_shapes(cfg: LMConfig, found: dict[str, tuple[int, ...]], source: str) -> None:
+    layers = _layers(found)
+    several = f"num_hidden_layers is {cfg.layers}, the tensors are those of {layers} layers"
+    if cfg.layers > len(found):  # too many to be listed
+        raise ValueError(f"weights of {source} do not fit its config: {several}")
+    wanted = {name: shape for name, _, shape in _places(cfg)}
+    # Old exports carry the rotary frequencies; tied models may carry the output layer a second time.
+    spare = {HEAD: wanted[EMBEDDING]} if cfg.tied and HEAD in found else {}
+    found = {name: shape for name, shape in found.items() if not name.endswith(BUFFER)}
+    problems = differences(wanted | spare, found)
+    if problems:
+        problems += f"\n  {several}" if layers != cfg.layers else ""
+        hint = "; set tie_word_embeddings if the model ties them" if HEAD not in found and not cfg.tied else ""
+        raise ValueError(f"weights of {source} do not fit its config:\n  {problems}{hint}")
+
+
+def _layers(names: Iterable[str]) -> int:
+    """The number of layers that tensors of these names belong to; 0 where none tells."""
+    numbers = [re.match(r"model\.layers\.([0-9]{1,9})\.", name) for name in names]
+    return max((int(number[1]) + 1 for number in numbers if number), default=0)
+
+
+def _check_tied(embedding: np.ndarray, head: np.ndarray, source: str) -> None:
+    if not np.array_equal(embedding, head):
+        gap = float(np.max(np.abs(embedding - head)))
+        raise ValueError(
+            f"{source}: config says tie_word_embeddings, but lm_head.weight differs from the embedding by up to "
+            f"{gap:.3g}; set tie_word_embeddings to false if the output layer is its own"
+        )
+
+
+def _places(cfg: LMConfig) -> Iterator[tuple[str, Callable[[Params], np.ndarray], tuple[int, ...]]]:
+    """Name of every tensor there, how to make it from our parameters, and its shape."""
+    yield EMBEDDING, lambda params: params["embedding"], (cfg.vocab, cfg.width)
+    leaves = families.layer_tensors(cfg)
+    for layer in range(cfg.layers):
+        for leaf in leaves:
+            yield f"model.layers.{layer}.{leaf.name}", _flatten(leaf, layer), leaf.sides[::-1]
+    yield NORM, lambda params: params["norm"]["scale"], (cfg.width,)
+    if not cfg.tied:
+        yield HEAD, lambda params: params["head"], (cfg.vocab, cfg.width)
+
+
+def _flatten(leaf: LayerTensor, layer: int) -> Callable[[Params], np.ndarray]:
+    return lambda params: np.asarray(_leaf(params["blocks"], leaf.path)[layer]).reshape(leaf.sides).T
+
+
+def write_directory(
+    path: str | Path,
+    cfg: LMConfig,
+    params: Params,
+    tokenizer_json: str | None,
+    dtype: str = "float32",
+    ids: Mapping[str, int | list[int] | None] = MappingProxyType(dict.fromkeys(companions.IDS)),
+) -> None:
+    """Write a directory that transformers loads with `AutoModelForCausalLM` and `AutoTokenizer`.
+
+    Args:
+        tokenizer_json: contents of tokenizer.json; None writes weights and config only.
+        dtype: stored type of the weights, float32, bfloat16 or float16.
+        ids: of the tokens that begin, end and pad a text, as entries of config.json. Were they left out, transformers
+            would put those of the first Llama in their place.
+    """
+    if dtype not in WRITTEN:
+        raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(WRITTEN)}")
+    contents = families.write(cfg, dtype) | dict(ids)
+    lm.definition(cfg).check(params)
+    path = Path(path)
+    path.mkdir(parents=True, exist_ok=True)
+    tensors = {name: np.ascontiguousarray(make(params), WRITTEN[dtype]) for name, make, _ in _places(cfg)}
+    # transformers refuses files whose metadata does not name a framework.
+    safetensors.numpy.save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    if tokenizer_json is not None:
+        (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+        companions.write(path, {companions.TOKENIZER: companions.spelled(companions.PLAIN)})
+    (path / "config.json").write_text(companions.spelled(contents), encoding="utf-8")
+
+
+def write_tensors(file: Path, tree: Params, dtype: str) -> None:
+    """Write a tree of weights as one safetensors file; `mixing.first` names leaf `first` under `mixing`."""
+    flat = jax.tree_util.tree_leaves_with_path(tree)
+    tensors = {
+        jax.tree_util.keystr(path, simple=True, separator="."): np.ascontiguousarray(leaf, WRITTEN[dtype])
+        for path, leaf in flat
+    }
+    safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
+
+
+def fetch(hub_id: str) -> Path:
+    """Directory of a model from the Hugging Face hub, downloaded once and kept in its cache.
+
+    Raises:
+        ImportError: the extra `hub` is not installed.
+        ConnectionError: no network and no copy in the cache.
+        ValueError: the hub has no such model, or not for this account.
+    """
+    try:
+        import huggingface_hub
+        from huggingface_hub import errors
+    except ImportError as error:
+        raise ImportError(f'{hub_id} is on the Hugging Face hub: pip install ".[hub]" to fetch it') from error
+    try:
+        found = huggingface_hub.snapshot_download(
+            hub_id,
+            allow_patterns=["*.json", "*.jinja", "*.safetensors"],
+            ignore_patterns=["consolidated*", "original/*"],
+        )
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
+        raise ValueError(f"the Hugging Face hub has no model {hub_id!r} that this account may read") from error
+    except OSError as error:  # no network, nothing in the cache, a server's refusal
+        raise ConnectionError(
+            f"could not fetch {hub_id} from the Hugging Face hub ({str(error).splitlines()[0]}); on a machine with a "
+            f"network run `hf download {hub_id} --local-dir DIR`, copy DIR here and give its path"
+        ) from error
+    return Path(found)

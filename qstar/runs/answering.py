@@ -1,0 +1,338 @@
+"""Questions to a language model, its answers graded: what self-training stores, counts and reports of them."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from qstar.config import ImproveConfig
+from qstar.data.rationales import Sample
+from qstar.decoding import generate as decoding
+from qstar.decoding import score
+from qstar.decoding.generate import Written
+from qstar.decoding.sampling import Sampling
+from qstar.evals.intervals import wilson
+from qstar.models import cost, lm
+from qstar.models.cost import Pass
+from qstar.models.definition import Definition
+from qstar.runs.load import Loaded
+from qstar.tasks import leaks
+from qstar.tasks.grading.grade import Verdict
+from qstar.tasks.leaks import WronglyHinted
+from qstar.tasks.problem import Problem, Task
+from qstar.training import console
+from qstar.typing import Key, Params
+
+WRONG_HINT_SEED = 2022
+SCORED = 64  # samples of an iteration whose log-probs the trainer computes again, or fewer where they are long
+SCORED_TOKENS = 8192  # of all of them with their prompts
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """The weights that write in an iteration."""
+
+    loaded: Loaded
+    definition: Definition
+    params: Params  # on the device
+    name: str  # for the store
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Problems with what was written behind their prompts, one after another."""
+
+    prompts: list[str]
+    written: Written
+    verdicts: list[Verdict]
+
+
+@dataclass(frozen=True)
+class Overlong:
+    """A question that is longer than the model can read."""
+
+    id: str
+    tokens: int  # of its prompt
+    room: int  # tokens to write, those of the questions beside it
+
+
+Prompts = Callable[[Sequence[Problem], int], Iterable[Sequence[str]]]
+"""A batch of problems and its number -> the prompts that may be asked of each."""
+
+
+def fitting(
+    cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem], prompts: Callable[[], Prompts]
+) -> tuple[list[Problem], list[Overlong]]:
+    """The problems that the model can read and answer, and the others.
+
+    Looked at again where some were left out: which examples stand before a question may depend on its batch.
+    """
+    left: list[Overlong] = []
+    while True:
+        found = list(_overlong(cfg, loaded, problems, prompts()))
+        if not found:
+            return list(problems), left
+        left += found
+        ids = {one.id for one in found}
+        problems = [one for one in problems if one.id not in ids]
+
+
+def _overlong(cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem], prompts: Prompts) -> Iterator[Overlong]:
+    for number, batch in enumerate(batches(cfg, loaded, problems)):
+        room = max(cfg.task.budget(one, loaded.tokenizer) for one in batch)
+        for one, texts in zip(batch, prompts(batch, number), strict=True):
+            size = max(len(loaded.tokenizer.encode_prompt(text)) for text in texts)
+            if size + room > loaded.config.max_len:
+                yield Overlong(one.id, size, room)
+
+
+def check_fitting(cfg: ImproveConfig, loaded: Loaded, split: str, count: int, left: Sequence[Overlong]) -> None:
+    """Raise ValueError that names the overlong questions, unless they are to be left out and others remain."""
+    if not left or (cfg.overlong == "skip" and len(left) < count):
+        return
+    named = ", ".join(f"{one.id} ({one.tokens} tokens and {one.room} to write)" for one in left[:5])
+    raise ValueError(
+        f"{cfg.task.name}: {len(left)} of {count} {split} questions do not fit into the {loaded.config.max_len} tokens "
+        f"that {loaded.source} was built for: {named}{', ...' if len(left) > 5 else ''}; shorten them, show fewer "
+        "examples before them, lower task.max_new_tokens, use a model with a longer context, or leave them out with "
+        "overlong=skip"
+    )
+
+
+def batches(cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem]) -> list[list[Problem]]:
+    """The problems in batches whose answers take about as many tokens."""
+    ordered = sorted(problems, key=lambda one: cfg.task.budget(one, loaded.tokenizer))
+    return [ordered[i : i + cfg.sample_batch] for i in range(0, len(ordered), cfg.sample_batch)]
+
+
+def answer(
+    cfg: ImproveConfig,
+    sampler: Sampler,
+    batch: Sequence[Problem],
+    shots: Sequence[Sequence[Problem]],
+    hint: bool,
+    samples: int,
+    key: Key,
+    greedy: bool = False,
+) -> Answered:
+    """What the model writes behind the prompts of these problems, and the verdicts."""
+    recipe, task, tokenizer = cfg.improve, cfg.task, sampler.loaded.tokenizer
+    prompts = [(task.hinted if hint else task.prompt)(*one) for one in zip(batch, shots, strict=True)]
+    sampling = Sampling(
+        0.0 if greedy else recipe.temperature,
+        0 if greedy else recipe.top_k,
+        1.0 if greedy else recipe.top_p,
+        max(task.budget(one, tokenizer) for one in batch),
+        tuple(task.stop),
+    )
+    written = decoding.generate(
+        sampler.definition,
+        sampler.params,
+        tokenizer,
+        prompts,
+        key,
+        sampling,
+        samples=samples,
+        batch_size=cfg.sample_batch,
+    )
+    # What was cut off by the limit is no answer: the rest of it could have been another one.
+    verdicts = [
+        task.grader(text, one.gold) if done else Verdict(False, "", "too long")
+        for text, done, one in zip(
+            written.text, written.finished, [one for one in batch for _ in range(samples)], strict=True
+        )
+    ]
+    return Answered(prompts, written, verdicts)
+
+
+def samples(
+    cfg: ImproveConfig, sampler: Sampler, batch: Sequence[Problem], found: Answered, hint: bool
+) -> list[Sample]:
+    """Rows of the store."""
+    recipe, each = cfg.improve, len(found.verdicts) // len(batch)
+    fixed = {"split": "train", "seed": cfg.seed, "checkpoint": sampler.name}
+    fixed |= {name: getattr(recipe, name) for name in ("temperature", "top_k", "top_p")}
+    fixed |= {"grader": cfg.task.grader.name, "grader_version": cfg.task.grader.version}
+    rows, written = [], found.written
+    # An end-of-text token is none of the text, whose stop it takes the place of.
+    ended = [len(tokens) and int(tokens[-1]) in sampler.loaded.tokenizer.ends for tokens in written.tokens]
+    for i, verdict in enumerate(found.verdicts):
+        one = batch[i // each]
+        asked = {"problem": one.id, "question": one.question, "gold": one.answer, "group": one.group}
+        asked |= {"prompt": found.prompts[i // each], "hint": one.told if hint else ""}
+        tokens = {name: getattr(written, name)[i].tolist() for name in ("tokens", "logprobs", "margins")}
+        counts = {"prompt_tokens": len(written.prompts[i]), "generated_tokens": len(written.tokens[i])}
+        texts = {
+            "written": written.text[i] + ("" if ended[i] else written.ending[i]),
+            "stored": leaks.stored(cfg.task, one, written.text[i], hint),
+        }
+        found_out = {"answer": verdict.answer, "correct": verdict.correct, "reason": verdict.reason}
+        done = {"finished": bool(written.finished[i])}
+        rows.append(Sample(**fixed, **asked, **tokens, **counts, **texts, **found_out, **done))
+    return rows
+
+
+COUNTED = (
+    "hinted",
+    "correct",
+    "problem",
+    "prompt",
+    "stored",
+    "tokens",
+    "logprobs",
+    "prompt_tokens",
+    "generated_tokens",
+)
+"""Columns of the store that `counted` reads."""
+
+
+def counted(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict], problems: Mapping[str, Problem]) -> dict:
+    """Numbers of an iteration's samples; tokens and FLOPs are those of the samples, so the same after a kill."""
+    free, hinted = [row for row in rows if not row["hinted"]], [row for row in rows if row["hinted"]]
+    shape = sampler.loaded.config
+    line = {
+        "sampled": len(free),
+        "right": sum(row["correct"] for row in free),
+        "hinted": len(hinted),
+        "right_hinted": sum(row["correct"] for row in hinted),
+        "ledger": {"sample": spent(shape, free, cfg.improve.samples), "hint": spent(shape, hinted, 1)},
+    }
+    return line | {"mismatch": _mismatch(cfg, sampler, rows), "stated": _stated(cfg.task, rows, problems)}
+
+
+def _stated(task: Task, rows: Sequence[dict], problems: Mapping[str, Problem]) -> dict[str, dict]:
+    """Where right rationales state the answer, those with a hint apart; no entry where none declares one."""
+    found = {}
+    for name, hinted in (("free", False), ("hinted", True)):
+        kept = [row for row in rows if row["correct"] and row["stored"] and row["hinted"] == hinted]
+        each = [leaks.statement(task.reasons(row["stored"]), task.spellings(problems[row["problem"]])) for row in kept]
+        if any(one is not None for one in each):
+            found[name] = dataclasses.asdict(leaks.statements(each))
+    return found
+
+
+def misled(problems: Sequence[Problem], count: int) -> list[WronglyHinted]:
+    """So many of the problems, with hints of other answers; the same whenever they are asked for."""
+    rng = np.random.default_rng(WRONG_HINT_SEED)
+    found = leaks.wrong_hints(problems, rng)
+    return [found[i] for i in sorted(rng.permutation(len(found))[:count].tolist())]
+
+
+FOLLOWED = ("problem", "answer", "gold", "prompt_tokens", "generated_tokens")
+"""Columns of the store that `followed` reads."""
+
+
+def followed(sampler: Sampler, asked: Sequence[WronglyHinted], rows: Sequence[dict]) -> dict:
+    """What was answered to wrong hints, of rows of a store of such answers."""
+    told = {one.problem.id: one.hinted for one in asked}
+    found = leaks.wrong_hint_count((row["answer"], told[row["problem"]], row["gold"]) for row in rows)
+    line = {"wrong_hints": dataclasses.asdict(found) | {"share_followed": found.share_followed}}
+    return line | {"ledger": {"wrong_hint": spent(sampler.loaded.config, rows, 1)}}
+
+
+def spent(shape: lm.LMConfig, rows: Sequence[dict], samples: int) -> dict[str, int]:
+    """Tokens read, written and graded, and their FLOPs; a prompt is read once for all its samples."""
+    prompts, written = [row["prompt_tokens"] for row in rows], [row["generated_tokens"] for row in rows]
+    reading = sum(cost.flops(shape, [Pass(size, size, 1, gradient=False)]) for size in prompts[::samples])
+    writing = sum(
+        max(new - 1, 0) * cost.flops(shape, [Pass(1, size + new, 1, gradient=False)])
+        for size, new in zip(prompts, written, strict=True)
+    )
+    return {
+        "prompt_tokens": sum(prompts[::samples]),
+        "generated_tokens": sum(written),
+        "graded_tokens": sum(written),
+        "flops": reading + writing,
+    }
+
+
+def _mismatch(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict]) -> dict[str, float]:
+    """How far the sampler's log-probs are from the trainer's, on some samples of the iteration."""
+    written = [row for row in rows if row["tokens"]]
+    if not written:
+        return {}
+    longest = max(row["prompt_tokens"] + row["generated_tokens"] for row in written)
+    count = min(SCORED, max(SCORED_TOKENS // longest, 1))
+    some = written[:: max(len(written) // count, 1)][:count]
+    encode = sampler.loaded.tokenizer.encode_prompt
+    again = score.score(
+        sampler.definition, sampler.params, [encode(row["prompt"]) for row in some], [row["tokens"] for row in some],
+        batch_size=min(cfg.sample_batch, count),
+    )  # fmt: skip
+    gaps = np.concatenate([np.abs(np.subtract(row["logprobs"], new)) for row, new in zip(some, again, strict=True)])
+    return {"mean": float(gaps.mean()), "largest": float(gaps.max())}
+
+
+def evaluated(cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem], phase: str, iteration: int) -> dict:
+    """Accuracy with the likeliest tokens, by group, and what it cost in this phase (dev or test).
+
+    Where the configuration asks for it also both accuracies, with few-shot examples and without.
+    """
+    found = {shots: _asked(cfg, sampler, problems, shots, phase, iteration) for shots in ways(cfg)}
+    right = found[cfg.ask_few_shot].right
+    groups = {name: _share(each) for name, each in sorted(right.items(), key=lambda one: (len(one[0]), one[0]))}
+    rows = [row for way in found.values() for row in way.rows]
+    line = {"accuracy": found[cfg.ask_few_shot].share, "groups": groups}
+    if cfg.ask_both:
+        line["ways"] = {"few-shot": found[True].share, "zero-shot": found[False].share}
+    return line | {"ledger": {phase: spent(sampler.loaded.config, rows, 1)}}
+
+
+def asking_rng(cfg: ImproveConfig, phase: str) -> np.random.Generator:
+    """Draws the examples before the questions of a phase: the same every time."""
+    return np.random.default_rng((cfg.seed, *phase.encode()))
+
+
+def asking(cfg: ImproveConfig, phase: str) -> Prompts:
+    """The prompts of `evaluated`, batch by batch in their order."""
+    streams = {few_shot: asking_rng(cfg, phase) for few_shot in ways(cfg)}
+
+    def prompts(batch: Sequence[Problem], number: int) -> list[list[str]]:
+        found = [
+            [cfg.task.prompt(one, cfg.task.shots(one, rng) if few_shot else ()) for one in batch]
+            for few_shot, rng in streams.items()
+        ]
+        return list(zip(*found, strict=True))
+
+    return prompts
+
+
+def ways(cfg: ImproveConfig) -> tuple[bool, ...]:
+    return (cfg.ask_few_shot, not cfg.ask_few_shot) if cfg.ask_both else (cfg.ask_few_shot,)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    right: dict[str, list[bool]]  # by group
+    rows: list[dict]  # tokens read and written
+
+    @property
+    def share(self) -> dict[str, float]:
+        return _share([one for found in self.right.values() for one in found])
+
+
+def _asked(
+    cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem], few_shot: bool, phase: str, iteration: int
+) -> _Asked:
+    rng = asking_rng(cfg, phase)
+    parts = batches(cfg, sampler.loaded, problems)
+    right: dict[str, list[bool]] = {}
+    rows: list[dict] = []
+    with console.counting(f"iteration {iteration}: asking") as progress:
+        for number, batch in enumerate(parts):
+            shots = [cfg.task.shots(one, rng) if few_shot else () for one in batch]
+            # The likeliest tokens want no randomness: any key will do.
+            answered = answer(cfg, sampler, batch, shots, False, 1, jax.random.key(cfg.seed), greedy=True)
+            for one, verdict in zip(batch, answered.verdicts, strict=True):
+                right.setdefault(one.group, []).append(verdict.correct)
+            written = zip(answered.written.prompts, answered.written.tokens, strict=True)
+            rows += [{"prompt_tokens": len(prompt), "generated_tokens": len(new)} for prompt, new in written]
+            progress(number + 1, len(parts))
+    return _Asked(right, rows)
+
+
+def _share(right: Sequence[bool]) -> dict[str, float]:
+    low, high = wilson(sum(right), len(right))
+    return {"share": sum(right) / len(right), "low": low, "high": high, "n": len(right)}

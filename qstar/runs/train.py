@@ -1,0 +1,390 @@
+"""One run from its configuration to its table: the method, its control, evaluations before and after, samples.
+
+A run directory holds everything: config.yaml, environment.json, lm.json and tokenizer.json, metrics.jsonl,
+evals.jsonl, samples.jsonl, checkpoints/, the same again of the control under control/, and summary.md at the end.
+Called on a directory that has checkpoints it goes on from them; an arm that is done is not trained again.
+"""
+
+import dataclasses
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+
+from qstar import __version__, advice, files, paths, processes, sharding
+from qstar.reports import tables
+from qstar.runs import load, stored
+from qstar import config as configs
+from qstar.config import TrainConfig
+from qstar.data.pipeline import RandomAccess
+from qstar.data.tokenizer import Tokenizer
+from qstar.evals.suite import CupsEval, Evaluator, Row
+from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Method
+from qstar.models import cost
+from qstar.models.definition import join
+from qstar.models.lm import COMPUTED
+from qstar.runs.record import Reader, Record
+from qstar.runs.load import Loaded
+from qstar.sharding import MeshConfig
+from qstar.structs import Batch, TrainState
+from qstar.thoughts import read
+from qstar.thoughts.predict import Thinks
+from qstar.training import build, checkpoint, console, layout, loop, machine, optim, room
+from qstar.training.build import Program
+from qstar.training.checkpoint import Checkpoints
+from qstar.training.loop import Hook
+from qstar.training.metrics import MetricLogger
+from qstar.typing import Params
+
+BEST_OF = 64  # held-out texts that are read for the thoughts that helped most
+SHOWN = 3  # of these thoughts
+SAMPLE_LIMIT = 128  # tokens of a text that is read for samples
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run ended with."""
+
+    directory: Path
+    before: list[Row]
+    after: list[Row]
+    control: list[Row]  # empty where there was none
+    helped: list[read.Helpful]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the models that are trained side by side, with all that its training takes."""
+
+    cfg: TrainConfig  # its method resolved
+    directory: Path
+    program: Program
+    extras: Params  # weights beside the language model's that it goes on from
+    batches: Iterator[Batch]
+    batch: Batch  # its shapes, types and places
+    evaluator: Evaluator
+    reader: Reader | None  # None where the method does not think
+
+
+def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = None) -> Result:
+    """Train, or go on training, and show how it went.
+
+    Args:
+        known: numbers from before training; they are the line of step 0 in metrics.jsonl.
+
+    Raises ValueError and its like for anything that cannot work, before the first compile; `loop.Interrupted` and
+    `loop.NonFiniteLoss` as `loop.fit` does.
+    """
+    paths.check_folder("run_dir", directory)
+    with console.phase("loading the model"):
+        loaded = load.as_begun(directory, load.initial_model(cfg.model, cfg.seed))
+        mesh = _mesh(cfg, loaded)
+        _check_sizes(cfg, loaded, mesh)
+    if loaded.tokenizer.told():
+        console.console().print(f"tokenizer: {loaded.tokenizer.told()}", markup=False, highlight=False)
+    with console.phase("preparing data and questions"):
+        data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
+        texts = held_out(cfg, loaded.tokenizer, data)
+        arms = [_arm(cfg, cfg.method, directory, loaded, mesh, data, texts)]
+        if cfg.control:
+            plain = dataclasses.replace(cfg, control=False)
+            arms.append(_arm(plain, PlainLM(), directory / "control", loaded, mesh, data, texts))
+    _check_directories(arms, loaded)
+    processes.wait("checked")
+    with processes.locked(*(arm.directory for arm in arms)):
+        _check_directories(arms, loaded)  # another run may have come and gone meanwhile
+        return _run(arms, loaded, known or {})
+
+
+def _run(arms: Sequence[Arm], loaded: Loaded, known: Mapping[str, float]) -> Result:
+    cfg, directory = arms[0].cfg, arms[0].directory
+    for arm in arms:
+        _open(arm, loaded)
+    processes.wait("opened")
+    records = [_train(arm, loaded, known) for arm in arms]
+    before, after = (records[0].evaluated.get(step, []) for step in (0, cfg.steps))
+    control = records[1].evaluated[cfg.steps] if cfg.control else []
+    result = Result(directory, before, after, control, _helped(arms[0], loaded))
+    _show(result, arms[0], loaded.tokenizer)
+    return result
+
+
+def _mesh(cfg: TrainConfig, loaded: Loaded) -> jax.sharding.Mesh:
+    if not cfg.mesh.auto:
+        return sharding.make_mesh(cfg.mesh)
+    method = cfg.method.resolve(loaded.tokenizer)
+    other, here = load.other_model(method, loaded), sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+    program = Program.of(method, loaded.config, here, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
+    return layout.picked(program, cfg.batch_size // cfg.micro_batches)
+
+
+def _check_sizes(cfg: TrainConfig, loaded: Loaded, mesh: jax.sharding.Mesh) -> None:
+    if cfg.data.length > loaded.config.max_len:
+        raise ValueError(
+            f"data.length = {cfg.data.length} is longer than the context of {loaded.source}, {loaded.config.max_len} "
+            "tokens: lower data.length"
+        )
+    sharding.check_rows(cfg.batch_size // cfg.micro_batches, mesh)
+
+
+def held_out(cfg: TrainConfig, tokenizer: Tokenizer, training: RandomAccess) -> list[list[int]]:
+    """Texts to read: problems of the evaluation, or the beginnings of windows outside training (`build.held_out`)."""
+    if isinstance(cfg.eval, CupsEval):
+        problems = dataclasses.replace(cfg.eval, items=BEST_OF).problems()
+        return [tokenizer.encode_whole(f"{problem.question}{problem.answer}") for problem in problems]
+    batch = build.held_out(cfg.data, tokenizer, training, cfg.batch_size, cfg.seed)
+    first = batch.segment == 1
+    return [tokens[keep][:SAMPLE_LIMIT].tolist() for tokens, keep in zip(batch.tokens, first, strict=True)][:BEST_OF]
+
+
+def _arm(
+    cfg: TrainConfig,
+    method: Method,
+    directory: Path,
+    loaded: Loaded,
+    mesh: jax.sharding.Mesh,
+    data: RandomAccess,
+    texts: Sequence[Sequence[int]],
+) -> Arm:
+    method = method.resolve(loaded.tokenizer)
+    other = load.other_model(method, loaded)
+    program = Program.of(method, loaded.config, mesh, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
+    extras = load.carried_on(loaded, method)
+    evaluator = Evaluator(cfg.eval, method, program.definition, loaded.tokenizer)
+    told = tables.left_out(evaluator.fit())
+    if told:
+        console.console().print(told.strip(), markup=False, highlight=False)
+    return Arm(
+        dataclasses.replace(cfg, method=method),
+        directory,
+        program,
+        extras,
+        build.batches(data),
+        build.abstract_batch(data, cfg.batch_size, mesh),
+        evaluator,
+        Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
+    )
+
+
+# --- the run directory --------------------------------------------------------------------------------------------
+
+
+def _check_directories(arms: Sequence[Arm], loaded: Loaded) -> None:
+    """Raise ValueError where a directory holds something else than this run."""
+    for arm in arms:
+        _check_directory(arm, loaded, arms[0].directory)
+
+
+def _check_directory(arm: Arm, loaded: Loaded, whole: Path) -> None:
+    directory, file = arm.directory, arm.directory / "config.yaml"
+    checkpoint.check_path(directory)
+    if not file.is_file():
+        there = [name for name in ("metrics.jsonl", "checkpoints", stored.FROZEN) if (directory / name).exists()]
+        if there:
+            raise ValueError(f"{directory} holds {' and '.join(there)} but no config.yaml: choose another run_dir")
+        return
+    known = configs.load(file)
+    changes = configs.changes(known, arm.cfg)
+    if changes and not arm.cfg.resume:
+        values = configs.differing(known, arm.cfg)
+        way = ""
+        if values:
+            how = advice.command("qstar-train", advice.override("resume", whole), *values)
+            way = f", or go on with that run, changed, by resume=, as in\n{how}"
+        raise ValueError(
+            f"{directory} holds a run of another configuration:\n  "
+            + "\n  ".join(changes)
+            + f"\nchoose another run_dir{way}"
+        )
+    _check_same_model(directory / "lm.json", loaded)
+
+
+def _check_same_model(file: Path, loaded: Loaded) -> None:
+    """The shape that is recorded, apart from how it is computed."""
+    found = stored.shape(file)
+    found = dataclasses.replace(found, **{name: getattr(loaded.config, name) for name in COMPUTED})
+    changes = configs.changes(found, loaded.config)
+    if changes:
+        raise ValueError(
+            f"{file} describes another model than {loaded.source} is now:\n  " + "\n  ".join(changes) + "\n"
+            "go on with the model that the run began with, or start a new run"
+        )
+
+
+def _open(arm: Arm, loaded: Loaded) -> None:
+    """Write the files that make the directory a run, unless it is one already."""
+    if (arm.directory / "config.yaml").is_file():
+        return
+    if processes.first():
+        stored.describe(arm.directory, loaded.config, loaded.tokenizer, loaded.companions)
+        files.write_json(arm.directory / "environment.json", _environment())
+    if arm.program.definition.frozen:
+        processes.wait("described")
+        stored.keep_frozen(arm.directory, arm.program.definition.freeze(loaded.params), arm.cfg.lora)
+    _save_config(arm)
+
+
+def _save_config(arm: Arm) -> None:
+    if processes.first():
+        configs.save(dataclasses.replace(arm.cfg, resume=""), arm.directory / "config.yaml")
+
+
+def _environment() -> dict:
+    return {
+        "versions": {"qstar": __version__, **{name: importlib.metadata.version(name) for name in PACKAGES}},
+        "python": platform.python_version(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "commit": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    """The commit of a checkout; None where qstar is installed or git is not."""
+    root = paths.PACKAGE.parent
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return None
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, check=False).stdout.strip() or None
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def _train(arm: Arm, loaded: Loaded, known: Mapping[str, float]) -> Record:
+    """Train one arm; its evaluations before and after."""
+    cfg, program = arm.cfg, arm.program
+    record = Record(arm.directory, arm.evaluator, arm.reader, loaded.tokenizer, cfg.seed)
+    with (
+        jax.set_mesh(program.mesh),
+        Checkpoints(arm.directory / "checkpoints", cfg.save_every, cfg.keep) as checkpoints,
+        MetricLogger(arm.directory, cfg.sinks) as logger,
+    ):
+        state = _begin(arm, loaded, checkpoints, record)
+        if known and not int(state.step):
+            logger.rewind(-1)
+            logger.write(0, dict(known))
+        _save_config(arm)  # as it goes on: values may have been changed with resume
+        state = loop.fit(
+            program.step,
+            state,
+            arm.batches,
+            steps=cfg.steps,
+            log_every=cfg.log_every,
+            logger=logger,
+            checkpoints=checkpoints,
+            hooks=_hooks(arm, record),
+            mesh=program.mesh,
+            show=program.method.headline,
+            description=type(program.method).__name__,
+            meter=_meter(cfg, program),
+            check=lambda state, batch: room.check(cfg, program, state, batch),
+        )
+        if cfg.steps not in record.evaluated:
+            record.evaluate(cfg.steps, state)
+    return record
+
+
+def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -> TrainState:
+    """The state to go on from: that of the newest checkpoint, or a new one, evaluated."""
+    cfg, program, step = arm.cfg, arm.program, checkpoints.latest
+    if program.definition.frozen:
+        console.console().print(_account(program), highlight=False)
+    if step is None:
+        record.rewind(-1)
+        # The step is compiled meanwhile: on two cores the first one comes a third sooner.
+        with console.phase("compiling the training step"), futures.ThreadPoolExecutor(1) as aside:
+            compiled = aside.submit(program.compile, arm.batch)
+            state = program.start(loaded.params, cfg.seed, arm.extras)
+            if cfg.optim.moments_of:
+                state = _with_moments(state, program, cfg)
+            record.evaluate(0, state)
+            if cfg.sample_every:
+                record.sample(0, state)
+        compiled.result()
+        return state
+    if step > cfg.steps:
+        raise ValueError(f"steps = {cfg.steps}: {arm.directory} has been trained for {step} steps already; raise steps")
+    with console.phase(f"reading the checkpoint of step {step}"):
+        state = checkpoints.restore(program.abstract_state(cfg.seed), arm.batches)
+        state = program.with_frozen(state, _frozen(arm, loaded))
+    console.console().print(f"going on from step {step} of {arm.directory}")
+    record.rewind(step)
+    return state
+
+
+def _with_moments(state: TrainState, program: Program, cfg: TrainConfig) -> TrainState:
+    with Checkpoints(Path(cfg.optim.moments_of) / "checkpoints", 1, 1) as checkpoints:
+        other = checkpoints.load_optimizer(program.abstract_state(cfg.seed))
+    return state.replace(opt_state=optim.with_moments(state.opt_state, other))
+
+
+def _frozen(arm: Arm, loaded: Loaded) -> Params | None:
+    return stored.frozen_weights(arm.directory, arm.program.definition, lambda: loaded.params)
+
+
+def _account(program: Program) -> str:
+    """How much of the model trains, and what a step holds for it."""
+    trained, _ = program.definition.split(program.definition.abstract)
+    count = sum(leaf.size for leaf in jax.tree.leaves(trained))
+    parts = ", ".join(f"{name} {size / 2**20:,.1f}" for name, size in program.bytes_held.items() if size)
+    return f"{count:,} of {program.definition.size:,} weights train; held over all devices, in MiB: {parts}"
+
+
+def _meter(cfg: TrainConfig, program: Program) -> machine.Meter:
+    passes = program.passes(cfg.data.length)
+    thoughts = max(one.thoughts for one in passes)
+    flops = cost.flops(program.lm, passes, frozen=bool(program.definition.frozen))
+    peak = machine.peak_flops(program.mesh, program.lm.dtype, 1e12 * cfg.peak_tflops)
+    rows = cfg.batch_size
+    return machine.Meter(rows * cfg.data.length, rows * thoughts, rows * flops, peak)
+
+
+def _hooks(arm: Arm, record: Record) -> list[Hook]:
+    hooks = []
+    if arm.cfg.eval.every:
+        hooks.append(Hook(arm.cfg.eval.every, record.evaluate))
+    if arm.cfg.sample_every and arm.reader:
+        hooks.append(Hook(arm.cfg.sample_every, record.sample))
+    return hooks
+
+
+# --- the end ------------------------------------------------------------------------------------------------------
+
+
+def _helped(arm: Arm, loaded: Loaded) -> list[read.Helpful]:
+    if arm.reader is None:
+        return []
+    with Checkpoints(arm.directory / "checkpoints", arm.cfg.save_every, arm.cfg.keep) as checkpoints:
+        params = join(checkpoints.load_params(), _frozen(arm, loaded))
+    places = join(arm.program.places.params, arm.program.places.frozen)
+    looking = console.phase("looking for the thoughts that helped most")
+    with looking, jax.set_mesh(arm.program.mesh), processes.whole(params) as here:
+        if jax.process_count() == 1:
+            here = jax.device_put(here, places)
+        return read.best(arm.reader(here), SHOWN)
+
+
+def _show(result: Result, arm: Arm, tokenizer: Tokenizer) -> None:
+    out = console.console()
+    if result.after:
+        groups = [("before", result.before), ("after", result.after), ("control: plain LM", result.control)]
+        out.print()
+        out.print(tables.table(groups))
+        if processes.first():
+            files.write(result.directory / "summary.md", tables.markdown(groups) + tables.tokenizer(tokenizer))
+    if result.helped:
+        out.print("\nThoughts that helped most")
+    for one in result.helped:
+        out.print(tables.helpful(one, tokenizer))
+    console.say(f"\nEverything is in {result.directory}")
+    if arm.reader and (text := arm.reader.example(tokenizer)):
+        command = advice.command("qstar-think", "--run", advice.path(result.directory), "--", text)
+        console.say(f"Read its thoughts with  {command}")

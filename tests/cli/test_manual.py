@@ -1,0 +1,111 @@
+"""`--help` of the commands with a Hydra configuration."""
+
+import dataclasses
+import subprocess
+import sys
+import tomllib
+
+import pytest
+from test_settings import SCHEMAS
+
+from qstar import compare, prepare, think
+from qstar import config as configs
+from qstar.cli import manual
+from qstar.methods.adaptive import Adaptive
+from qstar.methods.quiet_star import QuietStar
+from qstar.paths import ROOT
+
+configs.register()
+
+
+def text_of(program: str, *arguments: str) -> str:
+    """What `PROGRAM --help` prints."""
+    name = program.removeprefix("qstar-")
+    if name in ("train", "evaluate", "improve"):
+        return manual.text(name, arguments)
+    return {"compare": compare, "think": think, "prepare": prepare}[name].parser().format_help()
+
+
+def entries(lines: list[str]) -> list[tuple[str, str]]:
+    """Names with their meanings, of lines with the one from column 4 and the other from column 34 on."""
+    found: list[tuple[str, str]] = []
+    for line in lines:
+        if line[2:4].strip(" *"):  # the name of a group
+            continue
+        if line[4:34].strip():
+            found.append((line[4:].split()[0], ""))
+        if line[33:34] == " ":
+            found[-1] = (found[-1][0], f"{found[-1][1]} {line[34:]}".strip())
+    return found
+
+
+def test_help_shows_what_the_arguments_compose():
+    shown = manual.text("train", ["method=lm", "seed=17", "~experiments"])
+    assert "\n    seed=17  " in shown
+    assert "\nmethod: Next-token negative log-likelihood, the mean over the tokens that count.\n" in shown
+    assert "\n    method." not in shown
+    assert "qstar-train resume=latest" in shown
+    assert "  * lm      " in shown and "    quiet_star_cups  " in shown
+
+
+def test_help_lists_the_choices_of_the_groups_that_the_command_has_with_what_they_are():
+    shown = manual.text("improve", [])
+    lines = shown.splitlines()
+    tasks = entries(lines[lines.index("  task") + 1 : lines.index("", lines.index("  task"))])
+    assert [name for name, _ in tasks] == ["arithmetic", "commonsense_qa", "gsm8k", "jsonl", "reasoning_gym", "svamp"]
+    assert tasks[0][1].startswith("Sums of 1 to 5 digits on STaR's scratchpad")
+    assert "  method" not in lines and "  data" not in lines
+    assert "    star/smollm2/sums  " in shown and "\n    quiet_star/tiny" not in shown
+
+
+@pytest.mark.parametrize(("group", "schema"), SCHEMAS, ids=lambda one: getattr(one, "__name__", one))
+def test_every_setting_has_a_meaning(group, schema):
+    meanings = manual.meanings(schema)
+    assert [one.name for one in dataclasses.fields(schema) if not meanings.get(one.name)] == []
+
+
+def test_every_choice_of_a_group_has_a_meaning():
+    for name in ("train", "improve", "evaluate"):
+        groups = manual.text(name, []).split("\nSettings")[0].split("is picked)\n")[1]
+        assert [choice for choice, meaning in entries(groups.splitlines()) if not meaning] == []
+
+
+def test_the_meaning_of_a_setting_is_the_comment_at_its_field():
+    assert manual.meanings(QuietStar)["beta"] == "weight of REINFORCE"
+    assert manual.meanings(QuietStar)["mixing_start"].startswith(
+        "Share of the thought before the first step. None: where"
+    )
+    assert manual.meanings(Adaptive)["beta"] == "weight of REINFORCE"  # inherited
+    assert "    method.beta=1.0               weight of REINFORCE\n" in manual.text("train", [])
+    assert "(one of constant, linear,\n" in manual.text("train", [])
+
+
+@pytest.mark.parametrize("program", tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+def test_help_fits_into_a_hundred_columns(program, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    assert [line for line in text_of(program).splitlines() if len(line) > 100] == []
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [("sed=3", "there is no setting sed: did you mean seed=3?"), ("data=oops", "data is one of cups, examples, text")],
+)
+def test_help_with_wrong_arguments_says_what_is_wrong(capsys, arguments, message):
+    with pytest.raises(SystemExit) as stop:
+        manual.show("train", ["--help", arguments])
+    assert stop.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_help_imports_no_library_of_data_checkpoints_or_statistics():
+    heavy = ("grain", "orbax", "pandas", "pyarrow", "scipy", "tensorflow_datasets", "torch")
+    code = (
+        "import sys; from qstar import train, improve, evaluate\n"
+        "sys.argv = ['qstar-train', '--help']\n"
+        "train.main()\n"
+        f"found = [name for name in {heavy} if name in sys.modules]\n"
+        "assert not found, found"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert "Settings (change with key=value)" in found.stdout
