@@ -112,7 +112,7 @@ class Symbolic:
 
 @functools.cache
 def _worker(seconds: float) -> worker.Worker:
-    return worker.Worker("qstar.tasks.symbolic:compare", seconds)
+    return worker.Worker("qstar.tasks.grading.symbolic:compare", seconds)
 
 
 def _far_apart(gold: Tree, answer: Tree) -> bool:

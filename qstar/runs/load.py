@@ -1,0 +1,347 @@
+"""Read and write language models: one function for every kind of source."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qstar import advice, files, paths
+from qstar import config as configs
+from qstar.config import TrainConfig
+from qstar.runs import stored
+from qstar.data import tokenizer as tokenizers
+from qstar.data.tokenizer import Tokenizer
+from qstar.methods.protocol import Compares, Method
+from qstar.models import lm, lora
+from qstar.models.definition import Definition, differences, join, shapes
+from qstar.models.formats import companions, gguf, hf, llama2c, peft
+from qstar.models.formats.companions import Companions
+from qstar.models.formats.weights import finite, inside
+from qstar.models.lm import LMConfig
+from qstar.models.sources import KINDS, Pretrained, Scratch
+from qstar.thoughts.predict import Thinks
+from qstar.training import checkpoint, metrics
+from qstar.training.reference import Other
+from qstar.typing import Params
+
+BUNDLED = paths.PACKAGE / "bundled"
+FORMAT = 1  # of model.json
+EXTRAS = "thinker.safetensors"  # in an export: what a method added to the language model
+# What gives the numbers of a part their meaning, as fields of `ThinkerConfig`.
+MEANINGS = {"start": ("delimiter_scale",), "mixing": ("mixing", "mixing_side", "mixing_start")}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A language model read from somewhere."""
+
+    config: LMConfig
+    params: Params  # float32
+    tokenizer: Tokenizer
+    source: str
+    extras: Params = field(default_factory=dict)  # what a method added to it in a run: delimiters, mixing head
+    method: Method | None = None  # that method
+    companions: Companions = field(default_factory=dict)  # special tokens, chat template and the like, see there
+
+
+def load_model(source: str | Path) -> Loaded:
+    """The language model at `source`, of any kind that `KINDS` lists.
+
+    Raises:
+        FileNotFoundError: nothing there, or a file of it is missing.
+        ValueError: it cannot be read, is of no family that is known, or its tokenizer does not fit its vocabulary.
+        ImportError, ConnectionError: the extra or the network that this kind wants is not there.
+    """
+    text = str(source)
+    if text.startswith("bundled:"):
+        loaded = _huggingface(_bundled(text.removeprefix("bundled:")))
+    elif text.startswith("hub:"):
+        loaded = _huggingface(hf.fetch(text.removeprefix("hub:")))
+    elif stored.is_run(text):
+        run = load_run(Path(text).expanduser())
+        loaded = Loaded(run.lm, run.language_model, run.tokenizer, text, run.extras, run.method, run.companions)
+    else:
+        loaded = _local(text)
+    try:
+        tokenizers.check_fits(loaded.tokenizer, loaded.config.vocab)
+    except ValueError as error:
+        raise ValueError(f"{text}: {error}") from error
+    return dataclasses.replace(loaded, source=text)
+
+
+def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
+    """Write a directory that `load_model` reads: model.json, tokenizer.json and params/ in this type."""
+    path = Path(path)
+    files.make(path)
+    stored = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(dtype)), model.params)
+    checkpoint.save_params(path / "params", stored)
+    files.write(path / "tokenizer.json", model.tokenizer.to_json())
+    companions.write(path, model.tokenizer.settled(model.companions))
+    contents = {"format": FORMAT, "source": model.source, "model": dataclasses.asdict(model.config)}
+    # Last: a directory with a model.json is complete.
+    files.write_json(path / "model.json", contents)
+
+
+def save_huggingface(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
+    """Write a directory that transformers loads, and beside it what a method added to the model in a run."""
+    beside = model.tokenizer.settled(model.companions)
+    ids = companions.token_ids(beside, model.config.vocab)
+    hf.write_directory(path, model.config, model.params, model.tokenizer.exported_json(), dtype, ids)
+    companions.write(Path(path), beside)
+    if model.extras:
+        hf.write_tensors(Path(path) / EXTRAS, model.extras, dtype)
+
+
+def save_adapter(path: str | Path, source: str | Path, dtype: str = "float32") -> LMConfig:
+    """Write the adapters of the run `source` in peft's layout, and beside them what its method added to the model.
+
+    Returns the shape of the model that they belong to. Raises ValueError where there are none.
+    """
+    run = load_run(source)
+    base = getattr(run.config.model, "source", None)
+    if not run.config.lora.rank or base is None:
+        why = "a model from scratch" if run.config.lora.rank else "trained without adapters (lora.rank = 0)"
+        raise ValueError(f"{source} is {why}: write it with --to huggingface")
+    peft.write(path, run.config.lora, run.params[lora.NAME], base, dtype)
+    if run.extras:
+        hf.write_tensors(Path(path) / EXTRAS, run.extras, dtype)
+    return run.lm
+
+
+def _local(text: str) -> Loaded:
+    path = Path(text).expanduser()
+    if path.is_file() and path.suffix == ".gguf":
+        return _gguf(path)
+    if path.is_file() and path.suffix == ".bin":
+        return _llama2c(path)
+    if (path / "model.json").is_file():
+        return _checkpoint(path)
+    if (path / peft.CONFIG).is_file():
+        return _adapted(path)
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileNotFoundError(f"{path} holds neither a config.json nor a model.json; {KINDS}")
+        return _huggingface(path)
+    if path.exists():
+        raise ValueError(f"{path} is a file, but no .gguf or .bin; {KINDS}")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
+        return _huggingface(hf.fetch(text))
+    raise FileNotFoundError(f"no model at {text!r}; {KINDS}")
+
+
+def _bundled(name: str) -> Path:
+    names = sorted(path.parent.name for path in BUNDLED.glob("*/config.json"))
+    if name not in names:
+        raise ValueError(f"no bundled model {name!r}; there are: {', '.join(names) or 'none in this installation'}")
+    return BUNDLED / name
+
+
+def _huggingface(path: Path) -> Loaded:
+    # What is small is read first: a damaged file is named before gigabytes are read.
+    beside = companions.read(path)
+    config = hf.read_config(path)
+    tokenizer = tokenizers.without_added(Tokenizer.from_file(inside(path, "tokenizer.json")), config.vocab)
+    config, params = hf.read_directory(path)
+    return Loaded(config, params, tokenizer, str(path), companions=beside)
+
+
+def _gguf(path: Path) -> Loaded:
+    config, params, pieces = gguf.read_file(path)
+    try:
+        if pieces.style:
+            vocab = {token: id for id, token in enumerate(pieces.tokens)}
+            tokenizer = tokenizers.byte_level_bpe(vocab, pieces.merges, pieces.special, pieces.style)
+        else:
+            tokenizer = tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, pieces.special, pieces.prefix)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    tokenizer = tokenizer.told_by(pieces.companions)
+    # A file names one end or a few; readers of the format take the conventional spellings for ends as well.
+    ends = tuple(dict.fromkeys((*tokenizer.ends, *tokenizer.conventional_ends())))
+    tokenizer = tokenizer.marked(dataclasses.replace(tokenizer.marks, ends=ends))
+    return Loaded(config, params, tokenizer, str(path), companions=pieces.companions)
+
+
+def _adapted(path: Path) -> Loaded:
+    base = load_model(peft.base_of(path))
+    adapter, adapters = peft.read(path, base.config)
+    definition = lora.adapted(lm.definition(base.config), adapter)
+    params = definition.merged({**base.params, lora.NAME: adapters})
+    return Loaded(base.config, params, base.tokenizer, str(path), companions=base.companions)
+
+
+def _llama2c(path: Path) -> Loaded:
+    config, params, pieces = llama2c.read_file(path)
+    special = [token for token in ("<unk>", "<s>", "</s>") if token in pieces.tokens]
+    try:
+        tokenizer = tokenizers.sentencepiece_bpe(pieces.tokens, pieces.scores, special)
+    except ValueError as error:
+        raise ValueError(f"{path.parent / llama2c.TOKENIZER}: {error}") from error
+    tokenizer = tokenizer.told_by(pieces.companions)
+    # Stories stand one after another with <s> between them: a model that writes one has ended, as llama2.c has it.
+    ends = tuple(dict.fromkeys((*tokenizer.ends, *tokenizer.begin)))
+    tokenizer = tokenizer.marked(dataclasses.replace(tokenizer.marks, ends=ends))
+    return Loaded(config, params, tokenizer, str(path), companions=pieces.companions)
+
+
+def _checkpoint(path: Path) -> Loaded:
+    file = path / "model.json"
+    contents = files.read_json(file)
+    if contents.get("format") != FORMAT:
+        again = advice.command("qstar-prepare", str(contents.get("source", "SOURCE")), f"{path}-again")
+        raise ValueError(
+            f"{file} is of format {contents.get('format')!r}, this qstar reads {FORMAT}; run qstar-prepare again, into "
+            f"another folder:\n{again}"
+        )
+    config = stored.shape(file, "model")
+    _check_sizes(config, checkpoint.params_shapes(path / "params"), path)
+    params = jax.tree.map(lambda leaf: leaf.astype(np.float32), checkpoint.load_params(path / "params"))
+    for leaf, weight in jax.tree_util.tree_leaves_with_path(params):
+        finite(weight, jax.tree_util.keystr(leaf, simple=True, separator="/"), path / "params")
+    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+    return Loaded(config, params, tokenizer, str(path), companions=companions.read(path))
+
+
+def _check_sizes(config: LMConfig, stored: dict[str, tuple[int, ...]], source: Path) -> None:
+    """Raise ValueError where weights of these shapes are not those of the model, before memory is taken for either."""
+    total = sum(math.prod(shape) for shape in stored.values())
+    for name in ("vocab", "width", "layers", "heads", "kv_heads", "head_size", "ff"):
+        if getattr(config, name) > total:
+            raise ValueError(f"{source}: {name} = {getattr(config, name)} does not fit its {total} weights")
+    problems = differences(shapes(lm.definition(config).abstract), stored)
+    if problems:
+        raise ValueError(f"{source} do not fit this model:\n  {problems}\nis it a checkpoint of another model?")
+
+
+def initial_model(source: Pretrained | Scratch, seed: int) -> Loaded:
+    """The language model that a configuration starts from; `seed` draws the weights of one from scratch."""
+    if isinstance(source, Scratch):
+        kind, _, alphabet = source.tokenizer.partition(":")
+        if kind == "characters":
+            tokenizer, beside = tokenizers.characters(alphabet), {}
+        else:
+            tokenizer, beside = Tokenizer.from_file(source.tokenizer), companions.read(Path(source.tokenizer).parent)
+        tokenizer, config = tokenizer.beginning(source.begin), source.shape(tokenizer.size)
+        return Loaded(config, lm.definition(config).init(jax.random.key(seed)), tokenizer, "scratch", companions=beside)
+    loaded = load_model(source.source)
+    config = dataclasses.replace(loaded.config, **{name: getattr(source, name) for name in lm.COMPUTED})
+    extras = loaded.extras if source.extras else {}
+    tokenizer = loaded.tokenizer.beginning(source.begin).chatting(source.chat)
+    return dataclasses.replace(loaded, config=config, tokenizer=tokenizer, extras=extras)
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Run:
+    """A trained run, opened: all that its directory knows."""
+
+    path: Path
+    config: TrainConfig
+    method: Method  # resolved
+    lm: LMConfig
+    definition: Definition
+    params: Params  # frozen ones included
+    tokenizer: Tokenizer
+    step: int
+    companions: Companions = field(default_factory=dict)
+
+    @property
+    def language_model(self) -> Params:
+        """The weights of the language model alone, float32 or better (numpy); adapters are merged into them."""
+        params = self.definition.merged(self.params) if self.definition.frozen else self.params
+        # Weights that were trained in bfloat16 as well.
+        wide = lambda leaf: np.asarray(leaf, np.promote_types(np.asarray(leaf).dtype, np.float32))  # noqa: E731
+        return jax.tree.map(wide, params.get("lm", params))
+
+    @property
+    def extras(self) -> Params:
+        """What the method added to the language model."""
+        return {
+            name: part for name, part in self.params.items() if "lm" in self.params and name not in ("lm", lora.NAME)
+        }
+
+    @property
+    def metrics(self) -> list[dict]:
+        """The lines of metrics.jsonl."""
+        return metrics.records(self.path)
+
+
+def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
+    """Open a run directory, or `latest`; `step` picks a checkpoint (default: the newest).
+
+    Raises FileNotFoundError for a directory that is no run or holds no checkpoint, ValueError for one of another model.
+    """
+    path = stored.latest_run() if str(path) == "latest" else Path(path)
+    if not (path / "config.yaml").is_file():
+        raise FileNotFoundError(f"{path} is no run directory (no config.yaml in it): qstar-train makes one")
+    cfg = configs.load(path / "config.yaml")
+    config = stored.shape(path / "lm.json")
+    tokenizer = stored.tokenizer_of(path)
+    method = cfg.method.resolve(tokenizer)
+    definition = lora.adapted(method.definition(config), cfg.lora)
+    with checkpoint.Checkpoints(path / "checkpoints", every=1, keep=2**31) as saved:
+        step = saved.latest if step is None else step
+        trained = saved.load_params(step)
+    params = join(trained, stored.frozen_weights(path, definition, lambda: initial_model(cfg.model, cfg.seed).params))
+    definition.check(params, f"the weights of {path}")
+    return Run(path, cfg, method, config, definition, params, tokenizer, step, companions.read(path))
+
+
+def other_model(method: Method, loaded: Loaded) -> Other | None:
+    """The model of the run that a method compares with, or None where it names none.
+
+    Raises FileNotFoundError for a directory that is no run, ValueError for another tokenizer or a method that does not
+    think.
+    """
+    if not isinstance(method, Compares) or not method.reference.run:
+        return None
+    path = Path(method.reference.run)  # never `latest`: what that means changes before a run is resumed
+    run = load_run(path.absolute())
+    if run.tokenizer.to_json() != loaded.tokenizer.to_json():
+        raise ValueError(f"{path} has another tokenizer than {loaded.source}: their predictions cannot be compared")
+    if not isinstance(run.method, Thinks):
+        raise ValueError(
+            f"{path} was trained with {type(run.method).__name__}, which does not think: name a run of a method that "
+            "does"
+        )
+    return Other(run.method, run.definition, run.params)
+
+
+def carried_on(loaded: Loaded, method: Method) -> Params:
+    """The extras of a loaded run that a run of `method` goes on from.
+
+    Raises ValueError where a number of theirs means something else to `method` than it did in that run.
+    """
+    definition = method.definition(loaded.config)
+    kept = {name: part for name, part in loaded.extras.items() if name in definition.abstract}
+    if not kept:
+        return {}
+    new, old = (one.bind(one.abstract).cfg for one in (definition, loaded.method.definition(loaded.config)))
+    for part, fields in MEANINGS.items():
+        for name in fields if part in kept else ():
+            if getattr(new, name) != getattr(old, name):
+                raise ValueError(
+                    f"model.source = {loaded.source}: its {part} was trained with method.{name} = "
+                    f"{getattr(old, name)!r}, this run has {getattr(new, name)!r}: give method.{name} the value of "
+                    "then, or start the parts that its method added anew with model.extras=false"
+                )
+    return kept
+
+
+def as_begun(directory: Path, loaded: Loaded) -> Loaded:
+    """The model with the begin-of-text token as the run in this directory has it, where it has begun already."""
+    if not (directory / "tokenizer.json").is_file():
+        return loaded
+    begins = stored.tokenizer_of(directory).marks.begins
+    if begins == loaded.tokenizer.marks.begins:
+        return loaded
+    return dataclasses.replace(loaded, tokenizer=loaded.tokenizer.beginning("true" if begins else "false"))

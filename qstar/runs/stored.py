@@ -1,0 +1,193 @@
+"""What a run directory holds besides its checkpoints: shape, tokenizer, frozen weights; and which directories are runs."""
+
+import dataclasses
+import re
+import typing
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import numpy as np
+
+from qstar import files
+from qstar.data import marks as markings
+from qstar.data.tokenizer import Tokenizer
+from qstar.methods.protocol import Method
+from qstar.models.definition import Definition
+from qstar.models.formats import companions
+from qstar.models.formats.companions import Companions
+from qstar.models.lm import LMConfig
+from qstar.models.lora import LoraConfig
+from qstar.training import checkpoint
+from qstar.typing import Params
+
+FROZEN = "frozen"  # in a run directory: the weights that do not train
+PLAIN = {int: int, float: (int, float), str: str, bool: bool}  # types of fields, and of their values in JSON
+
+
+
+def shape(file: Path, part: str = "") -> LMConfig:
+    """The shape of a language model from a JSON file, or from a part of it. Raises ValueError with file and line."""
+    contents = files.read_json(file)
+    if part:
+        files.check(contents, f"{file}, line 1", "a prepared model", **{part: dict})
+        contents = contents[part]
+    fields, types = {one.name: one for one in dataclasses.fields(LMConfig)}, typing.get_type_hints(LMConfig)
+    for name, value in contents.items():
+        where = files.place(file, name)
+        if name not in fields:
+            raise ValueError(f"{where}: {name!r} is no field of a model's shape, which has {', '.join(fields)}")
+        if types[name] in PLAIN:
+            files.check({name: value}, where, "the shape of a model", **{name: PLAIN[types[name]]})
+    missing = [name for name, one in fields.items() if one.default is dataclasses.MISSING and name not in contents]
+    if missing:
+        raise ValueError(f"{file}, line 1: lacks {', '.join(missing)}; put back a copy of the file")
+    try:
+        return LMConfig(**contents)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def is_run(source: str | Path) -> bool:
+    """Whether this is the directory of a run."""
+    path = Path(source).expanduser()
+    return (path / "config.yaml").is_file() and not (path / "model.json").is_file()
+
+
+def describe(
+    directory: Path, config: LMConfig, tokenizer: Tokenizer, beside: Companions = MappingProxyType({})
+) -> None:
+    """Write what `load_run` needs besides the configuration: the shape of the model, its tokenizer and companions."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files.write_json(directory / "lm.json", dataclasses.asdict(config))
+    files.write(directory / "tokenizer.json", tokenizer.to_json())
+    companions.write(directory, tokenizer.settled(beside))
+
+
+def keep_frozen(directory: Path, frozen: Params, cfg: LoraConfig) -> None:
+    """Keep what checkpoints leave out: the frozen weights themselves, or the number that tells them from others."""
+    if cfg.keep_base:
+        checkpoint.save_params(directory / FROZEN, frozen)
+    else:
+        files.write_json(directory / f"{FROZEN}.json", {"crc32": _checksum(frozen)})
+
+
+def frozen_weights(directory: Path, definition: Definition, lm_params: Callable[[], Params]) -> Params | None:
+    """The frozen weights of a run (numpy), or None where everything trains.
+
+    Args:
+        lm_params: reads the language model that the run began with; called where the run kept no copy.
+
+    Raises ValueError when these are other weights by now.
+    """
+    if not definition.frozen:
+        return None
+    if (directory / FROZEN).is_dir():
+        return checkpoint.load_params(directory / FROZEN)
+    frozen = definition.freeze(lm_params())
+    file = directory / f"{FROZEN}.json"
+    kept = files.read_json(file)
+    files.check(kept, f"{file}, line 1", "the checksum of the frozen weights", crc32=int)
+    if _checksum(frozen) != kept["crc32"]:
+        raise ValueError(
+            f"{directory} was trained on a frozen model of which it kept no copy (lora.keep_base=false), and "
+            "model.source has other weights now: put those of then back"
+        )
+    return frozen
+
+
+def _checksum(params: Params) -> int:
+    found = 0
+    for leaf in jax.tree.leaves(params):
+        found = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), found)
+    return found
+
+
+def latest_run(root: str | Path = "runs", trained_alone: bool = False) -> Path:
+    """The run directory under `root` that was started last, of those that have a checkpoint.
+
+    Args:
+        trained_alone: leave out the trainings that are iterations of self-training, which goes on by itself.
+
+    Raises FileNotFoundError when there is none.
+    """
+    # A run's control lies inside it and is a run as well, but not the one that is meant.
+    started = [file for file in Path(root).glob("**/config.yaml") if not (file.parent.parent / "config.yaml").is_file()]
+    if trained_alone:
+        started = [file for file in started if not (file.parent.parent / "improve.yaml").is_file()]
+    saved = [file for file in started if saved_steps(file.parent)]
+    if saved:
+        return _newest(saved).parent
+    if started:
+        raise FileNotFoundError(
+            f"no run under {Path(root).absolute()} has a checkpoint yet, of {len(started)} that were started, the last "
+            f"one in {_newest(started).parent}: go on with that one by its name, or start one with qstar-train"
+        )
+    raise FileNotFoundError(f"no run under {Path(root).absolute()}: start one with qstar-train, or name a directory")
+
+
+def latest_store(root: str | Path = "runs") -> Path:
+    """The rationales of the self-training under `root` that sampled last.
+
+    Raises FileNotFoundError when there are none.
+    """
+    from qstar.data import rationales as store  # here: it imports Parquet
+
+    found = [file for file in Path(root).glob(f"**/{store.FOLDER}/{store.ABOUT}") if any(file.parent.glob("*.parquet"))]
+    if not found:
+        raise FileNotFoundError(
+            f"no rationales under {Path(root).absolute()}: sample some with qstar-improve, or name a run directory"
+        )
+    return _newest(found).parent
+
+
+def _newest(of: Sequence[Path]) -> Path:
+    return max(of, key=lambda file: (file.stat().st_mtime, str(file)))
+
+
+def steps(path: str | Path) -> list[int]:
+    """Steps of the checkpoints in a run directory, ascending. Raises FileNotFoundError where there are none."""
+    found = saved_steps(Path(path))
+    if not found:
+        raise FileNotFoundError(
+            f"{Path(path) / 'checkpoints'} holds no committed checkpoint: did the run get as far as its first save?"
+        )
+    return found
+
+
+def tokenizer_of(path: Path) -> Tokenizer:
+    """The tokenizer of a run, which puts the begin-of-text token where it did in training."""
+    tokenizer = Tokenizer.from_file(path / "tokenizer.json")
+    # Earlier versions wrote no settings, and trained without that token.
+    return tokenizer if markings.known(path) else tokenizer.beginning("false")
+
+
+def saved_steps(path: Path) -> list[int]:
+    """Steps of the checkpoints in a run directory, ascending; none where nothing has been saved."""
+    # A save in flight has another name until it is committed.
+    return sorted(
+        int(one.name) for one in (path / "checkpoints").glob("*") if one.name.isdigit() and any(one.glob("*"))
+    )
+
+
+def rationales(path: str | Path = "latest", where: Any = None, columns: Sequence[str] | None = None) -> Any:
+    """All that a self-training run sampled, right or wrong: a pandas data frame, or a pyarrow table without pandas.
+
+    Args:
+        path: the directory of a run, or `latest`, the newest that has sampled.
+        where: a query, as in `qstar.data.rationales`: `CORRECT & of_iteration(3)`.
+
+    Raises FileNotFoundError for a run without rationales, ValueError for damaged files.
+    """
+    from qstar.data import rationales as store
+
+    folder = latest_store() if str(path) == "latest" else Path(path) / store.FOLDER
+    table = store.Store.open(folder).rows(where, columns)
+    try:
+        import pandas  # noqa: F401
+    except ImportError:
+        return table
+    return table.to_pandas()
