@@ -104,7 +104,7 @@ def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Subject]]:
     if cfg.run == "none":
         with console.phase("loading the model"):
             loaded, method = runs.initial_model(cfg.model, cfg.seed), PlainLM()
-        yield loaded.source, 0, Subject(method, method.definition(loaded.config), loaded.tokenizer, loaded.params)
+        yield loaded.name, 0, Subject(method, method.definition(loaded.lm), loaded.tokenizer, loaded.language_model)
         return
     path = runs.latest_run() if cfg.run == "latest" else Path(cfg.run)
     for step in _steps(cfg, path):

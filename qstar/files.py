@@ -14,6 +14,7 @@ import json
 import os
 import platform
 import shlex
+import stat
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -366,19 +367,29 @@ def claim(folder: str | Path) -> list[Path]:
             made += make(found.parent)
 
 
+def _is_folder(path: Path) -> bool:
+    """Asked of the system once: between two questions another process can make it. Raises NotADirectoryError."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    if not stat.S_ISDIR(mode):
+        raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file: choose another folder")
+    return True
+
+
 def make(folder: Path) -> list[Path]:
     """Make a folder and its parents; those that were not there, parents first."""
     missing = []
-    while not folder.is_dir():
-        if folder.exists():
-            raise NotADirectoryError(errno.ENOTDIR, f"{folder} is a file: choose another folder")
+    while not _is_folder(folder):
         missing.append(folder)
         if folder == folder.parent:
             break
         folder = folder.parent
-    for one in reversed(missing):
-        with explained(one):
-            one.mkdir(parents=True, exist_ok=True)
+    for path in reversed(missing):
+        # Another process may make the same folders at the same time, and remove them again while they are empty.
+        with explained(path), contextlib.suppress(FileExistsError):
+            path.mkdir(parents=True)
     return missing[::-1]
 
 

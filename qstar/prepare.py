@@ -68,7 +68,7 @@ def prepare(source: str, out: Path, to: str, dtype: str) -> str:
     else:
         with console.phase(f"reading {source}"):
             model = runs.load_model(source)
-        cfg = model.config
+        cfg = model.lm
         with console.phase(f"writing {out}"):
             {"checkpoint": runs.save_model, "huggingface": runs.save_huggingface}[to](out, model, dtype)
     return (

@@ -53,7 +53,7 @@ def assert_same(found, wanted):
 def test_the_language_model_is_kept_once_and_checkpoints_hold_what_trains(finished, source):
     run = runs.load_run(finished)
     assert set(run.params) == {"lm", "start", "end", "mixing", "lora"}
-    assert_same(run.params["lm"], runs.load_model(source).params)
+    assert_same(run.params["lm"], runs.load_model(source).language_model)
     assert set(run.params["lora"]) == {"query", "down"}
     assert np.any(run.params["lora"]["query"]["b"])
     with checkpoint.Checkpoints(finished / "checkpoints", every=1, keep=9) as saved:
@@ -97,7 +97,7 @@ def test_without_a_kept_base_another_model_at_the_source_is_refused(source, tmp_
     moved = shutil.copytree(source, tmp_path / "model")
     train.run(of_source(moved, "method=lm", "lora.keep_base=false"), tmp_path / "run")
     before = runs.load_run(tmp_path / "run").params
-    assert_same({name: part for name, part in before.items() if name != "lora"}, runs.load_model(source).params)
+    assert_same({name: part for name, part in before.items() if name != "lora"}, runs.load_model(source).language_model)
     file = moved / "model.safetensors"
     tensors = safetensors.numpy.load_file(file)
     tensors["model.norm.weight"][0] += 2.0**-20
@@ -116,7 +116,7 @@ def test_a_base_in_bfloat16_is_kept_in_it(source, tmp_path):
     train.run(of_source(source, "method=lm", "lora.base=bfloat16", "steps=1"), tmp_path / "run")
     run = runs.load_run(tmp_path / "run")
     assert run.params["blocks"]["query"].dtype.name == "bfloat16"
-    assert runs.load_model(tmp_path / "run").params["blocks"]["query"].dtype == np.float32
+    assert runs.load_model(tmp_path / "run").language_model["blocks"]["query"].dtype == np.float32
 
 
 def test_exports_merged_and_apart_are_the_same_model_with_the_methods_weights_beside(finished, tmp_path, capsys):
@@ -125,7 +125,7 @@ def test_exports_merged_and_apart_are_the_same_model_with_the_methods_weights_be
     assert f"wrote {tmp_path / 'adapter'} (adapter, float32)" in capsys.readouterr().out
     merged, apart = (runs.load_model(tmp_path / to) for to in ("huggingface", "adapter"))
     assert_same(merged.params, apart.params)
-    assert_same(merged.params, runs.load_model(finished).params)
+    assert_same(merged.params, runs.load_model(finished).language_model)
     assert merged.tokenizer.to_json() == apart.tokenizer.to_json()
     run = runs.load_run(finished)
     scale, adapter = 4 / 2, run.params["lora"]["down"]

@@ -212,7 +212,7 @@ def first_step(*overrides: str) -> None:
     loaded, mesh = runs.initial_model(cfg.model, cfg.seed), sharding.make_mesh(cfg.mesh)
     method = cfg.method.resolve(loaded.tokenizer)
     other = runs.other_model(method, loaded)
-    program = Program.of(method, loaded.config, mesh, cfg.optim, 1, 1, other=other)
+    program = Program.of(method, loaded.lm, mesh, cfg.optim, 1, 1, other=other)
     data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
     with jax.set_mesh(mesh):
         batch = build.abstract_batch(data, cfg.batch_size, mesh)

@@ -48,8 +48,8 @@ def started(cfg):
     loaded = runs.initial_model(cfg.model, cfg.seed)
     method = cfg.method.resolve(loaded.tokenizer)
     mesh = train.sharding.make_mesh(cfg.mesh)
-    program = train.Program.of(method, loaded.config, mesh, cfg.optim, 1, 1)
-    return program.start(loaded.params, cfg.seed, runs.carried_on(loaded, method)).params
+    program = train.Program.of(method, loaded.lm, mesh, cfg.optim, 1, 1)
+    return program.start(loaded.language_model, cfg.seed, runs.carried_on(loaded, method)).params
 
 
 def test_a_run_begins_with_the_weights_of_another_delimiters_and_mixing_head_included(quiet):

@@ -12,6 +12,8 @@ import pytest
 from qstar import prepare, runs
 from qstar.data import tokenizer as tokenizers
 from qstar.models.formats import hf
+from qstar.policy import Policy
+from qstar.runs import load
 
 GOLDEN = Path(__file__).parent / "golden" / "llama_gqa_untied"
 ALPHABET = "".join(chr(33 + i) for i in range(48))
@@ -32,9 +34,9 @@ def convert(capsys, *arguments):
 
 def test_a_huggingface_directory_is_loaded_with_its_tokenizer(source):
     model = runs.load_model(source)
-    assert model.config.heads == 4
+    assert model.lm.heads == 4
     assert model.tokenizer.encode("!#") == [0, 2]
-    assert model.source == str(source)
+    assert model.name == str(source)
     np.testing.assert_array_equal(model.params["embedding"], hf.read_directory(GOLDEN)[1]["embedding"])
 
 
@@ -45,7 +47,7 @@ def test_checkpoint_and_back_to_huggingface_keeps_every_bit(source, tmp_path, ca
     assert f"wrote {tmp_path / 'ckpt'} (checkpoint, float32)" in out
     convert(capsys, tmp_path / "ckpt", tmp_path / "hf", "--to", "huggingface")
     original, final = runs.load_model(source), runs.load_model(tmp_path / "hf")
-    assert final.config == original.config
+    assert final.lm == original.lm
     assert final.tokenizer.to_json() == original.tokenizer.to_json()
     jax.tree.map(np.testing.assert_array_equal, final.params, original.params)
 
@@ -90,11 +92,11 @@ finally:
 
 
 def test_bundled_models_are_found_by_name(source, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "BUNDLED", tmp_path / "bundled")
+    monkeypatch.setattr(load, "BUNDLED", tmp_path / "bundled")
     with pytest.raises(ValueError, match="no bundled model 'tiny'; there are: none in this installation"):
         runs.load_model("bundled:tiny")
     shutil.copytree(source, tmp_path / "bundled" / "tiny")
-    assert runs.load_model("bundled:tiny").config.width == 16
+    assert runs.load_model("bundled:tiny").lm.width == 16
     with pytest.raises(ValueError, match=r"no bundled model '\.\./source'; there are: tiny"):
         runs.load_model("bundled:../source")
 
@@ -102,8 +104,8 @@ def test_bundled_models_are_found_by_name(source, tmp_path, monkeypatch):
 def test_hub_models_are_fetched_once_named_either_way(source, monkeypatch):
     asked = []
     monkeypatch.setattr(hf, "fetch", lambda name: asked.append(name) or source)
-    assert runs.load_model("hub:some/model").config.width == 16
-    assert runs.load_model("some/model").source == "some/model"
+    assert runs.load_model("hub:some/model").lm.width == 16
+    assert runs.load_model("some/model").name == "some/model"
     assert asked == ["some/model", "some/model"]
 
 
@@ -217,7 +219,9 @@ def test_ids_of_a_config_are_kept_where_no_generation_config_is_there(source, tm
 def test_a_model_that_names_no_special_tokens_is_exported_as_having_none(tmp_path):
     # Left out, transformers would take 1 and 2.
     cfg, params = hf.read_directory(GOLDEN)
-    runs.save_huggingface(tmp_path / "hf", runs.Loaded(cfg, params, tokenizers.characters(ALPHABET), "scratch"))
+    runs.save_huggingface(
+        tmp_path / "hf", Policy.of_language_model(cfg, params, tokenizers.characters(ALPHABET), "scratch")
+    )
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [None, None, None]
     assert not (tmp_path / "hf" / "generation_config.json").exists()

@@ -140,14 +140,14 @@ def _tiny_model(folder: Path) -> None:
     from qstar import runs
     from qstar.data import tokenizer as tokenizers
     from qstar.models import lm
-    from qstar.runs import Loaded
+    from qstar.policy import Policy
 
     tokenizer = tokenizers.characters(string.printable, ("---",))
     shape = lm.LMConfig(
         vocab=tokenizer.size, width=16, layers=2, heads=2, kv_heads=1, head_size=8, ff=24, max_len=512, tied=True
     )
     params = jax.tree.map(np.asarray, lm.definition(shape).init(jax.random.key(0)))
-    runs.save_model(folder, Loaded(shape, params, tokenizer, "tiny"))
+    runs.save_model(folder, Policy.of_language_model(shape, params, tokenizer, "tiny"))
 
 
 def _lines(file: Path, rows: list[dict]) -> None:

@@ -265,15 +265,15 @@ def sharded(shape: str, length: int, dtype: str, steps: int, layout: str) -> dic
 def logits(model: str, length: int) -> dict:
     """Largest difference of a model's logits from those of the CPU, at two precisions of products."""
     loaded = runs.load_model(model)
-    ids = np.random.default_rng(0).integers(1, loaded.config.vocab, (2, length))
+    ids = np.random.default_rng(0).integers(1, loaded.lm.vocab, (2, length))
 
     def on(place: jax.Device, precision: str) -> np.ndarray:
         with jax.default_device(place), jax.default_matmul_precision(precision):
-            definition = lm.definition(loaded.config)
+            definition = lm.definition(loaded.lm)
             position = jnp.broadcast_to(jnp.arange(length)[None], ids.shape)
             batch = Batch(jnp.asarray(ids), jnp.ones(ids.shape, bool), jnp.ones(ids.shape, int), position)
             run = jax.jit(lambda params: definition.bind(params).logits(definition.bind(params).text(batch).hidden))
-            return np.asarray(run(jax.device_put(loaded.params, place)))
+            return np.asarray(run(jax.device_put(loaded.language_model, place)))
 
     exact = on(jax.devices("cpu")[0], "highest")
     found = {"largest_logit": float(np.abs(exact).max())}
@@ -403,10 +403,10 @@ def improved(folder: str, experiment_name: str, model: str, sums: str, overrides
 def generation(model: str, rows: list[int], new_tokens: int, prompt: int, thought_len: int, dtype: str) -> dict:
     """Tokens a second at several numbers of rows, and the bytes of weights that a second of it reads."""
     loaded = runs.load_model(model)
-    shape = dataclasses.replace(loaded.config, dtype=dtype)
+    shape = dataclasses.replace(loaded.lm, dtype=dtype)
     method = QuietStar(thought_len=thought_len, delimiter_id=0, mix="hidden") if thought_len else PlainLM()
     definition = method.definition(shape)
-    params = jax.device_put(method.start_from(shape, loaded.params, jax.random.key(0)))
+    params = jax.device_put(method.start_from(shape, loaded.language_model, jax.random.key(0)))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     found = []
     for count in rows:

@@ -34,6 +34,7 @@ from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
+from qstar.policy import Policy
 from qstar.thoughts.generate import generate as think
 from qstar.training import console
 
@@ -43,18 +44,18 @@ Products = Callable[[int], float]
 """Seconds that a step's products with the weights take for so many rows."""
 
 
-def matrices(model: runs.Loaded) -> list[np.ndarray]:
+def matrices(model: Policy) -> list[np.ndarray]:
     """What a token is multiplied with, [in out], in the order of the layers; the output layer last."""
-    layers = (jax.tree.map(lambda leaf, i=i: leaf[i], model.params["blocks"]) for i in range(model.config.layers))
+    layers = (jax.tree.map(lambda leaf, i=i: leaf[i], model.language_model["blocks"]) for i in range(model.lm.layers))
     found = []
     for layer in layers:
-        flat = lambda name, layer=layer: np.asarray(layer[name]).reshape(model.config.width, -1)  # noqa: E731
-        found += [flat("query"), flat("key"), flat("value"), np.asarray(layer["out"]).reshape(-1, model.config.width)]
+        flat = lambda name, layer=layer: np.asarray(layer[name]).reshape(model.lm.width, -1)  # noqa: E731
+        found += [flat("query"), flat("key"), flat("value"), np.asarray(layer["out"]).reshape(-1, model.lm.width)]
         found += [flat("gate"), flat("up"), np.asarray(layer["down"])]
-    return [*found, np.asarray(model.params["embedding" if model.config.tied else "head"]).T]
+    return [*found, np.asarray(model.language_model["embedding" if model.lm.tied else "head"]).T]
 
 
-def our_products(model: runs.Loaded) -> Products:
+def our_products(model: Policy) -> Products:
     @jax.jit
     def all_of_them(weights, rows):
         before = jnp.zeros(())
@@ -65,7 +66,7 @@ def our_products(model: runs.Loaded) -> Products:
     return functools.partial(_best, all_of_them, jax.device_put(matrices(model)), jnp.ones)
 
 
-def their_products(model: runs.Loaded) -> Products:
+def their_products(model: Policy) -> Products:
     import torch
 
     def all_of_them(weights, rows):
@@ -84,8 +85,8 @@ def _best(run: Callable, weights: list, ones: Callable, batch: int) -> float:
     return min(timed(lambda *_: jax.block_until_ready(run(weights, rows)), rows, 0) for _ in range(6))
 
 
-def ours(model: runs.Loaded, new: int) -> Writer:
-    definition, params = PlainLM().definition(model.config), jax.device_put(model.params)
+def ours(model: Policy, new: int) -> Writer:
+    definition, params = PlainLM().definition(model.lm), jax.device_put(model.language_model)
     sampling = Sampling(max_new_tokens=new)
 
     def write(prompts: np.ndarray, seed: int) -> None:
@@ -96,7 +97,7 @@ def ours(model: runs.Loaded, new: int) -> Writer:
     return write
 
 
-def transformers(model: runs.Loaded, new: int) -> Writer:
+def transformers(model: Policy, new: int) -> Writer:
     """The same weights by the library's own `generate`, sampling at temperature 1."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -116,11 +117,11 @@ def transformers(model: runs.Loaded, new: int) -> Writer:
     return write
 
 
-def thinking(model: runs.Loaded, new: int, thought_len: int) -> Writer:
+def thinking(model: Policy, new: int, thought_len: int) -> Writer:
     """The same weights, with random embeddings around a thought and a mixing head that begins at zero."""
     method = QuietStar(thought_len=thought_len, delimiter_id=0, mix="hidden")
-    definition = method.definition(model.config)
-    params = jax.device_put(method.start_from(model.config, model.params, jax.random.key(0)))
+    definition = method.definition(model.lm)
+    params = jax.device_put(method.start_from(model.lm, model.language_model, jax.random.key(0)))
 
     def write(prompts: np.ndarray, seed: int) -> None:
         found = think(method, definition, params, prompts.tolist(), jax.random.key(seed), max_new_tokens=new)
@@ -169,16 +170,16 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def compared(model: runs.Loaded, args: argparse.Namespace) -> Table:
+def compared(model: Policy, args: argparse.Namespace) -> Table:
     """Ours and, where it can be had, `transformers`."""
     writers, products = {"qstar": ours(model, args.new)}, {"qstar": our_products(model)}
     if importlib.util.find_spec("torch") and importlib.util.find_spec("transformers"):
         writers["transformers"], products["transformers"] = transformers(model, args.new), their_products(model)
-    size_bytes = sum(np.asarray(leaf).size * 4 for leaf in jax.tree.leaves(model.params))
+    size_bytes = sum(np.asarray(leaf).size * 4 for leaf in jax.tree.leaves(model.language_model))
     head = ("rows", "prompt", "by", "tokens/s", "range", "first call s", "ms a step", "products ms", "of memory's rate")
     table = Table(*head)
     for length, batch in itertools.product(args.prompt, args.batch):
-        prompts = np.random.default_rng(batch).integers(0, model.config.vocab, (batch, length))
+        prompts = np.random.default_rng(batch).integers(0, model.lm.vocab, (batch, length))
         found, rate = measured(writers, prompts, args.repeats), read_rate()
         for name, (first, seconds) in found.items():
             speed, step = np.sort(batch * args.new / seconds), np.median(seconds) / args.new
@@ -188,11 +189,11 @@ def compared(model: runs.Loaded, args: argparse.Namespace) -> Table:
     return table
 
 
-def thoughts(model: runs.Loaded, args: argparse.Namespace) -> Table:
+def thoughts(model: Policy, args: argparse.Namespace) -> Table:
     """A new token's time behind thoughts of several lengths, against one without; the prompt's reading is taken off."""
     table = Table("rows", "prompt", "thought", "ms a token", "range", "without ms", "passes")
     for length, batch in itertools.product(args.prompt, args.batch):
-        prompts = np.random.default_rng(batch).integers(0, model.config.vocab, (batch, length))
+        prompts = np.random.default_rng(batch).integers(0, model.lm.vocab, (batch, length))
         writers: dict[str, Writer] = {}
         for new in (1, 1 + args.new):
             writers[f"0 {new}"] = ours(model, new)

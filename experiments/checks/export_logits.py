@@ -27,9 +27,9 @@ def largest_difference(source: str) -> tuple[float, float]:
     import transformers
 
     loaded = runs.load_model(source)
-    ids = np.random.default_rng(0).integers(0, loaded.config.vocab, (ROWS, TOKENS))
+    ids = np.random.default_rng(0).integers(0, loaded.lm.vocab, (ROWS, TOKENS))
     batch = jax.tree.map(jnp.asarray, rows.padded(ids.tolist(), TOKENS))
-    model = lm.definition(loaded.config).bind(loaded.params)
+    model = lm.definition(loaded.lm).bind(loaded.language_model)
     ours = np.asarray(model.logits(model.text(batch).hidden))
     with tempfile.TemporaryDirectory() as folder:
         runs.save_huggingface(folder, loaded)

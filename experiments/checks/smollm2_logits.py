@@ -23,6 +23,7 @@ import numpy as np
 from qstar import runs
 from qstar.models import lm
 from qstar.models.formats import hf
+from qstar.policy import Policy
 from qstar.structs import Batch
 
 TEXT = """The sum of the first n odd numbers is n^2: 1 + 3 + 5 = 9, and 1 + 3 + ... + 1999 = 1000000.
@@ -39,8 +40,8 @@ SELECT name, COUNT(*) FROM thoughts WHERE length >= 12 GROUP BY name HAVING COUN
 """
 
 
-def ours(model: runs.Loaded, tokens: np.ndarray, dtype: str) -> np.ndarray:
-    definition = lm.definition(dataclasses.replace(model.config, dtype=dtype))
+def ours(model: Policy, tokens: np.ndarray, dtype: str) -> np.ndarray:
+    definition = lm.definition(dataclasses.replace(model.lm, dtype=dtype))
 
     @jax.jit
     def run(params, ids):
@@ -51,7 +52,7 @@ def ours(model: runs.Loaded, tokens: np.ndarray, dtype: str) -> np.ndarray:
         return bound.logits(bound.text(batch).hidden)
 
     with jax.enable_x64(dtype == "float64"):
-        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.dtype(dtype)), model.params)
+        params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.dtype(dtype)), model.language_model)
         return np.asarray(run(params, jnp.asarray(tokens)))
 
 
@@ -71,7 +72,7 @@ def main(file: Path) -> None:
     ids = model.tokenizer.encode(TEXT)
     tokens = np.array([ids], np.int64)
     with tempfile.TemporaryDirectory() as exported:
-        hf.write_directory(exported, model.config, model.params, model.tokenizer.to_json())
+        hf.write_directory(exported, model.lm, model.language_model, model.tokenizer.to_json())
         got, want = ours(model, tokens, "float32"), theirs(exported, tokens, "float32")
         wide, exact = ours(model, tokens, "float64"), theirs(exported, tokens, "float64")
     independent = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)

@@ -1,7 +1,6 @@
 """Run directories, and the language models in them and elsewhere."""
 
 from qstar.runs.load import (
-    Loaded,
     Run,
     as_begun,
     carried_on,
@@ -30,7 +29,6 @@ from qstar.runs.stored import (
 
 __all__ = [
     "FROZEN",
-    "Loaded",
     "Run",
     "as_begun",
     "carried_on",

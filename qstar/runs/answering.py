@@ -16,28 +16,17 @@ from qstar.decoding.sampling import Sampling
 from qstar.evals.intervals import wilson
 from qstar.models import cost, lm
 from qstar.models.cost import Pass
-from qstar.models.definition import Definition
-from qstar.runs.load import Loaded
+from qstar.policy import Policy
 from qstar.tasks import leaks
 from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.leaks import WronglyHinted
 from qstar.tasks.problem import Problem, Task
 from qstar.training import console
-from qstar.typing import Key, Params
+from qstar.typing import Key
 
 WRONG_HINT_SEED = 2022
 SCORED = 64  # samples of an iteration whose log-probs the trainer computes again, or fewer where they are long
 SCORED_TOKENS = 8192  # of all of them with their prompts
-
-
-@dataclass(frozen=True)
-class Sampler:
-    """The weights that write in an iteration."""
-
-    loaded: Loaded
-    definition: Definition
-    params: Params  # on the device
-    name: str  # for the store
 
 
 @dataclass(frozen=True)
@@ -63,7 +52,7 @@ Prompts = Callable[[Sequence[Problem], int], Iterable[Sequence[str]]]
 
 
 def fitting(
-    cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem], prompts: Callable[[], Prompts]
+    cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem], prompts: Callable[[], Prompts]
 ) -> tuple[list[Problem], list[Overlong]]:
     """The problems that the model can read and answer, and the others.
 
@@ -79,29 +68,29 @@ def fitting(
         problems = [one for one in problems if one.id not in ids]
 
 
-def _overlong(cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem], prompts: Prompts) -> Iterator[Overlong]:
+def _overlong(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem], prompts: Prompts) -> Iterator[Overlong]:
     for number, batch in enumerate(batches(cfg, loaded, problems)):
         room = max(cfg.task.budget(one, loaded.tokenizer) for one in batch)
         for one, texts in zip(batch, prompts(batch, number), strict=True):
             size = max(len(loaded.tokenizer.encode_prompt(text)) for text in texts)
-            if size + room > loaded.config.max_len:
+            if size + room > loaded.lm.max_len:
                 yield Overlong(one.id, size, room)
 
 
-def check_fitting(cfg: ImproveConfig, loaded: Loaded, split: str, count: int, left: Sequence[Overlong]) -> None:
+def check_fitting(cfg: ImproveConfig, loaded: Policy, split: str, count: int, left: Sequence[Overlong]) -> None:
     """Raise ValueError that names the overlong questions, unless they are to be left out and others remain."""
     if not left or (cfg.overlong == "skip" and len(left) < count):
         return
     named = ", ".join(f"{one.id} ({one.tokens} tokens and {one.room} to write)" for one in left[:5])
     raise ValueError(
-        f"{cfg.task.name}: {len(left)} of {count} {split} questions do not fit into the {loaded.config.max_len} tokens "
-        f"that {loaded.source} was built for: {named}{', ...' if len(left) > 5 else ''}; shorten them, show fewer "
+        f"{cfg.task.name}: {len(left)} of {count} {split} questions do not fit into the {loaded.lm.max_len} tokens "
+        f"that {loaded.name} was built for: {named}{', ...' if len(left) > 5 else ''}; shorten them, show fewer "
         "examples before them, lower task.max_new_tokens, use a model with a longer context, or leave them out with "
         "overlong=skip"
     )
 
 
-def batches(cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem]) -> list[list[Problem]]:
+def batches(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem]) -> list[list[Problem]]:
     """The problems in batches whose answers take about as many tokens."""
     ordered = sorted(problems, key=lambda one: cfg.task.budget(one, loaded.tokenizer))
     return [ordered[i : i + cfg.sample_batch] for i in range(0, len(ordered), cfg.sample_batch)]
@@ -109,7 +98,7 @@ def batches(cfg: ImproveConfig, loaded: Loaded, problems: Sequence[Problem]) -> 
 
 def answer(
     cfg: ImproveConfig,
-    sampler: Sampler,
+    sampler: Policy,
     batch: Sequence[Problem],
     shots: Sequence[Sequence[Problem]],
     hint: bool,
@@ -118,7 +107,7 @@ def answer(
     greedy: bool = False,
 ) -> Answered:
     """What the model writes behind the prompts of these problems, and the verdicts."""
-    recipe, task, tokenizer = cfg.improve, cfg.task, sampler.loaded.tokenizer
+    recipe, task, tokenizer = cfg.improve, cfg.task, sampler.tokenizer
     prompts = [(task.hinted if hint else task.prompt)(*one) for one in zip(batch, shots, strict=True)]
     sampling = Sampling(
         0.0 if greedy else recipe.temperature,
@@ -147,9 +136,7 @@ def answer(
     return Answered(prompts, written, verdicts)
 
 
-def samples(
-    cfg: ImproveConfig, sampler: Sampler, batch: Sequence[Problem], found: Answered, hint: bool
-) -> list[Sample]:
+def samples(cfg: ImproveConfig, sampler: Policy, batch: Sequence[Problem], found: Answered, hint: bool) -> list[Sample]:
     """Rows of the store."""
     recipe, each = cfg.improve, len(found.verdicts) // len(batch)
     fixed = {"split": "train", "seed": cfg.seed, "checkpoint": sampler.name}
@@ -157,7 +144,7 @@ def samples(
     fixed |= {"grader": cfg.task.grader.name, "grader_version": cfg.task.grader.version}
     rows, written = [], found.written
     # An end-of-text token is none of the text, whose stop it takes the place of.
-    ended = [len(tokens) and int(tokens[-1]) in sampler.loaded.tokenizer.ends for tokens in written.tokens]
+    ended = [len(tokens) and int(tokens[-1]) in sampler.tokenizer.ends for tokens in written.tokens]
     for i, verdict in enumerate(found.verdicts):
         one = batch[i // each]
         asked = {"problem": one.id, "question": one.question, "gold": one.answer, "group": one.group}
@@ -188,10 +175,10 @@ COUNTED = (
 """Columns of the store that `counted` reads."""
 
 
-def counted(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict], problems: Mapping[str, Problem]) -> dict:
+def counted(cfg: ImproveConfig, sampler: Policy, rows: Sequence[dict], problems: Mapping[str, Problem]) -> dict:
     """Numbers of an iteration's samples; tokens and FLOPs are those of the samples, so the same after a kill."""
     free, hinted = [row for row in rows if not row["hinted"]], [row for row in rows if row["hinted"]]
-    shape = sampler.loaded.config
+    shape = sampler.lm
     line = {
         "sampled": len(free),
         "right": sum(row["correct"] for row in free),
@@ -224,12 +211,12 @@ FOLLOWED = ("problem", "answer", "gold", "prompt_tokens", "generated_tokens")
 """Columns of the store that `followed` reads."""
 
 
-def followed(sampler: Sampler, asked: Sequence[WronglyHinted], rows: Sequence[dict]) -> dict:
+def followed(sampler: Policy, asked: Sequence[WronglyHinted], rows: Sequence[dict]) -> dict:
     """What was answered to wrong hints, of rows of a store of such answers."""
     told = {one.problem.id: one.hinted for one in asked}
     found = leaks.wrong_hint_count((row["answer"], told[row["problem"]], row["gold"]) for row in rows)
     line = {"wrong_hints": dataclasses.asdict(found) | {"share_followed": found.share_followed}}
-    return line | {"ledger": {"wrong_hint": spent(sampler.loaded.config, rows, 1)}}
+    return line | {"ledger": {"wrong_hint": spent(sampler.lm, rows, 1)}}
 
 
 def spent(shape: lm.LMConfig, rows: Sequence[dict], samples: int) -> dict[str, int]:
@@ -248,7 +235,7 @@ def spent(shape: lm.LMConfig, rows: Sequence[dict], samples: int) -> dict[str, i
     }
 
 
-def _mismatch(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict]) -> dict[str, float]:
+def _mismatch(cfg: ImproveConfig, sampler: Policy, rows: Sequence[dict]) -> dict[str, float]:
     """How far the sampler's log-probs are from the trainer's, on some samples of the iteration."""
     written = [row for row in rows if row["tokens"]]
     if not written:
@@ -256,7 +243,7 @@ def _mismatch(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict]) -> dic
     longest = max(row["prompt_tokens"] + row["generated_tokens"] for row in written)
     count = min(SCORED, max(SCORED_TOKENS // longest, 1))
     some = written[:: max(len(written) // count, 1)][:count]
-    encode = sampler.loaded.tokenizer.encode_prompt
+    encode = sampler.tokenizer.encode_prompt
     again = score.score(
         sampler.definition, sampler.params, [encode(row["prompt"]) for row in some], [row["tokens"] for row in some],
         batch_size=min(cfg.sample_batch, count),
@@ -265,7 +252,7 @@ def _mismatch(cfg: ImproveConfig, sampler: Sampler, rows: Sequence[dict]) -> dic
     return {"mean": float(gaps.mean()), "largest": float(gaps.max())}
 
 
-def evaluated(cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem], phase: str, iteration: int) -> dict:
+def evaluated(cfg: ImproveConfig, sampler: Policy, problems: Sequence[Problem], phase: str, iteration: int) -> dict:
     """Accuracy with the likeliest tokens, by group, and what it cost in this phase (dev or test).
 
     Where the configuration asks for it also both accuracies, with few-shot examples and without.
@@ -277,7 +264,7 @@ def evaluated(cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem],
     line = {"accuracy": found[cfg.ask_few_shot].share, "groups": groups}
     if cfg.ask_both:
         line["ways"] = {"few-shot": found[True].share, "zero-shot": found[False].share}
-    return line | {"ledger": {phase: spent(sampler.loaded.config, rows, 1)}}
+    return line | {"ledger": {phase: spent(sampler.lm, rows, 1)}}
 
 
 def asking_rng(cfg: ImproveConfig, phase: str) -> np.random.Generator:
@@ -314,10 +301,10 @@ class _Asked:
 
 
 def _asked(
-    cfg: ImproveConfig, sampler: Sampler, problems: Sequence[Problem], few_shot: bool, phase: str, iteration: int
+    cfg: ImproveConfig, sampler: Policy, problems: Sequence[Problem], few_shot: bool, phase: str, iteration: int
 ) -> _Asked:
     rng = asking_rng(cfg, phase)
-    parts = batches(cfg, sampler.loaded, problems)
+    parts = batches(cfg, sampler, problems)
     right: dict[str, list[bool]] = {}
     rows: list[dict] = []
     with console.counting(f"iteration {iteration}: asking") as progress:

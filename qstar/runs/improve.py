@@ -17,11 +17,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar.runs import answering, iterations, load, stored, train
-from qstar import files, paths
-from qstar.reports import tables
 from qstar import config as configs
-from qstar.runs.answering import Overlong, Sampler
+from qstar import files, paths
 from qstar.config import ImproveConfig, TrainConfig
 from qstar.data import examples as example_files
 from qstar.data import rationales
@@ -30,13 +27,16 @@ from qstar.data.rationales import Sample, Store
 from qstar.evals.suite import NoEval
 from qstar.methods.sft import SFT
 from qstar.models import cost
-from qstar.runs.load import Loaded
+from qstar.policy import Policy
+from qstar.recipes.selection import Graded, Kept, drawn, examples, selected, some
+from qstar.reports import tables
+from qstar.runs import answering, iterations, load, stored, train
+from qstar.runs.answering import Overlong
 from qstar.tasks import problem as problems_of
 from qstar.tasks.grading import sandbox
 from qstar.tasks.leaks import WronglyHinted
 from qstar.tasks.problem import Problem
 from qstar.training import checkpoint, console, metrics
-from qstar.recipes.selection import Graded, Kept, drawn, examples, selected, some
 from qstar.training.optim import OptimConfig
 from qstar.typing import Key
 
@@ -80,7 +80,7 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
 def _run(
     cfg: ImproveConfig,
     directory: Path,
-    base: Loaded,
+    base: Policy,
     problems: Sequence[Problem],
     dev: Sequence[Problem],
     left: dict[str, int],
@@ -118,7 +118,7 @@ def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
 
 
 def _check(
-    cfg: ImproveConfig, directory: Path, base: Loaded, problems: Sequence[Problem], dev: Sequence[Problem]
+    cfg: ImproveConfig, directory: Path, base: Policy, problems: Sequence[Problem], dev: Sequence[Problem]
 ) -> None:
     recipe = cfg.improve
     checkpoint.check_path(directory)
@@ -142,10 +142,8 @@ def _check(
             f"shortest has {shortest} steps, and the learning rate would never be reached: shorten the warm-up, or "
             "give improve.schedule=run, one schedule for all iterations"
         )
-    if cfg.length > base.config.max_len:
-        raise ValueError(
-            f"length = {cfg.length} is longer than the context of {base.source}, {base.config.max_len} tokens"
-        )
+    if cfg.length > base.lm.max_len:
+        raise ValueError(f"length = {cfg.length} is longer than the context of {base.name}, {base.lm.max_len} tokens")
     if cfg.wrong_hints and recipe.target != "own":
         raise ValueError(f"wrong_hints = {cfg.wrong_hints}: nothing is sampled with improve.target={recipe.target}")
     if cfg.wrong_hints and not answering.misled(problems, 1):
@@ -159,7 +157,7 @@ def _check(
 
 def _iteration(
     cfg: ImproveConfig,
-    base: Loaded,
+    base: Policy,
     directory: Path,
     store: Store | None,
     problems: Sequence[Problem],
@@ -191,7 +189,7 @@ def _iteration(
         names = {one.problem for one in kept}
         asked = [one for one in problems if one.id in names]
         again = some(kept, cfg.improve.learn_hinted, iteration, cfg.seed)
-        spelled = (cfg.improve.mean_over == "questions", sampler.loaded.tokenizer, cfg.task.stop)
+        spelled = (cfg.improve.mean_over == "questions", sampler.tokenizer, cfg.task.stop)
         found = examples(kept, {one.id: cfg.task.prompt(one) for one in asked}, *spelled)
         found += examples(again, {one.id: cfg.task.hinted(one) for one in asked}, *spelled)
     else:
@@ -211,7 +209,7 @@ def _chosen(cfg: ImproveConfig, problems: Sequence[Problem], iteration: int) -> 
 
 
 def _fitting_asked(
-    cfg: ImproveConfig, base: Loaded, problems: Sequence[Problem], phase: str, left: dict[str, int]
+    cfg: ImproveConfig, base: Policy, problems: Sequence[Problem], phase: str, left: dict[str, int]
 ) -> list[Problem]:
     """The questions of dev or test that the model can read; how many it cannot is put down in `left`."""
     fit, over = answering.fitting(cfg, base, problems, lambda: answering.asking(cfg, phase))
@@ -219,7 +217,7 @@ def _fitting_asked(
 
 
 def _fitting_sampled(
-    cfg: ImproveConfig, base: Loaded, chosen: Sequence[Problem], iteration: int, left: dict[str, int]
+    cfg: ImproveConfig, base: Policy, chosen: Sequence[Problem], iteration: int, left: dict[str, int]
 ) -> list[Problem]:
     """The same of the questions that an iteration samples, with the hints that may be shown."""
     kinds = (cfg.task.prompt,) if cfg.improve.hint == "never" else (cfg.task.prompt, cfg.task.hinted)
@@ -233,7 +231,7 @@ def _fitting_sampled(
 
 
 def _left_out(
-    cfg: ImproveConfig, base: Loaded, split: str, fit: list[Problem], over: Sequence[Overlong], left: dict[str, int]
+    cfg: ImproveConfig, base: Policy, split: str, fit: list[Problem], over: Sequence[Overlong], left: dict[str, int]
 ) -> list[Problem]:
     answering.check_fitting(cfg, base, split, len(fit) + len(over), over)
     if over:
@@ -250,7 +248,7 @@ def _given(cfg: ImproveConfig, one: Problem) -> dict:
     }
 
 
-def _fitting(found: list[dict], cfg: ImproveConfig, base: Loaded) -> tuple[list[dict], int]:
+def _fitting(found: list[dict], cfg: ImproveConfig, base: Policy) -> tuple[list[dict], int]:
     """Examples that fit into a row of training, all of their group with them, and how many do not."""
     sizes: Counter = Counter()
     of = [one.get("group", number) for number, one in enumerate(found)]
@@ -275,9 +273,9 @@ def _advice(cfg: ImproveConfig, iteration: int, line: dict, directory: Path) -> 
 # --- sampling -----------------------------------------------------------------------------------------------------
 
 
-def _sample(cfg: ImproveConfig, sampler: Sampler, store: Store, chosen: Sequence[Problem], iteration: int) -> dict:
+def _sample(cfg: ImproveConfig, sampler: Policy, store: Store, chosen: Sequence[Problem], iteration: int) -> dict:
     """Fill the store with the samples of this iteration, and count them."""
-    batches, known = answering.batches(cfg, sampler.loaded, chosen), _known(cfg, store, iteration)
+    batches, known = answering.batches(cfg, sampler, chosen), _known(cfg, store, iteration)
     _fill(store, iteration, "sampling", batches, lambda batch, i: _batch(cfg, sampler, batch, iteration, i, known))
     rows = store.rows(rationales.of_iteration(iteration), answering.COUNTED).to_pylist()
     return answering.counted(cfg, sampler, rows, {one.id: one for one in chosen})
@@ -308,7 +306,7 @@ def _known(cfg: ImproveConfig, store: Store, iteration: int) -> set[str]:
 
 
 def _batch(
-    cfg: ImproveConfig, sampler: Sampler, batch: Sequence[Problem], iteration: int, number: int, known: set[str]
+    cfg: ImproveConfig, sampler: Policy, batch: Sequence[Problem], iteration: int, number: int, known: set[str]
 ) -> list[Sample]:
     """Samples of these problems, and hinted ones of those that failed."""
     key, shots = _key(cfg, iteration, number), _shots(cfg, batch, iteration, number)
@@ -333,12 +331,12 @@ def _key(cfg: ImproveConfig, *numbers: int) -> Key:
     return functools.reduce(jax.random.fold_in, numbers, jax.random.key(cfg.seed))
 
 
-def _mislead(cfg: ImproveConfig, sampler: Sampler, store: Store, problems: Sequence[Problem], iteration: int) -> dict:
+def _mislead(cfg: ImproveConfig, sampler: Policy, store: Store, problems: Sequence[Problem], iteration: int) -> dict:
     """Ask some problems, the same in every iteration, with wrong hints, and count how often these are followed.
 
     The answers have a store of their own: `selected` never sees them.
     """
-    asked = _misled(cfg, sampler.loaded, problems, iteration)
+    asked = _misled(cfg, sampler, problems, iteration)
     apart = Store.create(store.folder.parent / WRONG_HINTS, store.model, store.task)
 
     def ask(batch: Sequence[Problem], number: int) -> list[Sample]:
@@ -346,12 +344,12 @@ def _mislead(cfg: ImproveConfig, sampler: Sampler, store: Store, problems: Seque
         found = answering.answer(cfg, sampler, batch, shots, True, 1, _key(cfg, iteration, number, MISLED))
         return answering.samples(cfg, sampler, batch, found, True)
 
-    _fill(apart, iteration, "wrong hints", answering.batches(cfg, sampler.loaded, [one.problem for one in asked]), ask)
+    _fill(apart, iteration, "wrong hints", answering.batches(cfg, sampler, [one.problem for one in asked]), ask)
     rows = apart.rows(rationales.of_iteration(iteration), answering.FOLLOWED).to_pylist()
     return answering.followed(sampler, asked, rows)
 
 
-def _misled(cfg: ImproveConfig, base: Loaded, problems: Sequence[Problem], iteration: int) -> list[WronglyHinted]:
+def _misled(cfg: ImproveConfig, base: Policy, problems: Sequence[Problem], iteration: int) -> list[WronglyHinted]:
     """Problems with wrong hints, those that the model can read."""
     asked = answering.misled(problems, cfg.wrong_hints)
 
@@ -374,7 +372,7 @@ def _graded(store: Store, iteration: int) -> list[Graded]:
 # --- weights ------------------------------------------------------------------------------------------------------
 
 
-def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int, mismatch: dict) -> dict:
+def _train(cfg: ImproveConfig, base: Policy, directory: Path, iteration: int, mismatch: dict) -> dict:
     """Train on the examples of the iteration; a run like any other. Its metrics begin with the sampler's mismatch."""
     recipe, steps = cfg.improve, cfg.improve.steps_of(iteration)
     before = None if recipe.restart else iterations.trained(directory, iteration - 1)
@@ -390,7 +388,7 @@ def _train(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int, mi
     return said | _trained(cfg, base, directory, iteration, steps, before, method, optim, mismatch)
 
 
-def _fine_tune(cfg: ImproveConfig, base: Loaded, directory: Path, problems: Sequence[Problem]) -> dict:
+def _fine_tune(cfg: ImproveConfig, base: Policy, directory: Path, problems: Sequence[Problem]) -> dict:
     """The model that is sampled from first: the base, fine-tuned on the human rationales of all questions."""
     human = [
         {"prompt": cfg.task.prompt(one), "completion": cfg.task.completion(one.rationale, one)}
@@ -407,7 +405,7 @@ def _fine_tune(cfg: ImproveConfig, base: Loaded, directory: Path, problems: Sequ
 
 def _trained(
     cfg: ImproveConfig,
-    base: Loaded,
+    base: Policy,
     directory: Path,
     iteration: int,
     steps: int,
@@ -418,7 +416,7 @@ def _trained(
 ) -> dict:
     """Train on the examples in the folder of an iteration, from the base or from the run before."""
     folder = iterations.folder(directory, iteration)
-    train = TrainConfig(
+    training = TrainConfig(
         name=f"{cfg.name}_{iteration}",
         run_dir=str(folder),
         seed=cfg.seed,
@@ -436,12 +434,12 @@ def _trained(
         optim=optim,
         mesh=cfg.mesh,
     )
-    train.run(train, folder, {f"mismatch_{name}": value for name, value in known.items()})
+    train.run(training, folder, {f"mismatch_{name}": value for name, value in known.items()})
     lines = metrics.records(folder)
     spent = {
         "trained_tokens": steps * cfg.batch_size * cfg.length,  # what fills the rows up is computed too
         "target_tokens": _targets(lines),
-        "flops": steps * cfg.batch_size * cost.flops(base.config, method.passes(cfg.length)),
+        "flops": steps * cfg.batch_size * cost.flops(base.lm, method.passes(cfg.length)),
     }
     return {"steps": steps, "nll": lines[-1]["nll"], "ledger": {"train": spent}}
 
@@ -465,7 +463,7 @@ def _targets(records: Sequence[dict]) -> int:
 # --- asking -------------------------------------------------------------------------------------------------------
 
 
-def _tested(cfg: ImproveConfig, base: Loaded, directory: Path, iteration: int) -> dict:
+def _tested(cfg: ImproveConfig, base: Policy, directory: Path, iteration: int) -> dict:
     """The test split, asked once; the directory remembers it."""
     problems = problems_of.logged_test(cfg.task, directory, f"accuracy after iteration {iteration}")
     left: dict[str, int] = {}
@@ -486,7 +484,7 @@ def _finish(directory: Path, line: dict) -> None:
 
 
 def _told(line: dict) -> str:
-    said = f"iteration {line['iteration']}: {report.share(line['accuracy'])} dev problems"
+    said = f"iteration {line['iteration']}: {tables.share(line['accuracy'])} dev problems"
     if len(line["groups"]) > 1:
         said += " (" + ", ".join(f"{name}: {found['share']:.2f}" for name, found in line["groups"].items()) + ")"
     if "sampled" in line:

@@ -14,12 +14,12 @@ import numpy as np
 
 from qstar import config as configs
 from qstar import files
-from qstar.runs.answering import Sampler
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.models import lm
-from qstar.runs.load import Loaded
 from qstar.models.sources import Pretrained
+from qstar.policy import Policy
+from qstar.runs import load
 
 CONFIG = "improve.yaml"
 LINES = "iterations.jsonl"
@@ -66,11 +66,11 @@ def claim(cfg: ImproveConfig, directory: Path) -> None:
     configs.save(dataclasses.replace(cfg, resume=""), file)
 
 
-def fingerprint(base: Loaded) -> str:
+def fingerprint(base: Policy) -> str:
     """The same for the same weights, shape and tokenizer."""
-    digest = hashlib.sha256(json.dumps(_shape(base.config), sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(_shape(base.lm), sort_keys=True).encode())
     digest.update(base.tokenizer.to_json().encode())
-    for leaf in jax.tree.leaves(base.params):
+    for leaf in jax.tree.leaves(base.language_model):
         digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
     return digest.hexdigest()[:16]
 
@@ -121,12 +121,16 @@ def trained(directory: Path, iteration: int) -> Path | None:
     return next((folder for folder in found if (folder / "config.yaml").is_file()), None)
 
 
-def sampler(cfg: ImproveConfig, directory: Path, iteration: int, base: Loaded | None = None) -> Sampler:
+def sampler(cfg: ImproveConfig, directory: Path, iteration: int, base: Policy | None = None) -> Policy:
     """The weights after this iteration; 0: the base, which is loaded where it is not given."""
     found = trained(directory, iteration)
-    loaded = (base or load.initial_model(cfg.model, cfg.seed)) if found is None else pretrained(cfg, found).load(cfg.seed)
-    definition = lm.definition(loaded.config)
-    return Sampler(loaded, definition, jax.device_put(loaded.params), "base" if found is None else found.name)
+    if found is None and base is not None:
+        loaded = base
+    else:
+        loaded = load.initial_model(cfg.model if found is None else pretrained(cfg, found), cfg.seed)
+    params = jax.device_put(loaded.language_model)
+    name = "base" if found is None else found.name
+    return Policy.of_language_model(loaded.lm, params, loaded.tokenizer, name, loaded.companions)
 
 
 def pretrained(cfg: ImproveConfig, folder: Path) -> Pretrained:

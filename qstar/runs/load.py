@@ -3,10 +3,8 @@
 import dataclasses
 import math
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +13,19 @@ import numpy as np
 from qstar import advice, files, paths
 from qstar import config as configs
 from qstar.config import TrainConfig
-from qstar.runs import stored
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Compares, Method
 from qstar.models import lm, lora
-from qstar.models.definition import Definition, differences, join, shapes
+from qstar.models.definition import differences, join, shapes
 from qstar.models.formats import companions, gguf, hf, llama2c, peft
-from qstar.models.formats.companions import Companions
 from qstar.models.formats.weights import finite, inside
 from qstar.models.lm import LMConfig
 from qstar.models.sources import KINDS, Pretrained, Scratch
+from qstar.policy import Policy
+from qstar.runs import stored
 from qstar.thoughts.predict import Thinks
 from qstar.training import checkpoint, metrics
-from qstar.training.reference import Other
 from qstar.typing import Params
 
 BUNDLED = paths.PACKAGE / "bundled"
@@ -38,20 +35,7 @@ EXTRAS = "thinker.safetensors"  # in an export: what a method added to the langu
 MEANINGS = {"start": ("delimiter_scale",), "mixing": ("mixing", "mixing_side", "mixing_start")}
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """A language model read from somewhere."""
-
-    config: LMConfig
-    params: Params  # float32
-    tokenizer: Tokenizer
-    source: str
-    extras: Params = field(default_factory=dict)  # what a method added to it in a run: delimiters, mixing head
-    method: Method | None = None  # that method
-    companions: Companions = field(default_factory=dict)  # special tokens, chat template and the like, see there
-
-
-def load_model(source: str | Path) -> Loaded:
+def load_model(source: str | Path) -> Policy:
     """The language model at `source`, of any kind that `KINDS` lists.
 
     Raises:
@@ -65,35 +49,34 @@ def load_model(source: str | Path) -> Loaded:
     elif text.startswith("hub:"):
         loaded = _huggingface(hf.fetch(text.removeprefix("hub:")))
     elif stored.is_run(text):
-        run = load_run(Path(text).expanduser())
-        loaded = Loaded(run.lm, run.language_model, run.tokenizer, text, run.extras, run.method, run.companions)
+        loaded = load_run(Path(text).expanduser())
     else:
         loaded = _local(text)
     try:
-        tokenizers.check_fits(loaded.tokenizer, loaded.config.vocab)
+        tokenizers.check_fits(loaded.tokenizer, loaded.lm.vocab)
     except ValueError as error:
         raise ValueError(f"{text}: {error}") from error
-    return dataclasses.replace(loaded, source=text)
+    return dataclasses.replace(loaded, name=text)
 
 
-def save_model(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
+def save_model(path: str | Path, model: Policy, dtype: str = "float32") -> None:
     """Write a directory that `load_model` reads: model.json, tokenizer.json and params/ in this type."""
     path = Path(path)
     files.make(path)
-    stored = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(dtype)), model.params)
+    stored = jax.tree.map(lambda leaf: np.asarray(leaf, jnp.dtype(dtype)), model.language_model)
     checkpoint.save_params(path / "params", stored)
     files.write(path / "tokenizer.json", model.tokenizer.to_json())
     companions.write(path, model.tokenizer.settled(model.companions))
-    contents = {"format": FORMAT, "source": model.source, "model": dataclasses.asdict(model.config)}
+    contents = {"format": FORMAT, "source": model.name, "model": dataclasses.asdict(model.lm)}
     # Last: a directory with a model.json is complete.
     files.write_json(path / "model.json", contents)
 
 
-def save_huggingface(path: str | Path, model: Loaded, dtype: str = "float32") -> None:
+def save_huggingface(path: str | Path, model: Policy, dtype: str = "float32") -> None:
     """Write a directory that transformers loads, and beside it what a method added to the model in a run."""
     beside = model.tokenizer.settled(model.companions)
-    ids = companions.token_ids(beside, model.config.vocab)
-    hf.write_directory(path, model.config, model.params, model.tokenizer.exported_json(), dtype, ids)
+    ids = companions.token_ids(beside, model.lm.vocab)
+    hf.write_directory(path, model.lm, model.language_model, model.tokenizer.exported_json(), dtype, ids)
     companions.write(Path(path), beside)
     if model.extras:
         hf.write_tensors(Path(path) / EXTRAS, model.extras, dtype)
@@ -115,7 +98,7 @@ def save_adapter(path: str | Path, source: str | Path, dtype: str = "float32") -
     return run.lm
 
 
-def _local(text: str) -> Loaded:
+def _local(text: str) -> Policy:
     path = Path(text).expanduser()
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path)
@@ -143,16 +126,16 @@ def _bundled(name: str) -> Path:
     return BUNDLED / name
 
 
-def _huggingface(path: Path) -> Loaded:
+def _huggingface(path: Path) -> Policy:
     # What is small is read first: a damaged file is named before gigabytes are read.
     beside = companions.read(path)
     config = hf.read_config(path)
     tokenizer = tokenizers.without_added(Tokenizer.from_file(inside(path, "tokenizer.json")), config.vocab)
     config, params = hf.read_directory(path)
-    return Loaded(config, params, tokenizer, str(path), companions=beside)
+    return Policy.of_language_model(config, params, tokenizer, str(path), beside)
 
 
-def _gguf(path: Path) -> Loaded:
+def _gguf(path: Path) -> Policy:
     config, params, pieces = gguf.read_file(path)
     try:
         if pieces.style:
@@ -166,18 +149,18 @@ def _gguf(path: Path) -> Loaded:
     # A file names one end or a few; readers of the format take the conventional spellings for ends as well.
     ends = tuple(dict.fromkeys((*tokenizer.ends, *tokenizer.conventional_ends())))
     tokenizer = tokenizer.marked(dataclasses.replace(tokenizer.marks, ends=ends))
-    return Loaded(config, params, tokenizer, str(path), companions=pieces.companions)
+    return Policy.of_language_model(config, params, tokenizer, str(path), pieces.companions)
 
 
-def _adapted(path: Path) -> Loaded:
+def _adapted(path: Path) -> Policy:
     base = load_model(peft.base_of(path))
-    adapter, adapters = peft.read(path, base.config)
-    definition = lora.adapted(lm.definition(base.config), adapter)
-    params = definition.merged({**base.params, lora.NAME: adapters})
-    return Loaded(base.config, params, base.tokenizer, str(path), companions=base.companions)
+    adapter, adapters = peft.read(path, base.lm)
+    definition = lora.adapted(lm.definition(base.lm), adapter)
+    params = definition.merged({**base.language_model, lora.NAME: adapters})
+    return Policy.of_language_model(base.lm, params, base.tokenizer, str(path), base.companions)
 
 
-def _llama2c(path: Path) -> Loaded:
+def _llama2c(path: Path) -> Policy:
     config, params, pieces = llama2c.read_file(path)
     special = [token for token in ("<unk>", "<s>", "</s>") if token in pieces.tokens]
     try:
@@ -188,10 +171,10 @@ def _llama2c(path: Path) -> Loaded:
     # Stories stand one after another with <s> between them: a model that writes one has ended, as llama2.c has it.
     ends = tuple(dict.fromkeys((*tokenizer.ends, *tokenizer.begin)))
     tokenizer = tokenizer.marked(dataclasses.replace(tokenizer.marks, ends=ends))
-    return Loaded(config, params, tokenizer, str(path), companions=pieces.companions)
+    return Policy.of_language_model(config, params, tokenizer, str(path), pieces.companions)
 
 
-def _checkpoint(path: Path) -> Loaded:
+def _checkpoint(path: Path) -> Policy:
     file = path / "model.json"
     contents = files.read_json(file)
     if contents.get("format") != FORMAT:
@@ -206,7 +189,7 @@ def _checkpoint(path: Path) -> Loaded:
     for leaf, weight in jax.tree_util.tree_leaves_with_path(params):
         finite(weight, jax.tree_util.keystr(leaf, simple=True, separator="/"), path / "params")
     tokenizer = Tokenizer.from_file(path / "tokenizer.json")
-    return Loaded(config, params, tokenizer, str(path), companions=companions.read(path))
+    return Policy.of_language_model(config, params, tokenizer, str(path), companions.read(path))
 
 
 def _check_sizes(config: LMConfig, stored: dict[str, tuple[int, ...]], source: Path) -> None:
@@ -220,7 +203,7 @@ def _check_sizes(config: LMConfig, stored: dict[str, tuple[int, ...]], source: P
         raise ValueError(f"{source} do not fit this model:\n  {problems}\nis it a checkpoint of another model?")
 
 
-def initial_model(source: Pretrained | Scratch, seed: int) -> Loaded:
+def initial_model(source: Pretrained | Scratch, seed: int) -> Policy:
     """The language model that a configuration starts from; `seed` draws the weights of one from scratch."""
     if isinstance(source, Scratch):
         kind, _, alphabet = source.tokenizer.partition(":")
@@ -229,45 +212,30 @@ def initial_model(source: Pretrained | Scratch, seed: int) -> Loaded:
         else:
             tokenizer, beside = Tokenizer.from_file(source.tokenizer), companions.read(Path(source.tokenizer).parent)
         tokenizer, config = tokenizer.beginning(source.begin), source.shape(tokenizer.size)
-        return Loaded(config, lm.definition(config).init(jax.random.key(seed)), tokenizer, "scratch", companions=beside)
+        return Policy.of_language_model(
+            config, lm.definition(config).init(jax.random.key(seed)), tokenizer, "scratch", beside
+        )
     loaded = load_model(source.source)
-    config = dataclasses.replace(loaded.config, **{name: getattr(source, name) for name in lm.COMPUTED})
-    extras = loaded.extras if source.extras else {}
+    config = dataclasses.replace(loaded.lm, **{name: getattr(source, name) for name in lm.COMPUTED})
     tokenizer = loaded.tokenizer.beginning(source.begin).chatting(source.chat)
-    return dataclasses.replace(loaded, config=config, tokenizer=tokenizer, extras=extras)
+    params = loaded.language_model
+    if not (source.extras and loaded.extras):
+        return Policy.of_language_model(config, params, tokenizer, loaded.name, loaded.companions)
+    definition, params = loaded.method.definition(config), {"lm": params, **loaded.extras}
+    return Policy(loaded.method, definition, params, tokenizer, config, loaded.name, loaded.companions)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Run:
-    """A trained run, opened: all that its directory knows."""
+class Run(Policy):
+    """A trained run, opened: the policy that it trained, and all that its directory knows."""
 
+    _: dataclasses.KW_ONLY
     path: Path
     config: TrainConfig
-    method: Method  # resolved
-    lm: LMConfig
-    definition: Definition
-    params: Params  # frozen ones included
-    tokenizer: Tokenizer
     step: int
-    companions: Companions = field(default_factory=dict)
-
-    @property
-    def language_model(self) -> Params:
-        """The weights of the language model alone, float32 or better (numpy); adapters are merged into them."""
-        params = self.definition.merged(self.params) if self.definition.frozen else self.params
-        # Weights that were trained in bfloat16 as well.
-        wide = lambda leaf: np.asarray(leaf, np.promote_types(np.asarray(leaf).dtype, np.float32))  # noqa: E731
-        return jax.tree.map(wide, params.get("lm", params))
-
-    @property
-    def extras(self) -> Params:
-        """What the method added to the language model."""
-        return {
-            name: part for name, part in self.params.items() if "lm" in self.params and name not in ("lm", lora.NAME)
-        }
 
     @property
     def metrics(self) -> list[dict]:
@@ -291,12 +259,25 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     with checkpoint.Checkpoints(path / "checkpoints", every=1, keep=2**31) as saved:
         step = saved.latest if step is None else step
         trained = saved.load_params(step)
-    params = join(trained, stored.frozen_weights(path, definition, lambda: initial_model(cfg.model, cfg.seed).params))
+    params = join(
+        trained, stored.frozen_weights(path, definition, lambda: initial_model(cfg.model, cfg.seed).language_model)
+    )
     definition.check(params, f"the weights of {path}")
-    return Run(path, cfg, method, config, definition, params, tokenizer, step, companions.read(path))
+    return Run(
+        method,
+        definition,
+        params,
+        tokenizer,
+        config,
+        str(path),
+        companions.read(path),
+        path=path,
+        config=cfg,
+        step=step,
+    )
 
 
-def other_model(method: Method, loaded: Loaded) -> Other | None:
+def other_model(method: Method, loaded: Policy) -> Policy | None:
     """The model of the run that a method compares with, or None where it names none.
 
     Raises FileNotFoundError for a directory that is no run, ValueError for another tokenizer or a method that does not
@@ -307,37 +288,37 @@ def other_model(method: Method, loaded: Loaded) -> Other | None:
     path = Path(method.reference.run)  # never `latest`: what that means changes before a run is resumed
     run = load_run(path.absolute())
     if run.tokenizer.to_json() != loaded.tokenizer.to_json():
-        raise ValueError(f"{path} has another tokenizer than {loaded.source}: their predictions cannot be compared")
+        raise ValueError(f"{path} has another tokenizer than {loaded.name}: their predictions cannot be compared")
     if not isinstance(run.method, Thinks):
         raise ValueError(
             f"{path} was trained with {type(run.method).__name__}, which does not think: name a run of a method that "
             "does"
         )
-    return Other(run.method, run.definition, run.params)
+    return run
 
 
-def carried_on(loaded: Loaded, method: Method) -> Params:
+def carried_on(loaded: Policy, method: Method) -> Params:
     """The extras of a loaded run that a run of `method` goes on from.
 
     Raises ValueError where a number of theirs means something else to `method` than it did in that run.
     """
-    definition = method.definition(loaded.config)
+    definition = method.definition(loaded.lm)
     kept = {name: part for name, part in loaded.extras.items() if name in definition.abstract}
     if not kept:
         return {}
-    new, old = (one.bind(one.abstract).cfg for one in (definition, loaded.method.definition(loaded.config)))
+    new, old = (one.bind(one.abstract).cfg for one in (definition, loaded.method.definition(loaded.lm)))
     for part, fields in MEANINGS.items():
         for name in fields if part in kept else ():
             if getattr(new, name) != getattr(old, name):
                 raise ValueError(
-                    f"model.source = {loaded.source}: its {part} was trained with method.{name} = "
+                    f"model.source = {loaded.name}: its {part} was trained with method.{name} = "
                     f"{getattr(old, name)!r}, this run has {getattr(new, name)!r}: give method.{name} the value of "
                     "then, or start the parts that its method added anew with model.extras=false"
                 )
     return kept
 
 
-def as_begun(directory: Path, loaded: Loaded) -> Loaded:
+def as_begun(directory: Path, loaded: Policy) -> Policy:
     """The model with the begin-of-text token as the run in this directory has it, where it has begun already."""
     if not (directory / "tokenizer.json").is_file():
         return loaded

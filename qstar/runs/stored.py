@@ -1,7 +1,6 @@
-"""What a run directory holds besides its checkpoints: shape, tokenizer, frozen weights; and which directories are runs."""
+"""What a run directory holds besides checkpoints: shape, tokenizer, frozen weights; and which directories are runs."""
 
 import dataclasses
-import re
 import typing
 import zlib
 from collections.abc import Callable, Sequence
@@ -15,7 +14,6 @@ import numpy as np
 from qstar import files
 from qstar.data import marks as markings
 from qstar.data.tokenizer import Tokenizer
-from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
 from qstar.models.formats import companions
 from qstar.models.formats.companions import Companions
@@ -26,7 +24,6 @@ from qstar.typing import Params
 
 FROZEN = "frozen"  # in a run directory: the weights that do not train
 PLAIN = {int: int, float: (int, float), str: str, bool: bool}  # types of fields, and of their values in JSON
-
 
 
 def shape(file: Path, part: str = "") -> LMConfig:

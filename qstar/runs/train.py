@@ -18,8 +18,6 @@ from pathlib import Path
 import jax
 
 from qstar import __version__, advice, files, paths, processes, sharding
-from qstar.reports import tables
-from qstar.runs import load, stored
 from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data.pipeline import RandomAccess
@@ -30,8 +28,10 @@ from qstar.methods.protocol import Method
 from qstar.models import cost
 from qstar.models.definition import join
 from qstar.models.lm import COMPUTED
+from qstar.policy import Policy
+from qstar.reports import tables
+from qstar.runs import load, stored
 from qstar.runs.record import Reader, Record
-from qstar.runs.load import Loaded
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, TrainState
 from qstar.thoughts import read
@@ -104,7 +104,7 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
         return _run(arms, loaded, known or {})
 
 
-def _run(arms: Sequence[Arm], loaded: Loaded, known: Mapping[str, float]) -> Result:
+def _run(arms: Sequence[Arm], loaded: Policy, known: Mapping[str, float]) -> Result:
     cfg, directory = arms[0].cfg, arms[0].directory
     for arm in arms:
         _open(arm, loaded)
@@ -117,19 +117,19 @@ def _run(arms: Sequence[Arm], loaded: Loaded, known: Mapping[str, float]) -> Res
     return result
 
 
-def _mesh(cfg: TrainConfig, loaded: Loaded) -> jax.sharding.Mesh:
+def _mesh(cfg: TrainConfig, loaded: Policy) -> jax.sharding.Mesh:
     if not cfg.mesh.auto:
         return sharding.make_mesh(cfg.mesh)
     method = cfg.method.resolve(loaded.tokenizer)
     other, here = load.other_model(method, loaded), sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    program = Program.of(method, loaded.config, here, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
+    program = Program.of(method, loaded.lm, here, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
     return layout.picked(program, cfg.batch_size // cfg.micro_batches)
 
 
-def _check_sizes(cfg: TrainConfig, loaded: Loaded, mesh: jax.sharding.Mesh) -> None:
-    if cfg.data.length > loaded.config.max_len:
+def _check_sizes(cfg: TrainConfig, loaded: Policy, mesh: jax.sharding.Mesh) -> None:
+    if cfg.data.length > loaded.lm.max_len:
         raise ValueError(
-            f"data.length = {cfg.data.length} is longer than the context of {loaded.source}, {loaded.config.max_len} "
+            f"data.length = {cfg.data.length} is longer than the context of {loaded.name}, {loaded.lm.max_len} "
             "tokens: lower data.length"
         )
     sharding.check_rows(cfg.batch_size // cfg.micro_batches, mesh)
@@ -149,14 +149,14 @@ def _arm(
     cfg: TrainConfig,
     method: Method,
     directory: Path,
-    loaded: Loaded,
+    loaded: Policy,
     mesh: jax.sharding.Mesh,
     data: RandomAccess,
     texts: Sequence[Sequence[int]],
 ) -> Arm:
     method = method.resolve(loaded.tokenizer)
     other = load.other_model(method, loaded)
-    program = Program.of(method, loaded.config, mesh, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
+    program = Program.of(method, loaded.lm, mesh, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
     extras = load.carried_on(loaded, method)
     evaluator = Evaluator(cfg.eval, method, program.definition, loaded.tokenizer)
     told = tables.left_out(evaluator.fit())
@@ -177,13 +177,13 @@ def _arm(
 # --- the run directory --------------------------------------------------------------------------------------------
 
 
-def _check_directories(arms: Sequence[Arm], loaded: Loaded) -> None:
+def _check_directories(arms: Sequence[Arm], loaded: Policy) -> None:
     """Raise ValueError where a directory holds something else than this run."""
     for arm in arms:
         _check_directory(arm, loaded, arms[0].directory)
 
 
-def _check_directory(arm: Arm, loaded: Loaded, whole: Path) -> None:
+def _check_directory(arm: Arm, loaded: Policy, whole: Path) -> None:
     directory, file = arm.directory, arm.directory / "config.yaml"
     checkpoint.check_path(directory)
     if not file.is_file():
@@ -207,28 +207,28 @@ def _check_directory(arm: Arm, loaded: Loaded, whole: Path) -> None:
     _check_same_model(directory / "lm.json", loaded)
 
 
-def _check_same_model(file: Path, loaded: Loaded) -> None:
+def _check_same_model(file: Path, loaded: Policy) -> None:
     """The shape that is recorded, apart from how it is computed."""
     found = stored.shape(file)
-    found = dataclasses.replace(found, **{name: getattr(loaded.config, name) for name in COMPUTED})
-    changes = configs.changes(found, loaded.config)
+    found = dataclasses.replace(found, **{name: getattr(loaded.lm, name) for name in COMPUTED})
+    changes = configs.changes(found, loaded.lm)
     if changes:
         raise ValueError(
-            f"{file} describes another model than {loaded.source} is now:\n  " + "\n  ".join(changes) + "\n"
+            f"{file} describes another model than {loaded.name} is now:\n  " + "\n  ".join(changes) + "\n"
             "go on with the model that the run began with, or start a new run"
         )
 
 
-def _open(arm: Arm, loaded: Loaded) -> None:
+def _open(arm: Arm, loaded: Policy) -> None:
     """Write the files that make the directory a run, unless it is one already."""
     if (arm.directory / "config.yaml").is_file():
         return
     if processes.first():
-        stored.describe(arm.directory, loaded.config, loaded.tokenizer, loaded.companions)
+        stored.describe(arm.directory, loaded.lm, loaded.tokenizer, loaded.companions)
         files.write_json(arm.directory / "environment.json", _environment())
     if arm.program.definition.frozen:
         processes.wait("described")
-        stored.keep_frozen(arm.directory, arm.program.definition.freeze(loaded.params), arm.cfg.lora)
+        stored.keep_frozen(arm.directory, arm.program.definition.freeze(loaded.language_model), arm.cfg.lora)
     _save_config(arm)
 
 
@@ -258,7 +258,7 @@ def _commit() -> str | None:
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-def _train(arm: Arm, loaded: Loaded, known: Mapping[str, float]) -> Record:
+def _train(arm: Arm, loaded: Policy, known: Mapping[str, float]) -> Record:
     """Train one arm; its evaluations before and after."""
     cfg, program = arm.cfg, arm.program
     record = Record(arm.directory, arm.evaluator, arm.reader, loaded.tokenizer, cfg.seed)
@@ -292,7 +292,7 @@ def _train(arm: Arm, loaded: Loaded, known: Mapping[str, float]) -> Record:
     return record
 
 
-def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -> TrainState:
+def _begin(arm: Arm, loaded: Policy, checkpoints: Checkpoints, record: Record) -> TrainState:
     """The state to go on from: that of the newest checkpoint, or a new one, evaluated."""
     cfg, program, step = arm.cfg, arm.program, checkpoints.latest
     if program.definition.frozen:
@@ -302,7 +302,7 @@ def _begin(arm: Arm, loaded: Loaded, checkpoints: Checkpoints, record: Record) -
         # The step is compiled meanwhile: on two cores the first one comes a third sooner.
         with console.phase("compiling the training step"), futures.ThreadPoolExecutor(1) as aside:
             compiled = aside.submit(program.compile, arm.batch)
-            state = program.start(loaded.params, cfg.seed, arm.extras)
+            state = program.start(loaded.language_model, cfg.seed, arm.extras)
             if cfg.optim.moments_of:
                 state = _with_moments(state, program, cfg)
             record.evaluate(0, state)
@@ -326,8 +326,8 @@ def _with_moments(state: TrainState, program: Program, cfg: TrainConfig) -> Trai
     return state.replace(opt_state=optim.with_moments(state.opt_state, other))
 
 
-def _frozen(arm: Arm, loaded: Loaded) -> Params | None:
-    return stored.frozen_weights(arm.directory, arm.program.definition, lambda: loaded.params)
+def _frozen(arm: Arm, loaded: Policy) -> Params | None:
+    return stored.frozen_weights(arm.directory, arm.program.definition, lambda: loaded.language_model)
 
 
 def _account(program: Program) -> str:
@@ -359,7 +359,7 @@ def _hooks(arm: Arm, record: Record) -> list[Hook]:
 # --- the end ------------------------------------------------------------------------------------------------------
 
 
-def _helped(arm: Arm, loaded: Loaded) -> list[read.Helpful]:
+def _helped(arm: Arm, loaded: Policy) -> list[read.Helpful]:
     if arm.reader is None:
         return []
     with Checkpoints(arm.directory / "checkpoints", arm.cfg.save_every, arm.cfg.keep) as checkpoints:

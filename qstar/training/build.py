@@ -20,10 +20,11 @@ from qstar.models.cost import Pass
 from qstar.models.definition import Definition, join
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
+from qstar.policy import Policy
 from qstar.structs import Batch, TrainState
 from qstar.training import console, optim, step
 from qstar.training.optim import OptimConfig
-from qstar.training.reference import Comparison, Other
+from qstar.training.reference import Comparison
 from qstar.typing import Key, Params
 
 FAR = 2**20  # a batch that no run comes to
@@ -92,7 +93,7 @@ class Program:
         steps: int,
         micro_batches: int,
         adapters: LoraConfig | None = None,
-        other: Other | None = None,
+        other: Policy | None = None,
     ) -> "Program":
         """`other` is the model of the run that a method that compares names.
 

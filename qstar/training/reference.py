@@ -13,16 +13,8 @@ import optax
 from qstar import sharding
 from qstar.methods.protocol import Bound, Compares, Method, Reference
 from qstar.models.definition import Definition, join
+from qstar.policy import Policy
 from qstar.typing import Params
-
-
-@dataclass(frozen=True)
-class Other:
-    """Another run's model."""
-
-    method: Method  # resolved
-    definition: Definition
-    params: Params
 
 
 @dataclass(frozen=True)
@@ -32,10 +24,10 @@ class Comparison:
     spec: Reference
     method: Method
     definition: Definition
-    other: Other | None  # the model of `spec.run`, where there is one
+    other: Policy | None  # the model of `spec.run`, where there is one
 
     @classmethod
-    def of(cls, method: Method, definition: Definition, other: Other | None = None) -> "Comparison | None":
+    def of(cls, method: Method, definition: Definition, other: Policy | None = None) -> "Comparison | None":
         """None for a method that does not compare. `definition` is that of the model that trains."""
         return cls(method.reference, method, definition, other) if isinstance(method, Compares) else None
 

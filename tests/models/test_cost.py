@@ -25,12 +25,12 @@ from qstar.methods.rlp import RLP
 from qstar.models import cost
 from qstar.models.cost import Pass, Work
 from qstar.models.lm import REMATS, LMConfig
+from qstar.policy import Policy
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch
 from qstar.thoughts.sample import sample
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
-from qstar.training.reference import Other
 
 LM = dataclasses.replace(tiny.LM, remat="none")
 BATCH = tiny.batch(tokens=[[3, 7, 1, 9, 4, 6, 0, 11, 8]], segment=[[1] * 9])
@@ -181,7 +181,7 @@ def test_every_phase_is_what_xla_counts_of_it():
 
 def test_a_student_s_step_counts_what_its_teacher_thinks():
     student, teacher = FastQuietStar(teacher="runs/teacher"), TEACHER.definition(LM)
-    other = Other(TEACHER, teacher, None)
+    other = Policy(TEACHER, teacher, {}, None, None, "teacher")
     mesh = sharding.make_mesh(MeshConfig())
     program = Program.of(student, LM, mesh, OptimConfig(), 10, 1, other=other)
     assert program.passes(9) == (*student.passes(9), *teacher_passes(TEACHER, 9))

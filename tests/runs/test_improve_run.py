@@ -15,25 +15,25 @@ import tolerances
 from hydra import compose, initialize_config_dir
 from small_runs import composed
 
-from qstar import runs
-from qstar.runs import answering, improve, iterations, train
-from qstar import files, improve
 from qstar import config as configs
+from qstar import files, runs
+from qstar import improve as command
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.data.rationales import Store
 from qstar.methods.sft import SFT
-from qstar.paths import CONFIGS
 from qstar.models.sources import Scratch
+from qstar.paths import CONFIGS
+from qstar.recipes.selection import Improve
+from qstar.runs import answering, improve, iterations, train
 from qstar.structs import TrainState
 from qstar.tasks.grading import sandbox
 from qstar.tasks.grading.grade import Verdict
-from qstar.tasks.problem import Problem, checked
 from qstar.tasks.grading.program import Program
 from qstar.tasks.grading.sandbox import SandboxConfig
+from qstar.tasks.problem import Problem, checked
 from qstar.training import checkpoint, optim
 from qstar.training.checkpoint import Checkpoints
-from qstar.recipes.selection import Improve
 from qstar.training.optim import OptimConfig
 
 LETTERS = "ab"
@@ -553,7 +553,7 @@ def chosen(*overrides):
     """What the command line makes of these."""
     configs.register()
     with initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
-        return improve.chosen(compose("improve", list(overrides)), list(overrides))
+        return command.chosen(compose("improve", list(overrides)), list(overrides))
 
 
 def test_a_run_goes_on_with_its_own_configuration_and_what_is_changed(straight, tmp_path):

@@ -7,12 +7,11 @@ import shutil
 import jax
 import numpy as np
 import pytest
-from test_improvement import Echo, config, known  # noqa: F401 (a fixture)
+from test_improve_run import Echo, config, known  # noqa: F401 (a fixture)
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
 from qstar import runs
-from qstar.runs import improve
 from qstar.data import examples, rationales
 from qstar.data.rationales import Store
 from qstar.data.tokenizer import Tokenizer
@@ -20,6 +19,7 @@ from qstar.decoding import generate
 from qstar.decoding.sampling import Sampling
 from qstar.models import lm
 from qstar.models.sources import Scratch
+from qstar.runs import improve
 
 TOKENS = ["<unk>", "<s>", "</s>", "<|end|>", "▁", "a", "b", "?", "!", "*", "▁a", "▁b", "b?"]
 BEGIN, EOS, TURN = 1, 2, 3
@@ -127,22 +127,25 @@ def test_a_run_keeps_the_settings_and_one_of_an_earlier_version_has_no_begin_of_
     earlier = runs.load_run(copy)
     assert earlier.tokenizer.begin == ()
     assert earlier.tokenizer.ends == (EOS,)  # by its spelling
-    assert runs.as_begun(copy, Scratch(str(run / "iteration_1" / "tokenizer.json")).load(0)).tokenizer.begin == ()
+    assert (
+        runs.as_begun(copy, runs.initial_model(Scratch(str(run / "iteration_1" / "tokenizer.json")), 0)).tokenizer.begin
+        == ()
+    )
 
 
 def test_the_switch_overrides_the_setting(model):
-    assert dataclasses.replace(model, begin="false").load(0).tokenizer.begin == ()
-    assert dataclasses.replace(model, begin=True).load(0).tokenizer.begin == (BEGIN,)
+    assert runs.initial_model(dataclasses.replace(model, begin="false"), 0).tokenizer.begin == ()
+    assert runs.initial_model(dataclasses.replace(model, begin=True), 0).tokenizer.begin == (BEGIN,)
     with pytest.raises(ValueError, match="begin"):
         dataclasses.replace(model, begin="perhaps")
 
 
 def test_generation_ends_at_every_end_of_text_but_forbidden_ones(model):
     loaded = runs.initial_model(model, 0)
-    definition = lm.definition(loaded.config)
+    definition = lm.definition(loaded.lm)
     settings = {"samples": 40, "batch_size": 1}
     ask = lambda sampling: generate.generate(  # noqa: E731
-        definition, loaded.params, loaded.tokenizer, ["a?"], jax.random.key(0), sampling, **settings
+        definition, loaded.language_model, loaded.tokenizer, ["a?"], jax.random.key(0), sampling, **settings
     )
     written = ask(Sampling(max_new_tokens=20))
     lasts = {int(tokens[-1]) for tokens, done in zip(written.tokens, written.finished, strict=True) if done}
@@ -155,6 +158,6 @@ def test_generation_ends_at_every_end_of_text_but_forbidden_ones(model):
 
 
 def test_a_tokenizer_of_characters_has_none_of_it():
-    plain = Scratch("characters:ab").load(0).tokenizer
+    plain = runs.initial_model(Scratch("characters:ab"), 0).tokenizer
     assert (plain.begin, plain.ends, plain.told()) == ((), (), "")
     assert isinstance(plain, Tokenizer)

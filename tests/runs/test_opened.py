@@ -24,12 +24,12 @@ def run_directory(tmp_path_factory):
     cfg = small()
     loaded = runs.initial_model(cfg.model, cfg.seed)
     method = cfg.method.resolve(loaded.tokenizer)
-    program = build.Program.of(method, loaded.config, make_mesh(MeshConfig()), cfg.optim, cfg.steps, 1)
-    runs.describe(directory, loaded.config, loaded.tokenizer)
+    program = build.Program.of(method, loaded.lm, make_mesh(MeshConfig()), cfg.optim, cfg.steps, 1)
+    runs.describe(directory, loaded.lm, loaded.tokenizer)
     configs.save(cfg, directory / "config.yaml")
     data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
     with Checkpoints(directory / "checkpoints", every=1, keep=1) as saved:
-        saved.save(1, program.start(loaded.params, cfg.seed), build.batches(data))
+        saved.save(1, program.start(loaded.language_model, cfg.seed), build.batches(data))
     (directory / "metrics.jsonl").write_text('{"step": 1, "time_s": 0.5, "loss": 2.0}\n')
     return directory
 
@@ -52,8 +52,10 @@ def test_an_opened_run_knows_its_method_model_tokenizer_and_step(run_directory):
 
 def test_a_run_is_a_source_of_its_language_model(run_directory):
     loaded = runs.load_model(run_directory)
-    language_model.definition(loaded.config).check(loaded.params)
-    np.testing.assert_array_equal(loaded.params["embedding"], runs.load_run(run_directory).params["lm"]["embedding"])
+    language_model.definition(loaded.lm).check(loaded.language_model)
+    np.testing.assert_array_equal(
+        loaded.language_model["embedding"], runs.load_run(run_directory).params["lm"]["embedding"]
+    )
 
 
 def test_special_tokens_and_templates_of_its_model_go_along_through_a_run(copy, tmp_path):

@@ -8,15 +8,15 @@ from small_runs import small
 
 from qstar import config as configs
 from qstar import runs
-from qstar.runs import iterations
 from qstar.config import ImproveConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.models.lm import LMConfig
-from qstar.runs.record import Record
 from qstar.models.sources import Scratch
+from qstar.recipes.selection import Improve
+from qstar.runs import iterations
+from qstar.runs.record import Record
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.training import metrics
-from qstar.recipes.selection import Improve
 
 ANSWERS = {"step": 1, "task": "cups", "thoughts": False, "n": 6, "score": 0.5, "score_low": 0.1, "score_high": 0.9}
 SAMPLE = {"step": 1, "text": "3a=", "thoughts": [{"position": 1, "thought": "xy", "weight": 0.1, "gain": 0.0}]}

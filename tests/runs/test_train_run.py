@@ -15,13 +15,13 @@ import tolerances
 from small_runs import ALPHABET, lines, small
 
 from qstar import config as configs
-from qstar import evaluate, think, train
-from qstar import runs
-from qstar.runs import train
+from qstar import evaluate, runs, think
+from qstar import train as command
 from qstar.config import EvaluateConfig
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator, NoEval
 from qstar.methods.lm import PlainLM
+from qstar.runs import train
 from qstar.training import loop
 from qstar.training.build import step as step_module
 
@@ -283,7 +283,7 @@ def test_a_run_is_prolonged_by_resume_with_more_steps(finished, tmp_path):
     short = dataclasses.replace(finished.cfg, steps=3, control=False)
     train.run(short, directory)
     overrides = [f"resume={directory}", f"steps={STEPS}"]
-    cfg, chosen = train.chosen(small(*overrides), overrides)
+    cfg, chosen = command.chosen(small(*overrides), overrides)
     assert chosen == directory
     result = train.run(cfg, chosen)
     assert result.after == finished.result.after

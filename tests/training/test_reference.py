@@ -17,11 +17,12 @@ from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Reference
 from qstar.models import lm as language_model
 from qstar.models.lora import LoraConfig, adapted
+from qstar.policy import Policy
 from qstar.structs import Loss, Mean, Term
 from qstar.training import checkpoint
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
-from qstar.training.reference import Comparison, Other
+from qstar.training.reference import Comparison
 from qstar.training.step import make_step, new_state, state_sharding
 
 INITIAL = Reference()
@@ -80,10 +81,14 @@ def test_initial_weights_are_kept_and_no_gradient_reaches_them(micro_batches):
     assert metrics["wanted"].value() == pytest.approx(begin.sum(), rel=rounding(begin.size))
 
 
+def other_policy(model, params):
+    return Policy(PlainLM(), model, jax.tree.map(np.asarray, params), None, None, "other")
+
+
 @pytest.mark.parametrize("other", [False, True])
 def test_no_gradient_reaches_a_bound_reference(other):
     model, params = tiny.lm_of()
-    found = Other(PlainLM(), model, jax.tree.map(np.asarray, params)) if other else None
+    found = other_policy(model, params) if other else None
     comparison = Comparison.of(Distance(Reference(run="somewhere" if other else "")), model, found)
     through = jax.grad(lambda reference: comparison.bound(reference, None).model.norm.scale[...].sum())(params)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(through))
@@ -115,7 +120,7 @@ def test_another_runs_model_is_the_reference_with_its_own_method():
     model, params = tiny.lm_of()
     small = dataclasses.replace(tiny.LM, width=8, layers=1)
     other_model = language_model.definition(small)
-    other = Other(PlainLM(), other_model, jax.tree.map(np.asarray, tiny.weights_of(other_model, 5)))
+    other = other_policy(other_model, tiny.weights_of(other_model, 5))
 
     @dataclass(frozen=True)
     class Copies(Distance):

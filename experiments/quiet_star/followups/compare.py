@@ -87,7 +87,7 @@ def fast_rows(seed: int, out: Path) -> list[Row]:
 
 def flops(cfg: TrainConfig, stages: list[tuple[Path, TrainConfig]]) -> float:
     """Of one of the stages, the student's last: that of a student is its teacher's thoughts as well."""
-    lm = runs.load_model("bundled:cups").config
+    lm = runs.load_model("bundled:cups").lm
     passes = cfg.method.passes(cfg.data.length)
     if cfg is stages[-1][1]:
         passes = (*passes, *teacher_passes(stages[-2][1].method, cfg.data.length))

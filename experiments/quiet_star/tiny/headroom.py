@@ -20,21 +20,22 @@ from qstar.evals.suite import CupsEval, Evaluator
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.ops import rows
+from qstar.policy import Policy
 from qstar.tasks import cups
 from qstar.thoughts.generate import generate
 from qstar.thoughts.talk import thought_columns
 from qstar.training import console
 
 
-def written(model: runs.Loaded, problems: list[cups.Problem], temperature: float) -> np.ndarray:
+def written(model: Policy, problems: list[cups.Problem], temperature: float) -> np.ndarray:
     """Whether the answer behind the model's own workings is right, per problem."""
     prompts = [model.tokenizer.encode(problem.question + "-") for problem in problems]
     method = PlainLM()
     longest = max(len(problem.moves) for problem in problems) + 3
     texts = generate(
         method,
-        method.definition(model.config),
-        model.params,
+        method.definition(model.lm),
+        model.language_model,
         prompts,
         jax.random.key(0),
         max_new_tokens=longest,
@@ -45,11 +46,11 @@ def written(model: runs.Loaded, problems: list[cups.Problem], temperature: float
     return np.array([answer == problem.answer for answer, problem in zip(found, problems, strict=True)])
 
 
-def in_the_slot(model: runs.Loaded, problems: list[cups.Problem]) -> np.ndarray:
+def in_the_slot(model: Policy, problems: list[cups.Problem]) -> np.ndarray:
     """Whether the prediction after start, true workings, end is right, per problem."""
     method = QuietStar(thought_len=1, lookahead=1, delimiter="-").resolve(model.tokenizer)
-    definition = method.definition(model.config)
-    params = method.start_from(model.config, model.params, jax.random.key(0))
+    definition = method.definition(model.lm)
+    params = method.start_from(model.lm, model.language_model, jax.random.key(0))
     places = model.tokenizer.encode("12345")
 
     @jax.jit
@@ -69,11 +70,11 @@ def in_the_slot(model: runs.Loaded, problems: list[cups.Problem]) -> np.ndarray:
     return right
 
 
-def direct(model: runs.Loaded, cfg: CupsEval) -> tuple[float, int]:
+def direct(model: Policy, cfg: CupsEval) -> tuple[float, int]:
     """Share of right answers without workings, and of how many."""
     method = PlainLM()
-    evaluator = Evaluator(cfg, method, method.definition(model.config), model.tokenizer)
-    (row,) = evaluator(jax.device_put(model.params), jax.random.key(0))
+    evaluator = Evaluator(cfg, method, method.definition(model.lm), model.tokenizer)
+    (row,) = evaluator(jax.device_put(model.language_model), jax.random.key(0))
     return row.accuracy, row.n
 
 

@@ -20,10 +20,9 @@ from qstar import runs
 from qstar.cli import session
 from qstar.config import ImproveConfig
 from qstar.evals import records
-from qstar.models import lm
 from qstar.models.sources import Pretrained
-from qstar.runs import Loaded, answering, improve, iterations
-from qstar.runs.answering import Sampler
+from qstar.policy import Policy
+from qstar.runs import answering, improve, iterations
 from qstar.tasks import problem as problems_of
 from qstar.tasks.problem import Problem
 
@@ -43,10 +42,11 @@ def last(run: Path) -> str:
     return str(found[-1].parent)
 
 
-def answers(cfg: ImproveConfig, model: Loaded, problems: Sequence[Problem], few_shot: bool) -> Iterator[dict]:
+def answers(cfg: ImproveConfig, model: Policy, problems: Sequence[Problem], few_shot: bool) -> Iterator[dict]:
     """A row for every question."""
-    definition = lm.definition(model.config)
-    sampler = Sampler(model, definition, jax.device_put(model.params), model.source)
+    sampler = Policy.of_language_model(
+        model.lm, jax.device_put(model.language_model), model.tokenizer, model.name, model.companions
+    )
     rng = np.random.default_rng(cfg.seed)
     for i in range(0, len(problems), cfg.sample_batch):
         batch = problems[i : i + cfg.sample_batch]
@@ -77,7 +77,7 @@ def asked(args: argparse.Namespace) -> None:
         what = "before" if args.before else "asked"
         model = runs.initial_model(source, cfg.seed)
         most = args.most if args.split == "test" else cfg.dev
-        problems = questions(cfg, run, args.split, most, f"{what}: {model.source}")
+        problems = questions(cfg, run, args.split, most, f"{what}: {model.name}")
         ways = (False, True) if args.before else (cfg.ask_few_shot,)
         rows = [row for few_shot in ways for row in answers(cfg, model, problems, few_shot)]
         text = "".join(json.dumps(row) + "\n" for row in rows)

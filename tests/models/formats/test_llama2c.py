@@ -59,7 +59,7 @@ def test_a_model_is_loaded_with_its_tokenizer(tmp_path):
     cfg = dataclasses.replace(cfg, vocab=len(PIECES))
     path = write(tmp_path, cfg, params | {"embedding": np.ones((len(PIECES), cfg.width), np.float32)})
     model = runs.load_model(path)
-    assert model.config.vocab == len(PIECES)
+    assert model.lm.vocab == len(PIECES)
     assert model.tokenizer.encode("ab a") == [PIECES.index(" ab"), PIECES.index(" "), PIECES.index("a")]
 
 
@@ -106,10 +106,10 @@ def test_stories260k_tells_the_story_that_llama2c_tells(tmp_path):
     assert model.tokenizer.encode("Once upon a time, Lily said:\n“é🙂") == [
         403, 407, 261, 378, 432, 317, 336, 467, 13, 465, 485, 243, 162, 156, 133
     ]  # fmt: skip
-    hf.write_directory(tmp_path, model.config, model.params, model.tokenizer.to_json())
+    hf.write_directory(tmp_path, model.lm, model.params, model.tokenizer.to_json())
     again = runs.load_model(tmp_path)
     jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
-    definition = PlainLM().definition(again.config)
+    definition = PlainLM().definition(again.lm)
     params = jax.tree.map(jnp.asarray, again.params)
     written = generate(PlainLM(), definition, params, [[1]], jax.random.key(0), max_new_tokens=44, think=False)
     # What `run stories260K.bin -t 0.0` prints first, as llama2.c's documentation has it.

@@ -123,7 +123,7 @@ def outcome(path, name, raw, expected):
         assert name in message or any(words in message for words in BETWEEN), message
         return type(error).__name__
     else:
-        jax.tree.map(np.testing.assert_array_equal, loaded.params, expected)
+        jax.tree.map(np.testing.assert_array_equal, loaded.language_model, expected)
         return "loaded"
     finally:
         (path / name).write_bytes(kept)

@@ -1,0 +1,52 @@
+"""A model to ask: whoever generates, scores, evaluates or trains takes one of these."""
+
+import functools
+from dataclasses import dataclass, field
+
+import jax
+import numpy as np
+
+from qstar.data.tokenizer import Tokenizer
+from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Method
+from qstar.models import lm as language_models
+from qstar.models import lora
+from qstar.models.definition import Definition
+from qstar.models.formats.companions import Companions
+from qstar.models.lm import LMConfig
+from qstar.typing import Params
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Weights with all that is needed to use them: the method that they are for, its model and the tokenizer."""
+
+    method: Method  # resolved
+    definition: Definition
+    params: Params  # of the definition, frozen ones included; numpy, or on devices
+    tokenizer: Tokenizer
+    lm: LMConfig  # shape of the language model
+    name: str  # where the weights are from, for tables and stores
+    companions: Companions = field(default_factory=dict)  # special tokens, chat template and the like
+
+    @classmethod
+    def of_language_model(
+        cls, lm: LMConfig, params: Params, tokenizer: Tokenizer, name: str, companions: Companions | None = None
+    ) -> "Policy":
+        """A language model as it is."""
+        return cls(PlainLM(), language_models.definition(lm), params, tokenizer, lm, name, companions or {})
+
+    @functools.cached_property
+    def language_model(self) -> Params:
+        """The weights of the language model alone, float32 or better (numpy); adapters are merged into them."""
+        params = self.definition.merged(self.params) if self.definition.frozen else self.params
+        # Weights that were trained in bfloat16 as well.
+        wide = lambda leaf: np.asarray(leaf, np.promote_types(np.asarray(leaf).dtype, np.float32))  # noqa: E731
+        return jax.tree.map(wide, params.get("lm", params))
+
+    @property
+    def extras(self) -> Params:
+        """What the method added to the language model."""
+        if "lm" not in self.params:
+            return {}
+        return {name: part for name, part in self.params.items() if name not in ("lm", lora.NAME)}
