@@ -35,6 +35,9 @@ ENDLESS = 2**48  # rows; grain's own infinity overflows when batches hold one ro
 class Encoder(Protocol):
     """The part of a tokenizer that is needed here."""
 
+    @property
+    def ends(self) -> Sequence[int]: ...
+
     def encode_whole(self, text: str) -> list[int]: ...
 
 
@@ -54,6 +57,7 @@ class TextConfig:
     # How windows are cut: a random one of every document, or all documents end to end.
     window: Annotated[str, OneOf(WINDOWS)] = "crop"
     length: Annotated[int, Range(2)] = 256  # tokens in a window
+    end_of_text: bool = False  # the tokenizer's end-of-text token follows every document
     heldout_fraction: Decay = 0.0  # share of the documents kept out of split "train"
     cache_dir: str = ""  # of the prepared data; empty: QSTAR_CACHE, else ~/.cache/qstar
 
@@ -83,9 +87,11 @@ def is_heldout(text: bytes, fraction: float) -> bool:
 def load_corpus(cfg: TextConfig, tokenizer: Encoder, split: str = "train", key: str = "data.paths") -> Corpus:
     """The tokens of the documents of `split`, "train" or "heldout"; those of fewer than two tokens are left out.
 
-    Where the tokenizer puts a begin-of-text token before texts, every document begins with it.
+    Where the tokenizer puts a begin-of-text token before texts, every document begins with it; with `end_of_text` it
+    ends with the first of the tokenizer's end-of-text tokens.
 
-    Raises FileNotFoundError where a path is not there, with `key`, the setting that names it.
+    Raises FileNotFoundError where a path is not there, with `key`, the setting that names it; ValueError for
+    `end_of_text` with a tokenizer that has no such token.
     """
     from qstar.data import builders
 
@@ -94,10 +100,13 @@ def load_corpus(cfg: TextConfig, tokenizer: Encoder, split: str = "train", key: 
     for path in cfg.paths:
         if not Path(path).exists():
             raise FileNotFoundError(f"{key}: {path} does not exist (looked in {Path.cwd()}); name a file or folder")
+    if cfg.end_of_text and not tokenizer.ends:
+        raise ValueError("data.end_of_text=true: this tokenizer has no end-of-text token; leave it false")
+    end = list(tokenizer.ends[:1]) if cfg.end_of_text else []
     source = builders.prepare_text(cfg.paths, cfg.cache_dir or None, cfg.field, cfg.separator)
     texts = (record["text"] for record in source)
     texts = (text for text in texts if is_heldout(text, cfg.heldout_fraction) == (split == "heldout"))
-    rows = [np.asarray(tokenizer.encode_whole(text.decode()), np.int32) for text in texts]
+    rows = [np.asarray([*tokenizer.encode_whole(text.decode()), *end], np.int32) for text in texts]
     rows = [row for row in rows if len(row) > 1]
     starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     return Corpus(np.concatenate(rows) if rows else np.zeros(0, np.int32), starts)

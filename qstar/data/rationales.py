@@ -308,19 +308,21 @@ def unique(table: pa.Table) -> pa.Table:
 def verifier_examples(store: Store, prompts: Mapping[str, str] | None = None) -> Iterator[dict]:
     """What a verifier learns from (V-STaR, Hosseini et al. 2024): samples without a hint, right or wrong.
 
-    Each is {prompt, completion, label, problem, iteration}, in the order of the store; the completion is all that was
-    written, so that its form does not tell the label. To a file of them:
+    Each is {prompt, completion, completion_ids, label, problem, iteration}, in the order of the store; the completion
+    is all that was written, so that its form does not tell the label, and its ids are those that were sampled. To a
+    file of them:
 
         examples.write("verifier.jsonl", list(verifier_examples(Store.open("runs/star/rationales"))))
 
     Args:
         prompts: by problem, in place of those that were sampled from, which may hold few-shot examples.
     """
-    columns = ["problem", "iteration", "prompt", "written", "correct"]
+    columns = ["problem", "iteration", "prompt", "written", "tokens", "correct"]
     for row in store.rows(~HINTED, columns).to_pylist():
         yield {
             "prompt": row["prompt"] if prompts is None else prompts[row["problem"]],
             "completion": row["written"],
+            "completion_ids": row["tokens"],
             "label": int(row["correct"]),
             "problem": row["problem"],
             "iteration": row["iteration"],

@@ -121,6 +121,17 @@ def test_a_document_stays_in_its_split_when_others_come_and_go(tmp_path):
     assert heldout == more & set(words(100))
 
 
+def test_an_end_of_text_token_follows_every_document_where_it_is_asked_for(tmp_path):
+    ending = LETTERS.marked(dataclasses.replace(LETTERS.marks, ends=(25, 24)))
+    plain, ended = (
+        pipeline.load_corpus(config(tmp_path, "abc", "de", end_of_text=end), ending) for end in (False, True)
+    )
+    assert plain.tokens.tolist() == [0, 1, 2, 3, 4]
+    assert ended.tokens.tolist() == [0, 1, 2, 25, 3, 4, 25]
+    with pytest.raises(ValueError, match=r"data.end_of_text=true: .* no end-of-text token"):
+        pipeline.load_corpus(config(tmp_path, "abc", end_of_text=True), LETTERS)
+
+
 def test_a_larger_heldout_share_contains_the_smaller(tmp_path):
     small = epoch(config(tmp_path, *words(200), heldout_fraction=0.1), "heldout")
     large = epoch(config(tmp_path, *words(200), heldout_fraction=0.3), "heldout")

@@ -295,8 +295,9 @@ def test_values_that_do_not_fit_are_refused_with_their_column(store):
 def test_a_verifier_learns_from_all_that_was_written_without_a_hint(store):
     store.append(1, 0, [RIGHT, MISSED, SHOWN])
     right = {"prompt": "Input:\n1 2 + 3 4\nTarget:\n", "completion": "a 4 6\n\nInput", "label": 1}
+    right |= {"completion_ids": list(RIGHT.tokens)}
     right |= {"problem": "train-3", "iteration": 1}
-    wrong = right | {"completion": "?", "label": 0, "problem": "train-4"}
+    wrong = right | {"completion": "?", "completion_ids": list(MISSED.tokens), "label": 0, "problem": "train-4"}
     assert list(rationales.verifier_examples(store)) == [right, wrong]
     asked = list(rationales.verifier_examples(store, {"train-3": "without examples", "train-4": "?"}))
     assert asked == [right | {"prompt": "without examples"}, wrong | {"prompt": "?"}]
