@@ -42,6 +42,7 @@ from qstar.settings import Count, NonNegative, OneOf, Seed, Whole
 from qstar.sharding import MeshConfig
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.commonsense_qa import CommonsenseQA
+from qstar.tasks.cups import Cups
 from qstar.tasks.grading.sandbox import SandboxConfig
 from qstar.tasks.gsm8k import GSM8K
 from qstar.tasks.jsonl import Jsonl
@@ -210,6 +211,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "improve": {"recipe": Improve},
     "task": {
         "arithmetic": Arithmetic,
+        "cups": Cups,
         "gsm8k": GSM8K,
         "commonsense_qa": CommonsenseQA,
         "svamp": SVAMP,

@@ -31,7 +31,7 @@ from qstar.tasks import problem
 from qstar.tasks.grading import grade
 from qstar.tasks.grading.grade import Declared, Grader, Verdict
 from qstar.tasks.items import Tokenizer
-from qstar.tasks.problem import END, Problem
+from qstar.tasks.problem import END, Problem, Truth
 
 ALPHABET = "0123456789 +,:\n" + "".join(sorted(set("InputTargetC<scratch></scratch>")))
 """Every character of prompts and completions."""
@@ -129,6 +129,21 @@ class Arithmetic(problem.Asked):
         before, line, _ = stored.partition("\n, ")
         return before if line else None
 
+    def truth(self, problem: Problem, steps: Sequence[str]) -> Truth:
+        """Of the lines of a scratchpad; or of the answer alone, where there is none.
+
+        A line is right where it follows from the question and the line before it, which may be wrong itself; the answer
+        can be reached from it where it is the line of the right scratchpad. Without scratchpad there is one step.
+        """
+        lines = [" ".join(step.split()) for step in steps]
+        if lines and lines[0] != "<scratch>":
+            right = tuple(self.grader(step, problem.answer).correct for step in steps)
+            return Truth(right, right)
+        gold = [*problem.rationale.split("\n"), problem.answer]
+        reachable = tuple(i < len(gold) and line == gold[i] for i, line in enumerate(lines))
+        follows = (_follows(lines[:i], gold) for i in range(len(lines)))
+        return Truth(tuple(line == next_line for line, next_line in zip(lines, follows, strict=True)), reachable)
+
     def budget(self, problem: Problem, tokenizer: Tokenizer) -> int:
         """Tokens of the longest right completion with as many digits, carries everywhere."""
         return _longest(int(problem.group), tokenizer)
@@ -144,6 +159,38 @@ def scratchpad(a: int, b: int) -> str:
         found = f"{digit} {found}"
     lines += [f", {found}C: {carry}", f"{carry} {found}".strip()]
     return "\n".join(["<scratch>", *lines, "</scratch>"])
+
+
+_STATE = re.compile(r"(?:([0-9]) \+ ([0-9]) |(?:[0-9] )+\+ (?:[0-9] )+)?, ((?:[0-9] )*)C: ([01])")
+"""A line of a scratchpad: a pair of digits (or the sum), what has been found so far, and the carry."""
+
+
+def _follows(before: Sequence[str], gold: Sequence[str]) -> str | None:
+    """The line that the rules give after these lines of a scratchpad; None where none follows from them.
+
+    `gold` are the lines of the right one, with the answer: the sum and each pair of digits are the question's.
+    """
+    place = len(before)
+    if place >= len(gold):
+        return None
+    if place in (0, 1) or gold[place] == "</scratch>":
+        return gold[place]
+    if place == len(gold) - 1:  # the answer: the last line of the scratchpad without the zero before it
+        digits = before[-2]
+        return re.sub(r"^0 (?=[0-9])", "", digits) if re.fullmatch(r"[0-9]( [0-9])*", digits) else None
+    state = _STATE.fullmatch(before[-1])
+    if state is None:
+        return None
+    p, q, found, carry = state.groups()
+    if place == len(gold) - 3:  # the carry before all that has been found
+        return f"{carry} {found}".strip() if before[-1].startswith(",") else None
+    if place == 2:  # the first pair can be read off the sum
+        p, q = (number.split()[-1] for number in gold[1].partition(" ,")[0].split("+"))
+    if p is None:
+        return None
+    carry, digit = divmod(int(p) + int(q) + int(carry), 10)
+    pair = gold[place].partition(",")[0]
+    return f"{pair}, {digit} {found}C: {carry}"
 
 
 def _spaced(number: int) -> str:

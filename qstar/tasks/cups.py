@@ -9,13 +9,19 @@ moves, but can when it writes the place down after each. A problem is one line o
     worked     3aegbdh=-454314-4;    the same with its workings between dashes
 """
 
+import re
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from qstar import settings
-from qstar.settings import Count, Share, Whole
+from qstar.settings import Count, Seed, Share, Whole
+from qstar.tasks import problem as tasks
+from qstar.tasks.grading.grade import Grader, Verdict
+from qstar.tasks.items import Tokenizer
 
 NUMBER_OF_CUPS = 5
 # Move a takes a ball from cup 1 to 5, from 2 to 3, and so on: ten derangements of five, no two of which commute, that
@@ -128,3 +134,139 @@ def _slip(problem: Problem, step: int, rng: np.random.Generator) -> str:
     wrong = [place for place in range(1, NUMBER_OF_CUPS + 1) if place != int(right[step])]
     slipped = wrong[rng.integers(len(wrong))]
     return right[:step] + str(slipped) + Problem(slipped, problem.moves[step + 1 :]).places
+
+
+# --- as questions of self-training, search and verifiers ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Places:
+    """The place after the workings, or alone: "-454314-4" and "4" declare 4."""
+
+    name: ClassVar[str] = "cups"
+    version: ClassVar[int] = 1
+
+    def canonical(self, gold: str) -> str:
+        if not re.fullmatch("[1-5]", gold):
+            raise ValueError(f"gold answer {gold!r} is no place from 1 to {NUMBER_OF_CUPS}")
+        return gold
+
+    def __call__(self, written: str, gold: str) -> Verdict:
+        gold = self.canonical(gold)
+        declared = re.fullmatch(r"(?:-[1-5.]*-)?([1-5]);?", written)
+        if declared is None:
+            return Verdict(False, "", "no answer")
+        return Verdict(declared[1] == gold, declared[1], "right" if declared[1] == gold else "wrong")
+
+
+@dataclass(frozen=True)
+class Cups(tasks.Asked):
+    """Problems of the cups task, made from a seed: those of dev and test are all different, as `split_of` has them.
+
+    The hint is the answer with a dot before the question. Every place of the workings is a step.
+    """
+
+    min_moves: Count = 6  # of a problem
+    max_moves: Count = 8  # of a problem
+    train: Count = 2000  # problems
+    dev: Count = 100  # problems
+    test: Count = 500  # problems
+    num_shots: Whole = 0  # examples before a question
+    seed: Seed = 0  # of the problems
+
+    stop: ClassVar[tuple[str, ...]] = (";",)
+
+    def __post_init__(self):
+        settings.check(self, "task")
+        check_moves(self.min_moves, self.max_moves, "task")
+
+    @property
+    def name(self) -> str:
+        return f"cups, {self.min_moves} to {self.max_moves} moves, seed {self.seed}"
+
+    @property
+    def grader(self) -> Grader:
+        return Places()
+
+    def problems(self, split: str) -> Sequence[tasks.Problem]:
+        """Raises ValueError where there are not as many different ones."""
+        count, rng = getattr(self, tasks.known(split)), np.random.default_rng((self.seed, tasks.SPLITS.index(split)))
+        cfg, found = CupsConfig(self.min_moves, self.max_moves), {}
+        for _ in range(100 * count):
+            if len(found) == count:
+                break
+            game = draw(cfg, rng, split)
+            found.setdefault(game.question, game)
+        if len(found) < count:
+            raise ValueError(
+                f"task.{split} = {count}: there are hardly more than {len(found)} different problems of "
+                f"{self.min_moves} to {self.max_moves} moves in {split}; ask for fewer, or for more moves"
+            )
+        return [_problem(f"{split}-{i}", game) for i, game in enumerate(found.values())]
+
+    def shots(self, problem: tasks.Problem, rng: np.random.Generator) -> Sequence[tasks.Problem]:
+        """Problems of the train split, none of them the question."""
+        cfg, found = CupsConfig(self.min_moves, self.max_moves), []
+        while len(found) < self.num_shots:
+            game = draw(cfg, rng)
+            if game.question != problem.question:
+                found.append(_problem(f"shot-{len(found)}", game))
+        return found
+
+    def ask(self, problem: tasks.Problem, hint: bool) -> str:
+        return (self.shown(problem) if hint else "") + problem.question
+
+    def shown(self, problem: tasks.Problem) -> str:
+        return f"{problem.told}."
+
+    def completion(self, rationale: str, problem: tasks.Problem) -> str:
+        return f"{rationale}{problem.answer};"
+
+    def cleaned(self, written: str) -> str | None:
+        declared = re.fullmatch(r"((?:-[1-5.]*-)?[1-5]);?", written)
+        return declared and f"{declared[1]};"
+
+    def reasons(self, stored: str) -> str | None:
+        """The places before the last one, which is the answer."""
+        workings = re.match(r"-([1-5.]*)[1-5]\.*-", stored)
+        return workings and workings[1]
+
+    def budget(self, problem: tasks.Problem, tokenizer: Tokenizer) -> int:
+        """Tokens of the right completion with its workings, each a character."""
+        return len(problem.rationale) + 2
+
+    def steps(self, written: str) -> tuple[str, ...]:
+        """A place each, the first one with the dash before it; then the answer with what stands around it."""
+        return tuple(re.findall(r"^-[1-5]|-?[1-5];?$|[1-5]|.+", written, re.DOTALL))
+
+    def truth(self, problem: tasks.Problem, steps: Sequence[str]) -> tasks.Truth:
+        """Of workings that write the place after every move.
+
+        A place is right where the move takes the ball there from the place before it, which may be wrong itself; the
+        answer can be reached where it is the right place. An answer without workings is one step.
+        """
+        written = [step.removesuffix(";") for step in steps]
+        if not steps or not steps[0].startswith("-"):
+            right = tuple(text == problem.answer for text in written)
+            return tasks.Truth(right, right)
+        start, moves = problem.question[0], problem.question[1:-1]
+        gold = [*Problem(int(start), moves).places, problem.answer]
+        places = [text.removeprefix("-") for text in written]
+        follows = [_moved(place, move) for place, move in zip([start, *places], moves, strict=False)]
+        follows += places[len(moves) - 1 : len(moves)]  # the answer is the last place
+        dashes = ["-", *[""] * (len(moves) - 1), "-"]  # before the first place and before the answer
+
+        def marks(expected: Sequence[str | None]) -> tuple[bool, ...]:
+            steps = [dash + (place or "?") for dash, place in zip(dashes, expected, strict=False)]
+            return tuple(i < len(steps) and text == steps[i] for i, text in enumerate(written))
+
+        return tasks.Truth(marks(follows), marks(gold))
+
+
+def _moved(place: str, move: str) -> str | None:
+    """Where a move takes the ball from a place; None where that is none."""
+    return MOVES[move][int(place) - 1] if re.fullmatch("[1-5]", place) else None
+
+
+def _problem(id: str, game: Problem) -> tasks.Problem:
+    return tasks.Problem(id, game.question, game.answer, rationale=f"-{game.places}-", group=str(len(game.moves)))

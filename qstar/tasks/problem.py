@@ -7,6 +7,7 @@ declared answer alone. The test split is for numbers that are reported: `logged_
 
 import datetime
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +45,19 @@ class Problem:
     def told(self) -> str:
         """What a hint tells."""
         return self.hint or self.answer
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is known exactly of the steps of a solution, an entry each."""
+
+    right: tuple[bool, ...]  # it is what the rules give from the steps before it
+    reachable: tuple[bool, ...]  # who follows the rules from here on arrives at the right answer
+
+    @property
+    def first_wrong(self) -> int | None:
+        """The first step that is not right; None where all are."""
+        return next((i for i, right in enumerate(self.right) if not right), None)
 
 
 class Task(Protocol):
@@ -95,6 +109,12 @@ class Task(Protocol):
     def reasons(self, stored: str) -> str | None:
         """The part of a completion that derives the answer; None where none is declared."""
 
+    def steps(self, written: str) -> tuple[str, ...]:
+        """How what a model wrote splits into steps; joined they are the text again. The last one has the answer."""
+
+    def truth(self, problem: Problem, steps: Sequence[str]) -> Truth | None:
+        """Which of these steps are right, where the task knows it exactly; elsewhere None."""
+
 
 class Asked:
     """Prompts of a task that says how a single question is `ask`ed."""
@@ -122,6 +142,13 @@ class Asked:
 
     def spellings(self, problem: Problem) -> tuple[str, ...]:
         return (problem.answer,)
+
+    def steps(self, written: str) -> tuple[str, ...]:
+        """A line each; empty lines belong to the one before them."""
+        return tuple(re.findall(r"[^\n]+\n*|\n+", written))
+
+    def truth(self, problem: Problem, steps: Sequence[str]) -> Truth | None:
+        return None
 
 
 def known(split: str) -> str:
