@@ -7,6 +7,7 @@ U  text positions as keys          K  size of one head       P  prompt length
 J  text positions that have a next token (S - 1)
 A  anchors: text positions that think (A = S when all do)
 T  sampled tokens in a thought     N  true tokens scored after a thought (the paper's n_true)
+Q  questions, each with R samples (then R counts samples of a question)
 C  columns of an anchor: start + T + end + (N - 1)
 E  columns as keys
 """
