@@ -1,4 +1,4 @@
-"""Policy gradients on tokens that were sampled: ratios, clipped surrogates, estimates of the KL, and aggregation losses add up.
+"""Policy gradients on sampled tokens: ratios, clipped surrogates, estimates of the KL, how losses of tokens add up.
 
 Letters besides those of `qstar.typing`: rows are sampled texts [B S], a mask marks the tokens that were sampled.
 """
