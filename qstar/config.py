@@ -31,6 +31,7 @@ from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.latro import LaTRO
 from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import TOKEN_IDS
 from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP
 from qstar.methods.sft import SFT
@@ -48,6 +49,7 @@ from qstar.tasks.gsm8k import GSM8K
 from qstar.tasks.jsonl import Jsonl
 from qstar.tasks.puzzles import Puzzles
 from qstar.tasks.svamp import SVAMP
+from qstar.thoughts.thinking import Thinks
 from qstar.training.metrics import SINKS
 from qstar.training.optim import OptimConfig
 
@@ -111,7 +113,9 @@ class TrainConfig:
                 """  printf '{"prompt": "3aegbdh=", "completion": "4;"}\\n' > examples.jsonl && """
                 "qstar-train method=sft data=examples data.path=examples.jsonl"
             )
-        columns = getattr(self.method, "thought_len", 0) + getattr(self.method, "lookahead", 0) + 1
+        if not isinstance(self.method, Thinks):
+            return
+        columns = self.method.thinking.thought_len + self.method.thinking.lookahead + 1
         length = getattr(self.data, "length", None)
         if length is not None and columns > length:
             raise ValueError(
@@ -352,11 +356,13 @@ def _line(file: Path, key: str | None) -> int:
 
 
 def _migrate(contents: DictConfig) -> None:
-    """Configurations of earlier versions: `eval.greedy` said how to think where `eval.thoughts` now lists the ways, and
-    what weighs by a question's standard deviation was called grpo."""
+    """Configurations of earlier versions: `eval.greedy` said how to think where `eval.thoughts` now lists the ways,
+    what weighs by a question's standard deviation was called grpo, and methods held the ids of their tokens."""
     if "eval" in contents and "greedy" in contents.eval:
         thinking = "greedy" if contents.eval.pop("greedy") else "sampled"
         contents.eval.thoughts = ["none", thinking]
+    for name in TOKEN_IDS if "method" in contents else ():
+        contents.method.pop(name, None)
     if "improve" in contents and contents.improve.get("weighting") == "grpo":
         contents.improve.weighting = "deviation"
 

@@ -110,8 +110,9 @@ def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Subject]]:
     for step in _steps(cfg, path):
         with console.phase(f"loading {path}"):
             run = runs.load_run(path, step)
-        method = _otherwise(run.method, cfg.method).resolve(run.tokenizer)
-        yield f"{path}, step {run.step}", run.step, Subject(method, run.definition, run.tokenizer, run.params)
+        method = _otherwise(run.method, cfg.method)
+        definition = runs.definition_for(run, method)
+        yield f"{path}, step {run.step}", run.step, Subject(method, definition, run.tokenizer, run.params)
 
 
 def _otherwise(method: Method, changes: dict[str, Any]) -> Method:

@@ -21,7 +21,7 @@ from qstar.typing import Params
 class Policy:
     """Weights with all that is needed to use them: the method that they are for, its model and the tokenizer."""
 
-    method: Method  # resolved
+    method: Method
     definition: Definition
     params: Params  # of the definition, frozen ones included; numpy, or on devices
     tokenizer: Tokenizer

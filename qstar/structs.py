@@ -40,6 +40,19 @@ class Text:
 
 
 @struct.dataclass
+class Context:
+    """What thoughts see: a text that was read, and the positions in it where the model thinks."""
+
+    text: Text
+    batch: Batch
+    anchors: Int[Array, "B A"]
+
+
+ROWS = Context(Text(hidden=0, key=1, value=1, position=0), Batch(tokens=0, mask=0, segment=0, position=0), anchors=0)
+"""The axis of each leaf that counts the rows."""
+
+
+@struct.dataclass
 class Thoughts:
     """Phase 1: one thought per anchor and sample. No gradient flows through it."""
 

@@ -89,8 +89,8 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
     import jax
 
     from qstar.thoughts.generate import generate
-    from qstar.thoughts.predict import Thinks
     from qstar.thoughts.read import read
+    from qstar.thoughts.thinking import Thinks
 
     if not isinstance(run.method, Thinks):
         raise ValueError(
@@ -123,7 +123,7 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
 def about(run: "Run", args: argparse.Namespace) -> str:
     """Which model thinks, and how."""
     kind = f"{args.thoughts} sampled, seed {args.seed}" if args.sample else "likeliest"
-    return f"{run.path}, step {run.step} · thoughts of {run.method.thought_len} tokens, {kind}"
+    return f"{run.path}, step {run.step} · thoughts of {run.method.thinking.thought_len} tokens, {kind}"
 
 
 def show(run: "Run", args: argparse.Namespace) -> None:

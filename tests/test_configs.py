@@ -210,9 +210,8 @@ def first_step(*overrides: str) -> None:
     """A run of these arguments as far as its first step, which is traced and not compiled."""
     cfg = composed(*TINY, *overrides)
     loaded, mesh = runs.initial_model(cfg.model, cfg.seed), sharding.make_mesh(cfg.mesh)
-    method = cfg.method.resolve(loaded.tokenizer)
-    other = runs.other_model(method, loaded)
-    program = Program.of(method, loaded.lm, mesh, cfg.optim, 1, 1, other=other)
+    method, other = cfg.method, runs.other_model(cfg.method, loaded)
+    program = Program.of(method, loaded.lm, mesh, cfg.optim, 1, 1, other=other, vocabulary=loaded.tokenizer)
     data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
     with jax.set_mesh(mesh):
         batch = build.abstract_batch(data, cfg.batch_size, mesh)

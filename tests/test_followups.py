@@ -46,10 +46,9 @@ def going_on(directory, *overrides):
 def started(cfg):
     """The weights before the first step of a run."""
     loaded = runs.initial_model(cfg.model, cfg.seed)
-    method = cfg.method.resolve(loaded.tokenizer)
     mesh = train.sharding.make_mesh(cfg.mesh)
-    program = train.Program.of(method, loaded.lm, mesh, cfg.optim, 1, 1)
-    return program.start(loaded.language_model, cfg.seed, runs.carried_on(loaded, method)).params
+    program = train.Program.of(cfg.method, loaded.lm, mesh, cfg.optim, 1, 1, vocabulary=loaded.tokenizer)
+    return program.start(loaded.language_model, cfg.seed, runs.carried_on(loaded, cfg.method)).params
 
 
 def test_a_run_begins_with_the_weights_of_another_delimiters_and_mixing_head_included(quiet):
@@ -204,12 +203,13 @@ def test_gains_are_those_of_the_predictions_after_thoughts_over_those_without(sc
     class Knows:
         """Thinks of nothing, and gives the next token e times its likelihood, e^2 times behind "="."""
 
-        forbidden_ids = ()
+        thinking = gated.cfg.method.thinking
 
-        def think(self, model, text, batch, anchors, key, greedy, num_thoughts=1):
+        def think(self, model, context, key, greedy, num_thoughts=1):
             assert not greedy
+            batch = context.batch
             behind = batch.tokens == run.tokenizer.id_of("=")
-            base = jax.nn.log_softmax(model.lm.logits(text.hidden))
+            base = jax.nn.log_softmax(model.lm.logits(context.text.hidden))
             true = jax.nn.one_hot(jnp.roll(batch.tokens, -1, 1), base.shape[-1])
             mixed = base + jnp.where(behind, 2.0, 1.0)[..., None] * true
             return None, Prediction(base, mixed[:, None], jnp.ones_like(mixed[:, None, :, 0]))

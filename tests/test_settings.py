@@ -44,8 +44,6 @@ LEGAL = {
     ("mesh.data", -1),  # all devices that are left
     ("mesh.fsdp", -1),
     ("mesh.tensor", -1),
-    ("method.delimiter_id", -1),  # not looked up yet
-    ("method.dot_id", -1),
     ("method.threshold", -1),  # nats, of either sign
 }
 """What of it is legal all the same."""

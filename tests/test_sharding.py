@@ -110,7 +110,7 @@ def run(cfg, lm=EXACT):
 def thoughts(model, params, batch):
     thinker = model.bind(params)
     anchors = jnp.broadcast_to(jnp.arange(9)[None], (8, 9))
-    return METHOD.inner(thinker, thinker.lm.text(batch), batch, anchors, jax.random.key(2), 2, 1.0).tokens
+    return METHOD.thinking.inner(thinker, tiny.context(thinker, batch, anchors), jax.random.key(2), 2, 1.0).tokens
 
 
 @functools.cache

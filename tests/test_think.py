@@ -20,8 +20,12 @@ LETTERS = tokenizers.characters("abcdefghij-.\n")
 
 def opened(method=None):
     """What `runs.load_run` gives, around a tiny model."""
-    method = (method or QuietStar(thought_len=3, delimiter="-", forbidden=("-",))).resolve(LETTERS)
-    model, params = tiny.thinker_of(pause=getattr(method, "fill", None) == "pause")
+    method = method or QuietStar(thought_len=3, delimiter="-", forbidden=("-",))
+    if isinstance(method, QuietStar):
+        cfg = method.thinker(tiny.LM, LETTERS)
+        model, params = tiny.thinker_of(pause=cfg.pause, tokens=cfg.tokens)
+    else:
+        model, params = tiny.thinker_of()
     run = {"method": method, "definition": model, "params": params, "tokenizer": LETTERS, "step": 7}
     return SimpleNamespace(**run, path=Path("runs/tiny"))
 

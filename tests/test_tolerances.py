@@ -11,6 +11,7 @@ import tiny
 import tolerances
 from compiling import xla_flags
 
+from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 
 SHAPES = {
@@ -76,7 +77,9 @@ def test_float32_errs_by_less_than_the_bound_and_mistakes_by_far_more(x64, shape
 def test_a_loss_in_float64_shows_one_weight_that_is_a_millionth_wrong(x64):
     method = QuietStar(thought_len=2, lookahead=2, beta=3.0)
     model, params = tiny.thinker_of(tiny.EXACT)
-    loss = jax.jit(jax.value_and_grad(lambda p: method.loss(model.bind(p), tiny.packed(), jax.random.key(0))[0]))
+    loss = jax.jit(
+        jax.value_and_grad(lambda p: method.loss(Models(model.bind(p)), tiny.packed(), jax.random.key(0))[0])
+    )
     value, gradient = loss(params)
     touched = params["lm"]["blocks"]["query"].at[0, 0, 0, 0].multiply(1 + 1e-6)
     lm = params["lm"] | {"blocks": params["lm"]["blocks"] | {"query": touched}}

@@ -11,7 +11,7 @@ import numpy as np
 from qstar.models import lm as language_model
 from qstar.models import thinker
 from qstar.models.lm import LMConfig
-from qstar.structs import Batch
+from qstar.structs import Batch, Context
 
 LM = LMConfig(
     vocab=13, width=16, layers=2, heads=4, kv_heads=2, head_size=4, ff=20, max_len=64, rope_theta=100.0, tied=False
@@ -63,6 +63,11 @@ def packed():
         segment=[[1, 1, 1, 1, 2, 2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 0, 0, 0]],
         mask=[[1, 1, 1, 1, 1, 1, 0, 1, 1], [1, 1, 1, 1, 1, 1, 0, 0, 0]],
     )
+
+
+def context(thinker, batch, anchors):
+    """A batch that a bound model has read, and where it thinks."""
+    return Context(thinker.lm.text(batch), batch, jnp.asarray(anchors))
 
 
 def padded():

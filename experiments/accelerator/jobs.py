@@ -160,7 +160,7 @@ def column_attention(
 def program_of(shape: str, method: str, dtype: str, remat: str, attend: str, mesh, micro_batches: int = 1) -> Program:
     model = dataclasses.replace(SHAPES[shape], dtype=dtype, remat=remat, attention=attend)
     thoughts = {"thought_len": 3, "lookahead": 2} if shape == "tiny" else {}
-    way = PlainLM() if method == "lm" else QuietStar(mix="hidden", baseline="mean", delimiter_id=0, **thoughts)
+    way = PlainLM() if method == "lm" else QuietStar(mix="hidden", baseline="mean", delimiter_init="mean", **thoughts)
     adapters = LoraConfig(rank=16, targets=("all",), base="bfloat16") if shape in ADAPTED else None
     return Program.of(way, model, mesh, OptimConfig(), 1000, micro_batches, adapters)
 
@@ -404,9 +404,9 @@ def generation(model: str, rows: list[int], new_tokens: int, prompt: int, though
     """Tokens a second at several numbers of rows, and the bytes of weights that a second of it reads."""
     loaded = runs.load_model(model)
     shape = dataclasses.replace(loaded.lm, dtype=dtype)
-    method = QuietStar(thought_len=thought_len, delimiter_id=0, mix="hidden") if thought_len else PlainLM()
+    method = QuietStar(thought_len=thought_len, delimiter_init="mean", mix="hidden") if thought_len else PlainLM()
     definition = method.definition(shape)
-    params = jax.device_put(method.start_from(shape, loaded.language_model, jax.random.key(0)))
+    params = jax.device_put(method.start_from(definition, loaded.language_model, jax.random.key(0)))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     found = []
     for count in rows:

@@ -119,9 +119,9 @@ def transformers(model: Policy, new: int) -> Writer:
 
 def thinking(model: Policy, new: int, thought_len: int) -> Writer:
     """The same weights, with random embeddings around a thought and a mixing head that begins at zero."""
-    method = QuietStar(thought_len=thought_len, delimiter_id=0, mix="hidden")
+    method = QuietStar(thought_len=thought_len, delimiter_init="random", mix="hidden")
     definition = method.definition(model.lm)
-    params = jax.device_put(method.start_from(model.lm, model.language_model, jax.random.key(0)))
+    params = jax.device_put(method.start_from(definition, model.language_model, jax.random.key(0)))
 
     def write(prompts: np.ndarray, seed: int) -> None:
         found = think(method, definition, params, prompts.tolist(), jax.random.key(seed), max_new_tokens=new)

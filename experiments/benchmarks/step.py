@@ -83,7 +83,7 @@ def prepared(side: str, case: Case) -> tuple:
     )  # fmt: skip
     official = QuietStar(
         thought_len=case.thought_len, lookahead=case.lookahead, mix="hidden", mixing_side="thought", baseline="mean",
-        positions="official", delimiter_scale=100.0, delimiter_id=0, dot_id=0,
+        positions="official", delimiter_scale=100.0,
     )  # fmt: skip
     method = PlainLM() if side == "plain LM" else official
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])

@@ -27,10 +27,12 @@ import numpy as np
 
 from qstar import config as configs
 from qstar.methods.quiet_star import QuietStar
+from qstar.models import thinker
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
+from qstar.models.thinker import Tokens
 from qstar.paths import CONFIGS
-from qstar.structs import Batch
+from qstar.structs import Batch, Context
 from qstar.thoughts.fill import Inner
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
@@ -86,7 +88,7 @@ class Golden:
 
     @property
     def method(self) -> QuietStar:
-        """The preset at this case's size. Its delimiters have ids, which thoughts never contain."""
+        """The preset at this case's size."""
         case = self.case
         changed = {} if case["n_passes"] > 1 else {"baseline": "base"}
         return dataclasses.replace(
@@ -95,9 +97,14 @@ class Golden:
             num_thoughts=case["n_passes"],
             lookahead=case["n_ahead_talk"],
             beta=case["beta"] if case["policy"] else 0.0,
-            forbidden_ids=(case["vocab"] - 2, case["vocab"] - 1),
             **changed,
         )
+
+    @property
+    def definition(self) -> Definition:
+        """Of a thinker whose delimiters have ids, which thoughts never contain."""
+        tokens = Tokens(forbidden=(self.case["vocab"] - 2, self.case["vocab"] - 1))
+        return thinker.definition(dataclasses.replace(self.method.thinker(self.lm), tokens=tokens))
 
     @property
     def batch(self) -> Batch:
@@ -139,7 +146,7 @@ def flat(tree) -> dict:
 def ours(golden: Golden) -> dict[str, np.ndarray]:
     """What qstar makes of the same weights, text and thoughts, under the names that the golden arrays have."""
     method, batch = golden.method, golden.batch
-    definition = method.definition(golden.lm)
+    definition = golden.definition
     weights = {path: jnp.asarray(leaf) for path, leaf in golden.tree("weight", definition).items()}
     params = jax.tree.unflatten(jax.tree.structure(definition.abstract), weights.values())
     thoughts = jnp.asarray(golden.arrays["thoughts"].astype(int))
@@ -147,8 +154,9 @@ def ours(golden: Golden) -> dict[str, np.ndarray]:
     def loss(params):
         model = definition.bind(params)
         anchors = jnp.broadcast_to(jnp.arange(batch.tokens.shape[1])[None], batch.tokens.shape)
-        inner = Inner(model.lm.embed(thoughts), thoughts)
-        terms = method.terms(method.talk(model, model.lm.text(batch), batch, anchors, inner), batch)
+        context = Context(model.lm.text(batch), batch, anchors)
+        talk = method.thinking.talk(model, context, Inner(model.lm.embed(thoughts), thoughts))
+        terms = method.terms(talk, batch)
         return terms.loss, terms
 
     (total, terms), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
@@ -166,7 +174,7 @@ def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
 
 def errors(golden: Golden) -> dict[str, float]:
     """Relative error of every quantity: base, each talk loss, rewards, policy, total, the gradient of each weight."""
-    found, definition = ours(golden), golden.method.definition(golden.lm)
+    found, definition = ours(golden), golden.definition
     compared = {name: relative_error(found[name], golden.arrays[name]) for name in ("base", "total")}
     talks = zip(found["talk"], golden.arrays["talk"], strict=True)
     compared |= {f"talk/{n}": relative_error(*pair) for n, pair in enumerate(talks, 1)}

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from flax import struct
 
 from qstar.models.lm import LM
-from qstar.models.thinker import Thinker
 from qstar.ops import attention
 from qstar.sharding import shard
 from qstar.structs import Batch
@@ -32,10 +31,6 @@ class Prompts:
     mask: Bool[Array, "B U"]  # False: padding
     position: Int[Array, "B U"]
     length: Int[Array, "B"]
-
-
-def language_model(model: LM | Thinker) -> LM:
-    return model.lm if isinstance(model, Thinker) else model
 
 
 def layers(lm: LM) -> tuple:

@@ -16,7 +16,6 @@ import numpy as np
 from qstar import sharding
 from qstar.decoding import sampling as choosing
 from qstar.decoding import score, stops, write
-from qstar.decoding.cache import language_model
 from qstar.decoding.sampling import Sampling
 from qstar.decoding.write import Block
 from qstar.models import cost
@@ -116,7 +115,7 @@ def generate(
         ValueError: no prompts, one that is empty or too long, ids outside the vocabulary, everything forbidden, numbers
             of keys, prompts or devices that do not fit, a prediction that is not a number.
     """
-    cfg = language_model(definition.bind(definition.abstract)).cfg
+    cfg = definition.abstract_model.lm.cfg
     if mesh:
         sharding.check_divisible(definition.axes, jax.tree.map(lambda leaf: leaf.shape, definition.abstract), mesh)
         sharding.check_rows(batch_size, mesh)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar import sharding
-from qstar.decoding.cache import language_model
 from qstar.models.definition import Definition
 from qstar.ops import rows
 from qstar.structs import Batch, Mean, Metrics
@@ -38,7 +37,7 @@ def score(
     if len(prompts) != len(written):
         raise ValueError(f"{len(prompts)} prompts for {len(written)} texts: one each is wanted")
     texts = [[*map(int, prompt), *map(int, text)] for prompt, text in zip(prompts, written, strict=True)]
-    cfg = language_model(definition.bind(definition.abstract)).cfg
+    cfg = definition.abstract_model.lm.cfg
     rows.check(prompts, cfg.vocab, cfg.max_len)
     rows.check(texts, cfg.vocab, cfg.max_len)
     found: list[np.ndarray] = [np.empty(0)] * len(texts)
@@ -54,7 +53,7 @@ def score(
 
 @functools.partial(jax.jit, static_argnames="definition")
 def _score(definition: Definition, params: Params, batch: Batch) -> Float[Array, "B J"]:
-    lm = language_model(definition.bind(params))
+    lm = definition.bind(params).lm
     batch = jax.tree.map(lambda leaf: sharding.shard(leaf, "batch", None), batch)
     return lm.next_logprobs(lm.text(batch), batch.tokens)
 

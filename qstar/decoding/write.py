@@ -72,7 +72,7 @@ class Block:
 @functools.partial(jax.jit, static_argnames="definition")
 def unrolled(definition: Definition, params: Params) -> tuple:
     """The model's layers one by one: made once for any number of batches. They take as much memory again."""
-    return cache.layers(cache.language_model(definition.bind(params)))
+    return cache.layers(definition.bind(params).lm)
 
 
 def write(
@@ -144,7 +144,7 @@ def _begin(
     impl: Hashable,
 ) -> tuple[Prompts, State]:
     """The prompts read, and the first token of every row, whose key has these words [B R _]."""
-    lm = cache.language_model(definition.bind(params))
+    lm = definition.bind(params).lm
     batch = jax.tree.map(lambda leaf: shard(leaf, "batch", None), batch)
     read, hidden = cache.read(lm, batch, length)
     shape = done.shape
@@ -170,7 +170,7 @@ def _go_on(
     impl: Hashable,
 ) -> State:
     """More tokens, until there are `until` in a row or all rows are done."""
-    lm = cache.language_model(definition.bind(params))
+    lm = definition.bind(params).lm
 
     def body(state: State) -> State:
         hidden, own = cache.column(lm, layers, state.newest, state.step - 1, read, state.own)

@@ -216,7 +216,7 @@ class Chain:
 
     def _written(self, subject: Subject, way: str, questions: Sequence[Question], keys: Keys) -> list[Written]:
         cfg, tokenizer = self.cfg, subject.tokenizer
-        room = _max_len(subject)
+        room = subject.definition.abstract_model.lm.cfg.max_len
         prompts = [self._ids(question, tokenizer) for question in questions]
         for question, prompt in zip(questions, prompts, strict=True):
             if self._length(question, tokenizer) > room:
@@ -242,7 +242,7 @@ class Chain:
         self, subject: Subject, way: str, prompts: list[list[int]], keys: Keys, tokens: int, samples: int
     ) -> list[tuple[str, int]]:
         """Text and number of tokens of every row."""
-        never = getattr(subject.method, "forbidden_ids", ())
+        never = subject.definition.abstract_model.forbidden
         found = jax.device_get(
             generate(
                 subject.method,
@@ -301,11 +301,6 @@ def _columns(question: Question, written: Sequence[Written]) -> ItemRow:
 def _ended(text: str) -> str:
     """The text up to where it goes on to something else."""
     return text[: min((at for at in map(text.find, NEXT) if at >= 0), default=len(text))]
-
-
-def _max_len(subject: Subject) -> int:
-    model = subject.definition.bind(subject.definition.abstract)
-    return getattr(model, "lm", model).cfg.max_len
 
 
 def _vote_keys(keys: Keys, votes: int) -> Keys:

@@ -19,7 +19,7 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
-from qstar.thoughts.predict import Thinks
+from qstar.thoughts.thinking import Thinks
 from qstar.typing import Float, Key, Params
 
 NONE, GREEDY, SAMPLED = WAYS = ("none", "greedy", "sampled")
@@ -33,7 +33,7 @@ text, numbers, truth values, or lists of numbers."""
 class Subject:
     """Who is asked."""
 
-    method: Method  # resolved
+    method: Method
     definition: Definition
     tokenizer: Tokenizer
     params: Params

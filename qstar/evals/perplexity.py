@@ -31,8 +31,8 @@ from qstar.ops import rows as padding
 from qstar.ops import vocabulary
 from qstar.ops.chunk import slice_size
 from qstar.settings import Count, Decay, OneOf, Range, Whole
-from qstar.structs import Batch, Text
-from qstar.thoughts.predict import Thinks
+from qstar.structs import ROWS, Batch, Context, Text
+from qstar.thoughts.thinking import Thinks
 from qstar.typing import Array, Float, Int, Key, Keys, Params
 
 SPLITS = (*pipeline.SPLITS, "all")
@@ -183,7 +183,7 @@ class Likelihood:
         self, subject: Subject, ways: tuple[str, ...], batch: Sequence[Window], keys: Sequence[Key]
     ) -> dict[str, np.ndarray]:
         """Log-prob of each window's next tokens by way, `none` always among them."""
-        cfg = _model(subject.definition).cfg
+        cfg = subject.definition.abstract_model.lm.cfg
         texts = [one.tokens for one in batch]
         padding.check(texts, cfg.vocab, cfg.max_len)
         filled = [texts[min(i, len(texts) - 1)] for i in range(self.cfg.batch_size)]
@@ -241,14 +241,6 @@ def gains(rows: Sequence[ItemRow]) -> Float[np.ndarray, "n"]:
 
 # --- arrays -------------------------------------------------------------------------------------------------------
 
-_ROWS = Text(hidden=0, key=1, value=1, position=0)
-"""The axis of each leaf that counts the rows."""
-
-
-def _model(definition: Definition):
-    model = definition.bind(definition.abstract)
-    return getattr(model, "lm", model)
-
 
 @functools.partial(jax.jit, static_argnames=("method", "definition", "ways", "num_thoughts", "at_once"))
 def _scores(
@@ -267,13 +259,13 @@ def _scores(
     log-probs of the true tokens are kept.
     """
     model = definition.bind(params)
-    lm = getattr(model, "lm", model)
+    lm = model.lm
     text = lm.text(batch)
     following = jnp.roll(batch.tokens, -1, axis=1)
     found = {NONE: vocabulary.logprobs(lm.logits, text.hidden, following, 1, lm.cfg.vocab)}
     for way in ways:
         one_row = functools.partial(_row_scores, method, model, way, num_thoughts, at_once)
-        found[way] = jax.vmap(one_row, (_ROWS, 0, 0, 0))(text, batch, following, keys)
+        found[way] = jax.vmap(one_row, (ROWS.text, 0, 0, 0))(text, batch, following, keys)
     return found
 
 
@@ -289,14 +281,15 @@ def _row_scores(
     key: Key,
 ) -> Float[Array, "S"]:
     """The same of one row after thoughts."""
-    text = jax.tree.map(jnp.expand_dims, text, _ROWS)
+    text = jax.tree.map(jnp.expand_dims, text, ROWS.text)
     batch = jax.tree.map(lambda leaf: leaf[None], batch)
 
     def one_slice(slice):
         anchors, number = slice
         slice_key = jax.random.fold_in(key, number)
         count = 1 if way == GREEDY else num_thoughts
-        found = method.think(model, text, batch, anchors[None], slice_key, way == GREEDY, count)[1]
+        context = Context(text, batch, anchors[None])
+        found = method.think(model, context, slice_key, way == GREEDY, count)[1]
         targets = jnp.broadcast_to(following[anchors][None, :, None], (count, at_once, 1))
         logprobs = jnp.take_along_axis(found.mixed[0], targets, -1)[..., 0]
         return jax.nn.logsumexp(logprobs, axis=0) - math.log(count)

@@ -4,7 +4,6 @@ Without a thought, with the likeliest and with sampled thoughts: the keys and hi
 once, and one program is compiled for each width that texts are padded to.
 """
 
-import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +18,8 @@ from qstar.evals.measure import NONE, SAMPLED, WAYS, Subject
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
 from qstar.ops import rows
-from qstar.structs import Batch, Text
-from qstar.thoughts.predict import Thinks
+from qstar.structs import Batch, Context
+from qstar.thoughts.thinking import Thinks, think_by_row
 from qstar.typing import Array, Float, Int, Key, Params
 
 
@@ -113,13 +112,12 @@ def predictions(
     """
     model = definition.bind(params)
     if not isinstance(method, Thinks):
-        found = method.predict(model, batch, anchors, keys[0], think=False, greedy=True)
-        return _chosen(found[:, None], candidates)
-    text = model.lm.text(batch)
+        return _chosen(method.predict(model, batch, anchors)[:, None], candidates)
+    context = Context(model.lm.text(batch), batch, anchors)
     of_batch, of_rows = jax.vmap(lambda key: tuple(jax.random.split(key)))(keys)
     of_batch = jax.random.split(of_batch[0], len(WAYS))
     asked = [
-        _answered(way, method, model, text, batch, anchors, candidates, shared, of_rows, draws)
+        _answered(way, method, model, context, candidates, shared, of_rows, draws)
         for way, shared in zip(WAYS, of_batch, strict=True)
         if way in ways
     ]
@@ -132,36 +130,20 @@ def _answered(
     way: str,
     method: Thinks,
     model: Any,
-    text: Text,
-    batch: Batch,
-    anchors: Array,
+    context: Context,
     candidates: Array,
     of_batch: Key,
     of_rows: Key,
     draws: int,
 ) -> Predictions:
     """Predictions of one way, drawn with a key for the whole batch or one for each row."""
-
-    def think(text: Text, batch: Batch, anchors: Array, candidates: Array, key: Key) -> Predictions:
-        count = draws if way == SAMPLED else 1
-        inner, found = method.think(model, text, batch, anchors, key, way != SAMPLED, count)
-        if way == NONE:  # the compiler drops what is computed of the thought
-            return _chosen(found.base[:, None], candidates)
-        return _chosen(found.mixed, candidates, found.weight, inner.tokens)
-
-    if way != SAMPLED or getattr(method, "fill", None) == "shuffled":
-        return think(text, batch, anchors, candidates, of_batch)
-
-    def one_row(text: Text, batch: Batch, anchors: Array, candidates: Array, key: Key) -> Predictions:
-        text = jax.tree.map(jnp.expand_dims, text, _ROWS)
-        batch, anchors, candidates = jax.tree.map(lambda leaf: leaf[None], (batch, anchors, candidates))
-        return jax.tree.map(lambda leaf: leaf[0], think(text, batch, anchors, candidates, key))
-
-    return jax.vmap(one_row, in_axes=(_ROWS, 0, 0, 0, 0))(text, batch, anchors, candidates, of_rows)
-
-
-# The axis that counts the texts: keys and values have the layers before it.
-_ROWS = Text(**{field.name: int(field.name in ("key", "value")) for field in dataclasses.fields(Text)})
+    if way == SAMPLED and not method.thinking.dealt:
+        inner, found = think_by_row(method, model, context, of_rows, draws)
+    else:
+        inner, found = method.think(model, context, of_batch, way != SAMPLED, draws if way == SAMPLED else 1)
+    if way == NONE:  # the compiler drops what is computed of the thought
+        return _chosen(found.base[:, None], candidates)
+    return _chosen(found.mixed, candidates, found.weight, inner.tokens)
 
 
 def _chosen(

@@ -16,7 +16,6 @@ import numpy as np
 from qstar import settings
 from qstar.data.examples import OVERLONG
 from qstar.data.tokenizer import Tokenizer
-from qstar.decoding.cache import language_model
 from qstar.evals import measure
 from qstar.evals.choices import ChoiceTexts
 from qstar.evals.measure import GREEDY, NONE, WAYS, Figure, ItemRow, Measure, Subject
@@ -26,7 +25,7 @@ from qstar.models.definition import Definition
 from qstar.settings import Count, OneOf, Whole
 from qstar.tasks import commonsense_qa, cups, gsm8k
 from qstar.tasks.items import Item
-from qstar.thoughts.predict import Thinks
+from qstar.thoughts.thinking import Thinks
 from qstar.typing import Key, Params
 
 if TYPE_CHECKING:
@@ -250,7 +249,7 @@ class Evaluator:
 
         Returns their ids by task. Raises ValueError that names them where `overlong` is error, and where none is left.
         """
-        limit = language_model(self._definition.bind(self._definition.abstract)).cfg.max_len
+        limit = self._definition.abstract_model.lm.cfg.max_len
         left: dict[str, list[str]] = {}
         for number, one in enumerate(self._measures):
             lengths = list(one.lengths(self._tokenizer))

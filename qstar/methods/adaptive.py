@@ -16,16 +16,17 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
+from qstar.methods.protocol import Vocabulary
 from qstar.methods.quiet_star import QuietStar
-from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import Thinker, ThinkerConfig
 from qstar.settings import Real, Share
-from qstar.structs import Batch, Loss, Mean, Metrics, Term, Text
+from qstar.structs import Context, Loss, Mean, Metrics, Talk, Term
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import Prediction
 from qstar.thoughts.talk import base_hidden
-from qstar.typing import Array, Bool, Float, Int, Key, typed
+from qstar.thoughts.thinking import Thinking
+from qstar.typing import Array, Bool, Float, Key, typed
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,22 @@ class Adaptive(QuietStar):
     threshold: Real = 0.0  # gain in log-likelihood of the judged tokens, nats, from which a thought counts as paying
     gate_at: Share = 0.5  # think where the gate's probability that it pays is at least this
 
-    def thinker(self, lm: LMConfig) -> ThinkerConfig:
-        return dataclasses.replace(super().thinker(lm), gate=True)
+    @property
+    def thinking(self) -> Thinking:
+        return dataclasses.replace(super().thinking, gate=True)
 
-    def loss_terms(self, model: Thinker, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
-        anchors, text, talk = self.drawn(model, batch, key)
-        terms = self.terms(talk, batch)
-        judged = self.counted(talk, batch)[2].any(-1)
-        pays = terms.credit.reward > self.threshold
-        chance = gate(model, text, anchors)
-        score = jnp.broadcast_to(chance[:, None], pays.shape)
-        samples = jnp.broadcast_to(judged[:, None], pays.shape)
-        loss = Loss((*terms.parts.terms, Term.of(cross_entropy(score, pays), samples)))
-        return loss, {
-            **self.metrics(talk, batch, terms),
-            **self.gate_metrics(jax.nn.sigmoid(score), pays, samples),
-        }
+    def thinker(self, lm: LMConfig, vocabulary: Vocabulary | None = None) -> ThinkerConfig:
+        return dataclasses.replace(super().thinker(lm, vocabulary), gate=True)
+
+    def judged(self, model: Thinker, context: Context, talk: Talk) -> tuple[Loss, Metrics]:
+        terms = self.terms(talk, context.batch)
+        reward = terms.credit.reward
+        pays, logit = reward > self.threshold, jnp.broadcast_to(gate(model, context)[:, None], reward.shape)
+        judged = self.counted(talk, context.batch)[2].any(-1)
+        samples = jnp.broadcast_to(judged[:, None], reward.shape)
+        loss = Loss((*terms.parts.terms, Term.of(cross_entropy(logit, pays), samples)))
+        logged = self.metrics(talk, context.batch, terms)
+        return loss, logged | self.gate_metrics(jax.nn.sigmoid(logit), pays, samples)
 
     def gate_metrics(
         self, chance: Float[Array, "B R A"], pays: Bool[Array, "B R A"], counts: Bool[Array, "B R A"]
@@ -68,19 +69,12 @@ class Adaptive(QuietStar):
             "gate_brier": Mean.of((chance - as_float(pays)) ** 2, counts),
         }
 
-    def opens(self, model: Thinker, text: Text, anchors: Array) -> Bool[Array, "B A"]:
+    def opens(self, model: Thinker, context: Context) -> Bool[Array, "B A"]:
         """Where the model thinks."""
-        return jax.nn.sigmoid(gate(model, text, anchors)) >= self.gate_at
+        return jax.nn.sigmoid(gate(model, context)) >= self.gate_at
 
     def think(
-        self,
-        model: Thinker,
-        text: Text,
-        batch: Batch,
-        anchors: Array,
-        key: Key,
-        greedy: bool,
-        num_thoughts: int = 1,
+        self, model: Thinker, context: Context, key: Key, greedy: bool, num_thoughts: int = 1
     ) -> tuple[Inner, Prediction]:
         """Thoughts where the gate is open; elsewhere tokens -1, weight 0 and the prediction without a thought.
 
@@ -88,17 +82,17 @@ class Adaptive(QuietStar):
         program, and the others' are dropped. Slices of few anchors are where time is saved: a token at a time, in
         generation.
         """
-        opens = self.opens(model, text, anchors)
+        opens = self.opens(model, context)
         # As bits: under vmap a cond selects among its inputs, and JAX's check for reuse of keys takes that for a use.
         bits, impl = jax.random.key_data(key), jax.random.key_impl(key)
 
         def thinking() -> tuple[Inner, Prediction]:
             own = jax.random.wrap_key_data(bits, impl=impl)
-            return QuietStar.think(self, model, text, batch, anchors, own, greedy, num_thoughts)
+            return self.thinking.think(model, context, own, greedy, num_thoughts)
 
         def silent() -> tuple[Inner, Prediction]:
             nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), jax.eval_shape(thinking))
-            hidden = base_hidden(text, anchors, 1)[:, :, 0]
+            hidden = base_hidden(context.text, context.anchors, 1)[:, :, 0]
             return nothing[0], nothing[1].replace(base=jax.nn.log_softmax(model.lm.logits(hidden)))
 
         inner, found = jax.lax.cond(opens.any(), thinking, silent)
@@ -107,15 +101,11 @@ class Adaptive(QuietStar):
         mixed = jnp.where(kept[..., None], found.mixed, found.base[:, None])
         return inner.replace(tokens=tokens), Prediction(found.base, mixed, jnp.where(kept, found.weight, 0))
 
-    def passes_at(self, positions: int, length: int) -> tuple[Pass, ...]:
-        text, *others = super().passes_at(positions, length)
-        return (dataclasses.replace(text, gate=positions), *others)
-
 
 @typed
-def gate(model: Thinker, text: Text, anchors: Int[Array, "B A"]) -> Float[Array, "B A"]:
+def gate(model: Thinker, context: Context) -> Float[Array, "B A"]:
     """The gate's log-odds that a thought pays. No gradient reaches the model through the hidden states."""
-    return model.gate(jax.lax.stop_gradient(base_hidden(text, anchors, 1)[:, :, 0]))
+    return model.gate(jax.lax.stop_gradient(base_hidden(context.text, context.anchors, 1)[:, :, 0]))
 
 
 @typed

@@ -18,15 +18,15 @@ import jax.numpy as jnp
 
 from qstar import settings
 from qstar.methods.lm import PlainLM
-from qstar.methods.protocol import Bound, Reference
-from qstar.methods.quiet_star import QuietStar
+from qstar.methods.protocol import Models, Reference
 from qstar.models.cost import Pass
-from qstar.models.lm import LM
+from qstar.models.thinker import Thinker
 from qstar.ops import vocabulary
 from qstar.ops.chunk import chunked, slice_size
 from qstar.settings import OneOf, Positive
-from qstar.structs import Batch, Loss, Mean, Metrics, Term
+from qstar.structs import Batch, Context, Loss, Mean, Metrics, Term
 from qstar.thoughts.anchors import next_counts
+from qstar.thoughts.thinking import Thinks
 from qstar.typing import Array, Float, Key, typed
 
 STUDENTS = ("paper", "released")
@@ -60,11 +60,12 @@ class FastQuietStar(PlainLM):
     def reference(self) -> Reference:
         return Reference(run=self.teacher)
 
-    def loss_terms(self, model: LM, batch: Batch, key: Key, reference: Bound) -> tuple[Loss, Metrics]:
+    def loss_terms(self, models: Models, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
         thought_key, draw_key = jax.random.split(key)
+        model = models.policy
         hidden, vocab, true = model.text(batch).hidden[:, :-1], model.cfg.vocab, batch.tokens[:, 1:]
         own = vocabulary.logprobs(model.logits, hidden, true, 1, vocab)
-        taught = teacher_logprobs(reference, batch, thought_key)
+        taught = teacher_logprobs(models.reference_method, models.reference, batch, thought_key)
         reward = jax.lax.stop_gradient(own) - taught
         action = true
         if self.student == "released":
@@ -86,28 +87,27 @@ class FastQuietStar(PlainLM):
         rewards = Pass(0, 0, length - 1 + draws, gradient=False)
         return (*super().passes(length), rewards)
 
-    def other_passes(self, other: QuietStar, length: int) -> tuple[Pass, ...]:
+    def other_passes(self, other: Thinks, length: int) -> tuple[Pass, ...]:
         return teacher_passes(other, length)
 
 
-def teacher_passes(teacher: QuietStar, length: int) -> tuple[Pass, ...]:
+def teacher_passes(teacher: Thinks, length: int) -> tuple[Pass, ...]:
     """What the teacher computes in a step on a window of `length` tokens, besides the student's `passes`: it thinks
     once before every token."""
-    thinks = dataclasses.replace(teacher, num_thoughts=1, lookahead=1, baseline="base", beta=0.0)
-    return tuple(dataclasses.replace(one, gradient=False) for one in thinks.passes_at(length - 1, length))
+    thinking = dataclasses.replace(teacher.thinking, num_thoughts=1, lookahead=1, scored=False)
+    return tuple(dataclasses.replace(one, gradient=False) for one in thinking.passes(length - 1, length))
 
 
 @typed
-def teacher_logprobs(teacher: Bound, batch: Batch, key: Key) -> Float[Array, "B J"]:
+def teacher_logprobs(teacher: Thinks, thinker: Thinker, batch: Batch, key: Key) -> Float[Array, "B J"]:
     """Log-prob of every next token after the teacher's likeliest thought; its distributions live in slices."""
-    thinker = teacher.model
     text = thinker.lm.text(batch)
     rows, size = batch.tokens.shape
 
     def after_thoughts(anchors: Array) -> Array:
         # Likeliest thoughts draw nothing; the key is for those that are dealt to other positions.
         own = jax.random.fold_in(key, anchors[0, 0])
-        found = teacher.method.think(thinker, text, batch, anchors, own, greedy=True)[1]
+        found = teacher.think(thinker, Context(text, batch, anchors), own, greedy=True)[1]
         true = jnp.take_along_axis(batch.tokens, anchors + 1, 1)
         return jnp.take_along_axis(found.mixed[:, 0], true[:, :, None], -1)[:, :, 0]
 

@@ -19,13 +19,13 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from qstar.methods.protocol import Bound, Reference
+from qstar.methods.protocol import Models, Reference
 from qstar.methods.straight import Straight
 from qstar.models.cost import Pass
 from qstar.models.thinker import Thinker
 from qstar.ops import masked
 from qstar.settings import Count, NonNegative, Range
-from qstar.structs import Batch, Loss, Mean, Metrics, Term, Text
+from qstar.structs import Context, Loss, Mean, Metrics, Term
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
 from qstar.typing import Array, Float, typed
@@ -43,12 +43,9 @@ class LaTRO(Straight):
     def reference(self) -> Reference:
         return Reference()
 
-    def judged(
-        self, model: Thinker, text: Text, batch: Batch, anchors: Array, inner: Inner, reference: Bound
-    ) -> tuple[Loss, Metrics]:
-        """Loss and metrics of given rationales."""
-        talk = self.thinking().talk(model, text, batch, anchors, inner)
-        before = self.rationale_logprobs(reference.model, batch, anchors, inner)
+    def judged(self, models: Models, context: Context, inner: Inner) -> tuple[Loss, Metrics]:
+        talk = self.thinking.talk(models.policy, context, inner)
+        before = self.rationale_logprobs(models.reference, context, inner)
         targets = jnp.broadcast_to(talk.counts[:, None], talk.mixed.shape)
         answer, rationale = masked.total(talk.mixed, targets), talk.thought.sum(-1)
         ratio = jax.lax.stop_gradient(rationale - before.sum(-1))
@@ -57,7 +54,7 @@ class LaTRO(Straight):
         loss = Loss((Term.of(-(rationale * leave_one_out(reward) + answer), judged),))
         gain = jax.lax.stop_gradient(answer) - masked.total(talk.base, talk.counts)[:, None]
         return loss, {
-            "nll": Mean.of(-talk.text, where.next_counts(batch)),
+            "nll": Mean.of(-talk.text, where.next_counts(context.batch)),
             "nll_mixed": Mean.of(-talk.mixed, targets),
             "reward": Mean.of(gain, judged),
             "helped": Mean.of((gain > 0).astype(gain.dtype), judged),
@@ -65,11 +62,11 @@ class LaTRO(Straight):
             "thought_nll": Mean.of(-talk.thought.mean(-1), judged),
         }
 
-    def rationale_logprobs(self, thinker: Thinker, batch: Batch, anchors: Array, inner: Inner) -> Array:
+    def rationale_logprobs(self, thinker: Thinker, context: Context, inner: Inner) -> Array:
         """Log-probs [B R A T] that another model gives to rationales."""
-        alone = dataclasses.replace(self.thinking(), lookahead=1)
+        alone = dataclasses.replace(self.thinking, lookahead=1)
         same = Inner(thinker.lm.embed(inner.tokens), inner.tokens)
-        return alone.talk(thinker, thinker.lm.text(batch), batch, anchors, same).thought
+        return alone.talk(thinker, context.replace(text=thinker.lm.text(context.batch)), same).thought
 
     def passes(self, length: int) -> tuple[Pass, ...]:
         thoughts, own = self.thinking_positions(length) * self.num_thoughts, self.thought_len + 2

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import jax
 
-from qstar.methods.protocol import LossOfTerms, Vocabulary
+from qstar.methods.protocol import LossOfTerms, Models, Vocabulary
 from qstar.models import lm as lm_model
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
@@ -22,17 +22,15 @@ class PlainLM(LossOfTerms):
 
     headline: ClassVar[tuple[str, ...]] = ("loss",)
 
-    def resolve(self, vocabulary: Vocabulary) -> "PlainLM":
-        return self
-
-    def definition(self, lm: LMConfig) -> Definition:
+    def definition(self, lm: LMConfig, vocabulary: Vocabulary | None = None) -> Definition:
         return lm_model.definition(lm)
 
-    def start_from(self, lm_cfg: LMConfig, lm: Params, key: Key) -> Params:
-        self.definition(lm_cfg).check(lm, "the language model's weights")
+    def start_from(self, definition: Definition, lm: Params, key: Key) -> Params:
+        definition.check(lm, "the language model's weights")
         return lm
 
-    def loss_terms(self, model: LM, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
+    def loss_terms(self, models: Models, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
+        model = models.policy
         text = model.text(batch)
         logprobs = model.next_logprobs(text, batch.tokens)
         return Loss((Term.of(-logprobs, next_counts(batch)),)), {}
@@ -40,7 +38,5 @@ class PlainLM(LossOfTerms):
     def passes(self, length: int) -> tuple[Pass, ...]:
         return (Pass(length, length, length - 1),)
 
-    def predict(
-        self, model: LM, batch: Batch, anchors: Int[Array, "B A"], key: Key, think: bool, greedy: bool
-    ) -> Float[Array, "B A V"]:
+    def predict(self, model: LM, batch: Batch, anchors: Int[Array, "B A"]) -> Float[Array, "B A V"]:
         return jax.nn.log_softmax(model.logits(base_hidden(model.text(batch), anchors, 1)[:, :, 0]))

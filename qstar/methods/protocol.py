@@ -1,6 +1,7 @@
-"""What a training method is: a frozen dataclass whose fields are its hyper-parameters, with six functions.
+"""What a training method is: a frozen dataclass whose fields are its hyper-parameters, with three functions.
 
-Those of this package define `loss_terms` and have `loss` from `LossOfTerms`.
+What only some methods have is a small protocol each: `thoughts.thinking.Thinks`, `Predicts`, `Compares`, `Counts`,
+`AsksAnother`, `Fractional`. Those of this package define `loss_terms` and have `loss` from `LossOfTerms`.
 """
 
 from collections.abc import Sequence
@@ -11,9 +12,13 @@ from qstar import settings
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
+from qstar.models.thinker import Tokens
 from qstar.settings import Share
 from qstar.structs import Batch, Loss, Metrics
 from qstar.typing import Array, Float, Int, Key, Params
+
+TOKEN_IDS = ("delimiter_id", "dot_id", "forbidden_ids")
+"""Fields of methods in files of earlier versions, from when methods held the ids of their tokens."""
 
 
 class Vocabulary(Protocol):
@@ -22,28 +27,52 @@ class Vocabulary(Protocol):
     def id_of(self, text: str) -> int | None: ...
 
 
+@dataclass(frozen=True)
+class Models:
+    """The bound models that a loss sees."""
+
+    policy: Any  # the one that trains
+    reference: Any = None  # the one it is compared with, where the method asks (`Compares`); no gradient reaches it
+    reference_method: "Method | None" = None  # that trained the reference: this one, or that of the run it is from
+
+
 class Method(Protocol):
     headline: ClassVar[tuple[str, ...]]  # metrics to steer by, which the progress of training shows
 
-    def resolve(self, vocabulary: Vocabulary) -> "Method":
-        """This method with the token ids behind its strings. Raises ValueError for text that is no single token."""
+    def definition(self, lm: LMConfig, vocabulary: Vocabulary | None = None) -> Definition:
+        """The model that the method trains, which knows the ids of the tokens that the method names.
 
-    def definition(self, lm: LMConfig) -> Definition:
-        """The model that the method trains."""
+        `vocabulary` may be left out where it names none. Raises ValueError for text that is no single token.
+        """
 
-    def start_from(self, lm_cfg: LMConfig, lm: Params, key: Key) -> Params:
-        """Its weights around those of a pretrained language model."""
+    def start_from(self, definition: Definition, lm: Params, key: Key) -> Params:
+        """Weights of that model around those of a pretrained language model."""
 
-    def loss(self, model: Any, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
-        """Loss of a batch and what to log. `model` is the bound definition."""
+    def loss(self, models: Models, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        """Loss of a batch and what to log."""
+
+
+@runtime_checkable
+class Predicts(Protocol):
+    """A method that does not think, as far as evaluations ask."""
+
+    def predict(self, model: Any, batch: Batch, anchors: Int[Array, "B A"]) -> Float[Array, "B A V"]:
+        """Log-probs of the token after each anchor."""
+
+
+@runtime_checkable
+class Counts(Protocol):
+    """A method that counts what its step computes, for comparisons at equal FLOPs and for the memory of a step."""
 
     def passes(self, length: int) -> Sequence[Pass]:
-        """What a step computes on one window of `length` tokens, for comparisons at equal FLOPs."""
+        """On one window of `length` tokens."""
 
-    def predict(
-        self, model: Any, batch: Batch, anchors: Int[Array, "B A"], key: Key, think: bool, greedy: bool
-    ) -> Float[Array, "B A V"]:
-        """Log-probs of the token after each anchor, with or without thinking where the method thinks."""
+
+@runtime_checkable
+class Fractional(Protocol):
+    """A method with a setting for the share of the positions that think: a lower one takes less memory."""
+
+    think_fraction: float
 
 
 @dataclass(frozen=True)
@@ -73,15 +102,15 @@ class LossOfTerms:
     whole batch, so that the gradient is that of one batch.
     """
 
-    def loss_terms(self, model: Any, batch: Batch, key: Key, *reference: "Bound") -> tuple[Loss, Metrics]:
+    def loss_terms(self, models: Models, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
         """The loss as sums and counts, and what to log besides its value; the arguments are those of `loss`.
 
         Counts may depend on the batch, on the key and on what the model computes, but no gradient flows through them.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define loss_terms")
 
-    def loss(self, model: Any, batch: Batch, key: Key, *reference: "Bound") -> tuple[Float[Array, ""], Metrics]:
-        found, metrics = self.loss_terms(model, batch, key, *reference)
+    def loss(self, models: Models, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
+        found, metrics = self.loss_terms(models, batch, key)
         return found.value, metrics | found.logged
 
 
@@ -94,30 +123,38 @@ def check_micro_batches(method: Method, count: int) -> None:
         )
 
 
-@dataclass(frozen=True)
-class Bound:
-    """A method and its bound model."""
-
-    method: Method
-    model: Any
-
-
 @runtime_checkable
 class Compares(Protocol):
-    """A method whose loss compares: it asks for reference weights by having `reference`, and its loss gets them."""
+    """A method whose loss compares: it asks for reference weights, and finds them in its `Models`."""
 
     @property
     def reference(self) -> Reference: ...
 
-    def loss(self, model: Any, batch: Batch, key: Key, reference: Bound) -> tuple[Float[Array, ""], Metrics]:
-        """As `Method.loss`. `reference.method` is this method, or that of the run which the weights are from.
 
-        A method that names a run has `other_passes(method of the run, length)` too: what its model computes in a step.
-        """
+@runtime_checkable
+class AsksAnother(Protocol):
+    """A method that compares with the model of another run, and counts what that computes in a step."""
+
+    def other_passes(self, other: Method, length: int) -> Sequence[Pass]:
+        """Besides the method's own; `other` is the method of that run."""
 
 
-def single_token(vocabulary: Vocabulary, text: str, field: str) -> int:
-    found = vocabulary.id_of(text)
+def thought_tokens(
+    vocabulary: Vocabulary | None, delimiter: str | None, forbidden: Sequence[str], dot: str | None = None
+) -> Tokens:
+    """The ids of these texts; without a vocabulary the delimiter is left open.
+
+    Raises ValueError for text that is no single token.
+    """
+    return Tokens(
+        None if delimiter is None or vocabulary is None else single_token(vocabulary, delimiter, "delimiter"),
+        None if dot is None else single_token(vocabulary, dot, "dot"),
+        tuple(single_token(vocabulary, text, "forbidden") for text in forbidden),
+    )
+
+
+def single_token(vocabulary: Vocabulary | None, text: str, field: str) -> int:
+    found = None if vocabulary is None else vocabulary.id_of(text)
     if found is None:
         raise ValueError(f"method.{field} = {text!r} is not one token of this model's tokenizer; choose text that is")
     return found

@@ -9,7 +9,6 @@ Preset `quiet_star` is Algorithm 1 with the values of Appendix A (Zelikman et al
 released code; the fields say what differs, and experiments/quiet_star/switches.md lists it.
 """
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -18,20 +17,21 @@ import jax.numpy as jnp
 from flax import struct
 
 from qstar import settings
-from qstar.methods.protocol import LossOfTerms, Vocabulary, single_token
+from qstar.methods.protocol import LossOfTerms, Models, Vocabulary, thought_tokens
 from qstar.models import thinker as thinker_model
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import INITS, MIXINGS, SIDES, Thinker, ThinkerConfig
-from qstar.settings import Count, NonNegative, OneOf, Positive, PositiveShare, Range, Share, Whole
-from qstar.structs import Batch, Credit, Loss, Mean, Metrics, Talk, Term, Text
+from qstar.settings import Count, NonNegative, OneOf, Positive, PositiveShare, Share, Whole
+from qstar.structs import Batch, Context, Credit, Loss, Mean, Metrics, Talk, Term
 from qstar.thoughts import anchors as where
 from qstar.thoughts.credit import BASELINES, credit, importance, reinforce
-from qstar.thoughts.fill import FILLS, Inner, fill
-from qstar.thoughts.predict import Prediction, predict
-from qstar.thoughts.talk import MIXES, talk
-from qstar.typing import Array, Float, Int, Key, Params
+from qstar.thoughts.fill import FILLS, Inner
+from qstar.thoughts.predict import Prediction
+from qstar.thoughts.talk import MIXES
+from qstar.thoughts.thinking import Thinking
+from qstar.typing import Array, Float, Key, Params
 
 POSITIONS = ("counted", "official")
 
@@ -117,13 +117,9 @@ class QuietStar(LossOfTerms):
     delimiter_scale: Positive = 1.0
     dot: str = "."  # token that `fill=dots` repeats
     forbidden: tuple[str, ...] = ()  # tokens never sampled in a thought
-    delimiter_id: Annotated[int, Range(-1)] = -1  # of `delimiter`: found by `resolve`
-    dot_id: Annotated[int, Range(-1)] = -1  # of `dot`: found by `resolve`
-    forbidden_ids: tuple[Whole, ...] = ()  # of `forbidden`: found by `resolve`
 
     def __post_init__(self):
         object.__setattr__(self, "forbidden", tuple(self.forbidden))
-        object.__setattr__(self, "forbidden_ids", tuple(self.forbidden_ids))
         settings.check(self, "method")
         thinker_model.check_start(self.mixing, self.mixing_start)
         if self.positions == "official" and self.think_fraction < 1:
@@ -144,19 +140,22 @@ class QuietStar(LossOfTerms):
     def reinforces(self) -> bool:
         return self.fill == "sampled" and self.beta > 0 and self.thought_len > 0
 
-    def resolve(self, vocabulary: Vocabulary) -> "QuietStar":
-        return dataclasses.replace(
-            self,
-            delimiter_id=self._delimiter_id(vocabulary),
-            dot_id=single_token(vocabulary, self.dot, "dot") if self.fill == "dots" else -1,
-            forbidden_ids=tuple(single_token(vocabulary, text, "forbidden") for text in self.forbidden),
+    @property
+    def thinking(self) -> Thinking:
+        return Thinking(
+            thought_len=self.thought_len,
+            num_thoughts=self.num_thoughts,
+            lookahead=self.lookahead,
+            mix=self.mix,
+            temperature=self.temperature,
+            score_temperature=self.reinforce_temperature,
+            fill=self.fill,
+            scored=self.reinforces,
+            mixing=self.mixing != "none",
         )
 
-    def _delimiter_id(self, vocabulary: Vocabulary) -> int:
-        wanted = self.delimiter_init == "token"
-        return single_token(vocabulary, self.delimiter, "delimiter") if wanted else -1
-
-    def thinker(self, lm: LMConfig) -> ThinkerConfig:
+    def thinker(self, lm: LMConfig, vocabulary: Vocabulary | None = None) -> ThinkerConfig:
+        delimiter = self.delimiter if self.delimiter_init == "token" else None
         return ThinkerConfig(
             lm,
             self.delimiter_scale,
@@ -164,65 +163,30 @@ class QuietStar(LossOfTerms):
             mixing=self.mixing,
             mixing_side=self.mixing_side,
             mixing_start=self.mixing_start,
+            tokens=thought_tokens(vocabulary, delimiter, self.forbidden, self.dot if self.fill == "dots" else None),
         )
 
-    def definition(self, lm: LMConfig) -> Definition:
-        return thinker_model.definition(self.thinker(lm))
+    def definition(self, lm: LMConfig, vocabulary: Vocabulary | None = None) -> Definition:
+        return thinker_model.definition(self.thinker(lm, vocabulary))
 
-    def start_from(self, lm_cfg: LMConfig, lm: Params, key: Key) -> Params:
-        return thinker_model.from_lm(self.thinker(lm_cfg), lm, self.delimiter_id, key, self.delimiter_init)
+    def start_from(self, definition: Definition, lm: Params, key: Key) -> Params:
+        return thinker_model.from_lm(definition.abstract_model.cfg, lm, key, self.delimiter_init)
 
-    def inner(
-        self,
-        thinker: Thinker,
-        text: Text,
-        batch: Batch,
-        anchors: Array,
-        key: Key,
-        num_thoughts: int,
-        temperature: float,
-    ) -> Inner:
-        return fill(
-            self.fill,
-            thinker,
-            text,
-            batch,
-            anchors,
-            key,
-            thought_len=self.thought_len,
-            num_thoughts=num_thoughts,
-            temperature=temperature,
-            forbidden=self.forbidden_ids,
-            dot=self.dot_id,
-        )
+    def loss_terms(self, models: Models, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
+        return self.judged(models.policy, *self.drawn(models.policy, batch, key))
 
-    def talk(self, thinker: Thinker, text: Text, batch: Batch, anchors: Array, inner: Inner) -> Talk:
-        found = talk(
-            thinker,
-            text,
-            batch,
-            anchors,
-            inner.embedding,
-            inner.tokens if self.reinforces else None,
-            lookahead=self.lookahead,
-            mix=self.mix,
-            temperature=self.reinforce_temperature,
-            forbidden=self.forbidden_ids,
-        )
-        return found.replace(behaviour=inner.logprobs if self.importance_weights else None)
-
-    def loss_terms(self, model: Thinker, batch: Batch, key: Key) -> tuple[Loss, Metrics]:
-        talk = self.drawn(model, batch, key)[-1]
-        terms = self.terms(talk, batch)
-        return terms.parts, self.metrics(talk, batch, terms)
-
-    def drawn(self, model: Thinker, batch: Batch, key: Key) -> tuple[Array, Text, Talk]:
-        """The anchors of a step, its text, and its thoughts, scored."""
+    def drawn(self, model: Thinker, batch: Batch, key: Key) -> tuple[Context, Talk]:
+        """The thoughts of a step, scored."""
         where_key, fill_key = jax.random.split(key)
         anchors = where.choose(batch, self.think_fraction, where_key)
-        text = model.lm.text(batch)
-        inner = self.inner(model, text, batch, anchors, fill_key, self.num_thoughts, self.temperature)
-        return anchors, text, self.talk(model, text, batch, anchors, inner)
+        context = Context(model.lm.text(batch), batch, anchors)
+        inner = self.thinking.drawn(model, context, fill_key)
+        return context, self.thinking.talk(model, context, inner)
+
+    def judged(self, model: Thinker, context: Context, talk: Talk) -> tuple[Loss, Metrics]:
+        """Loss and metrics of scored thoughts."""
+        terms = self.terms(talk, context.batch)
+        return terms.parts, self.metrics(talk, context.batch, terms)
 
     def objective(self, talk: Talk, batch: Batch) -> tuple[Float[Array, ""], Metrics]:
         """Loss and metrics of scored thoughts.
@@ -280,49 +244,9 @@ class QuietStar(LossOfTerms):
         return logged
 
     def passes(self, length: int) -> tuple[Pass, ...]:
-        return self.passes_at(where.how_many(self.think_fraction, length), length)
-
-    def passes_at(self, positions: int, length: int) -> tuple[Pass, ...]:
-        """Reading the text, sampling where thoughts are sampled, and all columns of these many positions at once."""
-        thoughts = positions * self.num_thoughts
-        own, sampled = self.thought_len + 1 + self.lookahead, thoughts * self.thought_len
-        mixing = 0 if self.mixing == "none" else thoughts * self.lookahead
-        logits = thoughts * self.lookahead + (sampled if self.reinforces else 0)
-        text = Pass(length, length, length - 1)
-        sampling = Pass(
-            sampled,
-            length + self.thought_len,
-            sampled,
-            gradient=False,
-            phase="sampling",
-            thoughts=thoughts,
-            runs=self.thought_len,
-        )
-        columns = Pass(thoughts * own, length + own, logits, mixing, phase="columns", thoughts=thoughts)
-        return (text, sampling, columns) if self.fill in ("sampled", "shuffled") else (text, columns)
-
-    def predict(
-        self, model: Thinker, batch: Batch, anchors: Int[Array, "B A"], key: Key, think: bool, greedy: bool
-    ) -> Float[Array, "B A V"]:
-        found = self.predictions(model, batch, anchors, key, greedy)[1]
-        return found.mixed[:, 0] if think else found.base
-
-    def predictions(
-        self, model: Thinker, batch: Batch, anchors: Array, key: Key, greedy: bool, num_thoughts: int = 1
-    ) -> tuple[Inner, Prediction]:
-        """Thoughts at the anchors and what they do to the next token."""
-        return self.think(model, model.lm.text(batch), batch, anchors, key, greedy, num_thoughts)
+        return self.thinking.passes(where.how_many(self.think_fraction, length), length)
 
     def think(
-        self,
-        model: Thinker,
-        text: Text,
-        batch: Batch,
-        anchors: Array,
-        key: Key,
-        greedy: bool,
-        num_thoughts: int = 1,
+        self, model: Thinker, context: Context, key: Key, greedy: bool, num_thoughts: int = 1
     ) -> tuple[Inner, Prediction]:
-        """The same where the text has been read already."""
-        inner = self.inner(model, text, batch, anchors, key, num_thoughts, 0.0 if greedy else self.temperature or 1.0)
-        return inner, predict(model, text, batch, anchors, inner, self.mix)
+        return self.thinking.think(model, context, key, greedy, num_thoughts)

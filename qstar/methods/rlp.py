@@ -15,13 +15,13 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 
-from qstar.methods.protocol import Bound, Reference
+from qstar.methods.protocol import Models, Reference
 from qstar.methods.straight import Straight
 from qstar.models.cost import Pass
 from qstar.models.thinker import Thinker
 from qstar.ops import vocabulary
 from qstar.settings import NonNegative, Positive, Range, Share, Whole
-from qstar.structs import Batch, Loss, Mean, Metrics, Term, Text
+from qstar.structs import Batch, Context, Loss, Mean, Metrics, Term
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.talk import base_hidden
@@ -49,18 +49,15 @@ class RLP(Straight):
     def reference(self) -> Reference:
         return Reference(decay=self.reference_decay)
 
-    def judged(
-        self, model: Thinker, text: Text, batch: Batch, anchors: Array, inner: Inner, reference: Bound
-    ) -> tuple[Loss, Metrics]:
-        """Loss and metrics of given thoughts."""
-        talk = self.thinking().talk(model, text, batch, anchors, inner)
-        baseline = no_thought(reference.model, batch, anchors)
+    def judged(self, models: Models, context: Context, inner: Inner) -> tuple[Loss, Metrics]:
+        talk = self.thinking.talk(models.policy, context, inner)
+        baseline = no_thought(models.reference, context.batch, context.anchors)
         reward = talk.mixed[..., 0] - baseline[:, None]
         per_token = surrogate(talk.thought, inner.logprobs, advantages(reward), self.clip_low, self.clip_high)
         judged = jnp.broadcast_to(talk.counts.any(-1)[:, None], reward.shape)
         loss = Loss((Term.of(-per_token.mean(-1), judged),))
         return loss, {
-            "nll": Mean.of(-talk.text, where.next_counts(batch)),
+            "nll": Mean.of(-talk.text, where.next_counts(context.batch)),
             "nll_mixed": Mean.of(-talk.mixed[..., 0], judged),
             "reward": Mean.of(reward, judged),
             "helped": Mean.of((reward > 0).astype(reward.dtype), judged),

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from qstar import settings
 from qstar.methods.lm import PlainLM
-from qstar.models.lm import LM
+from qstar.methods.protocol import Models
 from qstar.settings import OneOf
 from qstar.structs import Examples, Loss, Mean, Metrics, Term
 from qstar.thoughts.anchors import next_counts
@@ -35,7 +35,8 @@ class SFT(PlainLM):
     def __post_init__(self):
         settings.check(self, "method")
 
-    def loss_terms(self, model: LM, batch: Examples, key: Key) -> tuple[Loss, Metrics]:
+    def loss_terms(self, models: Models, batch: Examples, key: Key) -> tuple[Loss, Metrics]:
+        model = models.policy
         text = model.text(batch)
         logprobs = model.next_logprobs(text, batch.tokens)
         counts = next_counts(batch)

@@ -53,6 +53,11 @@ class Definition:
         return nnx.merge(self._graph, params)
 
     @property
+    def abstract_model(self) -> Any:
+        """The module with shapes for weights: what is asked for its configuration."""
+        return self.bind(self.abstract)
+
+    @property
     def abstract(self) -> Params:
         """Shapes and types of the weights, as a tree of `jax.ShapeDtypeStruct`."""
         return self._abstract

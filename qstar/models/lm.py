@@ -241,6 +241,16 @@ class LM(nnx.Module):
             self.head = param(rngs, fan_in(cfg.width), (cfg.vocab, cfg.width), ("vocab", "embed"))
 
     @property
+    def lm(self) -> "LM":
+        """Itself: any model's language model is its `lm`."""
+        return self
+
+    @property
+    def forbidden(self) -> tuple[int, ...]:
+        """Ids that the model does not generate."""
+        return ()
+
+    @property
     def dtype(self) -> jnp.dtype:
         return jnp.dtype(self.cfg.dtype)
 

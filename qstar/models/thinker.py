@@ -36,6 +36,15 @@ def check_start(mixing: str, start: float | None) -> None:
 
 
 @dataclass(frozen=True)
+class Tokens:
+    """Ids of the tokens that thoughts are made with, in the model's vocabulary."""
+
+    delimiter: int | None = None  # whose embedding start and end begin as, where they begin as one
+    dot: int | None = None  # that fills thoughts of dots
+    forbidden: tuple[int, ...] = ()  # never sampled in a thought
+
+
+@dataclass(frozen=True)
 class ThinkerConfig:
     """What is added to the language model.
 
@@ -57,6 +66,7 @@ class ThinkerConfig:
     mixing_side: Annotated[str, OneOf(SIDES)] = "thought"
     mixing_start: Share | None = None
     gate: bool = False
+    tokens: Tokens = Tokens()
 
     def __post_init__(self):
         settings.check(self, "method")
@@ -128,6 +138,11 @@ class Thinker(nnx.Module):
             self.gate = Gate(width, rngs)
 
     @property
+    def forbidden(self) -> tuple[int, ...]:
+        """Ids that the model does not generate."""
+        return self.cfg.tokens.forbidden
+
+    @property
     def start_embedding(self) -> Float[Array, "D"]:
         return self.lm.scaled((self.start[...] * self.cfg.delimiter_scale).astype(self.lm.dtype))
 
@@ -168,25 +183,30 @@ def definition(cfg: ThinkerConfig) -> Definition:
     return Definition(lambda rngs: Thinker(cfg, rngs))
 
 
-def from_lm(cfg: ThinkerConfig, lm: Params, delimiter_id: int, key: Key, init: str = "token") -> Params:
+def from_lm(cfg: ThinkerConfig, lm: Params, key: Key, init: str = "token") -> Params:
     """Thinker weights around pretrained ones.
 
-    `init` is what start, end and pause begin as: `token`, the embedding of one chosen token ("both initialised to the
+    `init` is what start, end and pause begin as: `token`, the embedding of the delimiter ("both initialised to the
     embedding of '---'", Quiet-STaR); `random`, independent normal numbers of the size of the table's; `mean`, the mean
     of the table's rows.
     """
+    if init == "token" and cfg.tokens.delimiter is None:
+        raise ValueError(
+            "cfg.tokens.delimiter = None with init = 'token': expected the id of the token whose embedding start and "
+            "end begin as; define the model with its tokenizer, or choose init='random' or init='mean'"
+        )
     definition(cfg).check({**definition(cfg).abstract, "lm": lm}, "the language model's weights")
-    return {**_added(cfg, lm["embedding"], delimiter_id, key, init), "lm": lm}
+    return {**_added(cfg, lm["embedding"], key, init), "lm": lm}
 
 
 # Jitted, so that the language model, which is there already, is not drawn as well: dozens of programs to compile.
 @functools.partial(jax.jit, static_argnames=("cfg", "init"))
-def _added(cfg: ThinkerConfig, table: Float[Array, "V D"], delimiter_id: int, key: Key, init: str) -> Params:
+def _added(cfg: ThinkerConfig, table: Float[Array, "V D"], key: Key, init: str) -> Params:
     """What is added to a language model with this embedding table."""
     params = {name: part for name, part in definition(cfg).init(key).items() if name != "lm"}
     for name in ("start", "end", "pause") if cfg.pause else ("start", "end"):
         if init == "token":
-            begin = table[delimiter_id]
+            begin = table[cfg.tokens.delimiter]
         elif init == "random":
             # Drawn with variance 1 / width; see `Thinker`.
             begin = params[name] * (cfg.lm.width**0.5 * jnp.std(table))

@@ -16,15 +16,15 @@ from qstar.config import TrainConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Compares, Method
-from qstar.models import lm, lora
-from qstar.models.definition import differences, join, shapes
+from qstar.models import lm, lora, thinker
+from qstar.models.definition import Definition, differences, join, shapes
 from qstar.models.formats import companions, gguf, hf, llama2c, peft
 from qstar.models.formats.weights import finite, inside
 from qstar.models.lm import LMConfig
 from qstar.models.sources import KINDS, Pretrained, Scratch
 from qstar.policy import Policy
 from qstar.runs import stored
-from qstar.thoughts.predict import Thinks
+from qstar.thoughts.thinking import Thinks
 from qstar.training import checkpoint, metrics
 from qstar.typing import Params
 
@@ -254,8 +254,7 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     cfg = configs.load(path / "config.yaml")
     config = stored.shape(path / "lm.json")
     tokenizer = stored.tokenizer_of(path)
-    method = cfg.method.resolve(tokenizer)
-    definition = lora.adapted(method.definition(config), cfg.lora)
+    definition = lora.adapted(cfg.method.definition(config, tokenizer), cfg.lora)
     with checkpoint.Checkpoints(path / "checkpoints", every=1, keep=2**31) as saved:
         step = saved.latest if step is None else step
         trained = saved.load_params(step)
@@ -264,7 +263,7 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     )
     definition.check(params, f"the weights of {path}")
     return Run(
-        method,
+        cfg.method,
         definition,
         params,
         tokenizer,
@@ -275,6 +274,15 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
         config=cfg,
         step=step,
     )
+
+
+def definition_for(run: Run, method: Method) -> Definition:
+    """The model of a run as another setting of its method asks it: with the tokens that this one names."""
+    if not isinstance(method, Thinks):
+        return run.definition
+    tokens = method.definition(run.lm, run.tokenizer).abstract_model.cfg.tokens
+    cfg = dataclasses.replace(run.definition.abstract_model.cfg, tokens=tokens)
+    return lora.adapted(thinker.definition(cfg), run.config.lora)
 
 
 def other_model(method: Method, loaded: Policy) -> Policy | None:
@@ -302,11 +310,12 @@ def carried_on(loaded: Policy, method: Method) -> Params:
 
     Raises ValueError where a number of theirs means something else to `method` than it did in that run.
     """
-    definition = method.definition(loaded.lm)
+    definition = method.definition(loaded.lm, loaded.tokenizer)
     kept = {name: part for name, part in loaded.extras.items() if name in definition.abstract}
     if not kept:
         return {}
-    new, old = (one.bind(one.abstract).cfg for one in (definition, loaded.method.definition(loaded.lm)))
+    trained = loaded.method.definition(loaded.lm, loaded.tokenizer)
+    new, old = definition.abstract_model.cfg, trained.abstract_model.cfg
     for part, fields in MEANINGS.items():
         for name in fields if part in kept else ():
             if getattr(new, name) != getattr(old, name):

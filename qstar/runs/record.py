@@ -17,7 +17,7 @@ from qstar.evals.suite import Evaluator, Row
 from qstar.models.definition import Definition
 from qstar.structs import TrainState
 from qstar.thoughts import read
-from qstar.thoughts.predict import Thinks
+from qstar.thoughts.thinking import Thinks
 from qstar.training import console
 from qstar.training.step import weights
 from qstar.typing import Params

@@ -35,7 +35,7 @@ from qstar.runs.record import Reader, Record
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, TrainState
 from qstar.thoughts import read
-from qstar.thoughts.predict import Thinks
+from qstar.thoughts.thinking import Thinks
 from qstar.training import build, checkpoint, console, layout, loop, machine, optim, room
 from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
@@ -64,7 +64,7 @@ class Result:
 class Arm:
     """One of the models that are trained side by side, with all that its training takes."""
 
-    cfg: TrainConfig  # its method resolved
+    cfg: TrainConfig
     directory: Path
     program: Program
     extras: Params  # weights beside the language model's that it goes on from
@@ -120,10 +120,15 @@ def _run(arms: Sequence[Arm], loaded: Policy, known: Mapping[str, float]) -> Res
 def _mesh(cfg: TrainConfig, loaded: Policy) -> jax.sharding.Mesh:
     if not cfg.mesh.auto:
         return sharding.make_mesh(cfg.mesh)
-    method = cfg.method.resolve(loaded.tokenizer)
-    other, here = load.other_model(method, loaded), sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
-    program = Program.of(method, loaded.lm, here, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
+    here = sharding.make_mesh(MeshConfig(), jax.local_devices()[:1])
+    program = _program(cfg, cfg.method, loaded, here)
     return layout.picked(program, cfg.batch_size // cfg.micro_batches)
+
+
+def _program(cfg: TrainConfig, method: Method, loaded: Policy, mesh: jax.sharding.Mesh) -> Program:
+    other = load.other_model(method, loaded)
+    settings = (cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora)
+    return Program.of(method, loaded.lm, mesh, *settings, other, loaded.tokenizer)
 
 
 def _check_sizes(cfg: TrainConfig, loaded: Policy, mesh: jax.sharding.Mesh) -> None:
@@ -154,9 +159,7 @@ def _arm(
     data: RandomAccess,
     texts: Sequence[Sequence[int]],
 ) -> Arm:
-    method = method.resolve(loaded.tokenizer)
-    other = load.other_model(method, loaded)
-    program = Program.of(method, loaded.lm, mesh, cfg.optim, cfg.steps, cfg.micro_batches, cfg.lora, other)
+    program = _program(cfg, method, loaded, mesh)
     extras = load.carried_on(loaded, method)
     evaluator = Evaluator(cfg.eval, method, program.definition, loaded.tokenizer)
     told = tables.left_out(evaluator.fit())
@@ -340,7 +343,7 @@ def _account(program: Program) -> str:
 
 def _meter(cfg: TrainConfig, program: Program) -> machine.Meter:
     passes = program.passes(cfg.data.length)
-    thoughts = max(one.thoughts for one in passes)
+    thoughts = max((one.thoughts for one in passes), default=0)
     flops = cost.flops(program.lm, passes, frozen=bool(program.definition.frozen))
     peak = machine.peak_flops(program.mesh, program.lm.dtype, 1e12 * cfg.peak_tflops)
     rows = cfg.batch_size

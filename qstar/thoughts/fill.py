@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import struct
 
 from qstar.models.thinker import Thinker
-from qstar.structs import Batch, Text
+from qstar.structs import Context
 from qstar.thoughts.sample import sample
 from qstar.typing import Array, Float, Int, Key, typed
 
@@ -30,40 +30,28 @@ class Inner:
 def fill(
     kind: str,
     thinker: Thinker,
-    text: Text,
-    batch: Batch,
-    anchors: Int[Array, "B A"],
+    context: Context,
     key: Key,
     *,
     thought_len: int,
     num_thoughts: int,
     temperature: float = 1.0,
-    forbidden: tuple[int, ...] = (),
-    dot: int = 0,
 ) -> Inner:
-    """The inner columns of R thoughts of T tokens per anchor; `dot` is the id that `dots` repeats."""
-    shape = (anchors.shape[0], num_thoughts, anchors.shape[1], thought_len)
+    """The inner columns of R thoughts of T tokens per anchor."""
+    rows, count = context.anchors.shape
+    shape = (rows, num_thoughts, count, thought_len)
     if kind == "pause":
         pause = thinker.lm.scaled(thinker.pause[...].astype(thinker.lm.dtype))
         return Inner(jnp.broadcast_to(pause, (*shape, thinker.lm.cfg.width)), None)
     if kind == "dots":
-        tokens, logprobs = jnp.full(shape, dot), None
+        tokens, logprobs = jnp.full(shape, thinker.cfg.tokens.dot), None
     else:
         deal, draw = jax.random.split(key)
-        thoughts = sample(
-            thinker,
-            text,
-            batch,
-            anchors,
-            draw,
-            thought_len=thought_len,
-            num_thoughts=num_thoughts,
-            temperature=temperature,
-            forbidden=forbidden,
-        )
+        sizes = {"thought_len": thought_len, "num_thoughts": num_thoughts}
+        thoughts = sample(thinker, context, draw, **sizes, temperature=temperature)
         tokens, logprobs = thoughts.tokens, thoughts.logprobs
         if kind == "shuffled":
             tokens = jnp.moveaxis(tokens, 1, 2).reshape(-1, num_thoughts, thought_len)
-            tokens = jax.random.permutation(deal, tokens).reshape(shape[0], shape[2], num_thoughts, thought_len)
+            tokens = jax.random.permutation(deal, tokens).reshape(rows, count, num_thoughts, thought_len)
             tokens, logprobs = jnp.moveaxis(tokens, 2, 1), None
     return Inner(thinker.lm.embed(tokens), tokens, logprobs)

@@ -17,20 +17,14 @@ import numpy as np
 from flax import struct
 
 from qstar.decoding import sampling, write
-from qstar.decoding.cache import language_model
 from qstar.decoding.sampling import Choice
 from qstar.models.definition import Definition
 from qstar.models.lm import LM, Block
-from qstar.models.thinker import Thinker
 from qstar.ops import attention, rows
-from qstar.structs import Batch, Text
-from qstar.thoughts.fill import Inner
-from qstar.thoughts.predict import Prediction, Thinks
+from qstar.structs import ROWS, Batch, Context, Text
 from qstar.thoughts.read import Effect, Reading, effect, steps
+from qstar.thoughts.thinking import Thinks, think_by_row
 from qstar.typing import Array, Float, Int, Key, Keys, Params, typed
-
-_ROWS = Text(hidden=0, key=1, value=1, position=0)
-"""The axis of each leaf that counts the rows."""
 
 
 @struct.dataclass
@@ -76,10 +70,11 @@ def generate(
     think: bool = True,
     greedy_thoughts: bool = True,
     samples: int = 1,
-    forbidden: tuple[int, ...] = (),
     stop: tuple[int, ...] = (),
 ) -> Generated:
     """Continue prompts, of any lengths, by up to M = max_new_tokens tokens, each `samples` times: B rows in all.
+
+    Ids that the model forbids are neither thought nor written.
 
     Args:
         key: or a key for each of the B rows. What is drawn for a row, its thoughts included, depends on its own key
@@ -88,7 +83,6 @@ def generate(
         temperature: of the text; 0 takes the likeliest token.
         greedy_thoughts: thoughts take the likeliest token, else they are sampled at the method's temperature.
         samples: continuations of a prompt, which is read once for all of them.
-        forbidden: ids that are neither thought nor written, besides the method's own.
         stop: ids that end a text.
 
     One program is compiled for each pair of powers of two that hold the longest prompt and M.
@@ -104,10 +98,10 @@ def generate(
             f"max_new_tokens = {max_new_tokens}, samples = {samples}, temperature = {temperature}: at least 1, at "
             "least 1 and at least 0 are wanted"
         )
-    cfg = language_model(definition.bind(definition.abstract)).cfg
+    model = definition.abstract_model
+    cfg = model.lm.cfg
     rows.check(prompts, cfg.vocab, cfg.max_len, more=max_new_tokens)
-    masked = tuple(sorted({*getattr(method, "forbidden_ids", ()), *forbidden}))
-    choice = Choice(float(temperature), forbidden_ids=masked, stop_ids=tuple(stop))
+    choice = Choice(float(temperature), forbidden_ids=model.forbidden, stop_ids=tuple(stop))
     choice.check(cfg.vocab)
     keys = sampling.row_keys(key, len(prompts) * samples)
     if not think:
@@ -117,7 +111,7 @@ def generate(
         return Generated(block.token[:, :max_new_tokens], block.count, block.logprob[:, :max_new_tokens], None)
     length = np.array([len(prompt) for prompt in prompts], np.int32)
     found = _write(
-        dataclasses.replace(method, forbidden_ids=masked),
+        method,
         definition,
         params,
         write.unrolled(definition, params),
@@ -163,7 +157,11 @@ def _write(
         # Prompts end at different places; behind them all rows stand at the same slot.
         anchors = jnp.where(step == 0, length - 1, width + step - 1)[:, None]
         think_keys, choose_keys = sampling.step_keys(keys, step)
-        inner, found = _think(method, model, text, batch, anchors, think_keys, greedy_thoughts)
+        context = Context(text, batch, anchors)
+        if greedy_thoughts or method.thinking.dealt:
+            inner, found = method.think(model, context, think_keys[0], greedy_thoughts)
+        else:
+            inner, found = think_by_row(method, model, context, think_keys)
         logprobs = found.mixed[:, 0, 0]
         token = sampling.choose(logprobs, choose_keys, choice).token
         effects = jax.tree.map(lambda leaf: leaf[:, 0], effect(inner, found, token[:, None]))
@@ -187,7 +185,7 @@ def _write(
 
 
 def _repeated(text: Text, times: int) -> Text:
-    return jax.tree.map(lambda leaf, axis: jnp.repeat(leaf, times, axis), text, _ROWS)
+    return jax.tree.map(lambda leaf, axis: jnp.repeat(leaf, times, axis), text, ROWS.text)
 
 
 def _with_room(prompt: Batch, length: Int[Array, "B"], room: int) -> Batch:
@@ -203,21 +201,6 @@ def _with_room(prompt: Batch, length: Int[Array, "B"], room: int) -> Batch:
 def _enlarged(text: Text, batch: Batch, room: int) -> Text:
     pad = lambda leaf, axis: jnp.pad(leaf, [(0, room if i == axis else 0) for i in range(leaf.ndim)])  # noqa: E731
     return Text(pad(text.hidden, 1), pad(text.key, 2), pad(text.value, 2), batch.position)
-
-
-def _think(
-    method: Thinks, model: Thinker, text: Text, batch: Batch, anchors: Int[Array, "B 1"], keys: Keys, greedy: bool
-) -> tuple[Inner, Prediction]:
-    """One thought a row, drawn by the row's own key."""
-    if greedy or getattr(method, "fill", None) == "shuffled":
-        return method.think(model, text, batch, anchors, keys[0], greedy)
-
-    def one_row(text, batch, anchors, key):
-        text = jax.tree.map(jnp.expand_dims, text, _ROWS)
-        batch, anchors = jax.tree.map(lambda leaf: leaf[None], (batch, anchors))
-        return jax.tree.map(lambda leaf: leaf[0], method.think(model, text, batch, anchors, key, greedy))
-
-    return jax.vmap(one_row, (_ROWS, 0, 0, 0))(text, batch, anchors, keys)
 
 
 @typed

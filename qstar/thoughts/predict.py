@@ -1,16 +1,14 @@
 """The next token, with and without a thought, at chosen positions: what evaluation, reading and generation look at."""
 
-from typing import Protocol, runtime_checkable
-
 import jax
 import jax.numpy as jnp
 from flax import struct
 
 from qstar.models.thinker import Thinker
-from qstar.structs import Batch, Text
+from qstar.structs import Context
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.talk import base_hidden, mix_hidden, thought_columns
-from qstar.typing import Array, Float, Int, Key, typed
+from qstar.typing import Array, Float, typed
 
 
 @struct.dataclass
@@ -22,32 +20,12 @@ class Prediction:
     weight: Float[Array, "B R A"]  # share of the thought
 
 
-@runtime_checkable
-class Thinks(Protocol):
-    """A method that thinks (`methods.quiet_star`), as far as reading and generating ask: hashable and frozen."""
-
-    forbidden_ids: tuple[int, ...]
-
-    def think(
-        self,
-        model: Thinker,
-        text: Text,
-        batch: Batch,
-        anchors: Int[Array, "B A"],
-        key: Key,
-        greedy: bool,
-        num_thoughts: int = 1,
-    ) -> tuple[Inner, Prediction]: ...
-
-
 @typed
-def predict(
-    thinker: Thinker, text: Text, batch: Batch, anchors: Int[Array, "B A"], inner: Inner, mix: str
-) -> Prediction:
+def predict(thinker: Thinker, context: Context, inner: Inner, mix: str) -> Prediction:
     """Distributions after each thought. Keeps logits: ask for few anchors at a time."""
     lm = thinker.lm
-    after = thought_columns(thinker, text, batch, anchors, inner.embedding, 1)[:, :, :, -1]
-    hidden = base_hidden(text, anchors, 1)[:, :, 0]
+    after = thought_columns(thinker, context, inner.embedding, 1)[:, :, :, -1]
+    hidden = base_hidden(context.text, context.anchors, 1)[:, :, 0]
     weight = thinker.share(hidden[:, None], after)
     base = jax.nn.log_softmax(lm.logits(hidden))
     if mix == "hidden":

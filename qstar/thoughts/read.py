@@ -16,9 +16,10 @@ from flax import struct
 from qstar.models.definition import Definition
 from qstar.ops import rows
 from qstar.ops.chunk import slice_size
-from qstar.structs import Batch
+from qstar.structs import Batch, Context
 from qstar.thoughts.fill import Inner
-from qstar.thoughts.predict import Prediction, Thinks
+from qstar.thoughts.predict import Prediction
+from qstar.thoughts.thinking import Thinks
 from qstar.typing import Array, Float, Int, Key, Params, typed
 
 LIKELIEST = 5
@@ -189,7 +190,7 @@ def read(
     Raises:
         ValueError: a text that is empty, longer than the model's `max_len`, or has ids outside its vocabulary.
     """
-    cfg = definition.bind(definition.abstract).lm.cfg
+    cfg = definition.abstract_model.lm.cfg
     tokens = [int(token) for token in tokens]
     rows.check([tokens], cfg.vocab, cfg.max_len)
     width = rows.bucket(len(tokens))
@@ -218,7 +219,7 @@ def _effects(
 
     def one_slice(slice):
         anchors, key = slice
-        inner, found = method.think(thinker, text, batch, anchors, key, greedy, num_thoughts)
+        inner, found = method.think(thinker, Context(text, batch, anchors), key, greedy, num_thoughts)
         following = jnp.take_along_axis(batch.tokens, jnp.minimum(anchors + 1, size - 1), 1)
         return effect(inner, found, following)
 

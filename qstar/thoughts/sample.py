@@ -11,35 +11,26 @@ import jax.numpy as jnp
 
 from qstar.models.thinker import Thinker
 from qstar.ops import attention, vocabulary
-from qstar.structs import Batch, Text, Thoughts
-from qstar.typing import Array, Int, Key, typed
+from qstar.structs import Context, Thoughts
+from qstar.typing import Key, typed
 
 
 @typed
 def sample(
-    thinker: Thinker,
-    text: Text,
-    batch: Batch,
-    anchors: Int[Array, "B A"],
-    key: Key,
-    *,
-    thought_len: int,
-    num_thoughts: int,
-    temperature: float = 1.0,
-    forbidden: tuple[int, ...] = (),
+    thinker: Thinker, context: Context, key: Key, *, thought_len: int, num_thoughts: int, temperature: float = 1.0
 ) -> Thoughts:
     """R = num_thoughts thoughts of T = thought_len tokens per anchor; temperature 0 takes the likeliest token.
 
-    `forbidden` ids (the delimiters, where they have ids) are never sampled.
+    The model's forbidden ids (the delimiters, where they have ids) are never sampled.
     """
-    lm = thinker.lm
-    text = jax.lax.stop_gradient(text)
+    lm, anchors = thinker.lm, context.anchors
+    text = jax.lax.stop_gradient(context.text)
     rows, count = anchors.shape
     if thought_len == 0:
         empty = (rows, num_thoughts, count, 0)
         return Thoughts(jnp.zeros(empty, int), jnp.zeros(empty, jnp.promote_types(lm.dtype, jnp.float32)))
-    position = jnp.take_along_axis(batch.position, anchors, 1)
-    mask = attention.anchor_mask(batch.segment, anchors)
+    position = jnp.take_along_axis(context.batch.position, anchors, 1)
+    mask = attention.anchor_mask(context.batch.segment, anchors)
     shape = (rows, num_thoughts, count, 1, lm.cfg.width)
     start = jnp.broadcast_to(thinker.start_embedding[None, None, None, None], shape)
 
@@ -47,7 +38,8 @@ def sample(
         x, own = carry
         index, key = step
         hidden, own = lm.column(x, index, position, text, mask, own)
-        tokens, logprobs = vocabulary.sample(lm.logits, hidden[:, :, :, 0], key, lm.cfg.vocab, temperature, forbidden)
+        settings = (lm.cfg.vocab, temperature, thinker.forbidden)
+        tokens, logprobs = vocabulary.sample(lm.logits, hidden[:, :, :, 0], key, *settings)
         return (lm.embed(tokens)[:, :, :, None], own), (tokens, logprobs)
 
     first = (start, lm.own_keys(rows, num_thoughts, count, thought_len))

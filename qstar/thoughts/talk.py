@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from qstar.models.thinker import Thinker
 from qstar.ops import attention, vocabulary
-from qstar.structs import Batch, Talk, Text
+from qstar.structs import Context, Talk, Text
 from qstar.thoughts import anchors as where
 from qstar.typing import Array, Float, Int, typed
 
@@ -20,20 +20,16 @@ MIXES = ("hidden", "logprobs")
 
 @typed
 def thought_columns(
-    thinker: Thinker,
-    text: Text,
-    batch: Batch,
-    anchors: Int[Array, "B A"],
-    inner: Float[Array, "B R A T D"],
-    lookahead: int,
+    thinker: Thinker, context: Context, inner: Float[Array, "B R A T D"], lookahead: int
 ) -> Float[Array, "B R A C D"]:
     """Hidden states of all columns, C = T + 1 + N, for any inner tokens (given as embeddings)."""
+    batch, anchors = context.batch, context.anchors
     position = jnp.take_along_axis(batch.position, anchors, 1)
     mask = attention.anchor_mask(batch.segment, anchors)
     index = where.target_index(batch, anchors, lookahead)[:, :, : lookahead - 1]
     true = thinker.lm.embed(where.gather(batch.tokens, index))[:, None]
     true = jnp.broadcast_to(true, (*inner.shape[:3], *true.shape[3:]))
-    return thinker.lm.columns(thinker.columns_input(inner, true), position, text, mask)
+    return thinker.lm.columns(thinker.columns_input(inner, true), position, context.text, mask)
 
 
 @typed
@@ -55,16 +51,13 @@ def mix_hidden(
 @typed
 def talk(
     thinker: Thinker,
-    text: Text,
-    batch: Batch,
-    anchors: Int[Array, "B A"],
+    context: Context,
     inner: Float[Array, "B R A T D"],
     tokens: Int[Array, "B R A T"] | None,
     *,
     lookahead: int,
     mix: str = "logprobs",
     temperature: float = 1.0,
-    forbidden: tuple[int, ...] = (),
 ) -> Talk:
     """Score thoughts given as embeddings `inner`.
 
@@ -72,8 +65,9 @@ def talk(
     the logits of the thought's log-probs only (the REINFORCE temperature).
     """
     lm, vocab = thinker.lm, thinker.lm.cfg.vocab
+    text, batch, anchors = context.text, context.batch, context.anchors
     length = inner.shape[3]
-    hidden = thought_columns(thinker, text, batch, anchors, inner, lookahead)
+    hidden = thought_columns(thinker, context, inner, lookahead)
     after = hidden[:, :, :, length + 1 :]
     base = jnp.broadcast_to(base_hidden(text, anchors, lookahead)[:, None], after.shape)
     weight = thinker.share(base, after)
@@ -92,6 +86,7 @@ def talk(
     if tokens is None:
         thought = jnp.zeros(inner.shape[:4], mixed.dtype)
     else:
-        thought = vocabulary.logprobs(lm.logits, hidden[:, :, :, :length], tokens, 2, vocab, temperature, forbidden)
+        inside = hidden[:, :, :, :length]
+        thought = vocabulary.logprobs(lm.logits, inside, tokens, 2, vocab, temperature, thinker.forbidden)
     counts = where.target_counts(batch, anchors, lookahead)
     return Talk(text_logprobs, base_logprobs, mixed, thought, weight, counts, unchanged=unchanged)

@@ -14,7 +14,7 @@ from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import RandomAccess
 from qstar.data.tokenizer import Tokenizer
-from qstar.methods.protocol import Method
+from qstar.methods.protocol import AsksAnother, Counts, Method, Vocabulary
 from qstar.models import lora
 from qstar.models.cost import Pass
 from qstar.models.definition import Definition, join
@@ -73,7 +73,7 @@ def held_out(cfg, tokenizer: Tokenizer, training: RandomAccess, batch_size: int,
 class Program:
     """A method's model on a mesh, with its optimiser and its compiled step."""
 
-    method: Method  # resolved
+    method: Method
     lm: LMConfig
     definition: Definition
     mesh: jax.sharding.Mesh
@@ -94,12 +94,14 @@ class Program:
         micro_batches: int,
         adapters: LoraConfig | None = None,
         other: Policy | None = None,
+        vocabulary: Vocabulary | None = None,
     ) -> "Program":
-        """`other` is the model of the run that a method that compares names.
+        """`other` is the model of the run that a method that compares names, `vocabulary` that of the model.
 
-        Raises ValueError when the model's sizes do not divide over the mesh, or it has no place for the adapters.
+        Raises ValueError when the model's sizes do not divide over the mesh, it has no place for the adapters, or the
+        method names a token that the vocabulary does not have.
         """
-        definition = lora.adapted(method.definition(lm), adapters or LoraConfig())
+        definition = lora.adapted(method.definition(lm, vocabulary), adapters or LoraConfig())
         for one in (definition, other.definition) if other else (definition,):
             sharding.check_divisible(one.axes, jax.tree.map(lambda leaf: leaf.shape, one.abstract), mesh)
         tx = optim.optimizer(cfg, steps)
@@ -117,10 +119,12 @@ class Program:
         )
 
     def passes(self, length: int) -> tuple[Pass, ...]:
-        """What a step computes on a window of `length` tokens, the model of another run that it asks included."""
+        """What a step computes on a window of `length` tokens, the model of another run that it asks included; nothing
+        for a method that does not count."""
+        own = self.method.passes(length) if isinstance(self.method, Counts) else ()
         other = self.comparison.other if self.comparison else None
-        beside = self.method.other_passes(other.method, length) if other else ()
-        return (*self.method.passes(length), *beside)
+        asked = other is not None and isinstance(self.method, AsksAnother)
+        return (*own, *(self.method.other_passes(other.method, length) if asked else ()))
 
     def start(self, lm_params: Params, seed: int, extras: Params | None = None) -> TrainState:
         """The state before the first step, laid out on the mesh; `extras` replace what the method adds, by name."""
@@ -136,10 +140,10 @@ class Program:
     def _weights(self, lm_params: Params, key: Key) -> tuple[Params, Params | None]:
         """What trains, and what is frozen, before the first step."""
         if not self.definition.frozen:
-            return self.method.start_from(self.lm, lm_params, key), None
+            return self.method.start_from(self.definition, lm_params, key), None
 
         def added(key: Key, lm_params: Params) -> Params:
-            return self.definition.split(self.method.start_from(self.lm, lm_params, key))[0]
+            return self.definition.split(self.method.start_from(self.definition.base, lm_params, key))[0]
 
         method_key, adapters_key = jax.random.split(key)
         # Jitted, so that a random language model, which the method's own weights come with, is not made.

@@ -4,6 +4,7 @@ They are a part of the train state, so that checkpoints hold them and a resumed 
 with frozen weights only the trained part is doubled.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from qstar import sharding
-from qstar.methods.protocol import Bound, Compares, Method, Reference
+from qstar.methods.protocol import Compares, Method, Models, Reference
 from qstar.models.definition import Definition, join
 from qstar.policy import Policy
 from qstar.typing import Params
@@ -49,11 +50,12 @@ class Comparison:
         wide = jax.tree.map(lambda leaf, kept: leaf.astype(kept.dtype), trained, reference)
         return optax.incremental_update(wide, reference, 1 - self.spec.decay)
 
-    def bound(self, reference: Params, frozen: Params | None) -> Bound:
-        """The reference model. No gradient reaches it."""
-        if self.other is not None:
-            return Bound(self.other.method, self.other.definition.bind(jax.lax.stop_gradient(reference)))
-        return Bound(self.method, self.definition.bind(jax.lax.stop_gradient(join(reference, frozen))))
+    def beside(self, models: Models, reference: Params, frozen: Params | None) -> Models:
+        """The models with the reference among them. No gradient reaches it."""
+        compared = self.other or self
+        params = reference if self.other else join(reference, frozen)
+        bound = compared.definition.bind(jax.lax.stop_gradient(params))
+        return dataclasses.replace(models, reference=bound, reference_method=compared.method)
 
     def places(self, mesh: jax.sharding.Mesh, trained: Params) -> Params:
         """Shardings of its leaves; `trained` are those of the weights that train."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 
+from qstar.methods.protocol import Counts, Fractional
 from qstar.models import memory
 from qstar.models.lm import REMATS
 from qstar.sharding import RULES
@@ -43,7 +44,8 @@ def check(cfg: Any, program: Program, state: TrainState, batch: Batch) -> None:
     if free is None or needed <= free:
         return
     held = sum(size for name, size in program.bytes_held.items() if name != "gradients")
-    found = suggestions(cfg, program, batch.tokens.shape[1], needed, free)
+    counts = isinstance(program.method, Counts)
+    found = suggestions(cfg, program, batch.tokens.shape[1], needed, free) if counts else []
     way_out = f"What would fit, by formula: {'; or '.join(found)}" if found else (
         "No number of micro_batches, share of positions or length of window makes it fit: take a smaller model, or "
         "adapters (lora.rank=8)"
@@ -78,7 +80,8 @@ def predicted_bytes(program: Program, rows: int, sizes: Sizes) -> int:
 
 def suggestions(cfg: Any, program: Program, length: int, needed: int, free: int) -> list[str]:
     """Settings, each alone, with which a step that needs `needed` bytes would fit into `free`."""
-    now = Sizes(program.lm.remat, cfg.micro_batches, getattr(program.method, "think_fraction", None), length)
+    fraction = program.method.think_fraction if isinstance(program.method, Fractional) else None
+    now = Sizes(program.lm.remat, cfg.micro_batches, fraction, length)
     # The formula for the proportions, the compiled step for the scale.
     scale = needed / predicted_bytes(program, cfg.batch_size, now)
     found = {}

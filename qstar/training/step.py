@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from qstar import sharding
-from qstar.methods.protocol import Method, check_micro_batches
+from qstar.methods.protocol import Method, Models, check_micro_batches
 from qstar.models.definition import Definition, join
 from qstar.structs import Batch, Loss, Mean, Metrics, TrainState
 from qstar.training.reference import Comparison
@@ -77,10 +77,10 @@ def make_step(
     places = state_sharding(model, tx, mesh, ema > 0, comparison)
 
     def called(function: Callable, state: TrainState, params: Params, batch: Batch, key: Key):
-        bound = model.bind(join(params, state.frozen))
-        if comparison is None:
-            return function(bound, batch, key)
-        return function(bound, batch, key, comparison.bound(state.reference, state.frozen))
+        models = Models(model.bind(join(params, state.frozen)))
+        if comparison is not None:
+            models = comparison.beside(models, state.reference, state.frozen)
+        return function(models, batch, key)
 
     @partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:

@@ -14,6 +14,7 @@ from qstar.decoding import score
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
 from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Models
 from qstar.structs import Batch
 
 TOKENIZER = tokenizers.characters("abcdefghijklm")
@@ -40,7 +41,7 @@ def test_scores_are_the_bits_of_the_training_loss(prompts):
     found = score.score(model, params, prompts, written, batch_size=2)
     for row in range(2):  # the loss of one row is the mean of its log-probs
         batch = Batch(rows, targets & (np.arange(2) == row)[:, None], real.astype(np.int32), position)
-        loss, _ = jax.jit(lambda params, batch: PlainLM().loss(model.bind(params), batch, jax.random.key(0)))(
+        loss, _ = jax.jit(lambda params, batch: PlainLM().loss(Models(model.bind(params)), batch, jax.random.key(0)))(
             params, jax.tree.map(jnp.asarray, batch)
         )
         assert found[row].shape == (len(written[row]),)

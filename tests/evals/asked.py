@@ -12,6 +12,7 @@ from qstar.structs import Text
 from qstar.tasks import cups
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import Prediction
+from qstar.thoughts.thinking import Thinking
 
 CUPS = tokenizers.characters(cups.ALPHABET)
 
@@ -47,7 +48,7 @@ def text_of(batch):
 class Table:
     """Does not think: predicts params["table"][first token of the row, anchor]."""
 
-    def predict(self, model, batch, anchors, key, think, greedy):
+    def predict(self, model, batch, anchors):
         return jnp.log(model.params["table"][batch.tokens[:, :1], anchors])
 
 
@@ -58,14 +59,14 @@ class Fixed:
     Sampled, a thought moves the prediction by noise of its key.
     """
 
-    forbidden_ids: tuple[int, ...] = ()
-    fill: str = "sampled"
+    forbidden: tuple[str, ...] = ()
 
-    def predict(self, model, batch, anchors, key, think, greedy):
-        raise AssertionError("a method that thinks is asked by `think`")
+    @property
+    def thinking(self):
+        return Thinking(2, num_thoughts=1, lookahead=1, mix="hidden", temperature=1.0, score_temperature=1.0)
 
-    def think(self, model, text, batch, anchors, key, greedy, num_thoughts=1):
-        shape = (*anchors.shape, model.params["plain"].shape[-1])
+    def think(self, model, context, key, greedy, num_thoughts=1):
+        shape = (*context.anchors.shape, model.params["plain"].shape[-1])
         mixed = jnp.broadcast_to(jnp.log(model.params["thought"]), (shape[0], num_thoughts, *shape[1:]))
         if not greedy:
             mixed = jax.nn.log_softmax(mixed + jax.random.normal(key, mixed.shape))

@@ -27,7 +27,7 @@ LM = LMConfig(
     vocab=257, width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20, max_len=256, tied=False, dtype="float64"
 )
 QUICK = dataclasses.replace(LM, dtype="float32")
-THINKING = QuietStar(thought_len=2, delimiter_id=0)
+THINKING = QuietStar(thought_len=2)
 ROWS = [
     {"id": "test-4", "question": "One and one?", "answer": "It is two.\n#### 2"},
     {"id": "test-9", "question": "A thousand and a half?", "answer": "#### 1,000.50"},

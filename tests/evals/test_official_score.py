@@ -23,6 +23,7 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.paths import ROOT
 from qstar.tasks import commonsense_qa, gsm8k
 from qstar.thoughts.fill import Inner
+from qstar.thoughts.thinking import Thinking
 
 parity = SimpleNamespace(**runpy.run_path(str(ROOT / "experiments" / "checks" / "official_parity.py")))
 GOLDEN = parity.Golden.load(ROOT / "tests" / "golden" / "official_score.npz")
@@ -33,14 +34,25 @@ DIRECT = {"gsm8k": gsm8k.direct, "csqa": commonsense_qa.direct}
 
 
 @dataclass(frozen=True)
-class Given(QuietStar):
-    """Quiet-STaR whose thoughts are given: [texts][anchors][tokens]."""
+class GivenThinking(Thinking):
+    """Thoughts that are given: [texts][anchors][tokens]."""
 
     given: tuple = ()
 
     def inner(self, thinker, *_):
         tokens = jnp.asarray(self.given)[:, None]
         return Inner(thinker.lm.embed(tokens), tokens)
+
+
+@dataclass(frozen=True)
+class Given(QuietStar):
+    """Quiet-STaR with such thoughts."""
+
+    given: tuple = ()
+
+    @property
+    def thinking(self):
+        return GivenThinking(**vars(super().thinking), given=self.given)
 
 
 def items_of(task):
@@ -65,7 +77,7 @@ def cut(ids):
 
 def subject():
     method = GOLDEN.method
-    definition = method.definition(GOLDEN.lm)
+    definition = GOLDEN.definition
     leaves = [jnp.asarray(leaf) for leaf in GOLDEN.tree("weight", definition).values()]
     decoder = SimpleNamespace(decode=lambda ids: letters.decode([VOCABULARY[id] for id in ids]))
     return Subject(method, definition, decoder, jax.tree.unflatten(jax.tree.structure(definition.abstract), leaves))

@@ -16,11 +16,12 @@ from qstar.evals.measure import Subject, item_keys
 from qstar.evals.perplexity import Document, Likelihood, PerplexityEval, windows
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
+from qstar.models.thinker import Tokens
 from qstar.ops import chunk
 from qstar.structs import Batch
 
 LETTERS = tokenizers.characters("abcdefghijklm")
-THINKING = QuietStar(thought_len=2, delimiter_id=0, forbidden_ids=(12,))
+THINKING = QuietStar(thought_len=2)
 DOCUMENTS = (
     Document("all-0", (3, 7, 1, 9, 4, 6, 0, 11, 8, 2, 2)),
     Document("all-1", (5, 12)),
@@ -34,7 +35,7 @@ def measured(cfg=CFG, documents=DOCUMENTS):
 
 
 def thinker(lm=tiny.EXACT, method=THINKING):
-    model, params = tiny.thinker_of(lm)
+    model, params = tiny.thinker_of(lm, tokens=Tokens(forbidden=(12,)))
     return Subject(method, model, LETTERS, params)
 
 

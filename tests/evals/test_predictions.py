@@ -45,7 +45,9 @@ def test_labels_and_rows_follow_one_order():
 
 @functools.partial(jax.jit, static_argnames="think")
 def predicted(batch, anchors, think):
-    return METHOD.predict(MODEL.bind(PARAMS), batch, anchors, jax.random.key(0), think, greedy=True)[0]
+    thinker = MODEL.bind(PARAMS)
+    found = METHOD.think(thinker, tiny.context(thinker, batch, anchors), jax.random.key(0), greedy=True)[1]
+    return found.mixed[0, 0] if think else found.base[0]
 
 
 def test_answers_are_those_of_the_method_asked_for_one_text_alone():

@@ -338,7 +338,7 @@ def test_what_is_answered_is_not_asked_again(tmp_path, monkeypatch):
     [
         ({"key": 1}, r"key = \[0, 0\], now \[0, 1\]"),
         ({"cfg": dataclasses.replace(ALL, draws=3)}, "eval.draws = 2, now 3"),
-        ({"method": asked.Fixed(forbidden_ids=(7,))}, r"method.forbidden_ids = \[\], now \[7\]"),
+        ({"method": asked.Fixed(forbidden=("a",))}, r"method.forbidden = \[\], now \['a'\]"),
         ({"params": asked.PARAMS | {"plain": asked.distribution(0.3)}}, "weights = [0-9a-f]{16}, now [0-9a-f]{16}"),
     ],
 )

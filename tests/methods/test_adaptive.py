@@ -11,9 +11,11 @@ from reference import sequential
 from tolerances import EXACT
 
 from qstar.methods.adaptive import Adaptive, cross_entropy
+from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.thoughts import read
 from qstar.thoughts.generate import generate
+from qstar.thoughts.thinking import Thinking
 
 SETTINGS = {"thought_len": 2, "lookahead": 2, "beta": 3.0, "mix": "hidden", "baseline": "mean"}
 METHOD = Adaptive(**SETTINGS, threshold=0.05)
@@ -49,7 +51,7 @@ def rewards_by_hand(params, batch, key):
 
 
 def loss_of(method, model):
-    return jax.jit(lambda params, batch, key: method.loss(model.bind(params), batch, key))
+    return jax.jit(lambda params, batch, key: method.loss(Models(model.bind(params)), batch, key))
 
 
 def test_the_gate_learns_by_cross_entropy_whether_the_gain_exceeds_the_threshold(x64):
@@ -77,7 +79,7 @@ def test_the_gate_takes_no_part_in_what_the_model_learns(x64):
     model, params = weights()
     batch = tiny.packed()
     grad = lambda method, model: jax.jit(  # noqa: E731
-        jax.grad(lambda params, key: method.loss(model.bind(params), batch, key)[0])
+        jax.grad(lambda params, key: method.loss(Models(model.bind(params)), batch, key)[0])
     )
     found = grad(METHOD, model)(params, jax.random.key(5))
     wanted = grad(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_gate(params), jax.random.key(5))
@@ -99,7 +101,7 @@ def thoughts_of(method):
 
     def of(params, batch, key):
         thinker = definition.bind(params)
-        return method.think(thinker, thinker.lm.text(batch), batch, ANCHORS, key, True)
+        return method.think(thinker, tiny.context(thinker, batch, ANCHORS), key, True)
 
     return jax.jit(of)
 
@@ -124,18 +126,16 @@ def test_where_the_gate_is_closed_the_prediction_is_the_one_without_a_thought(x6
 
 @pytest.mark.parametrize(("bias", "made"), [(-50.0, 0), (50.0, 1)])
 def test_no_thought_is_generated_where_the_gate_is_open_nowhere(x64, monkeypatch, bias, made):
-    calls, inner = [], QuietStar.inner
+    calls, inner = [], Thinking.inner
 
     def counted(self, *args):
         jax.debug.callback(lambda: calls.append(1))
         return inner(self, *args)
 
-    monkeypatch.setattr(QuietStar, "inner", counted)
+    monkeypatch.setattr(Thinking, "inner", counted)
     model, params = weights(bias)
     thinker = model.bind(params)
-    batch = tiny.packed()
-    text = thinker.lm.text(batch)
-    _, found = METHOD.think(thinker, text, batch, ANCHORS, jax.random.key(1), True)
+    _, found = METHOD.think(thinker, tiny.context(thinker, tiny.packed(), ANCHORS), jax.random.key(1), True)
     jax.effects_barrier()
     assert len(calls) == made
     closed = np.abs(found.mixed[:, 0] - found.base).max() <= tolerances.forward(tiny.LM)

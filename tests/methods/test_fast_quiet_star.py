@@ -12,7 +12,7 @@ from tolerances import EXACT
 
 from qstar.methods import fast_quiet_star
 from qstar.methods.fast_quiet_star import FastQuietStar
-from qstar.methods.protocol import Bound
+from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.ops import chunk
 
@@ -24,7 +24,7 @@ TARGETS = [(0, 0), (0, 1), (0, 2), (0, 4), (0, 6), (0, 7), (1, 0), (1, 1), (1, 2
 
 @functools.partial(jax.jit, static_argnames=("method", "model", "teacher"))
 def loss_of(method, model, params, teacher, taught, batch, key):
-    return method.loss(model.bind(params), batch, key, Bound(TEACHER, teacher.bind(taught)))
+    return method.loss(Models(model.bind(params), teacher.bind(taught), TEACHER), batch, key)
 
 
 @functools.cache
@@ -124,9 +124,7 @@ def test_the_teacher_is_read_in_slices_without_changing_what_it_says(x64, monkey
     for budget in (2**26, 2 * 3 * 13 * 4 * 3):  # everything at once; slices of three positions
         monkeypatch.setattr(chunk, "BUDGET_BYTES", budget)
         found = jax.jit(
-            lambda taught: fast_quiet_star.teacher_logprobs(
-                Bound(TEACHER, teacher.bind(taught)), batch, jax.random.key(0)
-            )
+            lambda taught: fast_quiet_star.teacher_logprobs(TEACHER, teacher.bind(taught), batch, jax.random.key(0))
         )(taught)
         for (b, s), wanted in teacher_by_hand().items():
             assert float(found[b, s]) == pytest.approx(wanted, abs=EXACT)

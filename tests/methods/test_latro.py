@@ -12,7 +12,7 @@ from reference import sequential
 from tolerances import EXACT
 
 from qstar.methods.latro import LaTRO, leave_one_out
-from qstar.methods.protocol import Bound
+from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.thoughts import anchors as where
 from qstar.thoughts.fill import Inner
@@ -23,7 +23,7 @@ HOW = sequential.Mixing("none", "thought", 1.0)
 
 @functools.partial(jax.jit, static_argnames=("method", "model"))
 def loss_of(method, model, params, before, batch, key):
-    return method.loss(model.bind(params), batch, key, Bound(method, model.bind(before)))
+    return method.loss(Models(model.bind(params), model.bind(before), method), batch, key)
 
 
 def test_loss_and_metrics_equal_the_equation(x64):
@@ -79,14 +79,14 @@ def expected_loss(model, params, before):
     """Mean over independent pairs of thoughts of the loss, each with its probability, held constant."""
 
     def one(members, slot):
-        thinker = model.bind(params)
+        models = Models(model.bind(params), model.bind(before), PAIR)
         tokens = jnp.asarray(EVERY)[members][None, :, None]
         anchors = jax.lax.dynamic_slice_in_dim(jnp.asarray(ANCHORS), slot, 1, 1)
-        text = thinker.lm.text(BATCH)
-        inner = Inner(thinker.lm.embed(tokens), tokens)
-        loss, _ = PAIR.judge(thinker, text, BATCH, anchors, inner, Bound(PAIR, model.bind(before)))
-        chance = jnp.exp(PAIR.thinking().talk(thinker, text, BATCH, anchors, inner).thought.sum())
-        return jax.lax.stop_gradient(chance) * loss
+        context = tiny.context(models.policy, BATCH, anchors)
+        inner = Inner(models.policy.lm.embed(tokens), tokens)
+        loss, _ = PAIR.judged(models, context, inner)
+        chance = jnp.exp(PAIR.thinking.talk(models.policy, context, inner).thought.sum())
+        return jax.lax.stop_gradient(chance) * loss.value
 
     return jax.vmap(jax.vmap(one, (0, None)), (None, 0))(jnp.asarray(PAIRS), jnp.arange(2)).sum()
 
@@ -124,16 +124,16 @@ def test_on_one_position_it_is_quiet_star_up_to_clamp_divergence_and_baseline(x6
     )
     anchors, tokens = jnp.array([[2]]), jnp.array([[[[4, 0, 7]], [[1, 4, 12]]]])
 
-    def given(params):
-        thinker = model.bind(params)
-        inner = Inner(thinker.lm.embed(tokens), tokens)
-        return thinker, thinker.lm.text(batch), batch, anchors, inner
+    def given(thinker):
+        return tiny.context(thinker, batch, anchors), Inner(thinker.lm.embed(tokens), tokens)
 
     def latro(params):
-        return twin.judge(*given(params), Bound(twin, model.bind(params)))[0]
+        models = Models(model.bind(params), model.bind(params), twin)
+        return twin.judged(models, *given(models.policy))[0].value
 
     def quiet_star(params):
-        return 2 * quiet.objective(quiet.talk(*given(params)), batch)[0]
+        thinker = model.bind(params)
+        return 2 * quiet.objective(quiet.thinking.talk(thinker, *given(thinker)), batch)[0]
 
     value, found = jax.jit(jax.value_and_grad(latro))(params)
     twins, wanted = jax.jit(jax.value_and_grad(quiet_star))(params)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
+from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import thinker
 from qstar.ops import chunk
@@ -30,13 +31,13 @@ def temporary_bytes(fn, budget, monkeypatch):
 
 
 def gradient(model, params, batch, key):
-    return jax.grad(lambda params: METHOD.loss(model.bind(params), batch, key)[0])(params)
+    return jax.grad(lambda params: METHOD.loss(Models(model.bind(params)), batch, key)[0])(params)
 
 
 def thoughts(model, params, batch, key):
     bound = model.bind(params)
     anchors = jnp.broadcast_to(jnp.arange(48)[None], (2, 48))
-    return METHOD.inner(bound, bound.lm.text(batch), batch, anchors, key, 8, 1.0).tokens
+    return METHOD.thinking.inner(bound, tiny.context(bound, batch, anchors), key, 8, 1.0).tokens
 
 
 @pytest.mark.parametrize("fn", [gradient, thoughts])

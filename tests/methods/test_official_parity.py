@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tolerances
 
+from qstar.methods.protocol import Models
 from qstar.paths import ROOT
 
 parity = SimpleNamespace(**runpy.run_path(str(ROOT / "experiments" / "checks" / "official_parity.py")))
@@ -71,11 +72,11 @@ def test_an_empty_thought_is_start_and_end_alone(x64):
     golden = parity.Golden.load(GOLDEN / "gqa_3_2_padded.npz")
     method = dataclasses.replace(golden.method, beta=1e6)
     assert method.thought_len == 0 and not method.reinforces
-    definition = method.definition(golden.lm)
+    definition = golden.definition
     params = jax.tree.unflatten(
         jax.tree.structure(definition.abstract), list(golden.tree("weight", definition).values())
     )
-    loss, metrics = jax.jit(lambda params, key: method.loss(definition.bind(params), golden.batch, key))(
+    loss, metrics = jax.jit(lambda params, key: method.loss(Models(definition.bind(params)), golden.batch, key))(
         params, jax.random.key(0)
     )
     assert float(loss) == pytest.approx(float(golden.arrays["total"]), abs=tolerances.forward(golden.lm, 64, 8, 1.0))

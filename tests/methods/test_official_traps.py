@@ -15,6 +15,7 @@ from qstar import config as configs
 from qstar import runs
 from qstar.data import tokenizer as tokenizers
 from qstar.methods.quiet_star import QuietStar
+from qstar.models.thinker import Tokens
 from qstar.sharding import MeshConfig, make_mesh
 from qstar.structs import TrainState
 from qstar.tasks import gsm8k
@@ -24,7 +25,8 @@ from qstar.training import build
 from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 
-METHOD = QuietStar(thought_len=3, lookahead=2, mix="hidden", forbidden_ids=(5,))
+METHOD = QuietStar(thought_len=3, lookahead=2, mix="hidden")
+TOKENS = Tokens(forbidden=(5,))
 FIRST = dataclasses.replace(METHOD, thought_len=1)
 ANCHORS = jnp.array([[1, 3], [0, 4]])
 
@@ -46,8 +48,8 @@ class Trained:
 def trained(tmp_path_factory):
     directory, cfg = tmp_path_factory.mktemp("run"), small_runs.small()
     loaded = runs.initial_model(cfg.model, 0)
-    method = cfg.method.resolve(loaded.tokenizer)
-    program = Program.of(method, loaded.lm, make_mesh(MeshConfig()), cfg.optim, cfg.steps, 1)
+    settings = (make_mesh(MeshConfig()), cfg.optim, cfg.steps, 1)
+    program = Program.of(cfg.method, loaded.lm, *settings, vocabulary=loaded.tokenizer)
     state = program.start(loaded.language_model, 0)
     moved = jax.tree.map(lambda leaf, drawn: leaf + drawn, state.params, tiny.weights_of(program.definition))
     state = jax.device_put(state.replace(params=moved), program.places)
@@ -60,8 +62,13 @@ def trained(tmp_path_factory):
 
 
 def predicted(method, definition, params, batch):
-    ask = jax.jit(lambda params: method.predict(definition.bind(params), batch, ANCHORS, jax.random.key(0), True, True))
-    return np.asarray(ask(params))
+    return np.asarray(thinking_of(method, definition, params, batch, jax.random.key(0), True)[1].mixed[:, 0])
+
+
+@functools.partial(jax.jit, static_argnames=("method", "definition", "greedy"))
+def thinking_of(method, definition, params, batch, key, greedy):
+    thinker = definition.bind(params)
+    return method.think(thinker, tiny.context(thinker, batch, ANCHORS), key, greedy)
 
 
 def test_delimiters_and_mixing_head_survive_saving_loading_and_two_forwards(trained):
@@ -106,23 +113,23 @@ def _tokenizer(trained):
 @functools.partial(jax.jit, static_argnames=("method", "temperature", "count"))
 def thoughts(method, params, key, temperature, count):
     """Tokens [B R A T] of thoughts of `METHOD`'s model."""
-    thinker, batch = tiny.thinker_of()[0].bind(params), tiny.packed()
-    return method.inner(thinker, thinker.lm.text(batch), batch, ANCHORS, key, count, temperature).tokens
+    thinker, batch = tiny.thinker_of(tokens=TOKENS)[0].bind(params), tiny.packed()
+    return method.thinking.inner(thinker, tiny.context(thinker, batch, ANCHORS), key, count, temperature).tokens
 
 
 @functools.partial(jax.jit, static_argnames="temperature")
 def probabilities(params, temperature):
     """Of every first token of a thought, in REINFORCE at this temperature: [4 V]."""
     method = dataclasses.replace(FIRST, reinforce_temperature=temperature, num_thoughts=13)
-    thinker, batch = tiny.thinker_of()[0].bind(params), tiny.packed()
+    thinker, batch = tiny.thinker_of(tokens=TOKENS)[0].bind(params), tiny.packed()
     every = jnp.broadcast_to(jnp.arange(13)[None, :, None, None], (2, 13, 2, 1))
-    talk = method.talk(thinker, thinker.lm.text(batch), batch, ANCHORS, Inner(thinker.lm.embed(every), every))
+    talk = method.thinking.talk(thinker, tiny.context(thinker, batch, ANCHORS), Inner(thinker.lm.embed(every), every))
     return jnp.exp(jnp.moveaxis(talk.thought[..., 0], 1, 2)).reshape(4, 13)
 
 
 @pytest.mark.parametrize("temperature", [0.3, 1.0])
 def test_thoughts_are_drawn_at_their_temperature(temperature):
-    params = tiny.thinker_of()[1]
+    params = tiny.thinker_of(tokens=TOKENS)[1]
     tokens = np.moveaxis(thoughts(FIRST, params, jax.random.key(0), temperature, 4000)[..., 0], 1, 2).reshape(4, 4000)
     shares = np.stack([np.bincount(row, minlength=13) for row in tokens]) / 4000
     wanted = np.asarray(probabilities(params, temperature))
@@ -131,7 +138,7 @@ def test_thoughts_are_drawn_at_their_temperature(temperature):
 
 
 def test_thoughts_at_temperature_zero_are_the_likeliest_tokens_whatever_the_key():
-    params = tiny.thinker_of()[1]
+    params = tiny.thinker_of(tokens=TOKENS)[1]
     likeliest = np.argmax(probabilities(params, 1.0), -1).reshape(2, 1, 2, 1)
     for seed in (0, 1):
         found = thoughts(FIRST, params, jax.random.key(seed), 0.0, 3)
@@ -139,11 +146,10 @@ def test_thoughts_at_temperature_zero_are_the_likeliest_tokens_whatever_the_key(
 
 
 def test_greedy_evaluation_is_the_same_for_every_key_and_sampled_evaluation_is_not():
-    model, params = tiny.thinker_of()
+    model, params = tiny.thinker_of(tokens=TOKENS)
 
-    @functools.partial(jax.jit, static_argnames="greedy")
     def ask(key, greedy):
-        return METHOD.predict(model.bind(params), tiny.packed(), ANCHORS, key, True, greedy)
+        return thinking_of(METHOD, model, params, tiny.packed(), key, greedy)[1].mixed
 
     greedy, sampled = ([np.asarray(ask(jax.random.key(seed), way)) for seed in (1, 2)] for way in (True, False))
     np.testing.assert_array_equal(*greedy)
@@ -154,13 +160,9 @@ def test_greedy_evaluation_is_the_same_for_every_key_and_sampled_evaluation_is_n
 
 
 def test_thoughts_have_the_length_of_training_when_evaluating_and_when_writing():
-    model, params = tiny.thinker_of()
-    evaluating = jax.eval_shape(
-        lambda params: METHOD.predictions(model.bind(params), tiny.packed(), ANCHORS, jax.random.key(0), greedy=True)[
-            0
-        ],
-        params,
-    )
+    model, params = tiny.thinker_of(tokens=TOKENS)
+    ask = lambda params: thinking_of(METHOD, model, params, tiny.packed(), jax.random.key(0), True)[0]  # noqa: E731
+    evaluating = jax.eval_shape(ask, params)
     written = writing.generate(METHOD, model, params, [[3, 7, 1]], jax.random.key(0), max_new_tokens=2)
     assert thoughts(METHOD, params, jax.random.key(0), 1.0, 2).shape == (2, 2, 2, 3)
     assert evaluating.tokens.shape == (2, 1, 2, 3)
@@ -168,11 +170,10 @@ def test_thoughts_have_the_length_of_training_when_evaluating_and_when_writing()
 
 
 def test_evaluation_thinks_once_however_many_thoughts_training_has():
-    model, params = tiny.thinker_of()
+    model, params = tiny.thinker_of(tokens=TOKENS)
 
-    @functools.partial(jax.jit, static_argnames="method")
     def ask(method):
-        return method.predict(model.bind(params), tiny.packed(), ANCHORS, jax.random.key(1), True, False)
+        return thinking_of(method, model, params, tiny.packed(), jax.random.key(1), False)[1].mixed
 
     many = dataclasses.replace(METHOD, num_thoughts=5, lookahead=4)
     np.testing.assert_array_equal(ask(METHOD), ask(many))
@@ -180,7 +181,7 @@ def test_evaluation_thinks_once_however_many_thoughts_training_has():
 
 @pytest.mark.parametrize("name", ["start", "end"])
 def test_inference_uses_the_delimiters_that_are_trained(name):
-    model, params = tiny.thinker_of()
+    model, params = tiny.thinker_of(tokens=TOKENS)
     other = params | {name: params[name] + 1}
     tokens = [np.asarray(thoughts(METHOD, each, jax.random.key(0), 0.0, 1)) for each in (params, other)]
     assert np.any(tokens[0] != tokens[1]) == (name == "start")  # thoughts begin behind start and never see end
@@ -209,7 +210,7 @@ def test_delimiters_are_no_rows_of_the_vocabulary(trained):
 
 
 def test_tokens_that_a_thought_may_not_hold_are_in_neither_softmax_of_it():
-    params = tiny.thinker_of()[1]
+    params = tiny.thinker_of(tokens=TOKENS)[1]
     assert not np.any(np.asarray(thoughts(METHOD, params, jax.random.key(0), 3.0, 200)) == 5)
     found = np.asarray(probabilities(params, 3.0))
     assert np.all(found[:, 5] == 0)

@@ -12,7 +12,9 @@ from reference import pass_per_token, sequential
 from small_runs import composed
 from tolerances import EXACT
 
+from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
+from qstar.models.thinker import Tokens
 from qstar.structs import Talk
 from qstar.thoughts import anchors as where
 from qstar.thoughts.credit import BASELINES, credit
@@ -23,16 +25,16 @@ OFFICIAL = QuietStar(
 )
 
 
-def model_of(method, lm=tiny.EXACT):
+def model_of(method, forbidden=()):
     added = {name: getattr(method, name) for name in ("mixing", "mixing_side", "mixing_start", "delimiter_scale")}
-    model, params = tiny.thinker_of(lm, **added)
+    model, params = tiny.thinker_of(tiny.EXACT, **added, tokens=Tokens(forbidden=forbidden))
     shrunk = {name: params[name] / method.delimiter_scale for name in ("start", "end")}
     return model, {**params, **shrunk}
 
 
 @functools.partial(jax.jit, static_argnames=("method", "model"))
 def loss_of(method, model, params, batch, key):
-    return method.loss(model.bind(params), batch, key)
+    return method.loss(Models(model.bind(params)), batch, key)
 
 
 def keys_of(key):
@@ -42,23 +44,23 @@ def keys_of(key):
 
 
 @pytest.mark.parametrize(
-    "method",
+    ("method", "forbidden"),
     [
-        PAPER,
-        dataclasses.replace(PAPER, mix="hidden", think_fraction=0.4, baseline="leave_one_out", clamp=False),
-        dataclasses.replace(PAPER, num_thoughts=1, baseline="base", temperature=0.7, forbidden_ids=(1, 4)),
-        dataclasses.replace(PAPER, mixing="sigmoid", mixing_start=0.25, importance_weights=True, temperature=0.7),
-        dataclasses.replace(PAPER, mixing="none", baseline="mean"),
+        (PAPER, ()),
+        (dataclasses.replace(PAPER, mix="hidden", think_fraction=0.4, baseline="leave_one_out", clamp=False), ()),
+        (dataclasses.replace(PAPER, num_thoughts=1, baseline="base", temperature=0.7), (1, 4)),
+        (dataclasses.replace(PAPER, mixing="sigmoid", mixing_start=0.25, importance_weights=True, temperature=0.7), ()),
+        (dataclasses.replace(PAPER, mixing="none", baseline="mean"), ()),
     ],
     ids=["paper", "subset", "one_thought", "importance", "no_mixing"],
 )
-def test_loss_and_metrics_equal_the_sequential_reference(x64, method):
-    model, params = model_of(method)
+def test_loss_and_metrics_equal_the_sequential_reference(x64, method, forbidden):
+    model, params = model_of(method, forbidden)
     batch = tiny.packed()
     loss, metrics = loss_of(method, model, params, batch, jax.random.key(5))
     chooses, draws = keys_of(jax.random.key(5))
     anchors = np.asarray(where.choose(batch, method.think_fraction, chooses))
-    forbidden, n = method.forbidden_ids, method.lookahead
+    n = method.lookahead
     tokens, behaviour = sequential.sample(
         params, tiny.EXACT, 1.0, batch, anchors, draws, 2, method.num_thoughts, method.temperature, forbidden
     )
@@ -89,14 +91,14 @@ def test_gradient_equals_that_of_one_differentiated_pass_per_token(x64, method, 
     model, params = model_of(method)
     batch, key = batch(), jax.random.key(6)
     value, gradient = jax.jit(
-        jax.value_and_grad(lambda params: method.loss(model.bind(params), batch, key)[0]),
+        jax.value_and_grad(lambda params: method.loss(Models(model.bind(params)), batch, key)[0]),
     )(params)
 
     def thoughts(params):
         thinker = model.bind(params)
         fills = jax.random.split(jax.random.key(6))[1]
         anchors = jnp.broadcast_to(jnp.arange(9)[None], (2, 9))
-        return method.inner(thinker, thinker.lm.text(batch), batch, anchors, fills, 2, 1.0).tokens
+        return method.thinking.inner(thinker, tiny.context(thinker, batch, anchors), fills, 2, 1.0).tokens
 
     tokens = jax.jit(thoughts)(params)
     setting = pass_per_token.Setting(
@@ -248,7 +250,7 @@ def test_at_step_zero_thoughts_earn_exactly_nothing_and_only_the_last_mixing_lay
     model, params = at_step_zero()
     method = dataclasses.replace(PAPER, mix=mix, beta=1e6)
     gradients = jax.jit(
-        jax.grad(lambda params: method.loss(model.bind(params), tiny.packed(), jax.random.key(0)), has_aux=True)
+        jax.grad(lambda params: method.loss(Models(model.bind(params)), tiny.packed(), jax.random.key(0)), has_aux=True)
     )
     gradient, metrics = gradients(params)
     assert metrics["weight"].value() == 0
@@ -275,9 +277,9 @@ def test_at_step_zero_no_baseline_lets_rounding_pass_for_a_reward(mix, dtype):
 
     def scored(params):
         thinker, anchors = model.bind(params), jnp.broadcast_to(jnp.arange(9)[None], (2, 9))
-        text = thinker.lm.text(tiny.packed())
-        inner = method.inner(thinker, text, tiny.packed(), anchors, jax.random.key(0), 3, 1.0)
-        return method.talk(thinker, text, tiny.packed(), anchors, inner)
+        context = tiny.context(thinker, tiny.packed(), anchors)
+        inner = method.thinking.inner(thinker, context, jax.random.key(0), 3, 1.0)
+        return method.thinking.talk(thinker, context, inner)
 
     talk = jax.jit(scored)(params)
     assert np.any(talk.thought != 0)
@@ -302,9 +304,9 @@ def test_thoughts_that_earn_the_same_have_an_advantage_of_exactly_zero(baseline,
 
 @pytest.mark.parametrize("fill", ["pause", "dots", "shuffled"])
 def test_controls_have_no_policy_loss_and_the_same_columns(fill):
-    method = dataclasses.replace(PAPER, fill=fill, dot_id=12)
+    method = dataclasses.replace(PAPER, fill=fill)
     assert not method.reinforces
-    model, params = tiny.thinker_of(pause=fill == "pause")
+    model, params = tiny.thinker_of(pause=fill == "pause", tokens=Tokens(dot=12))
     loss, metrics = loss_of(method, model, params, tiny.packed(), jax.random.key(0))
     assert "policy_loss" not in metrics and "thought_nll" not in metrics
     mixed, base = metrics["nll_mixed"].value(), metrics["nll"].value()
@@ -318,15 +320,33 @@ class Words:
         return {"---": 7, ".": 3, "<start>": 11}.get(text)
 
 
-def test_resolve_finds_the_ids_behind_the_strings():
-    method = QuietStar(fill="dots", forbidden=("<start>", "."), baseline="base").resolve(Words())
-    assert (method.delimiter_id, method.dot_id, method.forbidden_ids) == (7, 3, (11, 3))
-    assert QuietStar().resolve(Words()).dot_id == -1
+def tokens_of(method, vocabulary):
+    return method.definition(tiny.LM, vocabulary).abstract_model.cfg.tokens
+
+
+def test_the_model_knows_the_ids_of_the_tokens_that_the_method_names():
+    method = QuietStar(fill="dots", forbidden=("<start>", "."), baseline="base")
+    assert tokens_of(method, Words()) == Tokens(delimiter=7, dot=3, forbidden=(11, 3))
+    assert tokens_of(QuietStar(), Words()) == Tokens(delimiter=7)
+    assert tokens_of(QuietStar(delimiter_init="mean"), Words()) == Tokens()
+    assert tokens_of(QuietStar(), None) == Tokens()
 
 
 def test_text_that_is_no_single_token_is_an_error():
     with pytest.raises(ValueError, match=r"method.delimiter = '~~~' is not one token"):
-        QuietStar(delimiter="~~~").resolve(Words())
+        QuietStar(delimiter="~~~").definition(tiny.LM, Words())
+
+
+@pytest.mark.parametrize("settings", [{"forbidden": ("---",)}, {"fill": "dots", "dot": "---"}])
+def test_tokens_that_thoughts_are_made_with_need_a_vocabulary(settings):
+    with pytest.raises(ValueError, match=rf"method.{list(settings)[-1]} = '---' is not one token"):
+        QuietStar(**settings).definition(tiny.LM)
+
+
+def test_weights_that_begin_as_a_token_need_its_id():
+    method = QuietStar()
+    with pytest.raises(ValueError, match="delimiter = None with init = 'token'"):
+        method.start_from(method.definition(tiny.LM), tiny.lm_of()[1], jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -356,16 +376,18 @@ def test_illegal_values_are_named(wrong, message):
         QuietStar(**wrong)
 
 
-def test_predict_with_and_without_thinking_differ_and_the_latter_is_the_language_model(x64):
+def test_predictions_with_and_without_thinking_differ_and_the_latter_are_the_language_model_s(x64):
     model, params = model_of(PAPER)
     batch, anchors = tiny.packed(), jnp.array([[1, 7], [0, 4]])
 
-    @functools.partial(jax.jit, static_argnames="think")
-    def predicted(params, think):
-        return PAPER.predict(model.bind(params), batch, anchors, jax.random.key(0), think, greedy=True)
+    @jax.jit
+    def predicted(params):
+        thinker = model.bind(params)
+        return PAPER.think(thinker, tiny.context(thinker, batch, anchors), jax.random.key(0), greedy=True)[1]
 
     hidden = sequential.text_hidden(sequential.as_numpy(params), tiny.EXACT, batch)
-    plain, thinking = predicted(params, think=False), predicted(params, think=True)
+    found = predicted(params)
+    plain, thinking = found.base, found.mixed[:, 0]
     for b, a in np.ndindex(2, 2):
         wanted = sequential.logits(sequential.as_numpy(params)["lm"], hidden[b, anchors[b, a]])
         np.testing.assert_allclose(plain[b, a], sequential.log_softmax(wanted), rtol=0, atol=EXACT)

@@ -48,7 +48,7 @@ def expected_policy_loss(model, params, method, groups, behaviour=None):
     policy's own."""
     thinker = model.bind(params)
     inner = Inner(thinker.lm.embed(jnp.asarray(EVERY)), jnp.asarray(EVERY), behaviour)
-    talk = method.talk(thinker, thinker.lm.text(BATCH), BATCH, jnp.asarray(ANCHORS), inner)
+    talk = method.thinking.talk(thinker, tiny.context(thinker, BATCH, ANCHORS), inner)
     drawn_from = talk.thought if behaviour is None else behaviour
     probability = jax.lax.stop_gradient(jnp.exp(drawn_from.sum(-1)))[0]
 

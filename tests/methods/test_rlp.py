@@ -11,23 +11,24 @@ from reference import sequential
 from tolerances import EXACT, rounding
 
 from qstar.methods import rlp
-from qstar.methods.protocol import Bound
+from qstar.methods.protocol import Models
 from qstar.methods.rlp import RLP
+from qstar.models.thinker import Tokens
 from qstar.thoughts import anchors as where
 
-METHOD = RLP(thought_len=2, num_thoughts=3, temperature=0.7, positions=4, forbidden_ids=(1,))
+METHOD = RLP(thought_len=2, num_thoughts=3, temperature=0.7, positions=4)
 BEFORE = 3  # seed of the reference's weights
 
 
 @functools.partial(jax.jit, static_argnames=("method", "model"))
 def loss_of(method, model, params, before, batch, key):
-    return method.loss(model.bind(params), batch, key, Bound(method, model.bind(before)))
+    return method.loss(Models(model.bind(params), model.bind(before), method), batch, key)
 
 
 @functools.cache
 def setting():
     """Definition, weights, weights of the reference, and batch."""
-    model, params = tiny.thinker_of(tiny.EXACT, mixing="none")
+    model, params = tiny.thinker_of(tiny.EXACT, mixing="none", tokens=Tokens(forbidden=(1,)))
     return model, params, tiny.weights_of(model, BEFORE, jnp.float64), tiny.packed()
 
 
@@ -141,9 +142,10 @@ def test_the_loss_of_thoughts_of_an_older_policy_is_clipped_on_either_side(x64):
 
     @functools.partial(jax.jit, static_argnames="ratio")
     def judged(params, ratio):
-        drawn = method.drawn(model.bind(params), batch, jax.random.key(5))
-        older = drawn[-1].replace(logprobs=drawn[-1].logprobs - jnp.log(ratio))
-        return method.judge(*drawn[:-1], older, Bound(method, model.bind(before)))[0]
+        models = Models(model.bind(params), model.bind(before), method)
+        context, drawn = method.drawn(models.policy, batch, jax.random.key(5))
+        older = drawn.replace(logprobs=drawn.logprobs - jnp.log(ratio))
+        return method.judged(models, context, older)[0].value
 
     thoughts = [advantage[b, r, a] for b, r, a in np.ndindex(2, 3, 4) if marks[b, a]]
     for ratio, clipped in ((1.5, 1.1), (0.5, 0.7)):
@@ -171,7 +173,10 @@ def test_one_position_of_every_row_thinks_and_it_has_a_token_to_predict():
 def test_predictions_stand_behind_the_thought_alone(x64):
     model, params, _, batch = setting()
     anchors = jnp.array([[1, 7], [0, 4]])
-    found = jax.jit(lambda p: METHOD.predict(model.bind(p), batch, anchors, jax.random.key(0), True, True))(params)
+    predicted = lambda thinker: METHOD.think(  # noqa: E731
+        thinker, tiny.context(thinker, batch, anchors), jax.random.key(0), greedy=True
+    )[1].mixed[:, 0]
+    found = jax.jit(lambda p: predicted(model.bind(p)))(params)
     tokens, _ = sequential.sample(params, tiny.EXACT, 1.0, batch, np.asarray(anchors), jax.random.key(0), 2, 1, 0, (1,))
     for b, a in np.ndindex(2, 2):
         first = sequential.document(batch, b, int(anchors[b, a]))[0]

@@ -10,6 +10,7 @@ from reference import sequential
 from tolerances import EXACT
 
 from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Models
 from qstar.methods.sft import SFT
 from qstar.structs import Examples
 
@@ -26,7 +27,7 @@ def test_loss_is_the_weighted_sum_over_targets_by_their_number(x64):
     model, params = tiny.lm_of(tiny.EXACT)
     weight = np.random.default_rng(0).normal(size=tiny.packed().tokens.shape)
     batch = examples(weight)
-    loss, metrics = jax.jit(lambda params: SFT().loss(model.bind(params), batch, jax.random.key(0)))(params)
+    loss, metrics = jax.jit(lambda params: SFT().loss(Models(model.bind(params)), batch, jax.random.key(0)))(params)
     lm = sequential.as_numpy(params)
     hidden = sequential.text_hidden({"lm": lm}, tiny.EXACT, batch)
     logprobs = [sequential.log_softmax(sequential.logits(lm, hidden[b, s]))[batch.tokens[b, s + 1]] for b, s in TARGETS]
@@ -42,7 +43,7 @@ def test_with_weights_of_one_it_is_maximum_likelihood(x64):
     batch = examples(np.ones(tiny.packed().tokens.shape))
 
     def gradient(method):
-        return jax.jit(jax.grad(lambda p: method.loss(model.bind(p), batch, jax.random.key(0))[0]))(params)
+        return jax.jit(jax.grad(lambda p: method.loss(Models(model.bind(p)), batch, jax.random.key(0))[0]))(params)
 
     for found, wanted in zip(*map(jax.tree.leaves, (gradient(SFT()), gradient(PlainLM()))), strict=True):
         assert tiny.relative_error(found, wanted) < tolerances.gradient(tiny.EXACT)
@@ -51,7 +52,7 @@ def test_with_weights_of_one_it_is_maximum_likelihood(x64):
 def test_a_negative_weight_pushes_the_completion_away():
     model, params = tiny.lm_of()
     up, down = (examples(np.full(tiny.packed().tokens.shape, sign, np.float32)) for sign in (1.0, -1.0))
-    loss = jax.jit(lambda p, batch: SFT().loss(model.bind(p), batch, jax.random.key(0))[0])
+    loss = jax.jit(lambda p, batch: SFT().loss(Models(model.bind(p)), batch, jax.random.key(0))[0])
     grads = [jax.grad(loss)(params, batch) for batch in (up, down)]
     # One program, whose every term changes its sign.
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, -b), *grads)

@@ -19,7 +19,7 @@ from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar, teacher_passes
 from qstar.methods.latro import LaTRO
 from qstar.methods.lm import PlainLM
-from qstar.methods.protocol import Bound, Compares
+from qstar.methods.protocol import Compares, Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP
 from qstar.models import cost
@@ -56,10 +56,11 @@ def counted(method, lm=LM) -> int:
     teacher = TEACHER.definition(lm)
 
     def loss(params, other, key):
-        if not isinstance(method, Compares):
-            return method.loss(model.bind(params), BATCH, key)[0]
-        bound = Bound(TEACHER, teacher.bind(other)) if method.reference.run else Bound(method, model.bind(other))
-        return method.loss(model.bind(params), BATCH, key, bound)[0]
+        models = Models(model.bind(params))
+        if isinstance(method, Compares):
+            reference = (teacher.bind(other), TEACHER) if method.reference.run else (model.bind(other), method)
+            models = Models(model.bind(params), *reference)
+        return method.loss(models, BATCH, key)[0]
 
     other = (teacher if isinstance(method, FastQuietStar) else model).abstract
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -126,7 +127,7 @@ STEP = QuietStar(thought_len=3, num_thoughts=2, lookahead=2)
 def test_the_phases_add_up_to_the_products_of_a_step_with_its_gradient(remat):
     lm = dataclasses.replace(LM, remat=remat)
     model = STEP.definition(lm)
-    gradient = jax.grad(lambda params, key: STEP.loss(model.bind(params), BATCH, key)[0])
+    gradient = jax.grad(lambda params, key: STEP.loss(Models(model.bind(params)), BATCH, key)[0])
     traced = jax.make_jaxpr(gradient)(model.abstract, jax.eval_shape(lambda: jax.random.key(0))).jaxpr
     needed, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
     found = sum(cost.phases(lm, STEP.passes(9)).values(), Work())

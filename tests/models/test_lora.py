@@ -12,6 +12,7 @@ from tolerances import EXACT, rounding
 
 from qstar import sharding
 from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm as language_model
 from qstar.models.definition import Definition, join
@@ -21,7 +22,7 @@ from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
 from qstar.training.step import weights
 
-THINKS = QuietStar(thought_len=2, lookahead=2, beta=10.0, delimiter_id=3)
+THINKS = QuietStar(thought_len=2, lookahead=2, beta=10.0, delimiter_init="mean")
 METHODS = {"lm": PlainLM(), "quiet_star": THINKS}
 ALL = ("query", "key", "value", "out", "gate", "up", "down")
 FEW = LoraConfig(rank=3, alpha=6.0, targets=("query", "out", "down"))
@@ -40,7 +41,7 @@ def thinker(cfg, lora):
 @functools.partial(jax.jit, static_argnums=0)
 def total(model, params):
     """A number that depends on text, thoughts and mixing."""
-    return THINKS.loss(model.bind(params), tiny.packed(), jax.random.key(0))[0]
+    return THINKS.loss(Models(model.bind(params)), tiny.packed(), jax.random.key(0))[0]
 
 
 def without(params):
@@ -107,7 +108,7 @@ def test_gradients_are_those_of_the_weights_through_the_product(x64):
     model = adapted(PlainLM().definition(tiny.EXACT), EVERY)
     params = tiny.weights_of(model, dtype=jnp.float64)
     gradient = lambda model, params: jax.jit(  # noqa: E731
-        jax.grad(lambda p: PlainLM().loss(model.bind(p), tiny.packed(), jax.random.key(0))[0])
+        jax.grad(lambda p: PlainLM().loss(Models(model.bind(p)), tiny.packed(), jax.random.key(0))[0])
     )(params)
     found = gradient(model, params)["lora"]
     wanted = gradient(model.base, jax.tree.map(jnp.asarray, model.merged(params)))["blocks"]
@@ -220,7 +221,7 @@ def test_no_gradient_of_a_frozen_weight_is_computed():
     params = model.init(jax.random.key(0))
     trained, frozen = model.split(params)
     loss = lambda trained, frozen: PlainLM().loss(  # noqa: E731
-        model.bind(join(trained, frozen)), eight_rows(), jax.random.key(0)
+        Models(model.bind(join(trained, frozen))), eight_rows(), jax.random.key(0)
     )[0]
 
     def products(argnums):

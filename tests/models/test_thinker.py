@@ -10,12 +10,16 @@ from tolerances import rounding
 
 from qstar.models import lm as language_model
 from qstar.models import thinker
-from qstar.models.thinker import ThinkerConfig
+from qstar.models.thinker import ThinkerConfig, Tokens
+
+SEVEN = Tokens(delimiter=7)
 
 
 def test_thinker_from_a_language_model_keeps_it_and_begins_its_delimiters_as_one_token():
     lm = tiny.lm_of()[1]
-    params = thinker.from_lm(ThinkerConfig(tiny.LM, delimiter_scale=4.0, pause=True), lm, 7, jax.random.key(0))
+    params = thinker.from_lm(
+        ThinkerConfig(tiny.LM, delimiter_scale=4.0, pause=True, tokens=SEVEN), lm, jax.random.key(0)
+    )
     assert params["lm"] is lm
     row = np.asarray(lm["embedding"][7])
     np.testing.assert_array_equal(params["start"], row / 4)
@@ -28,7 +32,7 @@ def test_thinker_from_a_language_model_keeps_it_and_begins_its_delimiters_as_one
 def test_a_language_model_of_another_shape_is_refused():
     lm = tiny.lm_of(dataclasses.replace(tiny.LM, ff=24))[1]
     with pytest.raises(ValueError, match=r"blocks/gate is \(2, 16, 24\), wanted \(2, 16, 20\)"):
-        thinker.from_lm(ThinkerConfig(tiny.LM), lm, 7, jax.random.key(0))
+        thinker.from_lm(ThinkerConfig(tiny.LM, tokens=SEVEN), lm, jax.random.key(0))
 
 
 def test_columns_are_start_thought_end_and_true_tokens_with_scaled_delimiters():
@@ -89,8 +93,8 @@ def test_output_of_the_mixing_head_by_hand():
 def test_share_of_the_thought_by_kind_side_and_start(kinds, at_zero, at_07):
     base, thought = jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 4.0]])
     lm = dataclasses.replace(tiny.LM, width=2)
-    cfg = ThinkerConfig(lm, **kinds)
-    fresh = thinker.definition(cfg).bind(thinker.from_lm(cfg, tiny.lm_of(lm)[1], 7, jax.random.key(0)))
+    cfg = ThinkerConfig(lm, **kinds, tokens=SEVEN)
+    fresh = thinker.definition(cfg).bind(thinker.from_lm(cfg, tiny.lm_of(lm)[1], jax.random.key(0)))
     assert fresh.share(base, thought).tolist() == pytest.approx([at_zero], rel=rounding(4))
     if kinds.get("mixing") != "none":
         assert by_hand(**kinds).share(base, thought).tolist() == pytest.approx([at_07], abs=5e-7 + rounding(4))
@@ -123,13 +127,13 @@ def test_delimiters_begin_at_random_with_the_size_of_embeddings_or_as_their_mean
     lm = tiny.lm_of()[1]
     table = np.asarray(lm["embedding"])
     cfg = ThinkerConfig(tiny.LM, delimiter_scale=4.0, pause=True)
-    mean = thinker.from_lm(cfg, lm, -1, jax.random.key(0), "mean")
+    mean = thinker.from_lm(cfg, lm, jax.random.key(0), "mean")
     np.testing.assert_allclose(
         mean["start"], table.mean(0) / 4, rtol=0, atol=rounding(13, size=np.abs(table).mean() / 4)
     )
     np.testing.assert_allclose(mean["end"], table.mean(0) / 4, rtol=0, atol=rounding(13, size=np.abs(table).mean() / 4))
     np.testing.assert_allclose(mean["pause"], table.mean(0), rtol=0, atol=rounding(13, size=np.abs(table).mean()))
-    many = [thinker.from_lm(cfg, lm, -1, jax.random.key(k), "random") for k in range(40)]
+    many = [thinker.from_lm(cfg, lm, jax.random.key(k), "random") for k in range(40)]
     drawn = np.array([[4 * p["start"], 4 * p["end"], p["pause"]] for p in many])
     np.testing.assert_allclose(drawn.std(axis=(0, 2)), table.std(), rtol=tolerances.spread(640))
     assert np.abs(np.corrcoef(drawn.transpose(1, 0, 2).reshape(3, -1)) - np.eye(3)).max() < 0.2

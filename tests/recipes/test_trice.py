@@ -13,6 +13,7 @@ from reference import trice
 
 from qstar.data.examples import Example, rows
 from qstar.data.pipeline import stack
+from qstar.methods.protocol import Models
 from qstar.methods.sft import SFT
 from qstar.recipes.selection import Graded, Improve, selected
 
@@ -52,7 +53,7 @@ def gradient(params, by_rationale):
 @jax.jit
 def slopes(params, batch):
     model, _ = setting()
-    loss = lambda params: SFT(mean_over="questions").loss(model.bind(params), batch, jax.random.key(0))[0]  # noqa: E731
+    loss = lambda params: SFT(mean_over="questions").loss(Models(model.bind(params)), batch, jax.random.key(0))[0]  # noqa: E731
     return jax.grad(loss)(params)
 
 
@@ -129,4 +130,4 @@ def test_a_mean_over_questions_needs_examples_that_name_them(x64):
     model, params = setting()
     batch = jax.tree.map(jnp.asarray, stack(rows([Example((0, 2), (1, 1))], 8, seed=0)))
     with pytest.raises(ValueError, match=r"method.mean_over=questions: the examples name no `group`"):
-        SFT(mean_over="questions").loss(model.bind(params), batch, jax.random.key(0))
+        SFT(mean_over="questions").loss(Models(model.bind(params)), batch, jax.random.key(0))

@@ -12,6 +12,7 @@ from qstar import config as configs
 from qstar import runs
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm as language_model
+from qstar.models.thinker import Tokens
 from qstar.sharding import MeshConfig, make_mesh
 from qstar.training import build
 from qstar.training.checkpoint import Checkpoints
@@ -23,8 +24,8 @@ def run_directory(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run")
     cfg = small()
     loaded = runs.initial_model(cfg.model, cfg.seed)
-    method = cfg.method.resolve(loaded.tokenizer)
-    program = build.Program.of(method, loaded.lm, make_mesh(MeshConfig()), cfg.optim, cfg.steps, 1)
+    settings = (make_mesh(MeshConfig()), cfg.optim, cfg.steps, 1)
+    program = build.Program.of(cfg.method, loaded.lm, *settings, vocabulary=loaded.tokenizer)
     runs.describe(directory, loaded.lm, loaded.tokenizer)
     configs.save(cfg, directory / "config.yaml")
     data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
@@ -42,7 +43,7 @@ def copy(run_directory, tmp_path):
 def test_an_opened_run_knows_its_method_model_tokenizer_and_step(run_directory):
     run = runs.load_run(run_directory)
     assert isinstance(run.method, QuietStar)
-    assert run.method.delimiter_id == 16  # "-", the seventeenth character
+    assert run.definition.abstract_model.cfg.tokens == Tokens(delimiter=16)  # "-", the seventeenth character
     assert (run.lm.vocab, run.lm.width, run.step) == (19, 16, 1)
     assert run.tokenizer.decode([2, 5]) == "3a"
     assert run.config.batch_size == 4

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny
 
+from qstar.models.thinker import Tokens
 from qstar.thoughts.fill import fill
 
 ANCHORS = jnp.broadcast_to(jnp.arange(9)[None], (2, 9))
@@ -12,9 +13,8 @@ ANCHORS = jnp.broadcast_to(jnp.arange(9)[None], (2, 9))
 
 @functools.partial(jax.jit, static_argnames=("model", "kind"))
 def filled(model, params, kind, key):
-    thinker, batch = model.bind(params), tiny.packed()
-    settings = {"thought_len": 3, "num_thoughts": 2, "dot": 12}
-    return fill(kind, thinker, thinker.lm.text(batch), batch, ANCHORS, key, **settings)
+    thinker = model.bind(params)
+    return fill(kind, thinker, tiny.context(thinker, tiny.packed(), ANCHORS), key, thought_len=3, num_thoughts=2)
 
 
 def test_pauses_repeat_the_learned_embedding_and_have_no_tokens():
@@ -34,7 +34,7 @@ def test_the_pause_embedding_learns_from_every_pause():
 
 
 def test_dots_repeat_one_token():
-    model, params = tiny.thinker_of()
+    model, params = tiny.thinker_of(tokens=Tokens(dot=12))
     found = filled(model, params, "dots", jax.random.key(0))
     assert np.all(found.tokens == 12)
     np.testing.assert_array_equal(found.embedding, np.broadcast_to(params["lm"]["embedding"][12], (2, 2, 9, 3, 16)))

@@ -11,11 +11,13 @@ from tolerances import EXACT
 
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
+from qstar.models.thinker import Tokens
 from qstar.structs import Batch
 from qstar.thoughts import generate as writing
 from qstar.thoughts.generate import generate
 
-THINKING = QuietStar(thought_len=3, delimiter_id=0, forbidden_ids=(12,))
+THINKING = QuietStar(thought_len=3)
+LAST = Tokens(forbidden=(12,))  # of 13
 LONG = [(5 * s + s // 7) % 12 for s in range(32)]  # fills its bucket: no padding behind it
 PROMPTS = [LONG, [3, 7, 1, 9, 4, 6, 0], [5]]
 
@@ -23,7 +25,8 @@ PROMPTS = [LONG, [3, 7, 1, 9, 4, 6, 0], [5]]
 @functools.partial(jax.jit, static_argnames=("method", "model"))
 def predictions(method, model, params, batch):
     anchors = jnp.arange(batch.tokens.shape[1])[None]
-    return method.predictions(model.bind(params), batch, anchors, jax.random.key(0), greedy=True)
+    thinker = model.bind(params)
+    return method.think(thinker, tiny.context(thinker, batch, anchors), jax.random.key(0), greedy=True)
 
 
 def naive(method, model, params, prompt, count):
@@ -48,7 +51,7 @@ def naive(method, model, params, prompt, count):
     ids=["logprobs", "hidden", "pause"],
 )
 def test_every_prompt_of_a_batch_is_continued_as_if_its_growing_text_were_read_again_for_every_token(x64, method):
-    model, params = tiny.thinker_of(tiny.EXACT, pause=method.fill == "pause")
+    model, params = tiny.thinker_of(tiny.EXACT, pause=method.fill == "pause", tokens=LAST)
     found = generate(method, model, params, PROMPTS, jax.random.key(0), max_new_tokens=6)
     for row, prompt in enumerate(PROMPTS):
         tokens, thoughts, weight, base, mixed = naive(method, model, params, prompt, 6)
@@ -74,31 +77,32 @@ def greedy_without_thoughts(params, prompt, count, forbidden):
 
 
 def test_without_thinking_a_thinker_and_its_language_model_write_the_reference_s_greedy_text(x64):
-    model, params = tiny.thinker_of(tiny.EXACT)
+    model, params = tiny.thinker_of(tiny.EXACT, tokens=LAST)
     plain = PlainLM().definition(tiny.EXACT)
-    settings = {"max_new_tokens": 5, "think": False, "forbidden": (12,)}
+    settings = {"max_new_tokens": 5, "think": False}
     found = generate(PlainLM(), plain, params["lm"], PROMPTS[1:], jax.random.key(0), **settings)
     other = generate(THINKING, model, params, PROMPTS[1:], jax.random.key(0), **settings)
     for row, prompt in enumerate(PROMPTS[1:]):
-        tokens, logprobs = greedy_without_thoughts(params["lm"], prompt, 5, (12,))
+        tokens, logprobs = greedy_without_thoughts(params["lm"], prompt, 5, ())
         assert found.text(row) == tokens
-        assert other.text(row) == tokens
+        assert other.text(row) == greedy_without_thoughts(params["lm"], prompt, 5, (12,))[0]
         np.testing.assert_allclose(found.logprobs[row], logprobs, rtol=0, atol=EXACT)
     assert found.effect is None
 
 
 def test_forbidden_ids_are_neither_thought_nor_written():
-    model, params = tiny.thinker_of()
+    model, params = tiny.thinker_of(tokens=LAST)
     settings = {"max_new_tokens": 12, "temperature": 3.0, "greedy_thoughts": False}
     free = generate(THINKING, model, params, [[1], [2, 3]] * 8, jax.random.key(0), **settings)
-    held = generate(THINKING, model, params, [[1], [2, 3]] * 8, jax.random.key(0), forbidden=(0, 4, 7), **settings)
+    other = tiny.thinker_of(tokens=Tokens(forbidden=(0, 4, 7, 12)))[0]
+    held = generate(THINKING, other, params, [[1], [2, 3]] * 8, jax.random.key(0), **settings)
     assert set(np.unique(free.tokens)) == set(np.unique(free.effect.thoughts)) == set(range(12))  # all but 12
     allowed = {1, 2, 3, 5, 6, 8, 9, 10, 11}
     assert set(np.unique(held.tokens)) == set(np.unique(held.effect.thoughts)) == allowed
 
 
 def test_sampled_tokens_come_at_their_probabilities_under_the_temperature():
-    _, params = tiny.thinker_of()
+    _, params = tiny.thinker_of(tokens=LAST)
     plain = PlainLM().definition(tiny.LM)
     settings = {"max_new_tokens": 1, "temperature": 2.0, "think": False}
     found = generate(PlainLM(), plain, params["lm"], [PROMPTS[1]] * 4000, jax.random.key(1), **settings)
@@ -112,7 +116,7 @@ def test_sampled_tokens_come_at_their_probabilities_under_the_temperature():
 
 
 def test_a_text_ends_with_its_stop_token_and_the_others_go_on(x64):
-    model, params = tiny.thinker_of(tiny.EXACT)
+    model, params = tiny.thinker_of(tiny.EXACT, tokens=LAST)
     free = generate(THINKING, model, params, PROMPTS, jax.random.key(0), max_new_tokens=6)
     texts = [free.text(row) for row in range(3)]
     stop = texts[0][2]
@@ -126,7 +130,7 @@ SAMPLED = {"max_new_tokens": 5, "temperature": 1.5, "greedy_thoughts": False}
 
 
 def test_what_is_drawn_for_a_row_depends_on_its_own_key_and_prompt_alone(x64):
-    model, params = tiny.thinker_of(tiny.EXACT)
+    model, params = tiny.thinker_of(tiny.EXACT, tokens=LAST)
     keys = jax.random.split(jax.random.key(5), 3)
     together = generate(THINKING, model, params, PROMPTS, keys, **SAMPLED)
     assert len({tuple(row) for row in np.asarray(together.tokens)}) == 3
@@ -139,7 +143,7 @@ def test_what_is_drawn_for_a_row_depends_on_its_own_key_and_prompt_alone(x64):
 
 
 def test_samples_of_a_prompt_are_those_of_the_prompt_given_as_often(x64):
-    model, params = tiny.thinker_of(tiny.EXACT)
+    model, params = tiny.thinker_of(tiny.EXACT, tokens=LAST)
     keys = jax.random.split(jax.random.key(6), 4)
     twice = generate(THINKING, model, params, [*PROMPTS[1:2] * 2, *PROMPTS[2:] * 2], keys, **SAMPLED)
     once = generate(THINKING, model, params, PROMPTS[1:], keys, samples=2, **SAMPLED)
@@ -149,7 +153,7 @@ def test_samples_of_a_prompt_are_those_of_the_prompt_given_as_often(x64):
 
 
 def test_one_key_draws_anew_for_every_row_and_every_token():
-    model, params = tiny.thinker_of()
+    model, params = tiny.thinker_of(tokens=LAST)
     found = generate(THINKING, model, params, [[1, 2]], jax.random.key(0), samples=200, **SAMPLED)
     thoughts = np.asarray(found.effect.thoughts)[:, :, 0]
     for drawn in (np.asarray(found.tokens), thoughts[:, :, 0], thoughts[:, 0]):
@@ -159,7 +163,7 @@ def test_one_key_draws_anew_for_every_row_and_every_token():
 
 
 def test_prompts_and_lengths_of_one_bucket_share_one_program():
-    model, params = tiny.thinker_of()
+    model, params = tiny.thinker_of(tokens=LAST)
     writing._write.clear_cache()
     for prompts, count in (([[1, 2], [3]], 4), ([[5] * 30, [1, 2, 3]], 7)):
         found = generate(THINKING, model, params, prompts, jax.random.key(0), max_new_tokens=count)
@@ -178,14 +182,14 @@ def test_prompts_and_lengths_of_one_bucket_share_one_program():
         ({"temperature": -1.0}, "temperature = -1.0"),
         ({"samples": 0}, "samples = 0"),
         ({"samples": 3, "key": jax.random.split(jax.random.key(0), 2)}, r"keys of shape \(2,\) for 3 rows"),
-        ({"forbidden": tuple(range(13))}, "all 13 tokens are forbidden"),
-        ({"forbidden": (99,)}, r"forbidden token ids \[99\]"),
+        ({"tokens": Tokens(forbidden=tuple(range(13)))}, "all 13 tokens are forbidden"),
+        ({"tokens": Tokens(forbidden=(99,))}, r"forbidden token ids \[99\]"),
         ({"stop": (12,)}, r"stop token ids \[12\] are forbidden"),
         ({"method": PlainLM()}, "PlainLM does not think"),
     ],
 )
 def test_what_cannot_be_written_is_refused_by_name(change, message):
-    model, params = tiny.thinker_of()
     asked = {"method": THINKING, "prompts": [[1, 2]], "key": jax.random.key(0), "max_new_tokens": 5} | change
+    model, params = tiny.thinker_of(tokens=asked.pop("tokens", LAST))
     with pytest.raises(ValueError, match=message):
         generate(asked.pop("method"), model, params, asked.pop("prompts"), asked.pop("key"), **asked)

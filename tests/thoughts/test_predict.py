@@ -43,7 +43,7 @@ def test_next_token_distributions_equal_those_of_the_spelled_out_sequences(x64, 
     def run(params):
         thinker, tokens = model.bind(params), jnp.asarray(TOKENS)
         inner = Inner(thinker.lm.embed(tokens), tokens)
-        return predict(thinker, thinker.lm.text(batch), batch, jnp.asarray(ANCHORS), inner, mix)
+        return predict(thinker, tiny.context(thinker, batch, ANCHORS), inner, mix)
 
     found = jax.tree.map(np.asarray, run(params))
     for b, r, a in np.ndindex(2, 2, 2):

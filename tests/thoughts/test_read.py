@@ -11,12 +11,13 @@ from reference import sequential
 from tolerances import EXACT
 
 from qstar.methods.quiet_star import QuietStar
+from qstar.models.thinker import Tokens
 from qstar.ops import chunk
 from qstar.thoughts import read as reading
 from qstar.thoughts.generate import generate
 from qstar.thoughts.read import Reading, Step, Thought, best, read
 
-METHOD = QuietStar(thought_len=3, delimiter_id=0, delimiter_scale=1.5, mix="hidden", forbidden_ids=(5,))
+METHOD = QuietStar(thought_len=3, delimiter_scale=1.5, mix="hidden")
 TEXT = [3, 7, 1, 9, 4, 6, 0, 11, 8]
 
 
@@ -31,7 +32,7 @@ def of_reference(params, num_thoughts):
 
 
 def test_thoughts_before_every_token_and_their_effect_equal_the_reference_s(x64):
-    model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=1.5)
+    model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=1.5, tokens=Tokens(forbidden=(5,)))
     tokens, base, mixed, weight = of_reference(params, 1)
     found = read(METHOD, model, params, TEXT, jax.random.key(0))
     assert found.tokens == tuple(TEXT)
@@ -48,11 +49,12 @@ def test_thoughts_before_every_token_and_their_effect_equal_the_reference_s(x64)
 @functools.partial(jax.jit, static_argnames="model")
 def distributions(model, params, batch):
     anchors = jnp.arange(9)[None]
-    return METHOD.predictions(model.bind(params), batch, anchors, jax.random.key(0), greedy=True)[1]
+    thinker = model.bind(params)
+    return METHOD.think(thinker, tiny.context(thinker, batch, anchors), jax.random.key(0), greedy=True)[1]
 
 
 def test_the_likeliest_tokens_are_the_five_most_probable_in_order(x64):
-    model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=1.5)
+    model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=1.5, tokens=Tokens(forbidden=(5,)))
     found = read(METHOD, model, params, TEXT, jax.random.key(0))
     seen = distributions(model, params, tiny.batch([TEXT], [[1] * 9]))
     for s, step in enumerate(found.steps):
@@ -68,7 +70,7 @@ def test_slices_of_anchors_change_nothing(monkeypatch):
     monkeypatch.setattr(chunk, "BUDGET_BYTES", 4 * 3 * 2 * 13 * 5)  # distributions of five anchors: rounded to four
     traced = []
     think = QuietStar.think
-    monkeypatch.setattr(QuietStar, "think", lambda *given: traced.append(given[4].shape) or think(*given))
+    monkeypatch.setattr(QuietStar, "think", lambda *given: traced.append(given[2].anchors.shape) or think(*given))
     sliced = read(METHOD, model, params, TEXT, jax.random.key(0), num_thoughts=2)
     assert traced == [(1, 4)]
     for one, other in zip(whole.steps, sliced.steps, strict=True):

@@ -8,6 +8,7 @@ import tiny
 from reference import sequential
 from tolerances import EXACT
 
+from qstar.models.thinker import Tokens
 from qstar.thoughts.sample import sample
 
 SCALE = 1.5
@@ -15,21 +16,20 @@ EVERYWHERE = np.broadcast_to(np.arange(9)[None], (2, 9))
 SOME = np.array([[1, 2, 7], [0, 4, 5]])
 
 
-@functools.partial(jax.jit, static_argnames=("model", "temperature", "forbidden"))
-def drawn(model, params, batch, anchors, key, temperature=1.0, forbidden=()):
+@functools.partial(jax.jit, static_argnames=("model", "temperature"))
+def drawn(model, params, batch, anchors, key, temperature=1.0):
     thinker = model.bind(params)
-    text = thinker.lm.text(batch)
-    settings = {"thought_len": 3, "num_thoughts": 2, "temperature": temperature, "forbidden": forbidden}
-    return sample(thinker, text, batch, anchors, key, **settings)
+    settings = {"thought_len": 3, "num_thoughts": 2, "temperature": temperature}
+    return sample(thinker, tiny.context(thinker, batch, anchors), key, **settings)
 
 
 @pytest.mark.parametrize(
     ("anchors", "temperature", "forbidden"), [(EVERYWHERE, 0.8, (5,)), (SOME, 1.0, ()), (SOME, 0.0, (2, 5))]
 )
 def test_parallel_thoughts_equal_thoughts_grown_one_by_one(x64, anchors, temperature, forbidden):
-    model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=SCALE)
+    model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=SCALE, tokens=Tokens(forbidden=forbidden))
     batch = tiny.packed()
-    found = drawn(model, params, batch, jnp.asarray(anchors), jax.random.key(3), temperature, forbidden)
+    found = drawn(model, params, batch, jnp.asarray(anchors), jax.random.key(3), temperature)
     tokens, logprobs = sequential.sample(
         params, tiny.EXACT, SCALE, batch, anchors, jax.random.key(3), 3, 2, temperature, forbidden
     )

@@ -8,6 +8,7 @@ import tiny
 from reference import sequential
 from tolerances import EXACT
 
+from qstar.models.thinker import Tokens
 from qstar.thoughts.talk import MIXES, talk
 
 SCALE = 1.5
@@ -16,12 +17,11 @@ SOME = np.array([[1, 2, 7], [0, 4, 5]])
 LOOKAHEAD = 3
 
 
-@functools.partial(jax.jit, static_argnames=("model", "mix", "forbidden"))
-def scored(model, params, batch, anchors, tokens, mix, forbidden=()):
+@functools.partial(jax.jit, static_argnames=("model", "mix"))
+def scored(model, params, batch, anchors, tokens, mix):
     thinker = model.bind(params)
-    text = thinker.lm.text(batch)
-    settings = {"lookahead": LOOKAHEAD, "mix": mix, "temperature": 3.0, "forbidden": forbidden}
-    return talk(thinker, text, batch, anchors, thinker.lm.embed(tokens), tokens, **settings)
+    settings = {"lookahead": LOOKAHEAD, "mix": mix, "temperature": 3.0}
+    return talk(thinker, tiny.context(thinker, batch, anchors), thinker.lm.embed(tokens), tokens, **settings)
 
 
 def thoughts_at(anchors, seed=0, vocab=tiny.LM.vocab):
@@ -32,9 +32,9 @@ def thoughts_at(anchors, seed=0, vocab=tiny.LM.vocab):
 @pytest.mark.parametrize("mix", MIXES)
 @pytest.mark.parametrize(("anchors", "forbidden"), [(EVERYWHERE, ()), (SOME, (12,))])
 def test_one_pass_over_all_columns_equals_every_thought_run_by_itself(x64, mix, anchors, forbidden):
-    model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=SCALE)
+    model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=SCALE, tokens=Tokens(forbidden=forbidden))
     batch, tokens = tiny.packed(), jnp.minimum(thoughts_at(anchors), 11)
-    found = scored(model, params, batch, jnp.asarray(anchors), tokens, mix, forbidden)
+    found = scored(model, params, batch, jnp.asarray(anchors), tokens, mix)
     wanted = sequential.talk(params, tiny.EXACT, SCALE, batch, anchors, tokens, LOOKAHEAD, mix, 3.0, forbidden)
     np.testing.assert_array_equal(found.counts, sequential.counts(batch, anchors, LOOKAHEAD))
     for field in ("text", "base", "mixed", "thought", "weight"):

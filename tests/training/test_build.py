@@ -27,9 +27,6 @@ class Compared(PlainLM):
 
     reference: Reference = REFERENCE
 
-    def loss(self, model, batch, key, reference):
-        return super().loss(model, batch, key)
-
 
 @pytest.mark.parametrize(
     ("method", "optim", "adapters", "mesh"),
@@ -38,7 +35,7 @@ class Compared(PlainLM):
         (PlainLM(), OptimConfig(ema=0.9), None, MeshConfig(fsdp=2)),
         (PlainLM(), OptimConfig(), LoraConfig(rank=2, base="bfloat16"), MeshConfig(data=2, fsdp=2)),
         (Compared(), OptimConfig(), None, MeshConfig(data=2)),
-        (QuietStar(thought_len=1, lookahead=1, delimiter_id=1), OptimConfig(), None, MeshConfig()),
+        (QuietStar(thought_len=1, lookahead=1, delimiter_init="mean"), OptimConfig(), None, MeshConfig()),
     ],
     ids=["bfloat16", "average", "adapters", "reference", "quiet_star"],
 )

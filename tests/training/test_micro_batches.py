@@ -20,13 +20,14 @@ from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.latro import LaTRO
 from qstar.methods.lm import PlainLM
-from qstar.methods.protocol import Bound
+from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP
 from qstar.methods.sft import SFT
 from qstar.sharding import MeshConfig
 from qstar.structs import Examples
 from qstar.thoughts.fill import Inner
+from qstar.thoughts.thinking import Thinking
 from qstar.training.step import accumulate, make_step, new_state, state_sharding
 
 LM = dataclasses.replace(tiny.EXACT, layers=1)
@@ -36,15 +37,21 @@ TOLERANCE = 1e-11
 as few as ten roundings in each."""
 
 
-class OfTheRow:
+class RowThinking(Thinking):
     """Thoughts that are a function of their row."""
 
-    def inner(self, thinker, text, batch, anchors, key, num_thoughts, temperature):
-        at = jnp.take_along_axis(batch.tokens, anchors, 1)[:, None, :, None]
+    def inner(self, thinker, context, key, num_thoughts, temperature):
+        at = jnp.take_along_axis(context.batch.tokens, context.anchors, 1)[:, None, :, None]
         sample, place = jnp.arange(num_thoughts)[None, :, None, None], jnp.arange(self.thought_len)[None, None, None]
         tokens = (5 * at + 7 * sample + 3 * place) % LM.vocab
-        drawn_at = jnp.full(tokens.shape, -jnp.log(LM.vocab), text.hidden.dtype)
+        drawn_at = jnp.full(tokens.shape, -jnp.log(LM.vocab), context.text.hidden.dtype)
         return Inner(thinker.lm.embed(tokens), tokens, drawn_at)
+
+
+class OfTheRow:
+    @property
+    def thinking(self):
+        return RowThinking(**vars(super().thinking))
 
 
 @dataclass(frozen=True)
@@ -57,19 +64,13 @@ class Gated(OfTheRow, Adaptive):
     pass
 
 
-class Straight:
-    def thinking(self):
-        found = super().thinking()
-        return Quiet(**{field.name: getattr(found, field.name) for field in dataclasses.fields(found)})
-
-
 @dataclass(frozen=True)
-class Informed(Straight, RLP):
+class Informed(OfTheRow, RLP):
     pass
 
 
 @dataclass(frozen=True)
-class Latent(Straight, LaTRO):
+class Latent(OfTheRow, LaTRO):
     pass
 
 
@@ -106,23 +107,24 @@ def rows(times=1):
 
 
 def setting(name):
-    """The method, its definition, its weights, and what else its loss takes."""
+    """The method, its definition, its weights, and the models of its loss with these weights as the policy's."""
     method = METHODS[name]
     model = method.definition(LM)
     params = tiny.weights_of(model, 0, jnp.float64)
     before = tiny.weights_of(model, 3, jnp.float64)
     if isinstance(method, FastQuietStar):
         teacher = TEACHER.definition(LM)
-        others = lambda: (Bound(TEACHER, teacher.bind(tiny.weights_of(teacher, 3, jnp.float64))),)  # noqa: E731
+        taught = tiny.weights_of(teacher, 3, jnp.float64)
+        models = lambda params: Models(model.bind(params), teacher.bind(taught), TEACHER)  # noqa: E731
     elif isinstance(method, RLP | LaTRO):
-        others = lambda: (Bound(method, model.bind(before)),)  # noqa: E731
+        models = lambda params: Models(model.bind(params), model.bind(before), method)  # noqa: E731
     else:
-        others = lambda: ()  # noqa: E731
-    return method, model, params, others
+        models = lambda params: Models(model.bind(params))  # noqa: E731
+    return method, model, params, models
 
 
-def terms_of(method, model, others):
-    return lambda params, batch, key: method.loss_terms(model.bind(params), batch, key, *others())
+def terms_of(method, models):
+    return lambda params, batch, key: method.loss_terms(models(params), batch, key)
 
 
 def assert_equal(found, wanted):
@@ -136,12 +138,12 @@ def assert_equal(found, wanted):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_gradient_and_the_metrics_are_those_of_one_batch(x64, name):
-    method, model, params, others = setting(name)
+    method, _, params, models = setting(name)
 
     @jax.jit
     def both(params, batch, key):
-        loss = lambda params: method.loss(model.bind(params), batch, key, *others())  # noqa: E731
-        parts = accumulate(terms_of(method, model, others), params, batch, jax.random.clone(key), 4)
+        loss = lambda params: method.loss(models(params), batch, key)  # noqa: E731
+        parts = accumulate(terms_of(method, models), params, batch, jax.random.clone(key), 4)
         return jax.grad(loss, has_aux=True)(params), parts
 
     (wanted, metrics), (found, summed) = both(params, rows(), jax.random.key(0))
@@ -174,8 +176,8 @@ def test_on_eight_devices_a_step_is_that_of_one_batch_on_one_device(x64):
 
 def products_of_counting(name):
     """How many products of matrices are left in the program that only counts."""
-    method, model, params, others = setting(name)
-    counts = lambda batch, key: terms_of(method, model, others)(params, batch, key)[0].counts  # noqa: E731
+    method, _, params, models = setting(name)
+    counts = lambda batch, key: terms_of(method, models)(params, batch, key)[0].counts  # noqa: E731
     text = jax.jit(counts).lower(rows(), jax.random.key(0)).compile().as_text()
     return len(re.findall(r" = .*? dot\(", text))
 

@@ -14,7 +14,7 @@ from tolerances import rounding
 
 from qstar import sharding
 from qstar.methods.lm import PlainLM
-from qstar.methods.protocol import Reference
+from qstar.methods.protocol import Models, Reference
 from qstar.models import lm as language_model
 from qstar.models.lora import LoraConfig, adapted
 from qstar.policy import Policy
@@ -34,9 +34,9 @@ class Distance(PlainLM):
 
     reference: Reference = INITIAL
 
-    def loss_terms(self, model, batch, key, reference):
-        wanted = reference.model.norm.scale[...]
-        gap = model.norm.scale[...] - 3 * wanted
+    def loss_terms(self, models, batch, key):
+        wanted = models.reference.norm.scale[...]
+        gap = models.policy.norm.scale[...] - 3 * wanted
         rows = jnp.ones(batch.tokens.shape[0], bool)
         loss = Term.of(jnp.broadcast_to(0.5 * jnp.sum(gap**2), rows.shape), rows)
         return Loss((loss,)), {"wanted": Mean.of(wanted.sum())}
@@ -90,7 +90,8 @@ def test_no_gradient_reaches_a_bound_reference(other):
     model, params = tiny.lm_of()
     found = other_policy(model, params) if other else None
     comparison = Comparison.of(Distance(Reference(run="somewhere" if other else "")), model, found)
-    through = jax.grad(lambda reference: comparison.bound(reference, None).model.norm.scale[...].sum())(params)
+    bound = lambda params: comparison.beside(Models(None), params, None).reference  # noqa: E731
+    through = jax.grad(lambda params: bound(params).norm.scale[...].sum())(params)
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(through))
 
 
@@ -124,10 +125,10 @@ def test_another_runs_model_is_the_reference_with_its_own_method():
 
     @dataclass(frozen=True)
     class Copies(Distance):
-        def loss(self, model, batch, key, reference):
-            assert isinstance(reference.method, PlainLM) and reference.model.cfg.width == 8
-            wanted = reference.model.norm.scale[...].sum()
-            loss = 0.5 * jnp.sum((model.norm.scale[...] - wanted) ** 2)
+        def loss(self, models, batch, key):
+            assert isinstance(models.reference_method, PlainLM) and models.reference.cfg.width == 8
+            wanted = models.reference.norm.scale[...].sum()
+            loss = 0.5 * jnp.sum((models.policy.norm.scale[...] - wanted) ** 2)
             return loss, {"loss": Mean.of(loss)}
 
     comparison = Comparison.of(Copies(Reference(run="somewhere")), model, other)
@@ -148,8 +149,8 @@ def test_of_a_model_with_adapters_only_what_trains_is_doubled():
     class Logits(PlainLM):
         reference: Reference = INITIAL
 
-        def loss(self, model, batch, key, reference):
-            now, before = (one.text(batch).hidden for one in (model, reference.model))
+        def loss(self, models, batch, key):
+            now, before = (one.text(batch).hidden for one in (models.policy, models.reference))
             loss = jnp.sum((now - 2 * before) ** 2)
             return loss, {"loss": Mean.of(loss), "same": Mean.of(jnp.abs(now - before).max())}
 

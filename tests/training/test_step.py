@@ -11,6 +11,7 @@ from tolerances import EXACT, rounding
 
 from qstar import sharding
 from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.training.step import accumulate, make_step, new_state
 
@@ -28,9 +29,9 @@ def four_rows(targets=True):
 
 def gradient_of(method, model, params, batch, count):
     if count == 1:
-        grad = jax.grad(lambda params, batch, key: method.loss(model.bind(params), batch, key), has_aux=True)
+        grad = jax.grad(lambda params, batch, key: method.loss(Models(model.bind(params)), batch, key), has_aux=True)
         return jax.jit(grad)(params, batch, jax.random.key(0))
-    terms = lambda params, batch, key: method.loss_terms(model.bind(params), batch, key)  # noqa: E731
+    terms = lambda params, batch, key: method.loss_terms(Models(model.bind(params)), batch, key)  # noqa: E731
     return jax.jit(lambda params, batch, key: accumulate(terms, params, batch, key, count))(
         params, batch, jax.random.key(0)
     )
@@ -74,8 +75,8 @@ def test_accumulation_is_the_mean_of_the_gradients_of_its_slices_by_their_target
 class Unsummed(PlainLM):
     """A method whose loss is a number and nothing else."""
 
-    def loss(self, model, batch, key):
-        return super().loss(model, batch, key)
+    def loss(self, models, batch, key):
+        return super().loss(models, batch, key)
 
 
 def test_a_loss_that_does_not_say_its_counts_is_refused_in_micro_batches_alone():

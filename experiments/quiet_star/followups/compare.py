@@ -41,9 +41,9 @@ from qstar.methods.adaptive import Adaptive  # noqa: E402
 from qstar.methods.fast_quiet_star import teacher_passes  # noqa: E402
 from qstar.models import cost  # noqa: E402
 from qstar.ops import rows  # noqa: E402
-from qstar.structs import Batch  # noqa: E402
+from qstar.structs import Batch, Context  # noqa: E402
 from qstar.tasks.items import Item  # noqa: E402
-from qstar.thoughts.predict import Thinks  # noqa: E402
+from qstar.thoughts.thinking import Thinks  # noqa: E402
 
 PLACES = ("gain of a thought, answers", "gain of a thought, other tokens")
 """Columns of the table: see `gains`."""
@@ -214,7 +214,7 @@ def gate_shares(row: Row) -> dict[str, float]:
     @jax.jit
     def opens(params, batch, anchors):
         thinker = run.definition.bind(params)
-        return run.method.opens(thinker, thinker.lm.text(batch), anchors)
+        return run.method.opens(thinker, Context(thinker.lm.text(batch), batch, anchors))
 
     found = np.asarray(opens(*jax.device_put((run.params, texts.batch, texts.anchors))))
     metrics = json.loads((row.directory / "metrics.jsonl").read_text().splitlines()[-1])
@@ -232,7 +232,8 @@ def gains(run: runs.Run, cfg: TrainConfig) -> dict[str, float]:
     @jax.jit
     def gain(params, batch, anchors, key):
         thinker = run.definition.bind(params)
-        found = run.method.think(thinker, thinker.lm.text(batch), batch, anchors, key, greedy=False)[1]
+        context = Context(thinker.lm.text(batch), batch, anchors)
+        found = run.method.think(thinker, context, key, greedy=False)[1]
         true = jnp.roll(batch.tokens, -1, 1)[..., None]
         return jnp.take_along_axis(found.mixed[:, 0] - found.base, true, -1)[..., 0]
 

@@ -21,6 +21,7 @@ from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.ops import rows
 from qstar.policy import Policy
+from qstar.structs import Context
 from qstar.tasks import cups
 from qstar.thoughts.generate import generate
 from qstar.thoughts.talk import thought_columns
@@ -48,15 +49,16 @@ def written(model: Policy, problems: list[cups.Problem], temperature: float) -> 
 
 def in_the_slot(model: Policy, problems: list[cups.Problem]) -> np.ndarray:
     """Whether the prediction after start, true workings, end is right, per problem."""
-    method = QuietStar(thought_len=1, lookahead=1, delimiter="-").resolve(model.tokenizer)
-    definition = method.definition(model.lm)
-    params = method.start_from(model.lm, model.language_model, jax.random.key(0))
+    method = QuietStar(thought_len=1, lookahead=1, delimiter="-")
+    definition = method.definition(model.lm, model.tokenizer)
+    params = method.start_from(definition, model.language_model, jax.random.key(0))
     places = model.tokenizer.encode("12345")
 
     @jax.jit
     def predicted(params, batch, anchors, inner):
         thinker = definition.bind(params)
-        columns = thought_columns(thinker, thinker.lm.text(batch), batch, anchors, thinker.lm.embed(inner), 1)
+        context = Context(thinker.lm.text(batch), batch, anchors)
+        columns = thought_columns(thinker, context, thinker.lm.embed(inner), 1)
         return thinker.lm.logits(columns[:, 0, 0, -1])[:, jnp.array(places)].argmax(-1)
 
     right = np.zeros(len(problems), bool)

@@ -409,7 +409,7 @@ def test_columns_equal_the_ordinary_text_with_the_thought_written_into_it(x64, f
 
 def test_writing_goes_on_as_if_the_text_so_far_were_the_prompt(x64):
     model, params = thinker_of(THINKERS["gemma"])
-    method = QuietStar(thought_len=3, delimiter_id=0)
+    method = QuietStar(thought_len=3)
     # Prompts of different lengths stand in rows of one width: what is new lies far behind the end of the shorter.
     prompts = [[3, 7, 1, 9, 4, 4, 0, 11, 8], [5, 2]]
     whole = generate(method, model, params, prompts, jax.random.key(0), max_new_tokens=5)
