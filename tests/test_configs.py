@@ -339,6 +339,16 @@ def test_changes_name_every_value_that_differs_but_not_the_place():
     assert "method = QuietStar, now PlainLM" in configs.changes(old, composed("method=lm"))
 
 
+@pytest.mark.parametrize("method", ["quiet_star", "rlp"])
+def test_a_configuration_that_holds_the_ids_of_its_tokens_is_read_without_them(tmp_path, method):
+    cfg, file = composed(f"method={method}", "method.thought_len=4"), tmp_path / "config.yaml"
+    configs.save(cfg, file)
+    ids = "method:\n  delimiter_id: 16\n  dot_id: -1\n  forbidden_ids: [3, 5]\n"
+    file.write_text(file.read_text().replace("\nmethod:\n", f"\n{ids}"))
+    assert "delimiter_id: 16" in file.read_text()
+    assert configs.load(file) == cfg
+
+
 # --- experiments --------------------------------------------------------------------------------------------------
 
 

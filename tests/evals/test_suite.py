@@ -361,6 +361,21 @@ def test_answers_of_another_evaluation_are_refused_and_left_alone(tmp_path, chan
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
+def test_an_evaluation_that_wrote_the_ids_of_the_methods_tokens_goes_on(tmp_path):
+    ask = evaluator(dataclasses.replace(ALL, batch_size=1))
+    with pytest.raises(KeyboardInterrupt):
+        ask(asked.PARAMS, jax.random.key(0), stopped_after(2), tmp_path)
+    file = tmp_path / "cups.jsonl"
+    identity, *lines = file.read_text().splitlines(keepends=True)
+    identity = json.loads(identity)
+    identity["method"] |= {"delimiter_id": 16, "dot_id": -1, "forbidden_ids": [3]}
+    file.write_text("".join([json.dumps(identity) + "\n", *lines]))
+    seen = []
+    found = ask(asked.PARAMS, jax.random.key(0), lambda *told: seen.append(told), tmp_path)
+    assert (seen[0], seen[1]) == ((0, 3), (1, 3)) and len(lines) == 2
+    assert found == ask(asked.PARAMS, jax.random.key(0))
+
+
 def test_other_questions_are_refused(tmp_path):
     def asked_of(first):
         (measure,) = Questions().measures(TOKENIZER)

@@ -27,7 +27,7 @@ from qstar.models.cost import Pass, Work
 from qstar.models.lm import REMATS, LMConfig
 from qstar.policy import Policy
 from qstar.sharding import MeshConfig
-from qstar.structs import Batch
+from qstar.structs import Batch, Context
 from qstar.thoughts.sample import sample
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
@@ -157,7 +157,7 @@ def all_columns(model, batch, text):
 def one_token(model, batch, text):
     everywhere = jnp.broadcast_to(jnp.arange(32)[None], (2, 32))
     key = jax.random.key(0)
-    return sample(model, text, batch, everywhere, key, thought_len=1, num_thoughts=2, temperature=0.0)
+    return sample(model, Context(text, batch, everywhere), key, thought_len=1, num_thoughts=2, temperature=0.0)
 
 
 def test_every_phase_is_what_xla_counts_of_it():
@@ -178,6 +178,14 @@ def test_every_phase_is_what_xla_counts_of_it():
         assert formula.flops == pytest.approx(found.flops, rel=0.06), name
         # What it fuses decides how often an intermediate result moves.
         assert formula.bytes == pytest.approx(found.bytes, rel=0.15), name
+
+
+def test_a_teacher_of_any_method_thinks_once_before_every_token():
+    one = QuietStar(thought_len=3, num_thoughts=1, lookahead=1, baseline="base", mixing="none", mix="hidden", beta=0.0)
+    assert teacher_passes(RLP(thought_len=3), 9) == teacher_passes(one, 9)
+    gated = teacher_passes(Adaptive(thought_len=3), 9)
+    assert (gated[0].gate, gated[1].thoughts, gated[2].thoughts) == (8, 8, 8)
+    assert not any(each.gradient for each in gated)
 
 
 def test_a_student_s_step_counts_what_its_teacher_thinks():

@@ -1,5 +1,6 @@
 """Run directories are found and runs, or refused with a reason."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -49,6 +50,15 @@ def test_an_opened_run_knows_its_method_model_tokenizer_and_step(run_directory):
     assert run.config.batch_size == 4
     assert run.metrics == [{"step": 1, "time_s": 0.5, "loss": 2.0}]
     np.testing.assert_array_equal(run.params["start"], run.params["lm"]["embedding"][16])
+
+
+def test_a_run_that_is_asked_otherwise_has_the_tokens_of_the_method_that_asks(run_directory):
+    run = runs.load_run(run_directory)
+    assert runs.definition_for(run, run.method) is run.definition
+    dots = dataclasses.replace(run.method, fill="dots", dot="3", forbidden=("a",))
+    cfg = runs.definition_for(run, dots).abstract_model.cfg
+    assert cfg.tokens == Tokens(delimiter=16, dot=2, forbidden=(5,))
+    assert dataclasses.replace(cfg, tokens=Tokens(delimiter=16)) == run.definition.abstract_model.cfg
 
 
 def test_a_run_is_a_source_of_its_language_model(run_directory):

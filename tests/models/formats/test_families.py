@@ -377,11 +377,11 @@ def spliced(thoughts):
 def in_parallel(model, params):
     """Thoughts grown a column at a time, and the hidden states of all columns at once."""
     thinker = model.bind(params)
-    text, anchors = thinker.lm.text(TEXT), jnp.asarray(ANCHORS)
+    context = tiny.context(thinker, TEXT, ANCHORS)
     settings = {"thought_len": 4, "num_thoughts": 2, "temperature": 1.0}
-    thoughts = sample(thinker, text, TEXT, anchors, jax.random.key(0), **settings)
+    thoughts = sample(thinker, context, jax.random.key(0), **settings)
     inner = thinker.lm.embed(thoughts.tokens)
-    return thoughts, thought_columns(thinker, text, TEXT, anchors, inner, LOOKAHEAD)
+    return thoughts, thought_columns(thinker, context, inner, LOOKAHEAD)
 
 
 @functools.partial(jax.jit, static_argnums=0)
