@@ -24,6 +24,7 @@ from qstar import __version__, advice, files, overrides, settings
 from qstar.data.examples import OVERLONG, ExamplesText
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import TextConfig
+from qstar.data.steps import LabelledText
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
@@ -35,6 +36,7 @@ from qstar.methods.protocol import TOKEN_IDS
 from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP
 from qstar.methods.sft import SFT
+from qstar.methods.verifier import ORM, PRM, Verifier
 from qstar.models.lora import LoraConfig
 from qstar.models.sources import Pretrained, Scratch
 from qstar.paths import ROOT
@@ -112,6 +114,13 @@ class TrainConfig:
                 "with prompt and completion, as in\n"
                 """  printf '{"prompt": "3aegbdh=", "completion": "4;"}\\n' > examples.jsonl && """
                 "qstar-train method=sft data=examples data.path=examples.jsonl"
+            )
+        if isinstance(self.method, Verifier) != isinstance(self.data, LabelledText):
+            raise ValueError(
+                "method=orm and method=prm train on labelled solutions, and data=labelled is for them alone: give "
+                "both, with data.path=FILE, JSON lines with prompt, completion and label, as in\n"
+                """  printf '{"prompt": "3a=", "completion": "-4-4;", "label": 1}\\n' > labelled.jsonl && """
+                "qstar-train method=orm data=labelled data.path=labelled.jsonl eval=none"
             )
         if not isinstance(self.method, Thinks):
             return
@@ -202,9 +211,11 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "rlp": RLP,
         "latro": LaTRO,
         "adaptive": Adaptive,
+        "orm": ORM,
+        "prm": PRM,
     },
     "model": {"pretrained": Pretrained, "scratch": Scratch},
-    "data": {"cups": CupsText, "text": TextConfig, "examples": ExamplesText},
+    "data": {"cups": CupsText, "text": TextConfig, "examples": ExamplesText, "labelled": LabelledText},
     "eval": {
         "cups": CupsEval,
         "questions": QuestionsEval,

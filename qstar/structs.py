@@ -30,6 +30,14 @@ class Examples(Batch):
 
 
 @struct.dataclass
+class Labelled(Batch):
+    """Windows of solutions, some of whose tokens are judged; `mask` marks the tokens of the solutions."""
+
+    label: Float[Array, "B S"]  # from 0, wrong, to 1, right; 0 where nothing is judged
+    judged: Bool[Array, "B S"]  # True: the score at this token is held against the label
+
+
+@struct.dataclass
 class Text:
     """One pass over the text: what thoughts attend to and what the mixing head blends with."""
 

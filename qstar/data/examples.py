@@ -102,12 +102,22 @@ def read(path: str | Path, tokenizer: Completing) -> list[Example]:
     return [_example(record, where, tokenizer) for where, record in lines.json_lines(file)]
 
 
+def ids_of(record: dict, tokenizer: Completing, where: str) -> tuple[Sequence[int], Sequence[int]]:
+    """Prompt and completion as token ids: encoded as one text, or the ids that a model wrote after the prompt.
+
+    Raises ValueError for ids that the tokenizer does not have.
+    """
+    if "completion_ids" not in record:
+        return tokenizer.encode_pair(record["prompt"], record["completion"])
+    ids = record["completion_ids"]
+    if not isinstance(ids, list) or not all(isinstance(id, int) and 0 <= id < tokenizer.size for id in ids):
+        raise ValueError(f"{where}: completion_ids is {str(ids)[:60]}, expected token ids below {tokenizer.size}")
+    return tokenizer.encode_prompt(record["prompt"]), ids
+
+
 def encoded(record: dict, tokenizer: Completing, where: str = "") -> Example:
-    """An example as token ids: prompt and completion as one text, or the ids that a model wrote behind the prompt."""
-    if "completion_ids" in record:
-        prompt, completion = tokenizer.encode_prompt(record["prompt"]), record["completion_ids"]
-    else:
-        prompt, completion = tokenizer.encode_pair(record["prompt"], record["completion"])
+    """An example as token ids, an end-of-text token after the completion where the tokenizer has one."""
+    prompt, completion = ids_of(record, tokenizer, where)
     if completion and completion[-1] not in tokenizer.ends:
         completion = [*completion, *tokenizer.reply_end(record["prompt"])]
     return Example(tuple(prompt), tuple(completion), float(record.get("weight", 1.0)), record.get("group"), where)
@@ -124,9 +134,6 @@ def _example(record: dict, where: str, tokenizer: Completing) -> Example:
     group = record.get("group")
     if group is not None and not isinstance(group, str):
         raise ValueError(f"{where}: group is {group!r}, expected a text")
-    ids = record.get("completion_ids", [])
-    if not isinstance(ids, list) or not all(isinstance(id, int) and 0 <= id < tokenizer.size for id in ids):
-        raise ValueError(f"{where}: completion_ids is {str(ids)[:60]}, expected token ids below {tokenizer.size}")
     return encoded(record, tokenizer, where)
 
 
@@ -187,20 +194,23 @@ def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: boo
     """
     units = _units(examples)
     _check(examples, units, length)
-    order = np.random.default_rng(seed).permutation(len(units))
-    filled: list[list[Example]] = []
+    bins = filled([sum(map(len, unit)) for unit in units], length, seed)
+    return [_row([one for number in numbers for one in units[number]], length, prompts_count) for numbers in bins]
+
+
+def filled(sizes: Sequence[int], length: int, seed: int) -> list[list[int]]:
+    """Which of these many tokens each stand in one row of `length`: first fit in the order of a seed."""
+    bins: list[list[int]] = []
     room: list[int] = []
-    for number in order:
-        size = sum(map(len, units[number]))
-        first = max(len(filled) - OPEN_ROWS, 0)
-        fitting = (row for row in range(first, len(filled)) if room[row] >= size)
-        row = next(fitting, len(filled))
-        if row == len(filled):
-            filled.append([])
+    for number in np.random.default_rng(seed).permutation(len(sizes)).tolist():
+        first = max(len(bins) - OPEN_ROWS, 0)
+        row = next((row for row in range(first, len(bins)) if room[row] >= sizes[number]), len(bins))
+        if row == len(bins):
+            bins.append([])
             room.append(length)
-        filled[row] += units[number]
-        room[row] -= size
-    return [_row(row, length, prompts_count) for row in filled]
+        bins[row].append(number)
+        room[row] -= sizes[number]
+    return bins
 
 
 def _units(examples: Sequence[Example]) -> list[list[Example]]:

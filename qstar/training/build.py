@@ -9,10 +9,11 @@ import jax
 import optax
 
 from qstar import sharding
-from qstar.data import examples, generated, pipeline
+from qstar.data import examples, generated, pipeline, steps
 from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
 from qstar.data.pipeline import RandomAccess
+from qstar.data.steps import LabelledText
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import AsksAnother, Counts, Method, Vocabulary
 from qstar.models import lora
@@ -44,6 +45,18 @@ def dataset(cfg, tokenizer: Tokenizer, batch_size: int, seed: int) -> RandomAcce
                 )
         found = examples.rows(found, cfg.length, seed, cfg.prompts_count)
         return pipeline.source_dataset(found, batch_size, seed)
+    if isinstance(cfg, LabelledText):
+        solutions = steps.read(cfg, tokenizer)
+        if cfg.overlong == "skip":
+            kept = [solution for solution in solutions if len(solution) <= cfg.length]
+            if len(kept) < len(solutions):
+                console.console().print(
+                    f"{len(solutions) - len(kept)} solutions are longer than data.length = {cfg.length} tokens and are "
+                    "left out",
+                    markup=False,
+                )
+            solutions = kept
+        return pipeline.source_dataset(steps.rows(solutions, cfg.length, seed), batch_size, seed)
     if isinstance(cfg, CupsText):
         return pipeline.source_dataset(generated.cups_rows(cfg, tokenizer.encode_whole, seed), batch_size)
     return pipeline.text_dataset(cfg, tokenizer, batch_size, seed, pad_id=0)

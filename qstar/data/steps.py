@@ -1,0 +1,155 @@
+"""Solutions with labels as rows of training text: what reward models are trained on.
+
+A file holds JSON lines of one of two kinds, in the names that TRL gives them:
+
+    {"prompt": ..., "completion": ..., "label": 1}                       an outcome: every token of it is judged
+    {"prompt": ..., "completions": [STEP, ...], "labels": [true, 0.25]}  steps: the last token of each is judged
+
+`completion_ids` are the tokens of a solution that a model wrote, which are judged as they are. The prompt is never.
+"""
+
+import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from qstar import settings
+from qstar.data import examples
+from qstar.data.examples import OVERLONG, Completing
+from qstar.data.generated import pack_row
+from qstar.settings import OneOf, Range
+from qstar.structs import Labelled
+from qstar.tasks import lines
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A file of labelled solutions."""
+
+    path: str  # of the file: JSON lines with prompt, completion and label, or prompt, completions and labels
+    length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole solutions as fit
+    separator: str = "\n"  # that follows every step which does not end with it
+    until_first_wrong: bool = False  # steps after the first wrong one are not judged
+    # solutions that are longer than a row: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+
+    def __post_init__(self):
+        settings.check(self, "data")
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A prompt and a solution, with labels of some of its tokens."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    ends: tuple[int, ...]  # places in the completion of the tokens that are judged
+    labels: tuple[float, ...]  # of these
+    where: str = field(default="", compare=False)  # it comes from: file and line
+
+    def __len__(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+
+def read(cfg: LabelledText, tokenizer: Completing) -> list[Solution]:
+    """The solutions of a file, as token ids.
+
+    Raises FileNotFoundError; ValueError for a line that is no labelled solution, and where two steps end in one token.
+    """
+    file = Path(cfg.path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"data.path = {cfg.path!r} is no file: expected JSON lines with prompt, completion and label, or with "
+            "prompt, completions and labels"
+        )
+    return [_solution(record, where, cfg, tokenizer) for where, record in lines.json_lines(file)]
+
+
+def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing) -> Solution:
+    if not isinstance(record.get("prompt"), str):
+        raise ValueError(f"{where} lacks the text of prompt; it has {', '.join(record) or 'nothing'}")
+    if "completions" in record or "labels" in record:
+        steps, labels = _steps(record, where, cfg.separator)
+    elif isinstance(record.get("completion"), str) and "label" in record:
+        steps, labels = [record["completion"]], [record["label"]]
+    else:
+        raise ValueError(
+            f"{where}: expected completion (a text) and label, or completions and labels (lists of one length); it has "
+            f"{', '.join(record)}"
+        )
+    wrong = [label for label in labels if not isinstance(label, bool | int | float) or not 0 <= label <= 1]
+    if wrong:
+        raise ValueError(f"{where}: label {wrong[0]!r}: expected true, false or a number from 0 to 1")
+    prompt, completion = examples.ids_of(record | {"completion": "".join(steps)}, tokenizer, where)
+    if not completion:
+        raise ValueError(f"{where}: the solution is empty")
+    if "label" in record and "completions" not in record:
+        ends, labels = range(len(completion)), labels * len(completion)
+    else:
+        ends = last_tokens(steps, completion, tokenizer, where)
+    if cfg.until_first_wrong:
+        first = next((i for i, label in enumerate(labels) if label <= 0.5), len(labels) - 1)
+        ends, labels = ends[: first + 1], labels[: first + 1]
+    return Solution(tuple(prompt), tuple(completion), tuple(ends), tuple(map(float, labels)), where)
+
+
+def _steps(record: dict, where: str, separator: str) -> tuple[list[str], list]:
+    steps, labels = record.get("completions"), record.get("labels")
+    lists = isinstance(steps, list) and isinstance(labels, list)
+    if not lists or len(steps) != len(labels) or not steps or not all(isinstance(step, str) for step in steps):
+        raise ValueError(f"{where}: expected completions, a list of texts, and labels, a list as long")
+    return [step if step.endswith(separator) else step + separator for step in steps], labels
+
+
+def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Completing, where: str = "") -> list[int]:
+    """Place of the token that holds the last character of each step; the steps joined are the completion's text.
+
+    Raises ValueError where two steps end in one token: their labels could not be told apart.
+    """
+    length = lambda count: len(tokenizer.decode(list(completion[:count])))  # noqa: E731
+    total, found, upto = length(len(completion)), [], 0
+    lead = total - sum(map(len, steps))  # a space that the tokenizer puts before a text, or an end of text after it
+    for step in steps:
+        upto += len(step)
+        at = bisect.bisect_left(range(len(completion) + 1), min(upto + max(lead, 0), total), key=length) - 1
+        if found and at <= found[-1]:
+            raise ValueError(
+                f"{where}: steps {len(found)} and {len(found) + 1} end in the same token of this tokenizer; give a "
+                "data.separator that is a token of its own, or longer steps"
+            )
+        found.append(at)
+    return found
+
+
+def rows(solutions: Sequence[Solution], length: int, seed: int) -> list[Labelled]:
+    """Rows [S = length] of numpy leaves that hold every solution once.
+
+    Raises ValueError for no solutions, and for one that is longer than a row.
+    """
+    if not solutions:
+        raise ValueError("there is no labelled solution to train on")
+    longer = [one for one in solutions if len(one) > length]
+    if longer:
+        raise ValueError(
+            f"{len(longer)} of {len(solutions)} solutions are longer than a row of {length} tokens, the longest has "
+            f"{max(map(len, longer))} ({longer[0].where}): give data.length={max(map(len, longer))} or more, or leave "
+            "them out with data.overlong=skip"
+        )
+    filled = examples.filled([len(one) for one in solutions], length, seed)
+    return [_row([solutions[i] for i in numbers], length) for numbers in filled]
+
+
+def _row(solutions: Sequence[Solution], length: int) -> Labelled:
+    batch = pack_row([[*one.prompt, *one.completion] for one in solutions], length)
+    label, judged, mask = np.zeros(length, np.float32), np.zeros(length, bool), np.zeros(length, bool)
+    start = 0
+    for solution in solutions:
+        begin = start + len(solution.prompt)
+        start += len(solution)
+        mask[begin:start] = True
+        judged[begin + np.array(solution.ends)] = True
+        label[begin + np.array(solution.ends)] = solution.labels
+    return Labelled(batch.tokens, mask, batch.segment, batch.position, label, judged)
