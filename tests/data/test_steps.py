@@ -89,7 +89,7 @@ def test_lines_that_are_no_labelled_solutions_are_named(tmp_path, record, messag
 
 
 def test_two_steps_that_end_in_one_token_are_refused(tmp_path):
-    joined = tokenizers.characters("ab=", words=("cd",))
+    joined = tokenizers.characters("abcd=", words=("cd",))
     cfg = config(tmp_path, {"prompt": "a=", "completions": ["c", "d"], "labels": [1, 0]}, separator="")
     with pytest.raises(ValueError, match="steps 1 and 2 end in the same token"):
         steps.read(cfg, joined)
