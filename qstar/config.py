@@ -23,12 +23,14 @@ from yaml import YAMLError
 from qstar import __version__, advice, files, overrides, settings
 from qstar.data.examples import OVERLONG, ExamplesText
 from qstar.data.generated import CupsText
+from qstar.data.pairs import PairsText
 from qstar.data.pipeline import TextConfig
 from qstar.data.steps import LabelledText
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
 from qstar.methods.adaptive import Adaptive
+from qstar.methods.dpo import DPO
 from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.latro import LaTRO
 from qstar.methods.lm import PlainLM
@@ -122,6 +124,13 @@ class TrainConfig:
                 """  printf '{"prompt": "3a=", "completion": "-4-4;", "label": 1}\\n' > labelled.jsonl && """
                 "qstar-train method=orm data=labelled data.path=labelled.jsonl eval=none"
             )
+        if isinstance(self.method, DPO) != isinstance(self.data, PairsText):
+            raise ValueError(
+                "method=dpo trains on pairs of completions, and data=pairs is for it alone: give both, with "
+                "data.path=FILE, JSON lines with prompt, chosen and rejected, as in\n"
+                """  printf '{"prompt": "3a=", "chosen": "4;", "rejected": "2;"}\\n' > pairs.jsonl && """
+                "qstar-train method=dpo data=pairs data.path=pairs.jsonl eval=none"
+            )
         if not isinstance(self.method, Thinks):
             return
         columns = self.method.thinking.thought_len + self.method.thinking.lookahead + 1
@@ -211,11 +220,18 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "rlp": RLP,
         "latro": LaTRO,
         "adaptive": Adaptive,
+        "dpo": DPO,
         "orm": ORM,
         "prm": PRM,
     },
     "model": {"pretrained": Pretrained, "scratch": Scratch},
-    "data": {"cups": CupsText, "text": TextConfig, "examples": ExamplesText, "labelled": LabelledText},
+    "data": {
+        "cups": CupsText,
+        "text": TextConfig,
+        "examples": ExamplesText,
+        "labelled": LabelledText,
+        "pairs": PairsText,
+    },
     "eval": {
         "cups": CupsEval,
         "questions": QuestionsEval,

@@ -38,6 +38,14 @@ class Labelled(Batch):
 
 
 @struct.dataclass
+class Pairs:
+    """Two completions of the same prompts, row by row; their masks mark the completions."""
+
+    chosen: Batch
+    rejected: Batch
+
+
+@struct.dataclass
 class Text:
     """One pass over the text: what thoughts attend to and what the mixing head blends with."""
 

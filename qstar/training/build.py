@@ -9,9 +9,10 @@ import jax
 import optax
 
 from qstar import sharding
-from qstar.data import examples, generated, pipeline, steps
+from qstar.data import examples, generated, pairs, pipeline, steps
 from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
+from qstar.data.pairs import PairsText
 from qstar.data.pipeline import RandomAccess
 from qstar.data.steps import LabelledText
 from qstar.data.tokenizer import Tokenizer
@@ -46,20 +47,25 @@ def dataset(cfg, tokenizer: Tokenizer, batch_size: int, seed: int) -> RandomAcce
         found = examples.rows(found, cfg.length, seed, cfg.prompts_count)
         return pipeline.source_dataset(found, batch_size, seed)
     if isinstance(cfg, LabelledText):
-        solutions = steps.read(cfg, tokenizer)
-        if cfg.overlong == "skip":
-            kept = [solution for solution in solutions if len(solution) <= cfg.length]
-            if len(kept) < len(solutions):
-                console.console().print(
-                    f"{len(solutions) - len(kept)} solutions are longer than data.length = {cfg.length} tokens and are "
-                    "left out",
-                    markup=False,
-                )
-            solutions = kept
+        solutions = _short_enough(cfg, steps.read(cfg, tokenizer), "solutions")
         return pipeline.source_dataset(steps.rows(solutions, cfg.length, seed), batch_size, seed)
+    if isinstance(cfg, PairsText):
+        found = pairs.rows(_short_enough(cfg, pairs.read(cfg, tokenizer), "pairs"), cfg.length)
+        return pipeline.source_dataset(found, batch_size, seed)
     if isinstance(cfg, CupsText):
         return pipeline.source_dataset(generated.cups_rows(cfg, tokenizer.encode_whole, seed), batch_size)
     return pipeline.text_dataset(cfg, tokenizer, batch_size, seed, pad_id=0)
+
+
+def _short_enough(cfg: LabelledText | PairsText, records: list, what: str) -> list:
+    """Those that fit into a row, where the others are to be left out; how many these are is printed."""
+    if cfg.overlong == "error":
+        return records
+    kept = [record for record in records if len(record) <= cfg.length]
+    if len(kept) < len(records):
+        left = f"{len(records) - len(kept)} {what} are longer than data.length = {cfg.length} tokens and are left out"
+        console.console().print(left, markup=False)
+    return kept
 
 
 def batches(dataset: RandomAccess) -> Iterator[Batch]:

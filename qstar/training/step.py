@@ -119,7 +119,7 @@ def accumulate(
     rounding, for the thoughts that were drawn: each slice draws its own with a key of its own, so they are others than
     those of an undivided batch.
     """
-    rows = batch.tokens.shape[0]
+    rows = len(jax.tree.leaves(batch)[0])
     if rows % count:
         raise ValueError(f"a batch of {rows} rows does not split into {count} micro-batches")
     # Row i goes to micro-batch i % count: every device keeps its rows.

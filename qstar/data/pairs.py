@@ -1,0 +1,95 @@
+"""Two completions of a prompt, the better and the worse one, as rows: what preference optimisation is trained on.
+
+A file holds JSON lines {"prompt": ..., "chosen": ..., "rejected": ...}, as TRL names them. The tokenizer's end-of-text
+token, where it has one, follows both completions. A pair takes two rows of one length.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+
+from qstar import settings
+from qstar.data import examples
+from qstar.data.examples import OVERLONG, Completing, Example
+from qstar.data.generated import pack_row
+from qstar.settings import OneOf, Range
+from qstar.structs import Batch, Pairs
+from qstar.tasks import lines
+
+
+@dataclass(frozen=True)
+class PairsText:
+    """A file of pairs."""
+
+    path: str  # of the file: JSON lines with prompt, chosen and rejected
+    length: Annotated[int, Range(2)] = 256  # tokens in a row: a prompt and one of its completions
+    # pairs one of which is longer than a row: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+
+    def __post_init__(self):
+        settings.check(self, "data")
+
+
+@dataclass(frozen=True)
+class Pair:
+    chosen: Example
+    rejected: Example
+
+    def __len__(self) -> int:
+        """Tokens of the longer one."""
+        return max(len(self.chosen), len(self.rejected))
+
+
+def read(cfg: PairsText, tokenizer: Completing) -> list[Pair]:
+    """The pairs of a file, as token ids.
+
+    Raises FileNotFoundError; ValueError for a line that is no pair, and for one whose completions are the same.
+    """
+    file = Path(cfg.path)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"data.path = {cfg.path!r} is no file: expected JSON lines with prompt, chosen and rejected"
+        )
+    return [_pair(record, where, tokenizer) for where, record in lines.json_lines(file)]
+
+
+def _pair(record: dict, where: str, tokenizer: Completing) -> Pair:
+    lacking = [name for name in ("prompt", "chosen", "rejected") if not isinstance(record.get(name), str)]
+    if lacking:
+        raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")
+    sides = {}
+    for name in ("chosen", "rejected"):
+        side = {"prompt": record["prompt"], "completion": record[name]}
+        if f"{name}_ids" in record:
+            side["completion_ids"] = record[f"{name}_ids"]
+        sides[name] = examples.encoded(side, tokenizer, where)
+        if not sides[name].completion:
+            raise ValueError(f"{where}: {name} is empty")
+    if sides["chosen"].completion == sides["rejected"].completion:
+        raise ValueError(f"{where}: chosen and rejected are the same: there is nothing to prefer")
+    return Pair(**sides)
+
+
+def rows(pairs: Sequence[Pair], length: int) -> list[Pairs]:
+    """One pair each: two rows [S = length] of numpy leaves, whose masks mark the completions.
+
+    Raises ValueError for no pairs, and for one that is longer than a row.
+    """
+    if not pairs:
+        raise ValueError("there is no pair to train on")
+    longer = [pair for pair in pairs if len(pair) > length]
+    if longer:
+        longest = max(map(len, longer))
+        raise ValueError(
+            f"{len(longer)} of {len(pairs)} pairs are longer than a row of {length} tokens, the longest has {longest} "
+            f"({longer[0].chosen.where}): give data.length={longest} or more, or leave them out with data.overlong=skip"
+        )
+    return [Pairs(_row(pair.chosen, length), _row(pair.rejected, length)) for pair in pairs]
+
+
+def _row(example: Example, length: int) -> Batch:
+    batch = pack_row([[*example.prompt, *example.completion]], length)
+    return batch.replace(mask=batch.mask & (np.arange(length) >= len(example.prompt)))

@@ -1,0 +1,112 @@
+"""Preference losses against their formulas, from log-probs summed by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+import tolerances
+from tolerances import EXACT
+
+from qstar.methods.dpo import DPO
+from qstar.methods.protocol import Models
+from qstar.structs import Pairs
+from qstar.thoughts.anchors import next_counts
+
+KEY = jax.random.key(0)
+
+
+def batch():
+    """Rows of one document each, whose later tokens are the completions."""
+    side = lambda first, second: tiny.batch(  # noqa: E731
+        [first, second],
+        np.pad(np.ones((2, 6), int), ((0, 0), (0, 2))),
+        [[0, 0, 0, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 0, 0]],
+    )
+    return Pairs(
+        side([1, 2, 3, 4, 5, 6, 0, 0], [7, 8, 9, 10, 11, 12, 0, 0]),
+        side([1, 2, 3, 9, 1, 6, 0, 0], [7, 8, 2, 2, 3, 12, 0, 0]),
+    )
+
+
+def models(policy_seed=0, reference_seed=1):
+    definition, params = tiny.lm_of(tiny.EXACT, policy_seed)
+    reference = tiny.lm_of(tiny.EXACT, reference_seed)[1]
+    return definition, params, lambda params: Models(definition.bind(params), definition.bind(reference))
+
+
+def sums(definition, params, side):
+    model = definition.bind(params)
+    logprobs = np.asarray(model.next_logprobs(model.text(side), side.tokens))
+    return np.array([row[counts].sum() for row, counts in zip(logprobs, np.asarray(next_counts(side)), strict=True)])
+
+
+def log_ratios():
+    definition, params, _ = models()
+    reference = tiny.lm_of(tiny.EXACT, 1)[1]
+    pairs = batch()
+    return [
+        sums(definition, params, side) - sums(definition, reference, side) for side in (pairs.chosen, pairs.rejected)
+    ]
+
+
+def loss_of(method, which=(0, 1)):
+    _, params, bound = models(*which)
+    return jax.jit(lambda params: method.loss(bound(params), batch(), KEY))(params)
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+def test_the_loss_of_the_paper(x64):
+    chosen, rejected = log_ratios()
+    loss, metrics = loss_of(DPO(beta=0.3))
+    assert float(loss) == pytest.approx(-np.log(sigmoid(0.3 * (chosen - rejected))).mean(), abs=EXACT)
+    assert metrics["accuracy"].value() == pytest.approx((chosen > rejected).mean())
+    assert metrics["reward_chosen"].value() == pytest.approx(0.3 * chosen.mean(), abs=EXACT)
+
+
+def test_smoothing_hinge_and_ipo(x64):
+    chosen, rejected = log_ratios()
+    margin = chosen - rejected
+    smoothed = -0.9 * np.log(sigmoid(0.3 * margin)) - 0.1 * np.log(sigmoid(-0.3 * margin))
+    assert float(loss_of(DPO(beta=0.3, label_smoothing=0.1))[0]) == pytest.approx(smoothed.mean(), abs=EXACT)
+    hinge = np.maximum(1 - 0.3 * margin, 0).mean()
+    assert float(loss_of(DPO(beta=0.3, loss_type="hinge"))[0]) == pytest.approx(hinge, abs=EXACT)
+    lengths = np.array([3, 4])
+    ipo = ((chosen / lengths - rejected / lengths - 1 / 0.6) ** 2).mean()
+    assert float(loss_of(DPO(beta=0.3, loss_type="ipo"))[0]) == pytest.approx(ipo, abs=EXACT)
+
+
+def test_irpo_adds_the_likelihood_a_token_of_the_chosen_one(x64):
+    definition, params, _ = models()
+    nll = -(sums(definition, params, batch().chosen) / np.array([3, 4])).mean()
+    alone, both = (float(loss_of(DPO(nll_weight=weight))[0]) for weight in (0.0, 0.5))
+    assert both - alone == pytest.approx(0.5 * nll, abs=10 * EXACT)
+
+
+def test_at_the_start_nothing_is_preferred_and_the_gradient_is_half_of_beta(x64):
+    loss, metrics = loss_of(DPO(beta=0.3), (0, 0))
+    assert float(loss) == pytest.approx(np.log(2), abs=EXACT)
+    assert metrics["margin"].value() == 0
+    definition, params, bound = models(0, 0)
+    found = jax.jit(jax.grad(lambda params: DPO(beta=0.3).loss(bound(params), batch(), KEY)[0]))(params)
+
+    def difference(params):
+        model = definition.bind(params)
+        total = lambda side: jnp.sum(  # noqa: E731
+            jnp.where(next_counts(side), model.next_logprobs(model.text(side), side.tokens), 0)
+        )
+        return -0.15 * (total(batch().chosen) - total(batch().rejected)) / 2
+
+    expected = jax.jit(jax.grad(difference))(params)
+    bound = tolerances.gradient(tiny.EXACT) * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=bound), found, expected)
+
+
+def test_settings_that_do_not_go_together_are_refused():
+    with pytest.raises(ValueError, match=r"method.label_smoothing = 0.1 with method.loss_type = 'ipo'"):
+        DPO(loss_type="ipo", label_smoothing=0.1)
+    with pytest.raises(ValueError, match=r"method.beta = 0"):
+        DPO(beta=0.0)
