@@ -118,18 +118,22 @@ class TrainConfig:
                 "qstar-train method=sft data=examples data.path=examples.jsonl"
             )
         if isinstance(self.method, Verifier) != isinstance(self.data, LabelledText):
+            name = "prm" if isinstance(self.method, PRM) else "orm"
             raise ValueError(
                 "method=orm and method=prm train on labelled solutions, and data=labelled is for them alone: give "
                 "both, with data.path=FILE, JSON lines with prompt, completion and label, as in\n"
-                """  printf '{"prompt": "3a=", "completion": "-4-4;", "label": 1}\\n' > labelled.jsonl && """
-                "qstar-train method=orm data=labelled data.path=labelled.jsonl eval=none"
+                """  printf '{"prompt": "3aegbdh=", "completion": "4;", "label": 1}\\n' > labelled.jsonl && """
+                f"qstar-train method={name} data=labelled data.path=labelled.jsonl"
             )
-        if isinstance(self.method, DPO) != isinstance(self.data, PairsText):
+        if isinstance(self.method, DPO) != isinstance(self.data, PairsText) or (
+            isinstance(self.method, DPO) and self.control
+        ):
             raise ValueError(
-                "method=dpo trains on pairs of completions, and data=pairs is for it alone: give both, with "
-                "data.path=FILE, JSON lines with prompt, chosen and rejected, as in\n"
-                """  printf '{"prompt": "3a=", "chosen": "4;", "rejected": "2;"}\\n' > pairs.jsonl && """
-                "qstar-train method=dpo data=pairs data.path=pairs.jsonl eval=none"
+                "method=dpo trains on pairs of completions, and data=pairs is for it alone, without a control "
+                "(control=false): give them together, with data.path=FILE, JSON lines with prompt, chosen and "
+                "rejected, as in\n"
+                """  printf '{"prompt": "3aegbdh=", "chosen": "4;", "rejected": "2;"}\\n' > pairs.jsonl && """
+                "qstar-train method=dpo data=pairs data.path=pairs.jsonl control=false"
             )
         if not isinstance(self.method, Thinks):
             return

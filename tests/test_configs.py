@@ -44,6 +44,11 @@ NEEDED = {
     "pretrained": ("model.source=bundled:cups",),
     "examples": ("data.path=examples.jsonl",),
     "sft": ("data=examples", "data.path=examples.jsonl"),
+    "labelled": ("method=orm", "data.path=labelled.jsonl"),
+    "orm": ("data=labelled", "data.path=labelled.jsonl"),
+    "prm": ("data=labelled", "data.path=labelled.jsonl"),
+    "pairs": ("method=dpo", "data.path=pairs.jsonl", "control=false"),
+    "dpo": ("data=pairs", "data.path=pairs.jsonl", "control=false"),
     "fast_quiet_star": ("method.teacher=runs/teacher",),
     "fast_quiet_star_released": ("method.teacher=runs/teacher",),
 }
@@ -229,6 +234,13 @@ ADVISED = {
     "rlp": "qstar-train method=rlp_cups",
     "sft": """printf '{"prompt": "3aegbdh=", "completion": "4;"}\\n' > examples.jsonl && """
     "qstar-train method=sft data=examples data.path=examples.jsonl",
+    **{
+        name: """printf '{"prompt": "3aegbdh=", "completion": "4;", "label": 1}\\n' > labelled.jsonl && """
+        f"qstar-train method={name} data=labelled data.path=labelled.jsonl"
+        for name in ("orm", "prm")
+    },
+    "dpo": """printf '{"prompt": "3aegbdh=", "chosen": "4;", "rejected": "2;"}\\n' > pairs.jsonl && """
+    "qstar-train method=dpo data=pairs data.path=pairs.jsonl control=false",
     "fast_quiet_star": "qstar-train run_dir=runs/teacher && "
     "qstar-train method=fast_quiet_star method.teacher=runs/teacher model.source=runs/teacher",
     "fast_quiet_star_released": "qstar-train run_dir=runs/teacher && "
@@ -253,7 +265,7 @@ def test_the_presets_that_refusals_of_methods_advise_are_those_that_run():
     assert {command.removeprefix("qstar-train method=") for command in commands} <= {*METHODS} - ADVISED.keys()
 
 
-@pytest.mark.parametrize("preset", ["sft", "fast_quiet_star"])
+@pytest.mark.parametrize("preset", ["sft", "orm", "prm", "dpo", "fast_quiet_star"])
 def test_the_commands_in_two_parts_that_refusals_of_methods_advise_run(preset, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(train, "BEST_OF", 2)

@@ -92,7 +92,7 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
         console.console().print(f"tokenizer: {loaded.tokenizer.told()}", markup=False, highlight=False)
     with console.phase("preparing data and questions"):
         data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
-        texts = held_out(cfg, loaded.tokenizer, data)
+        texts = held_out(cfg, loaded.tokenizer, data) if isinstance(cfg.method, Thinks) else []
         arms = [_arm(cfg, cfg.method, directory, loaded, mesh, data, texts)]
         if cfg.control:
             plain = dataclasses.replace(cfg, control=False)
