@@ -11,7 +11,9 @@ from qstar import config as configs
 from qstar import settings
 from qstar.config import EvaluateConfig, ImproveConfig, TrainConfig
 from qstar.data.examples import ExamplesText
+from qstar.data.pairs import PairsText
 from qstar.data.pipeline import TextConfig
+from qstar.data.steps import LabelledText
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import NoEval
 from qstar.methods.fast_quiet_star import FastQuietStar
@@ -38,6 +40,8 @@ REQUIRED = {
     TextConfig: {"paths": ("text.txt",)},
     PerplexityEval: {"paths": ("text.txt",)},
     ExamplesText: {"path": "examples.jsonl"},
+    LabelledText: {"path": "labelled.jsonl"},
+    PairsText: {"path": "pairs.jsonl"},
 }
 IMPOSSIBLE = (math.nan, math.inf, -math.inf, -1, 2**70)
 LEGAL = {
