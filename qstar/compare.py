@@ -60,10 +60,10 @@ def main(arguments: list[str] | None = None) -> None:
             found = compare(args.first, args.second)
     except (ValueError, OSError) as error:
         raise SystemExit(f"qstar-compare: {error}") from error
-    from qstar.reports import tables
+    from qstar.reports import summaries
 
     names = f"{args.second} against {args.first}" if args.second else f"{args.first}, thoughts against none"
-    console.console().print(tables.comparisons(found, f"{names}, on the same items"))
+    console.console().print(summaries.comparisons(found, f"{names}, on the same items"))
 
 
 if __name__ == "__main__":

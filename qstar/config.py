@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
+import hydra
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -41,7 +42,7 @@ from qstar.methods.sft import SFT
 from qstar.methods.verifier import ORM, PRM, Verifier
 from qstar.models.lora import LoraConfig
 from qstar.models.sources import Pretrained, Scratch
-from qstar.paths import ROOT
+from qstar.paths import CONFIGS, ROOT
 from qstar.recipes.selection import Improve
 from qstar.settings import Count, NonNegative, OneOf, Seed, Whole
 from qstar.sharding import MeshConfig
@@ -294,6 +295,13 @@ def build(node: DictConfig) -> Any:
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
         raise ValueError(_explained(error)) from error
+
+
+def composed(command: str, given: Sequence[str]) -> Any:
+    """What `qstar-COMMAND` makes of these arguments. Raises Hydra's errors, and ValueError as `build`."""
+    register()
+    with hydra.initialize_config_dir(CONFIGS, version_base="1.3"):
+        return build(hydra.compose(command, list(given)))
 
 
 def _check_known(node: DictConfig, prefix: str = "") -> None:

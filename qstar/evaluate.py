@@ -21,7 +21,7 @@ from qstar.evals.suite import Evaluator, NoEval
 from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.paths import CONFIGS
-from qstar.reports import tables
+from qstar.reports import summaries
 from qstar.training import console
 
 configs.register()
@@ -41,7 +41,7 @@ def _main(node: DictConfig) -> None:
             again = _again(cfg, sys.argv[1:])  # Hydra's own list of overrides has lost some of their quotes
             ending.go_on = lambda: f"Go on with  {again}" if Path(cfg.out).is_dir() else ""
         groups = evaluate(cfg)
-        console.console().print(tables.table(groups))
+        console.console().print(summaries.table(groups))
         if cfg.out:
             console.say(f"Table and answers are in {cfg.out}{_comparison(Path(cfg.out), groups)}")
 
@@ -52,7 +52,7 @@ def _again(cfg: EvaluateConfig, arguments: Sequence[str]) -> str:
     return advice.command("qstar-evaluate", *others, advice.override("run", cfg.run))
 
 
-def _comparison(out: Path, groups: tables.Groups) -> str:
+def _comparison(out: Path, groups: summaries.Groups) -> str:
     """How to test what was found, where it can be tested by itself."""
     folders = sorted({file.parent for file in out.glob("step_*/*.parquet")}, key=_step_of)
     ways = {row.way for _, rows in groups for row in rows}
@@ -69,7 +69,7 @@ def _step_of(folder: Path) -> int:
     return int(folder.name.removeprefix("step_"))
 
 
-def evaluate(cfg: EvaluateConfig) -> tables.Groups:
+def evaluate(cfg: EvaluateConfig) -> summaries.Groups:
     """What was evaluated, step by step, and its rows.
 
     Raises FileNotFoundError for a run or a step that is not there; ValueError for what cannot be evaluated, and where
@@ -81,13 +81,13 @@ def evaluate(cfg: EvaluateConfig) -> tables.Groups:
         return _evaluated(cfg)
 
 
-def _evaluated(cfg: EvaluateConfig) -> tables.Groups:
+def _evaluated(cfg: EvaluateConfig) -> summaries.Groups:
     evaluator, groups, told = None, [], ""
     for name, step, subject in _subjects(cfg):
         if evaluator is None:  # of all steps: its programs are compiled once
             with console.phase("preparing the questions"):
                 evaluator = Evaluator(cfg.eval, subject.method, subject.definition, subject.tokenizer)
-                told = tables.tokenizer(subject.tokenizer) + tables.left_out(evaluator.fit())
+                told = summaries.tokenizer(subject.tokenizer) + summaries.left_out(evaluator.fit())
             if told:
                 console.console().print(told.strip(), markup=False, highlight=False)
         folder = Path(cfg.out) / f"step_{step}" if cfg.out else None
@@ -135,7 +135,7 @@ def _steps(cfg: EvaluateConfig, path: Path) -> list[int | None]:
     return list(cfg.step) if isinstance(cfg.step, list | tuple) else [cfg.step]
 
 
-def _write(folder: Path, step: int, groups: tables.Groups, told: str) -> None:
+def _write(folder: Path, step: int, groups: summaries.Groups, told: str) -> None:
     """The table so far, for people and for programs; what other evaluations of this folder wrote there stays."""
     file, rows = folder / "evals.jsonl", groups[-1][1]
     known = files.records(file, "the answers of an evaluation", step=int, task=str)
@@ -144,7 +144,7 @@ def _write(folder: Path, step: int, groups: tables.Groups, told: str) -> None:
     lines += [{"step": step, **suite.as_dict(row)} for row in rows]
     lines.sort(key=lambda line: line["step"])
     files.write_records(file, lines)
-    files.write(folder / "summary.md", tables.markdown(groups) + told)
+    files.write(folder / "summary.md", summaries.markdown(groups) + told)
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ def _main(node: DictConfig) -> None:
     from qstar.training import console
 
     with console.phase("loading libraries"):
-        from qstar.reports import tables
+        from qstar.reports import summaries
         from qstar.runs import improve, iterations
 
     with session.errors() as ending:
@@ -37,7 +37,7 @@ def _main(node: DictConfig) -> None:
         with session.own_folder(node, directory) as own:
             ending.go_on = lambda: session.resume("qstar-improve", own) if (own / iterations.CONFIG).is_file() else ""
             lines = improve.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
-        console.console().print(tables.iterations(lines), markup=False)
+        console.console().print(summaries.iterations(lines), markup=False)
         console.say(f"Everything is in {own}")
 
 

@@ -7,19 +7,17 @@ import re
 import sys
 from pathlib import Path
 
+import experiment_scripts
 import pytest
 from small_runs import MODEL
 
 from qstar.paths import ROOT
-from qstar.runs import train
+from qstar.reports import ablations, tables
+from qstar.reports.ablations import Result
+from qstar.runs import ablation, train
+from qstar.runs.ablation import Ablation, Arm
 
-sys.path.insert(0, str(ROOT / "experiments" / "quiet_star" / "ablations"))
-
-import ablation
-import report
-import sweep
-from ablation import Ablation, Arm
-from report import Result
+script = experiment_scripts.load("quiet_star/ablations/tables")
 
 FILES = [*ablation.shipped(), str(ROOT / "experiments" / "quiet_star" / "tiny" / "comparison.yaml")]
 WANTED = (
@@ -38,7 +36,7 @@ def test_the_ablations_of_the_paper_and_ours_are_there():
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_file_says_what_it_claims_how_to_run_it_and_what_to_expect(name):
-    path = Path(name) if name.endswith(".yaml") else ablation.HERE / f"{name}.yaml"
+    path = Path(name) if name.endswith(".yaml") else ablation.FOLDER / f"{name}.yaml"
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     for word in ("Claim", "Command", "Expected", "At scale"):
         assert any(line.startswith(f"# {word} ") for line in head), word
@@ -50,7 +48,7 @@ def test_a_file_says_what_it_claims_how_to_run_it_and_what_to_expect(name):
 def runs():
     """Of all arms of all files, with seed 0."""
     return {
-        (name, arm): ablation.run(one, said, 0, Path("out"))
+        (name, arm): ablation.plan(one, said, 0, Path("out"))
         for name in FILES
         for one in [ablation.read(name)]
         for arm, said in one.arms.items()
@@ -83,7 +81,7 @@ def test_arms_of_equal_compute_have_it(name, arm, runs):
 
 def test_an_arm_is_trained_by_its_overrides_and_asked_by_them_and_more():
     one = Ablation("x", "X", "a", {"a": Arm(("method.beta=0",), ("method.thought_len=4",))})
-    run = ablation.run(one, one.arms["a"], 7, Path("out"), ["steps=3"])
+    run = ablation.plan(one, one.arms["a"], 7, Path("out"), ["steps=3"])
     assert run.directory == Path("out/quiet_star.ablations/beta=0.0/7")
     assert run.test == "thought_len=4"
     assert (run.trained.steps, run.trained.seed, run.trained.method.beta, run.trained.method.thought_len) == (
@@ -125,7 +123,9 @@ def test_an_unknown_name_is_answered_with_those_there_are():
 
 
 def test_arms_that_are_the_same_are_one_run_and_seeds_come_in_order():
-    jobs = sweep.jobs(["no_reinforce", "greedy_vs_sampled", "eval_thought_len"], [0, 1], Path("out"))
+    jobs = ablation.jobs(
+        [ablation.read(name) for name in ("no_reinforce", "greedy_vs_sampled", "eval_thought_len")], [0, 1], Path("out")
+    )
     places = [str(job.directory.relative_to("out/quiet_star.ablations")) for job in jobs]
     assert places == ["recipe/0", "beta=0.0/0", "recipe/1", "beta=0.0/1"]
     assert list(jobs[0].asked) == [
@@ -150,9 +150,9 @@ def test_a_sweep_trains_and_asks_what_is_missing_and_the_report_finds_it(tmp_pat
     monkeypatch.setattr(train, "BEST_OF", 1)
     (tmp_path / "small.yaml").write_text(FILE)
     small = [one for one in SMALL if not one.startswith("method.")]  # `method=lm` has no thoughts to shorten
-    jobs = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", small)
+    jobs = ablation.jobs([ablation.read(str(tmp_path / "small.yaml"))], [0], tmp_path / "runs", small)
     assert len(jobs) == 2
-    told = [sweep.work(job) for job in jobs]
+    told = [ablation.work(job) for job in jobs]
     assert re.match(r"recipe, seed 0: none \d\.\d{3}  likeliest \d\.\d{3}  sampled \d\.\d{3}  \(\d+ s\)$", told[0])
     assert re.match(r"method=PlainLM, seed 0: none \d\.\d{3}  \(\d+ s\)$", told[1])
 
@@ -163,11 +163,11 @@ def test_a_sweep_trains_and_asks_what_is_missing_and_the_report_finds_it(tmp_pat
         (test, way, 6) for test in ("", "thought_len=3") for way in ("none", "likeliest", "sampled")
     ]
     monkeypatch.setattr(train, "run", None)  # neither trained nor asked again
-    sweep.work(jobs[0])
+    ablation.work(jobs[0])
     assert file.read_text() == before
 
     one = ablation.read(str(tmp_path / "small.yaml"))
-    found = report.collect(one, [0, 1], tmp_path / "runs", small)
+    found = ablation.collect(one, [0, 1], tmp_path / "runs", small)
     assert [(result.arm, result.seed, result.way) for result in found] == [
         *((arm, 0, way) for arm in ("thinks", "tested longer") for way in ("none", "likeliest", "sampled")),
         ("plain", 0, "none"),
@@ -177,23 +177,25 @@ def test_a_sweep_trains_and_asks_what_is_missing_and_the_report_finds_it(tmp_pat
 
 def test_a_run_that_diverges_is_written_down_and_not_tried_again(tmp_path):
     (tmp_path / "small.yaml").write_text("title: X\nreference: a\narms: {a: [optim.lr=1e12, optim.clip=0]}\n")
-    (job,) = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", [*SMALL, "steps=4"])
-    assert sweep.work(job) == "lr=1000000000000.0,clip=0.0, seed 0: diverged"
+    (job,) = ablation.jobs([ablation.read(str(tmp_path / "small.yaml"))], [0], tmp_path / "runs", [*SMALL, "steps=4"])
+    assert ablation.work(job) == "lr=1000000000000.0,clip=0.0, seed 0: diverged"
     assert (
         "not finite" in (job.directory / "diverged.txt").read_text()
         or "nan" in (job.directory / "diverged.txt").read_text()
     )
-    assert sweep.work(job) == "lr=1000000000000.0,clip=0.0, seed 0: diverged"
+    assert ablation.work(job) == "lr=1000000000000.0,clip=0.0, seed 0: diverged"
 
 
 def test_a_directory_of_another_run_is_refused(tmp_path):
     (tmp_path / "small.yaml").write_text("title: X\nreference: a\narms: {a: []}\n")
-    (job,) = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", SMALL)
+    (job,) = ablation.jobs([ablation.read(str(tmp_path / "small.yaml"))], [0], tmp_path / "runs", SMALL)
     train.run(job.trained, job.directory)
     (job.directory / "done").touch()
-    (other,) = sweep.jobs([str(tmp_path / "small.yaml")], [0], tmp_path / "runs", [*SMALL, "batch_size=2"])
+    (other,) = ablation.jobs(
+        [ablation.read(str(tmp_path / "small.yaml"))], [0], tmp_path / "runs", [*SMALL, "batch_size=2"]
+    )
     with pytest.raises(ValueError, match="holds another run: batch_size = 4, now 2: choose another --out"):
-        sweep.work(other)
+        ablation.work(other)
 
 
 # --- the report ---------------------------------------------------------------------------------------------------
@@ -221,12 +223,18 @@ RESULTS = [
 
 
 def test_a_mean_over_seeds_is_told_with_its_interval():
-    assert report.told({(0, 0): 0.8, (0, 1): 0.9, (0, 2): 1.0}) == "0.900 ± 0.248"
-    assert (report.told({(0, 0): 0.5}), report.told({}), report.told({(0, 0): 743629.3})) == ("0.500", "", "7.4e+05")
+    assert tables.over_runs({(0, 0): 0.8, (0, 1): 0.9, (0, 2): 1.0}) == "0.900 ± 0.248"
+    assert (tables.over_runs({(0, 0): 0.5}), tables.over_runs({}), tables.over_runs({(0, 0): 743629.3})) == (
+        "0.500",
+        "",
+        "7.4e+05",
+    )
 
 
 def test_a_table_has_a_line_an_arm_with_intervals_and_differences_paired_by_seed():
-    found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in report.table(TWO, RESULTS).splitlines()[2:5]]
+    found = [
+        [cell.strip() for cell in line.split("|")[1:-1]] for line in ablations.table(TWO, RESULTS).splitlines()[2:5]
+    ]
     # sampled: (0.8, 0.7) and (0.5, 0.6); differences -0.3 and -0.1; t of one degree of freedom 12.706. Brackets: points
     # of the beta distribution, by scipy.stats; c has one run, and Wilson's interval of 125 of 500.
     assert found == [
@@ -244,7 +252,7 @@ def test_bases_are_what_varies_where_there_are_several():
         for base, seed, accuracy in ((0, 0, 0.8), (0, 1, 0.6), (1, 0, 0.7))
     ]
     runs += [dataclasses.replace(one, way="none") for one in runs]
-    found = [cell.strip() for cell in report.table(TWO, runs).splitlines()[2].split("|")[1:-1]]
+    found = [cell.strip() for cell in ablations.table(TWO, runs).splitlines()[2].split("|")[1:-1]]
     # Both bases have a mean of 0.7: 1000 (1.960 / 12.706)^2 = 23.8 questions' worth.
     assert (found[1], found[4]) == ("3 on 2 bases", "0.700 [0.479, 0.869]")
 
@@ -252,77 +260,63 @@ def test_bases_are_what_varies_where_there_are_several():
 def test_records_are_replaced_on_request_alone_and_never_by_less():
     old = [*answers("a", {"none": [0.2, 0.3]}), Result("y", "a", 0, 40, 20.0, "none", 1.0, 1.0, 500)]
     new = answers("a", {"none": [0.4, 0.5]})
-    assert report.merged(old, old[:2], "results.jsonl", False) == old  # nothing changes
+    assert ablations.merged(old, old[:2], "results.jsonl", False) == old  # nothing changes
     with pytest.raises(ValueError, match=r"results.jsonl holds 2 entries already.*--replace"):
-        report.merged(old, new, "results.jsonl", False)
-    assert report.merged(old, new, "results.jsonl", True) == [*new, old[2]]
+        ablations.merged(old, new, "results.jsonl", False)
+    assert ablations.merged(old, new, "results.jsonl", True) == [*new, old[2]]
     fewer_questions = [dataclasses.replace(one, n=100) for one in new]
     for less, name in ((new[:1], "x, a, base 0, seed 1"), (fewer_questions, "seed 0, step 40, none: 500, now 100")):
         with pytest.raises(ValueError, match=f"results.jsonl would lose .*{name}"):
-            report.merged(old, less, "results.jsonl", True)
+            ablations.merged(old, less, "results.jsonl", True)
     with pytest.raises(ValueError, match=r"results.jsonl: nothing was found"):
-        report.merged(old, [], "results.jsonl", True)
+        ablations.merged(old, [], "results.jsonl", True)
 
 
 def test_a_partial_folder_leaves_record_and_page_as_they_are(tmp_path, monkeypatch, capsys):
-    files = {name: tmp_path / path.name for name, path in (("--results", report.RESULTS), ("--page", report.PAGE))}
-    for name, path in (("--results", report.RESULTS), ("--page", report.PAGE)):
+    files = {name: tmp_path / path.name for name, path in (("--results", script.RESULTS), ("--page", script.PAGE))}
+    for name, path in (("--results", script.RESULTS), ("--page", script.PAGE)):
         files[name].write_bytes(path.read_bytes())
     given = [word for name, file in files.items() for word in (name, str(file))]
     for replace in ([], ["--replace"]):
-        monkeypatch.setattr(sys, "argv", ["report.py", "--runs", str(tmp_path / "runs"), *replace, *given])
+        monkeypatch.setattr(sys, "argv", ["tables.py", "--runs", str(tmp_path / "runs"), *replace, *given])
         with pytest.raises(SystemExit):
-            report.main()
-    assert files["--results"].read_bytes() == report.RESULTS.read_bytes()
-    assert files["--page"].read_bytes() == report.PAGE.read_bytes()
+            script.main()
+    assert files["--results"].read_bytes() == script.RESULTS.read_bytes()
+    assert files["--page"].read_bytes() == script.PAGE.read_bytes()
 
 
 def test_arms_that_were_not_run_are_named():
-    assert report.table(TWO, RESULTS).endswith("\nNot run: d.\n")
-    assert "Not run" not in report.table(Ablation("x", "X", "a", {"a": Arm()}), RESULTS)
+    assert ablations.table(TWO, RESULTS).endswith("\nNot run: d.\n")
+    assert "Not run" not in ablations.table(Ablation("x", "X", "a", {"a": Arm()}), RESULTS)
 
 
 def test_checkpoints_are_lines_of_their_own():
     one = Ablation("x", "X", "a", {"a": Arm()}, checkpoints=True)
     results = [Result("x", "a", 0, step, 10.0, "none", 0.2, 0.2, 500) for step in (20, 10)]
-    assert [line.split(" | ")[0] for line in report.table(one, results).splitlines()[2:]] == [
+    assert [line.split(" | ")[0] for line in ablations.table(one, results).splitlines()[2:]] == [
         "| a, step 10",
         "| a, step 20",
     ]
 
 
 def test_results_are_read_as_they_were_written(tmp_path):
-    report.write(RESULTS, tmp_path / "results.jsonl")
+    ablations.write(RESULTS, tmp_path / "results.jsonl")
     assert "NaN" not in (tmp_path / "results.jsonl").read_text()
-    found = report.load(tmp_path / "results.jsonl")
-    assert report.table(TWO, found) == report.table(TWO, RESULTS)
+    found = ablations.load(tmp_path / "results.jsonl")
+    assert ablations.table(TWO, found) == ablations.table(TWO, RESULTS)
     assert len(found) == len(RESULTS)
 
 
-def test_a_table_goes_between_its_marks():
-    page = "One\n<!-- table x -->\nold\n<!-- end -->\ntwo\n<!-- table y -->\n<!-- end -->\n"
-    filled = report.filled(page, {"x": "new \\1\n"})
-    assert filled == "One\n<!-- table x -->\n\nnew \\1\n\n<!-- end -->\ntwo\n<!-- table y -->\n<!-- end -->\n"
-    assert report.filled(filled, {"x": "new \\1\n"}) == filled
-    with pytest.raises(ValueError, match="the page has no place for z: <!-- table z -->"):
-        report.filled(page, {"z": ""})
-
-
 def test_the_page_has_the_tables_of_the_results_that_ship_and_a_place_for_every_ablation():
-    page = report.PAGE.read_text()
-    assert sorted(report.order(page)) == ablation.shipped()
-    results = report.load(report.RESULTS)
-    assert (
-        report.filled(page, {name: report.table(ablation.read(name), results) for name in report.order(page)}) == page
-    )
+    page = script.PAGE.read_text()
+    assert sorted(tables.places(page)) == ablation.shipped()
+    results, read = ablations.load(script.RESULTS), [ablation.read(name) for name in tables.places(page)]
+    assert tables.filled(page, script.texts(read, results)) == page
 
 
 def test_figures_are_drawn(tmp_path):
     pytest.importorskip("matplotlib")
-    import figures
-
-    figures.arms([TWO], RESULTS, tmp_path / "arms.png")
-    steps = [Result("x", "a", 0, step, 10.0, way, 0.2, 0.2, 500) for step in (10, 20) for way in figures.WAYS]
-    figures.curve(Ablation("x", "X", "a", {"a": Arm()}, checkpoints=True), steps, tmp_path / "curve.png")
-    for name in ("arms.png", "curve.png"):
+    steps = [Result("y", "a", 0, step, 10.0, way, 0.2, 0.2, 500) for step in (10, 20) for way in script.WAYS]
+    script.draw([TWO, Ablation("y", "Y", "a", {"a": Arm()}, checkpoints=True)], [*RESULTS[:-1], *steps], tmp_path)
+    for name in ("arms.png", "y.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

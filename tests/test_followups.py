@@ -1,11 +1,11 @@
 """Runs that begin where another ended, and runs that compare themselves with another."""
 
 import dataclasses
-import importlib
 import json
 import sys
 from pathlib import Path
 
+import experiment_scripts
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +19,7 @@ from qstar.evals import intervals
 from qstar.methods.lm import PlainLM
 from qstar.ops import rows as text_rows
 from qstar.paths import ROOT
-from qstar.runs import train
+from qstar.runs import ablation, train
 from qstar.thoughts.predict import Prediction
 from qstar.training import loop
 
@@ -143,17 +143,12 @@ def _other_tokenizer(folder):
 @pytest.fixture(scope="module")
 def scripts():
     """The modules of experiments/quiet_star/followups, by name."""
-    folders = [str(ROOT / "experiments" / "quiet_star" / name) for name in ("followups", "ablations")]
-    sys.path[:0] = folders
-    yield {name: importlib.import_module(name) for name in ("ablation", "fast_quiet_star", "compare")}
-    for folder in folders:
-        sys.path.remove(folder)
+    return {name: experiment_scripts.load(f"quiet_star/followups/{name}") for name in ("fast_quiet_star", "compare")}
 
 
 def test_every_arm_of_the_comparison_costs_the_same(scripts):
-    ablation = scripts["ablation"]
     arms = ablation.read(str(ROOT / "experiments/quiet_star/followups/followups.yaml"))
-    asked = {name: ablation.run(arms, arm, 0, Path("out")).asked for name, arm in arms.arms.items()}
+    asked = {name: ablation.plan(arms, arm, 0, Path("out")).asked for name, arm in arms.arms.items()}
     wanted = ablation.cost(asked["Quiet-STaR"])
     assert {name: ablation.cost(cfg) / wanted for name, cfg in asked.items()} == pytest.approx(
         dict.fromkeys(asked, 1.0), abs=0.02
@@ -272,11 +267,11 @@ def test_the_command_tabulates_every_seed_and_says_where_gates_are_open(scripts,
 
 
 def test_thoughts_before_answers_alone_cost_the_same_with_every_rate(scripts):
-    compare, ablation = scripts["compare"], scripts["ablation"]
+    compare = scripts["compare"]
     arms = compare.answer_arms(["Quiet-STaR", "RLP", "LaTRO"], [1e-4, 1e-3], [])
     assert list(arms) == [(name, rate) for name in ("Quiet-STaR", "RLP", "LaTRO") for rate in (1e-4, 1e-3)]
     group = ablation.Ablation("x", "", "", {})
-    found = {name: ablation.run(group, arm, 0, Path("out")) for name, arm in arms.items()}
+    found = {name: ablation.plan(group, arm, 0, Path("out")) for name, arm in arms.items()}
     wanted = ablation.cost(found["Quiet-STaR", 1e-4].trained)
     for (_, rate), run in found.items():
         assert ablation.cost(run.trained) / wanted == pytest.approx(1, abs=0.02)

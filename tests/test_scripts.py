@@ -8,18 +8,13 @@ import runpy
 import subprocess
 import sys
 
+import experiment_scripts
 import jax
 import pytest
 
 from qstar.paths import ROOT
 from qstar.runs import train
 
-EXPERIMENTS = ROOT / "experiments"
-SCRIPTS = sorted(
-    file.relative_to(EXPERIMENTS).as_posix()
-    for file in EXPERIMENTS.rglob("*.py")
-    if 'if __name__ == "__main__":' in file.read_text(encoding="utf-8")
-)
 HELP = ["--help"]
 SMALL_STEP = ("batch_size=2", "eval.items=4", "eval.batch_size=4")
 IMPROVED = ("task.train=4", "task.dev=2", "task.test=2", "task.digits=[1]", "improve.problems=2", "improve.steps=1",
@@ -36,11 +31,11 @@ def script(monkeypatch, capsys):
     cache = jax.config.jax_compilation_cache_dir
 
     def run(name, *arguments):
-        file = EXPERIMENTS / name
+        file = experiment_scripts.FOLDER / name
         monkeypatch.setattr(sys, "argv", [str(file), *map(str, arguments)])
         # Scripts import what lies beside them; other folders have modules of the same names.
         monkeypatch.setattr(sys, "path", [str(file.parent), *sys.path])
-        kept = {one: sys.modules.pop(one, None) for one in ("report", "study", "figures")}
+        kept = {one: sys.modules.pop(one, None) for one in experiment_scripts.NEIGHBOURS}
         try:
             runpy.run_path(str(file), run_name="__main__")
         except SystemExit as stop:
@@ -69,7 +64,7 @@ RUNS = {
     "checks/right_spellings.py": ["numeric"],
     "checks/smollm2_logits.py": HELP,
     "checks/store_kills.py": ["--kills", 1],
-    "quiet_star/ablations/report.py": ["--results", "RESULTS", "--page", "PAGE"],
+    "quiet_star/ablations/tables.py": ["--results", "RESULTS", "--page", "PAGE"],
     "star/smollm2/sums.py": ["OUT", "--train", 3, "--dev", 2, "--test", 2],
     "star/arithmetic/warmup.py": ["OUT", "--digits", "1:3", "2:3"],
 }  # fmt: skip
@@ -81,10 +76,10 @@ AFTER_RUNS = {
     "quiet_star/smollm2_math/curve.py",
     "quiet_star/tiny/headroom.py",
     "quiet_star/token_benefit.py",
-    "star/arithmetic/report.py",
+    "star/arithmetic/tables.py",
     "star/arithmetic/study.py",
     "star/smollm2/ask.py",
-    "star/smollm2/report.py",
+    "star/smollm2/tables.py",
 }
 """Those of the tests below."""
 
@@ -94,23 +89,23 @@ ELSEWHERE = {"accelerator/jobs.py"}
 
 
 def test_every_script_has_a_tiny_run():
-    assert set(SCRIPTS) == set(RUNS) | AFTER_RUNS | ELSEWHERE
+    assert set(experiment_scripts.SCRIPTS) == set(RUNS) | AFTER_RUNS | ELSEWHERE
 
 
 @pytest.mark.parametrize("name", RUNS)
 def test_a_script_runs(name, script, tmp_path):
-    if name == "quiet_star/ablations/report.py":
+    if name == "quiet_star/ablations/tables.py":
         pytest.importorskip("matplotlib")
     (tmp_path / "golden").mkdir()
     golden = ROOT / "tests" / "golden" / "official" / "gqa_3_2_padded.npz"
     (tmp_path / "golden" / golden.name).write_bytes(golden.read_bytes())
-    ablations = EXPERIMENTS / "quiet_star"
+    ablations = experiment_scripts.FOLDER / "quiet_star"
     for source in ("ablations/results.jsonl", "README.md"):
         (tmp_path / source.rpartition("/")[2]).write_bytes((ablations / source).read_bytes())
     places = {"GOLDEN": "golden", "OUT": "out", "RESULTS": "results.jsonl", "PAGE": "README.md"}
     arguments = [tmp_path / places[one] if one in places else one for one in RUNS[name]]
     found = script(name, *arguments)
-    assert found or name in ("quiet_star/ablations/report.py", "star/smollm2/sums.py", "star/arithmetic/warmup.py")
+    assert found or name in ("quiet_star/ablations/tables.py", "star/smollm2/sums.py", "star/arithmetic/warmup.py")
 
 
 def test_headroom_tells_what_the_base_can_do(script):
@@ -194,6 +189,6 @@ def test_the_scripts_of_star_run(script, tmp_path, monkeypatch):
     script("star/arithmetic/study.py", "direct", "--bases", 1, "--seeds", 0, "--out", out, "--workers", 1, *sizes)
     run = out / "direct" / "base_1" / "0"
     assert (run / "unseen.json").is_file() and (out / "warmup_1" / "done").is_file()
-    assert "results" in script("star/arithmetic/report.py", "--runs", out, "--out", out)
+    assert "results" in script("star/arithmetic/tables.py", "--runs", out, "--out", out)
     assert "right" in script("star/smollm2/ask.py", run, "--split", "dev")
-    assert "dev" in script("star/smollm2/report.py", f"x={run}")
+    assert "dev" in script("star/smollm2/tables.py", f"x={run}")

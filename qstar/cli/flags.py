@@ -1,10 +1,20 @@
-"""Flags of the commands that argparse reads, held to the types of `settings`."""
+"""Flags of the commands and scripts that argparse reads, held to the types of `settings`."""
 
 import argparse
 from collections.abc import Callable
 from typing import Any
 
 from qstar import settings
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Of a script whose docstring says what it does and how it is called."""
+    return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def overriding(parser: argparse.ArgumentParser, flag: str, what: str) -> None:
+    """A flag that takes overrides as a command does."""
+    parser.add_argument(flag, nargs="+", default=[], metavar="KEY=VALUE", help=what)
 
 
 def number(hint: Any) -> Callable[[str], float]:

@@ -1,226 +1,169 @@
-"""What a run shows in the end: tables of answers and iterations, and the thoughts that helped most."""
+"""Tables for pages and terminals: rows, the figures in their cells, and the places of tables on a page.
 
-import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+A page keeps the place of a table between `<!-- table NAME -->` and `<!-- end -->`. A page or record that a script wrote
+is replaced on request only, and never by less than it holds (`evals/records.py`).
+"""
 
-from rich.console import Group
+import re
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from pathlib import Path
+
 from rich.table import Table
-from rich.text import Text
 
-from qstar.data.tokenizer import Tokenizer
-from qstar.evals.measure import Figure
-from qstar.evals.paired import Comparison
-from qstar.evals.suite import Row
-from qstar.reports.glyphs import visible
-from qstar.thoughts.read import Helpful
+from qstar.evals import intervals, records
+from qstar.evals.intervals import Across
 
-BEFORE = 40  # tokens shown before a thought
-NAMES = {"probability": "probability of the answer"}  # of figures, where the short name does not explain itself
+PLACE = re.compile(r"<!-- table ([^\n]+?) -->\n(.*?)<!-- end -->", re.DOTALL)
 
-Groups = Sequence[tuple[str, Sequence[Row]]]
-"""Rows of several models, each with its name."""
+Runs = Mapping[tuple[int, int], float]
+"""A figure of every run, by base and seed."""
 
 
-def table(groups: Groups) -> Group:
-    """Evaluations of several models for the screen, one under another: a table for every kind of figures."""
-    tables = []
-    for columns, lines in _tables(groups):
-        out = Table(caption="95 % intervals in brackets", title_justify="left")
-        out.title = "Held-out answers" if not tables else None
-        for name in columns:
-            out.add_column(name, justify="left" if name in ("task", "model", "thoughts") else "right")
-        for line in lines:
-            out.add_row(*line)
-        tables.append(out)
-    return Group(*tables)
+# --- rows ---------------------------------------------------------------------------------------------------------
 
 
-def markdown(groups: Groups) -> str:
-    """The same for a file."""
-    return "\n".join(
-        "".join(f"| {' | '.join(cells)} |\n" for cells in (columns, ("---",) * len(columns), *lines))
-        for columns, lines in _tables(groups)
-    )
+def row(cells: Iterable[object]) -> str:
+    """A line of a Markdown table, for scripts that print it as it comes."""
+    return f"| {' | '.join(map(str, cells))} |"
 
 
-def _tables(groups: Groups) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
-    """Columns and lines; rows that have the same figures are together."""
-    found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
-    for name, rows in groups:
-        for row in rows:
-            figures = [_figure(figure) for figure in row.figures.values()]
-            line = (row.task, name, _thoughts(row), *figures, str(row.n))
-            found.setdefault(tuple(row.figures), []).append(line)
-    return [
-        (("task", "model", "thoughts", *(NAMES.get(name, name.replace("_", " ")) for name in names), "n"), lines)
-        for names, lines in found.items()
-    ]
+def head(names: Sequence[str]) -> str:
+    """The first two lines of a Markdown table."""
+    return f"{row(names)}\n{row(['---'] * len(names))}"
 
 
-def _thoughts(row: Row) -> str:
-    return {"none": "no", "greedy": "likeliest", "sampled": f"sampled x {row.draws}"}[row.way]
+def markdown(names: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table in Markdown, every line with its end."""
+    return "".join(f"{line}\n" for line in (head(names), *map(row, rows)))
 
 
-def _figure(figure: Figure) -> str:
-    shown = f"{figure.value:.3f}"
-    return shown if math.isnan(figure.low) else f"{shown} [{figure.low:.3f}, {figure.high:.3f}]"
+def section(title: str, names: Sequence[str], rows: Sequence[Iterable[object]]) -> str:
+    """A table under its heading; nothing where it has no rows."""
+    return f"## {title}\n\n{markdown(names, rows)}" if rows else ""
 
 
-def comparisons(found: Sequence[Comparison], title: str) -> Table:
-    """Paired tests for the screen."""
-    out = Table(title=title, title_justify="left")
-    out.caption = "difference: second - first, 95 % bootstrap interval over items; p: two-sided"
-    for name in ("task", "number", "first", "second", "difference", "p", "test", "n"):
-        out.add_column(name, justify="left" if name in ("task", "number", "test") else "right")
-    for one in found:
-        first, second = (f"{value:.3f} ({way})" for value, way in zip((one.first, one.second), one.ways, strict=True))
-        difference = f"{one.difference:+.3f} [{one.low:+.3f}, {one.high:+.3f}]"
-        out.add_row(one.task, one.column, first, second, difference, f"{one.p:.2g}", one.test, str(one.n))
+def cells(text: str) -> list[list[str]]:
+    """The rows of a Markdown table, without the two lines of its head."""
+    return [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in text.splitlines()[2:]]
+
+
+def screen(names: Sequence[str], rows: Iterable[Iterable[object]], title: str | None = None, text: int = 0) -> Table:
+    """A table for a terminal; all columns after the first `text` ones stand at the right, where that is not 0."""
+    out = Table(title=title)
+    for number, name in enumerate(names):
+        out.add_column(name, justify="right" if text and number >= text else "left")
+    for line in rows:
+        out.add_row(*map(str, line))
     return out
 
 
-def left_out(questions: Mapping[str, Sequence[str]]) -> str:
-    """A line of a summary: how many questions of each task were too long for the model, and which."""
-    each = (
-        f"{len(ids)} of {task} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
-        for task, ids in questions.items()
-    )
-    return f"\nLeft out, longer than the model can read: {'; '.join(each)}.\n" if questions else ""
+# --- figures in cells ---------------------------------------------------------------------------------------------
 
 
-def tokenizer(tokenizer: Tokenizer) -> str:
-    """A line of a summary: which tokens stand around a text. Nothing where there are none."""
-    return f"\nTokenizer: {visible(tokenizer.told())}.\n" if tokenizer.told() else ""
+def interval(value: float, low: float, high: float, form: str = ".3f") -> str:
+    """`0.812 [0.780, 0.841]`, and the mean alone where it has no interval; a sign in `form` is that of all three."""
+    return f"{value:{form}}" if low != low else f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
-def helpful(one: Helpful, tokenizer: Tokenizer) -> Text:
-    """A thought where it was thought: the text before it, <the thought>, the token it helped."""
-    tokens = one.reading.tokens
-
-    def decode(ids: Sequence[int]) -> str:
-        return visible(tokenizer.decode(ids))
-
-    line = Text("  ")
-    line.append(decode(tokens[max(0, one.position - BEFORE) : one.position]))
-    line.append(f"<{decode(one.thought.tokens)}>", style="cyan")
-    line.append(decode(tokens[one.position : one.position + 1]), style="bold green")
-    line.append(f"   {one.thought.gain:+.2f} nats, mixing weight {one.thought.weight:.2f}", style="dim")
-    return line
+def figure(record: Mapping[str, float], name: str, form: str = ".3f") -> str:
+    """`name` of a line of evals.jsonl with its interval; empty where the line lacks it."""
+    return interval(record[name], record[f"{name}_low"], record[f"{name}_high"], form) if name in record else ""
 
 
-# --- self-training ----------------------------------------------------------------------------------------------------
+def share(found: Mapping) -> str:
+    """A share as iterations.jsonl has it: `0.812 [0.780, 0.841] of 500`."""
+    return f"{interval(found['share'], found['low'], found['high'])} of {found['n']}"
 
 
-def iterations(lines: Sequence[dict]) -> str:
-    """Self-training in Markdown: a row for every iteration, what it cost by phase, and what leaks."""
-    names = list(lines[0]["groups"])
-    groups = names if len(names) > 1 else []
-    ways = list(lines[0].get("ways", {}))
-    head = ("iteration", "steps", "examples", "right", "right with hint", "dev", *ways, *groups)
-    rows = zip(_results(lines, ways, groups), _costs(lines), strict=True)
-    parts = [_table((*head, *COSTS), [(*result, *cost) for result, cost in rows])]
-    if "test" in lines[-1]:
-        found = lines[-1]["test"]
-        shown = {"Test, after the last iteration": found["accuracy"], **found.get("ways", {})}
-        shown |= {name: found["groups"][name] for name in groups}
-        parts.append("; ".join(f"{name}: {share(one)}" for name, one in shown.items()) + "\n")
-    parts.append(_table(("phase", *SPENT.values()), _phases(lines)))
-    leaks = [(str(line["iteration"]), *_leaks(line)) for line in lines if "stated" in line]
-    if leaks:
-        head = ("iteration", "answer stated before it is derived", "the same with hint", "wrong hints followed")
-        parts.append(_table(head, leaks))
-    if any("schedule" in line for line in lines):
-        parts.append(_trainings(lines))
-    over = [
-        (str(line["iteration"]), split, str(count))
-        for line in lines
-        for split, count in line.get("overlong", {}).items()
-    ]
-    if over:
-        parts.append(_table(("iteration", "split", "questions left out, longer than the model can read"), over))
-    return "\n".join(parts)
+def counted_share(right: Sequence[bool]) -> str:
+    """`12/40 = 0.300 [0.181, 0.454]`, with Wilson's interval."""
+    count, n = sum(right), len(right)
+    return f"{count}/{n} = {interval(count / n, *intervals.wilson(count, n))}"
 
 
-def _trainings(lines: Sequence[dict]) -> str:
-    """What each iteration's training began with, in a line."""
-    last = next(line for line in reversed(lines) if "schedule" in line)
-    moments = {"carried": "carried on from the iteration before", "fresh": "fresh in every iteration"}
-    first, end, whole = last["schedule_steps"]
-    where = f"steps {first} to {end} of {whole} in iteration {last['iteration']}"
-    schedule = {"run": f"one schedule for all iterations, {where}", "iteration": "begun anew in every iteration"}
-    return f"Optimizer: {moments[last['optimizer']]}. Learning rate: {schedule[last['schedule']]}.\n"
+def fraction(record: Mapping, part: str, whole: str) -> str:
+    """`3/8` of two counts of a record; empty where it lacks the whole."""
+    return f"{record[part]}/{record[whole]}" if whole in record else ""
 
 
-COSTS = ("generated tokens", "so far", "trained tokens", "so far", "FLOPs", "so far")
-SPENT = {
-    "prompt_tokens": "prompt tokens",
-    "generated_tokens": "generated tokens",
-    "graded_tokens": "graded tokens",
-    "trained_tokens": "trained tokens",
-    "target_tokens": "of them targets",
-    "flops": "FLOPs",
-}
-TRAINED = ("sample", "hint", "train")  # phases of self-training
-MEASURED = ("wrong_hint", "dev", "test")  # phases that it does without
+def over_runs(values: Runs, sign: str = "", questions: int = 0) -> str:
+    """`0.812 ± 0.030`, of shares of so many questions `0.812 [0.780, 0.841]`; empty where there is no value.
+
+    `sign="+"` writes the sign of positive means too.
+    """
+    return intervals.across(values, questions).written(sign) if values else ""
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ("---",) * len(head), *rows))
+def shares_over_runs(found: Mapping[tuple[int, int], Mapping]) -> str:
+    """The same of the shares of iterations.jsonl, `{"share": 0.9, "n": 100}`; n may be missing."""
+    questions = min((one.get("n", 0) for one in found.values()), default=0)
+    return over_runs({run: one["share"] for run, one in found.items()}, questions=questions)
 
 
-def _results(lines: Sequence[dict], ways: Sequence[str], groups: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    for line in lines:
-        of = lambda right, n, line=line: f"{line[right]}/{line[n]}" if n in line else ""  # noqa: E731
-        yield (
-            str(line["iteration"]),
-            str(line.get("steps", "")),
-            str(line.get("examples", "")),
-            of("right", "sampled"),
-            of("right_hinted", "hinted"),
-            share(line["accuracy"]),
-            *(f"{line['ways'][name]['share']:.3f}" for name in ways),
-            *(f"{line['groups'][name]['share']:.3f}" for name in groups),
-        )
+def varied(groups: Mapping[str, Iterable[tuple[int, int]]]) -> str:
+    """A list of what the intervals are over; `groups` has the base and seed of every run of every arm."""
+    kinds: dict[str, list[str]] = {}
+    for name, runs in groups.items():
+        found: Across = intervals.across(dict.fromkeys(runs, 0.0))
+        kinds.setdefault(found.varied, []).append(name)
+    return "".join(f"- {kind}: {', '.join(names)}\n" for kind, names in kinds.items())
 
 
-def _costs(lines: Sequence[dict]) -> Iterator[tuple[str, ...]]:
-    """Of each iteration's self-training, and of all up to it; what measuring cost is not in it."""
-    names = ("generated_tokens", "trained_tokens", "flops")
-    total = dict.fromkeys(names, 0)
-    for line in lines:
-        phases = [spent for phase, spent in line["ledger"].items() if phase in TRAINED]
-        now = {name: sum(spent.get(name, 0) for spent in phases) for name in names}
-        total = {name: total[name] + now[name] for name in names}
-        yield tuple(_spent(name, one[name]) for name in names for one in (now, total))
+def spread(values: Iterable[float], form: str = ".1f") -> str:
+    """`1.2 to 3.4`."""
+    values = list(values)
+    return f"{min(values):{form}} to {max(values):{form}}"
 
 
-def _phases(lines: Sequence[dict]) -> list[tuple[str, ...]]:
-    """What each phase cost over all iterations, and their sum."""
-    found: dict[str, Counter[str]] = {phase: Counter() for phase in (*TRAINED, *MEASURED)}
-    for line in lines:
-        for phase, spent in line["ledger"].items():
-            found[phase].update(spent)
-    found["all"] = sum(found.values(), Counter())
-    return [
-        (phase.replace("_", " "), *(_spent(name, row[name]) if name in row else "" for name in SPENT))
-        for phase, row in found.items()
-        if row
-    ]
+def median_and_spread(values: Sequence[float], form: str = ".1f") -> tuple[str, str]:
+    """Two cells: `2.0` and `1.2 to 3.4`."""
+    return f"{statistics.median(values):{form}}", spread(values, form)
 
 
-def _spent(name: str, count: int) -> str:
-    return f"{count:.3g}" if name == "flops" else f"{count:,}"
+def tokens(count: float) -> str:
+    """`1,234,567`."""
+    return f"{count:,.0f}"
 
 
-def _leaks(line: dict) -> Iterator[str]:
-    for name in ("free", "hinted"):
-        found = line["stated"].get(name)
-        yield f"{found['early']:.3f} of {found['count']}" if found else ""
-    wrong = line.get("wrong_hints")
-    yield f"{wrong['share_followed']:.3f} of {wrong['asked']}" if wrong else ""
+def flops(count: float) -> str:
+    """`1.23e+15`."""
+    return f"{count:.2e}"
 
 
-def share(found: dict) -> str:
-    """A share with its 95 % interval."""
-    return f"{found['share']:.3f} [{found['low']:.3f}, {found['high']:.3f}] of {found['n']}"
+# --- pages --------------------------------------------------------------------------------------------------------
+
+
+def places(page: str) -> list[str]:
+    """The tables that a page has a place for, as they come."""
+    return [name for name, _ in PLACE.findall(page)]
+
+
+def placed(page: str, name: str) -> str:
+    """The table that stands in a place of the page; empty where there is no such place."""
+    return dict(PLACE.findall(page)).get(name, "")
+
+
+def filled(page: str, texts: Mapping[str, str]) -> str:
+    """The page with each text in its place, from the line after one mark to the line of the other.
+
+    Raises ValueError where a text has no place on the page.
+    """
+    missing = [name for name in texts if name not in places(page)]
+    if missing:
+        raise ValueError(f"the page has no place for {missing[0]}: <!-- table {missing[0]} --> and <!-- end -->")
+    text = lambda match: texts.get(match[1], match[2])  # noqa: E731
+    return PLACE.sub(lambda match: f"<!-- table {match[1]} -->\n{text(match)}<!-- end -->", page)
+
+
+def rewrite(file: Path, text: str, held: Callable[[str], Mapping[Hashable, float]], replace: bool) -> None:
+    """Write a table into a file of its own. `held` tells of such a text how much each entry of it holds.
+
+    Raises ValueError, and leaves the file as it is, where another text stands there and `replace` is false, or where an
+    entry would be lost.
+    """
+    old = file.read_text(encoding="utf-8") if file.is_file() else ""
+    if text != old:
+        records.check_replaced(held(old), held(text), str(file), replace)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")

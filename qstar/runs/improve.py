@@ -29,7 +29,7 @@ from qstar.methods.sft import SFT
 from qstar.models import cost
 from qstar.policy import Policy
 from qstar.recipes.selection import Graded, Kept, drawn, examples, selected, some
-from qstar.reports import tables
+from qstar.reports import summaries, tables
 from qstar.runs import answering, iterations, load, stored, train
 from qstar.runs.answering import Overlong
 from qstar.tasks import problem as problems_of
@@ -107,7 +107,7 @@ def _run(
     if cfg.improve.verifier:
         prompts = {one.id: cfg.task.prompt(one) for one in problems}
         example_files.write(directory / VERIFIER, list(rationales.verifier_examples(store, prompts)))
-    files.write(directory / "summary.md", tables.iterations(lines) + tables.tokenizer(base.tokenizer))
+    files.write(directory / "summary.md", summaries.iterations(lines) + summaries.tokenizer(base.tokenizer))
     return lines
 
 

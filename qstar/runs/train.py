@@ -29,7 +29,7 @@ from qstar.models import cost
 from qstar.models.definition import join
 from qstar.models.lm import COMPUTED
 from qstar.policy import Policy
-from qstar.reports import tables
+from qstar.reports import summaries
 from qstar.runs import load, stored
 from qstar.runs.record import Reader, Record
 from qstar.sharding import MeshConfig
@@ -162,7 +162,7 @@ def _arm(
     program = _program(cfg, method, loaded, mesh)
     extras = load.carried_on(loaded, method)
     evaluator = Evaluator(cfg.eval, method, program.definition, loaded.tokenizer)
-    told = tables.left_out(evaluator.fit())
+    told = summaries.left_out(evaluator.fit())
     if told:
         console.console().print(told.strip(), markup=False, highlight=False)
     return Arm(
@@ -380,13 +380,13 @@ def _show(result: Result, arm: Arm, tokenizer: Tokenizer) -> None:
     if result.after:
         groups = [("before", result.before), ("after", result.after), ("control: plain LM", result.control)]
         out.print()
-        out.print(tables.table(groups))
+        out.print(summaries.table(groups))
         if processes.first():
-            files.write(result.directory / "summary.md", tables.markdown(groups) + tables.tokenizer(tokenizer))
+            files.write(result.directory / "summary.md", summaries.markdown(groups) + summaries.tokenizer(tokenizer))
     if result.helped:
         out.print("\nThoughts that helped most")
     for one in result.helped:
-        out.print(tables.helpful(one, tokenizer))
+        out.print(summaries.helpful(one, tokenizer))
     console.say(f"\nEverything is in {result.directory}")
     if arm.reader and (text := arm.reader.example(tokenizer)):
         command = advice.command("qstar-think", "--run", advice.path(result.directory), "--", text)

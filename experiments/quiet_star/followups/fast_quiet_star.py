@@ -10,21 +10,17 @@ last stage as `model.source` and as `method.teacher`. Differs from the paper: th
 from, not the one that did best on an evaluation. Stages that are done are not trained again.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hydra import compose, initialize_config_dir
-
 from qstar import config as configs
-from qstar.cli import session
+from qstar.cli import flags, session
 from qstar.config import TrainConfig
-from qstar.paths import CONFIGS
 from qstar.runs import train
+from qstar.runs.ablation import RECIPE
 
 STAGES, STEPS, STUDENT_STEPS = ("8-1", "7-1", "6-1"), (13, 15, 17), 189
 """For the bundled task: three parts of the FLOPs of 40 steps of Quiet-STaR, and a student of as many again."""
-RECIPE = "quiet_star/ablations"
 
 
 def plan(
@@ -49,10 +45,10 @@ def plan(
             raise ValueError(f"--stages {stage}: THOUGHT-AHEAD is wanted, two numbers as in 12-4")
         directory = out / f"{len(found) + 1}_{stage}" / str(seed)
         changes = [f"method.thought_len={thought}", f"method.lookahead={ahead}", f"steps={count}", *after(found)]
-        found.append((directory, composed([*common, *changes, f"run_dir={directory}"])))
+        found.append((directory, configs.composed("train", [*common, *changes, f"run_dir={directory}"])))
     directory = out / "student" / str(seed)
     changes = ["method=fast_quiet_star", f"method.teacher='{found[-1][0]}'", f"steps={student_steps}", *after(found)]
-    return [*found, (directory, composed([*common, *changes, f"run_dir={directory}"]))]
+    return [*found, (directory, configs.composed("train", [*common, *changes, f"run_dir={directory}"]))]
 
 
 def after(found: Sequence[tuple[Path, TrainConfig]]) -> list[str]:
@@ -60,14 +56,8 @@ def after(found: Sequence[tuple[Path, TrainConfig]]) -> list[str]:
     return [f"model.source='{found[-1][0]}'"] if found else []
 
 
-def composed(arguments: list[str]) -> TrainConfig:
-    configs.register()
-    with initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
-        return configs.build(compose("train", arguments))
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--stages", nargs="+", default=STAGES, metavar="THOUGHT-AHEAD")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS, help="of each stage")
     parser.add_argument("--student-steps", type=int, default=STUDENT_STEPS)

@@ -1,0 +1,182 @@
+"""Results of ablations, one for a base, a seed, an arm and a way of asking: their record, and a table of each.
+
+What an interval is over, and by which method, says `evals/intervals.py`; a difference is paired by base and seed, which
+fix the start, the text and the order in which arms see it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from qstar import files
+from qstar.evals import intervals, records
+from qstar.evals.intervals import Across
+from qstar.reports import frames, tables
+
+COLUMNS = (
+    "arm",
+    "seeds",
+    "FLOPs",
+    "accuracy, likeliest thoughts",
+    "accuracy, sampled thoughts",
+    "against the reference, paired",
+    "probability of the answer, sampled",
+    "accuracy, no thoughts",
+    "reward",
+)
+
+
+class Ablation(Protocol):
+    """What a table asks of an ablation: see `runs/ablation.py`."""
+
+    name: str
+    reference: str
+    arms: Mapping[str, object]
+    checkpoints: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run of an arm answered, asked in one way; a run that diverged has no numbers."""
+
+    ablation: str
+    arm: str
+    seed: int
+    step: int
+    cost: float  # of its training, FLOPs
+    way: str  # none, likeliest, sampled; or diverged
+    accuracy: float = math.nan
+    probability: float = math.nan  # of the answer
+    n: int = 0  # questions
+    reward: float = math.nan  # mean over the last log interval of training, nats
+    base: int = 0  # label of the model that all arms began with
+
+    @property
+    def key(self) -> tuple:
+        """What it is a result of."""
+        return (self.ablation, self.arm, f"base {self.base}", f"seed {self.seed}", f"step {self.step}", self.way)
+
+    @property
+    def run(self) -> tuple[int, int]:
+        return self.base, self.seed
+
+
+# --- the record -------------------------------------------------------------------------------------------------------
+
+
+def merged(old: Sequence[Result], new: Sequence[Result], where: str, replace: bool) -> list[Result]:
+    """The old results with the new ones in place of those of the same ablations.
+
+    Raises ValueError where that was not asked for or an ablation would lose results: see `records.check_replaced`.
+    """
+    renewed = {result.ablation for result in new}
+    held = {result.key: max(result.n, 1) for result in old if result.ablation in renewed}
+    if not (held and {result.key: result for result in new} == {r.key: r for r in old if r.ablation in renewed}):
+        records.check_replaced(held, {result.key: max(result.n, 1) for result in new}, where, replace)
+    order = list(dict.fromkeys(result.ablation for result in (*old, *new)))
+    by_name = {name: [r for r in (new if name in renewed else old) if r.ablation == name] for name in order}
+    return [result for name in order for result in by_name[name]]
+
+
+def write(results: Iterable[Result], file: Path) -> None:
+    """One line a result; numbers to six digits, what is not a number left out."""
+    kept = [{name: value for name, value in dataclasses.asdict(one).items() if value == value} for one in results]
+    files.write_records(
+        file, [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in one.items()} for one in kept]
+    )
+
+
+def load(file: Path) -> list[Result]:
+    return [Result(**line) for line in frames.lines(file)]
+
+
+# --- numbers ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Line:
+    """An arm at a step, over its seeds."""
+
+    arm: str
+    step: int
+    cost: float
+    by_way: dict[str, dict[tuple[int, int], Result]]  # way -> base and seed -> result
+
+    def values(self, way: str, name: str) -> dict[tuple[int, int], float]:
+        """Of the finished runs, in order; what is not a number is left out."""
+        found = {run: getattr(result, name) for run, result in sorted(self.by_way.get(way, {}).items())}
+        return {run: value for run, value in found.items() if not math.isnan(value)}
+
+    def accuracy(self, way: str) -> Across | None:
+        """None where it was not asked so, or every run diverged."""
+        values, asked = self.values(way, "accuracy"), self.by_way.get(way, {}).values()
+        return intervals.across(values, min(one.n for one in asked)) if values else None
+
+    @property
+    def seeds(self) -> str:
+        """How many there are, of how many bases where these are several, and how many of them diverged."""
+        diverged, ran = self.by_way.get("diverged", {}), self.by_way.get("none", {})
+        bases = {base for base, _ in (*ran, *diverged)}
+        each = f"{len(ran) + len(diverged)}" + (f" on {len(bases)} bases" if len(bases) > 1 else "")
+        return each + (f", {len(diverged)} diverged" if diverged else "")
+
+    @property
+    def main(self) -> dict[tuple[int, int], Result]:
+        """With sampled thoughts, as in training; a model that cannot think answers without."""
+        return self.by_way.get("sampled") or self.by_way.get("none", {})
+
+    def against(self, reference: "Line") -> dict[tuple[int, int], float]:
+        """Differences of accuracy by base and seed."""
+        both = sorted(self.main.keys() & reference.main.keys())
+        return {run: self.main[run].accuracy - reference.main[run].accuracy for run in both}
+
+
+def lines(one: Ablation, results: Iterable[Result]) -> list[Line]:
+    """A line for every arm of the ablation that has results, at every step asked, in the order of the file."""
+    found: dict[tuple[int, int], Line] = {}
+    order = list(one.arms)
+    for result in results:
+        if result.ablation == one.name and result.arm in one.arms:
+            place = (order.index(result.arm), result.step)
+            line = found.setdefault(place, Line(result.arm, result.step, result.cost, {}))
+            line.by_way.setdefault(result.way, {})[result.run] = result
+    return [found[place] for place in sorted(found)]
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def table(one: Ablation, results: Iterable[Result]) -> str:
+    """An ablation in Markdown; arms that were not run are named below."""
+    ready = lines(one, results)
+    text = tables.markdown(COLUMNS, [_row(one, line, ready) for line in ready])
+    missing = [arm for arm in one.arms if arm not in {line.arm for line in ready}]
+    return text + (f"\nNot run: {'; '.join(missing)}.\n" if missing else "")
+
+
+WAYS = ("none", "likeliest", "sampled")
+
+
+def _row(one: Ablation, line: Line, ready: Sequence[Line]) -> tuple[str, ...]:
+    reference = _reference(one, line, ready)
+    accuracy = {way: "" if found is None else found.written() for way in WAYS for found in [line.accuracy(way)]}
+    return (
+        f"{line.arm}, step {line.step}" if one.checkpoints else line.arm,
+        line.seeds,
+        f"{line.cost / reference.cost:.2f}" if reference else "",
+        accuracy["likeliest"],
+        accuracy["sampled"],
+        "" if reference in (None, line) else tables.over_runs(line.against(reference), "+"),
+        tables.over_runs(line.values("sampled", "probability")),
+        accuracy["none"],
+        tables.over_runs(line.values("sampled", "reward")),
+    )
+
+
+def _reference(one: Ablation, line: Line, ready: Sequence[Line]) -> Line | None:
+    """The line that this one is held against; an arm may take more steps than the reference to get where it does."""
+    found = [other for other in ready if other.arm == one.reference]
+    return next((other for other in found if not one.checkpoints or other.step == line.step), None)

@@ -1,0 +1,68 @@
+"""What runs wrote down, as arrays and as records: metrics, evaluations, and what self-training spent."""
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from qstar import files
+
+TRAINED = ("sample", "hint", "train")  # phases of self-training's ledger
+MEASURED = ("wrong_hint", "dev", "test")  # phases that it does without
+
+T = TypeVar("T")
+
+
+def lines(file: Path) -> list[dict[str, Any]]:
+    """The records of a file of JSON lines; none where there is no such file."""
+    return files.records(file, "a record")
+
+
+def columns(records: Sequence[dict[str, Any]], *names: str) -> dict[str, np.ndarray]:
+    """Numbers of records by name, each [N]; nan where a record lacks it. Without names: all that are numbers."""
+    chosen = names or tuple(
+        dict.fromkeys(name for one in records for name, value in one.items() if isinstance(value, int | float))
+    )
+    return {name: np.array([one.get(name, np.nan) for one in records], float) for name in chosen}
+
+
+def metrics(run: Path, *names: str) -> dict[str, np.ndarray]:
+    """The columns of a run's metrics.jsonl, `step` among them.
+
+    Raises FileNotFoundError where the directory has none.
+    """
+    return columns(_there(run / "metrics.jsonl", "a run directory"), *(("step", *names) if names else ()))
+
+
+def evaluations(folder: Path) -> list[dict[str, Any]]:
+    """The lines of evals.jsonl by step, of a run or of what qstar-evaluate wrote with out=FOLDER.
+
+    Raises FileNotFoundError where there is none.
+    """
+    found = _there(folder / "evals.jsonl", "a folder that qstar-evaluate wrote with out=FOLDER")
+    return sorted(found, key=lambda line: line["step"])
+
+
+def _there(file: Path, expected: str) -> list[dict[str, Any]]:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there: expected {expected}")
+    return lines(file)
+
+
+def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
+    """Items by their key, keys in the order in which they first come."""
+    groups: dict[Any, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
+
+
+def first(items: Iterable[dict[str, Any]], **fields: object) -> dict[str, Any] | None:
+    """The first record with these values; None where there is none."""
+    return next((one for one in items if all(one[name] == value for name, value in fields.items())), None)
+
+
+def spent(lines: Iterable[dict[str, Any]], name: str, phases: Sequence[str] = TRAINED) -> float:
+    """Tokens or FLOPs of these phases of self-training, over all its iterations."""
+    return sum(line["ledger"].get(phase, {}).get(name, 0) for line in lines for phase in phases)

@@ -1,0 +1,201 @@
+"""What a run shows in the end: tables of answers and iterations, and the thoughts that helped most."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from qstar.data.tokenizer import Tokenizer
+from qstar.evals.paired import Comparison
+from qstar.evals.suite import Row
+from qstar.reports import frames, tables
+from qstar.reports.frames import MEASURED, TRAINED
+from qstar.reports.glyphs import visible
+from qstar.thoughts.read import Helpful
+
+BEFORE = 40  # tokens shown before a thought
+NAMES = {"probability": "probability of the answer"}  # of figures, where the short name does not explain itself
+
+Groups = Sequence[tuple[str, Sequence[Row]]]
+"""Rows of several models, each with its name."""
+
+
+def table(groups: Groups) -> Group:
+    """Evaluations of several models for the screen, one under another: a table for every kind of figures."""
+    shown = [tables.screen(columns, lines, text=3) for columns, lines in _tables(groups)]
+    for number, out in enumerate(shown):
+        out.title, out.title_justify = None if number else "Held-out answers", "left"
+        out.caption = "95 % intervals in brackets"
+    return Group(*shown)
+
+
+def markdown(groups: Groups) -> str:
+    """The same for a file."""
+    return "\n".join(tables.markdown(columns, lines) for columns, lines in _tables(groups))
+
+
+def _tables(groups: Groups) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    """Columns and lines; rows that have the same figures are together."""
+    found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    for name, rows in groups:
+        for row in rows:
+            figures = [tables.interval(one.value, one.low, one.high) for one in row.figures.values()]
+            line = (row.task, name, _thoughts(row), *figures, str(row.n))
+            found.setdefault(tuple(row.figures), []).append(line)
+    return [
+        (("task", "model", "thoughts", *(NAMES.get(name, name.replace("_", " ")) for name in names), "n"), lines)
+        for names, lines in found.items()
+    ]
+
+
+def _thoughts(row: Row) -> str:
+    return {"none": "no", "greedy": "likeliest", "sampled": f"sampled x {row.draws}"}[row.way]
+
+
+def comparisons(found: Sequence[Comparison], title: str) -> Table:
+    """Paired tests for the screen."""
+    out = Table(title=title, title_justify="left")
+    out.caption = "difference: second - first, 95 % bootstrap interval over items; p: two-sided"
+    for name in ("task", "number", "first", "second", "difference", "p", "test", "n"):
+        out.add_column(name, justify="left" if name in ("task", "number", "test") else "right")
+    for one in found:
+        first, second = (f"{value:.3f} ({way})" for value, way in zip((one.first, one.second), one.ways, strict=True))
+        difference = tables.interval(one.difference, one.low, one.high, "+.3f")
+        out.add_row(one.task, one.column, first, second, difference, f"{one.p:.2g}", one.test, str(one.n))
+    return out
+
+
+def left_out(questions: Mapping[str, Sequence[str]]) -> str:
+    """A line of a summary: how many questions of each task were too long for the model, and which."""
+    each = (
+        f"{len(ids)} of {task} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
+        for task, ids in questions.items()
+    )
+    return f"\nLeft out, longer than the model can read: {'; '.join(each)}.\n" if questions else ""
+
+
+def tokenizer(tokenizer: Tokenizer) -> str:
+    """A line of a summary: which tokens stand around a text. Nothing where there are none."""
+    return f"\nTokenizer: {visible(tokenizer.told())}.\n" if tokenizer.told() else ""
+
+
+def helpful(one: Helpful, tokenizer: Tokenizer) -> Text:
+    """A thought where it was thought: the text before it, <the thought>, the token it helped."""
+    tokens = one.reading.tokens
+
+    def decode(ids: Sequence[int]) -> str:
+        return visible(tokenizer.decode(ids))
+
+    line = Text("  ")
+    line.append(decode(tokens[max(0, one.position - BEFORE) : one.position]))
+    line.append(f"<{decode(one.thought.tokens)}>", style="cyan")
+    line.append(decode(tokens[one.position : one.position + 1]), style="bold green")
+    line.append(f"   {one.thought.gain:+.2f} nats, mixing weight {one.thought.weight:.2f}", style="dim")
+    return line
+
+
+# --- self-training ----------------------------------------------------------------------------------------------------
+
+
+def iterations(lines: Sequence[dict]) -> str:
+    """Self-training in Markdown: a row for every iteration, what it cost by phase, and what leaks."""
+    names = list(lines[0]["groups"])
+    groups = names if len(names) > 1 else []
+    ways = list(lines[0].get("ways", {}))
+    head = ("iteration", "steps", "examples", "right", "right with hint", "dev", *ways, *groups)
+    rows = zip(_results(lines, ways, groups), _costs(lines), strict=True)
+    parts = [tables.markdown((*head, *COSTS), [(*result, *cost) for result, cost in rows])]
+    if "test" in lines[-1]:
+        found = lines[-1]["test"]
+        shown = {"Test, after the last iteration": found["accuracy"], **found.get("ways", {})}
+        shown |= {name: found["groups"][name] for name in groups}
+        parts.append("; ".join(f"{name}: {tables.share(one)}" for name, one in shown.items()) + "\n")
+    parts.append(tables.markdown(("phase", *SPENT.values()), _phases(lines)))
+    leaks = [(str(line["iteration"]), *_leaks(line)) for line in lines if "stated" in line]
+    if leaks:
+        head = ("iteration", "answer stated before it is derived", "the same with hint", "wrong hints followed")
+        parts.append(tables.markdown(head, leaks))
+    if any("schedule" in line for line in lines):
+        parts.append(_trainings(lines))
+    over = [
+        (str(line["iteration"]), split, str(count))
+        for line in lines
+        for split, count in line.get("overlong", {}).items()
+    ]
+    if over:
+        head = ("iteration", "split", "questions left out, longer than the model can read")
+        parts.append(tables.markdown(head, over))
+    return "\n".join(parts)
+
+
+def _trainings(lines: Sequence[dict]) -> str:
+    """What each iteration's training began with, in a line."""
+    last = next(line for line in reversed(lines) if "schedule" in line)
+    moments = {"carried": "carried on from the iteration before", "fresh": "fresh in every iteration"}
+    first, end, whole = last["schedule_steps"]
+    where = f"steps {first} to {end} of {whole} in iteration {last['iteration']}"
+    schedule = {"run": f"one schedule for all iterations, {where}", "iteration": "begun anew in every iteration"}
+    return f"Optimizer: {moments[last['optimizer']]}. Learning rate: {schedule[last['schedule']]}.\n"
+
+
+COSTS = ("generated tokens", "so far", "trained tokens", "so far", "FLOPs", "so far")
+SPENT = {
+    "prompt_tokens": "prompt tokens",
+    "generated_tokens": "generated tokens",
+    "graded_tokens": "graded tokens",
+    "trained_tokens": "trained tokens",
+    "target_tokens": "of them targets",
+    "flops": "FLOPs",
+}
+
+
+def _results(lines: Sequence[dict], ways: Sequence[str], groups: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    for line in lines:
+        yield (
+            str(line["iteration"]),
+            str(line.get("steps", "")),
+            str(line.get("examples", "")),
+            tables.fraction(line, "right", "sampled"),
+            tables.fraction(line, "right_hinted", "hinted"),
+            tables.share(line["accuracy"]),
+            *(f"{line['ways'][name]['share']:.3f}" for name in ways),
+            *(f"{line['groups'][name]['share']:.3f}" for name in groups),
+        )
+
+
+def _costs(lines: Sequence[dict]) -> Iterator[tuple[str, ...]]:
+    """Of each iteration's self-training, and of all up to it; what measuring cost is not in it."""
+    names = ("generated_tokens", "trained_tokens", "flops")
+    total = dict.fromkeys(names, 0)
+    for line in lines:
+        now = {name: frames.spent([line], name) for name in names}
+        total = {name: total[name] + now[name] for name in names}
+        yield tuple(_spent(name, one[name]) for name in names for one in (now, total))
+
+
+def _phases(lines: Sequence[dict]) -> list[tuple[str, ...]]:
+    """What each phase cost over all iterations, and their sum."""
+    found: dict[str, Counter[str]] = {phase: Counter() for phase in (*TRAINED, *MEASURED)}
+    for line in lines:
+        for phase, spent in line["ledger"].items():
+            found[phase].update(spent)
+    found["all"] = sum(found.values(), Counter())
+    return [
+        (phase.replace("_", " "), *(_spent(name, row[name]) if name in row else "" for name in SPENT))
+        for phase, row in found.items()
+        if row
+    ]
+
+
+def _spent(name: str, count: int) -> str:
+    return f"{count:.3g}" if name == "flops" else f"{count:,}"
+
+
+def _leaks(line: dict) -> Iterator[str]:
+    for name in ("free", "hinted"):
+        found = line["stated"].get(name)
+        yield f"{found['early']:.3f} of {found['count']}" if found else ""
+    wrong = line.get("wrong_hints")
+    yield f"{wrong['share_followed']:.3f} of {wrong['asked']}" if wrong else ""
