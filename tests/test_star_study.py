@@ -1,43 +1,17 @@
 """The study of STaR's arithmetic: what is run, and the tables that are made of it."""
 
-import importlib.util
 import json
 import sys
 
+import experiment_scripts
 import pytest
 from small_runs import composed
-
-from qstar.paths import ROOT
-
-FOLDER = ROOT / "experiments" / "star" / "arithmetic"
 
 
 @pytest.fixture(scope="module")
 def modules():
-    """report.py and the study.py that it imports from beside itself."""
-    sys.path.insert(0, str(FOLDER))
-    found = {}
-    try:
-        for name in ("study", "report"):
-            spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-            found[name] = importlib.util.module_from_spec(spec)
-            kept, sys.modules[name] = sys.modules.get(name), found[name]
-            try:
-                spec.loader.exec_module(found[name])
-            finally:
-                if name != "study":
-                    _restore(name, kept)
-        yield found
-    finally:
-        sys.path.remove(str(FOLDER))
-        sys.modules.pop("study", None)
-
-
-def _restore(name, module):
-    if module is None:
-        sys.modules.pop(name)
-    else:
-        sys.modules[name] = module
+    """The modules of experiments/star/arithmetic, by name."""
+    return {name: experiment_scripts.load(f"star/arithmetic/{name}") for name in ("study", "tables")}
 
 
 def line(iteration, share, of_two, **more):
@@ -76,66 +50,66 @@ def cells(table):
 
 
 def test_results_are_means_over_seeds_with_students_interval(modules, folder):
-    found = cells(modules["report"].results(modules["report"].collect(folder)))
+    found = cells(modules["tables"].results(modules["tables"].collect(folder)))
     # Student's t of one degree of freedom: 12.706 * 0.0707 / sqrt(2)
     star = ["STaR, goes on", "2", "1", "0.850 ± 0.635", "1.000 ± 0.000", "0.700 ± 1.271", *["0.250 ± 0.000"] * 5]
     assert found == [star, ["direct answers", "1", "1", "0.400", "0.800", "0.000", *["0.000"] * 5]]
 
 
 def test_progress_by_iteration_and_by_digits(modules, folder):
-    report = modules["report"]
-    runs = report.collect(folder)
-    assert cells(report.progress(runs)) == [["0", "0.500 ± 0.000", "0.500"], ["1", "0.850 ± 0.635", "0.400"]]
-    assert cells(report.digits(runs, "star")) == [
+    tables = modules["tables"]
+    runs = tables.collect(folder)
+    assert cells(tables.progress(runs)) == [["0", "0.500 ± 0.000", "0.500"], ["1", "0.850 ± 0.635", "0.400"]]
+    assert cells(tables.digits(runs, "star")) == [
         ["0", "1.000 ± 0.000", "0.000 ± 0.000", "", ""],
         ["1", "1.000 ± 0.000", "0.700 ± 1.271", "0.500 [0.000, 1.000]", "0.900 [0.000, 1.000]"],
     ]
 
 
 def test_the_ledger_leaves_asking_apart_and_leaks_are_counted_over_seeds(modules, folder):
-    report = modules["report"]
-    runs = report.collect(folder)
-    star = cells(report.ledger(runs))[0]
+    tables = modules["tables"]
+    runs = tables.collect(folder)
+    star = cells(tables.ledger(runs))[0]
     assert star == ["STaR, goes on", "0", "100", "0", "0", "0", "1.00e+01", *["0.00e+00"] * 2, "2.00e+00", "0.00e+00"]
-    assert cells(report.leaks(runs)) == [["STaR, goes on", "2/10", "", "1/8"]]
+    assert cells(tables.leaks(runs)) == [["STaR, goes on", "2/10", "", "1/8"]]
 
 
 def test_bases_and_seeds_are_told_apart_and_what_varied_is_said(modules, tmp_path):
-    report = modules["report"]
+    tables = modules["tables"]
     for base, seed, last in ((0, 0, 0.9), (0, 1, 0.7), (1, 0, 0.5), (2, 0, 0.4)):
         test = {"accuracy": {"share": last, "n": 100}, "groups": {"2": {"share": last, "n": 100}}}
         written(tmp_path, "star", f"base_{base}/{seed}", [line(0, 0.5, 1.0), line(1, last, 1.0, test=test)])
     test = {"accuracy": {"share": 1.0, "n": 50}, "groups": {"2": {"share": 1.0, "n": 50}}}
     for seed in (0, 1, 2):
         written(tmp_path, "direct", seed, [line(0, 0.5, 1.0), line(1, 1.0, 1.0, test=test)])
-    runs = report.collect(tmp_path)
+    runs = tables.collect(tmp_path)
     assert [(run.arm, run.base, run.seed) for run in runs] == [
         ("star", 0, 0), ("star", 0, 1), ("star", 1, 0), ("star", 2, 0), ("direct", 0, 0), ("direct", 0, 1),
         ("direct", 0, 2),
     ]  # fmt: skip
-    star, direct = (row[1:4] for row in cells(report.results(runs)))
+    star, direct = (row[1:4] for row in cells(tables.results(runs)))
     # Base means 0.8, 0.5 and 0.4: points of the beta distribution, by scipy.stats.
     assert star == ["4", "1", "0.567 [0.078, 0.965]"]
     # Three of 50: 0.025^(1 / (150 (1.960 / 4.303)^2)).
     assert direct == ["3", "1", "1.000 [0.888, 1.000]"]
-    assert report.varied(runs) == (
+    assert tables.varied(runs) == (
         "- 3 bases, 1 to 2 seeds of each: STaR, goes on\n- 3 seeds of one base: direct answers\n"
     )
 
 
 def test_a_page_is_written_anew_on_request_alone_and_never_from_fewer_runs(modules, folder, tmp_path, monkeypatch):
-    report = modules["report"]
+    tables = modules["tables"]
     page = tmp_path / "README.md"
-    monkeypatch.setattr(report, "draw", lambda runs, out: None)
+    monkeypatch.setattr(tables, "draw", lambda runs, out: None)
 
     def called(*more):
-        monkeypatch.setattr(sys, "argv", ["report.py", "--runs", str(folder), "--out", str(tmp_path), *more])
-        report.main()
+        monkeypatch.setattr(sys, "argv", ["tables.py", "--runs", str(folder), "--out", str(tmp_path), *more])
+        tables.main()
 
     page.write_text("<!-- table results -->\n<!-- end -->\n")
     called()
     text = page.read_text()
-    assert report.told_of(text) == {"STaR, goes on": 2, "direct answers": 1}
+    assert tables.runs_of(text) == {"STaR, goes on": 2, "direct answers": 1}
     with pytest.raises(SystemExit):
         called()
     called("--replace")
@@ -147,16 +121,9 @@ def test_a_page_is_written_anew_on_request_alone_and_never_from_fewer_runs(modul
     assert page.read_text() == more
 
 
-def test_a_page_gets_its_tables_and_keeps_its_text(modules, folder):
-    report = modules["report"]
-    page = "before\n<!-- table progress -->\nold\n<!-- end -->\nafter\n"
-    found = report.filled(page, {"progress": "| new |\n", "other": "| none |\n"})
-    assert found == "before\n<!-- table progress -->\n| new |\n<!-- end -->\nafter\n"
-
-
 def test_no_finished_run_is_an_error(modules, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"holds no finished run: study.py makes them"):
-        modules["report"].collect(tmp_path)
+        modules["tables"].collect(tmp_path)
 
 
 def test_every_arm_of_the_study_is_a_configuration(modules, tmp_path):

@@ -10,7 +10,6 @@ again: jobs that are done are not repeated, trainings go on from their checkpoin
 will do, how long each part should take, and what it leaves out for want of time.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -140,7 +139,7 @@ def run(jobs: Sequence[Job], out: Path, minutes: float, carry_out: Runner = carr
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
     parser.add_argument("--data", type=Path, help="what --prepare wrote")

@@ -8,7 +8,6 @@ once share the time between them. Beside products stands their rate, in all and 
 share of the peak, that of a large square product on the same machine.
 """
 
-import argparse
 import collections
 import functools
 
@@ -16,7 +15,7 @@ import jax
 import step
 from rich.table import Table
 
-from qstar.cli import session
+from qstar.cli import flags, session
 from qstar.training import console, profile
 from qstar.training.profile import Op
 
@@ -59,7 +58,7 @@ def _rate(ops, taken, times, best: float, names: list[str]) -> tuple[str, str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     for name, usual in (("hidden", 512), ("length", 128), ("batch", 1), ("vocab", 1000)):
         parser.add_argument(f"--{name}", type=int, default=usual)
     parser.add_argument("--side", choices=step.SIDES[:2], default="qstar")

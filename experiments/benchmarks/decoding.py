@@ -29,7 +29,7 @@ import numpy as np
 from rich.table import Table
 
 from qstar import runs
-from qstar.cli import session
+from qstar.cli import flags, session
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
 from qstar.methods.lm import PlainLM
@@ -160,7 +160,7 @@ def measured(writers: dict[str, Writer], prompts: np.ndarray, repeats: int) -> d
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out = flags.parser(__doc__)
     out.add_argument("--model", required=True, metavar="SOURCE", help="as init.source takes it")
     out.add_argument("--batch", type=int, nargs="+", default=[1, 8, 32, 64], metavar="B", help="rows at once")
     out.add_argument("--prompt", type=int, nargs="+", default=[32], metavar="N", help="tokens of a prompt")

@@ -145,7 +145,7 @@ def show(rows: list[dict]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    out = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    out = flags.parser(__doc__)
     out.add_argument("--size", nargs="+", choices=CASES, default=list(CASES))
     out.add_argument("--measure", action="store_true", help="take the steps too")
     out.add_argument("--first", type=int, metavar="N", help="of each size the first N cases alone")

@@ -13,6 +13,7 @@ import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from qstar.cli import flags
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import cost, memory
 from qstar.models.cost import Pass
@@ -152,7 +153,7 @@ def table(name: str, args: argparse.Namespace, on: Machine) -> Iterator[str]:
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 64, 256], help="whole nodes, or part of one")
     parser.add_argument("--rows", type=int, default=1, help="windows a device")

@@ -8,7 +8,6 @@ line is in metrics.jsonl, evaluation before training included; `compiled` is a s
 the first one left in the compile cache.
 """
 
-import argparse
 import os
 import signal
 import statistics
@@ -21,6 +20,8 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+
+from qstar.cli import flags
 
 COMMANDS = ("train", "improve", "evaluate", "compare", "think", "prepare")
 POLL_S = 0.02
@@ -97,7 +98,7 @@ def table(found: dict[str, list[Timed]]) -> Table:
 
 
 def main() -> None:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = flags.parser(__doc__)
     options.add_argument("--repeats", type=int, default=5)
     options.add_argument("--only", nargs="+", choices=("import", "help", "step"), default=("import", "help", "step"))
     args = options.parse_args()

@@ -6,7 +6,6 @@ Random tokens, float32. The writer is what is shared, so a mistake that reader a
 families' own files are held to transformers in family_logits.py.
 """
 
-import argparse
 import tempfile
 
 import jax
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar import runs
-from qstar.cli import session
+from qstar.cli import flags, session
 from qstar.models import lm
 from qstar.ops import rows
 
@@ -40,7 +39,7 @@ def largest_difference(source: str) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("source")
     args = parser.parse_args()
     with session.errors():

@@ -6,7 +6,6 @@ torch; half a minute on one CPU core.
     python experiments/checks/family_logits.py
 """
 
-import argparse
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from qstar.cli import flags
 from qstar.models import lm
 from qstar.models.formats import hf
 from qstar.structs import Batch
@@ -36,7 +36,7 @@ def logits(directory: Path, tokens: np.ndarray) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("names", nargs="*", metavar="MODEL", help="folders of tests/golden/families; all by default")
     names = parser.parse_args().names
     print("| model | model_type | window | largest logit | largest difference |\n|---|---|---|---|---|")

@@ -10,7 +10,6 @@ The second wants `pip install -e . torch==2.13.0 transformers==4.37.2` and a clo
 commit 892446b. A minute on two CPU cores.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -26,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar import config as configs
+from qstar.cli import flags
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import thinker
 from qstar.models.definition import Definition
@@ -223,7 +223,7 @@ def main(golden: Path) -> None:
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = flags.parser(__doc__)
     source = options.add_mutually_exclusive_group()
     source.add_argument("--golden", type=Path, default=GOLDEN / "official", help="folder of make_official.py")
     source.add_argument("--checkout", type=Path, help="run the released code of this clone first")

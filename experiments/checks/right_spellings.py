@@ -6,13 +6,14 @@ Prints both rates for each grader, as it is and with `strict=true`, then every s
 the extra `math` for the symbolic grader.
 """
 
-import argparse
 import collections
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks" / "grading"))
 import spellings
+
+from qstar.cli import flags
 
 HEAD = """| grader | right spellings | refused | refused, strict | wrong answers | accepted | accepted, strict |
 |---|---|---|---|---|---|---|"""
@@ -21,7 +22,7 @@ HEAD = """| grader | right spellings | refused | refused, strict | wrong answers
 def main() -> int:
     """Print the tables; the exit status is the number of wrong answers taken and of right ones refused unforeseen."""
     kinds = list(dict.fromkeys(spelled.kind for spelled in spellings.table()))
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("graders", nargs="*", metavar="GRADER", help=f"of {', '.join(kinds)}; all by default")
     asked = parser.parse_args().graders or kinds
     unknown = set(asked) - set(kinds)

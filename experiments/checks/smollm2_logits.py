@@ -11,7 +11,6 @@ the one that transformers rebuilds.
 About a minute on two CPU cores, 4 GB.
 """
 
-import argparse
 import dataclasses
 import tempfile
 from pathlib import Path
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar import runs
+from qstar.cli import flags
 from qstar.models import lm
 from qstar.models.formats import hf
 from qstar.policy import Policy
@@ -92,6 +92,6 @@ def main(file: Path) -> None:
 
 
 if __name__ == "__main__":
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = flags.parser(__doc__)
     options.add_argument("gguf", type=Path, metavar="GGUF", help="SmolLM2-135M-Instruct.Q4_1.gguf")
     main(options.parse_args().gguf)

@@ -145,5 +145,5 @@ def legend(figure: Figure, names: Sequence[str], colours: Sequence[str], markers
 def save(figure: Figure, file: Path) -> None:
     """Write a PNG that is the same whenever the numbers are."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=110, metadata={"Software": None})
+    figure.savefig(file, dpi=150, metadata={"Software": None})
     _pyplot().close(figure)

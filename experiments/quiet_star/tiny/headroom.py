@@ -6,15 +6,13 @@ Prints the base's accuracy by chance, without workings, when it writes its worki
 and with the true workings put into the thought slot (prediction after the thought alone: mixing weight 1).
 """
 
-import argparse
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
 from qstar import runs
-from qstar.cli import session
+from qstar.cli import flags, session
 from qstar.evals import intervals
 from qstar.evals.suite import CupsEval, Evaluator
 from qstar.methods.lm import PlainLM
@@ -81,7 +79,7 @@ def direct(model: Policy, cfg: CupsEval) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("--items", type=int, default=500)
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--model", default="bundled:cups")

@@ -5,27 +5,22 @@
 A base is a warm-up of its own: examples and training drawn with another seed. Bases are made first, each once, and
 every arm starts from each of them with every seed of STaR. Runs that are finished are not repeated and interrupted ones
 go on, so the command can be given again. Each run is the command that is printed. Seeds come in order, then bases:
-after the first one there is something to see of every arm. `report.py` makes the tables.
+after the first one there is something to see of every arm. `tables.py` makes the tables.
 
 A folder holds warmup (base 0), warmup_B (the others) and ARM/base_B/SEED. Earlier versions had one base and ARM/SEED,
 which is read as base 0.
 """
 
-import argparse
 import dataclasses
-import json
-import os
-import subprocess
-import sys
+import functools
 import time
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from queue import Queue
 
 from qstar import config as configs
-from qstar.cli import session
+from qstar import files
+from qstar.cli import flags, session
 from qstar.config import ImproveConfig
-from qstar.runs import answering, iterations
+from qstar.runs import answering, iterations, pool
 from qstar.tasks import problem as problems
 
 HERE = Path(__file__).resolve().parent
@@ -84,59 +79,47 @@ def warm_up(out: Path, base: int, more: tuple[str, ...]) -> None:
     if (folder / "done").is_file():
         return
     data, log = out / folder.name.replace("warmup", "warmup_data"), out / f"{folder.name}.log"
-    _call([str(HERE / "warmup.py"), str(data), "--seed", str(base + 1)], log)
+    pool.call([str(HERE / "warmup.py"), str(data), "--seed", str(base + 1)], log)
     files = [f"data.path={data / 'examples.jsonl'}", f"model.tokenizer={data / 'tokenizer.json'}"]
     begun = (folder / "config.yaml").is_file()
     start = [f"resume={folder}"] if begun else [WARMUP, *files, f"seed={base}", *more]
-    _call(["-m", "qstar.train", *start, f"run_dir={folder}"], log)
+    pool.call(["-m", "qstar.train", *start, f"run_dir={folder}"], log)
     (folder / "done").touch()
 
 
-def _call(arguments: list[str], log: Path, cores: list[int] | None = None) -> None:
-    """Run python with these arguments on these processors, its output in a file. Raises CalledProcessError."""
-    print("python " + " ".join(arguments), flush=True)
-    pinned = (lambda: os.sched_setaffinity(0, cores)) if cores else None
-    with log.open("a", encoding="utf-8") as stream:
-        subprocess.run([sys.executable, *arguments], stdout=stream, stderr=stream, check=True, preexec_fn=pinned)
-
-
-def work(arm: str, base: int, seed: int, out: Path, more: tuple[str, ...], shares: Queue) -> str:
-    """One run and what is asked after it; how it went, in a line."""
-    directory, cores, started = run_folder(out, arm, base, seed), shares.get(), time.monotonic()
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if not (directory / "summary.md").is_file():
-            _call(["-m", "qstar.improve", *command(arm, base, seed, out, more)], directory / "log.txt", cores)
-        if not (directory / UNSEEN_FILE).is_file():
-            _call([str(HERE / "study.py"), "--ask", str(directory)], directory / "log.txt", cores)
-    finally:
-        shares.put(cores)
+def work(run: tuple[str, int, int], out: Path, more: tuple[str, ...]) -> str:
+    """An arm with a base and a seed, and what is asked after it; how it went, in a line."""
+    directory, started = run_folder(out, *run), time.monotonic()
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / "summary.md").is_file():
+        pool.call(["-m", "qstar.improve", *command(*run, out, more)], directory / "log.txt")
+    if not (directory / UNSEEN_FILE).is_file():
+        pool.call([str(HERE / "study.py"), "--ask", str(directory)], directory / "log.txt")
     share = iterations.lines(directory)[-1]["test"]["accuracy"]["share"]
+    arm, base, seed = run
     return f"{arm}, base {base}, seed {seed}: test {share:.3f} ({time.monotonic() - started:.0f} s)"
 
 
 def ask(directory: Path) -> None:
-    """Sums of more digits than a run has learnt, from the test split."""
+    """Sums of more digits than a run was trained on, from the test split."""
     session.prepare_jax()
     cfg = configs.load(directory / iterations.CONFIG, schema=ImproveConfig)
     task = dataclasses.replace(cfg.task, digits=UNSEEN, test=LONGER)
     cfg = dataclasses.replace(cfg, task=task, sample_batch=LONGER)
     sampler = iterations.sampler(cfg, directory, cfg.improve.iterations)
     found = answering.evaluated(cfg, sampler, problems.logged_test(task, directory, "unseen digits"), "test", 0)
-    (directory / UNSEEN_FILE).write_text(json.dumps(found) + "\n", encoding="utf-8")
+    files.write_records(directory / UNSEEN_FILE, [found])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("arms", nargs="*", metavar="ARM", help=f"of {', '.join(ARMS)}; all by default")
     parser.add_argument("--bases", type=int, nargs="+", default=[0], help="warm-ups that every arm starts from")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of STaR, for each base")
     parser.add_argument("--out", type=Path, default=Path("runs/star_arithmetic"))
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each with its share of the processors")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the recipe of all arms")
-    parser.add_argument(
-        "--set-warmup", nargs="+", default=[], metavar="KEY=VALUE", help="overrides of the training of all bases"
-    )
+    flags.overriding(parser, "--set", "overrides of the recipe of all arms")
+    flags.overriding(parser, "--set-warmup", "overrides of the training of all bases")
     parser.add_argument("--ask", type=Path, metavar="RUN", help="only ask this finished run the longer sums")
     args = parser.parse_args()
     if args.ask:
@@ -147,18 +130,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for base in args.bases:
         warm_up(args.out, base, tuple(args.set_warmup))
-    shares: Queue = Queue()
-    for first in range(args.workers):
-        shares.put(sorted(os.sched_getaffinity(0))[first :: args.workers])
-    with ThreadPoolExecutor(args.workers) as pool:
-        todo = [
-            pool.submit(work, arm, base, seed, args.out, tuple(args.set), shares)
-            for seed in args.seeds
-            for base in args.bases
-            for arm in (args.arms or ARMS)
-        ]
-        for number, done in enumerate(as_completed(todo), start=1):
-            print(f"[{number}/{len(todo)}] {done.result()}", flush=True)
+    todo = [(arm, base, seed) for seed in args.seeds for base in args.bases for arm in args.arms or ARMS]
+    pool.carry_out(functools.partial(work, out=args.out, more=tuple(args.set)), todo, args.workers)
 
 
 if __name__ == "__main__":

@@ -8,11 +8,11 @@ what is shown, so it is trained on scratchpads of short sums first, some behind 
 Longer sums it has to find out by itself.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 
+from qstar.cli import flags
 from qstar.data import examples
 from qstar.data import tokenizer as tokenizers
 from qstar.tasks.arithmetic import ALPHABET, Arithmetic
@@ -38,7 +38,7 @@ def warmup(digits: dict[int, int], hinted: float, seed: int) -> list[dict]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--digits", nargs="+", default=DIGITS, metavar="N:COUNT")
     parser.add_argument("--hinted", type=float, default=0.3, help="share of examples behind a hint")

@@ -8,7 +8,6 @@ Weights are those after the last iteration, the likeliest tokens are written, an
 """
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,12 +15,13 @@ import jax
 import numpy as np
 
 from qstar import config as configs
-from qstar import runs
-from qstar.cli import session
+from qstar import files, runs
+from qstar.cli import flags, session
 from qstar.config import ImproveConfig
 from qstar.evals import records
 from qstar.models.sources import Pretrained
 from qstar.policy import Policy
+from qstar.reports import frames
 from qstar.runs import answering, improve, iterations
 from qstar.tasks import problem as problems_of
 from qstar.tasks.problem import Problem
@@ -58,7 +58,7 @@ def answers(cfg: ImproveConfig, model: Policy, problems: Sequence[Problem], few_
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--before", action="store_true", help="the base that the runs began with")
@@ -80,11 +80,10 @@ def asked(args: argparse.Namespace) -> None:
         problems = questions(cfg, run, args.split, most, f"{what}: {model.name}")
         ways = (False, True) if args.before else (cfg.ask_few_shot,)
         rows = [row for few_shot in ways for row in answers(cfg, model, problems, few_shot)]
-        text = "".join(json.dumps(row) + "\n" for row in rows)
         file = run / f"{what}_{args.split}.jsonl"
-        old = len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
+        old = len(frames.lines(file))
         records.check_replaced({"answers": old} if old else {}, {"answers": len(rows)}, str(file), args.replace)
-        file.write_text(text, encoding="utf-8")
+        files.write_records(file, rows)
         print(f"{run}, {what}, {args.split}: {sum(row['correct'] for row in rows)} of {len(rows)} right")
 
 

@@ -13,10 +13,10 @@ numbers written as always:
 Which sums are dev and test is what `task=arithmetic` says: a + b and b + a fall into the same split.
 """
 
-import argparse
-import json
 from pathlib import Path
 
+from qstar import files
+from qstar.cli import flags
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.problem import SPLITS
 
@@ -32,7 +32,7 @@ def records(task: Arithmetic, split: str) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = flags.parser(__doc__)
     parser.add_argument("folder", type=Path)
     for split, count in (("train", 400), ("dev", 60), ("test", 80)):
         parser.add_argument(f"--{split}", type=int, default=count, help="sums of each number of digits, at most")
@@ -40,8 +40,7 @@ def main() -> None:
     task = Arithmetic(digits=(1, 2, 3), train=args.train, dev=args.dev, test=args.test)
     args.folder.mkdir(parents=True, exist_ok=True)
     for split in SPLITS:
-        text = "".join(json.dumps(row) + "\n" for row in records(task, split))
-        (args.folder / f"{split}.jsonl").write_text(text, encoding="utf-8")
+        files.write_records(args.folder / f"{split}.jsonl", records(task, split))
 
 
 if __name__ == "__main__":
