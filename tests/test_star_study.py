@@ -50,7 +50,7 @@ def cells(table):
 
 
 def test_results_are_means_over_seeds_with_students_interval(modules, folder):
-    found = cells(modules["tables"].results(modules["tables"].collect(folder)))
+    found = cells(modules["tables"].all_tables(modules["tables"].collect(folder))["results"])
     # Student's t of one degree of freedom: 12.706 * 0.0707 / sqrt(2)
     star = ["STaR, goes on", "2", "1", "0.850 ± 0.635", "1.000 ± 0.000", "0.700 ± 1.271", *["0.250 ± 0.000"] * 5]
     assert found == [star, ["direct answers", "1", "1", "0.400", "0.800", "0.000", *["0.000"] * 5]]
@@ -59,8 +59,11 @@ def test_results_are_means_over_seeds_with_students_interval(modules, folder):
 def test_progress_by_iteration_and_by_digits(modules, folder):
     tables = modules["tables"]
     runs = tables.collect(folder)
-    assert cells(tables.progress(runs)) == [["0", "0.500 ± 0.000", "0.500"], ["1", "0.850 ± 0.635", "0.400"]]
-    assert cells(tables.digits(runs, "star")) == [
+    assert cells(tables.all_tables(runs)["progress"]) == [
+        ["0", "0.500 ± 0.000", "0.500"],
+        ["1", "0.850 ± 0.635", "0.400"],
+    ]
+    assert cells(tables.all_tables(runs)["digits star"]) == [
         ["0", "1.000 ± 0.000", "0.000 ± 0.000", "", ""],
         ["1", "1.000 ± 0.000", "0.700 ± 1.271", "0.500 [0.000, 1.000]", "0.900 [0.000, 1.000]"],
     ]
@@ -69,9 +72,9 @@ def test_progress_by_iteration_and_by_digits(modules, folder):
 def test_the_ledger_leaves_asking_apart_and_leaks_are_counted_over_seeds(modules, folder):
     tables = modules["tables"]
     runs = tables.collect(folder)
-    star = cells(tables.ledger(runs))[0]
+    star = cells(tables.all_tables(runs)["ledger"])[0]
     assert star == ["STaR, goes on", "0", "100", "0", "0", "0", "1.00e+01", *["0.00e+00"] * 2, "2.00e+00", "0.00e+00"]
-    assert cells(tables.leaks(runs)) == [["STaR, goes on", "2/10", "", "1/8"]]
+    assert cells(tables.all_tables(runs)["leaks"]) == [["STaR, goes on", "2/10", "", "1/8"]]
 
 
 def test_bases_and_seeds_are_told_apart_and_what_varied_is_said(modules, tmp_path):
@@ -84,15 +87,15 @@ def test_bases_and_seeds_are_told_apart_and_what_varied_is_said(modules, tmp_pat
         written(tmp_path, "direct", seed, [line(0, 0.5, 1.0), line(1, 1.0, 1.0, test=test)])
     runs = tables.collect(tmp_path)
     assert [(run.arm, run.base, run.seed) for run in runs] == [
-        ("star", 0, 0), ("star", 0, 1), ("star", 1, 0), ("star", 2, 0), ("direct", 0, 0), ("direct", 0, 1),
-        ("direct", 0, 2),
+        ("STaR, goes on", 0, 0), ("STaR, goes on", 0, 1), ("STaR, goes on", 1, 0), ("STaR, goes on", 2, 0),
+        ("direct answers", 0, 0), ("direct answers", 0, 1), ("direct answers", 0, 2),
     ]  # fmt: skip
-    star, direct = (row[1:4] for row in cells(tables.results(runs)))
+    star, direct = (row[1:4] for row in cells(tables.all_tables(runs)["results"]))
     # Base means 0.8, 0.5 and 0.4: points of the beta distribution, by scipy.stats.
     assert star == ["4", "1", "0.567 [0.078, 0.965]"]
     # Three of 50: 0.025^(1 / (150 (1.960 / 4.303)^2)).
     assert direct == ["3", "1", "1.000 [0.888, 1.000]"]
-    assert tables.varied(runs) == (
+    assert tables.all_tables(runs)["varied"] == (
         "- 3 bases, 1 to 2 seeds of each: STaR, goes on\n- 3 seeds of one base: direct answers\n"
     )
 

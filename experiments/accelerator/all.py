@@ -10,28 +10,26 @@ again: jobs that are done are not repeated, trainings go on from their checkpoin
 will do, how long each part should take, and what it leaves out for want of time.
 """
 
-import contextlib
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import carry
+import plan
+import tables
+from plan import Job
+
+from qstar import files
+from qstar.cli import flags
+from qstar.reports import frames
+from qstar.runs import pool
+
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE))
-
-import carry  # noqa: E402
-import plan  # noqa: E402
-import tables  # noqa: E402
-from plan import Job  # noqa: E402
-
 RESULTS, TABLES, LOGS = "results.jsonl", "tables.md", "logs"
-MARK = "measured: "
-GRACE_S = 30  # from the request to stop until a job is ended: time for a checkpoint
 PATIENCE = 3  # times its estimate a job may take, where there is as much time
 
 
@@ -49,10 +47,7 @@ class Outcome:
 
 def outcomes(out: Path) -> list[Outcome]:
     """What was written so far; the newest line of a job counts."""
-    file = out / RESULTS
-    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-    newest = {line["job"]: Outcome(**line) for line in map(json.loads, lines)}
-    return list(newest.values())
+    return list({line["job"]: Outcome(**line) for line in frames.lines(out / RESULTS)}.values())
 
 
 def affordable(jobs: Iterable[Job], seconds: float) -> tuple[list[Job], list[Job]]:
@@ -79,38 +74,12 @@ def announced(taken: Sequence[Job], left_out: Sequence[Job]) -> str:
 
 def carried_out(job: Job, out: Path, limit_s: float) -> Outcome:
     """Run a job in a process of its own, its output in a file."""
-    started, log = time.monotonic(), out / LOGS / f"{job.name.replace('/', '_').replace(' ', '_')}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
+    log = out / LOGS / f"{job.name.replace('/', '_').replace(' ', '_')}.txt"
     command = [sys.executable, str(HERE / "jobs.py"), job.kind, json.dumps(job.arguments)]
-    status = "done"
-    with log.open("w", encoding="utf-8") as stream:
-        process = subprocess.Popen(
-            command, stdout=stream, stderr=stream, env=os.environ | job.environment, start_new_session=True
-        )
-        try:
-            code = process.wait(limit_s)
-        except subprocess.TimeoutExpired:
-            status, code = "too slow", _stopped(process)
-    text = log.read_text(encoding="utf-8", errors="replace")
-    marked = [line for line in text.splitlines() if line.startswith(MARK)]
-    if status == "done" and (code or not marked):
-        status = "failed"
-    result = json.loads(marked[-1].removeprefix(MARK)) if marked and status == "done" else {}
-    error = "" if status == "done" else " | ".join(text.strip().splitlines()[-3:])[-600:]
-    return Outcome(job.name, job.part, status, round(time.monotonic() - started, 1), result, error)
+    return Outcome(job.name, job.part, **vars(pool.measured(command, job.environment, log, limit_s)))
 
 
 Runner = Callable[[Job, Path, float], Outcome]
-
-
-def _stopped(process: subprocess.Popen) -> int:
-    """Ask a job and the processes that it started to stop, and end what is still there after the grace."""
-    os.killpg(process.pid, signal.SIGTERM)
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(GRACE_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    return process.wait()
 
 
 def run(jobs: Sequence[Job], out: Path, minutes: float, carry_out: Runner = carried_out) -> list[Outcome]:
@@ -128,8 +97,7 @@ def run(jobs: Sequence[Job], out: Path, minutes: float, carry_out: Runner = carr
             left_out.append(job)
             continue
         one = carry_out(job, out, min(PATIENCE * job.seconds, remaining))
-        with (out / RESULTS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(vars(one)) + "\n")
+        files.append(out / RESULTS, [vars(one)])
         (out / TABLES).write_text(tables.markdown(outcomes(out)), encoding="utf-8")
         said = f"{one.status} in {one.seconds:.0f} s (estimated {job.seconds:.0f})"
         print(f"[{job.part}] {job.name}: {said}" + (f": {one.error}" if one.error else ""), flush=True)

@@ -10,6 +10,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from qstar import files
+
 PIECE_BYTES = 60_000_000
 MANIFEST, WHEELS = "manifest.json", "wheels.txt"
 SOURCES = (
@@ -53,7 +55,7 @@ def prepare(folder: Path, gguf: Path | None, sources: str | Path | None) -> str:
         content = archive.getvalue()[start : start + PIECE_BYTES]
         pieces[f"piece.{number:03}"] = hashlib.sha256(content).hexdigest()
         (folder / f"piece.{number:03}").write_bytes(content)
-    (folder / MANIFEST).write_text(json.dumps(pieces, indent=2) + "\n", encoding="utf-8")
+    files.write_json(folder / MANIFEST, pieces)
     (folder / WHEELS).write_text("".join(f"{line}\n" for line in wheels()), encoding="utf-8")
     return (
         f"{folder}: {len(pieces)} pieces, {archive.tell() / 1e6:.0f} MB. Carry piece.*, {MANIFEST} and the wheels of "
@@ -108,8 +110,10 @@ def tiny(target: Path) -> Path:
     sums = [(a, b) for a in range(2, 8) for b in range(3, 9)]
     question = lambda a, b: f"Tom has {a} pens and buys {b}. How many?"  # noqa: E731
     books = "".join(f"{a} + {b} = {a + b}, for {b} + {a} is the same.\n<|doc|>\n" for a, b in sums)
+    for name in ("openlogic", "napkin", "discrete_book", "gsm8k", "commonsenseqa", "sums"):
+        (target / name).mkdir(parents=True, exist_ok=True)
     for name in ("openlogic", "napkin", "discrete_book"):
-        _write(target / name / f"{name}.txt", books)
+        files.write(target / name / f"{name}.txt", books)
     word_problems = [{"question": question(a, b), "answer": f"{a}+{b}={a + b}\n#### {a + b}"} for a, b in sums]
     choices = lambda a, b: [  # noqa: E731
         {"label": label, "text": str(a + b + i)} for i, label in enumerate("ABCDE")
@@ -120,14 +124,14 @@ def tiny(target: Path) -> Path:
         for a, b in sums
     ]  # fmt: skip
     plain = [{"id": f"{a}-{b}", "question": f"{a} + {b}", "answer": str(a + b), "group": "1"} for a, b in sums]
-    _lines(target / "gsm8k" / "train.jsonl", word_problems[:30])
-    _lines(target / "gsm8k" / "test.jsonl", word_problems[30:])
-    _lines(target / "commonsenseqa" / "train_rand_split.jsonl", common[:30])
-    _lines(target / "commonsenseqa" / "dev_rand_split.jsonl", common[30:])
+    files.write_records(target / "gsm8k" / "train.jsonl", word_problems[:30])
+    files.write_records(target / "gsm8k" / "test.jsonl", word_problems[30:])
+    files.write_records(target / "commonsenseqa" / "train_rand_split.jsonl", common[:30])
+    files.write_records(target / "commonsenseqa" / "dev_rand_split.jsonl", common[30:])
     for split, rows in (("train", plain[:20]), ("dev", plain[20:28]), ("test", plain[28:])):
-        _lines(target / "sums" / f"{split}.jsonl", [{**row, "id": f"{split}-{row['id']}"} for row in rows])
+        files.write_records(target / "sums" / f"{split}.jsonl", [{**row, "id": f"{split}-{row['id']}"} for row in rows])
     _tiny_model(target / "model")
-    _write(target / MANIFEST, "{}\n")
+    files.write(target / MANIFEST, "{}\n")
     return target
 
 
@@ -148,12 +152,3 @@ def _tiny_model(folder: Path) -> None:
     )
     params = jax.tree.map(np.asarray, lm.definition(shape).init(jax.random.key(0)))
     runs.save_model(folder, Policy.of_language_model(shape, params, tokenizer, "tiny"))
-
-
-def _lines(file: Path, rows: list[dict]) -> None:
-    _write(file, "".join(json.dumps(row) + "\n" for row in rows))
-
-
-def _write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")

@@ -7,11 +7,9 @@ the rest forward and backward, nothing that is recomputed) over the median step 
 same device.
 """
 
-import collections
 import dataclasses
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -24,32 +22,29 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from hydra import compose, initialize_config_dir
 
 from qstar import compare, evaluate, runs, sharding
 from qstar import config as configs
 from qstar.cli import session
 from qstar.config import EvaluateConfig
+from qstar.decoding import score
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
-from qstar.models import cost, lm
+from qstar.models import lm
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.ops import attention
-from qstar.paths import CONFIGS, ROOT
-from qstar.runs import improve, train
+from qstar.paths import ROOT
+from qstar.reports import frames
+from qstar.runs import improve, pool, train
 from qstar.sharding import MeshConfig
-from qstar.structs import Batch
 from qstar.thoughts.generate import generate as think
-from qstar.training import machine, profile, room
-from qstar.training import step as steps
+from qstar.training import machine, profile, trial
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
 
-MARK = "measured: "
-GIB = 2**30
 TIMED = 10  # calls of a small program
 SHAPES = {  # a tiny one, SmolLM2-135M, Llama 3.2 1B, Mistral 7B
     "tiny": LMConfig(512, 64, 1, 8, 8, 8, 192, 512, tied=True),
@@ -60,20 +55,9 @@ SHAPES = {  # a tiny one, SmolLM2-135M, Llama 3.2 1B, Mistral 7B
 ADAPTED = ("7B",)  # frozen in bfloat16 beneath adapters of rank 16 on all projections
 
 
-def timed(run: Callable[[], object], times: int = TIMED) -> float:
+def median_s(run: Callable[[], object], times: int = TIMED) -> float:
     """Median seconds of a call, after one that compiles."""
-    jax.block_until_ready(run())
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds)
-
-
-def kernels(compiled: jax.stages.Compiled) -> dict[str, int]:
-    """Calls that a program makes outside of XLA's own code."""
-    return dict(collections.Counter(re.findall(r'custom_call_target="([^"]+)"', compiled.as_text())))
+    return statistics.median(trial.timed(run, times))
 
 
 # --- a: what is there ---------------------------------------------------------------------------------------------
@@ -83,7 +67,7 @@ def device(side: int) -> dict:
     """Names, memory, driver, and what products and copies reach."""
     first = jax.local_devices()[0]
     array = jnp.ones((side, side))
-    copied = timed(lambda: copy(array))
+    copied = median_s(lambda: copy(array))
     return {
         "devices": len(jax.devices()),
         "kind": first.device_kind,
@@ -120,11 +104,11 @@ def text_attention(rows: int, length: int, heads: int, kv_heads: int, head_size:
         run = jax.jit(jax.grad(lambda *x, kernel=kernel: attention.causal(*x, mask, kernel=kernel).sum(), (0, 1, 2)))
         try:
             compiled = run.lower(query, key, value).compile()
-            seconds = timed(lambda compiled=compiled: compiled(query, key, value))
+            seconds = median_s(lambda compiled=compiled: compiled(query, key, value))
         except (ValueError, RuntimeError) as error:
             found[kernel] = {"error": str(error).splitlines()[0][:200]}
             continue
-        found[kernel] = {"seconds": seconds, "flops_per_s": flops / seconds, "kernels": kernels(compiled)}
+        found[kernel] = {"seconds": seconds, "flops_per_s": flops / seconds, "kernels": trial.kernels(compiled)}
     return found
 
 
@@ -141,7 +125,7 @@ def column_attention(
     causal = jnp.tril(jnp.ones((columns, columns), bool))
     run = jax.jit(lambda q, t, o: attention.columns(q, *t, mask, *o, causal))
     compiled = run.lower(query, text, own).compile()
-    seconds = timed(lambda: compiled(query, text, own))
+    seconds = median_s(lambda: compiled(query, text, own))
     flops = 4 * rows * thoughts * length * columns * heads * head_size * (length + columns)
     scores = 4 * rows * thoughts * length * columns * heads * (length + columns)
     return {
@@ -150,7 +134,7 @@ def column_attention(
         "operand_bytes": query.nbytes + sum(x.nbytes for x in (*text, *own)) + query.nbytes,
         "score_bytes": scores,
         "flops": flops,
-        "kernels": kernels(compiled),
+        "kernels": trial.kernels(compiled),
     }
 
 
@@ -165,81 +149,19 @@ def program_of(shape: str, method: str, dtype: str, remat: str, attend: str, mes
     return Program.of(way, model, mesh, OptimConfig(), 1000, micro_batches, adapters)
 
 
-def random_state(program: Program):
-    """A train state with random weights, made where it lies and in the types in which it is held."""
-    definition = program.definition
-
-    def made(key: jax.Array):
-        weights, run = jax.random.split(key)
-        held = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), definition.init(weights), definition.abstract)
-        trained, frozen = definition.split(held)
-        return steps.new_state(trained, program.tx, run, False, frozen)
-
-    return jax.jit(made, out_shardings=program.places)(jax.random.key(0))
-
-
-def random_batch(program: Program, rows: int, length: int) -> Batch:
-    shape = (rows, length)
-    place = np.broadcast_to(np.arange(length, dtype=np.int32), shape)
-    tokens = np.random.default_rng(0).integers(1, program.lm.vocab, shape).astype(np.int32)
-    batch = Batch(tokens, np.ones(shape, bool), np.ones(shape, np.int32), place)
-    return jax.device_put(batch, sharding.named(program.mesh, "batch"))
-
-
-def rows_that_fit(program: Program, length: int, most: int) -> int:
-    """The largest power of two, up to `most`, that fits into the free memory by formula; at least 1."""
-    free = machine.free_bytes(program.mesh.local_devices[0])
-    if free is None:
-        return 1
-    held = sum(size for name, size in program.bytes_held.items() if name != "gradients")
-    sizes = room.Sizes(program.lm.remat, 1, None, length)
-    rows = most
-    while rows > 1 and held + room.predicted_bytes(program, rows, sizes) > room.SPARE * free:
-        rows //= 2
-    return rows
-
-
-def taken(program: Program, rows: int, length: int, count: int) -> dict:
-    """Seconds of steps, FLOPs, peaks and kernels."""
-    with jax.set_mesh(program.mesh):
-        state, batch = random_state(program), random_batch(program, rows, length)
-        compiled = program.step.lower(state, batch).compile()
-        seconds = []
-        for _ in range(1 + count):
-            started = time.perf_counter()
-            state, metrics = compiled(state, batch)
-            jax.block_until_ready((state, metrics))
-            seconds.append(time.perf_counter() - started)
-    passes = program.passes(length)
-    return {
-        "rows": rows,
-        "seconds": seconds[1:],
-        "flops": rows * cost.flops(program.lm, passes, frozen=bool(program.definition.frozen)),
-        "tokens": rows * length,
-        "thoughts": rows * max(one.thoughts for one in passes),
-        "peak_flops": machine.peak_flops(program.mesh, program.lm.dtype),
-        "peak_bytes": machine.peak_bytes(),
-        "kernels": kernels(compiled),
-    }
-
-
-def single_mesh() -> jax.sharding.Mesh:
-    return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
-
-
 def step(
     shape: str, method: str, length: int, remat: str, dtype: str, steps: int, attention: str, most_rows: int
 ) -> dict:
     """Steps of one setting with as many rows as fit."""
-    program = program_of(shape, method, dtype, remat, attention, single_mesh())
-    return taken(program, rows_that_fit(program, length, most_rows), length, steps)
+    program = program_of(shape, method, dtype, remat, attention, trial.one_device())
+    return vars(trial.taken(program, trial.rows_that_fit(program, length, most_rows), length, steps))
 
 
 def profiled_step(shape: str, length: int, dtype: str, rows: int) -> dict:
     """Microseconds of one Quiet-STaR step by kind of operation."""
-    program = program_of(shape, "quiet_star", dtype, "full", "einsum", single_mesh())
+    program = program_of(shape, "quiet_star", dtype, "full", "einsum", trial.one_device())
     with jax.set_mesh(program.mesh):
-        state, batch = random_state(program), random_batch(program, rows, length)
+        state, batch = trial.state(program), trial.batch(program, rows, length)
         compiled = program.step.lower(state, batch).compile()
         ops = profile.operations(compiled.as_text(), program.lm.vocab)
         state, _ = jax.block_until_ready(compiled(state, batch))
@@ -254,9 +176,11 @@ def sharded(shape: str, length: int, dtype: str, steps: int, layout: str) -> dic
         return {"devices": 1}
     mesh = sharding.make_mesh(MeshConfig(**{"data": 1, "fsdp": 1, "tensor": 1} | {layout: count}))
     rows = 1 if layout == "tensor" else count
-    alone = taken(program_of(shape, "quiet_star", dtype, "full", "einsum", single_mesh()), 1, length, steps)
-    together = taken(program_of(shape, "quiet_star", dtype, "full", "einsum", mesh), rows, length, steps)
-    return {"devices": count, "layout": layout, "alone": alone, "together": together}
+    took = lambda mesh, rows: trial.taken(  # noqa: E731
+        program_of(shape, "quiet_star", dtype, "full", "einsum", mesh), rows, length, steps
+    )
+    alone, together = took(trial.one_device(), 1), took(mesh, rows)
+    return {"devices": count, "layout": layout, "alone": vars(alone), "together": vars(together)}
 
 
 # --- c: correctness -----------------------------------------------------------------------------------------------
@@ -269,11 +193,7 @@ def logits(model: str, length: int) -> dict:
 
     def on(place: jax.Device, precision: str) -> np.ndarray:
         with jax.default_device(place), jax.default_matmul_precision(precision):
-            definition = lm.definition(loaded.lm)
-            position = jnp.broadcast_to(jnp.arange(length)[None], ids.shape)
-            batch = Batch(jnp.asarray(ids), jnp.ones(ids.shape, bool), jnp.ones(ids.shape, int), position)
-            run = jax.jit(lambda params: definition.bind(params).logits(definition.bind(params).text(batch).hidden))
-            return np.asarray(run(jax.device_put(loaded.language_model, place)))
+            return score.logits(lm.definition(loaded.lm), jax.device_put(loaded.language_model, place), ids)
 
     exact = on(jax.devices("cpu")[0], "highest")
     found = {"largest_logit": float(np.abs(exact).max())}
@@ -291,7 +211,7 @@ def _trained(folder: Path, environment: dict[str, str], *overrides: str) -> list
     subprocess.run(
         [sys.executable, "-m", "qstar.train", *overrides], env=os.environ | environment, check=True, stdout=sys.stderr
     )
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return frames.lines(folder / "metrics.jsonl")
 
 
 SMALL = ("control=false", "eval=none", "batch_size=8", "log_every=1", "sample_every=0")
@@ -336,28 +256,17 @@ def resumed(out: str, steps: int) -> dict:
 # --- d, f: trainings ----------------------------------------------------------------------------------------------
 
 
-def composed(command: str, overrides: list[str]):
-    """What a command makes of these overrides."""
-    configs.register()
-    with initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
-        return configs.build(compose(command, overrides))
-
-
 def trained(folder: str, experiment_name: str, model: str, overrides: list[str]) -> dict:
     """Train an arm, or go on, and ask its last weights everything; its rows for paired tests lie in FOLDER/asked."""
     own = [f"experiments={experiment_name}", f"run_dir={folder}", f"model.source={model}", *overrides]
-    cfg = composed("train", own)
+    cfg = configs.composed("train", own)
     started = time.monotonic()
     train.run(cfg, Path(folder))
     trained_s = time.monotonic() - started
     evaluate.evaluate(EvaluateConfig(run=folder, out=str(Path(folder) / "asked"), model=None, eval=cfg.eval))
-    lines = (Path(folder) / "evals.jsonl").read_text(encoding="utf-8").splitlines()
-    metrics = (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return {
-        "evaluations": [json.loads(line) for line in lines],
-        "metrics": [json.loads(metrics[i]) for i in sorted({0, len(metrics) - 1})],
-        "trained_s": trained_s,
-    }
+    metrics = frames.lines(Path(folder) / "metrics.jsonl")
+    ends = [metrics[i] for i in sorted({0, len(metrics) - 1})]
+    return {"evaluations": frames.evaluations(Path(folder)), "metrics": ends, "trained_s": trained_s}
 
 
 def paired_tests(folder: str, arms: list[str], seed: int) -> dict:
@@ -394,7 +303,7 @@ def improved(folder: str, experiment_name: str, model: str, sums: str, overrides
     if experiment_name.endswith("sums"):
         own += [f"task.{name}path={sums}/{split}.jsonl" for name, split in
                 (("", "train"), ("dev_", "dev"), ("test_", "test"))]  # fmt: skip
-    return {"iterations": improve.run(composed("improve", own), Path(folder))}
+    return {"iterations": improve.run(configs.composed("improve", own), Path(folder))}
 
 
 # --- e: generation ------------------------------------------------------------------------------------------------
@@ -419,7 +328,7 @@ def generation(model: str, rows: list[int], new_tokens: int, prompt: int, though
             sampling = Sampling(max_new_tokens=new_tokens)
             return generate(definition, params, loaded.tokenizer, prompts, key, sampling, batch_size=count).tokens
 
-        seconds = timed(write, 3)
+        seconds = median_s(write, 3)
         passes = new_tokens * (thought_len + 2 if thought_len else 1)
         speed = {"tokens_per_s": count * new_tokens / seconds, "weight_bytes_per_s": passes * size / seconds}
         found.append({"rows": count, "seconds": seconds, **speed})
@@ -444,8 +353,7 @@ def main() -> None:
     session.prepare_jax()
     if kind in SPAWNING:
         jax.config.update("jax_platforms", "cpu")
-    found = KINDS[kind](**arguments)
-    print(MARK + json.dumps(found), flush=True)
+    pool.say(KINDS[kind](**arguments))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """Tables of what was measured on an accelerator, in Markdown."""
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+
+from qstar.reports import selftraining, tables
+from qstar.reports.tables import section
 
 GIB = 2**30
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    rows = list(rows)
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (head, ["---"] * len(head), *rows)) if rows else ""
 
 
 def markdown(outcomes: Sequence) -> str:
@@ -16,7 +14,9 @@ def markdown(outcomes: Sequence) -> str:
     done = {one.job: one.result for one in outcomes if one.status == "done"}
     parts = [render(done) for render in SECTIONS]
     rows = [[one.job, one.status, f"{one.seconds:.0f}", one.error.replace("|", "/")] for one in outcomes]
-    return "\n".join([*filter(None, parts), "## Jobs\n", table(["job", "status", "s", "error"], rows)])
+    return "\n".join(
+        [*filter(None, parts), "## Jobs\n", tables.markdown(["job", "status", "s", "error"], rows) if rows else ""]
+    )
 
 
 def machine(done: dict) -> str:
@@ -52,7 +52,7 @@ def _attention(done: dict, device: dict) -> str:
             f"{name}: {1e3 * seconds:.2f} ms" for name, seconds in least.items()
         )
     head = ["attention", "ms", "TFLOP/s", "kernels"]
-    return "\n" + table(head, rows) + (text + ".\n" if text else "") + _profile(done)
+    return "\n" + (tables.markdown(head, rows) if rows else "") + (text + ".\n" if text else "") + _profile(done)
 
 
 def _kernels(one: dict) -> str:
@@ -63,7 +63,7 @@ def _profile(done: dict) -> str:
     times = done.get("profile of a step", {}).get("microseconds", {})
     whole = sum(times.values())
     rows = [[kind, f"{us / 1e3:.1f}", f"{us / whole:.2f}"] for kind, us in list(times.items())[:15]]
-    return "\n" + table(["operations of a step", "ms", "share"], rows)
+    return "\n" + (tables.markdown(["operations of a step", "ms", "share"], rows) if rows else "")
 
 
 def correctness(done: dict) -> str:
@@ -79,7 +79,7 @@ def correctness(done: dict) -> str:
             rows.append([f"metrics of a small run, {precision} precision", said])
     for name, value in done.get("resumed bit for bit", {}).get("largest_difference", {}).items():
         rows.append([f"weights of a resumed run, {name}", "equal" if value == 0 else f"{value:.2e}"])
-    return "## Correctness\n\n" + table(["largest difference from the CPU", ""], rows) if rows else ""
+    return section("Correctness", ["largest difference from the CPU", ""], rows)
 
 
 def step_times(done: dict) -> str:
@@ -89,18 +89,16 @@ def step_times(done: dict) -> str:
             _, shape, method, length, remat = name.split("/")
             rows.append([shape, method, length, remat, *_step(one), _kernels(one)])
     head = ["shape", "method", "T", "remat", "rows", "ms", "range", "tokens/s", "thoughts/s", "utilisation", "peak GiB"]
-    return "## Steps\n\n" + table([*head, "kernels"], rows) if rows else ""
+    return section("Steps", [*head, "kernels"], rows)
 
 
 def _step(one: dict) -> list[str]:
-    seconds = sorted(one["seconds"])
-    median = statistics.median(seconds)
+    median = statistics.median(one["seconds"])
     return [
         str(one["rows"]),
-        f"{1e3 * median:.1f}",
-        f"{1e3 * seconds[0]:.1f} to {1e3 * seconds[-1]:.1f}",
-        f"{one['tokens'] / median:,.0f}",
-        f"{one['thoughts'] / median:,.0f}" if one["thoughts"] else "",
+        *tables.median_and_spread([1e3 * seconds for seconds in one["seconds"]]),
+        tables.tokens(one["tokens"] / median),
+        tables.tokens(one["thoughts"] / median) if one["thoughts"] else "",
         f"{one['flops'] / median / one['peak_flops']:.2f}",
         f"{one['peak_bytes'] / GIB:.2f}",
     ]
@@ -112,14 +110,10 @@ def mathematics(done: dict) -> str:
         if name.startswith("mathematics/") and "evaluations" in one:
             _, arm, seed = name.split("/")
             for line in one["evaluations"]:
-                scores = [
-                    f"{line[key]:.4f} [{line[key + '_low']:.4f}, {line[key + '_high']:.4f}]" if key in line else ""
-                    for key in ("probability", "accuracy", "nll")
-                ]
-                rows.append([arm, seed, str(line["step"]), line["task"], line["way"], *scores, str(line["n"])])
+                scores = (tables.figure(line, name, ".4f") for name in ("probability", "accuracy", "nll"))
+                rows.append([arm, seed, line["step"], line["task"], line["way"], *scores, line["n"]])
     head = ["arm", "seed", "step", "task", "thoughts", "probability", "arg-max", "NLL", "n"]
-    text = "## SmolLM2-135M on mathematical text\n\n" + table(head, rows) if rows else ""
-    return text + _pairs(done) + _benefits(done)
+    return section("SmolLM2-135M on mathematical text", head, rows) + _pairs(done) + _benefits(done)
 
 
 def _pairs(done: dict) -> str:
@@ -131,7 +125,7 @@ def _pairs(done: dict) -> str:
         for one in found["comparisons"]
     ]
     heads = [list(one) for found in done.values() for one in found.get("comparisons", [])]
-    return "\n" + table(["seed", *heads[0]], rows) if rows else ""
+    return "\n" + tables.markdown(["seed", *heads[0]], rows) if rows else ""
 
 
 def _benefits(done: dict) -> str:
@@ -150,7 +144,7 @@ def generation(done: dict) -> str:
         for name, one in done.items() if name.startswith("generation/") for row in one["rows"]
     ]  # fmt: skip
     head = ["thought", "rows", "tokens/s", "weights read, as a share of copying's rate"]
-    return "## Generation\n\n" + table(head, rows) if rows else ""
+    return section("Generation", head, rows)
 
 
 def star(done: dict) -> str:
@@ -159,16 +153,20 @@ def star(done: dict) -> str:
         if name.startswith("star/"):
             _, task, arm, seed = name.split("/")
             for line in one["iterations"]:
-                shares = [_share(line["accuracy"]), _share(line["test"]["accuracy"]) if "test" in line else ""]
-                samples = [f"{line[a]}/{line[b]}" if b in line else "" for a, b in
-                           (("right", "sampled"), ("right_hinted", "hinted"))]  # fmt: skip
-                rows.append([task, arm, seed, str(line["iteration"]), *samples, *shares])
+                test = tables.share(line["test"]["accuracy"]) if "test" in line else ""
+                rows.append(
+                    [
+                        task,
+                        arm,
+                        seed,
+                        line["iteration"],
+                        *selftraining.sampled(line),
+                        tables.share(line["accuracy"]),
+                        test,
+                    ]
+                )
     head = ["questions", "arm", "seed", "iteration", "right", "right with a hint", "dev", "test"]
-    return "## STaR on SmolLM2-135M\n\n" + table(head, rows) if rows else ""
-
-
-def _share(one: dict) -> str:
-    return f"{one['share']:.3f} [{one['low']:.3f}, {one['high']:.3f}] of {one['n']}"
+    return section("STaR on SmolLM2-135M", head, rows)
 
 
 def sharding(done: dict) -> str:
@@ -181,7 +179,7 @@ def sharding(done: dict) -> str:
     head = ["layout", "devices", "tokens/s of one", "tokens/s of all", "efficiency"]
     if found and not rows:
         return "## Sharding\n\nOne device: there is nothing to shard over.\n"
-    return "## Sharding\n\n" + table(head, rows) if rows else ""
+    return section("Sharding", head, rows)
 
 
 SECTIONS: tuple[Callable[[dict], str], ...] = (

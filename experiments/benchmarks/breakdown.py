@@ -16,6 +16,7 @@ import step
 from rich.table import Table
 
 from qstar.cli import flags, session
+from qstar.reports import tables
 from qstar.training import console, profile
 from qstar.training.profile import Op
 
@@ -29,7 +30,7 @@ def profiled(case: step.Case, side: str) -> tuple[dict[str, Op], collections.Cou
         return ops, *profile.profiled(lambda: program.step(state, batch))
 
 
-def tables(ops: dict[str, Op], taken: collections.Counter, times: collections.Counter, best: float) -> list[Table]:
+def shown(ops: dict[str, Op], taken: collections.Counter, times: collections.Counter, best: float) -> list[Table]:
     whole = sum(taken.values())
     kinds, shapes = collections.defaultdict(list), collections.defaultdict(list)
     for name in taken:
@@ -38,15 +39,19 @@ def tables(ops: dict[str, Op], taken: collections.Counter, times: collections.Co
         if op.flops:
             shapes[op].append(name)
     rate = functools.partial(_rate, ops, taken, times, best)
-    by_kind = Table("operations", "ms", "share", "GFLOP/s", "of peak")
-    by_shape = Table("products", "kind", "how many", "ms", "GFLOP/s", "of peak")
-    for kind, names in sorted(kinds.items(), key=lambda item: -sum(taken[name] for name in item[1])):
-        us = sum(taken[name] for name in names)
-        by_kind.add_row(kind, f"{us / 1e3:.0f}", f"{us / whole:.2f}", *rate(names))
-    for op, names in sorted(shapes.items(), key=lambda item: -sum(taken[name] for name in item[1]))[:12]:
-        cells = (op.shape, op.kind, str(sum(times[name] for name in names)))
-        by_shape.add_row(*cells, f"{sum(taken[name] for name in names) / 1e3:.0f}", *rate(names))
-    return [by_kind, by_shape]
+    cost = lambda group: sum(taken[name] for name in group[1])  # noqa: E731
+    by_kind = [
+        (kind, f"{cost((kind, names)) / 1e3:.0f}", f"{cost((kind, names)) / whole:.2f}", *rate(names))
+        for kind, names in sorted(kinds.items(), key=cost, reverse=True)
+    ]
+    by_shape = [
+        (op.shape, op.kind, sum(times[name] for name in names), f"{cost((op, names)) / 1e3:.0f}", *rate(names))
+        for op, names in sorted(shapes.items(), key=cost, reverse=True)[:12]
+    ]
+    return [
+        tables.screen(("operations", "ms", "share", "GFLOP/s", "of peak"), by_kind),
+        tables.screen(("products", "kind", "how many", "ms", "GFLOP/s", "of peak"), by_shape),
+    ]
 
 
 def _rate(ops, taken, times, best: float, names: list[str]) -> tuple[str, str]:
@@ -65,7 +70,7 @@ def main() -> None:
     args = parser.parse_args()
     session.prepare_jax()
     found = profiled(step.Case(args.hidden, args.length, args.batch, args.vocab), args.side)
-    for table in tables(*found, step.matmul_peak()):
+    for table in shown(*found, step.matmul_peak()):
         console.console().print(table)
 
 

@@ -35,8 +35,9 @@ from qstar.decoding.sampling import Sampling
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.policy import Policy
+from qstar.reports import tables
 from qstar.thoughts.generate import generate as think
-from qstar.training import console
+from qstar.training import console, trial
 
 Writer = Callable[[np.ndarray, int], None]
 """Continues prompts [B P] with a seed."""
@@ -82,7 +83,7 @@ def their_products(model: Policy) -> Products:
 
 def _best(run: Callable, weights: list, ones: Callable, batch: int) -> float:
     rows = {size: ones((batch, size)) for weight in weights for size in weight.shape}
-    return min(timed(lambda *_: jax.block_until_ready(run(weights, rows)), rows, 0) for _ in range(6))
+    return min(trial.timed(lambda: run(weights, rows), 5))
 
 
 def ours(model: Policy, new: int) -> Writer:
@@ -140,13 +141,7 @@ def read_rate() -> float:
     """Bytes a second that are read from memory, at best: a matrix of 512 MB times a vector."""
     matrix, vector = jnp.ones((8192, 16384)), jnp.ones(16384)
     product = jax.jit(jnp.matmul)
-    jax.block_until_ready(product(matrix, vector))
-    seconds = []
-    for _ in range(5):
-        start = time.perf_counter()
-        jax.block_until_ready(product(matrix, vector))
-        seconds.append(time.perf_counter() - start)
-    return matrix.nbytes / min(seconds)
+    return matrix.nbytes / min(trial.timed(lambda: product(matrix, vector), 5))
 
 
 def measured(writers: dict[str, Writer], prompts: np.ndarray, repeats: int) -> dict[str, tuple[float, np.ndarray]]:
@@ -177,21 +172,21 @@ def compared(model: Policy, args: argparse.Namespace) -> Table:
         writers["transformers"], products["transformers"] = transformers(model, args.new), their_products(model)
     size_bytes = sum(np.asarray(leaf).size * 4 for leaf in jax.tree.leaves(model.language_model))
     head = ("rows", "prompt", "by", "tokens/s", "range", "first call s", "ms a step", "products ms", "of memory's rate")
-    table = Table(*head)
+    rows = []
     for length, batch in itertools.product(args.prompt, args.batch):
         prompts = np.random.default_rng(batch).integers(0, model.lm.vocab, (batch, length))
         found, rate = measured(writers, prompts, args.repeats), read_rate()
         for name, (first, seconds) in found.items():
-            speed, step = np.sort(batch * args.new / seconds), np.median(seconds) / args.new
-            cells = (f"{np.median(speed):.1f}", f"{speed[0]:.1f} to {speed[-1]:.1f}", f"{first:.1f}")
-            cells += (f"{1000 * step:.0f}", f"{1000 * products[name](batch):.0f}", f"{size_bytes / step / rate:.2f}")
-            table.add_row(str(batch), str(length), name, *cells)
-    return table
+            speed, step = batch * args.new / seconds, np.median(seconds) / args.new
+            cells = (*tables.median_and_spread(speed), f"{first:.1f}", f"{1000 * step:.0f}")
+            cells += (f"{1000 * products[name](batch):.0f}", f"{size_bytes / step / rate:.2f}")
+            rows.append((batch, length, name, *cells))
+    return tables.screen(head, rows)
 
 
 def thoughts(model: Policy, args: argparse.Namespace) -> Table:
     """A new token's time behind thoughts of several lengths, against one without; the prompt's reading is taken off."""
-    table = Table("rows", "prompt", "thought", "ms a token", "range", "without ms", "passes")
+    rows = []
     for length, batch in itertools.product(args.prompt, args.batch):
         prompts = np.random.default_rng(batch).integers(0, model.lm.vocab, (batch, length))
         writers: dict[str, Writer] = {}
@@ -200,16 +195,13 @@ def thoughts(model: Policy, args: argparse.Namespace) -> Table:
             writers |= {f"{size} {new}": thinking(model, new, size) for size in args.think}
         found = {name: seconds for name, (_, seconds) in measured(writers, prompts, args.repeats).items()}
         each = {
-            size: 1000 * np.sort(found[f"{size} {1 + args.new}"] - found[f"{size} 1"]) / args.new
-            for size in (0, *args.think)
+            size: 1000 * (found[f"{size} {1 + args.new}"] - found[f"{size} 1"]) / args.new for size in (0, *args.think)
         }
         without = np.median(each[0])
         for size in args.think:
-            ms, median = each[size], np.median(each[size])
-            spread = f"{ms[0]:.0f} to {ms[-1]:.0f}"
-            cells = (f"{median:.0f}", spread, f"{without:.1f}", f"{median / without:.1f}")
-            table.add_row(str(batch), str(length), str(size), *cells)
-    return table
+            passes = f"{np.median(each[size]) / without:.1f}"
+            rows.append((batch, length, size, *tables.median_and_spread(each[size], ".0f"), f"{without:.1f}", passes))
+    return tables.screen(("rows", "prompt", "thought", "ms a token", "range", "without ms", "passes"), rows)
 
 
 def main() -> None:

@@ -19,6 +19,19 @@ import sys
 import time
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
+from qstar import files, sharding
+from qstar.cli import flags, session
+from qstar.methods.quiet_star import QuietStar
+from qstar.models.lm import LMConfig
+from qstar.reports import tables
+from qstar.structs import Batch
+from qstar.training import console, machine, room, trial
+from qstar.training.build import Program
+from qstar.training.optim import OptimConfig
+
 GIB = 2**30
 
 
@@ -49,68 +62,44 @@ SMOLLM2 = [
 CASES = {"small": SMALL, "smollm2": SMOLLM2}
 
 
-def program_of(case: Case):
-    from qstar import sharding
-    from qstar.methods.quiet_star import QuietStar
-    from qstar.models.lm import LMConfig
-    from qstar.training.build import Program
-    from qstar.training.optim import OptimConfig
+SHAPES = {
+    "small": LMConfig(vocab=8000, width=256, layers=6, heads=8, kv_heads=4, head_size=32, ff=1024),
+    "smollm2": LMConfig(vocab=49152, width=576, layers=30, heads=9, kv_heads=3, head_size=64, ff=1536),
+}
 
-    shapes = {
-        "small": LMConfig(vocab=8000, width=256, layers=6, heads=8, kv_heads=4, head_size=32, ff=1024),
-        "smollm2": LMConfig(vocab=49152, width=576, layers=30, heads=9, kv_heads=3, head_size=64, ff=1536),
-    }
+
+def program_of(case: Case) -> Program:
     method = QuietStar(
         thought_len=case.thought_len, num_thoughts=case.thoughts, mix="hidden", baseline="mean",
         think_fraction=case.think_fraction,
     )  # fmt: skip
     mesh = sharding.make_mesh(sharding.MeshConfig())
-    return Program.of(method, shapes[case.size], mesh, OptimConfig(), 1000, case.micro_batches)
+    return Program.of(method, SHAPES[case.size], mesh, OptimConfig(), 1000, case.micro_batches)
 
 
 def analysed(case: Case) -> dict[str, float]:
     """Bytes of the compiled step and by formula, state included, and the seconds that compiling took."""
-    import jax
-    import jax.numpy as jnp
-
-    from qstar.structs import Batch
-    from qstar.training import room
-
     program = program_of(case)
     kinds = (jnp.int32, bool, jnp.int32, jnp.int32)
     batch = Batch(*(jax.ShapeDtypeStruct((case.rows, case.length), kind) for kind in kinds))
-    held = sum(size for name, size in program.bytes_held.items() if name != "gradients")
     sizes = room.Sizes(program.lm.remat, case.micro_batches, case.think_fraction, case.length)
     started = time.perf_counter()
     with jax.set_mesh(program.mesh):
         compiled = room.step_bytes(program, program.abstract_state(0), batch)
     seconds = time.perf_counter() - started
-    formula = room.predicted_bytes(program, case.rows, sizes)
+    held, formula = trial.held_bytes(program), room.predicted_bytes(program, case.rows, sizes)
     return {"state": held, "compiled": held + compiled, "formula": held + formula, "compile_s": seconds}
 
 
 def measured(case: Case) -> int:
     """Bytes that two steps took at most, the state included; the interpreter and the program itself are left out."""
-    import jax
-    import numpy as np
-
-    from qstar.cli import session
-    from qstar.structs import Batch
-    from qstar.training import machine, room
-    from qstar.training import step as steps
-
     session.prepare_jax()
     program = program_of(case)
-    shape = (case.rows, case.length)
-    place = np.broadcast_to(np.arange(case.length, dtype=np.int32), shape)
     with jax.set_mesh(program.mesh):
-        params = program.definition.init(jax.random.key(0))
-        state = jax.device_put(steps.new_state(params, program.tx, jax.random.key(1), False), program.places)
+        state = trial.state(program)
         held = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-        del params
         for seed in range(2):
-            tokens = np.random.default_rng(seed).integers(0, program.lm.vocab, shape).astype(np.int32)
-            batch = Batch(tokens, np.ones(shape, bool), np.ones(shape, np.int32), place)
+            batch = trial.batch(program, case.rows, case.length, seed)
             if seed == 0:
                 room.step_bytes(program, state, batch)  # compiles, or reads what was compiled
                 before = machine.peak_bytes() - held
@@ -128,50 +117,38 @@ def in_a_process(case: Case) -> int:
 
 
 def show(rows: list[dict]) -> None:
-    from rich.table import Table
-
-    from qstar.training import console
-
-    names = ("state", "compiled", "formula", "measured")
-    table = Table("size", "rows", "T", "thought", "thoughts", "positions", "micro", *names, "formula / compiled")
+    sizes = ("state", "compiled", "formula", "measured")
+    names = ("size", "rows", "T", "thought", "thoughts", "positions", "micro", *sizes, "formula / compiled")
+    shown = []
     for row in rows:
         case = Case(**row["case"])
-        settings = (case.size, case.rows, case.length, case.thought_len, case.thoughts, case.think_fraction,
-                    case.micro_batches)  # fmt: skip
-        sizes = (f"{row[name] / GIB:.3f}" if name in row else "" for name in names)
-        table.add_row(*map(str, settings), *sizes, f"{row['formula'] / row['compiled']:.2f}")
-    console.console().print(table)
+        settings = (case.size, case.rows, case.length, case.thought_len, case.thoughts, case.think_fraction)
+        gib = (f"{row[name] / GIB:.3f}" if name in row else "" for name in sizes)
+        shown.append((*settings, case.micro_batches, *gib, f"{row['formula'] / row['compiled']:.2f}"))
+    console.console().print(tables.screen(names, shown))
     console.console().print("memory in GiB; state: weights and moments of AdamW")
 
 
-def parser() -> argparse.ArgumentParser:
-    out = flags.parser(__doc__)
-    out.add_argument("--size", nargs="+", choices=CASES, default=list(CASES))
-    out.add_argument("--measure", action="store_true", help="take the steps too")
-    out.add_argument("--first", type=int, metavar="N", help="of each size the first N cases alone")
-    out.add_argument("--out", type=Path, metavar="FILE", help="append every row as a line of JSON")
-    out.add_argument("--case", help=argparse.SUPPRESS)
-    return out
-
-
 def main() -> None:
-    args = parser().parse_args()
+    parser = flags.parser(__doc__)
+    parser.add_argument("--size", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--measure", action="store_true", help="take the steps too")
+    parser.add_argument("--first", type=int, metavar="N", help="of each size the first N cases alone")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="append every row as a line of JSON")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
+    args = parser.parse_args()
     if args.case:
         print(measured(Case(**json.loads(args.case))))
         return
-    from qstar.cli import session
-
     with session.errors():
         session.prepare_jax()
         rows = []
         for case in (case for size in args.size for case in CASES[size][: args.first]):
-            row = {"case": dataclasses.asdict(case), **analysed(case)}
+            rows.append({"case": dataclasses.asdict(case), **analysed(case)})
             if args.measure:
-                row["measured"] = in_a_process(case)
-            rows.append(row)
+                rows[-1]["measured"] = in_a_process(case)
             if args.out:
-                with args.out.open("a") as file:
-                    file.write(json.dumps(row) + "\n")
+                files.append(args.out, rows[-1:])
         show(rows)
 
 

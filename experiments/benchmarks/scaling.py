@@ -18,6 +18,7 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models import cost, memory
 from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
+from qstar.reports import tables
 
 SHAPES = {  # of Llama 3.2 1B and Mistral 7B
     "1B": LMConfig(vocab=128_256, width=2048, layers=16, heads=32, kv_heads=8, head_size=64, ff=8192, max_len=4096),
@@ -135,21 +136,16 @@ def table(name: str, args: argparse.Namespace, on: Machine) -> Iterator[str]:
     ideal = cost.flops(lm, passes) * args.rows
     size = sum(weights(lm, TIED[name])) / 1e9
     yield f"\n{name}: {size:.2f} billion weights, {ideal / 1e12:,.0f} TFLOP of a step on a device\n"
-    yield "| devices | layout | compute s | update s | data s | fsdp s | tensor s | step s | MFU | GB a device |"
-    yield "|---|---|---|---|---|---|---|---|---|---|"
+    parts = ("compute", "update", "data", "fsdp", "tensor")
+    yield tables.head(["devices", "layout", *(f"{name} s" for name in (*parts, "step")), "MFU", "GB a device"])
     for devices in args.devices:
         for layout in layouts(devices, on.node):
             one = step(lm, TIED[name], passes, args.rows, layout, on, args.wire)
             steps, used = (one.hidden_s, one.exposed_s), (one.state + one.temporaries) / 1e9
-            parts = (one.compute_s, one.update_s, one.data_s, one.fsdp_s, one.tensor_s)
+            seconds = (f"{getattr(one, f'{name}_s'):.3f}" for name in parts)
+            shares = tables.spread([ideal / one_s / on.peak for one_s in steps], ".0%")
             room = "" if used * 1e9 <= on.memory else " (no room)"
-            yield (
-                f"| {devices} | {layout} | "
-                + " | ".join(f"{part:.3f}" for part in parts)
-                + f" | {steps[0]:.2f} to {steps[1]:.2f} | "
-                + " to ".join(f"{ideal / one_s / on.peak:.0%}" for one_s in reversed(steps))
-                + f" | {used:.0f}{room} |"
-            )
+            yield tables.row([devices, layout, *seconds, tables.spread(steps, ".2f"), shares, f"{used:.0f}{room}"])
 
 
 def arguments() -> argparse.Namespace:

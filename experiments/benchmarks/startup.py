@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from qstar.cli import flags
+from qstar.reports import tables
 
 COMMANDS = ("train", "improve", "evaluate", "compare", "think", "prepare")
 POLL_S = 0.02
@@ -89,12 +90,12 @@ def measurements(caches: Path) -> dict[str, dict[str, Callable[[int], Timed]]]:
 
 
 def table(found: dict[str, list[Timed]]) -> Table:
-    out = Table(*("what", "wall s", "range", "processor s"), title="First minutes")
-    for name, times in found.items():
-        wall, used = zip(*times, strict=True)
-        spread = f"{min(wall):.2f} to {max(wall):.2f}"
-        out.add_row(name, f"{statistics.median(wall):.2f}", spread, f"{statistics.median(used):.2f}")
-    return out
+    times = {name: list(zip(*each, strict=True)) for name, each in found.items()}
+    rows = [
+        (name, *tables.median_and_spread(wall, ".2f"), f"{statistics.median(used):.2f}")
+        for name, (wall, used) in times.items()
+    ]
+    return tables.screen(("what", "wall s", "range", "processor s"), rows, title="First minutes")
 
 
 def main() -> None:

@@ -245,33 +245,30 @@ def matmul_peak() -> float:
 
 
 def table(found: list[dict]) -> str:
-    head = ["hidden", "T", "batch", "vocab", "ms", "range", "peak MB", "program MB", "of matmul peak", "x plain LM"]
-    head += ["its FLOP ratio", "official ms", "range", "peak MB", "times faster", "at the peak"]
-    head += ["less memory", "without program"]
-    rows = [head, ["---"] * len(head)]
+    from qstar.reports import tables
+
+    names = ["hidden", "T", "batch", "vocab", "ms", "range", "peak MB", "program MB", "of matmul peak", "x plain LM"]
+    names += ["its FLOP ratio", "official ms", "range", "peak MB", "times faster", "at the peak"]
+    names += ["less memory", "without program"]
+    rows = []
     for case in found:
-        sides = case["sides"]
-        ours, plain, other = (sides.get(name) for name in SIDES)
-        cells = [str(case[name]) for name in ("hidden", "length", "batch", "vocab")]
+        ours, plain, other = (case["sides"].get(name) for name in SIDES)
+        cells = [case[name] for name in ("hidden", "length", "batch", "vocab")]
         median, best = statistics.median(ours["s"]), case["peak"]
         cells += [*_times(ours), f"{ours['program'] / 1e6:.0f}", f"{ours['flops'] / median / best:.2f}"]
         cells += [f"{median / statistics.median(plain['s']):.1f}", f"{ours['flops'] / plain['flops']:.1f}"]
         if other:
-            ratio = statistics.median(other["s"]) / median
-            most = statistics.median(other["s"]) * best / ours["flops"]
-            cells += [
-                *_times(other),
-                f"{ratio:.1f}",
-                f"{most:.1f}",
-                *(f"{other['peak'] / size:.1f}" for size in _memory(ours)),
-            ]
-        rows.append([*cells, *[""] * (len(head) - len(cells))])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+            theirs = statistics.median(other["s"])
+            less = (f"{other['peak'] / size:.1f}" for size in _memory(ours))
+            cells += [*_times(other), f"{theirs / median:.1f}", f"{theirs * best / ours['flops']:.1f}", *less]
+        rows.append([*cells, *[""] * (len(names) - len(cells))])
+    return tables.markdown(names, rows).removesuffix("\n")
 
 
 def _times(side: dict) -> list[str]:
-    ms = sorted(1000 * one for one in side["s"])
-    return [f"{statistics.median(ms):.0f}", f"{ms[0]:.0f} to {ms[-1]:.0f}", f"{side['peak'] / 1e6:.0f}"]
+    from qstar.reports import tables
+
+    return [*tables.median_and_spread([1000 * one for one in side["s"]], ".0f"), f"{side['peak'] / 1e6:.0f}"]
 
 
 def _memory(ours: dict) -> tuple[int, int]:
@@ -282,19 +279,16 @@ def _memory(ours: dict) -> tuple[int, int]:
 def summary(found: list[dict]) -> str:
     """Medians over the grid, where both were measured."""
     said = []
+    median_and_range = lambda values: f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"  # noqa: E731
     for vocab in [*sorted({case["vocab"] for case in found}), "all"]:
         some = [case["sides"] for case in found if vocab in (case["vocab"], "all") and "official" in case["sides"]]
         if some:
             faster = [statistics.median(one["official"]["s"]) / statistics.median(one["qstar"]["s"]) for one in some]
             less = [[one["official"]["peak"] / size for size in _memory(one["qstar"])] for one in some]
-            compared = [
-                f"{statistics.median(all):.1f} ({min(all):.1f} to {max(all):.1f})" for all in zip(*less, strict=True)
-            ]
-            said.append(
-                f"vocabulary {vocab}: {statistics.median(faster):.1f} times faster in the median ({min(faster):.1f} to "
-                f"{max(faster):.1f}), {compared[0]} times less memory, {compared[1]} without the program; {len(some)} "
-                "cases"
-            )
+            whole, without = map(median_and_range, zip(*less, strict=True))
+            speed = median_and_range(faster).replace(" (", " times faster in the median (")
+            memory = f"{whole} times less memory, {without} without the program"
+            said.append(f"vocabulary {vocab}: {speed}, {memory}; {len(some)} cases")
     return "\n".join(said)
 
 

@@ -22,10 +22,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks" /
 import adversarial
 import escapes
 
+from qstar.reports import tables
 from qstar.tasks.grading import confine, sandbox
 
-HEAD = "| grader | kind | tried | accepted | longest, s |\n|---|---|---|---|---|"
-HEAD_SANDBOX = "| in force, beside limits and identity | tried | got through | a program, ms |\n|---|---|---|---|"
+NAMES = ("grader", "kind", "tried", "accepted", "longest, s")
+NAMES_SANDBOX = ("in force, beside limits and identity", "tried", "got through", "a program, ms")
 PROGRAMS = 50  # that are timed
 
 
@@ -41,16 +42,15 @@ def main(names: list[str]) -> int:
 
 def graders(names: list[str]) -> int:
     """Print a table; wrong answers taken and right ones refused."""
-    print(HEAD)
+    print(tables.head(NAMES))
     wrongly = refused = tried = controls = 0
     for subject in adversarial.subjects():
         if names and not any(subject.name.startswith(name) for name in names):
             continue
         table = adversarial.counts(adversarial.judge(subject, adversarial.cases(subject)))
         for kind, row in table.items():
-            print(
-                f"| {subject.name} | {kind} | {row['tried']} | {row['accepted']} | {row['longest']:.1f} |", flush=True
-            )
+            cells = (subject.name, kind, row["tried"], row["accepted"], f"{row['longest']:.1f}")
+            print(tables.row(cells), flush=True)
         right = table.pop("right")
         wrongly += sum(row["accepted"] for row in table.values())
         tried += sum(row["tried"] for row in table.values())
@@ -63,7 +63,7 @@ def graders(names: list[str]) -> int:
 
 def programs() -> int:
     """Print a table; attempts that got through where the sandbox is strong enough to be used."""
-    print(HEAD_SANDBOX)
+    print(tables.head(NAMES_SANDBOX))
     through = 0
     victim = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as listener, victim:
@@ -81,7 +81,7 @@ def programs() -> int:
             tried, names = escapes.result(sandbox.run(program, sandbox.Limits(seconds=60), config).text)
             through += len(names)
             layer_names = ", ".join(name for name in held if name not in ("limits", "identity"))
-            print(f"| {layer_names} | {tried} | {', '.join(names) or 0} | {median_ms(config):.0f} |", flush=True)
+            print(tables.row([layer_names, tried, ", ".join(names) or 0, f"{median_ms(config):.0f}"]), flush=True)
         victim.stdin.close()
     return through
 

@@ -8,34 +8,35 @@ families' own files are held to transformers in family_logits.py.
 
 import tempfile
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from qstar import runs
 from qstar.cli import flags, session
+from qstar.decoding import score
 from qstar.models import lm
-from qstar.ops import rows
 
 ROWS, TOKENS = 2, 24
 
 
 def largest_difference(source: str) -> tuple[float, float]:
     """Between the logits of the two, and the largest logit."""
+    loaded = runs.load_model(source)
+    ids = np.random.default_rng(0).integers(0, loaded.lm.vocab, (ROWS, TOKENS))
+    ours = score.logits(lm.definition(loaded.lm), loaded.language_model, ids)
+    with tempfile.TemporaryDirectory() as folder:
+        runs.save_huggingface(folder, loaded)
+        expected = theirs(folder, ids, "float32")
+    return float(np.abs(ours - expected).max()), float(np.abs(expected).max())
+
+
+def theirs(directory: str, tokens: np.ndarray, dtype: str) -> np.ndarray:
+    """The logits of transformers."""
     import torch
     import transformers
 
-    loaded = runs.load_model(source)
-    ids = np.random.default_rng(0).integers(0, loaded.lm.vocab, (ROWS, TOKENS))
-    batch = jax.tree.map(jnp.asarray, rows.padded(ids.tolist(), TOKENS))
-    model = lm.definition(loaded.lm).bind(loaded.language_model)
-    ours = np.asarray(model.logits(model.text(batch).hidden))
-    with tempfile.TemporaryDirectory() as folder:
-        runs.save_huggingface(folder, loaded)
-        theirs = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-        with torch.no_grad():
-            wanted = theirs(torch.tensor(ids)).logits.numpy()
-    return float(np.abs(ours - wanted).max()), float(np.abs(wanted).max())
+    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
+    with torch.no_grad():
+        return model(torch.tensor(tokens)).logits.numpy()
 
 
 def main() -> None:

@@ -16,12 +16,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks" /
 import fuzz_answers
 import spellings
 
+from qstar.reports import tables
 from qstar.tasks.grading import symbolic
 
 # Of a thousand pairs, how many are of each kind.
 SHARES = {"numeric": 200, "choice": 100, "exact": 100, "symbolic": 400, "collection": 200}
-HEAD = """| kind | equal | refused | different | accepted | out of time | longest, s | median, ms |
-|---|---|---|---|---|---|---|---|"""
+NAMES = ("kind", "equal", "refused", "different", "accepted", "out of time", "longest, s", "median, ms")
+COUNTS = ("equal", "refused", "different", "accepted", "timeout")
 
 
 def main() -> int:
@@ -30,19 +31,13 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0, help="of processor time for one comparison")
     given = parser.parse_args()
     totals: collections.Counter = collections.Counter()
-    print(HEAD)
+    print(tables.head(NAMES))
     for kind, share in SHARES.items():
         row, times = judged(kind, given.pairs * share // 1000, given.seconds)
-        print(
-            f"| {kind} | {row['equal']} | {row['refused']} | {row['different']} | {row['accepted']} | {row['timeout']} "
-            f"| {max(times):.1f} | {sorted(times)[len(times) // 2] * 1000:.2f} |",
-            flush=True,
-        )
+        ends = f"{max(times):.1f}", f"{sorted(times)[len(times) // 2] * 1000:.2f}"
+        print(tables.row([kind, *(row[name] for name in COUNTS), *ends]), flush=True)
         totals.update(row)
-    print(
-        f"| all | {totals['equal']} | {totals['refused']} | {totals['different']} | {totals['accepted']} "
-        f"| {totals['timeout']} | | |"
-    )
+    print(tables.row(["all", *(totals[name] for name in COUNTS), "", ""]))
     return min(totals["accepted"], 100)
 
 

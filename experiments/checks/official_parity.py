@@ -19,7 +19,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import hydra
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,8 +30,8 @@ from qstar.models import thinker
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import Tokens
-from qstar.paths import CONFIGS
 from qstar.structs import Batch, Context
+from qstar.reports import tables
 from qstar.thoughts.fill import Inner
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"
@@ -131,10 +130,8 @@ class Golden:
 @functools.cache
 def preset() -> QuietStar:
     """Method preset `quiet_star_official`, as the command line composes it."""
-    configs.register()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
-        chosen = ["~experiments", "method=quiet_star_official", "data=text", "data.paths=[README.md]"]
-        return configs.build(hydra.compose("train", chosen)).method
+    chosen = ["~experiments", "method=quiet_star_official", "data=text", "data.paths=[README.md]"]
+    return configs.composed("train", chosen).method
 
 
 def flat(tree) -> dict:
@@ -196,27 +193,21 @@ def _gradient_errors(path: str, found: np.ndarray, wanted: np.ndarray) -> dict[s
 def row(name: str, golden: Golden) -> str:
     """A line of the table: the case and its largest error of each kind."""
     case, compared = golden.case, errors(golden)
-    lengths = " ".join(map(str, case["lengths"]))
-    heads = f"{case['heads']}/{case['kv_heads']}"
-    columns = [name, f"{case['layers']} x {case['width']}", heads, lengths]
-    columns += [
-        case["n_ahead"],
-        case["n_ahead_talk"],
-        case["n_passes"],
-        f"{case['beta']:.0e}" if case["policy"] else "off",
-    ]
+    columns = [name, f"{case['layers']} x {case['width']}", f"{case['heads']}/{case['kv_heads']}"]
+    columns += [" ".join(map(str, case["lengths"])), case["n_ahead"], case["n_ahead_talk"], case["n_passes"]]
+    columns += [f"{case['beta']:.0e}" if case["policy"] else "off"]
     for quantity in QUANTITIES:
         values = [value for key, value in compared.items() if key.split("/")[0] == quantity]
         columns.append(f"{max(values):.1e}" if values else "")
-    return "| " + " | ".join(map(str, columns)) + " |"
+    return tables.row(columns)
 
 
 def main(golden: Path) -> None:
     files = sorted(golden.glob("*.npz"))
     if not files:
         raise FileNotFoundError(f"{golden} has no .npz; tests/golden/make_official.py writes them")
-    header = ["case", "layers x width", "heads/kv", "rows", "n_ahead", "n_ahead_talk", "n_passes", "beta", *QUANTITIES]
-    print("| " + " | ".join(header) + " |\n" + "|---" * len(header) + "|")
+    names = ["case", "layers x width", "heads/kv", "rows", "n_ahead", "n_ahead_talk", "n_passes", "beta", *QUANTITIES]
+    print(tables.head(names))
     with jax.enable_x64(True):
         for file in files:
             print(row(file.stem, Golden.load(file)), flush=True)

@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "tasks" /
 import spellings
 
 from qstar.cli import flags
+from qstar.reports import tables
 
-HEAD = """| grader | right spellings | refused | refused, strict | wrong answers | accepted | accepted, strict |
-|---|---|---|---|---|---|---|"""
+NAMES = ("grader", "right spellings", "refused", "refused, strict", "wrong answers", "accepted", "accepted, strict")
 
 
 def main() -> int:
@@ -30,7 +30,7 @@ def main() -> int:
         parser.error(f"unknown graders {', '.join(sorted(unknown))}: choose of {', '.join(kinds)}")
     totals: collections.Counter = collections.Counter()
     reasons, unforeseen = collections.defaultdict(list), 0
-    print(HEAD)
+    print(tables.head(NAMES))
     for kind in asked:
         row: collections.Counter = collections.Counter()
         for spelled in spellings.table():
@@ -52,17 +52,14 @@ def main() -> int:
         print(_row(kind, row))
         totals.update(row)
     print(_row("all", totals))
-    print("\n| stays refused | because |\n|---|---|")
-    for reason, texts in reasons.items():
-        print(f"| {', '.join(texts)} | {reason} |")
+    because = ((", ".join(texts), reason) for reason, texts in reasons.items())
+    print("\n" + tables.markdown(("stays refused", "because"), because), end="")
     return min(totals["taken"] + totals["taken, strict"] + unforeseen, 100)
 
 
 def _row(name: str, row: collections.Counter) -> str:
     shares = [f"{row[key]} ({row[key] / row['right']:.1%})" for key in ("refused", "refused, strict")]
-    return (
-        f"| {name} | {row['right']} | {' | '.join(shares)} | {row['wrong']} | {row['taken']} | {row['taken, strict']} |"
-    )
+    return tables.row([name, row["right"], *shares, row["wrong"], row["taken"], row["taken, strict"]])
 
 
 if __name__ == "__main__":

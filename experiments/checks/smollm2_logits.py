@@ -18,13 +18,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from export_logits import theirs
 
 from qstar import runs
 from qstar.cli import flags
+from qstar.decoding import score
 from qstar.models import lm
 from qstar.models.formats import hf
 from qstar.policy import Policy
-from qstar.structs import Batch
+from qstar.reports import tables
 
 TEXT = """The sum of the first n odd numbers is n^2: 1 + 3 + 5 = 9, and 1 + 3 + ... + 1999 = 1000000.
 Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May. How many clips did she
@@ -41,28 +43,9 @@ SELECT name, COUNT(*) FROM thoughts WHERE length >= 12 GROUP BY name HAVING COUN
 
 
 def ours(model: Policy, tokens: np.ndarray, dtype: str) -> np.ndarray:
-    definition = lm.definition(dataclasses.replace(model.lm, dtype=dtype))
-
-    @jax.jit
-    def run(params, ids):
-        shape = ids.shape
-        position = jnp.broadcast_to(jnp.arange(shape[1])[None], shape)
-        bound = definition.bind(params)
-        batch = Batch(ids, jnp.ones(shape, bool), jnp.ones(shape, int), position)
-        return bound.logits(bound.text(batch).hidden)
-
     with jax.enable_x64(dtype == "float64"):
         params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.dtype(dtype)), model.language_model)
-        return np.asarray(run(params, jnp.asarray(tokens)))
-
-
-def theirs(directory: str, tokens: np.ndarray, dtype: str) -> np.ndarray:
-    import torch
-    import transformers
-
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, dtype)).eval()
-    with torch.no_grad():
-        return model(torch.tensor(tokens)).logits.numpy()
+        return score.logits(lm.definition(dataclasses.replace(model.lm, dtype=dtype)), params, tokens)
 
 
 def main(file: Path) -> None:
@@ -76,19 +59,20 @@ def main(file: Path) -> None:
         got, want = ours(model, tokens, "float32"), theirs(exported, tokens, "float32")
         wide, exact = ours(model, tokens, "float64"), theirs(exported, tokens, "float64")
     independent = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    same_ids = independent(TEXT, add_special_tokens=False)["input_ids"] == ids
     gap = np.abs(got - want)
-    print("| quantity | value |\n|---|---|")
-    print(f"| tokens | {len(ids)} |")
-    print(f"| largest logit difference, both in float32 | {gap.max():.2e} |")
-    print(f"| largest logit difference, both in float64 | {np.abs(wide - exact).max():.2e} |")
-    print(f"| largest difference, qstar in float32 from transformers in float64 | {np.abs(got - exact).max():.2e} |")
-    print(f"| largest difference, transformers in float32 from itself in float64 | {np.abs(want - exact).max():.2e} |")
-    print(f"| mean logit difference | {gap.mean():.2e} |")
-    print(f"| largest logit in absolute value | {np.abs(want).max():.1f} |")
-    print(f"| argmax agreement | {np.mean(got.argmax(-1) == want.argmax(-1)):.2%} |")
-    print(f"| ids equal transformers' own GGUF tokenizer | {same_ids} |")
-    print(f"| decoding gives the text back | {model.tokenizer.decode(ids) == TEXT} |")
+    found = {
+        "tokens": len(ids),
+        "largest logit difference, both in float32": f"{gap.max():.2e}",
+        "largest logit difference, both in float64": f"{np.abs(wide - exact).max():.2e}",
+        "largest difference, qstar in float32 from transformers in float64": f"{np.abs(got - exact).max():.2e}",
+        "largest difference, transformers in float32 from itself in float64": f"{np.abs(want - exact).max():.2e}",
+        "mean logit difference": f"{gap.mean():.2e}",
+        "largest logit in absolute value": f"{np.abs(want).max():.1f}",
+        "argmax agreement": f"{np.mean(got.argmax(-1) == want.argmax(-1)):.2%}",
+        "ids equal transformers' own GGUF tokenizer": independent(TEXT, add_special_tokens=False)["input_ids"] == ids,
+        "decoding gives the text back": model.tokenizer.decode(ids) == TEXT,
+    }
+    print(tables.markdown(("quantity", "value"), found.items()), end="")
 
 
 if __name__ == "__main__":

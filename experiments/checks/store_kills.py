@@ -21,6 +21,7 @@ from pathlib import Path
 from qstar.cli import flags
 from qstar.data import rationales
 from qstar.data.rationales import Sample, Store
+from qstar.reports import tables
 
 MODEL, TASK = "model of the check", "task of the check"
 ROWS = 16  # in a batch
@@ -135,7 +136,7 @@ def rounds(kills: int, seed: int, scratch: Path) -> Iterator[Outcome]:
 
 
 def table(outcome: Outcome) -> str:
-    lines = {
+    counts = {
         "kills (SIGKILL)": outcome.kills,
         "of these with a batch in flight": outcome.inside,
         "of these that left a partial file": outcome.leftovers,
@@ -147,7 +148,7 @@ def table(outcome: Outcome) -> str:
         "rows doubled": outcome.doubled,
         "files corrupt": outcome.corrupt,
     }
-    return "\n".join(["| count | |", "|---|---|", *(f"| {name} | {value} |" for name, value in lines.items())])
+    return tables.markdown(("count", ""), counts.items()).removesuffix("\n")
 
 
 def main() -> None:

@@ -51,6 +51,17 @@ def score(
     return found
 
 
+def logits(definition: Definition, params: Params, tokens: np.ndarray) -> np.ndarray:
+    """Logits [B S V] after every token of texts [B S] of equal length, all read at once."""
+    return np.asarray(_logits(definition, params, rows.padded(tokens.tolist(), tokens.shape[1])))
+
+
+@functools.partial(jax.jit, static_argnames="definition")
+def _logits(definition: Definition, params: Params, batch: Batch) -> Float[Array, "B S V"]:
+    lm = language_model(definition.bind(params))
+    return lm.logits(lm.text(batch).hidden)
+
+
 @functools.partial(jax.jit, static_argnames="definition")
 def _score(definition: Definition, params: Params, batch: Batch) -> Float[Array, "B J"]:
     lm = definition.bind(params).lm

@@ -141,7 +141,7 @@ def changed(old: TrainConfig, new: TrainConfig) -> str:
 
 def cost(cfg: TrainConfig) -> float:
     """FLOPs of a whole training, by `models/cost.py`."""
-    lm = load.initial_model(cfg.model, cfg.seed).config
+    lm = load.initial_model(cfg.model, cfg.seed).lm
     return float(cfg.steps * cfg.batch_size * models_cost.flops(lm, cfg.method.passes(cfg.data.length)))
 
 

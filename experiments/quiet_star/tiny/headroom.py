@@ -9,7 +9,6 @@ and with the true workings put into the thought slot (prediction after the thoug
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich.table import Table
 
 from qstar import runs
 from qstar.cli import flags, session
@@ -20,6 +19,7 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.ops import rows
 from qstar.policy import Policy
 from qstar.structs import Context
+from qstar.reports import tables
 from qstar.tasks import cups
 from qstar.thoughts.generate import generate
 from qstar.thoughts.talk import thought_columns
@@ -88,10 +88,9 @@ def main() -> None:
     model = runs.load_model(args.model)
     cfg = CupsEval(items=args.items, split=args.split)
     problems = cfg.problems()
-    out = Table("base model", "accuracy", "95 % interval", title=f"Headroom, {args.items} {args.split} problems")
     share, count = direct(model, cfg)
     answers = np.arange(count) < round(share * count)  # their order is of no interest here
-    out.add_row("chance", f"{1 / cups.NUMBER_OF_CUPS:.3f}", "")
+    shown = [("chance", f"{1 / cups.NUMBER_OF_CUPS:.3f}", "")]
     for name, right in (
         ("without workings", answers),
         ("writes its workings, likeliest tokens", written(model, problems, 0.0)),
@@ -99,8 +98,9 @@ def main() -> None:
         ("true workings in the thought slot", in_the_slot(model, problems)),
     ):
         low, high = intervals.wilson(int(right.sum()), len(right))
-        out.add_row(name, f"{right.mean():.3f}", f"[{low:.3f}, {high:.3f}]")
-    console.console().print(out)
+        shown.append((name, f"{right.mean():.3f}", f"[{low:.3f}, {high:.3f}]"))
+    title = f"Headroom, {args.items} {args.split} problems"
+    console.console().print(tables.screen(("base model", "accuracy", "95 % interval"), shown, title=title))
 
 
 if __name__ == "__main__":

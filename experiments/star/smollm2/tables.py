@@ -6,7 +6,7 @@ Reads iterations.jsonl and, where ask.py has written them, asked_test.jsonl; of 
 answered. Intervals of shares are Wilson's, of differences bootstrap over questions; p is of McNemar's exact test.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -16,18 +16,8 @@ from qstar import config as configs
 from qstar.cli import flags
 from qstar.config import ImproveConfig
 from qstar.evals import intervals, paired
-from qstar.reports import frames, tables
+from qstar.reports import frames, selftraining, tables
 from qstar.runs import iterations
-
-
-def iteration_rows(name: str, lines: Sequence[dict]) -> Iterator[list[object]]:
-    """What was sampled, kept and answered in each iteration."""
-    for line in lines:
-        counts = (tables.fraction(line, *pair) for pair in (("right", "sampled"), ("right_hinted", "hinted")))
-        trained = (line.get(key, "") for key in ("examples", "steps"))
-        nll = f"{line['nll']:.3f}" if "nll" in line else ""
-        groups = "; ".join(f"{group} {found['share']:.2f}" for group, found in line["groups"].items())
-        yield [name, line["iteration"], *counts, *trained, nll, tables.share(line["accuracy"]), groups]
 
 
 def spent_row(name: str, run: Path, lines: Sequence[dict]) -> list[str]:
@@ -73,8 +63,7 @@ def main() -> None:
     args = parser.parse_args()
     runs = {name: Path(run) for name, _, run in (one.partition("=") for one in args.runs)}
     lines = {name: frames.lines(run / iterations.LINES) for name, run in runs.items()}
-    head = ("method", "iteration", "right", "right with hint", "examples", "steps", "nll", "dev", "dev by group")
-    print(tables.markdown(head, [row for name, found in lines.items() for row in iteration_rows(name, found)]))
+    print(selftraining.iterations(lines))
     head = ("method", "learning rate", "prompt tokens", "generated", "graded", "of these hinted", "trained")
     head += tuple(f"FLOPs of {phase}" for phase in ("sampling", "training", "asking dev"))
     print(tables.markdown(head, [spent_row(name, runs[name], lines[name]) for name in runs]))

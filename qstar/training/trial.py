@@ -1,0 +1,115 @@
+"""A training step on trial: random weights and random text of any shape, to measure time and memory with."""
+
+import collections
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from qstar import sharding
+from qstar.models import cost
+from qstar.ops import rows as text_rows
+from qstar.sharding import MeshConfig
+from qstar.structs import Batch, TrainState
+from qstar.training import machine, room
+from qstar.training import step as steps
+from qstar.training.build import Program
+
+
+def one_device() -> jax.sharding.Mesh:
+    """A mesh of the first device alone."""
+    return sharding.make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+def state(program: Program) -> TrainState:
+    """A train state with random weights, made where it lies and in the types in which it is held."""
+    definition = program.definition
+
+    def made(key: jax.Array) -> TrainState:
+        weights, run = jax.random.split(key)
+        held = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), definition.init(weights), definition.abstract)
+        trained, frozen = definition.split(held)
+        return steps.new_state(trained, program.tx, run, False, frozen)
+
+    return jax.jit(made, out_shardings=program.places)(jax.random.key(0))
+
+
+def batch(program: Program, rows: int, length: int, seed: int = 0) -> Batch:
+    """Whole rows of random tokens, placed as a loader places them."""
+    tokens = np.random.default_rng(seed).integers(1, program.lm.vocab, (rows, length))
+    return jax.device_put(text_rows.padded(tokens.tolist(), length), sharding.named(program.mesh, "batch"))
+
+
+def rows_that_fit(program: Program, length: int, most: int) -> int:
+    """The largest power of two, up to `most`, that fits into the free memory by formula; at least 1."""
+    free = machine.free_bytes(program.mesh.local_devices[0])
+    if free is None:
+        return 1
+    held, sizes = held_bytes(program), room.Sizes(program.lm.remat, 1, None, length)
+    rows = most
+    while rows > 1 and held + room.predicted_bytes(program, rows, sizes) > room.SPARE * free:
+        rows //= 2
+    return rows
+
+
+def held_bytes(program: Program) -> int:
+    """Weights and moments."""
+    return sum(size for name, size in program.bytes_held.items() if name != "gradients")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Steps of one program that were timed."""
+
+    rows: int
+    seconds: list[float]  # of every step after the first
+    flops: float  # of a step, ideal: nothing that is recomputed
+    tokens: int
+    thoughts: int
+    peak_flops: float | None  # of the devices, a second
+    peak_bytes: int | None
+    kernels: dict[str, int]
+
+
+def taken(program: Program, rows: int, length: int, count: int) -> Taken:
+    """Take a step, and then `count` that are timed."""
+    with jax.set_mesh(program.mesh):
+        moving, fixed = state(program), batch(program, rows, length)
+        compiled = program.step.lower(moving, fixed).compile()
+
+        def one() -> None:
+            nonlocal moving
+            moving, metrics = compiled(moving, fixed)
+            jax.block_until_ready((moving, metrics))
+
+        seconds = timed(one, count)
+    passes = program.passes(length)
+    return Taken(
+        rows,
+        seconds,
+        rows * cost.flops(program.lm, passes, frozen=bool(program.definition.frozen)),
+        rows * length,
+        rows * max(one.thoughts for one in passes),
+        machine.peak_flops(program.mesh, program.lm.dtype),
+        machine.peak_bytes(),
+        kernels(compiled),
+    )
+
+
+def timed(run: Callable[[], object], times: int) -> list[float]:
+    """Seconds of so many calls, waited for, after one that compiles."""
+    jax.block_until_ready(run())
+    seconds = []
+    for _ in range(times):
+        started = time.perf_counter()
+        jax.block_until_ready(run())
+        seconds.append(time.perf_counter() - started)
+    return seconds
+
+
+def kernels(compiled: jax.stages.Compiled) -> dict[str, int]:
+    """Calls that a program makes outside of XLA's own code."""
+    return dict(collections.Counter(re.findall(r'custom_call_target="([^"]+)"', compiled.as_text())))
