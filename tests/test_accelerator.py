@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 
+from qstar import config as configs
 from qstar.paths import ROOT
 
 FOLDER = ROOT / "experiments" / "accelerator"
@@ -49,7 +50,7 @@ def test_every_training_of_the_full_plan_composes(tmp_path, monkeypatch):
         if one.kind in ("trained", "improved"):
             command = {"trained": "train", "improved": "improve"}[one.kind]
             name = one.arguments["experiment_name"]
-            settings[one.name] = jobs.composed(command, [f"experiments={name}", *one.arguments["overrides"]])
+            settings[one.name] = configs.composed(command, [f"experiments={name}", *one.arguments["overrides"]])
     arms = [settings[f"mathematics/{arm}/1"] for arm in plan.ARMS if arm != "plain LM"]
     assert {(cfg.method.beta, cfg.method.reinforce_temperature, cfg.method.fill) for cfg in arms} == {
         (1e6, 3.0, "sampled"), (1e6, 1.0, "sampled"), (1.0, 1.0, "sampled"), (1e6, 3.0, "pause")
@@ -66,7 +67,7 @@ def test_every_training_of_the_full_plan_composes(tmp_path, monkeypatch):
 
 
 def test_a_failed_and_a_slow_job_are_reported_and_passed_over(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(accelerator, "GRACE_S", 0.5)
+    monkeypatch.setattr(accelerator.pool, "GRACE_S", 0.5)
     script = tmp_path / "jobs.py"
     script.write_text(
         "import sys, time\n"

@@ -1,0 +1,74 @@
+import math
+
+import pytest
+
+from qstar.reports import tables
+
+PAGE = "one\n<!-- table x -->\nold\n<!-- end -->\ntwo\n<!-- table y z -->\n<!-- end -->\n"
+
+
+def test_a_table_is_written_in_markdown_and_read_again():
+    text = tables.markdown(("arm", "n"), [("a", 1), ("b c", "")])
+    assert text == "| arm | n |\n| --- | --- |\n| a | 1 |\n| b c |  |\n"
+    assert tables.cells(text) == [["a", "1"], ["b c", ""]]
+
+
+def test_a_section_without_rows_is_empty():
+    assert tables.section("T", ["a"], []) == ""
+    assert tables.section("T", ["a"], [[1]]) == "## T\n\n| a |\n| --- |\n| 1 |\n"
+
+
+def test_figures_are_written_with_their_intervals():
+    assert tables.interval(0.8124, 0.78, 0.841) == "0.812 [0.780, 0.841]"
+    assert tables.interval(0.5, math.nan, math.nan) == "0.500"
+    assert tables.interval(0.5, -0.1, 1, "+.1f") == "+0.5 [-0.1, +1.0]"
+    assert tables.share({"share": 0.5, "low": 0.25, "high": 0.75, "n": 8}) == "0.500 [0.250, 0.750] of 8"
+    line = {"accuracy": 0.5, "accuracy_low": 0.25, "accuracy_high": 0.75}
+    assert (tables.figure(line, "accuracy"), tables.figure(line, "nll")) == ("0.500 [0.250, 0.750]", "")
+    # Wilson's interval of 1 of 4, from his formula with z = 1.96.
+    assert tables.counted_share([True, False, False, False]) == "1/4 = 0.250 [0.046, 0.699]"
+    assert tables.fraction({"right": 3, "sampled": 8}, "right", "sampled") == "3/8"
+    assert tables.fraction({"right": 3}, "right", "sampled") == ""
+
+
+def test_means_over_runs_have_the_interval_of_their_kind():
+    runs = {(0, 0): 0.8, (0, 1): 0.9}
+    assert tables.over_runs(runs) == "0.850 ± 0.635"  # 12.706 x 0.0707 / sqrt(2)
+    assert tables.over_runs(runs, "+") == "+0.850 ± 0.635"
+    assert tables.over_runs({}) == ""
+    # 0.025^(1 / (150 (1.960 / 4.303)^2)), of three runs of 50 questions that were all right.
+    assert tables.shares_over_runs({(0, seed): {"share": 1.0, "n": 50} for seed in range(3)}) == "1.000 [0.888, 1.000]"
+    assert tables.shares_over_runs({(0, 0): {"share": 0.5}}) == "0.500"
+
+
+def test_what_varied_is_listed_by_kind():
+    groups = {"a": [(0, 0), (0, 1)], "b": [(0, 0), (1, 0)], "c": [(0, 3), (0, 4)]}
+    assert tables.varied(groups) == "- 2 seeds of one base: a, c\n- 2 bases, 1 seed of each: b\n"
+
+
+def test_numbers_and_ranges_have_one_form():
+    assert tables.median_and_spread([3.0, 1.0, 2.0]) == ("2.0", "1.0 to 3.0")
+    assert (tables.tokens(1234567), tables.flops(1234.0)) == ("1,234,567", "1.23e+03")
+
+
+def test_a_text_goes_into_its_place_and_the_rest_of_the_page_stays():
+    assert tables.places(PAGE) == ["x", "y z"]
+    assert (tables.placed(PAGE, "x"), tables.placed(PAGE, "none")) == ("old\n", "")
+    filled = tables.filled(PAGE, {"x": "new \\1\n"})
+    assert filled == "one\n<!-- table x -->\nnew \\1\n<!-- end -->\ntwo\n<!-- table y z -->\n<!-- end -->\n"
+    assert tables.filled(filled, {"x": "new \\1\n"}) == filled
+    with pytest.raises(ValueError, match="<!-- table w -->"):
+        tables.filled(PAGE, {"w": ""})
+
+
+def test_a_file_is_rewritten_on_request_alone_and_never_by_less(tmp_path):
+    file = tmp_path / "folder" / "table.md"
+    held = lambda text: {line: 1 for line in text.splitlines()}  # noqa: E731
+    tables.rewrite(file, "a\nb\n", held, False)
+    tables.rewrite(file, "a\nb\n", held, False)
+    for text, replace in (("a\nb\nc\n", False), ("a\n", True)):
+        with pytest.raises(ValueError, match=str(file)):
+            tables.rewrite(file, text, held, replace)
+        assert file.read_text() == "a\nb\n"
+    tables.rewrite(file, "a\nb\nc\n", held, True)
+    assert file.read_text() == "a\nb\nc\n"
