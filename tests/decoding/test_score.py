@@ -120,3 +120,13 @@ def test_what_cannot_be_scored_is_refused_by_name(prompts, written, message):
     model, params = tiny.lm_of()
     with pytest.raises(ValueError, match=message):
         score.score(model, params, prompts, written)
+
+
+def test_logits_of_whole_texts_are_those_of_the_prefixes():
+    model, params = tiny.lm_of()
+    tokens = np.array([[3, 7, 1, 4], [5, 2, 2, 8]])
+    whole = score.logits(model, params, tokens)
+    assert whole.shape[:2] == (2, 4)
+    for end in (1, 3):
+        np.testing.assert_allclose(score.logits(model, params, tokens[:, :end]), whole[:, :end], rtol=0, atol=1e-5)
+    assert np.abs(whole[0] - whole[1]).max() > 0.1  # and they are not all the same
