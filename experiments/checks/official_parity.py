@@ -30,8 +30,8 @@ from qstar.models import thinker
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import Tokens
-from qstar.structs import Batch, Context
 from qstar.reports import tables
+from qstar.structs import Batch, Context
 from qstar.thoughts.fill import Inner
 
 GOLDEN = Path(__file__).resolve().parents[2] / "tests" / "golden"

@@ -16,10 +16,10 @@ from qstar.models.definition import Definition
 from qstar.ops import rows
 from qstar.reports import tables
 from qstar.reports.glyphs import Decoder
-from qstar.structs import Batch
+from qstar.structs import Batch, Context
 from qstar.tasks.items import Item
-from qstar.thoughts.predict import Thinks
 from qstar.thoughts.read import Reading
+from qstar.thoughts.thinking import Thinks
 from qstar.typing import Params
 
 PARTS = 5  # of the tokens, from those that are easiest without a thought to the hardest
@@ -132,7 +132,8 @@ def question_gains(
     @jax.jit
     def gain(params, batch, anchors, key):
         thinker = definition.bind(params)
-        found = method.think(thinker, thinker.lm.text(batch), batch, anchors, key, greedy=False)[1]
+        context = Context(thinker.lm.text(batch), batch, anchors)
+        found = method.think(thinker, context, key, greedy=False)[1]
         true = jnp.roll(batch.tokens, -1, 1)[..., None]
         return jnp.take_along_axis(found.mixed[:, 0] - found.base, true, -1)[..., 0]
 

@@ -26,7 +26,6 @@ import yaml
 from qstar import config as configs
 from qstar import files
 from qstar.config import TrainConfig
-from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator, NoEval, as_dict
 from qstar.methods.protocol import Method
 from qstar.models import cost as models_cost
@@ -191,7 +190,7 @@ def work(job: Job) -> str:
 def train(directory: Path, cfg: TrainConfig) -> None:
     """Train, or go on training, unless it is done. Raises ValueError where the directory holds another run."""
     if (directory / DONE).is_file() or (directory / DIVERGED).is_file():
-        changes = configs.changes(configs.load(directory / "config.yaml"), _resolved(cfg, directory))
+        changes = configs.changes(configs.load(directory / "config.yaml"), cfg)
         if changes:
             raise ValueError(f"{directory} holds another run: {'; '.join(changes)}: choose another --out")
         return
@@ -199,12 +198,6 @@ def train(directory: Path, cfg: TrainConfig) -> None:
     with open(directory / "training.log", "a", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         train_run.run(cfg, directory)
     (directory / DONE).touch()
-
-
-def _resolved(cfg: TrainConfig, directory: Path) -> TrainConfig:
-    """As a run directory keeps it: with the ids of the tokens that the method names."""
-    tokenizer = Tokenizer.from_file(directory / "tokenizer.json")
-    return dataclasses.replace(cfg, method=cfg.method.resolve(tokenizer))
 
 
 def ask(directory: Path, test: str, cfg: TrainConfig, checkpoints: bool) -> list[dict]:
@@ -228,9 +221,8 @@ def steps(directory: Path) -> list[int]:
 
 def answered(run: Run, cfg: TrainConfig) -> list[dict]:
     """A run's answers to the questions of `cfg`, a row for every task and every way of asking."""
-    method = cfg.method.resolve(run.tokenizer)
     questions = dataclasses.replace(cfg.eval, thoughts=tuple(WAYS))
-    rows = _evaluator(questions, method, run)(jax.device_put(run.params), jax.random.key(cfg.seed))
+    rows = _evaluator(questions, cfg.method, run)(jax.device_put(run.params), jax.random.key(cfg.seed))
     return [{**as_dict(row), "way": WAYS[row.way]} for row in rows]
 
 
@@ -240,7 +232,7 @@ _EVALUATORS: dict[tuple, Evaluator] = {}  # by what their compiled programs depe
 def _evaluator(questions, method: Method, run: Run) -> Evaluator:
     key = (questions, method, run.lm)
     if key not in _EVALUATORS:
-        _EVALUATORS[key] = Evaluator(questions, method, run.definition, run.tokenizer)
+        _EVALUATORS[key] = Evaluator(questions, method, load.definition_for(run, method), run.tokenizer)
     return _EVALUATORS[key]
 
 

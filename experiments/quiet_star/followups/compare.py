@@ -31,8 +31,9 @@ from qstar.reports import benefit, frames, tables
 from qstar.reports.benefit import Texts
 from qstar.runs import ablation
 from qstar.runs.ablation import Ablation, Arm
+from qstar.structs import Context
 from qstar.tasks.items import Item
-from qstar.thoughts.predict import Thinks
+from qstar.thoughts.thinking import Thinks
 
 HERE = Path(__file__).resolve().parent
 PLACES = ("gain of a thought, answers", "gain of a thought, other tokens")
@@ -204,7 +205,7 @@ def gate_shares(row: Row) -> dict[str, float]:
     @jax.jit
     def opens(params, batch, anchors):
         thinker = run.definition.bind(params)
-        return run.method.opens(thinker, thinker.lm.text(batch), anchors)
+        return run.method.opens(thinker, Context(thinker.lm.text(batch), batch, anchors))
 
     found = np.asarray(opens(*jax.device_put((run.params, texts.batch, texts.anchors))))
     logged = frames.metrics(row.directory, "gate_precision", "gate_recall", "gate_brier")

@@ -18,8 +18,8 @@ from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.ops import rows
 from qstar.policy import Policy
-from qstar.structs import Context
 from qstar.reports import tables
+from qstar.structs import Context
 from qstar.tasks import cups
 from qstar.thoughts.generate import generate
 from qstar.thoughts.talk import thought_columns
