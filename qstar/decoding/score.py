@@ -58,7 +58,7 @@ def logits(definition: Definition, params: Params, tokens: np.ndarray) -> np.nda
 
 @functools.partial(jax.jit, static_argnames="definition")
 def _logits(definition: Definition, params: Params, batch: Batch) -> Float[Array, "B S V"]:
-    lm = language_model(definition.bind(params))
+    lm = definition.bind(params).lm
     return lm.logits(lm.text(batch).hidden)
 
 
