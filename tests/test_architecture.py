@@ -1,6 +1,10 @@
 """Who may import whom: the layers, and the one home of every third party, read off the source."""
 
 import ast
+import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -198,3 +202,17 @@ def test_checked_classes_are_no_pytrees():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 assert "typed" not in [ast.unparse(d) for d in node.decorator_list], f"{path.name}: {node.name}"
+
+
+def test_every_name_is_defined():
+    """ruff's F821, which the project's settings leave out: a shape such as "B" reads like a name that is none."""
+    repository = ROOT.parent
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--no-cache", "--select", "F821", "--output-format"]
+    done = subprocess.run(
+        [*command, "json", "qstar", "tests", "experiments"], cwd=repository, capture_output=True, text=True
+    )
+    undefined = [
+        f"{Path(found['filename']).relative_to(repository)}:{found['location']['row']}: {found['message']}"
+        for found in json.loads(done.stdout)
+    ]
+    assert [line for line in undefined if not re.search(r"`(.|_)`$", line)] == []
