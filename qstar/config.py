@@ -43,7 +43,7 @@ from qstar.methods.verifier import ORM, PRM, Verifier
 from qstar.models.lora import LoraConfig
 from qstar.models.sources import Pretrained, Scratch
 from qstar.paths import CONFIGS, ROOT
-from qstar.recipes.selection import Improve
+from qstar.recipes.catalog import RECIPES
 from qstar.settings import Count, NonNegative, OneOf, Seed, Whole
 from qstar.sharding import MeshConfig
 from qstar.tasks.arithmetic import Arithmetic
@@ -244,7 +244,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "perplexity": PerplexityEval,
         "none": NoEval,
     },
-    "improve": {"recipe": Improve},
+    "improve": RECIPES,
     "task": {
         "arithmetic": Arithmetic,
         "cups": Cups,
@@ -364,6 +364,8 @@ def _loaded(file: Path, schema: type) -> DictConfig:
     try:
         contents = OmegaConf.load(file)
         groups = [one.name for one in dataclasses.fields(schema) if one.name in SCHEMAS]
+        if contents.schemas.get("improve") == "Improve":  # of earlier versions: all settings, whatever recipe they made
+            contents.schemas.improve = "Recipe"
         schemas = {name: _schema(name, contents.schemas[name]) for name in groups}
         node = _writable(schema)
         for name, found in schemas.items():

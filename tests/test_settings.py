@@ -21,7 +21,7 @@ from qstar.methods.lm import PlainLM
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.models.sources import Pretrained
-from qstar.recipes.selection import Improve
+from qstar.recipes.protocol import Recipe
 from qstar.settings import Count, Decay, OneOf, Positive, Range
 from qstar.tasks.grading.sandbox import SandboxConfig
 
@@ -169,7 +169,7 @@ def test_the_sizes_of_a_new_model_are_refused_when_composed():
 
 
 def test_steps_that_grow_beyond_counting_are_cut_by_max_steps():
-    recipe = Improve(iterations=100_000, growth=2.0, steps=40, max_steps=300)
+    recipe = Recipe(iterations=100_000, growth=2.0, steps=40, max_steps=300)
     assert [recipe.steps_of(number) for number in (1, 2, 3, 4, 100_000)] == [40, 80, 160, 300, 300]
 
 

@@ -155,7 +155,8 @@ def meanings(schema: type) -> Mapping[str, str]:
     found: dict[str, str] = {}
     for one in reversed(schema.__mro__):
         if dataclasses.is_dataclass(one):
-            found |= _comments(one)
+            # A field that is declared again, for another default, keeps what is said of it above.
+            found |= {name: said for name, said in _comments(one).items() if said or name not in found}
     return found
 
 

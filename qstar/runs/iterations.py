@@ -19,7 +19,10 @@ from qstar.data import rationales
 from qstar.models import lm
 from qstar.models.sources import Pretrained
 from qstar.policy import Policy
-from qstar.runs import load
+from qstar.recipes.catalog import made
+from qstar.reports import tables
+from qstar.runs import load, stored, train
+from qstar.training import console
 
 CONFIG = "improve.yaml"
 LINES = "iterations.jsonl"
@@ -53,9 +56,9 @@ def claim(cfg: ImproveConfig, directory: Path) -> None:
     file = directory / CONFIG
     if file.is_file():
         old = configs.load(file, schema=ImproveConfig)
-        recipe = dataclasses.replace(old.improve, iterations=cfg.improve.iterations)
+        recipe = made(dataclasses.replace(old.improve, iterations=cfg.improve.iterations))
         same = dataclasses.replace(old, test=cfg.test, overlong=cfg.overlong, sandbox=cfg.sandbox, improve=recipe)
-        changed = configs.changes(same, cfg)
+        changed = configs.changes(same, dataclasses.replace(cfg, improve=made(cfg.improve)))
         if changed:
             raise ValueError(
                 f"{directory} holds a run of another configuration:\n  "
@@ -100,6 +103,30 @@ def rewrite(directory: Path, lines: Sequence[dict]) -> None:
     files.write_records(directory / LINES, lines)
 
 
+def finish(directory: Path, line: dict) -> None:
+    """Write the line of an iteration, which is done then, and show it."""
+    rewrite(directory, [*lines(directory), line])
+    console.console().print(_told(line), markup=False)
+
+
+def _told(line: dict) -> str:
+    said = f"iteration {line['iteration']}: {tables.share(line['accuracy'])} dev problems"
+    if len(line["groups"]) > 1:
+        said += " (" + ", ".join(f"{name}: {found['share']:.2f}" for name, found in line["groups"].items()) + ")"
+    if "sampled" in line:
+        said += (
+            f"; {line['right']}/{line['sampled']} samples right, {line['right_hinted']}/{line['hinted']} with a hint"
+        )
+    if "overlong" in line:
+        each = ", ".join(f"{count} {split}" for split, count in line["overlong"].items())
+        said += f"; left out, longer than the model can read: {each} questions"
+    if "wrong_hints" in line:
+        said += f"; {line['wrong_hints']['followed']}/{line['wrong_hints']['asked']} wrong hints followed"
+    if line.get("mismatch"):
+        said += f"; sampler and trainer {line['mismatch']['largest']:.1e} nats apart at most"
+    return said
+
+
 def joined(line: dict, more: dict) -> dict:
     """Both, their ledgers joined."""
     return line | more | {"ledger": line.get("ledger", {}) | more.get("ledger", {})}
@@ -131,6 +158,30 @@ def sampler(cfg: ImproveConfig, directory: Path, iteration: int, base: Policy | 
     params = jax.device_put(loaded.language_model)
     name = "base" if found is None else found.name
     return Policy.of_language_model(loaded.lm, params, loaded.tokenizer, name, loaded.companions)
+
+
+class Policies:
+    """The models of a run, asked for in the order of its iterations: each is read once, and the newest is held."""
+
+    def __init__(self, cfg: ImproveConfig, directory: Path, base: Policy):
+        self._cfg, self._directory, self._base = cfg, directory, base
+        self._held: tuple[Path | None, Policy] | None = None
+
+    def after(self, iteration: int) -> Policy:
+        """Of this iteration, which is the one before where it trained nothing."""
+        folder = trained(self._directory, iteration)
+        if self._held is None or self._held[0] != folder:
+            self._held = None  # its memory is free before the next one is read
+            self._held = folder, sampler(self._cfg, self._directory, iteration, self._base)
+        return self._held[1]
+
+
+def train_again(directory: Path, iteration: int) -> None:
+    """Make the weights after an iteration that is done anew, where its checkpoint was put aside."""
+    folder = trained(directory, iteration)
+    if folder is not None and not stored.saved_steps(folder):
+        console.say(f"{folder} has no checkpoint: it is trained again on the examples of then")
+        train.run(configs.load(folder / "config.yaml"), folder)
 
 
 def pretrained(cfg: ImproveConfig, folder: Path) -> Pretrained:

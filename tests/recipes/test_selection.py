@@ -2,7 +2,10 @@
 
 import pytest
 
-from qstar.recipes.selection import Graded, Improve, Kept, drawn, examples, selected, some
+from qstar.recipes.catalog import made
+from qstar.recipes.examples import examples
+from qstar.recipes.kept import Graded, Kept, share
+from qstar.recipes.protocol import Recipe, drawn
 
 
 def row(problem, correct, text, iteration=1, hinted=False):
@@ -10,28 +13,28 @@ def row(problem, correct, text, iteration=1, hinted=False):
 
 
 def weights(rows, cfg, iteration=1, seed=0):
-    return {(one.problem, one.stored): one.weight for one in selected(rows, cfg, iteration, seed)}
+    return {(one.problem, one.stored): one.weight for one in made(cfg).select(rows, iteration, seed)}
 
 
 FIRST = [row("a", True, "a1"), row("b", False, "b1"), row("b", True, "b2", hinted=True), row("c", False, "c1")]
 
 
 def test_star_keeps_what_is_right_and_rationalisations_of_what_was_wrong():
-    assert weights(FIRST, Improve()) == {("a", "a1"): 1, ("b", "b2"): 1}
+    assert weights(FIRST, Recipe()) == {("a", "a1"): 1, ("b", "b2"): 1}
 
 
 def test_only_the_newest_iteration_trains_unless_all_do():
     rows = [*FIRST, row("a", False, "a2", 2), row("c", True, "c2", 2)]
-    assert weights(rows, Improve(), 2) == {("c", "c2"): 1}
-    assert set(weights(rows, Improve(memory="all"), 2)) == {("a", "a1"), ("b", "b2"), ("c", "c2")}
+    assert weights(rows, Recipe(), 2) == {("c", "c2"): 1}
+    assert set(weights(rows, Recipe(memory="all"), 2)) == {("a", "a1"), ("b", "b2"), ("c", "c2")}
 
 
 def test_without_a_filter_all_that_was_written_trains():
-    assert set(weights(FIRST, Improve(keep="all"))) == {("a", "a1"), ("b", "b1"), ("b", "b2"), ("c", "c1")}
+    assert set(weights(FIRST, Recipe(keep="all"))) == {("a", "a1"), ("b", "b1"), ("b", "b2"), ("c", "c1")}
 
 
 def test_what_has_no_text_to_train_on_is_left_out():
-    assert weights([row("a", True, None), row("b", True, "b1")], Improve()) == {("b", "b1"): 1}
+    assert weights([row("a", True, None), row("b", True, "b1")], Recipe()) == {("b", "b1"): 1}
 
 
 MANY = [row("a", one, f"a{i}") for i, one in enumerate((1, 1, 1, 0))] + [
@@ -41,14 +44,14 @@ MANY = [row("a", one, f"a{i}") for i, one in enumerate((1, 1, 1, 0))] + [
 
 def test_policy_gradient_keeps_all_that_is_right_and_maximum_likelihood_weighs_questions_alike():
     sampled = {"samples": 4, "temperature": 1.0}
-    assert weights(MANY, Improve(**sampled)) == {("a", "a0"): 1, ("a", "a1"): 1, ("a", "a2"): 1, ("b", "b1"): 1}
-    found = weights(MANY, Improve(weighting="ml", **sampled))
+    assert weights(MANY, Recipe(**sampled)) == {("a", "a0"): 1, ("a", "a1"): 1, ("a", "a2"): 1, ("b", "b1"): 1}
+    found = weights(MANY, Recipe(weighting="ml", **sampled))
     # 1/3 each and 1, whose mean is a half.
     assert found == pytest.approx({("a", "a0"): 2 / 3, ("a", "a1"): 2 / 3, ("a", "a2"): 2 / 3, ("b", "b1"): 2})
 
 
 def test_with_a_baseline_wrong_ones_push_away_and_sum_to_nothing():
-    found = weights(MANY, Improve(samples=4, temperature=1.0, baseline=True))
+    found = weights(MANY, Recipe(samples=4, temperature=1.0, baseline=True))
     assert len(found) == 8
     for problem in "ab":
         assert sum(w for (name, _), w in found.items() if name == problem) == pytest.approx(0)
@@ -59,21 +62,21 @@ def test_with_a_baseline_wrong_ones_push_away_and_sum_to_nothing():
 
 def test_equal_texts_once_and_at_most_so_many_of_a_question():
     same = [row("a", True, text) for text in ("x", "x", "y", "z")]
-    many = Improve(samples=4, temperature=1.0, unique=True)
+    many = Recipe(samples=4, temperature=1.0, unique=True)
     assert set(weights(same, many)) == {("a", "x"), ("a", "y"), ("a", "z")}
-    capped = [set(weights(same, Improve(samples=4, temperature=1.0, unique=True, cap=2), seed=s)) for s in range(20)]
+    capped = [set(weights(same, Recipe(samples=4, temperature=1.0, unique=True, cap=2), seed=s)) for s in range(20)]
     assert {len(one) for one in capped} == {2}
     assert len({frozenset(one) for one in capped}) == 3  # all pairs are drawn
 
 
 def test_the_chain_stays_at_the_newest_right_rationale():
-    trice = Improve(memory="newest", temperature=1.0, hint="missing")
+    trice = Recipe(memory="newest", temperature=1.0, hint="missing")
     rows = [*FIRST, row("a", False, "a2", 2), row("b", True, "b3", 2), row("c", False, "c2", 2)]
     assert weights(rows, trice, 2) == {("a", "a1"): 1, ("b", "b3"): 1}  # c has none yet
 
 
 def test_the_control_variate_is_the_newest_sample_times_the_success_of_the_others():
-    trice = Improve(memory="newest", temperature=1.0, hint="missing", control_variate=True)
+    trice = Recipe(memory="newest", temperature=1.0, hint="missing", control_variate=True)
     rows = [*FIRST, row("a", False, "a2", 2), row("b", True, "b3", 2), row("c", True, "c2", 2)]
     found = weights(rows, trice, 2)
     # Others right: 2 of 2 for a, 1 of 2 for b and c; b and c moved, so their own sample is their memory.
@@ -81,34 +84,33 @@ def test_the_control_variate_is_the_newest_sample_times_the_success_of_the_other
 
 
 def test_weights_that_subtract_something_shrink_as_the_model_gets_right():
-    trice = Improve(memory="newest", temperature=1.0, hint="missing", control_variate=True)
+    trice = Recipe(memory="newest", temperature=1.0, hint="missing", control_variate=True)
     rows = [row(str(i), True, "text") for i in range(99)] + [row("last", False, "wrong")]
     # Each of those that moved keeps what is wrong among the 99 others: one in 99.
     assert weights(rows, trice) == pytest.approx({(str(i), "text"): 1 / 99 for i in range(99)})
 
 
 def test_where_all_samples_are_right_the_control_variate_leaves_no_variance():
-    trice = Improve(memory="newest", temperature=1.0, hint="missing", control_variate=True)
+    trice = Recipe(memory="newest", temperature=1.0, hint="missing", control_variate=True)
     assert weights([row("a", True, "a1"), row("b", True, "b1")], trice) == {}
 
 
 def test_steps_grow_by_a_fifth():
-    assert [Improve().steps_of(n) for n in (1, 2, 3, 10)] == [40, 48, 58, 206]
-    assert Improve(max_steps=50).steps_of(9) == 50
+    assert [Recipe().steps_of(n) for n in (1, 2, 3, 10)] == [40, 48, 58, 206]
+    assert Recipe(max_steps=50).steps_of(9) == 50
 
 
 def test_questions_come_in_passes_without_replacement():
-    cfg = Improve(problems=4)
-    passes = [drawn(10, cfg, n, seed=3).tolist() for n in range(1, 6)]
+    passes = [drawn(10, 4, n, seed=3).tolist() for n in range(1, 6)]
     assert sorted([*passes[0], *passes[1], *passes[2][:2]]) == list(range(10))
-    assert passes == [drawn(10, cfg, n, seed=3).tolist() for n in range(1, 6)]
-    assert passes[0] != drawn(10, cfg, 1, seed=4).tolist()
-    assert drawn(10, Improve(), 7, seed=3).tolist() == list(range(10))
-    assert drawn(10, Improve(problems=11), 2, seed=3).tolist() == list(range(10))
+    assert passes == [drawn(10, 4, n, seed=3).tolist() for n in range(1, 6)]
+    assert passes[0] != drawn(10, 4, 1, seed=4).tolist()
+    assert drawn(10, 0, 7, seed=3).tolist() == list(range(10))
+    assert drawn(10, 11, 2, seed=3).tolist() == list(range(10))
 
 
 def test_examples_have_the_prompt_of_their_question():
-    found = examples(selected(FIRST, Improve(), 1, 0), {"a": "Q: a", "b": "Q: b"})
+    found = examples(Recipe().select(FIRST, 1, 0), {"a": "Q: a", "b": "Q: b"})
     assert found == [
         {"prompt": "Q: a", "completion": "a1", "weight": 1.0},
         {"prompt": "Q: b", "completion": "b2", "weight": 1.0},
@@ -122,10 +124,10 @@ def test_examples_of_a_question_name_their_group_where_they_belong_together():
 
 def test_a_share_of_what_is_learnt_is_the_same_for_the_same_seed_and_another_in_another_iteration():
     kept = [Kept(str(i), "text", 1.0) for i in range(1000)]
-    quarter = some(kept, 0.25, 1, seed=0)
+    quarter = share(kept, 0.25, 1, seed=0)
     assert 200 < len(quarter) < 300
-    assert quarter == some(kept, 0.25, 1, seed=0) != some(kept, 0.25, 2, seed=0)
-    assert (some(kept, 0.0, 1, 0), some(kept, 1.0, 1, 0)) == ([], kept)
+    assert quarter == share(kept, 0.25, 1, seed=0) != share(kept, 0.25, 2, seed=0)
+    assert (share(kept, 0.0, 1, 0), share(kept, 1.0, 1, 0)) == ([], kept)
 
 
 @pytest.mark.parametrize(
@@ -149,4 +151,4 @@ def test_a_share_of_what_is_learnt_is_the_same_for_the_same_seed_and_another_in_
 )
 def test_recipes_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
-        Improve(**fields)
+        Recipe(**fields)

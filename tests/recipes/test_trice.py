@@ -15,14 +15,13 @@ from qstar.data.examples import Example, rows
 from qstar.data.pipeline import stack
 from qstar.methods.protocol import Models
 from qstar.methods.sft import SFT
-from qstar.recipes.selection import Graded, Improve, selected
+from qstar.recipes.kept import Graded
+from qstar.recipes.trice import TRICE
 
 LM = dataclasses.replace(tiny.EXACT, vocab=3, layers=1)
 PROMPTS = ((0, 2), (1, 1))
 RATIONALES = tuple(itertools.product(range(3), repeat=2))
-RECIPE = Improve(
-    memory="newest", temperature=1.0, hint="missing", control_variate=True, restart=False, mean_over="questions"
-)
+RECIPE = TRICE()
 RIGHT = ((0, 4, 7), (2, 3))
 
 
@@ -41,7 +40,7 @@ def weights(sampled, memory, right, recipe=RECIPE):
     """What an iteration trains on when these are its samples and the chains' memories: weights by (question, z)."""
     before = [Graded(str(q), 1, True, True, str(z)) for q, z in enumerate(memory)]
     new = [Graded(str(q), 2, False, z in right[q], str(z)) for q, z in enumerate(sampled)]
-    return {(int(one.problem), int(one.stored)): one.weight for one in selected([*before, *new], recipe, 2, 0)}
+    return {(int(one.problem), int(one.stored)): one.weight for one in recipe.select([*before, *new], 2, 0)}
 
 
 def gradient(params, by_rationale):

@@ -24,7 +24,7 @@ from qstar.data.rationales import Store
 from qstar.methods.sft import SFT
 from qstar.models.sources import Scratch
 from qstar.paths import CONFIGS
-from qstar.recipes.selection import Improve
+from qstar.recipes.protocol import Recipe
 from qstar.runs import answering, improve, iterations, train
 from qstar.structs import TrainState
 from qstar.tasks.grading import sandbox
@@ -103,7 +103,7 @@ class Echo:
 
 
 def config(directory, **recipe):
-    improve = Improve(**{"iterations": 2, "samples": 8, "temperature": 1.0, "steps": 20, "growth": 1.0} | recipe)
+    improve = Recipe(**{"iterations": 2, "samples": 8, "temperature": 1.0, "steps": 20, "growth": 1.0} | recipe)
     return ImproveConfig(
         run_dir=str(directory), sample_batch=8, batch_size=4, length=16, log_every=4, save_every=4, wrong_hints=12,
         model=MODEL, task=Echo(), improve=improve, optim=OptimConfig(lr=0.03, warmup_steps=2),
@@ -515,7 +515,7 @@ def test_every_recipe_composes_with_its_papers_choices(recipe):
     cfg = composed(f"improve={recipe}", "model.source=bundled:cups", name="improve")
     assert isinstance(cfg, ImproveConfig)
     chosen = {name: getattr(cfg.improve, name) for name in ("hint", "keep", "memory", "restart", "target", "weighting")}
-    assert {name: value for name, value in chosen.items() if value != getattr(Improve(), name)} == DIFFERENT[recipe]
+    assert {name: value for name, value in chosen.items() if value != getattr(Recipe(), name)} == DIFFERENT[recipe]
 
 
 DIFFERENT = {  # from STaR

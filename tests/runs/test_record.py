@@ -12,7 +12,7 @@ from qstar.config import ImproveConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.models.lm import LMConfig
 from qstar.models.sources import Scratch
-from qstar.recipes.selection import Improve
+from qstar.recipes.protocol import Recipe
 from qstar.runs import iterations
 from qstar.runs.record import Record
 from qstar.tasks.arithmetic import Arithmetic
@@ -162,7 +162,7 @@ def test_a_damaged_shape_of_a_model_is_named_with_its_line(shape, old, new, mess
 
 
 def test_the_latest_self_training_is_one_that_has_asked_or_sampled(tmp_path):
-    cfg = ImproveConfig(model=Scratch(), task=Arithmetic(), improve=Improve())
+    cfg = ImproveConfig(model=Scratch(), task=Arithmetic(), improve=Recipe())
     with pytest.raises(FileNotFoundError, match=r"no self-training under .*: start one with qstar-improve"):
         iterations.latest(tmp_path)
     for name in ("sampled", "interrupted"):

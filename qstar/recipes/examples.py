@@ -1,0 +1,43 @@
+"""What was kept as the examples that are trained on."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from qstar.data import examples as example_files
+from qstar.data.examples import Completing, as_sampled
+from qstar.recipes.kept import Kept
+
+
+def examples(
+    kept: Sequence[Kept],
+    prompts: Mapping[str, str],
+    grouped: bool = False,
+    tokenizer: Completing | None = None,
+    stop: Sequence[str] = (),
+) -> list[dict]:
+    """As `data/examples.py` writes them, with the prompt of each question; `grouped` keeps those of one in one row.
+
+    With a tokenizer sampled completions have their `completion_ids`, as they were sampled; `stop` are the texts that
+    end a completion.
+    """
+    return [
+        _example(one, prompts[one.problem], tokenizer, stop) | ({"group": one.problem} if grouped else {})
+        for one in kept
+    ]
+
+
+def _example(kept: Kept, prompt: str, tokenizer: Completing | None, stop: Sequence[str]) -> dict:
+    example = {"prompt": prompt, "completion": kept.stored, "weight": kept.weight}
+    if tokenizer is None or kept.tokens is None:
+        return example
+    ids = as_sampled(kept.tokens, kept.stored, tokenizer, stop)
+    return example if ids is None else example | {"completion_ids": ids}
+
+
+def fitting(examples: Sequence[dict], tokenizer: Completing, length: int) -> list[dict]:
+    """Examples that fit into a row of so many tokens, all of their group with them."""
+    sizes: Counter = Counter()
+    groups = [one.get("group", number) for number, one in enumerate(examples)]
+    for group, one in zip(groups, examples, strict=True):
+        sizes[group] += len(example_files.encoded(one, tokenizer))
+    return [one for group, one in zip(groups, examples, strict=True) if sizes[group] <= length]

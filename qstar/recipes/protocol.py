@@ -1,0 +1,246 @@
+"""What a recipe of self-training is: three answers for every iteration, and the settings that they depend on.
+
+    plan(iteration)    which questions are asked, and who is asked again with the answer shown
+    select(samples)    what is trained on, with weights
+    train(iteration)   by which method, from which weights, for how many steps, with which optimiser state and schedule
+
+`runs/improve.py` does what they say. The answers given here are those of the family of STaR: keep what is right.
+A recipe of its own (`trice.py`, `ssd.py`, ...) gives other answers; the rest are settings, each file a paper's.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from qstar import settings
+from qstar.methods import sft
+from qstar.methods.protocol import Method
+from qstar.methods.sft import SFT
+from qstar.recipes import kept as keeping
+from qstar.recipes import weighting
+from qstar.recipes.kept import Graded, Kept
+from qstar.settings import Count, NonNegative, OneOf, PositiveShare, Range, Share, Whole
+from qstar.tasks.problem import Problem, Task
+
+Target = Annotated[str, OneOf(("own", "human", "direct"))]
+Hint = Annotated[str, OneOf(("never", "failures", "missing"))]
+Keep = Annotated[str, OneOf(("right", "all"))]
+Memory = Annotated[str, OneOf(("iteration", "all", "newest"))]
+Weighting = Annotated[str, OneOf(weighting.KINDS)]
+Start = Annotated[str, OneOf(("base", "sft"))]
+Optimizer = Annotated[str, OneOf(("fresh", "carried"))]
+Schedule = Annotated[str, OneOf(("iteration", "run"))]
+MeanOver = Annotated[str, OneOf(sft.MEANS)]
+Growth = Annotated[float, Range(1, 100)]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an iteration asks."""
+
+    questions: Sequence[int]  # places among the training questions
+    samples: int  # of each question; 0: nothing is sampled
+    hint: str  # who is asked again with the answer shown: never, failures, missing (nothing right stored)
+
+
+@dataclass(frozen=True)
+class Training:
+    """How an iteration trains."""
+
+    method: Method
+    steps: int
+    go_on: bool = False  # from the weights of the iteration before, or else from the base
+    carry_moments: bool = False  # of the optimiser, from the iteration before
+    schedule_steps: int = 0  # that one schedule spans, over all iterations; 0: the schedule begins anew
+    steps_before: int = 0  # of that schedule
+    prompts_count: bool = False  # the loss is on prompts as well
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One self-training recipe."""
+
+    # what is learnt: own rationales, human ones, or the answer alone (direct)
+    target: Target = "own"
+    human: bool = False  # human rationales are learnt beside one's own, where a question has one
+    iterations: Count = 1  # of sampling, grading and training
+    problems: Whole = 0  # questions of an iteration, drawn without replacement; 0, or where there are fewer: all
+    samples: Count = 1  # for each of them
+    # Who is sampled first: the base, or a model fine-tuned from it on the human rationales of all questions (sft). What
+    # trains is the base in either case, unless restart=false.
+    sample_from: Start = "base"
+    sft_steps: Count = 40  # of that fine-tuning
+    temperature: NonNegative = 0.0  # 0: the likeliest tokens
+    top_k: Whole = 0  # tokens that are drawn from, the likeliest ones; 0: no limit
+    top_p: PositiveShare = 1.0  # probability of the tokens that are drawn from, the likeliest ones; 1: all
+    few_shot: bool = True  # examples stand before a question when it is sampled; never when it is learnt
+    # Who is sampled again with the answer shown: never, failures, missing (nothing right stored).
+    hint: Hint = "failures"
+    keep: Keep = "right"  # right ones, or all (no filter: the control)
+    # of this iteration, of all so far, or the newest right one of every question
+    memory: Memory = "iteration"
+    unique: bool = False  # equal texts of a question once
+    cap: Whole = 0  # most rows of a question, drawn at random; 0: no limit
+    weighting: Weighting = "pg"  # pg, deviation, ml: see recipes/weighting.py
+    baseline: bool = False  # the share of right samples is subtracted: wrong ones push away
+    control_variate: bool = False  # subtract the newest sample, times the share of right ones of the other questions
+    # what the loss is a mean over: target tokens, or questions (a sum over tokens in each)
+    mean_over: MeanOver = "tokens"
+    restart: bool = True  # every iteration trains from the base, or else from the one before
+    optimizer: Optimizer = "fresh"  # moments: fresh, or carried on from the iteration before
+    # of the learning rate, warm-up included: anew in every iteration, or one for the run
+    schedule: Schedule = "iteration"
+    steps: Count = 40  # of the first iteration
+    growth: Growth = 1.2  # of the steps, from one iteration to the next
+    max_steps: Whole = 0  # of an iteration; 0: no limit
+    prompts_count: bool = False  # the loss is on prompts as well
+    learn_hinted: Share = 0.0  # share of what is learnt that is also learnt after its hint, so that hints stay known
+    verifier: bool = False  # in the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
+
+    asks_itself: ClassVar[bool] = True  # rationales are sampled, or else what trains is given
+    # Settings that make any recipe this one, whatever it was: `improve=star improve.keep=all` is SSD.
+    made_by: ClassVar[dict[str, object]] = {}
+
+    def __post_init__(self):
+        settings.check(self, "improve")
+        if not self.max_steps and self._grown(self.iterations) > settings.INT32:
+            raise ValueError(
+                f"improve.growth = {self.growth} over improve.iterations = {self.iterations} makes more steps than can "
+                "be counted: give improve.max_steps, or less of either"
+            )
+        if self.learn_hinted and self.hint == "never":
+            raise ValueError(
+                f"improve.learn_hinted = {self.learn_hinted}, but no hint is ever shown with improve.hint=never: "
+                "choose one"
+            )
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(
+                f"improve.samples = {self.samples} at temperature 0 would be the same text each time: give "
+                "improve.temperature=0.7, or one sample"
+            )
+        if self.verifier and self.target != "own":
+            raise ValueError(f"improve.verifier: nothing is sampled with improve.target={self.target}; choose own")
+        if self.keep == "all" and self.baseline:
+            raise ValueError("improve.keep=all ignores the grades, improve.baseline=true weighs by them: choose one")
+        if self.memory == "newest" and (self.keep == "all" or self.baseline):
+            raise ValueError("improve.memory=newest keeps the right ones only: it goes with keep=right, baseline=false")
+        if self.control_variate and self.memory != "newest":
+            raise ValueError("improve.control_variate belongs to the chain of improve.memory=newest (TRICE)")
+        if self.optimizer == "carried" and self.restart:
+            raise ValueError(
+                "improve.optimizer=carried goes on with moments that belong to the weights of the iteration before: it "
+                "needs improve.restart=false"
+            )
+        if self.mean_over == "questions" and self.memory != "newest":
+            raise ValueError(
+                f"improve.mean_over=questions with improve.memory={self.memory}: the samples of a question stand in "
+                "one row with memory=newest alone; choose mean_over=tokens"
+            )
+        if self.sample_from == "sft" and self.target != "own":
+            raise ValueError(f"improve.sample_from=sft: nothing is sampled with improve.target={self.target}")
+
+    def check_questions(self, name: str, problems: Sequence[Problem]) -> None:
+        """Raise ValueError where the training questions of the task of this name lack what the recipe needs."""
+        if self.sample_from == "sft" and not any(problem.rationale for problem in problems):
+            raise ValueError(
+                f"improve.sample_from=sft: no problem of {name} has a human rationale to fine-tune on; sample "
+                "from the base with improve.sample_from=base improve.human=false"
+            )
+
+    # --- which questions ----------------------------------------------------------------------------------------------
+
+    def plan(self, iteration: int, count: int, seed: int) -> Plan:
+        """Of `count` training questions."""
+        questions = drawn(count, self.problems, iteration, seed)
+        return Plan(questions, self.samples if self.asks_itself else 0, self.hint)
+
+    # --- what is trained on -------------------------------------------------------------------------------------------
+
+    def first(self, task: Task, problems: Sequence[Problem]) -> list[Kept]:
+        """What the base is fine-tuned on before it is asked for the first time; usually nothing."""
+        return keeping.human(task, problems) if self.sample_from == "sft" else []
+
+    def given(self, task: Task, problems: Sequence[Problem]) -> list[Kept]:
+        """What of these questions is trained on that was not sampled."""
+        return keeping.human(task, problems) if self.human else []
+
+    def select(self, samples: Sequence[Graded], iteration: int, seed: int) -> list[Kept]:
+        """What of all samples up to this iteration, in the order they were written, is trained on.
+
+        Right ones; their weights average to 1. Empty where nothing is right.
+        """
+        return keeping.averaged(self.of_questions(samples, iteration, seed))
+
+    def of_questions(self, samples: Sequence[Graded], iteration: int, seed: int) -> list[Kept]:
+        """What is kept of the samples of each question."""
+        remembered = samples if self.memory == "all" else keeping.of_iteration(samples, iteration)
+        found = []
+        for number, group in enumerate(keeping.by_question(remembered)):
+            kept = self.of_question(group)
+            if self.unique:
+                kept = keeping.unique(kept)
+            if self.cap:
+                kept = keeping.some_of(kept, self.cap, (seed, number))
+            found += kept
+        return found
+
+    def of_question(self, group: Sequence[Graded]) -> list[Kept]:
+        return keeping.right(group, self.weighting) + keeping.rationalized(group)
+
+    def after_hints(self, kept: Sequence[Kept], iteration: int, seed: int) -> list[Kept]:
+        """What of it is also trained on after its hint."""
+        return keeping.share(kept, self.learn_hinted, iteration, seed)
+
+    @property
+    def grouped(self) -> bool:
+        """The completions of a question stand in one row of training."""
+        return self.mean_over == "questions"
+
+    # --- how it is trained --------------------------------------------------------------------------------------------
+
+    def train(self, iteration: int) -> Training:
+        """From iteration 1 on; 0 is the fine-tuning on what `first` gives."""
+        if iteration == 0:
+            return Training(SFT(), self.sft_steps, prompts_count=self.prompts_count)
+        whole = self.schedule == "run"
+        return Training(
+            SFT(mean_over=self.mean_over),
+            self.steps_of(iteration),
+            go_on=not self.restart,
+            carry_moments=self.optimizer == "carried",
+            schedule_steps=self.steps_before(self.iterations + 1) if whole else 0,
+            steps_before=self.steps_before(iteration) if whole else 0,
+            prompts_count=self.prompts_count,
+        )
+
+    def steps_before(self, iteration: int) -> int:
+        """Of all iterations before this one."""
+        return sum(self.steps_of(before) for before in range(1, iteration))
+
+    def steps_of(self, iteration: int) -> int:
+        """Of training in this iteration, from 1."""
+        steps = self._grown(iteration)
+        return min(steps, self.max_steps) if self.max_steps else steps
+
+    def _grown(self, iteration: int) -> int:
+        """Steps of an iteration without a limit, or one more than can be counted."""
+        if math.log(self.steps) + (iteration - 1) * math.log(self.growth) > math.log(settings.INT32):
+            return settings.INT32 + 1
+        return round(self.steps * self.growth ** (iteration - 1))
+
+
+def drawn(count: int, size: int, iteration: int, seed: int) -> np.ndarray:
+    """`size` of `count` questions for an iteration: without replacement, in passes, so that all come up alike often.
+
+    All of them where `size` is 0 or no less than `count`.
+    """
+    if not 0 < size < count:
+        return np.arange(count)
+    places = np.arange((iteration - 1) * size, iteration * size)
+    orders = {one: np.random.default_rng((seed, one)).permutation(count) for one in {*(places // count).tolist()}}
+    # At the seam of two passes a question may come up twice.
+    found = dict.fromkeys(int(orders[place // count][place % count]) for place in places.tolist())
+    return np.asarray(list(found))
