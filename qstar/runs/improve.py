@@ -218,14 +218,14 @@ def _carried(optim: OptimConfig, training: Training) -> dict:
 
 
 def _cost(job: Job, training: Training, records: Sequence[dict]) -> dict:
-    """Steps, the last loss, and what they cost."""
+    """Steps, the last loss, and what they cost; targets are counted where the method does."""
     cfg, rows = job.cfg, training.steps * job.cfg.batch_size
-    spent = {
-        "trained_tokens": rows * cfg.length,  # what fills the rows up is computed too
-        "target_tokens": _targets(records),
-        "flops": rows * cost.flops(job.base.lm, training.method.passes(cfg.length)),
-    }
-    return {"steps": training.steps, "nll": records[-1]["nll"], "ledger": {"train": spent}}
+    spent = {"trained_tokens": rows * cfg.length}  # what fills the rows up is computed too
+    if "tokens" in records[-1]:
+        spent["target_tokens"] = _targets(records)
+    spent["flops"] = rows * cost.flops(job.base.lm, training.method.passes(cfg.length))
+    loss = "nll" if "nll" in records[-1] else "loss"
+    return {"steps": training.steps, loss: records[-1][loss], "ledger": {"train": spent}}
 
 
 def _targets(records: Sequence[dict]) -> int:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -21,11 +22,17 @@ from qstar import improve as command
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.data.rationales import Store
+from qstar.methods.lm import PlainLM
 from qstar.methods.sft import SFT
 from qstar.models.sources import Scratch
 from qstar.paths import CONFIGS
+from qstar.recipes.catalog import made
+from qstar.recipes.direct import Direct
 from qstar.recipes.protocol import Recipe
-from qstar.runs import answering, improve, iterations, train
+from qstar.recipes.sft import HumanRationales
+from qstar.recipes.ssd import SSD
+from qstar.recipes.trice import TRICE
+from qstar.runs import answering, improve, iterations, load, train
 from qstar.structs import TrainState
 from qstar.tasks.grading import sandbox
 from qstar.tasks.grading.grade import Verdict
@@ -603,3 +610,67 @@ def test_overlong_questions_are_left_out_and_counted(tmp_path, monkeypatch):
 def test_a_choice_about_overlong_questions_is_checked(tmp_path):
     with pytest.raises(ValueError, match="overlong = 'perhaps'"):
         dataclasses.replace(config(tmp_path), overlong="perhaps")
+
+
+# --- any recipe, any method, weights read once ----------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Plainly(Recipe):
+    """A recipe that no catalog has: it trains by another method, from where it was."""
+
+    def train(self, iteration):
+        return dataclasses.replace(super().train(iteration), method=PlainLM(), go_on=True)
+
+
+def test_a_recipe_of_ones_own_is_run_with_the_method_that_it_names(tmp_path, monkeypatch):
+    monkeypatch.setitem(configs.SCHEMAS, "improve", configs.SCHEMAS["improve"] | {"plainly": Plainly})
+    cfg = config(tmp_path / "run", steps=4)
+    cfg = dataclasses.replace(cfg, improve=Plainly(**dataclasses.asdict(cfg.improve)), wrong_hints=0)
+    improve.run(cfg, tmp_path / "run")
+    found = [runs.load_run(tmp_path / "run" / f"iteration_{number}").config for number in (1, 2)]
+    assert [one.method for one in found] == [PlainLM(), PlainLM()]
+    assert found[1].model.source == str(tmp_path / "run" / "iteration_1")
+
+
+def test_the_weights_of_an_iteration_are_read_once(tmp_path, monkeypatch):
+    read = []
+
+    def counted(source, seed):
+        read.append(getattr(source, "source", "base"))
+        return load.initial_model(source, seed)
+
+    # What trains reads its weights itself, through a module of its own.
+    monkeypatch.setattr(iterations, "load", SimpleNamespace(initial_model=counted))
+    directory = tmp_path / "run"
+    cfg = dataclasses.replace(config(directory, steps=4), wrong_hints=0, test=True)
+    improve.run(cfg, directory)
+    assert read == [str(directory / f"iteration_{number}") for number in (1, 2)]
+    read.clear()
+    improve.run(dataclasses.replace(cfg, improve=dataclasses.replace(cfg.improve, iterations=3)), directory)
+    assert read == [str(directory / f"iteration_{number}") for number in (2, 3)]
+
+
+def test_settings_make_a_recipe_whatever_it_was_before():
+    answers = {
+        ("star", "improve.keep=all"): SSD,
+        ("star", "improve.target=direct", "improve.problems=0"): Direct,
+        ("star", "improve.target=human"): HumanRationales,
+        ("trice",): TRICE,
+        ("trice", "improve.memory=all", "improve.control_variate=false", "improve.mean_over=tokens"): Recipe,
+        ("ssd", "improve.keep=right"): Recipe,
+    }
+    for (name, *values), kind in answers.items():
+        cfg = composed(f"improve={name}", "model.source=bundled:cups", *values, name="improve")
+        assert type(made(cfg.improve)) is kind
+
+
+def test_a_configuration_of_an_earlier_version_is_that_of_its_recipe_now(tmp_path):
+    cfg = dataclasses.replace(config(tmp_path), improve=TRICE(steps=20))
+    iterations.claim(cfg, tmp_path)
+    file = tmp_path / iterations.CONFIG
+    assert "  improve: TRICE\n" in file.read_text()
+    file.write_text(file.read_text().replace("  improve: TRICE\n", "  improve: Improve\n"))
+    earlier = configs.load(file, schema=ImproveConfig)
+    assert made(earlier.improve) == cfg.improve
+    iterations.claim(cfg, tmp_path)  # is taken for the same run
