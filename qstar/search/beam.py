@@ -4,17 +4,16 @@ Sample N first steps; score them, keep the best N/M, sample M next steps from ea
 The answer is chosen among the finished ones by best-of-N weighted. With M = 1 nothing is ever dropped, which is
 best-of-N; with M = N each step is the best of N.
 
-Differs from the released code of search-and-learn, where a finished beam leaves the pool, which is filled up with copies
-(so that the budget grows), and where the last round runs to the end: here what is unfinished after `rounds` has no vote.
+Differs from the released code: search-and-learn takes finished beams out of the pool and fills it up with copies, so
+that the budget grows, and runs the last round to the end; here what is unfinished after `rounds` has no vote.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from qstar import settings
 from qstar.search import choose, steps
-from qstar.search.protocol import Answer, Budget, Key, Propose, Solutions, Value
+from qstar.search.protocol import Solutions
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf
 
@@ -32,17 +31,15 @@ class Beam:
         settings.check(self, "search")
         check_width(self.n, self.m)
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        budget.check(self.n)
-        trees = Trees(prompts, propose, value, answer, key, budget)
+    @property
+    def guided(self) -> bool:
+        return True
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
         return steps.search(trees, self.n, self.m, 1, self.rounds, steps.judged_by_score, self.select)
 
 

@@ -5,13 +5,12 @@ Cobbe's, the answer of most among the `top` solutions (3 to 5 of 100 were best).
 outcome verifier and a process verifier that gives its last step's score serve alike.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Answer, Budget, Key, Propose, Solutions, Value
+from qstar.search.protocol import Solutions
 from qstar.search.sample import sample
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf
@@ -30,18 +29,16 @@ class BestOfN:
         if self.select == "vote" and self.top > self.n:
             raise ValueError(f"search.top = {self.top} of search.n = {self.n}: expected at most n")
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        budget.check(self.n)
-        trees = Trees(prompts, propose, value, answer, key, budget)
-        samples = sample(trees, range(len(prompts)), self.n)
+    @property
+    def guided(self) -> bool:
+        return True
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
+        samples = sample(trees, range(len(trees.prompts)), self.n)
         ends = [node for nodes in samples.values() for node in nodes]
         trees.value.update(zip(ends, trees.score(ends), strict=True))
         return trees.solutions(lambda problem: choose.by_rule(self.select, trees, samples[problem], top=self.top))

@@ -5,20 +5,20 @@ length-normalised log-prob), over the last `window` tokens (`tail`), over the wo
 worst tenth of all windows (`bottom`). The last three are DeepConf's (Fu et al. 2025, arXiv 2508.15260), whose offline
 choice keeps the most confident tenth of the samples and lets them vote, weighed by confidence.
 
-Differs from the paper: its confidence of a token is the mean negative log-prob of the k likeliest tokens; here it is the
-log-prob of the token that was sampled, which every sampler has.
+Differs from the paper: its confidence of a token is the mean negative log-prob of the k likeliest tokens; here it is
+the log-prob of the token that was sampled, which every sampler has.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Answer, Budget, Key, Node, Propose, Solutions, Value
+from qstar.search.protocol import Node, Solutions
 from qstar.search.sample import sample
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf, PositiveShare
@@ -40,18 +40,16 @@ class Confidence:
     def __post_init__(self):
         settings.check(self, "search")
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        budget.check(self.n)
-        trees = Trees(prompts, propose, value, answer, key, budget)
-        samples = sample(trees, range(len(prompts)), self.n)
+    @property
+    def guided(self) -> bool:
+        return False
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
+        samples = sample(trees, range(len(trees.prompts)), self.n)
         for nodes in samples.values():
             trees.value.update((node, confidence(token_logprobs(node), self.measure, self.window)) for node in nodes)
         return trees.solutions(lambda problem: self._choose(trees, samples[problem]))

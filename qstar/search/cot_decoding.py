@@ -7,15 +7,14 @@ or, with `aggregate`, the answer whose deltas add up to most. Default of the pap
 `propose` gives delta as the margin of the step that finishes a path: the search does not see tokens.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Answer, Budget, Key, Node, Propose, Solutions, Value
+from qstar.search.protocol import Node, Solutions
 from qstar.search.sample import sample
 from qstar.search.trees import Trees
 from qstar.settings import Count
@@ -29,18 +28,16 @@ class CoTDecoding:
     def __post_init__(self):
         settings.check(self, "search")
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        budget.check(self.k)
-        trees = Trees(prompts, propose, value, answer, key, budget)
-        paths = sample(trees, range(len(prompts)), self.k, greedy=True)
+    @property
+    def guided(self) -> bool:
+        return False
+
+    @property
+    def branching(self) -> int:
+        return self.k
+
+    def __call__(self, trees: Trees) -> Solutions:
+        paths = sample(trees, range(len(trees.prompts)), self.k, greedy=True)
         for nodes in paths.values():
             trees.value.update((node, delta(trees, node)) for node in nodes)
         rule = "weighted" if self.aggregate else "max"
@@ -60,7 +57,7 @@ def delta(trees: Trees, node: Node) -> float:
     margin = node.candidate.margin
     if margin is None or not 0 <= margin <= 1:
         raise ValueError(
-            f"propose: margin = {margin} of node {node.id} of problem {node.problem}, which has an answer; CoT-decoding "
-            "expects a difference of probabilities, from 0 to 1"
+            f"propose: margin = {margin} of node {node.id} of problem {node.problem}, which has an answer; "
+            "CoT-decoding expects a difference of probabilities, from 0 to 1"
         )
     return float(margin)

@@ -7,13 +7,12 @@ Differs from the released code: an unfinished subtree is dropped after `rounds`,
 last step's score without lookahead, as its default is.
 """
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from qstar import settings
 from qstar.search import beam, choose, steps
-from qstar.search.protocol import Answer, Budget, Key, Propose, Solutions, Value
+from qstar.search.protocol import Solutions
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf
 
@@ -29,15 +28,13 @@ class DVTS:
         settings.check(self, "search")
         beam.check_width(self.n, self.m)
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        budget.check(self.n)
-        trees = Trees(prompts, propose, value, answer, key, budget)
+    @property
+    def guided(self) -> bool:
+        return True
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
         return steps.search(trees, self.n, self.m, self.n // self.m, self.rounds, steps.judged_by_score, self.select)

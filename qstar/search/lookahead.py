@@ -3,19 +3,18 @@
 A candidate's value is the score at the end of k more steps at temperature 0. The rollout is thrown away; it costs as
 much as a candidate, so that N of them cost N (k + 1). The paper's k are 1 and 3; with k = 0 it is beam search.
 
-Differs from the released code of search-and-learn, whose beam search generates the rollout and scores the step
-without it.
+Differs from the released code: the beam search of search-and-learn generates rollouts and scores steps without them.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from qstar import settings
 from qstar.search import beam, choose, steps
-from qstar.search.protocol import Answer, Budget, Key, Node, Propose, Solutions, Value
+from qstar.search.protocol import Node, Solutions
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf, Whole
 from qstar.typing import Float
@@ -33,17 +32,15 @@ class Lookahead:
         settings.check(self, "search")
         beam.check_width(self.n, self.m)
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        budget.check(self.n)
-        trees = Trees(prompts, propose, value, answer, key, budget)
+    @property
+    def guided(self) -> bool:
+        return True
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
         return steps.search(trees, self.n, self.m, 1, self.rounds, self._judge, self.select)
 
     def _judge(self, trees: Trees, nodes: Sequence[Node]) -> Float[np.ndarray, "N"]:

@@ -7,13 +7,12 @@ wins; samples without an answer abstain. With `stop`, sampling ends where the an
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Answer, Budget, Key, Node, Propose, Solutions, Value
+from qstar.search.protocol import Node, Solutions
 from qstar.search.sample import sample
 from qstar.search.trees import Trees
 from qstar.settings import Count, Share
@@ -35,22 +34,19 @@ class Majority:
         if self.stop and self.stop < 0.5:
             raise ValueError(f"search.stop = {self.stop}: expected 0, or a probability of at least 0.5")
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        size = min(self.batch, self.n) if self.stop else self.n
-        budget.check(size)
-        trees = Trees(prompts, propose, value, answer, key, budget)
-        votes: list[list[Node]] = [[] for _ in prompts]
-        live = list(range(len(prompts)))
-        for start in range(0, self.n, size):
-            samples = sample(trees, live, min(size, self.n - start))
+    @property
+    def guided(self) -> bool:
+        return False
+
+    @property
+    def branching(self) -> int:
+        return min(self.batch, self.n) if self.stop else self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
+        votes: list[list[Node]] = [[] for _ in trees.prompts]
+        live = list(range(len(trees.prompts)))
+        for start in range(0, self.n, self.branching):
+            samples = sample(trees, live, min(self.branching, self.n - start))
             for problem, nodes in samples.items():
                 votes[problem] += nodes
             live = [problem for problem in live if samples[problem] and not self._decided(trees, votes[problem])]

@@ -11,20 +11,20 @@ A node's actions are k steps that are proposed once, equal ones merged. A simula
     UCT   Q + c sqrt(ln N_parent / N)                                          rStar, rStar-Math: c = 2
     PUCT  Q + P sqrt(N_parent) / (1 + N) (ln((N_parent + c_base + 1) / c_base) + c_init)
 
-with Q = total / N and P the siblings' exp(mean log-prob of the step), normalised. The value of a finished solution is its
-score, or (rStar) the share of all finished solutions of the problem that agree with its answer: never the gold answer.
+with Q = total / N and P the siblings' exp(mean log-prob of the step), normalised. The value of a finished solution is
+its score, or (rStar) the share of the problem's finished solutions that have its answer: never the gold answer.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Answer, Budget, Key, Node, Propose, Solutions, Value
+from qstar.search.protocol import Node, Solutions
 from qstar.search.trees import Trees
 from qstar.settings import Count, NonNegative, OneOf, Positive, Share
 
@@ -38,9 +38,9 @@ SELECTS = ("visits", *choose.SELECTS)
 class MCTS:
     """Defaults are rStar-Math's.
 
-    Differs from the paper: a simulation adds one node and is completed by a rollout or a score, where rStar's and
-    rStar-Math's expand a node at every depth down to an end. Differs from the released code: of children that were never
-    visited UCT takes the one of the highest score first, and PUCT ranks them by that score, where AlphaZero's Q is 0.
+    Differs from the paper: a simulation adds one node and is completed by a rollout or a score, where those of rStar
+    and rStar-Math expand a node at every depth down to an end. Of children that were never visited UCT takes the one of
+    the highest score first; PUCT takes that score for Q, where AlphaZero's is 0.
     """
 
     n: Count = 16  # simulations
@@ -64,19 +64,15 @@ class MCTS:
     def __post_init__(self):
         settings.check(self, "search")
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        budget.check(self.k)
-        trees = Trees(prompts, propose, value, answer, key, budget)
-        if self.evaluate != "rollouts" or self.terminal == "scorer" or self.select in ("max", "weighted", "vote"):
-            trees.guide  # noqa: B018  raises where there is no scorer
+    @property
+    def guided(self) -> bool:
+        return self.evaluate != "rollouts" or self.terminal == "scorer" or self.select in ("max", "weighted", "vote")
+
+    @property
+    def branching(self) -> int:
+        return self.k
+
+    def __call__(self, trees: Trees) -> Solutions:
         return _Search(self, trees).run()
 
 

@@ -7,13 +7,13 @@ particles stay in the population. In the end the particle of the highest weight 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Answer, Budget, Key, Node, Propose, Solutions, Value
+from qstar.search.protocol import Key, Node, Solutions
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf, Positive
 from qstar.typing import Float
@@ -32,31 +32,29 @@ class ParticleFilter:
     def __post_init__(self):
         settings.check(self, "search")
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        budget.check(self.n)
-        trees = Trees(prompts, propose, value, answer, key, budget)
+    @property
+    def guided(self) -> bool:
+        return True
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
         populations = [[prompt] * self.n for prompt in trees.prompts]
-        live = list(range(len(prompts)))
+        live = list(range(len(trees.prompts)))
         for step in range(self.rounds):
             particles = [node for problem in live for node in populations[problem]]
             moved = iter(trees.complete(particles, steps=1))
             populations_after = {problem: [next(moved) for _ in populations[problem]] for problem in live}
             self._weigh(trees, populations_after)
             for problem in list(live):
-                after, before = populations_after[problem], populations[problem]
+                before, after = populations[problem], populations_after[problem]
                 populations[problem] = after
                 if all(node.finished for node in after) or after == before:
                     live.remove(problem)
                 elif step + 1 < self.rounds:
-                    populations[problem] = self._resampled(trees, after, (*key, problem, step))
+                    populations[problem] = self._resampled(trees, after, (*trees.key, problem, step))
             if not live:
                 break
         return trees.solutions(

@@ -1,12 +1,12 @@
 """What a search is given and what it returns.
 
-A strategy is a frozen dataclass of hyper-parameters that is called with prompts and three callables:
+A strategy is a frozen dataclass of hyper-parameters. `search.run` gives it prompts and three callables:
 
     propose(prefixes, k, key)   k next steps of every prefix
     value(nodes)                a score for every node; there may be several scorers, by name
     answer(node)                the answer of a finished solution, spelled so that equal answers are equal strings
 
-and returns one `Solution` for every prompt: all that was proposed, as a tree, with its scores and its cost. Each round of
+and returns one `Solution` for every prompt: all that was proposed, as a tree, with its scores and its cost. A round of
 a strategy is one call of `propose` for the live prefixes of all problems.
 """
 
@@ -121,7 +121,7 @@ class Budget:
         """Raise ValueError where the first round of a search, of so many candidates, is too much."""
         if self.candidates is not None and self.candidates < branching:
             raise ValueError(
-                f"budget.candidates = {self.candidates}: the first round proposes {branching}; expected at least as many"
+                f"budget.candidates = {self.candidates}: the first round proposes {branching}, expected no fewer"
             )
         if self.tokens is not None and self.tokens < branching * self.step_tokens:
             raise ValueError(
@@ -189,22 +189,3 @@ class Solutions:
     def cost(self) -> Cost:
         """Of all problems; its calls are those that each problem had a part in, added."""
         return functools.reduce(operator.add, (solution.cost for solution in self.solutions), Cost())
-
-
-class Strategy(Protocol):
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        """Search.
-
-        Args:
-            prompts: the state of every problem before its first step.
-            value: scorers. The first one guides the search; all others, an oracle among them, are asked about finished
-                solutions when the search is over, and change nothing. Strategies without a verifier take none.
-        """

@@ -7,13 +7,13 @@ the solution is chosen over whole chains: `hierarchical` takes the answer of eac
 among those solutions again; `weighted` does so once over all; `majority` needs no scorer.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Answer, Budget, Key, Node, Propose, Solutions, Value
+from qstar.search.protocol import Node, Solutions
 from qstar.search.sample import STEPS, sample
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf
@@ -31,18 +31,16 @@ class Revise:
     def __post_init__(self):
         settings.check(self, "search")
 
-    def __call__(
-        self,
-        prompts: Sequence[Any],
-        propose: Propose,
-        value: Mapping[str, Value],
-        answer: Answer,
-        key: Key,
-        budget: Budget = Budget(),
-    ) -> Solutions:
-        budget.check(self.chains)
-        trees = Trees(prompts, propose, value, answer, key, budget)
-        firsts = sample(trees, range(len(prompts)), self.chains)
+    @property
+    def guided(self) -> bool:
+        return self.select != "majority"
+
+    @property
+    def branching(self) -> int:
+        return self.chains
+
+    def __call__(self, trees: Trees) -> Solutions:
+        firsts = sample(trees, range(len(trees.prompts)), self.chains)
         chains = {problem: [[node] for node in nodes] for problem, nodes in firsts.items()}
         for _ in range(self.length - 1):
             live = [chain for some in chains.values() for chain in some if chain[-1].finished]

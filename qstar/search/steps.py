@@ -1,9 +1,9 @@
 """Rounds of proposing steps, ranking them and keeping some: what beam search, DVTS and lookahead have in common.
 
 The candidates of a problem compete within groups. A group that keeps w of its candidates has them continued by M steps
-each. A finished candidate among those kept holds its place and is not continued, so that the number of candidates never
-grows; every finished candidate, kept or not, takes part in the choice at the end. Of equal values the candidate that was
-proposed first is kept.
+each. A finished candidate among those kept holds its place and is not continued, so that the number of candidates
+never grows; every finished candidate, kept or not, takes part in the choice at the end. Of equal values the candidate
+that was proposed first is kept.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,13 +41,18 @@ def search(trees: Trees, n: int, m: int, groups: int, rounds: int, judge: Judge,
         if not any(children.values()):
             break
         pools = [[new for node in pool for new in children.get(node) or [node]] for pool in pools]
-    return trees.solutions(lambda problem: choose.by_rule(select, trees, candidates(trees, problem)))
+    return trees.solutions(
+        lambda problem: _chosen(select, trees, [pool for pool in pools if pool[0].problem == problem])
+    )
 
 
 def _best(trees: Trees, pool: Sequence[Node], width: int) -> list[Node]:
     return sorted(pool, key=lambda node: (-trees.value[node], node.id))[:width]
 
 
-def candidates(trees: Trees, problem: int) -> list[Node]:
-    """What the choice at the end is made among: rollouts, and what was not ranked, are not."""
-    return [node for node in trees.nodes[problem] if node in trees.value and not node.rollout]
+def _chosen(select: str, trees: Trees, pools: Sequence[Sequence[Node]]) -> Node:
+    """Among all finished candidates of a problem; the best of the last round where there is none."""
+    last = [node for pool in pools for node in pool]
+    ranked = [node for node in trees.nodes[last[0].problem] if node in trees.value]
+    finished = [node for node in ranked if node.finished]
+    return choose.by_rule(select, trees, finished) if finished else max(last, key=lambda node: trees.value[node])

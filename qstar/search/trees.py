@@ -43,10 +43,6 @@ class Trees:
     @property
     def guide(self) -> str:
         """Name of the scorer that guides the search."""
-        if not self.scorers:
-            raise ValueError(
-                "value is empty: this strategy expects a scorer; majority, confidence, cot_decoding need none"
-            )
         return next(iter(self.scorers))
 
     def _add(self, problem: int, candidate: Candidate, parent: Node | None = None, **fields) -> Node:
@@ -167,7 +163,7 @@ class Trees:
         if len(wrong):
             node = nodes[wrong[0]]
             raise ValueError(
-                f"scorer {name}: {scores[wrong[0]]} for node {node.id} of problem {node.problem}; expected a finite number"
+                f"scorer {name}: {scores[wrong[0]]} for node {node.id} of problem {node.problem}; expected a finite one"
             )
         return scores.tolist()
 
