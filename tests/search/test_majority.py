@@ -7,20 +7,18 @@ from qstar.search.protocol import Candidate
 from qstar.search.run import search
 
 
-def solve(answers, strategy, problems=1):
-    """The answers that are sampled one after another; the calls that were made."""
+def solve(answers, strategy):
+    """The answers of each problem are sampled one after another; solutions and the sizes of all calls."""
     calls = []
 
     def propose(prefixes, k, key):
         calls.append((len(prefixes), k))
-        start = [prefix.draws * k for prefix in prefixes]
         return [
-            [Candidate(answers[prefix.problem][at + i], 1, True) for i in range(k)]
-            for prefix, at in zip(prefixes, start)
+            [Candidate(answers[prefix.problem][prefix.draws * k + row], 1, True) for row in range(k)]
+            for prefix in prefixes
         ]
 
-    solutions = search(strategy, range(len(answers)), propose, {}, lambda node: node.state, (0,))
-    return solutions, calls
+    return search(strategy, range(len(answers)), propose, {}, lambda node: node.state, (0,)), calls
 
 
 def test_the_answer_of_most_wins_and_silence_abstains():
@@ -55,9 +53,9 @@ def test_the_lead_is_the_incomplete_beta_function(votes):
 
 def test_the_policy_s_favourite_wins_over_the_right_answer():
     one = toy.lock(sampled=True)
-    solution = search(Majority(40), [("lock",)], one.propose, {"oracle": one.value}, one.answer, (0,))[0]
+    solution = search(Majority(400), [("lock",)], one.propose, {}, one.answer, (0,))[0]
     assert solution.answer == "0000"
-    assert max(score for score in solution.scores["oracle"] if score == score) in (0.1, 0.9)
+    assert "1201" in solution.answers
 
 
 def test_a_stop_below_one_half_is_refused():

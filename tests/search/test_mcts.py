@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import search_trees
 
-from qstar.search.beam import Beam
 from qstar.search.mcts import MCTS
 from qstar.search.protocol import Budget, Candidate
 from qstar.search.run import search
@@ -68,13 +67,12 @@ def test_visit_counts_add_up(seed, n, batch, rule, evaluate):
 @pytest.mark.parametrize("rule", ["uct", "puct"])
 @pytest.mark.parametrize("evaluate", ["scorer", "rollouts"])
 def test_one_simulation_is_the_greedy_walk_by_score(rule, evaluate):
-    """Which is beam search that keeps one of k candidates."""
     for seed in range(20):
         one = toy.random_toy(seed)
-        single = run(MCTS(1, 3, rule=rule, evaluate=evaluate), one)
-        beam = run(Beam(3, 3, select="max"), one)
-        walk = max((node for node in beam.nodes[1:]), key=lambda node: node.depth).path[:-1]
-        assert [node.state for node in single.chosen.path[: len(walk)]] == [node.state for node in walk]
+        walk = ("0",)
+        while walk in one.children:
+            walk = max(search_trees.steps(one.children, walk, 3), key=one.values.get)
+        assert run(MCTS(1, 3, rule=rule, evaluate=evaluate), one).chosen.state == walk
 
 
 def test_more_simulations_leave_a_trap_that_greedy_walks_into():
