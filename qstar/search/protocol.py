@@ -10,8 +10,6 @@ and returns one `Solution` for every prompt: all that was proposed, as a tree, w
 a strategy is one call of `propose` for the live prefixes of all problems.
 """
 
-import functools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field
 from typing import Any, Protocol
@@ -142,7 +140,7 @@ class Cost:
     value_calls: int = 0
 
     def __add__(self, other: "Cost") -> "Cost":
-        return Cost(*map(operator.add, astuple(self), astuple(other)))
+        return Cost(*(mine + others for mine, others in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -188,4 +186,4 @@ class Solutions:
     @property
     def cost(self) -> Cost:
         """Of all problems; its calls are those that each problem had a part in, added."""
-        return functools.reduce(operator.add, (solution.cost for solution in self.solutions), Cost())
+        return sum((solution.cost for solution in self.solutions), Cost())
