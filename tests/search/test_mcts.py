@@ -99,6 +99,15 @@ def test_uct_and_puct_by_hand():
     assert run(MCTS(3, 2, rule="puct"), one, ("q",)).visits.tolist() == [3, 1, 2]
 
 
+def test_the_bonus_of_uct_is_that_of_all_visits_before():
+    """Values 1 and 0: the second child is visited again where 2 sqrt(ln N) (1 - 1 / sqrt(N - 1)) > 1, from N = 5 on."""
+    one = toy.Toy(
+        {("q",): {"a": 0.5, "b": 0.5}}, {("q", "a"): 1.0, ("q", "b"): 0.0}, {("q", "a"): "a", ("q", "b"): "b"}
+    )
+    assert run(MCTS(5, 2), one, ("q",)).visits.tolist() == [5, 4, 1]
+    assert run(MCTS(6, 2), one, ("q",)).visits.tolist() == [6, 4, 2]
+
+
 def test_agreement_needs_no_scorer_and_is_the_share_of_equal_answers():
     """Of ends that are reached in the order a, b, c, two agree."""
     children = {("q",): dict.fromkeys("abc", 1 / 3)}

@@ -30,6 +30,19 @@ def test_particles_are_drawn_in_proportion_to_their_odds():
     assert right == pytest.approx(0.25 * 9 / (0.25 * 9 + 0.75 / 9), abs=0.03)
 
 
+def test_resampling_is_a_function_of_the_key():
+    """Of a policy whose samples do not depend on it."""
+
+    def populations(key):
+        one = toy.lock(sampled=True)
+        fixed = lambda prefixes, k, _: one.propose(prefixes, k, (0,))  # noqa: E731
+        search(ParticleFilter(8), [("lock",)], fixed, {"prm": one.value}, one.answer, key)
+        return [[prefix.state for prefix in prefixes] for prefixes, _, _ in one.calls]
+
+    assert populations((1,)) == populations((1,))
+    assert populations((1,))[1] != populations((2,))[1]
+
+
 def test_one_particle_is_one_sample():
     one = toy.random_toy(5, sampled=True)
     solution = run(ParticleFilter(1), one, ("0",))

@@ -79,6 +79,12 @@ def test_a_problem_does_not_see_the_others_of_its_batch(strategy):
     assert (alone.chosen.id, alone.answer, alone.cost) == (together.chosen.id, together.answer, together.cost)
 
 
+def test_equal_prompts_are_sampled_independently():
+    one = toy.lock(sampled=True)
+    first, second = search(Majority(8), [("lock",)] * 2, one.propose, {}, one.answer, (0,))
+    assert [node.state for node in first.nodes] != [node.state for node in second.nodes]
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES, **NAMED)
 def test_every_candidate_is_kept_with_its_parent_and_scores(strategy):
     one = toy.random_toy(2, problems=2, sampled=True)
