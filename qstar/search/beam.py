@@ -1,0 +1,48 @@
+"""Beam search over steps, with a process verifier (Snell et al. 2024, section 5.2).
+
+Sample N first steps; score them, keep the best N/M, sample M next steps from each; and so on, for at most 40 rounds.
+The answer is chosen among the finished ones by best-of-N weighted. With M = 1 nothing is ever dropped, which is
+best-of-N; with M = N each step is the best of N.
+
+Differs from the released code: search-and-learn takes finished beams out of the pool and fills it up with copies, so
+that the budget grows, and runs the last round to the end; here what is unfinished after `rounds` has no vote.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from qstar import settings
+from qstar.search import choose, steps
+from qstar.search.protocol import Solutions
+from qstar.search.trees import Trees
+from qstar.settings import Count, OneOf
+
+
+@dataclass(frozen=True)
+class Beam:
+    """The paper's settings: m = 4, and m = the square root of n."""
+
+    n: Count = 16  # candidates of a round
+    m: Count = 4  # next steps of each that is kept
+    rounds: Count = 40  # steps of a solution at most
+    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # among the finished ones
+
+    def __post_init__(self):
+        settings.check(self, "search")
+        check_width(self.n, self.m)
+
+    @property
+    def guided(self) -> bool:
+        return True
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
+        return steps.search(trees, self.n, self.m, 1, self.rounds, steps.judged_by_score, self.select)
+
+
+def check_width(n: int, m: int) -> None:
+    if n % m:
+        raise ValueError(f"search.n = {n} is not divisible by search.m = {m}: n / m candidates of a round are kept")

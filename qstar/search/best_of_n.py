@@ -1,0 +1,44 @@
+"""Best-of-N: sample N solutions, score them, choose (Cobbe et al. 2021; Lightman et al. 2023; Snell et al. 2024).
+
+`max` takes the solution of the highest score; `weighted`, Snell's, the answer whose scores add up to most; `vote`,
+Cobbe's, the answer of most among the `top` solutions (3 to 5 of 100 were best). Solutions alone are scored, so an
+outcome verifier and a process verifier that gives its last step's score serve alike.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from qstar import settings
+from qstar.search import choose
+from qstar.search.protocol import Solutions
+from qstar.search.sample import sample
+from qstar.search.trees import Trees
+from qstar.settings import Count, OneOf
+
+SELECTS = ("max", "weighted", "vote")
+
+
+@dataclass(frozen=True)
+class BestOfN:
+    n: Count = 16
+    select: Annotated[str, OneOf(SELECTS)] = "weighted"
+    top: Count = 3  # of select=vote
+
+    def __post_init__(self):
+        settings.check(self, "search")
+        if self.select == "vote" and self.top > self.n:
+            raise ValueError(f"search.top = {self.top} of search.n = {self.n}: expected at most n")
+
+    @property
+    def guided(self) -> bool:
+        return True
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
+        samples = sample(trees, range(len(trees.prompts)), self.n)
+        ends = [node for nodes in samples.values() for node in nodes]
+        trees.value.update(zip(ends, trees.score(ends), strict=True))
+        return trees.solutions(lambda problem: choose.by_rule(self.select, trees, samples[problem], top=self.top))

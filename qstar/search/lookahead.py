@@ -1,0 +1,48 @@
+"""Lookahead search (Snell et al. 2024, section 5.2): beam search that ranks a step by what comes of it.
+
+A candidate's value is the score at the end of k more steps at temperature 0. The rollout is thrown away; it costs as
+much as a candidate, so that N of them cost N (k + 1). The paper's k are 1 and 3; with k = 0 it is beam search.
+
+Differs from the released code: the beam search of search-and-learn generates rollouts and scores steps without them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+
+from qstar import settings
+from qstar.search import beam, choose, steps
+from qstar.search.protocol import Node, Solutions
+from qstar.search.trees import Trees
+from qstar.settings import Count, OneOf, Whole
+from qstar.typing import Float
+
+
+@dataclass(frozen=True)
+class Lookahead:
+    n: Count = 16  # candidates of a round
+    m: Count = 4  # next steps of each that is kept
+    k: Whole = 1  # steps of a rollout
+    rounds: Count = 40
+    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"
+
+    def __post_init__(self):
+        settings.check(self, "search")
+        beam.check_width(self.n, self.m)
+
+    @property
+    def guided(self) -> bool:
+        return True
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
+    def __call__(self, trees: Trees) -> Solutions:
+        return steps.search(trees, self.n, self.m, 1, self.rounds, self._judge, self.select)
+
+    def _judge(self, trees: Trees, nodes: Sequence[Node]) -> Float[np.ndarray, "N"]:
+        """Where the budget ends a rollout early, the score is that of its last step."""
+        return trees.score(trees.complete(nodes, steps=self.k, sampled=False, rollout=True))
