@@ -88,7 +88,10 @@ def test_help_fits_into_a_hundred_columns(program, monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments, message",
-    [("sed=3", "there is no setting sed: did you mean seed=3?"), ("data=oops", "data is one of cups, examples, labelled, pairs, text")],
+    [
+        ("sed=3", "there is no setting sed: did you mean seed=3?"),
+        ("data=oops", "data is one of cups, examples, labelled, pairs, text"),
+    ],
 )
 def test_help_with_wrong_arguments_says_what_is_wrong(capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
