@@ -76,12 +76,13 @@ AFTER_RUNS = {
     "quiet_star/smollm2_math/curve.py",
     "quiet_star/tiny/headroom.py",
     "quiet_star/token_benefit.py",
+    "star/arithmetic/bases.py",
     "star/arithmetic/tables.py",
     "star/arithmetic/study.py",
     "star/smollm2/ask.py",
     "star/smollm2/tables.py",
 }
-"""Those of the tests below."""
+"""Those of the tests below, and of tests of their own."""
 
 
 ELSEWHERE = {"accelerator/jobs.py"}

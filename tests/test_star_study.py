@@ -11,7 +11,7 @@ from small_runs import composed
 @pytest.fixture(scope="module")
 def modules():
     """The modules of experiments/star/arithmetic, by name."""
-    return {name: experiment_scripts.load(f"star/arithmetic/{name}") for name in ("study", "tables")}
+    return {name: experiment_scripts.load(f"star/arithmetic/{name}") for name in ("study", "tables", "bases")}
 
 
 def line(iteration, share, of_two, **more):
@@ -122,6 +122,41 @@ def test_a_page_is_written_anew_on_request_alone_and_never_from_fewer_runs(modul
     with pytest.raises(SystemExit):
         called("--replace")
     assert page.read_text() == more
+
+
+def test_hint_success_of_bases_beside_where_star_ends(modules, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    bases = modules["bases"]
+    test = {"accuracy": {"share": 0.9, "low": 0.88, "high": 0.92, "n": 810}, "groups": {}}
+    for folder, right, last in (("few", 2, 0.5), ("many", 9, 0.9)):
+        first = line(1, 0.4, 1.0, hinted=10, right_hinted=right)
+        written(tmp_path / folder, "star", 0, [line(0, 0.3, 1.0), first, line(2, last, 1.0, test=test)])
+    written(tmp_path / "many", "star", 1, [line(0, 0.3, 1.0)])  # not finished
+
+    def called(*arguments, out="out"):
+        monkeypatch.setattr(sys, "argv", ["bases.py", *arguments, "--out", str(tmp_path / out)])
+        bases.main()
+        return cells(capsys.readouterr().out)
+
+    (tmp_path / "out").mkdir()
+    few = [
+        "0.3",
+        "0",
+        "0.200 [0.057, 0.510]",
+        "0.300",
+        "0.400",
+        "0.500",
+        "",
+        "0.500 (2)",
+        "0.900 [0.880, 0.920] of 810",
+    ]
+    assert called(f"0.3={tmp_path}/few") == [few]
+    assert (tmp_path / "out" / "bases.png").is_file()
+    both = called(f"0.7={tmp_path}/many")  # joins what is there
+    assert both[0] == few and both[1][:3] == ["0.7", "0", "0.900 [0.596, 0.982]"]
+    assert called() == both
+    with pytest.raises(SystemExit):
+        called("0.7=absent", out="few")
 
 
 def test_no_finished_run_is_an_error(modules, tmp_path):

@@ -14,6 +14,7 @@ which is read as base 0.
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from qstar import config as configs
@@ -73,13 +74,16 @@ def command(arm: str, base: int, seed: int, out: Path, more: tuple[str, ...] = (
     return [RECIPE, warm, "test=true", f"seed={seed}", f"run_dir={directory}", *ARMS[arm], *more]
 
 
-def warm_up(out: Path, base: int, more: tuple[str, ...]) -> None:
-    """A model that runs begin with: its examples and its training have a seed of their own."""
+def warm_up(out: Path, base: int, more: tuple[str, ...], examples: Sequence[str] = ()) -> None:
+    """A model that runs begin with: its examples and its training have a seed of their own.
+
+    `examples` are arguments of warmup.py.
+    """
     folder = base_folder(out, base)
     if (folder / "done").is_file():
         return
     data, log = out / folder.name.replace("warmup", "warmup_data"), out / f"{folder.name}.log"
-    pool.call([str(HERE / "warmup.py"), str(data), "--seed", str(base + 1)], log)
+    pool.call([str(HERE / "warmup.py"), str(data), "--seed", str(base + 1), *examples], log)
     files = [f"data.path={data / 'examples.jsonl'}", f"model.tokenizer={data / 'tokenizer.json'}"]
     begun = (folder / "config.yaml").is_file()
     start = [f"resume={folder}"] if begun else [WARMUP, *files, f"seed={base}", *more]
@@ -120,6 +124,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="runs at a time, each with its share of the processors")
     flags.overriding(parser, "--set", "overrides of the recipe of all arms")
     flags.overriding(parser, "--set-warmup", "overrides of the training of all bases")
+    parser.add_argument("--hinted", type=float, help="share of warm-up examples after a hint")
     parser.add_argument("--ask", type=Path, metavar="RUN", help="only ask this finished run the longer sums")
     args = parser.parse_args()
     if args.ask:
@@ -128,8 +133,9 @@ def main() -> None:
     if unknown:
         parser.error(f"unknown arms {', '.join(sorted(unknown))}: choose of {', '.join(ARMS)}")
     args.out.mkdir(parents=True, exist_ok=True)
+    examples = () if args.hinted is None else ("--hinted", str(args.hinted))
     for base in args.bases:
-        warm_up(args.out, base, tuple(args.set_warmup))
+        warm_up(args.out, base, tuple(args.set_warmup), examples)
     todo = [(arm, base, seed) for seed in args.seeds for base in args.bases for arm in args.arms or ARMS]
     pool.carry_out(functools.partial(work, out=args.out, more=tuple(args.set)), todo, args.workers)
 

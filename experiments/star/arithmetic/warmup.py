@@ -41,7 +41,7 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--digits", nargs="+", default=DIGITS, metavar="N:COUNT")
-    parser.add_argument("--hinted", type=float, default=0.3, help="share of examples behind a hint")
+    parser.add_argument("--hinted", type=float, default=0.7, help="share of examples that stand after a hint")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     digits = {int(size): int(count) for size, _, count in (one.partition(":") for one in args.digits)}

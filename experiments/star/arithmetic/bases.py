@@ -1,0 +1,113 @@
+"""How often a base follows a hint, and where STaR ends from there: a table and a figure, for README.md.
+
+    python experiments/star/arithmetic/study.py star --hinted 0.3 --bases 0 1 2 --seeds 0 --out runs/star_hinted_0.3
+    python experiments/star/arithmetic/bases.py 0.3=runs/star_hinted_0.3 0.7=runs/star_arithmetic
+    python experiments/star/arithmetic/bases.py                                  # from the committed bases.jsonl
+
+The share before a folder is that of the warm-up's examples that stood after a hint. Runs join bases.jsonl, and one of
+the same share, base and seed takes the place of the one before. The figure needs matplotlib: pip install '.[figures]'.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import study
+
+from qstar import files
+from qstar.cli import flags, session
+from qstar.evals.intervals import wilson
+from qstar.reports import figures, tables
+from qstar.runs import iterations
+
+HERE = Path(__file__).resolve().parent
+RECORDS, FIGURE, PLACE = "bases.jsonl", "bases.png", "bases"
+PAPER = 0.895
+KEY = ("hinted_share", "base", "seed")
+
+
+def read(share: float, folder: Path) -> Iterator[dict]:
+    """A record of every finished run of STaR in a folder of study.py."""
+    for base, seed, directory in study.runs_of(folder, "star"):
+        lines = iterations.lines(directory)
+        if "test" in lines[-1]:
+            yield {
+                "hinted_share": share,
+                "base": base,
+                "seed": seed,
+                "hinted": lines[1]["hinted"],
+                "right_hinted": lines[1]["right_hinted"],
+                "dev": [line["accuracy"]["share"] for line in lines],
+                "test": lines[-1]["test"]["accuracy"],
+            }
+
+
+def success(record: dict) -> float:
+    """Share of the first iteration's failures that come right when the base is shown the hint."""
+    return record["right_hinted"] / record["hinted"]
+
+
+def table(records: Sequence[dict]) -> str:
+    rows = [
+        (
+            f"{record['hinted_share']:g}",
+            record["base"],
+            tables.interval(success(record), *wilson(record["right_hinted"], record["hinted"])),
+            *(f"{record['dev'][i]:.3f}" if i < len(record["dev"]) else "" for i in (0, 1, 2, 3)),
+            f"{record['dev'][-1]:.3f} ({len(record['dev']) - 1})",
+            tables.share(record["test"]),
+        )
+        for record in records
+    ]
+    names = ("hinted examples", "base", "right with hint", "dev before", "1", "2", "3", "last (iteration)", "test")
+    return tables.markdown(names, rows)
+
+
+def draw(records: Sequence[dict], file: Path) -> None:
+    figure, (axes,) = figures.grid(1, 1, 5.0, 3.4)
+    shares = sorted({record["hinted_share"] for record in records})
+    for share, colour in zip(shares, figures.shades(len(shares) + 1), strict=False):
+        mine = [record for record in records if record["hinted_share"] == share]
+        axes.plot(
+            [success(record) for record in mine],
+            [record["test"]["share"] for record in mine],
+            "o",
+            color=colour,
+            label=f"{share:g} of the warm-up hinted",
+        )
+    figures.level(axes, PAPER, "the paper's 0.895")
+    axes.set_xlabel("failures that the base puts right when it sees the hint", fontsize=9)
+    axes.set_ylabel("test accuracy after the last iteration", fontsize=9)
+    axes.set_xlim(-0.03, 1.03)
+    axes.set_ylim(-0.03, 1.03)
+    axes.legend(fontsize=8, frameon=False)
+    figures.save(figure, file)
+
+
+def main() -> None:
+    parser = flags.parser(__doc__)
+    parser.add_argument("runs", nargs="*", metavar="SHARE=FOLDER", help="folders of study.py --hinted SHARE")
+    parser.add_argument("--out", type=Path, default=HERE)
+    args = parser.parse_args()
+    with session.errors():
+        found = {}
+        if (args.out / RECORDS).is_file():
+            kept = files.lines(args.out / RECORDS, "a run of STaR", hinted_share=float, base=int, seed=int, dev=list)
+            found = {tuple(one.record[name] for name in KEY): one.record for one in kept}
+        for text in args.runs:
+            share, _, folder = text.partition("=")
+            found |= {tuple(one[name] for name in KEY): one for one in read(float(share), Path(folder))}
+        if not found:
+            raise FileNotFoundError(f"no {RECORDS} in {args.out} and no finished run: give SHARE=FOLDER of study.py")
+        records = [found[key] for key in sorted(found)]
+        if args.runs:
+            files.write_records(args.out / RECORDS, records)
+        page = args.out / "README.md"
+        if page.is_file() and PLACE in tables.places(page.read_text(encoding="utf-8")):
+            page.write_text(tables.filled(page.read_text(encoding="utf-8"), {PLACE: table(records)}), encoding="utf-8")
+        else:
+            print(table(records), end="")
+        draw(records, args.out / FIGURE)
+
+
+if __name__ == "__main__":
+    main()
