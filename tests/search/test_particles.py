@@ -37,7 +37,7 @@ def test_resampling_is_a_function_of_the_key():
         one = toy.lock(sampled=True)
         fixed = lambda prefixes, k, _: one.propose(prefixes, k, (0,))  # noqa: E731
         search(ParticleFilter(8), [("lock",)], fixed, {"prm": one.value}, one.answer, key)
-        return [[prefix.state for prefix in prefixes] for prefixes, _, _ in one.calls]
+        return [[prefix.id for prefix in prefixes] for prefixes, _, _ in one.calls]
 
     assert populations((1,)) == populations((1,))
     assert populations((1,))[1] != populations((2,))[1]
