@@ -312,7 +312,7 @@ def test_more_than_fits_behind_the_longest_question_is_refused_before_anything_i
 
 def evaluator(overlong, monkeypatch):
     """Of two questions, one of which is longer than the context of the model."""
-    room = chain._max_len(thinker(QUICK))
+    room = thinker(QUICK).definition.abstract_model.lm.cfg.max_len
     questions = tuple(Question(f"test-{i}", "Q: " + "A" * (i * room), chain.CLOSING, "1", "") for i in range(2))
     cfg = dataclasses.replace(CFG, overlong=overlong, max_tokens=2, answer_tokens=1)
     monkeypatch.setattr(ChainEval, "measures", lambda self, tokenizer: [measured(self, questions)])
