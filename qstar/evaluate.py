@@ -16,11 +16,12 @@ from qstar import config as configs
 from qstar.cli import manual, session
 from qstar.config import EvaluateConfig
 from qstar.evals import suite
-from qstar.evals.measure import NONE, Subject
+from qstar.evals.measure import NONE
 from qstar.evals.suite import Evaluator, NoEval
 from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.paths import CONFIGS
+from qstar.policy import Policy
 from qstar.reports import summaries
 from qstar.training import console
 
@@ -99,12 +100,12 @@ def _evaluated(cfg: EvaluateConfig) -> summaries.Groups:
     return groups
 
 
-def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Subject]]:
+def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Policy]]:
     """Who is asked: its name, its step (0 for a language model as it is), itself."""
     if cfg.run == "none":
         with console.phase("loading the model"):
             loaded, method = runs.initial_model(cfg.model, cfg.seed), PlainLM()
-        yield loaded.name, 0, Subject(method, method.definition(loaded.lm), loaded.tokenizer, loaded.language_model)
+        yield loaded.name, 0, Policy(method, method.definition(loaded.lm), loaded.language_model, loaded.tokenizer)
         return
     path = runs.latest_run() if cfg.run == "latest" else Path(cfg.run)
     for step in _steps(cfg, path):
@@ -112,7 +113,7 @@ def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Subject]]:
             run = runs.load_run(path, step)
         method = _otherwise(run.method, cfg.method)
         definition = runs.definition_for(run, method)
-        yield f"{path}, step {run.step}", run.step, Subject(method, definition, run.tokenizer, run.params)
+        yield f"{path}, step {run.step}", run.step, Policy(method, definition, run.params, run.tokenizer)
 
 
 def _otherwise(method: Method, changes: dict[str, Any]) -> Method:

@@ -25,8 +25,7 @@ class Policy:
     definition: Definition
     params: Params  # of the definition, frozen ones included; numpy, or on devices
     tokenizer: Tokenizer
-    lm: LMConfig  # shape of the language model
-    name: str  # where the weights are from, for tables and stores
+    name: str = ""  # where the weights are from, for tables and stores
     companions: Companions = field(default_factory=dict)  # special tokens, chat template and the like
 
     @classmethod
@@ -34,7 +33,12 @@ class Policy:
         cls, lm: LMConfig, params: Params, tokenizer: Tokenizer, name: str, companions: Companions | None = None
     ) -> "Policy":
         """A language model as it is."""
-        return cls(PlainLM(), language_models.definition(lm), params, tokenizer, lm, name, companions or {})
+        return cls(PlainLM(), language_models.definition(lm), params, tokenizer, name, companions or {})
+
+    @functools.cached_property
+    def lm(self) -> LMConfig:
+        """Shape of the language model."""
+        return self.definition.abstract_model.lm.cfg
 
     @functools.cached_property
     def language_model(self) -> Params:

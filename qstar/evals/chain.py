@@ -18,7 +18,8 @@ import numpy as np
 from qstar.data.examples import OVERLONG
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals, measure, suite
-from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
+from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow
+from qstar.policy import Policy
 from qstar.settings import Count, NonNegative, OneOf, Whole
 from qstar.tasks import commonsense_qa, gsm8k
 from qstar.tasks.grading import extract
@@ -201,7 +202,7 @@ class Chain:
         order = sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].prompt), i))
         return [order[start : start + self.cfg.batch_size] for start in range(0, len(order), self.cfg.batch_size)]
 
-    def ask(self, subject: Subject, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
+    def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         """What is drawn for a vote depends on `key`, the question's id and the vote's number alone."""
         # Filled up with the last question, so that one program serves all batches.
         asked = [self.items[i] for i in index] + [self.items[index[-1]]] * (self.cfg.batch_size - len(index))
@@ -214,7 +215,7 @@ class Chain:
                 rows.append({"item": question.id, "thoughts": way, "draw": 0} | _columns(question, votes))
         return rows
 
-    def _written(self, subject: Subject, way: str, questions: Sequence[Question], keys: Keys) -> list[Written]:
+    def _written(self, subject: Policy, way: str, questions: Sequence[Question], keys: Keys) -> list[Written]:
         cfg, tokenizer = self.cfg, subject.tokenizer
         room = subject.definition.abstract_model.lm.cfg.max_len
         prompts = [self._ids(question, tokenizer) for question in questions]
@@ -239,7 +240,7 @@ class Chain:
         ]
 
     def _continued(
-        self, subject: Subject, way: str, prompts: list[list[int]], keys: Keys, tokens: int, samples: int
+        self, subject: Policy, way: str, prompts: list[list[int]], keys: Keys, tokens: int, samples: int
     ) -> list[tuple[str, int]]:
         """Text and number of tokens of every row."""
         never = subject.definition.abstract_model.forbidden

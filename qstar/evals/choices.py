@@ -14,9 +14,10 @@ import numpy as np
 
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure, predictions
-from qstar.evals.measure import Figure, ItemRow, Subject
+from qstar.evals.measure import Figure, ItemRow
 from qstar.evals.predictions import Predictions, Query
 from qstar.evals.probability import thought
+from qstar.policy import Policy
 from qstar.tasks.items import Choices
 from qstar.typing import Key
 
@@ -54,7 +55,7 @@ class ChoiceTexts:
     def batches(self) -> list[list[int]]:
         return predictions.partition([max(map(len, item.ids)) for item in self.items], self._questions)
 
-    def ask(self, subject: Subject, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
+    def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         items, each = [self.items[i] for i in index], len(self.items[0].choices)
         keys = jax.vmap(jax.random.split, in_axes=(0, None))(measure.item_keys(key, items), each)
         found = predictions.ask(

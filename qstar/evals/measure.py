@@ -17,30 +17,14 @@ import numpy as np
 from qstar import settings
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals
-from qstar.methods.protocol import Method
-from qstar.models.definition import Definition
-from qstar.thoughts.thinking import Thinks
-from qstar.typing import Float, Key, Params
+from qstar.policy import Policy
+from qstar.typing import Float, Key
 
 NONE, GREEDY, SAMPLED = WAYS = ("none", "greedy", "sampled")
 
 ItemRow = Mapping[str, Any]
 """Columns every measure writes: `item` (its id), `thoughts` (a way), `draw` (from 0). The others are the measure's own:
 text, numbers, truth values, or lists of numbers."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Who is asked."""
-
-    method: Method
-    definition: Definition
-    tokenizer: Tokenizer
-    params: Params
-
-    @property
-    def thinks(self) -> bool:
-        return isinstance(self.method, Thinks)
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,7 @@ class Measure(Protocol):
     def batches(self) -> Sequence[Sequence[int]]:
         """Which items are asked together, every item once; always the same for the same measure."""
 
-    def ask(self, subject: Subject, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
+    def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         """Rows of one batch in all these ways, thoughts of an item drawn by `item_keys`.
 
         `key` is that of the evaluation, the same for every batch.

@@ -24,12 +24,13 @@ from qstar.data.examples import OVERLONG
 from qstar.data.pipeline import TextConfig
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure
-from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow, Subject
+from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
 from qstar.ops import rows as padding
 from qstar.ops import vocabulary
 from qstar.ops.chunk import slice_size
+from qstar.policy import Policy
 from qstar.settings import Count, Decay, OneOf, Range, Whole
 from qstar.structs import ROWS, Batch, Context, Text
 from qstar.thoughts.thinking import Thinks
@@ -159,7 +160,7 @@ class Likelihood:
     def _windows(self, i: int) -> Iterator[Window]:
         return windows(self.items[i].tokens, self.cfg.length, self.cfg.overlap, i)
 
-    def ask(self, subject: Subject, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
+    def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         """Thoughts drawn in a window depend on `key`, the document's id and the window's start alone.
 
         A row has the log-prob of every scored token, without a thought as well: what a thought did to each token.
@@ -180,7 +181,7 @@ class Likelihood:
         ]
 
     def _logprobs(
-        self, subject: Subject, ways: tuple[str, ...], batch: Sequence[Window], keys: Sequence[Key]
+        self, subject: Policy, ways: tuple[str, ...], batch: Sequence[Window], keys: Sequence[Key]
     ) -> dict[str, np.ndarray]:
         """Log-prob of each window's next tokens by way, `none` always among them."""
         cfg = subject.definition.abstract_model.lm.cfg
@@ -208,7 +209,7 @@ class Likelihood:
             raise ValueError("the prediction is not a number: the model's parameters have diverged")
         return found
 
-    def _row(self, subject: Subject, i: int, way: str, logprobs: Sequence[dict[str, np.ndarray]]) -> ItemRow:
+    def _row(self, subject: Policy, i: int, way: str, logprobs: Sequence[dict[str, np.ndarray]]) -> ItemRow:
         document = self.items[i]
         without, found = (
             np.concatenate([window[each] for window in logprobs]).astype(np.float64) for each in (NONE, way)

@@ -14,10 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from qstar.evals.measure import NONE, SAMPLED, WAYS, Subject
+from qstar.evals.measure import NONE, SAMPLED, WAYS
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
 from qstar.ops import rows
+from qstar.policy import Policy
 from qstar.structs import Batch, Context
 from qstar.thoughts.thinking import Thinks, think_by_row
 from qstar.typing import Array, Float, Int, Key, Params
@@ -54,7 +55,7 @@ def partition(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
 
 
 def ask(
-    subject: Subject,
+    subject: Policy,
     ways: tuple[str, ...],
     queries: Sequence[Query],
     keys: Key,

@@ -12,8 +12,9 @@ import numpy as np
 
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure, predictions
-from qstar.evals.measure import Figure, ItemRow, Subject
+from qstar.evals.measure import Figure, ItemRow
 from qstar.evals.predictions import Predictions, Query
+from qstar.policy import Policy
 from qstar.tasks.items import Item
 from qstar.typing import Bool, Float, Int, Key, typed
 
@@ -64,7 +65,7 @@ class Direct:
         size = min(self.batch_size, len(self.items))
         return predictions.partition([len(item.ids) for item in self.items], size)
 
-    def ask(self, subject: Subject, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
+    def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         items = [self.items[i] for i in index]
         found = predictions.ask(
             subject,

@@ -18,10 +18,11 @@ from qstar.data.examples import OVERLONG
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure
 from qstar.evals.choices import ChoiceTexts
-from qstar.evals.measure import GREEDY, NONE, WAYS, Figure, ItemRow, Measure, Subject
+from qstar.evals.measure import GREEDY, NONE, WAYS, Figure, ItemRow, Measure
 from qstar.evals.probability import Direct
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
+from qstar.policy import Policy
 from qstar.settings import Count, OneOf, Whole
 from qstar.tasks import commonsense_qa, cups, gsm8k
 from qstar.tasks.items import Item
@@ -284,7 +285,7 @@ class Evaluator:
 
         Raises ValueError where the folder holds answers of another evaluation, or a prediction is not a number.
         """
-        subject = Subject(self._method, self._definition, self._tokenizer, params)
+        subject = Policy(self._method, self._definition, params, self._tokenizer)
         journals = self._journals(folder, subject, key)
         asked = _Asked(progress, sum(len(one.items) for one in self._measures))
         found = []
@@ -294,7 +295,7 @@ class Evaluator:
         return found
 
     def _rows(
-        self, one: Measure, subject: Subject, key: Key, asked: "_Asked", journal: "Journal | None"
+        self, one: Measure, subject: Policy, key: Key, asked: "_Asked", journal: "Journal | None"
     ) -> list[ItemRow]:
         """Rows of all items, in their order."""
         if journal is not None and journal.rows is not None:
@@ -319,7 +320,7 @@ class Evaluator:
         draws = 1 + max(row["draw"] for row in rows)
         return Row(one.name, way != NONE, way, draws, len(one.items), one.figures(rows))
 
-    def _journals(self, folder: Path | None, subject: Subject, key: Key) -> "list[Journal | None]":
+    def _journals(self, folder: Path | None, subject: Policy, key: Key) -> "list[Journal | None]":
         from qstar.evals.journal import Journal  # here: it imports Parquet
 
         if folder is None:

@@ -222,7 +222,7 @@ def initial_model(source: Pretrained | Scratch, seed: int) -> Policy:
     if not (source.extras and loaded.extras):
         return Policy.of_language_model(config, params, tokenizer, loaded.name, loaded.companions)
     definition, params = loaded.method.definition(config), {"lm": params, **loaded.extras}
-    return Policy(loaded.method, definition, params, tokenizer, config, loaded.name, loaded.companions)
+    return Policy(loaded.method, definition, params, tokenizer, loaded.name, loaded.companions)
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------
@@ -262,18 +262,8 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
         trained, stored.frozen_weights(path, definition, lambda: initial_model(cfg.model, cfg.seed).language_model)
     )
     definition.check(params, f"the weights of {path}")
-    return Run(
-        cfg.method,
-        definition,
-        params,
-        tokenizer,
-        config,
-        str(path),
-        companions.read(path),
-        path=path,
-        config=cfg,
-        step=step,
-    )
+    whole = (cfg.method, definition, params, tokenizer, str(path), companions.read(path))
+    return Run(*whole, path=path, config=cfg, step=step)
 
 
 def definition_for(run: Run, method: Method) -> Definition:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar.data import tokenizer as tokenizers
-from qstar.evals.measure import Subject
+from qstar.policy import Policy
 from qstar.structs import Text
 from qstar.tasks import cups
 from qstar.thoughts.fill import Inner
@@ -84,7 +84,7 @@ PARAMS = {"plain": distribution(0.2, 0.1, 0.1, 0.05, 0.05), "thought": distribut
 
 
 def subject(method=None, params=PARAMS, tokenizer=CUPS):
-    return Subject(Fixed() if method is None else method, Weights(), tokenizer, params)
+    return Policy(Fixed() if method is None else method, Weights(), params, tokenizer)
 
 
 def table(entries, size=10):

@@ -14,10 +14,10 @@ from tokenizers import pre_tokenizers
 from qstar.data import tokenizer as tokenizers
 from qstar.evals import chain, suite
 from qstar.evals.chain import Chain, ChainEval, Question
-from qstar.evals.measure import Subject
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
+from qstar.policy import Policy
 from qstar.thoughts.generate import Generated
 
 BYTES = {letter: id for id, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -43,7 +43,7 @@ def measured(cfg=CFG, questions=QUESTIONS):
 
 def thinker(lm=LM):
     model, params = tiny.thinker_of(lm)
-    return Subject(THINKING, model, TOKENIZER, params)
+    return Policy(THINKING, model, params, TOKENIZER)
 
 
 def asked(measure, subject, ways):
@@ -229,7 +229,7 @@ def test_a_row_holds_plain_values(x64):
 
 def test_a_model_that_does_not_think_answers_as_the_language_model_inside_a_thinker(x64):
     subject = thinker()
-    plain = Subject(PlainLM(), PlainLM().definition(LM), TOKENIZER, subject.params["lm"])
+    plain = Policy(PlainLM(), PlainLM().definition(LM), subject.params["lm"], TOKENIZER)
     [row] = asked(measured(CFG, QUESTIONS[:1]), plain, ("none",)).values()
     assert row == asked(measured(CFG, QUESTIONS[:1]), subject, ("none",))["test-4", "none"]
 

@@ -16,6 +16,7 @@ from qstar.data import tokenizer
 from qstar.evals.choices import ChoiceTexts
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
+from qstar.policy import Policy
 from qstar.tasks import commonsense_qa
 from qstar.tasks.items import Choices
 
@@ -83,7 +84,7 @@ def test_a_choice_s_likelihood_is_the_sum_over_its_tokens_of_a_model():
         for row, (ids, anchors) in enumerate(zip(items[0].ids, items[0].anchors, strict=True))
     ]
     for batch_size in (3, 40):  # one question at once, both
-        _, found = rows_of(items, asked.Subject(PlainLM(), model, LETTERS, params), batch_size)
+        _, found = rows_of(items, Policy(PlainLM(), model, params, LETTERS), batch_size)
         bound = max(map(len, items[0].anchors)) * tolerances.forward(tiny.LM)  # a log-prob for every token
         assert found[0]["logliks"] == pytest.approx(wanted, abs=bound)
         assert found[0]["logliks"] == pytest.approx(found[1]["logliks"], abs=bound)
@@ -94,7 +95,7 @@ def test_choices_draw_thoughts_of_their_own():
     rows = [{"question": "bag", "choices": ["a", "bc", "d", "e", "fg h"], "answer": "E"}]
     model, params = tiny.thinker_of(dataclasses.replace(tiny.LM, vocab=LETTERS.size))
     method = QuietStar(thought_len=2, lookahead=2, mix="hidden")
-    subject = asked.Subject(method, model, LETTERS, jax.tree.map(jnp.asarray, params))
+    subject = Policy(method, model, jax.tree.map(jnp.asarray, params), LETTERS)
     _, found = rows_of(commonsense_qa.texts(rows, LETTERS), subject, ways=("none", "sampled"), draws=3)
     assert [(row["thoughts"], row["draw"]) for row in found] == [
         ("none", 0), ("sampled", 0), ("sampled", 1), ("sampled", 2),

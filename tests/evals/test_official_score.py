@@ -17,10 +17,10 @@ import pytest
 import tolerances
 from golden import letters
 
-from qstar.evals.measure import Subject
 from qstar.evals.probability import Direct
 from qstar.methods.quiet_star import QuietStar
 from qstar.paths import ROOT
+from qstar.policy import Policy
 from qstar.tasks import commonsense_qa, gsm8k
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.thinking import Thinking
@@ -80,7 +80,7 @@ def subject():
     definition = GOLDEN.definition
     leaves = [jnp.asarray(leaf) for leaf in GOLDEN.tree("weight", definition).values()]
     decoder = SimpleNamespace(decode=lambda ids: letters.decode([VOCABULARY[id] for id in ids]))
-    return Subject(method, definition, decoder, jax.tree.unflatten(jax.tree.structure(definition.abstract), leaves))
+    return Policy(method, definition, jax.tree.unflatten(jax.tree.structure(definition.abstract), leaves), decoder)
 
 
 def narrowed(item):

@@ -12,12 +12,13 @@ from tolerances import EXACT
 
 from qstar.data import tokenizer as tokenizers
 from qstar.evals import perplexity
-from qstar.evals.measure import Subject, item_keys
+from qstar.evals.measure import item_keys
 from qstar.evals.perplexity import Document, Likelihood, PerplexityEval, windows
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.thinker import Tokens
 from qstar.ops import chunk
+from qstar.policy import Policy
 from qstar.structs import Batch
 
 LETTERS = tokenizers.characters("abcdefghijklm")
@@ -36,7 +37,7 @@ def measured(cfg=CFG, documents=DOCUMENTS):
 
 def thinker(lm=tiny.EXACT, method=THINKING):
     model, params = tiny.thinker_of(lm, tokens=Tokens(forbidden=(12,)))
-    return Subject(method, model, LETTERS, params)
+    return Policy(method, model, params, LETTERS)
 
 
 def asked(measure, subject, ways, key=7):
@@ -140,7 +141,7 @@ def test_scores_depend_on_neither_batches_nor_slices_nor_the_other_documents(x64
 
 def test_a_model_that_does_not_think_has_the_likelihoods_of_its_language_model(x64):
     subject = thinker()
-    plain = Subject(PlainLM(), PlainLM().definition(tiny.EXACT), LETTERS, subject.params["lm"])
+    plain = Policy(PlainLM(), PlainLM().definition(tiny.EXACT), subject.params["lm"], LETTERS)
     found = asked(measured(), plain, ("none",))
     np.testing.assert_allclose(
         found["all-0", "none"]["logprobs"], direct(subject.params, DOCUMENTS[0], "none"), rtol=0, atol=EXACT
@@ -150,7 +151,7 @@ def test_a_model_that_does_not_think_has_the_likelihoods_of_its_language_model(x
 def test_a_uniform_model_has_the_perplexity_of_its_vocabulary_and_bits_by_the_byte():
     tokenizer = tokenizers.characters("abcdefghijé€😀")  # thirteen tokens of 1, 2, 3 and 4 bytes
     model, params = tiny.thinker_of()
-    subject = Subject(THINKING, model, tokenizer, jax.tree.map(jnp.zeros_like, params))
+    subject = Policy(THINKING, model, jax.tree.map(jnp.zeros_like, params), tokenizer)
     documents = (Document("0", (11, 10, 0, 12)), Document("1", (12, 0, 0)))  # €éa😀, 😀aa
     measure = measured(CFG, documents)
     rows = list(asked(measure, subject, ("greedy",)).values())
@@ -233,4 +234,4 @@ def test_weights_that_are_no_numbers_are_refused():
     model, params = tiny.thinker_of()
     broken = params | {"lm": params["lm"] | {"embedding": params["lm"]["embedding"] * jnp.nan}}
     with pytest.raises(ValueError, match="not a number"):
-        asked(measured(), Subject(THINKING, model, LETTERS, broken), ("none",))
+        asked(measured(), Policy(THINKING, model, broken, LETTERS), ("none",))

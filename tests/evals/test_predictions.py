@@ -10,14 +10,14 @@ import tiny
 import tolerances
 
 from qstar.evals import predictions
-from qstar.evals.measure import Subject
 from qstar.evals.predictions import Query
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
+from qstar.policy import Policy
 
 METHOD = QuietStar(thought_len=3, lookahead=2, mix="hidden")
 MODEL, PARAMS = tiny.thinker_of()
-SUBJECT = Subject(METHOD, MODEL, None, PARAMS)
+SUBJECT = Policy(METHOD, MODEL, PARAMS, None)
 TEXTS = ([3, 7, 1, 9, 4], [5, 2, 10, 6, 1, 7, 8], [1, 2, 3, 4])
 QUERIES = [Query(TEXTS[0], (1, 3), [[1, 2], [4, 0]]), Query(TEXTS[1], (5,), [[7, 3]]), Query(TEXTS[2], (0,), [[2, 12]])]
 ALL = ("none", "greedy", "sampled")
@@ -101,14 +101,14 @@ def test_shuffled_thoughts_are_dealt_among_the_texts_of_a_batch():
 def test_pauses_have_no_tokens():
     method = QuietStar(thought_len=3, lookahead=2, mix="hidden", fill="pause")
     model, params = tiny.thinker_of(pause=True)
-    found = ask(subject=Subject(method, model, None, params))
+    found = ask(subject=Policy(method, model, params, None))
     assert found.thoughts.shape == (3, 4, 2, 0)
     assert (found.weight[:, 1:] != 0).all()
 
 
 def test_a_method_that_does_not_think_gives_its_prediction():
     model, params = tiny.lm_of()
-    found = ask(subject=Subject(PlainLM(), model, None, params), ways=("none",))
+    found = ask(subject=Policy(PlainLM(), model, params, None), ways=("none",))
     assert (found.logprobs.shape, found.thoughts.shape) == ((3, 1, 2, 2), (3, 1, 2, 0))
     batch = tiny.batch([TEXTS[2]], [[1] * 4])
     whole = jax.nn.log_softmax(model.bind(params).logits(model.bind(params).text(batch).hidden))

@@ -14,6 +14,7 @@ from qstar.data import tokenizer
 from qstar.evals import probability
 from qstar.evals.probability import Direct
 from qstar.methods.lm import PlainLM
+from qstar.policy import Policy
 from qstar.tasks import gsm8k
 from qstar.tasks.items import Item
 
@@ -99,7 +100,7 @@ def test_scores_of_a_model_equal_the_naive_procedure():
     rows = [{"question": "ab1?", "answer": "#### 42"}, {"question": "c?", "answer": "#### 1,305"}]
     items = gsm8k.direct(rows, letters)
     model, params = tiny.lm_of(dataclasses.replace(tiny.LM, vocab=letters.size))
-    found = rows_of(Direct("gsm8k", tuple(items), 2), asked.Subject(PlainLM(), model, letters, params))
+    found = rows_of(Direct("gsm8k", tuple(items), 2), Policy(PlainLM(), model, params, letters))
     for one, row in zip(items, found, strict=True):
         batch = tiny.batch([one.ids], [[1] * len(one.ids)])
         logprobs = jax.nn.log_softmax(model.bind(params).logits(model.bind(params).text(batch).hidden))

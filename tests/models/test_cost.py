@@ -190,7 +190,7 @@ def test_a_teacher_of_any_method_thinks_once_before_every_token():
 
 def test_a_student_s_step_counts_what_its_teacher_thinks():
     student, teacher = FastQuietStar(teacher="runs/teacher"), TEACHER.definition(LM)
-    other = Policy(TEACHER, teacher, {}, None, None, "teacher")
+    other = Policy(TEACHER, teacher, {}, None, "teacher")
     mesh = sharding.make_mesh(MeshConfig())
     program = Program.of(student, LM, mesh, OptimConfig(), 10, 1, other=other)
     assert program.passes(9) == (*student.passes(9), *teacher_passes(TEACHER, 9))

@@ -82,7 +82,7 @@ def test_initial_weights_are_kept_and_no_gradient_reaches_them(micro_batches):
 
 
 def other_policy(model, params):
-    return Policy(PlainLM(), model, jax.tree.map(np.asarray, params), None, None, "other")
+    return Policy(PlainLM(), model, jax.tree.map(np.asarray, params), None, "other")
 
 
 @pytest.mark.parametrize("other", [False, True])
