@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent / "qstar"
 
-# What a package of qstar may import of qstar, besides `typing`, `structs`, `settings`, `ranks`, `foreign`, itself.
+# What a package of qstar may import of qstar, besides `typing`, `structs`, `settings`, `ranks`, itself.
 MAY_IMPORT = {
     "ops": {"sharding"},
     "models": {"ops", "sharding"},
@@ -43,7 +43,6 @@ MAY_IMPORT = {
     "structs": set(),
     "sharding": set(),
     "paths": set(),
-    "foreign": set(),
     "files": set(),
 }
 # Modules that put the packages together: configuration, runs and entry points, which no package imports.
@@ -154,7 +153,7 @@ def test_packages_import_downwards_only():
     for path, names in modules().items():
         if layer(path) in TOP | {"__init__"}:
             continue
-        allowed = MAY_IMPORT[layer(path)] | {"ranks", "settings", "typing", "structs", "foreign", layer(path)}
+        allowed = MAY_IMPORT[layer(path)] | {"ranks", "settings", "typing", "structs", "files", layer(path)}
         wrong += [f"{path}: {name}" for name in names if is_of(name, "qstar") and name.split(".")[1] not in allowed]
     assert wrong == []
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from qstar import foreign, paths
+from qstar import files, paths
 from qstar.tasks import lines
 from qstar.tasks.lines import SEPARATOR
 
@@ -88,7 +88,7 @@ def documents(path: Path, field: str = "text", separator: str = SEPARATOR) -> It
         found = ("\n".join(lines.member(r, name, where) for name in names) for where, r in lines.json_lines(path))
     else:
         line = rf"^{re.escape(separator)}[ \t\r]*$"
-        found = iter(re.split(line, foreign.text(path), flags=re.MULTILINE))
+        found = iter(re.split(line, files.text(path), flags=re.MULTILINE))
     return (document.strip("\r\n") for document in found if document.strip())
 
 

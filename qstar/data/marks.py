@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer as Backend
 
-from qstar import foreign
+from qstar import files
 
 CONFIG, GENERATION, MODEL, MAP, TEMPLATE = (
     "tokenizer_config.json",
@@ -54,8 +54,8 @@ class Marks:
 
 def read(tokenizer_file: Path, backend: Backend) -> Marks:
     """What the files beside this tokenizer.json say. Raises ValueError for a file or a value that cannot be read."""
-    files = {name: tokenizer_file.parent / name for name in (CONFIG, GENERATION, MODEL, MAP, TEMPLATE)}
-    return of({name: foreign.text(file) for name, file in files.items() if file.is_file()}, backend)
+    beside = {name: tokenizer_file.parent / name for name in (CONFIG, GENERATION, MODEL, MAP, TEMPLATE)}
+    return of({name: files.text(file) for name, file in beside.items() if file.is_file()}, backend)
 
 
 def of(texts: Mapping[str, str], backend: Backend) -> Marks:
@@ -127,7 +127,7 @@ def known(folder: Path) -> bool:
 
 
 def _contents(texts: Mapping[str, str], name: str) -> dict:
-    found = foreign.parsed(texts.get(name, "{}"), name)
+    found = files.parsed(texts.get(name, "{}"), name)
     if not isinstance(found, dict):
         raise ValueError(f"{name} holds a JSON {type(found).__name__}, expected an object")
     return found

@@ -15,7 +15,7 @@ from pathlib import Path
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
-from qstar import foreign
+from qstar import files
 from qstar.data import chat
 from qstar.data import marks as markings
 from qstar.data.marks import Marks
@@ -80,7 +80,7 @@ class Tokenizer:
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}: a tokenizer.json of the `tokenizers` library is wanted")
         try:
-            found = cls.from_json(foreign.text(path))
+            found = cls.from_json(files.text(path))
             return found.marked(markings.read(path, found._backend))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

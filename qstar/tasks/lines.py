@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from qstar import foreign
+from qstar import files
 
 SEPARATOR = "<|doc|>"  # the line between two documents of a plain-text file
 
@@ -22,14 +22,14 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     offset = 0
     with path.open("rb") as file:
         for number, raw in enumerate(file, 1):
-            line, where = foreign.decoded(raw, path, offset), f"{path}:{number}"
+            line, where = files.decoded(raw, path, offset), f"{path}:{number}"
             offset += len(raw)
             if line.strip(" \t\r\n"):
                 yield where, _record(line, where)
 
 
 def _record(line: str, where: str) -> dict[str, Any]:
-    record = foreign.parsed(line, where)
+    record = files.parsed(line, where)
     if not isinstance(record, dict):
         raise ValueError(f"{where} is a JSON {type(record).__name__}; every line must be an object like {{...}}")
     return record

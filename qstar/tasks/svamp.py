@@ -15,7 +15,7 @@ from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
-from qstar import foreign
+from qstar import files
 from qstar.settings import Count
 from qstar.tasks import lines, problem, worded
 from qstar.tasks.grading import extract, grade
@@ -119,7 +119,7 @@ def families(bodies: tuple[str, ...]) -> list[int]:
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Problem, str]]:
-    records = foreign.parsed(foreign.text(path), str(path))
+    records = files.parsed(files.text(path), str(path))
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
         raise ValueError(f"{path}: a list of problems is wanted, [{{...}}, ...]")
     for number, record in enumerate(records, 1):

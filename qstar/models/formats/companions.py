@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from qstar import foreign
+from qstar import files
 from qstar.models.formats.weights import inside
 
 TOKENIZER, GENERATION = "tokenizer_config.json", "generation_config.json"
@@ -26,17 +26,17 @@ def read(directory: Path) -> dict[str, str]:
 
     Raises ValueError for a file that is damaged, or leads out of the directory.
     """
-    texts = {name: foreign.text(file) for name in NAMES if (file := inside(directory, name)).is_file()}
+    texts = {name: files.text(file) for name in NAMES if (file := inside(directory, name)).is_file()}
     for name in texts:
         if name.endswith(".json"):
-            contents = foreign.json_object(directory / name)
+            contents = files.json_object(directory / name)
             _check_ids(contents, directory / name)
     folder = inside(directory, TEMPLATES)
     for file in sorted(folder.glob("*.jinja")):
-        texts[f"{TEMPLATES}/{file.name}"] = foreign.text(inside(folder, file.name))
+        texts[f"{TEMPLATES}/{file.name}"] = files.text(inside(folder, file.name))
     config = inside(directory, "config.json")
     if GENERATION not in texts and config.is_file():
-        contents = foreign.json_object(config)
+        contents = files.json_object(config)
         _check_ids(contents, config)
         ids = {name: contents[name] for name in IDS if contents.get(name) is not None}
         if ids:
@@ -50,7 +50,7 @@ def write(directory: Path, companions: Companions) -> None:
         file = directory / name
         file.parent.mkdir(exist_ok=True)
         if name.endswith(".json") and file.is_file():
-            own = {key: value for key, value in foreign.json_object(file).items() if key != "tokenizer_class"}
+            own = {key: value for key, value in files.json_object(file).items() if key != "tokenizer_class"}
             contents = spelled(json.loads(contents) | own)
         file.write_text(contents, encoding="utf-8")
 

@@ -14,7 +14,7 @@ import ml_dtypes
 import numpy as np
 import safetensors.numpy
 
-from qstar import foreign
+from qstar import files
 from qstar.models import lm
 from qstar.models.definition import differences
 from qstar.models.formats import companions, families
@@ -53,7 +53,7 @@ def read_config(path: str | Path) -> LMConfig:
     file = inside(Path(path), "config.json")
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no config.json: a Hugging Face model directory is wanted")
-    return families.read(foreign.json_object(file), str(file))
+    return families.read(files.json_object(file), str(file))
 
 
 def _weight_files(path: Path) -> tuple[list[Path], dict[str, Path]]:
@@ -76,7 +76,7 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, Path]]:
 
 def _shards(path: Path, index: Path) -> dict[str, Path]:
     """File of every tensor that an index names."""
-    names = foreign.json_object(index).get("weight_map")
+    names = files.json_object(index).get("weight_map")
     if not isinstance(names, dict) or not names:
         raise ValueError(f"{index}: weight_map is {_kind(names)}, expected an object from tensors to names of files")
     wrong = {tensor: name for tensor, name in names.items() if not isinstance(name, str) or not name}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from qstar import foreign
+from qstar import files
 from qstar.models import lm, lora
 from qstar.models.definition import differences
 from qstar.models.formats import hf
@@ -134,7 +134,7 @@ def _config(path: Path) -> dict:
     file = inside(path, CONFIG)
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no {CONFIG}: a directory that peft wrote is wanted")
-    raw = foreign.json_object(file)
+    raw = files.json_object(file)
     missing = [name for name in ("r", "lora_alpha") if name not in raw]
     if raw.get("peft_type") != "LORA" or missing:
         kind = raw.get("peft_type")

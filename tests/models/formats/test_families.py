@@ -19,7 +19,7 @@ from qstar.models import lm
 from qstar.models.formats import families, hf
 from qstar.models.lm import LMConfig
 from qstar.ops.rotary import Scaling
-from qstar.structs import Batch
+from qstar.structs import Batch, Context
 from qstar.thoughts.fill import fill
 from qstar.thoughts.generate import generate
 from qstar.thoughts.sample import sample
@@ -430,7 +430,8 @@ def test_delimiters_and_pauses_are_scaled_as_tokens_are(x64):
     np.testing.assert_allclose(thinker.start_embedding, wanted[0], rtol=tolerances.rounding(1, "float64"))
     np.testing.assert_allclose(thinker.end_embedding, wanted[1], rtol=tolerances.rounding(1, "float64"))
     settings = {"thought_len": 1, "num_thoughts": 1}
-    pause = fill("pause", thinker, thinker.lm.text(TEXT), TEXT, jnp.asarray(ANCHORS), jax.random.key(0), **settings)
+    context = Context(thinker.lm.text(TEXT), TEXT, jnp.asarray(ANCHORS))
+    pause = fill("pause", thinker, context, jax.random.key(0), **settings)
     np.testing.assert_allclose(pause.embedding[0, 0, 0, 0], wanted[2], rtol=tolerances.rounding(1, "float64"))
 
 
