@@ -1,0 +1,175 @@
+"""The README's steps for adding a part, each followed once: a toy of that kind in a package of its own, and a run."""
+
+import dataclasses
+import importlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_runs
+from hydra import compose, initialize_config_dir
+
+from qstar import config as configs
+from qstar.paths import CONFIGS, ROOT
+from qstar.runs import improve, train
+from qstar.search import run as searches
+from qstar.search.protocol import Candidate
+
+MODULE = '''
+"""A method, a recipe, a task and a strategy of somebody else."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from qstar.methods.lm import PlainLM
+from qstar.recipes.protocol import Plan, Recipe
+from qstar.search.sample import sample
+from qstar.settings import Count, Positive
+from qstar.tasks.grading.grade import Verdict
+from qstar.tasks.problem import Asked, Problem, known
+
+
+@dataclass(frozen=True)
+class Scaled(PlainLM):
+    """The negative log-likelihood times a number."""
+
+    scale: Positive = 2.0  # of the loss
+
+    def loss_terms(self, models, batch, key):
+        loss, metrics = super().loss_terms(models, batch, key)
+        return loss.replace(terms=tuple(term.replace(weight=self.scale * term.weight) for term in loss.terms)), metrics
+
+
+@dataclass(frozen=True)
+class FirstFew(Recipe):
+    """Asks the same few questions in every iteration."""
+
+    few: Count = 3  # questions
+
+    def plan(self, iteration, count, seed):
+        return Plan(range(min(self.few, count)), self.samples, self.hint)
+
+
+class Last:
+    """The last character is the answer."""
+
+    name: ClassVar[str] = "last"
+    version: ClassVar[int] = 1
+
+    def canonical(self, gold):
+        return gold
+
+    def __call__(self, written, gold):
+        answer = written[-1:]
+        return Verdict(answer == gold, answer, "right" if answer == gold else "wrong")
+
+
+@dataclass(frozen=True)
+class OneMove(Asked):
+    """Where a ball is after one move of the cups."""
+
+    count: Count = 4  # questions of each split
+    name: ClassVar[str] = "one move"
+    stop: ClassVar[tuple[str, ...]] = (";",)
+    grader: ClassVar[Last] = Last()
+
+    def problems(self, split):
+        moves = ("3a", "3b", "3c", "3d")
+        return [Problem(f"{known(split)}-{i}", moves[i % 4], "4") for i in range(self.count)]
+
+    def shots(self, problem, rng):
+        return ()
+
+    def ask(self, problem, hint):
+        return (f"{problem.told}." if hint else "") + f"{problem.question}="
+
+    def shown(self, problem):
+        return f"{problem.told}."
+
+    def completion(self, rationale, problem):
+        return f"{problem.answer};"
+
+    def cleaned(self, written):
+        return f"{written[-1:]};" if written else None
+
+    def reasons(self, stored):
+        return None
+
+    def budget(self, problem, tokenizer):
+        return 24
+
+
+@dataclass(frozen=True)
+class FirstSample:
+    """Takes the first of two solutions, without a scorer."""
+
+    guided: ClassVar[bool] = False
+    branching: ClassVar[int] = 2
+
+    def __call__(self, trees):
+        nodes = sample(trees, range(len(trees.prompts)), self.branching)
+        return trees.solutions(lambda problem: nodes[problem][0])
+'''
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The package and its YAML files; its classes are lines of `SCHEMAS`."""
+    (tmp_path / "mine.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = importlib.import_module("mine")
+    for group, kind in (("method", module.Scaled), ("improve", module.FirstFew), ("task", module.OneMove)):
+        monkeypatch.setitem(configs.SCHEMAS, group, configs.SCHEMAS[group] | {"mine": kind})
+        (tmp_path / "configs" / group).mkdir(parents=True)
+        (tmp_path / "configs" / group / "mine.yaml").write_text("defaults: [base_mine]\n")
+    configs.register()
+    yield module
+    sys.modules.pop("mine")
+
+
+def composed(folder: Path, name: str, *overrides: str):
+    with initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
+        return configs.build(compose(name, [f"hydra.searchpath=[file://{ROOT},file://{folder}/configs]", *overrides]))
+
+
+def test_a_method(mine, tmp_path):
+    settings = (
+        "~experiments",
+        "method=mine",
+        "method.scale=3",
+        "eval=none",
+        "steps=2",
+        "batch_size=2",
+        "log_every=1",
+        "data.length=32",
+    )
+    cfg = composed(tmp_path, "train", *small_runs.MODEL, *settings)
+    assert cfg.method == mine.Scaled(scale=3.0)
+    plain = dataclasses.replace(cfg, method=configs.SCHEMAS["method"]["lm"]())
+    losses = []
+    for number, one in enumerate((plain, cfg)):
+        train.run(one, tmp_path / f"run_{number}")
+        losses.append(small_runs.lines(tmp_path / f"run_{number}" / "metrics.jsonl")[0]["loss"])
+    assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
+
+
+def test_a_recipe_and_a_task(mine, tmp_path):
+    settings = ("improve.few=2", "improve.keep=all", "improve.steps=2", "improve.few_shot=false", "improve.hint=never")
+    sizes = ("batch_size=2", "length=48", "sample_batch=4", "optim.warmup_steps=0")
+    cfg = composed(tmp_path, "improve", "model.source=bundled:cups", "task=mine", "improve=mine", *settings, *sizes)
+    lines = improve.run(cfg, tmp_path / "run")
+    assert lines[1]["problems"] == lines[1]["sampled"] == 2
+    assert lines[0]["accuracy"]["n"] == 4
+
+
+def test_a_strategy(mine):
+    def propose(prefixes, k, key):
+        letters = np.random.default_rng(key).choice(list("xyz"), (len(prefixes), k)).tolist()
+        return [
+            [Candidate(f"{prefix.state}{letter}", 1, True, letter, np.zeros(1)) for letter in row]
+            for prefix, row in zip(prefixes, letters, strict=True)
+        ]
+
+    found = searches.search(mine.FirstSample(), ["a", "b"], propose, {}, lambda node: node.state[-1], 0)
+    assert len(found.answers) == 2 and set(found.answers) <= set("xyz")
