@@ -1,6 +1,6 @@
 """Policy gradients on sampled tokens: ratios, clipped surrogates, estimates of the KL, how losses of tokens add up.
 
-Letters besides those of `qstar.typing`: rows are sampled texts [B S], a mask marks the tokens that were sampled.
+Rows are sampled texts [B S]; the mask is True at the tokens that were sampled.
 """
 
 import jax
