@@ -203,6 +203,34 @@ def test_checked_classes_are_no_pytrees():
                 assert "typed" not in [ast.unparse(d) for d in node.decorator_list], f"{path.name}: {node.name}"
 
 
+COMMANDS = {"train", "evaluate", "improve", "think", "compare", "prepare"}
+
+
+def test_few_modules_lie_on_the_top_level_beside_the_commands():
+    top = {path.stem for path in ROOT.glob("*.py")} - COMMANDS - {"__init__"}
+    assert len(top) <= 12, sorted(top)
+
+
+def test_no_module_imports_itself_over_others():
+    names = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in modules()}
+    of_path = {path: found for path, found in modules().items()}
+
+    def imported(name: str) -> set[str]:
+        """The modules that this one imports, at the top or in a function."""
+        whole = {found.removeprefix("qstar.") for found in of_path[names[name]] if is_of(found, "qstar")}
+        return {one if one in names else one.rpartition(".")[0] for one in whole} & names.keys() - {name}
+
+    def reached(name: str) -> set[str]:
+        seen, waiting = set(), [name]
+        while waiting:
+            new = imported(waiting.pop()) - seen
+            seen |= new
+            waiting += new
+        return seen
+
+    assert [name for name in names if name in reached(name)] == []
+
+
 def test_every_name_is_defined():
     """ruff's F821, which the project's settings leave out: a shape such as "B" reads like a name that is none."""
     repository = ROOT.parent
