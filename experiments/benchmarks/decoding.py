@@ -93,7 +93,7 @@ def ours(model: Policy, new: int) -> Writer:
     def write(prompts: np.ndarray, seed: int) -> None:
         key, size = jax.random.key(seed), len(prompts)
         found = generate(definition, params, model.tokenizer, prompts.tolist(), key, sampling, batch_size=size)
-        assert found.usage.new_tokens == size * new
+        assert found.cost.generated_tokens == size * new
 
     return write
 

@@ -19,7 +19,7 @@ from qstar.decoding import score, stops, write
 from qstar.decoding.sampling import Sampling
 from qstar.decoding.write import Block
 from qstar.models import cost
-from qstar.models.cost import Pass
+from qstar.models.cost import Cost, Pass
 from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.ops import rows
@@ -40,20 +40,6 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Usage:
-    """What was computed. Adds up."""
-
-    prompt_tokens: int = 0  # read, once for all samples
-    padding_tokens: int = 0  # read to fill rows and batches
-    new_tokens: int = 0  # written and returned
-    discarded_tokens: int = 0  # computed for rows that had ended, or to fill a batch
-    flops: int = 0  # of all of these, by `models.cost`
-
-    def __add__(self, other: "Usage") -> "Usage":
-        return Usage(*(mine + others for mine, others in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-
-@dataclass(frozen=True)
 class Written:
     """Continuations, those of a prompt one after another. Lists have an entry a row; arrays in them one a token."""
 
@@ -65,7 +51,7 @@ class Written:
     behaviour: list[Float[np.ndarray, "n"]]  # of the distribution drawn from: temperature, top-k, top-p, forbidden ids
     margins: list[Float[np.ndarray, "n"]]  # nats between the two likeliest tokens
     finished: Bool[np.ndarray, "B"]  # a stop text or token was written
-    usage: Usage
+    cost: Cost
 
     @property
     def prompt_tokens(self) -> Int[np.ndarray, "B"]:
@@ -127,7 +113,7 @@ def generate(
     _check(cfg, ids, sampling, samples, batch_size)
     keys = choosing.row_keys(key, len(ids) * samples).reshape(-1, samples)
     found: list[_Row | None] = [None] * (len(ids) * samples)
-    usage, done = Usage(), 0
+    spent, done = Cost(), 0
     with sharding.on(mesh):
         params = score.placed(definition, params, mesh)
         layers = write.unrolled(definition, params)
@@ -151,13 +137,13 @@ def generate(
             batch = [_row(block, row, watcher) for row in range(len(index) * samples)]
             for number, i in enumerate(index):
                 found[i * samples : (i + 1) * samples] = batch[number * samples : (number + 1) * samples]
-            usage += _usage(cfg, block, [len(ids[i]) for i in index], sum(len(row.tokens) for row in batch), samples)
+            spent += _cost(cfg, block, [len(ids[i]) for i in index], sum(len(row.tokens) for row in batch), samples)
             done += len(index)
             if progress:
                 progress(done, len(ids))
     columns = {name: [getattr(row, name) for row in found] for name in _Row.__dataclass_fields__}
     columns["finished"] = np.array(columns["finished"])
-    return Written([prompt for prompt in ids for _ in range(samples)], **columns, usage=usage)
+    return Written([prompt for prompt in ids for _ in range(samples)], **columns, cost=spent)
 
 
 def _check(cfg: LMConfig, prompts: Sequence[Sequence[int]], sampling: Sampling, samples: int, batch_size: int) -> None:
@@ -184,16 +170,16 @@ def _row(block: Block, row: int, watcher: stops.Watcher) -> _Row:
     return _Row(tokens, text, end, *columns, finished=ending is not None or by_id)
 
 
-def _usage(cfg: LMConfig, block: Block, prompts: Sequence[int], written: int, samples: int) -> Usage:
+def _cost(cfg: LMConfig, block: Block, prompts: Sequence[int], written: int, samples: int) -> Cost:
     computed = len(block.count) * block.steps
     batch = len(block.count) // samples
     reading = Pass(block.width, block.width, 1, gradient=False)
     writing = Pass(1, block.width + block.room, 1, gradient=False)
     columns = len(block.count) * (block.steps - 1)
-    return Usage(
+    return Cost(
         prompt_tokens=sum(prompts),
         padding_tokens=batch * block.width - sum(prompts),
-        new_tokens=written,
+        generated_tokens=written,
         discarded_tokens=computed - written,
         flops=batch * cost.flops(cfg, [reading]) + columns * cost.flops(cfg, [writing]),
     )

@@ -17,6 +17,27 @@ PHASES = ("text", "sampling", "columns", "vocabulary", "heads", "backward", "rec
 
 
 @dataclass(frozen=True)
+class Cost:
+    """The account of everything that is computed with a model: sampling, hints, asking, training. Adds up."""
+
+    prompt_tokens: int = 0  # read; once for all samples of a prompt
+    padding_tokens: int = 0  # read to fill rows and batches
+    generated_tokens: int = 0  # written and returned
+    discarded_tokens: int = 0  # computed for rows that had ended, or to fill a batch
+    graded_tokens: int = 0  # of what was written: those that a grader read
+    trained_tokens: int = 0  # of rows of training, what fills them up included
+    target_tokens: int = 0  # of these: those that counted in the loss
+    flops: int = 0  # of all of these
+
+    def __add__(self, other: "Cost") -> "Cost":
+        return Cost(*(mine + others for mine, others in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def ledger(self, *names: str) -> dict[str, int]:
+        """These entries by name, as a run's ledger keeps them, and the FLOPs."""
+        return {name: getattr(self, name) for name in (*names, "flops")}
+
+
+@dataclass(frozen=True)
 class Pass:
     """Columns of one window of text that go through the model together, or one after another with a cache."""
 

@@ -15,7 +15,7 @@ from qstar.decoding.generate import Written
 from qstar.decoding.sampling import Sampling
 from qstar.evals.intervals import wilson
 from qstar.models import cost, lm
-from qstar.models.cost import Pass
+from qstar.models.cost import Cost, Pass
 from qstar.policy import Policy
 from qstar.tasks import leaks
 from qstar.tasks.grading.grade import Verdict
@@ -227,12 +227,12 @@ def spent(shape: lm.LMConfig, rows: Sequence[dict], samples: int) -> dict[str, i
         max(new - 1, 0) * cost.flops(shape, [Pass(1, size + new, 1, gradient=False)])
         for size, new in zip(prompts, written, strict=True)
     )
-    return {
-        "prompt_tokens": sum(prompts[::samples]),
-        "generated_tokens": sum(written),
-        "graded_tokens": sum(written),
-        "flops": reading + writing,
-    }
+    return Cost(
+        prompt_tokens=sum(prompts[::samples]),
+        generated_tokens=sum(written),
+        graded_tokens=sum(written),
+        flops=reading + writing,
+    ).ledger("prompt_tokens", "generated_tokens", "graded_tokens")
 
 
 def _mismatch(cfg: ImproveConfig, sampler: Policy, rows: Sequence[dict]) -> dict[str, float]:

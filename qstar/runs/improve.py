@@ -24,6 +24,7 @@ from qstar.data.rationales import Store
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import NoEval
 from qstar.models import cost
+from qstar.models.cost import Cost
 from qstar.policy import Policy
 from qstar.recipes import catalog
 from qstar.recipes.examples import examples, fitting
@@ -220,10 +221,12 @@ def _carried(optim: OptimConfig, training: Training) -> dict:
 def _cost(job: Job, training: Training, records: Sequence[dict]) -> dict:
     """Steps, the last loss, and what they cost; targets are counted where the method does."""
     cfg, rows = job.cfg, training.steps * job.cfg.batch_size
-    spent = {"trained_tokens": rows * cfg.length}  # what fills the rows up is computed too
-    if "tokens" in records[-1]:
-        spent["target_tokens"] = _targets(records)
-    spent["flops"] = rows * cost.flops(job.base.lm, training.method.passes(cfg.length))
+    counts = "tokens" in records[-1]
+    spent = Cost(
+        trained_tokens=rows * cfg.length,
+        target_tokens=_targets(records) if counts else 0,
+        flops=rows * cost.flops(job.base.lm, training.method.passes(cfg.length)),
+    ).ledger("trained_tokens", *(["target_tokens"] if counts else []))
     loss = "nll" if "nll" in records[-1] else "loss"
     return {"steps": training.steps, loss: records[-1][loss], "ledger": {"train": spent}}
 

@@ -14,8 +14,9 @@ from tolerances import EXACT
 from qstar import sharding
 from qstar.data import tokenizer as tokenizers
 from qstar.decoding import score, write
-from qstar.decoding.generate import Usage, generate
+from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Choice, Sampling
+from qstar.models.cost import Cost
 from qstar.ops import rows
 from qstar.sharding import MeshConfig
 
@@ -163,22 +164,22 @@ def test_writing_ends_when_all_rows_have_ended():
     all_ids = Sampling(max_new_tokens=30, stop_ids=tuple(range(13)))
     found = ask(all_ids)
     assert [len(row) for row in found.tokens] == [1, 1]
-    assert found.usage.discarded_tokens == 1  # the third row, which fills the batch
+    assert found.cost.discarded_tokens == 1  # the third row, which fills the batch
     # A stop text is seen at the next look, after the first token and 16 more.
     found = ask(Sampling(max_new_tokens=30, stop=tuple("abcdefghijklm")))
     assert (found.text, [len(row) for row in found.tokens], found.finished.tolist()) == (["", ""], [1, 1], [True] * 2)
-    assert found.usage.discarded_tokens == 3 * 17 - 2
+    assert found.cost.discarded_tokens == 3 * 17 - 2
 
 
-def test_usage_by_hand():
+def test_cost_by_hand():
     found = written([[1] * 33, [2, 3], [4], [5]], 0, Sampling(max_new_tokens=4), tiny.LM, samples=2)
     # Batches of two: the long prompt alone in 64 places, the others in 32; 4 tokens for each of 2 x 2 rows of a batch.
-    assert found.usage == Usage(
+    assert found.cost == Cost(
         prompt_tokens=37,
         padding_tokens=2 * 64 + 2 * 2 * 32 - 37,
-        new_tokens=4 * 2 * 4,
+        generated_tokens=4 * 2 * 4,
         discarded_tokens=3 * 4 * 4 - 4 * 2 * 4,
-        flops=found.usage.flops,
+        flops=found.cost.flops,
     )
     # Width 16, 4 heads and 2 key/value heads of size 4, feed-forward 20, 2 layers, vocabulary 13.
     weights = 16 * (16 + 8 + 8 + 16) + 3 * 16 * 20
@@ -186,8 +187,8 @@ def test_usage_by_hand():
     reading = lambda width: width * 2 * (2 * weights + attention(width)) + head  # noqa: E731
     writing = lambda width: 2 * (2 * weights + attention(width + 32)) + head  # noqa: E731
     wanted = 2 * reading(64) + 4 * reading(32) + 4 * 3 * writing(64) + 2 * 4 * 3 * writing(32)
-    assert found.usage.flops == wanted
-    assert (found.usage + found.usage).prompt_tokens == 74
+    assert found.cost.flops == wanted
+    assert (found.cost + found.cost).prompt_tokens == 74
 
 
 def test_progress_is_told_in_prompts():
