@@ -1,4 +1,4 @@
-"""Whole runs with low-rank adapters: what they leave behind, resumed bit for bit, runs, exported, refused."""
+"""Whole runs with low-rank adapters: what they write, resumed bit for bit, runs, exported, refused."""
 
 import json
 import shutil

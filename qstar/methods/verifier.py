@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from qstar import settings
 from qstar.methods.protocol import LossOfTerms, Models, Vocabulary
@@ -33,7 +34,6 @@ class Verifier(LossOfTerms):
     """What outcome and process reward models share."""
 
     headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "score_right", "score_wrong")
-    trains_on: ClassVar[str] = "labelled"
 
     error: Annotated[str, OneOf(ERRORS)] = "cross_entropy"  # of a score: of its log-odds, or its squared difference
     lm_weight: NonNegative = 0.0  # of the language-model term
@@ -70,7 +70,7 @@ class Verifier(LossOfTerms):
         """Of the head's output at every token."""
         if self.error == "mse":
             return (output - label) ** 2
-        return -label * jax.nn.log_sigmoid(output) - (1 - label) * jax.nn.log_sigmoid(-output)
+        return optax.sigmoid_binary_cross_entropy(output, label)
 
     @typed
     def score(self, output: Float[Array, "*rows"]) -> Float[Array, "*rows"]:

@@ -63,9 +63,9 @@ class Training:
 class Recipe:
     """One self-training recipe."""
 
-    # what is learnt: own rationales, human ones, or the answer alone (direct)
+    # what is trained on: own rationales, human ones, or the answer alone (direct)
     target: Target = "own"
-    human: bool = False  # human rationales are learnt beside one's own, where a question has one
+    human: bool = False  # human rationales are trained on as well, where a question has one
     iterations: Count = 1  # of sampling, grading and training
     problems: Whole = 0  # questions of an iteration, drawn without replacement; 0, or where there are fewer: all
     samples: Count = 1  # for each of them
@@ -76,7 +76,7 @@ class Recipe:
     temperature: NonNegative = 0.0  # 0: the likeliest tokens
     top_k: Whole = 0  # tokens that are drawn from, the likeliest ones; 0: no limit
     top_p: PositiveShare = 1.0  # probability of the tokens that are drawn from, the likeliest ones; 1: all
-    few_shot: bool = True  # examples stand before a question when it is sampled; never when it is learnt
+    few_shot: bool = True  # examples stand before a question when it is sampled; never in training
     # Who is sampled again with the answer shown: never, failures, missing (nothing right stored).
     hint: Hint = "failures"
     keep: Keep = "right"  # right ones, or all (no filter: the control)
@@ -97,7 +97,7 @@ class Recipe:
     growth: Growth = 1.2  # of the steps, from one iteration to the next
     max_steps: Whole = 0  # of an iteration; 0: no limit
     prompts_count: bool = False  # the loss is on prompts as well
-    learn_hinted: Share = 0.0  # share of what is learnt that is also learnt after its hint, so that hints stay known
+    learn_hinted: Share = 0.0  # share of the training set that is also trained on after its hint
     verifier: bool = False  # in the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
 
     asks_itself: ClassVar[bool] = True  # rationales are sampled, or else what trains is given

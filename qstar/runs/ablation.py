@@ -32,7 +32,7 @@ from qstar.models import cost as models_cost
 from qstar.paths import ROOT
 from qstar.reports import frames
 from qstar.reports.ablations import Result
-from qstar.runs import load
+from qstar.runs import load, stored
 from qstar.runs import train as train_run
 from qstar.runs.load import Run
 from qstar.training.loop import NonFiniteLoss
@@ -205,18 +205,13 @@ def ask(directory: Path, test: str, cfg: TrainConfig, checkpoints: bool) -> list
     file = directory / ANSWERS
     known = frames.lines(file)
     answers = []
-    for step in steps(directory) if checkpoints else [cfg.steps]:
+    for step in stored.saved_steps(directory) if checkpoints else [cfg.steps]:
         found = [row for row in known if (row["step"], row["test"]) == (step, test)]
         if not found:
             found = [{"step": step, "test": test, **row} for row in answered(load.load_run(directory, step), cfg)]
             files.append(file, found)
         answers += found
     return answers
-
-
-def steps(directory: Path) -> list[int]:
-    """Of the checkpoints, in order."""
-    return sorted(int(path.name) for path in (directory / "checkpoints").iterdir() if path.name.isdigit())
 
 
 def answered(run: Run, cfg: TrainConfig) -> list[dict]:
@@ -242,15 +237,15 @@ def collect(one: Ablation, seeds: Sequence[int], out: Path, extra: Sequence[str]
     for arm, said in one.arms.items():
         for seed in seeds:
             run = plan(one, said, seed, out, extra)
-            who = (one.name, arm, seed)
+            who, spent = (one.name, arm, seed), cost(run.trained)
             if (run.directory / DIVERGED).is_file():
-                found.append(Result(*who, run.trained.steps, cost(run.trained), "diverged", base=base))
+                found.append(Result(*who, run.trained.steps, spent, "diverged", base=base))
                 continue
             for row in frames.lines(run.directory / ANSWERS):
                 if row["test"] == run.test and (one.checkpoints or row["step"] == run.trained.steps):
                     reward = _reward(run.directory, row["step"])
                     scores = (row["way"], row["accuracy"], row["probability"], row["n"], reward, base)
-                    found.append(Result(*who, row["step"], cost(run.trained), *scores))
+                    found.append(Result(*who, row["step"], spent, *scores))
     return found
 
 

@@ -31,7 +31,7 @@ SCORED_TOKENS = 8192  # of all of them with their prompts
 
 @dataclass(frozen=True)
 class Answered:
-    """Problems with what was written behind their prompts, one after another."""
+    """Problems with what was written after their prompts, one after another."""
 
     prompts: list[str]
     written: Written
@@ -106,7 +106,7 @@ def answer(
     key: Key,
     greedy: bool = False,
 ) -> Answered:
-    """What the model writes behind the prompts of these problems, and the verdicts."""
+    """What the model writes after the prompts of these problems, and the verdicts."""
     recipe, task, tokenizer = cfg.improve, cfg.task, sampler.tokenizer
     prompts = [(task.hinted if hint else task.prompt)(*one) for one in zip(batch, shots, strict=True)]
     sampling = Sampling(

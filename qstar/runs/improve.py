@@ -33,7 +33,6 @@ from qstar.recipes.protocol import Recipe, Training
 from qstar.reports import summaries
 from qstar.runs import answering, iterations, load, sampling, train
 from qstar.runs.iterations import Policies, joined
-from qstar.runs.sampling import WRONG_HINTS as WRONG_HINTS
 from qstar.runs.sampling import Sampling
 from qstar.tasks import problem as problems_of
 from qstar.tasks.grading import sandbox
@@ -120,7 +119,8 @@ def _iteration(job: Job, store: Store | None, iteration: int) -> dict:
 
 def _kept(job: Job, store: Store | None, iteration: int) -> tuple[dict, list[dict]]:
     """What came out of asking, and the examples to train on."""
-    cfg, recipe, policy = job.cfg, job.recipe, job.policies.after(iteration - 1)
+    cfg, recipe = job.cfg, job.recipe
+    policy = job.policies.after(iteration - 1) if store else job.base  # nothing is asked without a store
     plan, left, samples = recipe.plan(iteration, len(job.problems), cfg.seed), dict(job.left), []
     asked = [job.problems[i] for i in plan.questions]
     if store:
@@ -255,7 +255,7 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
     checkpoint.check_path(directory)
     if not problems or not dev:
         raise ValueError(
-            f"{cfg.task.name} has {len(problems)} training and {len(dev)} dev problems: some of each are wanted"
+            f"{cfg.task.name} has {len(problems)} training and {len(dev)} dev problems: expected some of each"
         )
     _check(cfg, recipe, base, problems)
     dev = sampling.fitting_asked(cfg, base, dev, "dev", left)

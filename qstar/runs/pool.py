@@ -1,7 +1,7 @@
 """Many jobs: in processes that share the processors, and in processes of their own that say what they measured.
 
-A job that is done leaves something behind (a file, a line of a record) by which the next call leaves it out, so that a
-command can be given again after an interruption.
+A job that is done has written something (a file, a line of a record) by which the next call skips it, so that a command
+can be given again after an interruption.
 """
 
 import contextlib

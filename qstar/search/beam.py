@@ -11,7 +11,6 @@ that the budget grows, and runs the last round to the end; here what is unfinish
 from dataclasses import dataclass
 from typing import Annotated
 
-from qstar import settings
 from qstar.search import choose, steps
 from qstar.search.protocol import Solutions
 from qstar.search.trees import Trees
@@ -19,7 +18,7 @@ from qstar.settings import Count, OneOf
 
 
 @dataclass(frozen=True)
-class Beam:
+class Beam(steps.Rounds):
     """The paper's settings: m = 4, and m = the square root of n."""
 
     n: Count = 16  # candidates of a round
@@ -27,22 +26,5 @@ class Beam:
     rounds: Count = 40  # steps of a solution at most
     select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # among the finished ones
 
-    def __post_init__(self):
-        settings.check(self, "search")
-        check_width(self.n, self.m)
-
-    @property
-    def guided(self) -> bool:
-        return True
-
-    @property
-    def branching(self) -> int:
-        return self.n
-
     def __call__(self, trees: Trees) -> Solutions:
-        return steps.search(trees, self.n, self.m, 1, self.rounds, steps.judged_by_score, self.select)
-
-
-def check_width(n: int, m: int) -> None:
-    if n % m:
-        raise ValueError(f"search.n = {n} is not divisible by search.m = {m}: n / m candidates of a round are kept")
+        return steps.search(trees, self, steps.judged_by_score)

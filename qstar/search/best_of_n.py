@@ -6,7 +6,7 @@ outcome verifier and a process verifier that gives its last step's score serve a
 """
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from qstar import settings
 from qstar.search import choose
@@ -24,14 +24,12 @@ class BestOfN:
     select: Annotated[str, OneOf(SELECTS)] = "weighted"
     top: Count = 3  # of select=vote
 
+    guided: ClassVar[bool] = True
+
     def __post_init__(self):
         settings.check(self, "search")
         if self.select == "vote" and self.top > self.n:
             raise ValueError(f"search.top = {self.top} of search.n = {self.n}: expected at most n")
-
-    @property
-    def guided(self) -> bool:
-        return True
 
     @property
     def branching(self) -> int:

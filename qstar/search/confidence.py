@@ -12,7 +12,7 @@ the log-prob of the token that was sampled, which every sampler has.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -37,12 +37,10 @@ class Confidence:
     keep: PositiveShare = 1.0  # share of the samples that vote, the most confident ones; DeepConf: 0.1
     select: Annotated[str, OneOf(SELECTS)] = "max"
 
+    guided: ClassVar[bool] = False
+
     def __post_init__(self):
         settings.check(self, "search")
-
-    @property
-    def guided(self) -> bool:
-        return False
 
     @property
     def branching(self) -> int:

@@ -9,6 +9,7 @@ or, with `aggregate`, the answer whose deltas add up to most. Default of the pap
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,12 +26,10 @@ class CoTDecoding:
     k: Count = 10  # first tokens
     aggregate: bool = False  # sum deltas over equal answers, the paper's second table
 
+    guided: ClassVar[bool] = False
+
     def __post_init__(self):
         settings.check(self, "search")
-
-    @property
-    def guided(self) -> bool:
-        return False
 
     @property
     def branching(self) -> int:

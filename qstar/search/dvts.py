@@ -10,31 +10,18 @@ last step's score without lookahead, as its default is.
 from dataclasses import dataclass
 from typing import Annotated
 
-from qstar import settings
-from qstar.search import beam, choose, steps
+from qstar.search import choose, steps
 from qstar.search.protocol import Solutions
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf
 
 
 @dataclass(frozen=True)
-class DVTS:
+class DVTS(steps.Rounds):
     n: Count = 16  # candidates of a round
     m: Count = 4  # next steps of a subtree's best candidate
     rounds: Count = 40
     select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"
 
-    def __post_init__(self):
-        settings.check(self, "search")
-        beam.check_width(self.n, self.m)
-
-    @property
-    def guided(self) -> bool:
-        return True
-
-    @property
-    def branching(self) -> int:
-        return self.n
-
     def __call__(self, trees: Trees) -> Solutions:
-        return steps.search(trees, self.n, self.m, self.n // self.m, self.rounds, steps.judged_by_score, self.select)
+        return steps.search(trees, self, steps.judged_by_score, groups=self.n // self.m)

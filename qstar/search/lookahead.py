@@ -12,8 +12,7 @@ from typing import Annotated
 
 import numpy as np
 
-from qstar import settings
-from qstar.search import beam, choose, steps
+from qstar.search import choose, steps
 from qstar.search.protocol import Node, Solutions
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf, Whole
@@ -21,27 +20,15 @@ from qstar.typing import Float
 
 
 @dataclass(frozen=True)
-class Lookahead:
+class Lookahead(steps.Rounds):
     n: Count = 16  # candidates of a round
     m: Count = 4  # next steps of each that is kept
     k: Whole = 1  # steps of a rollout
     rounds: Count = 40
     select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"
 
-    def __post_init__(self):
-        settings.check(self, "search")
-        beam.check_width(self.n, self.m)
-
-    @property
-    def guided(self) -> bool:
-        return True
-
-    @property
-    def branching(self) -> int:
-        return self.n
-
     def __call__(self, trees: Trees) -> Solutions:
-        return steps.search(trees, self.n, self.m, 1, self.rounds, self._judge, self.select)
+        return steps.search(trees, self, self._judge)
 
     def _judge(self, trees: Trees, nodes: Sequence[Node]) -> Float[np.ndarray, "N"]:
         """Where the budget ends a rollout early, the score is that of its last step."""

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from qstar import settings
 from qstar.search import choose
@@ -29,14 +30,12 @@ class Majority:
     stop: Share = 0.0  # probability that the leader is ahead of the second, from which sampling ends (0.95); 0: never
     batch: Count = 4  # samples between two looks at the votes, where `stop` asks for them
 
+    guided: ClassVar[bool] = False
+
     def __post_init__(self):
         settings.check(self, "search")
         if self.stop and self.stop < 0.5:
             raise ValueError(f"search.stop = {self.stop}: expected 0, or a probability of at least 0.5")
-
-    @property
-    def guided(self) -> bool:
-        return False
 
     @property
     def branching(self) -> int:

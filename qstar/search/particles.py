@@ -7,7 +7,7 @@ particles stay in the population. In the end the particle of the highest weight 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -29,12 +29,10 @@ class ParticleFilter:
     temperature: Positive = 1.0  # of the softmax over logits
     select: Annotated[str, OneOf(choose.SELECTS)] = "max"  # among the particles of the last round, copies once
 
+    guided: ClassVar[bool] = True
+
     def __post_init__(self):
         settings.check(self, "search")
-
-    @property
-    def guided(self) -> bool:
-        return True
 
     @property
     def branching(self) -> int:

@@ -7,13 +7,37 @@ that was proposed first is kept.
 """
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import numpy as np
 
+from qstar import settings
 from qstar.search import choose
 from qstar.search.protocol import Node, Solutions
 from qstar.search.trees import Trees
 from qstar.typing import Float
+
+
+class Rounds:
+    """A strategy of such rounds: n candidates in each, m next steps of every candidate that is kept."""
+
+    n: int
+    m: int
+    rounds: int
+    select: str
+    guided: ClassVar[bool] = True
+
+    def __post_init__(self):
+        settings.check(self, "search")
+        if self.n % self.m:
+            raise ValueError(
+                f"search.n = {self.n} is not divisible by search.m = {self.m}: n / m candidates of a round are kept"
+            )
+
+    @property
+    def branching(self) -> int:
+        return self.n
+
 
 Judge = Callable[[Trees, Sequence[Node]], Float[np.ndarray, "N"]]
 """The numbers by which nodes are ranked."""
@@ -23,8 +47,9 @@ def judged_by_score(trees: Trees, nodes: Sequence[Node]) -> Float[np.ndarray, "N
     return trees.score(nodes)
 
 
-def search(trees: Trees, n: int, m: int, groups: int, rounds: int, judge: Judge, select: str) -> Solutions:
+def search(trees: Trees, strategy: Rounds, judge: Judge, groups: int = 1) -> Solutions:
     """n candidates a round in so many groups, each of which keeps n / m / groups and continues those by m steps."""
+    n, m, rounds = strategy.n, strategy.m, strategy.rounds
     width = n // m // groups
     firsts = trees.extend(trees.prompts, n)
     size = n // groups
@@ -42,7 +67,7 @@ def search(trees: Trees, n: int, m: int, groups: int, rounds: int, judge: Judge,
             break
         pools = [[new for node in pool for new in children.get(node) or [node]] for pool in pools]
     return trees.solutions(
-        lambda problem: _chosen(select, trees, [pool for pool in pools if pool[0].problem == problem])
+        lambda problem: _chosen(strategy.select, trees, [pool for pool in pools if pool[0].problem == problem])
     )
 
 
