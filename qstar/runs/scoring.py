@@ -1,0 +1,163 @@
+"""A trained reward model as a scorer: the function that search uses as `value`.
+
+scorer = scoring.opened("runs/prm/...", tokenizer=policy.tokenizer)
+scored = scorer.score(["3aegbdh="], [("-4", "5", "4")])
+scored.steps[0]          a score for each step
+scored.solutions[0]      the score of the solution: those of its steps aggregated
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+
+from qstar import settings, sharding
+from qstar.data import steps as labelled
+from qstar.data.tokenizer import Tokenizer
+from qstar.decoding import score as reading
+from qstar.methods.verifier import Verifier
+from qstar.models import cost
+from qstar.models.cost import Cost, Pass
+from qstar.models.definition import Definition
+from qstar.ops import rows
+from qstar.policy import Policy
+from qstar.runs import load
+from qstar.settings import Count, OneOf
+from qstar.structs import Batch
+from qstar.typing import Array, Float, Params
+
+AGGREGATIONS = ("last", "min", "product", "mean")
+Text = str | Sequence[int]
+"""A text, or the token ids that a model wrote."""
+Spelled = tuple[Text, Sequence[Text]]
+"""A prompt and the steps that follow it."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of solutions, whole or begun, in the order in which they were given."""
+
+    steps: list[Float[np.ndarray, "N"]]  # of every step
+    solutions: Float[np.ndarray, "B"]  # of every solution: its steps' scores, aggregated
+    cost: Cost
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A reward model and how its scores of steps become one score of a solution."""
+
+    policy: Policy  # whose method is a `Verifier`
+    aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # last, min, product or mean of the scores of steps
+    batch_size: Count = 32  # solutions that are read at once
+
+    def __post_init__(self):
+        settings.check(self, "scorer")
+        if not isinstance(self.policy.method, Verifier):
+            raise ValueError(
+                f"{self.policy.name} was trained with {type(self.policy.method).__name__}, which gives no scores: "
+                "expected a run of method=orm or method=prm"
+            )
+
+    def score(self, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]) -> Scored:
+        """Scores of solutions whose steps are given, texts or the token ids that a model wrote.
+
+        Raises ValueError for a solution without steps or longer than the model reads, for two steps that end in one
+        token, and for a score that is not a number; nothing is computed before all of them were checked.
+        """
+        read = [self._read(i, *each) for i, each in enumerate(zip(prompts, steps, strict=True))]
+        texts, ends = [ids for ids, _ in read], [ends for _, ends in read]
+        rows.check(texts, self.policy.lm.vocab, self.policy.lm.max_len)
+        found: list[np.ndarray] = [np.empty(0)] * len(texts)
+        spent = Cost()
+        for width, index in reading.batches([len(text) for text in texts], self.batch_size):
+            filled = [texts[i] for i in index] + [texts[index[-1]]] * (self.batch_size - len(index))
+            scores = np.asarray(
+                _scores(self.policy.method, self.policy.definition, self._params, rows.padded(filled, width))
+            )
+            for row, i in enumerate(index):
+                found[i] = scores[row, ends[i]].astype(np.float64)
+            spent += self._cost(width, sum(len(texts[i]) for i in index))
+        _check(found, self.policy.name)
+        return Scored(found, np.array([aggregated(scores, self.aggregation) for scores in found]), spent)
+
+    def value(self, text: Callable[[Any], Spelled]) -> Callable[[Sequence[Any]], Float[np.ndarray, "B"]]:
+        """This scorer as `value` of a search (`search/protocol.py`); `text` spells the prompt and steps of a node."""
+        return lambda nodes: self.score(*zip(*map(text, nodes), strict=True)).solutions if nodes else np.empty(0)
+
+    @functools.cached_property
+    def _params(self) -> Params:
+        return jax.device_put(self.policy.params)
+
+    def _read(self, number: int, prompt: Text, steps: Sequence[Text]) -> tuple[list[int], list[int]]:
+        """Token ids of prompt and solution, and the place of the last token of every step."""
+        tokenizer, where = self.policy.tokenizer, f"solution {number}"
+        if not len(steps) or not all(len(step) for step in steps):
+            raise ValueError(f"{where}: a step is empty, or there is none: expected one or more steps of text")
+        if all(isinstance(step, str) for step in steps):
+            if not isinstance(prompt, str):
+                raise ValueError(f"{where}: the prompt is token ids and the steps are text: expected both of one kind")
+            before, written = tokenizer.encode_pair(prompt, "".join(steps))
+            ends = labelled.last_tokens(steps, written, tokenizer, where)
+        else:
+            before = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else prompt
+            written = [int(id) for step in steps for id in step]
+            ends = (np.cumsum([len(step) for step in steps]) - 1).tolist()
+        return [*map(int, before), *written], [len(before) + end for end in ends]
+
+    def _cost(self, width: int, tokens: int) -> Cost:
+        reading = Pass(width, width, 0, gradient=False)
+        return Cost(
+            prompt_tokens=tokens,
+            padding_tokens=self.batch_size * width - tokens,
+            flops=self.batch_size * cost.flops(self.policy.lm, [reading]),
+        )
+
+
+def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: str = "last") -> Scorer:
+    """The scorer of a run that trained a reward model.
+
+    Args:
+        tokenizer: of the model whose solutions will be scored; None does not compare it.
+
+    Raises FileNotFoundError for no run; ValueError for a run of another method, or of another tokenizer.
+    """
+    scorer = Scorer(load.load_run(source), aggregation)
+    if tokenizer is not None:
+        check_tokenizer(scorer.policy, tokenizer)
+    return scorer
+
+
+def check_tokenizer(scorer: Policy, tokenizer: Tokenizer) -> None:
+    """Raise ValueError where a scorer reads other tokens than these."""
+    if tokenizer.to_json() != scorer.tokenizer.to_json():
+        raise ValueError(
+            f"the scorer {scorer.name} has another tokenizer than the model whose solutions it would score: train a "
+            "reward model from that model (model.source=...)"
+        )
+
+
+def aggregated(scores: Float[np.ndarray, "N"], how: str) -> float:
+    """The score of a solution from those of its steps."""
+    if how == "last":
+        return float(scores[-1])
+    return float({"min": np.min, "product": np.prod, "mean": np.mean}[how](scores))
+
+
+@functools.partial(jax.jit, static_argnames=("method", "definition"))
+def _scores(method: Verifier, definition: Definition, params: Params, batch: Batch) -> Float[Array, "B S"]:
+    batch = jax.tree.map(lambda leaf: sharding.shard(leaf, "batch", None), batch)
+    return method.scores(definition.bind(params), batch)
+
+
+def _check(scores: Sequence[Float[np.ndarray, "N"]], name: str) -> None:
+    for number, found in enumerate(scores):
+        if not np.isfinite(found).all():
+            step = int(np.argmax(~np.isfinite(found)))
+            raise ValueError(
+                f"{name} gives step {step} of solution {number} the score {found[step]}: its weights have diverged; "
+                "train it again with a lower optim.lr"
+            )

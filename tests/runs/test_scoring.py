@@ -1,0 +1,129 @@
+"""Scores of solutions by a reward model, as search and the commands ask for them."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from qstar.data import tokenizer as tokenizers
+from qstar.methods.lm import PlainLM
+from qstar.methods.verifier import ORM, PRM
+from qstar.models import heads
+from qstar.ops import rows
+from qstar.policy import Policy
+from qstar.runs import scoring
+from qstar.runs.scoring import Scorer
+
+LETTERS = tokenizers.characters("abcdefgh=;-+\n")
+PROMPTS = ["ab=", "c=", "abcd="]
+STEPS = [("cd\n", "ef\n", "gh;"), ("a;",), ("-", "+;")]
+
+
+def policy(method=PRM(), params=None, tokenizer=LETTERS):  # noqa: B008
+    model = heads.definition(tiny.LM)
+    return Policy(method, model, tiny.weights_of(model) if params is None else params, tokenizer, "a run")
+
+
+def by_itself(text):
+    """The score at every token of one text, read alone and not padded."""
+    held = policy()
+    ids = LETTERS.encode(text)
+    batch = jax.tree.map(jnp.asarray, rows.padded([ids], len(ids)))
+    hidden = held.definition.bind(held.params).lm.text(batch).hidden[0]
+    outputs = np.asarray(hidden) @ np.asarray(held.params["score"]["weight"]) + float(held.params["score"]["bias"])
+    return 1 / (1 + np.exp(-outputs))
+
+
+def test_a_step_has_the_score_of_its_last_token():
+    scored = Scorer(policy(), batch_size=2).score(PROMPTS, STEPS)
+    for prompt, steps, found in zip(PROMPTS, STEPS, scored.steps, strict=True):
+        ends = len(prompt) + np.cumsum([len(step) for step in steps]) - 1
+        np.testing.assert_allclose(found, by_itself(prompt + "".join(steps))[ends], atol=1e-6)
+
+
+def test_token_ids_are_scored_as_they_were_written():
+    ids = [[LETTERS.encode(step) for step in steps] for steps in STEPS]
+    texts = Scorer(policy()).score(PROMPTS, STEPS)
+    both = [Scorer(policy()).score(PROMPTS, ids), Scorer(policy()).score([LETTERS.encode(p) for p in PROMPTS], ids)]
+    for scored in both:
+        assert [found.tolist() for found in scored.steps] == [found.tolist() for found in texts.steps]
+
+
+def test_a_score_does_not_depend_on_the_solutions_beside_it():
+    together = Scorer(policy(), batch_size=3).score(PROMPTS, STEPS).steps
+    alone = [Scorer(policy(), batch_size=3).score(*([one] for one in each)).steps[0] for each in zip(PROMPTS, STEPS)]  # noqa: B905
+    assert [found.tolist() for found in together] == [found.tolist() for found in alone]
+
+
+@pytest.mark.parametrize(
+    ("how", "expected"), [("last", 0.5), ("min", 0.25), ("product", 0.1), ("mean", (0.8 + 0.25 + 0.5) / 3)]
+)
+def test_aggregations_of_literal_scores(how, expected):
+    assert scoring.aggregated(np.array([0.8, 0.25, 0.5]), how) == pytest.approx(expected)
+
+
+def test_a_solution_has_the_aggregated_score_of_its_steps():
+    least = Scorer(policy(), "min").score(PROMPTS, STEPS)
+    assert least.solutions.tolist() == [float(found.min()) for found in least.steps]
+    assert Scorer(policy(ORM())).score(PROMPTS, STEPS).solutions[1] != least.solutions[1]  # no sigmoid, clipped
+
+
+def test_nodes_of_a_search_are_scored_by_the_text_they_stand_for():
+    scorer = Scorer(policy(), "product")
+    nodes = [SimpleNamespace(state=(prompt, steps)) for prompt, steps in zip(PROMPTS, STEPS, strict=True)]
+    value = scorer.value(lambda node: node.state)
+    assert value(nodes).tolist() == scorer.score(PROMPTS, STEPS).solutions.tolist()
+    assert value([]).shape == (0,)
+
+
+def test_what_is_read_is_counted():
+    scored = Scorer(policy(), batch_size=2).score(PROMPTS, STEPS)
+    texts = [prompt + "".join(steps) for prompt, steps in zip(PROMPTS, STEPS, strict=True)]
+    assert scored.cost.prompt_tokens == sum(map(len, texts))
+    assert scored.cost.prompt_tokens + scored.cost.padding_tokens == 2 * 2 * 32  # two batches of two rows
+    assert scored.cost.flops > 0
+
+
+def test_a_score_that_is_not_a_number_is_named():
+    params = policy().params
+    broken = {**params, "score": {**params["score"], "bias": jnp.float32(jnp.nan)}}
+    with pytest.raises(ValueError, match=r"a run .*step 0 of solution 0 .*nan"):
+        Scorer(policy(params=broken)).score(PROMPTS, STEPS)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "steps", "fault"),
+    [
+        (["ab="], [()], "solution 0"),
+        (["ab="], [("c", "")], "solution 0"),
+        ([[0, 1]], [("c",)], "solution 0.*token ids"),
+        (["ab="], [([99],)], "token id 99"),
+        (["ab="], [("c" * 62,)], "65 tokens.* 64"),
+    ],
+)
+def test_solutions_that_cannot_be_scored_are_named(prompts, steps, fault):
+    with pytest.raises(ValueError, match=fault):
+        Scorer(policy()).score(prompts, steps)
+
+
+def test_two_steps_in_one_token_are_refused():
+    joined = tokenizers.characters("abcd=", words=("cd",))
+    with pytest.raises(ValueError, match="steps 1 and 2"):
+        Scorer(policy(tokenizer=joined)).score(["a="], [("c", "d")])
+
+
+def test_a_model_without_a_score_head_and_unknown_aggregations_are_refused():
+    with pytest.raises(ValueError, match="PlainLM"):
+        Scorer(dataclasses.replace(policy(), method=PlainLM()))
+    with pytest.raises(ValueError, match="aggregation = 'best'"):
+        Scorer(policy(), "best")
+
+
+def test_a_scorer_of_another_tokenizer_is_refused():
+    scoring.check_tokenizer(policy(), LETTERS)
+    with pytest.raises(ValueError, match="a run has another tokenizer"):
+        scoring.check_tokenizer(policy(), tokenizers.characters("abcdefgh=;-+."))
