@@ -65,21 +65,22 @@ def placed(keys: Keys) -> Keys:
 
 @typed
 def column(
-    lm: LM, blocks: tuple, token: Int[Array, "B R"], index: Int[Array, ""], prompts: Prompts, own: tuple
+    lm: LM, blocks: tuple, token: Int[Array, "B R"], index: Int[Array, "#B #R"], prompts: Prompts, own: tuple
 ) -> tuple[Float[Array, "B R D"], tuple]:
-    """Hidden state of the new token number `index` of every row, and the rows' own keys with its own among them."""
+    """Hidden state of a new token of every row, and the rows' own keys with its own among them.
+
+    Args:
+        index: number of the new token among those of its row: of shape [1, 1] where all rows are as long.
+    """
     cfg = lm.cfg
-    position = jnp.broadcast_to((prompts.length + index)[:, None], token.shape)
+    position = jnp.broadcast_to(prompts.length[:, None] + index, token.shape)
     wide = jnp.promote_types(lm.dtype, jnp.float32)
     x, grown = lm.embed(token), []
     for block, windowed, text, mine in zip(blocks, cfg.windowed, prompts.layers, own, strict=True):
         text_mask, own_mask = _masks(lm, windowed, prompts, index, mine.value.shape[3])
 
         def attend(query, key, value, text=text, mine=mine, text_mask=text_mask, own_mask=own_mask):
-            put = jax.lax.dynamic_update_slice_in_dim
-            keys = placed(
-                Keys(put(mine.key, key[..., None], index, 4), put(mine.value, value[:, :, :, None], index, 3))
-            )
+            keys = placed(Keys(_put(mine.key, key[..., None], index, 4), _put(mine.value, value[:, :, :, None], index, 3)))
             seen = (text.key, text.value, text_mask, keys.key, keys.value, own_mask)
             return attention.cached(query, *seen, cfg.query_scalar), keys
 
@@ -88,11 +89,19 @@ def column(
     return lm.norm(x), tuple(grown)
 
 
+def _put(rows: Array, new: Array, index: Array, axis: int) -> Array:
+    """Rows [B R ...] with one new entry each at its index along the axis."""
+    if index.size == 1:  # one slice of all rows, which XLA extends in place
+        return jax.lax.dynamic_update_slice_in_dim(rows, new, index[0, 0], axis)
+    put = lambda row, entry, at: jax.lax.dynamic_update_slice_in_dim(row, entry, at, axis - 2)  # noqa: E731
+    return jax.vmap(jax.vmap(put))(rows, new, jnp.broadcast_to(index, rows.shape[:2]))
+
+
 def _masks(lm: LM, windowed: bool, prompts: Prompts, index: Array, size: int) -> tuple[Array, Array]:
-    """What the new token sees of its prompt [B U] and of what its row wrote [E], itself included."""
-    slots = jnp.arange(size)
-    own = slots <= index
+    """What the new token sees of its prompt and of what its row wrote, itself included."""
+    slots = jnp.arange(size)[None, None]
+    text, own = prompts.mask[:, None], slots <= index[..., None]
     if not windowed:
-        return prompts.mask, own
-    near = attention.within((prompts.length + index)[:, None], prompts.position, lm.cfg.window)[:, 0]
-    return prompts.mask & near, own & attention.within(index[None], slots, lm.cfg.window)[0]
+        return text, own
+    at = (prompts.length[:, None] + index)[..., None]
+    return text & (at - prompts.position[:, None] < lm.cfg.window), own & (index[..., None] - slots < lm.cfg.window)

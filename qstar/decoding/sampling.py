@@ -166,6 +166,8 @@ def row_keys(key: Keys, count: int) -> Keys:
     return key
 
 
-def step_keys(keys: Keys, step: Int[Array, ""]) -> tuple[Keys, Keys]:
-    """Keys of a new token of every row: of the thought before it, where there is one, and of the token's draw."""
-    return jax.vmap(lambda key: tuple(jax.random.split(jax.random.fold_in(key, step))))(keys)
+def step_keys(keys: Keys, step: Int[Array, "*rows"]) -> tuple[Keys, Keys]:
+    """Keys of a new token of every row, of which this is the number: of the thought before it, where there is one, and
+    of the token's draw."""
+    split = lambda key, step: tuple(jax.random.split(jax.random.fold_in(key, step)))  # noqa: E731
+    return jax.vmap(split)(keys, jnp.broadcast_to(step, keys.shape))

@@ -173,7 +173,7 @@ def _go_on(
     lm = definition.bind(params).lm
 
     def body(state: State) -> State:
-        hidden, own = cache.column(lm, layers, state.newest, state.step - 1, read, state.own)
+        hidden, own = cache.column(lm, layers, state.newest, state.step[None, None] - 1, read, state.own)
         chosen = _choose(lm.logits(hidden), words, state.step, choice, impl)
         return _placed(_written(state.replace(own=own), chosen, choice))
 

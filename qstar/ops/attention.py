@@ -127,10 +127,10 @@ def cached(
     query: Float[Array, "B R H K"],
     text_key: Float[Array, "B G K U"],
     text_value: Float[Array, "B G U K"],
-    text_mask: Bool[Array, "B U"],
+    text_mask: Bool[Array, "B #R U"],
     own_key: Float[Array, "B R G K E"],
     own_value: Float[Array, "B R G E K"],
-    own_mask: Bool[Array, "E"],
+    own_mask: Bool[Array, "#B #R E"],
     scalar: float | None = None,
 ) -> Float[Array, "B R H K"]:
     """Attention of one new token a row to its prompt, which R rows share, and to what the row wrote, in one softmax.
@@ -145,9 +145,10 @@ def cached(
     query_BGRK = jnp.einsum("brgjk->bgrjk", query_BRGJK).reshape(batch, groups, -1, width)
     scale = (scalar or width) ** -0.5
     text = jnp.matmul(query_BGRK, text_key, preferred_element_type=dtype) * scale
-    text = jnp.where(text_mask[:, None, None], text, MASKED).reshape(batch, groups, samples, heads // groups, -1)
+    text = text.reshape(batch, groups, samples, heads // groups, -1)
+    text = jnp.where(text_mask[:, None, :, None], text, MASKED)
     own = jnp.matmul(query_BRGJK, own_key, preferred_element_type=dtype) * scale
-    own = jnp.where(own_mask[None, None, None, None], own, MASKED)
+    own = jnp.where(own_mask[:, :, None, None], own, MASKED)
     text_top = jnp.einsum("bgrj->brgj", text.max(-1))
     top = jnp.maximum(text_top, own.max(-1))
     text = jnp.exp(text - jnp.einsum("brgj->bgrj", top)[..., None])
