@@ -80,7 +80,9 @@ def column(
         text_mask, own_mask = _masks(lm, windowed, prompts, index, mine.value.shape[3])
 
         def attend(query, key, value, text=text, mine=mine, text_mask=text_mask, own_mask=own_mask):
-            keys = placed(Keys(_put(mine.key, key[..., None], index, 4), _put(mine.value, value[:, :, :, None], index, 3)))
+            keys = placed(
+                Keys(_put(mine.key, key[..., None], index, 4), _put(mine.value, value[:, :, :, None], index, 3))
+            )
             seen = (text.key, text.value, text_mask, keys.key, keys.value, own_mask)
             return attention.cached(query, *seen, cfg.query_scalar), keys
 

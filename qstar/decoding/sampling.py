@@ -101,6 +101,19 @@ def choose(logits: Float[Array, "B V"], keys: Keys, choice: Choice) -> Chosen:
     return Chosen(token, _logprob(logits, token), behaviour, _margin(allowed))
 
 
+@typed
+def ranked(logits: Float[Array, "B V"], rank: Int[Array, "B"], choice: Choice, most: int) -> Int[Array, "B"]:
+    """The likeliest token that may be written of every row, the second likeliest, ...; ranks from 0, below `most`."""
+    allowed = vocabulary.forbid(logits, choice.forbidden_ids)
+    return jnp.take_along_axis(jax.lax.top_k(allowed, most)[1], rank[:, None], 1)[:, 0]
+
+
+@typed
+def instead(logits: Float[Array, "B V"], chosen: Chosen, token: Int[Array, "B"]) -> Chosen:
+    """Other tokens, none of them drawn."""
+    return chosen.replace(token=token, logprob=_logprob(logits, token), behaviour=jnp.zeros_like(chosen.behaviour))
+
+
 def _drawn(logits: Array, keys: Keys) -> Array:
     """As `vocabulary.sample` draws: Gumbel-max in small vocabularies, one number a row in large ones."""
     if logits.shape[-1] < vocabulary.LARGE:

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qstar.typing import Int
+
 Decode = Callable[[Sequence[int]], str]
 
 
@@ -62,3 +64,71 @@ class Watcher:
 def without_stop(ids: list[int], stop_ids: frozenset[int]) -> list[int]:
     """The tokens before the one that ended the row."""
     return ids[:-1] if ids and ids[-1] in stop_ids else ids
+
+
+# --- on the device ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Automaton:
+    """Which tokens may complete one of some texts, as a table that a compiled loop can look up (Aho and Corasick 1975).
+
+    A state is the longest end of the text so far with which one of the texts begins; the last one says that a text is
+    complete. What a token adds is taken as the text that it decodes to by itself: a character of several tokens is not
+    seen. The decoded text has the last word.
+    """
+
+    table: Int[np.ndarray, "S V"]  # state and token -> state
+    beginnings: tuple[str, ...]  # of the states but the last; the first is ""
+
+    @property
+    def complete(self) -> int:
+        return len(self.beginnings)
+
+    def state(self, text: str) -> int:
+        """After a text, whose complete texts are over."""
+        return next(i for i in _longest_first(self.beginnings) if text.endswith(self.beginnings[i]))
+
+
+def automaton(pieces: Sequence[str], texts: Sequence[str], ids: Sequence[int] = ()) -> Automaton:
+    """Of texts, and of tokens that are an end by themselves.
+
+    Args:
+        pieces: what every token of the vocabulary adds to a text.
+    """
+    beginnings = tuple(dict.fromkeys(["", *(text[:size] for text in texts for size in range(1, len(text)))]))
+    steps: dict[tuple[int, str], int] = {}
+    for state, beginning in enumerate(beginnings):
+        for character in set("".join(texts)):
+            steps[state, character] = _after(beginning + character, beginnings, texts)
+    used = {character for _, character in steps}
+    table = np.zeros((len(beginnings) + 1, len(pieces)), np.int32)
+    for token, piece in enumerate(pieces):
+        if used.isdisjoint(piece):
+            continue
+        for start in range(len(beginnings)):
+            state = start
+            for character in piece:
+                state = steps.get((state, character), 0)
+                if state == len(beginnings):
+                    break
+            table[start, token] = state
+    table[-1] = table[:, list(ids)] = len(beginnings)
+    return Automaton(table, beginnings)
+
+
+def _after(text: str, beginnings: Sequence[str], texts: Sequence[str]) -> int:
+    if any(text.endswith(one) for one in texts):
+        return len(beginnings)
+    return next(i for i in _longest_first(beginnings) if text.endswith(beginnings[i]))
+
+
+def _longest_first(beginnings: Sequence[str]) -> list[int]:
+    return sorted(range(len(beginnings)), key=lambda i: -len(beginnings[i]))
+
+
+def pieces(decode: Decode, vocab: int) -> list[str]:
+    """What every token adds to a text that has begun: decoders of SentencePiece drop the space before the first."""
+    first = next((id for id in range(vocab) if decode([id]).strip()), 0)
+    before = len(decode([first]))
+    return [decode([first, id])[before:] for id in range(vocab)]
