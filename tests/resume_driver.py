@@ -6,6 +6,7 @@ STEP` the checkpoint of that step is written and never renamed to its final name
 """
 
 import argparse
+import dataclasses
 import functools
 import os
 import sys
@@ -21,6 +22,8 @@ import optax
 from qstar import sharding
 from qstar.structs import Batch, Mean, Metrics, TrainState
 from qstar.training import checkpoint, loop, machine, metrics
+from qstar.training.sources import Stream
+from qstar.training.step import Step
 
 ROWS, LENGTH, VOCAB, WIDTH = 8, 4, 16, 8
 TX = optax.adam(1e-2)
@@ -34,9 +37,18 @@ def example(index: int) -> Batch:
     return Batch(tokens, ones.astype(bool), ones, np.broadcast_to(np.arange(LENGTH, dtype=np.int32), ones.shape))
 
 
-def data(count: int = 40) -> grain.DatasetIterator:
-    source = grain.MapDataset.range(count).seed(3).shuffle().map(example).repeat(None)
-    return iter(source.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8)))
+def data(count: int = 40) -> Stream:
+    examples = grain.MapDataset.range(count).seed(3).shuffle().map(example).repeat(None)
+    return Stream(iter(examples.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=8))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """What the loop needs to know of a program."""
+
+    step: Step
+    steps: int
+    mesh: jax.sharding.Mesh | None
 
 
 def new_state() -> TrainState:
@@ -73,7 +85,7 @@ def make_step(mesh: jax.sharding.Mesh | None = None):
 
 def run(directory: Path, steps: int, devices: int = 1, hooks: tuple[loop.Hook, ...] = ()) -> TrainState:
     """Train up to `steps`, from the last checkpoint in `directory` where there is one."""
-    mesh, batches = make_mesh(devices), data()
+    mesh, source = make_mesh(devices), data()
     place = sharding.named(mesh)
     with checkpoint.Checkpoints(directory / "checkpoints", SAVE_EVERY, keep=2) as checkpoints:
         if checkpoints.latest is None:
@@ -82,18 +94,9 @@ def run(directory: Path, steps: int, devices: int = 1, hooks: tuple[loop.Hook, .
             abstract = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), jax.eval_shape(new_state)
             )
-            state = checkpoints.restore(abstract, batches)
-        return loop.fit(
-            make_step(mesh),
-            state,
-            batches,
-            steps=steps,
-            log_every=LOG_EVERY,
-            logger=metrics.MetricLogger(directory),
-            checkpoints=checkpoints,
-            hooks=hooks,
-            mesh=mesh,
-        )
+            state = checkpoints.restore(abstract, source)
+        log = loop.Log(metrics.MetricLogger(directory), LOG_EVERY, checkpoints, hooks)
+        return loop.fit(Training(make_step(mesh), steps, mesh), source, state, log)
 
 
 def stall_commit(directory: Path, step: int) -> None:

@@ -22,7 +22,19 @@ MAY_IMPORT = {
     "search": {"ops"},
     "methods": {"thoughts", "decoding", "search", "models", "ops", "tasks", "data", "sharding"},
     "policy": {"data", "methods", "models"},
-    "training": {"policy", "methods", "models", "data", "tasks", "search", "ops", "sharding", "paths", "files"},
+    "training": {
+        "policy",
+        "methods",
+        "models",
+        "data",
+        "tasks",
+        "search",
+        "decoding",
+        "ops",
+        "sharding",
+        "paths",
+        "files",
+    },
     "recipes": {"data", "tasks", "methods"},
     "evals": {
         "policy",
@@ -79,7 +91,7 @@ HOMES = {
     "omegaconf": ENTRIES,
     "flax.nnx": {"models"},
     "tensorflow_datasets": {"data"},
-    "grain": {"data", "training/checkpoint.py"},  # whose iterators' positions are part of a checkpoint
+    "grain": {"data", "training/sources.py"},  # where a position of its iterators is asked for
     "orbax": {"training/checkpoint.py"},
     "tensorboardX": {"training/metrics.py"},
     "wandb": {"training/metrics.py"},

@@ -10,7 +10,7 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.loop import Hook
 from qstar.training.metrics import MetricLogger
+from qstar.training.sources import Source
 from qstar.typing import Params
 
 BEST_OF = 64  # held-out texts that are read for the thoughts that helped most
@@ -68,7 +69,7 @@ class Arm:
     directory: Path
     program: Program
     extras: Params  # weights beside the language model's that it goes on from
-    batches: Iterator[Batch]
+    source: Source
     batch: Batch  # its shapes, types and places
     evaluator: Evaluator
     reader: Reader | None  # None where the method does not think
@@ -170,7 +171,7 @@ def _arm(
         directory,
         program,
         extras,
-        build.batches(data),
+        build.stream(data),
         build.abstract_batch(data, cfg.batch_size, mesh),
         evaluator,
         Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
@@ -275,21 +276,17 @@ def _train(arm: Arm, loaded: Policy, known: Mapping[str, float]) -> Record:
             logger.rewind(-1)
             logger.write(0, dict(known))
         _save_config(arm)  # as it goes on: values may have been changed with resume
-        state = loop.fit(
-            program.step,
-            state,
-            arm.batches,
-            steps=cfg.steps,
-            log_every=cfg.log_every,
-            logger=logger,
-            checkpoints=checkpoints,
+        log = loop.Log(
+            logger,
+            cfg.log_every,
+            checkpoints,
             hooks=_hooks(arm, record),
-            mesh=program.mesh,
             show=program.method.headline,
             description=type(program.method).__name__,
             meter=_meter(cfg, program),
             check=lambda state, batch: room.check(cfg, program, state, batch),
         )
+        state = loop.fit(program, arm.source, state, log)
         if cfg.steps not in record.evaluated:
             record.evaluate(cfg.steps, state)
     return record
@@ -316,7 +313,7 @@ def _begin(arm: Arm, loaded: Policy, checkpoints: Checkpoints, record: Record) -
     if step > cfg.steps:
         raise ValueError(f"steps = {cfg.steps}: {arm.directory} has been trained for {step} steps already; raise steps")
     with console.phase(f"reading the checkpoint of step {step}"):
-        state = checkpoints.restore(program.abstract_state(cfg.seed), arm.batches)
+        state = checkpoints.restore(program.abstract_state(cfg.seed), arm.source)
         state = program.with_frozen(state, _frozen(arm, loaded))
     console.console().print(f"going on from step {step} of {arm.directory}")
     record.rewind(step)

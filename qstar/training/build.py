@@ -1,7 +1,6 @@
 """From a configuration to things that run: everything is checked here, before the first compile."""
 
 import functools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +26,7 @@ from qstar.structs import Batch, TrainState
 from qstar.training import console, optim, step
 from qstar.training.optim import OptimConfig
 from qstar.training.reference import Comparison
+from qstar.training.sources import Stream
 from qstar.typing import Key, Params
 
 FAR = 2**20  # a batch that no run comes to
@@ -68,9 +68,9 @@ def _short_enough(cfg: LabelledText | PairsText, records: list, what: str) -> li
     return kept
 
 
-def batches(dataset: RandomAccess) -> Iterator[Batch]:
-    """Batches in order, from the first; an iterator whose position a checkpoint keeps."""
-    return pipeline.iterate(dataset)
+def stream(dataset: RandomAccess) -> Stream:
+    """Batches in order, from the first."""
+    return Stream(pipeline.iterate(dataset))
 
 
 def abstract_batch(dataset: RandomAccess, batch_size: int, mesh: jax.sharding.Mesh) -> Batch:
@@ -98,6 +98,7 @@ class Program:
     mesh: jax.sharding.Mesh
     tx: optax.GradientTransformation
     step: step.Step
+    steps: int  # of the whole training, which the schedule of the learning rate spans
     ema: bool
     optim: OptimConfig
     comparison: Comparison | None = None
@@ -132,6 +133,7 @@ class Program:
             mesh,
             tx,
             step.make_step(method, definition, tx, mesh, micro_batches, cfg.ema, comparison),
+            steps,
             cfg.ema > 0,
             cfg,
             comparison,

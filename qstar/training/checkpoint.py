@@ -7,6 +7,7 @@ without a seal (of earlier versions, or killed between the two) are read as they
 States are restored onto whatever mesh the abstract state names.
 """
 
+import asyncio
 import contextlib
 import dataclasses
 import errno
@@ -15,10 +16,9 @@ import logging
 import os
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent import futures
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -26,11 +26,8 @@ import numpy as np
 from qstar import files
 from qstar.models.definition import differences
 from qstar.structs import TrainState
+from qstar.training.sources import Position, Source
 from qstar.typing import Params
-
-if TYPE_CHECKING:  # orbax and grain take a second to import: they are, where a checkpoint is read or written
-    import grain
-
 
 SEAL = "checksums.json"  # in a checkpoint: of its other files
 READERS = 4  # threads that compute checksums
@@ -229,10 +226,10 @@ class Checkpoints:
                 if pending is not None:
                     pending.result()
 
-    def save(self, step: int, state: TrainState, iterator: "grain.DatasetIterator", force: bool = False) -> bool:
+    def save(self, step: int, state: TrainState, source: Source, force: bool = False) -> bool:
         """Begin to save if it is time (or `force`); True when a save was begun.
 
-        The arrays and the iterator's position are copied before this returns, the disk is written afterwards. Raises
+        The arrays and the source's position are copied before this returns, the disk is written afterwards. Raises
         OSError when the disk was full, at this save or at the one before; a step that is saved already is left alone.
         """
         if any(known.step == step for known in self._saver.checkpoints):
@@ -243,7 +240,7 @@ class Checkpoints:
         with self._explained():
             self._probe()
             # Frozen weights never change: they are kept once, or read again from where they came.
-            contents = {"state": state.replace(frozen=None), "data": iterator}
+            contents = {"state": state.replace(frozen=None), "data": _Kept(source.position())}
             begun = self._saver.save_checkpointables_async(step, contents, force=force)
         if begun is not None:
             self._pending = _aside(lambda: self._finish(step, begun.result))
@@ -254,10 +251,8 @@ class Checkpoints:
         if jax.process_index() == 0:
             seal(self._directory / str(step))
 
-    def restore(
-        self, abstract_state: TrainState, iterator: "grain.DatasetIterator", step: int | None = None
-    ) -> TrainState:
-        """The state at `step` (default: latest) without frozen weights, and `iterator` moved to where it was.
+    def restore(self, abstract_state: TrainState, source: Source, step: int | None = None) -> TrainState:
+        """The state at `step` (default: latest) without frozen weights, and `source` moved to where it was.
 
         Args:
             abstract_state: tree of `jax.ShapeDtypeStruct` with the shardings wanted now.
@@ -273,8 +268,7 @@ class Checkpoints:
         step = self._resolve(step)
         with self._reading(step) as path:
             _check_seal(path)
-            positions, found = _positions(path), _metadata(path, "state")
-        position = _agreed(path, positions)
+            position, found = _position(path), _metadata(path, "state")
         _check(_shapes(abstract_state), _shapes(found), f"step {step} of {self._directory}")
         # Asked for by name: what this state lacks may not have been a part of a state yet when it was saved.
         fields = [field.name for field in dataclasses.fields(abstract_state)]
@@ -282,10 +276,8 @@ class Checkpoints:
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context, self._reading(step):
-            parts = {"state": wanted} if position else {"state": wanted, "data": iterator}
-            loaded = self._saver.load_checkpointables(step, parts)["state"]
-        if position:
-            iterator.set_state(position)
+            loaded = self._saver.load_checkpointables(step, {"state": wanted})["state"]
+        source.restore(position)
         return abstract_state.replace(**loaded)
 
     def load_params(self, step: int | None = None) -> Params:
@@ -418,22 +410,52 @@ def _aside(call: Callable[[], None]) -> futures.Future:
     return future
 
 
-def _positions(path: Path) -> list[dict]:
-    """Where another number of processes stood in the data; none where there were as many as now."""
-    # Every process keeps a position, in a file that is named for it and their number.
-    kept = list(path.glob("data/process_*-of-*.json"))
-    counts = {int(file.stem.rpartition("-of-")[2]) for file in kept}
-    return [] if counts == {jax.process_count()} else [json.loads(file.read_text()) for file in kept]
+class _Kept:
+    """A position as orbax saves it: in a file of its process, among those of the others."""
+
+    def __init__(self, position: Position):
+        self._text = json.dumps(position, indent=4)
+
+    async def save(self, directory) -> Coroutine[None, None, None]:
+        return self._write(directory)
+
+    async def _write(self, directory) -> None:
+        file = await directory.await_creation() / _position_file(jax.process_index(), jax.process_count())
+        await asyncio.to_thread(file.write_text, self._text)
+
+    async def load(self, directory) -> Coroutine[None, None, None]:
+        raise NotImplementedError(f"{directory}: positions are read without orbax")
 
 
-def _agreed(path: Path, positions: Sequence[dict]) -> dict | None:
-    """The one position of several processes; None where there is none."""
-    if any(one != positions[0] for one in positions):
+def _position_file(process: int, count: int) -> str:
+    return f"process_{process}-of-{count}.json"
+
+
+def _position(path: Path) -> Position:
+    """Where this process stood in the data. What another number of processes kept has to be one position.
+
+    Raises Damaged where there is none.
+    """
+    kept = {file.name: _read_position(path, file) for file in sorted(path.glob("data/process_*-of-*.json"))}
+    own = kept.get(_position_file(jax.process_index(), jax.process_count()))
+    if own is not None:
+        return own
+    positions = list(kept.values())
+    if not positions:
+        raise Damaged(path, "it lacks the position of the data")
+    if any(position != positions[0] for position in positions):
         raise ValueError(
             f"{path} was saved by {len(positions)} processes that stood at different places of the data, this run has "
             f"{jax.process_count()}; go on with {len(positions)} processes"
         )
-    return positions[0] if positions else None
+    return positions[0]
+
+
+def _read_position(path: Path, file: Path) -> Position:
+    try:
+        return files.read_json(file)
+    except ValueError as error:
+        raise Damaged(path, f"{file.relative_to(path)} cannot be read ({error})") from error
 
 
 def _metadata(path: Path, name: str) -> dict:

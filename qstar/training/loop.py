@@ -9,9 +9,10 @@ after k batches, for nothing is drawn ahead. Randomness lives in the step, which
 import math
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,8 @@ from qstar.training import console
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.machine import Meter
 from qstar.training.metrics import MetricLogger
+from qstar.training.sources import Source
+from qstar.training.step import Step
 
 MUST_BE_FINITE = ("loss", "grad_norm")
 
@@ -70,67 +73,78 @@ class NonFiniteLoss(FloatingPointError):  # noqa: N818 (its base says so)
         )
 
 
-def fit(
-    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-    state: TrainState,
-    batches: Iterator[Batch],
-    *,
-    steps: int,
-    log_every: int,
-    logger: MetricLogger,
-    checkpoints: Checkpoints | None = None,
-    hooks: Sequence[Hook] = (),
-    mesh: jax.sharding.Mesh | None = None,
-    show: Sequence[str] = ("loss", "reward", "weight"),
-    description: str = "train",
-    meter: Meter | None = None,
-    check: Callable[[TrainState, Batch], None] | None = None,
-) -> TrainState:
-    """Train from step `state.step` to step `steps`; returns the state after it.
+class Trains(Protocol):
+    """What the loop needs to know of a `Program`."""
 
-    `step` may donate its state. `batches` yields batches of numpy arrays and stands behind batch `state.step`; of
-    several processes each gets all of its rows. It is saved with the state, so it must be one that `checkpoints`
-    can save (a grain iterator). A line of metrics is written every `log_every` steps, wherever a hook returned values,
-    and at the end. `show` names the metrics of the progress display. What `meter` finds joins every line; `check` sees
-    the state and the batch of the first step before it is taken.
+    @property
+    def step(self) -> Step: ...
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def mesh(self) -> jax.sharding.Mesh | None: ...
+
+
+@dataclass(frozen=True)
+class Log:
+    """What is written, kept and shown while a model trains."""
+
+    logger: MetricLogger  # a line of metrics every `every` steps, wherever a hook returned values, and at the end
+    every: int
+    checkpoints: Checkpoints | None = None
+    hooks: Sequence[Hook] = ()
+    show: Sequence[str] = ("loss", "reward", "weight")  # metrics of the progress display
+    description: str = "train"
+    meter: Meter | None = None  # what it measures joins every line
+    check: Callable[[TrainState, Batch], None] | None = None  # gets state and batch before the first step is taken
+
+    def __post_init__(self):
+        if self.every < 1:
+            raise ValueError(f"log_every = {self.every}: expected a positive number")
+
+
+def fit(program: Trains, source: Source, state: TrainState, log: Log) -> TrainState:
+    """Train from step `state.step` to step `program.steps`; returns the state after it.
+
+    The step may donate its state. `source` has given `state.step` batches.
 
     Raises NonFiniteLoss; Interrupted, after saving, on SIGINT and SIGTERM (a second Ctrl-C kills the process at once);
     ValueError where the data ends early or its rows do not divide over the mesh.
     """
-    if log_every < 1:
-        raise ValueError(f"log_every = {log_every}: a positive number is wanted")
-    now = start = int(state.step)
-    logger.rewind(start)
+    start, steps, checkpoints = int(state.step), program.steps, log.checkpoints
+    now = start
+    log.logger.rewind(start)
     with (
-        sharding.on(mesh),
+        sharding.on(program.mesh),
         _StopSignals() as stop,
-        console.progress(description, start, max(start, steps), show) as progress,
+        console.progress(log.description, start, max(start, steps), log.show) as progress,
     ):
-        report = _Report(logger, progress, log_every, checkpoints, meter)
+        report = _Report(log, progress)
         for now in range(start + 1, steps + 1):
-            batch = _place(_draw(batches, now, steps), mesh)
-            if check is not None and now == start + 1:
-                check(state, batch)
-            # What slips to or from the device unasked would stall it every step.
+            batch = _place(_draw(source, state, now, steps), program.mesh)
+            if now == start + 1 and log.check is not None:
+                log.check(state, batch)
+            # An implicit transfer between host and device would stall every step.
             with jax.transfer_guard("disallow"):
-                state, metrics = step(state, batch)
+                state, metrics = program.step(state, batch)
             report.dispatched(now, metrics)
             last = now == steps
-            due = [hook for hook in hooks if last or now % hook.every == 0]
+            due = [hook for hook in log.hooks if last or now % hook.every == 0]
             if due:
                 report.settle()
-            found = [hook.call(now, state) for hook in due]
-            stopped = stop.asked(now, log_every)
+            values = [hook.call(now, state) for hook in due]
+            stopped = stop.asked(now, log.every)
             save = checkpoints is not None and (last or stopped or now % checkpoints.every == 0)
             if last or stopped or due or save:
                 report.settle()
-                report.line(now, found, last)
+                report.line(now, values, last)
             if save:
                 report.check_weights(now, state)
-                logger.mark(now)
-                checkpoints.save(now, state, batches, force=True)
-            if meter is not None and (due or save):
-                meter.restart()
+                log.logger.mark(now)
+                checkpoints.save(now, state, source, force=True)
+            if due or save:
+                report.restart_meter()
             if stopped:
                 break
         if checkpoints is not None:
@@ -140,12 +154,12 @@ def fit(
     return state
 
 
-def _draw(batches: Iterator[Batch], now: int, steps: int) -> Batch:
+def _draw(source: Source, state: TrainState, now: int, steps: int) -> Batch:
     try:
-        return next(batches)
+        return source.next(state)
     except StopIteration:
         raise ValueError(
-            f"the data ended after step {now - 1}, {steps} steps are wanted: repeat the data or lower the steps"
+            f"the data ended after step {now - 1}, expected {steps} steps: repeat the data or lower the steps"
         ) from None
 
 
@@ -162,16 +176,8 @@ def _place(batch: Batch, mesh: jax.sharding.Mesh | None) -> Batch:
 class _Report:
     """Metrics on their way from the device to the log."""
 
-    def __init__(
-        self,
-        logger: MetricLogger,
-        progress: console.Progress,
-        log_every: int,
-        checkpoints: Checkpoints | None,
-        meter: Meter | None,
-    ):
-        self._logger, self._progress, self._log_every, self._checkpoints = logger, progress, log_every, checkpoints
-        self._meter = meter
+    def __init__(self, log: Log, progress: console.Progress):
+        self._log, self._progress = log, progress
         self._flight: tuple[int, Metrics] | None = None
 
     def dispatched(self, step: int, metrics: Metrics) -> None:
@@ -188,21 +194,26 @@ class _Report:
             return
         (step, metrics), self._flight = self._flight, None
         metrics = jax.tree.map(float, jax.device_get(metrics))
-        if self._meter is not None:
-            self._meter.step()
+        if self._log.meter is not None:
+            self._log.meter.step()
         values = {name: mean.value() for name, mean in metrics.items()}
         for name in MUST_BE_FINITE:
             if not math.isfinite(values.get(name, 0.0)):
                 raise self._non_finite(step, name, values[name])
-        self._logger.add(metrics)
+        self._log.logger.add(metrics)
         self._progress.step(step, values)
 
     def line(self, step: int, found: Sequence[dict[str, float] | None] = (), last: bool = False) -> None:
         """Close the log interval with `step`, if it is time, `found` has values from hooks, or it is the last."""
         values = {name: float(value) for one in found for name, value in (one or {}).items()}
-        if last or values or step % self._log_every == 0:
-            values |= self._meter.interval() if self._meter is not None else {}
-            self._progress.interval(step, self._logger.write(step, values))
+        if last or values or step % self._log.every == 0:
+            values |= self._log.meter.interval() if self._log.meter is not None else {}
+            self._progress.interval(step, self._log.logger.write(step, values))
+
+    def restart_meter(self) -> None:
+        """Something else than a step took time."""
+        if self._log.meter is not None:
+            self._log.meter.restart()
 
     def check_weights(self, step: int, state: TrainState) -> None:
         # A finite gradient can still take the weights out of range; such a state would be resumed from for ever.
@@ -210,10 +221,11 @@ class _Report:
             raise self._non_finite(step, "a weight", math.nan)
 
     def _non_finite(self, step: int, what: str, value: float) -> NonFiniteLoss:
-        if self._checkpoints is None:
+        checkpoints = self._log.checkpoints
+        if checkpoints is None:
             return NonFiniteLoss(step, what, value, None, None)
-        self._checkpoints.wait()
-        return NonFiniteLoss(step, what, value, self._checkpoints.latest, self._checkpoints.directory)
+        checkpoints.wait()
+        return NonFiniteLoss(step, what, value, checkpoints.latest, checkpoints.directory)
 
 
 @jax.jit

@@ -57,7 +57,7 @@ def trained(tmp_path_factory):
     configs.save(cfg, directory / "config.yaml")
     data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, 0)
     with Checkpoints(directory / "checkpoints", every=1, keep=1) as saved:
-        saved.save(0, state, build.batches(data), force=True)
+        saved.save(0, state, build.stream(data), force=True)
     return Trained(directory, program, state, [data[0], data[1]])
 
 
@@ -91,12 +91,12 @@ def test_delimiters_and_mixing_head_survive_saving_loading_and_two_forwards(trai
 def test_training_goes_on_from_the_loaded_delimiters_and_mixing_head(trained):
     program = trained.program
     with Checkpoints(f"{trained.directory}/checkpoints", every=1, keep=1) as saved:
-        batches = build.batches(build.dataset(small_runs.small().data, _tokenizer(trained), 4, 0))
-        restored = saved.restore(program.abstract_state(0), batches)
+        source = build.stream(build.dataset(small_runs.small().data, _tokenizer(trained), 4, 0))
+        restored = saved.restore(program.abstract_state(0), source)
     straight = jax.tree.map(jnp.copy, trained.state)
     for batch in trained.batches:
         straight, _ = program.step(straight, batch)
-        restored, metrics = program.step(restored, next(batches))
+        restored, metrics = program.step(restored, source.next())
         assert metrics["weight"].value() != 0
     for name in ("start", "end", "mixing"):
         for found, wanted in zip(*map(jax.tree.leaves, (restored.params[name], straight.params[name])), strict=True):

@@ -20,6 +20,7 @@ from qstar import sharding
 from qstar.structs import TrainState
 from qstar.training import checkpoint
 from qstar.training.checkpoint import Checkpoints
+from qstar.training.sources import Stream
 
 TX = optax.adamw(1e-3)
 
@@ -41,13 +42,13 @@ def abstract(tree, place=None):
 
 def data():
     """Batches that name their place in the stream: batch k is [2k, 2k + 1]."""
-    return iter(grain.MapDataset.range(1000).batch(2).to_iter_dataset())
+    return Stream(iter(grain.MapDataset.range(1000).batch(2).to_iter_dataset()))
 
 
-def advance(iterator, count):
+def advance(source, count):
     for _ in range(count):
-        next(iterator)
-    return iterator
+        source.next()
+    return source
 
 
 def same(a, b):
@@ -66,11 +67,11 @@ def test_restored_state_equals_the_saved_one_and_the_data_go_on(tmp_path):
         assert saver.save(4, state(4), advance(data(), 4))
     with Checkpoints(tmp_path, every=2, keep=3) as saver:
         assert saver.latest == 4
-        iterator = data()
-        restored = saver.restore(abstract(state(0)), iterator)
+        source = data()
+        restored = saver.restore(abstract(state(0)), source)
     same(restored, state(4))
     assert jnp.issubdtype(restored.key.dtype, jax.dtypes.prng_key)
-    np.testing.assert_array_equal(next(iterator), [8, 9])
+    np.testing.assert_array_equal(source.next(), [8, 9])
 
 
 def test_a_state_saved_before_a_part_of_it_existed_is_restored_without_it(tmp_path):
@@ -92,17 +93,17 @@ def test_a_state_saved_before_a_part_of_it_existed_is_restored_without_it(tmp_pa
 
 def test_what_happens_after_save_returns_does_not_reach_the_disk(tmp_path):
     weights = {"w": jnp.arange(300_000.0)}
-    iterator = advance(data(), 1)
+    source = advance(data(), 1)
     wipe = jax.jit(lambda tree: jax.tree.map(jnp.zeros_like, tree), donate_argnums=0)
     with Checkpoints(tmp_path, every=1, keep=1) as saver:
-        saver.save(1, state(1, weights), iterator)
+        saver.save(1, state(1, weights), source)
         jax.block_until_ready(wipe(weights))
-        advance(iterator, 5)
+        advance(source, 5)
         restored = saver.load_params()
         again = data()
         saver.restore(abstract(state(1, {"w": jnp.zeros(300_000)})), again)
     np.testing.assert_array_equal(restored["w"], np.arange(300_000.0))
-    np.testing.assert_array_equal(next(again), [2, 3])
+    np.testing.assert_array_equal(again.next(), [2, 3])
 
 
 def test_saves_fall_on_multiples_and_only_the_newest_are_kept(tmp_path):
@@ -165,10 +166,10 @@ def saved_by_two(directory, positions):
 
 def test_what_two_processes_saved_goes_on_in_one(tmp_path):
     saved_by_two(tmp_path, (4, 4))
-    iterator = data()
+    source = data()
     with Checkpoints(tmp_path, every=2, keep=3) as saver:
-        same(saver.restore(abstract(state(0)), iterator), state(4))
-    np.testing.assert_array_equal(next(iterator), [8, 9])
+        same(saver.restore(abstract(state(0)), source), state(4))
+    np.testing.assert_array_equal(source.next(), [8, 9])
 
 
 def test_processes_that_stood_at_different_places_are_refused(tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 import re
@@ -17,17 +18,23 @@ from qstar.structs import Mean
 from qstar.training import console, loop
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.metrics import MetricLogger
+from qstar.training.sources import Stream
+from qstar.training.step import Step
 
 
-def fit(directory, step=None, state=None, *, steps, log_every=1, batches=None, **options):
+@dataclasses.dataclass(frozen=True)
+class Training:
+    step: Step
+    steps: int
+    mesh: jax.sharding.Mesh | None = None
+
+
+def fit(directory, step=None, state=None, *, steps, log_every=1, source=None, mesh=None, **options):
     return loop.fit(
-        step or resume_driver.make_step(options.get("mesh")),
+        Training(step or resume_driver.make_step(mesh), steps, mesh),
+        source or resume_driver.data(),
         resume_driver.new_state() if state is None else state,
-        batches or resume_driver.data(),
-        steps=steps,
-        log_every=log_every,
-        logger=MetricLogger(directory),
-        **options,
+        loop.Log(MetricLogger(directory), log_every, **options),
     )
 
 
@@ -49,10 +56,10 @@ def adding(change):
 
 
 def test_state_is_that_of_the_steps_taken_one_by_one(tmp_path):
-    step, expected, batches = resume_driver.make_step(), resume_driver.new_state(), resume_driver.data()
+    step, expected, source = resume_driver.make_step(), resume_driver.new_state(), resume_driver.data()
     losses = []
     for _ in range(4):
-        expected, metrics = step(expected, next(batches))
+        expected, metrics = step(expected, source.next())
         losses.append(float(metrics["loss"].sum))
     state = fit(tmp_path, steps=4)
     chex.assert_trees_all_equal(state.params, expected.params)
@@ -183,9 +190,9 @@ def test_step_that_copies_to_the_device_unasked_is_an_error(tmp_path):
 
 
 def test_data_that_ends_early_is_an_error(tmp_path):
-    batches = iter([resume_driver.example(0), resume_driver.example(1)])
-    with pytest.raises(ValueError, match="the data ended after step 2, 5 steps are wanted"):
-        fit(tmp_path, steps=5, batches=batches)
+    source = Stream(iter([resume_driver.example(0), resume_driver.example(1)]))
+    with pytest.raises(ValueError, match="the data ended after step 2, expected 5 steps"):
+        fit(tmp_path, steps=5, source=source)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -246,5 +253,5 @@ def test_terminal_shows_a_bar_with_the_values_of_the_newest_step(tmp_path, monke
 def test_intervals_of_no_steps_are_refused(tmp_path):
     with pytest.raises(ValueError, match="hook every 0 steps: a positive number is wanted"):
         loop.Hook(0, print)
-    with pytest.raises(ValueError, match="log_every = 0: a positive number is wanted"):
+    with pytest.raises(ValueError, match="log_every = 0: expected a positive number"):
         fit(tmp_path, steps=1, log_every=0)

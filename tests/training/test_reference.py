@@ -23,6 +23,7 @@ from qstar.training import checkpoint
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
 from qstar.training.reference import Comparison
+from qstar.training.sources import Stream
 from qstar.training.step import make_step, new_state, state_sharding
 
 INITIAL = Reference()
@@ -180,7 +181,7 @@ def program(method, **optim):
 
 def test_a_checkpoint_keeps_it_and_a_restored_state_steps_bit_for_bit(tmp_path):
     built = program(Distance(Reference(decay=0.5)))
-    data = iter(grain.MapDataset.range(9).to_iter_dataset())
+    data = Stream(iter(grain.MapDataset.range(9).to_iter_dataset()))
     with jax.set_mesh(built.mesh), checkpoint.Checkpoints(tmp_path / "checkpoints", 1, 2) as saved:
         state = built.start(tiny.lm_of()[1], 0)
         state, _ = built.step(state, BATCH)
