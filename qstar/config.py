@@ -6,6 +6,7 @@ line here (`SCHEMAS`) and one YAML file.
 
 import contextlib
 import dataclasses
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,14 +23,17 @@ from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue
 from yaml import YAMLError
 
 from qstar import __version__, advice, files, overrides, settings
-from qstar.data.examples import OVERLONG, ExamplesText
+from qstar.data.dataset import Data
+from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
+from qstar.data.overlong import OVERLONG
 from qstar.data.pairs import PairsText
 from qstar.data.pipeline import TextConfig
 from qstar.data.steps import LabelledText
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
+from qstar.methods import protocol
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.dpo import DPO
 from qstar.methods.fast_quiet_star import FastQuietStar
@@ -39,13 +43,14 @@ from qstar.methods.protocol import TOKEN_IDS
 from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP
 from qstar.methods.sft import SFT
-from qstar.methods.verifier import ORM, PRM, Verifier
+from qstar.methods.verifier import ORM, PRM
 from qstar.models.lora import LoraConfig
 from qstar.models.sources import Pretrained, Scratch
 from qstar.paths import CONFIGS, ROOT
 from qstar.recipes.catalog import RECIPES
 from qstar.settings import Count, NonNegative, OneOf, Seed, Whole
 from qstar.sharding import MeshConfig
+from qstar.structs import Batch
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.commonsense_qa import CommonsenseQA
 from qstar.tasks.cups import Cups
@@ -57,14 +62,6 @@ from qstar.tasks.svamp import SVAMP
 from qstar.thoughts.thinking import Thinks
 from qstar.training.metrics import SINKS
 from qstar.training.optim import OptimConfig
-
-CUPS_PRESETS = {
-    QuietStar: "quiet_star_cups",
-    RLP: "rlp_cups",
-    LaTRO: "latro_cups",
-    Adaptive: "adaptive_cups",
-}
-"""Presets for the bundled task, whose windows are too short for the thoughts of the papers."""
 
 
 def _check_run_dir(run_dir: str) -> None:
@@ -107,52 +104,46 @@ class TrainConfig:
             raise ValueError(
                 f"batch_size = {self.batch_size} does not split into micro_batches = {self.micro_batches} equal parts"
             )
-        self._check_method()
+        self._check_data()
+        self._check_thoughts()
 
-    def _check_method(self) -> None:
-        """What the method needs of the data; the commands in these messages work as they are."""
-        if isinstance(self.method, SFT) and not isinstance(self.data, ExamplesText):
-            raise ValueError(
-                "method=sft trains on completions with their weights: give data=examples data.path=FILE, JSON lines "
-                "with prompt and completion, as in\n"
-                """  printf '{"prompt": "3aegbdh=", "completion": "4;"}\\n' > examples.jsonl && """
-                "qstar-train method=sft data=examples data.path=examples.jsonl"
-            )
-        if isinstance(self.method, Verifier) != isinstance(self.data, LabelledText):
-            name = "prm" if isinstance(self.method, PRM) else "orm"
-            raise ValueError(
-                "method=orm and method=prm train on labelled solutions, and data=labelled is for them alone: give "
-                "both, with data.path=FILE, JSON lines with prompt, completion and label, as in\n"
-                """  printf '{"prompt": "3aegbdh=", "completion": "4;", "label": 1}\\n' > labelled.jsonl && """
-                f"qstar-train method={name} data=labelled data.path=labelled.jsonl"
-            )
-        if isinstance(self.method, DPO) != isinstance(self.data, PairsText) or (
-            isinstance(self.method, DPO) and self.control
-        ):
-            raise ValueError(
-                "method=dpo trains on pairs of completions, and data=pairs is for it alone, without a control "
-                "(control=false): give them together, with data.path=FILE, JSON lines with prompt, chosen and "
-                "rejected, as in\n"
-                """  printf '{"prompt": "3aegbdh=", "chosen": "4;", "rejected": "2;"}\\n' > pairs.jsonl && """
-                "qstar-train method=dpo data=pairs data.path=pairs.jsonl control=false"
-            )
+    def _check_data(self) -> None:
+        """Raise ValueError where the method does not train on what the data holds, with a command that works."""
+        takes, kind = protocol.trains_on(type(self.method)), type(self.data)
+        as_text = issubclass(takes, Batch)  # a control reads the same batches as text
+        if takes in kind.rows and (as_text or not self.control):
+            return
+        method, data = _choice("method", type(self.method)), _choice("data", kind)
+        if takes is Batch:  # which most formats are: the method is the one to change
+            takers = [name for name, one in SCHEMAS["method"].items() if protocol.trains_on(one) in kind.rows]
+            told = f"data={data} holds {kind.holds}, which method={method} does not train on, but {_named(takers)}"
+            pairs = [(taker, kind) for taker in takers]
+        else:
+            fitting = [one for one in SCHEMAS["data"].values() if takes in one.rows]
+            what = fitting[0].holds if fitting else takes.__name__
+            alone = "" if as_text else " without a control (control=false)"
+            told = f"method={method} trains on {what}{alone}, and data={data} holds {kind.holds}"
+            pairs = [(method, one) for one in fitting]
+        raise ValueError(f"{told}: {_together(*pairs[0])}" if pairs else told)
+
+    def _check_thoughts(self) -> None:
+        """Raise ValueError for thoughts that no window of the data holds."""
         if not isinstance(self.method, Thinks):
             return
         columns = self.method.thinking.thought_len + self.method.thinking.lookahead + 1
-        length = getattr(self.data, "length", None)
-        if length is not None and columns > length:
+        if columns > self.data.length:
             raise ValueError(
                 f"method.thought_len = {self.method.thought_len} and method.lookahead = {self.method.lookahead} make "
-                f"thoughts of {columns} columns, longer than the window data.length = {length}: shorten the thought "
-                "or lengthen the window" + self._preset()
+                f"thoughts of {columns} columns, longer than the window data.length = {self.data.length}: shorten the "
+                "thought or lengthen the window" + self._preset()
             )
 
     def _preset(self) -> str:
-        """The method's preset for the bundled task, where that is what a run trains on."""
-        preset = CUPS_PRESETS.get(type(self.method))
-        if preset is None or not isinstance(self.data, CupsText):
+        """The preset of the method for such data, where there is one."""
+        preset = f"{_choice('method', type(self.method))}_{_choice('data', type(self.data))}"
+        if not (Path(CONFIGS) / "method" / f"{preset}.yaml").is_file():
             return ""
-        return f", or take this method's settings for the bundled task:\n  qstar-train method={preset}"
+        return f", or take this method's settings for such data:\n  qstar-train method={preset}"
 
 
 @dataclass(frozen=True)
@@ -257,6 +248,29 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "optim": {"adamw": OptimConfig},
     "mesh": {"mesh": MeshConfig},
 }
+
+
+def _choice(group: str, schema: type) -> str:
+    """What a schema of a group is chosen by, as in method=quiet_star."""
+    return next((name for name, known in SCHEMAS[group].items() if known is schema), schema.__name__)
+
+
+def _named(methods: Sequence[str]) -> str:
+    return " and ".join(f"method={name}" for name in methods) or "no method does"
+
+
+def _together(method: str, data: type[Data]) -> str:
+    """How a method is trained on data of this kind; the command in it works as it is."""
+    choice = _choice("data", data)
+    command = f"qstar-train method={method} data={choice}"
+    if not data.example:
+        return f"give data={choice}, as in\n  {command}"
+    *fields, last = json.loads(data.example)
+    control = "" if issubclass(data.rows[0], Batch) else " control=false"
+    return (
+        f"give data={choice} data.path=FILE, JSON lines with {', '.join(fields)} and {last}, as in\n"
+        f"  printf '{data.example}\\n' > {choice}.jsonl && {command} data.path={choice}.jsonl{control}"
+    )
 
 
 def register() -> None:

@@ -17,15 +17,20 @@ from qstar.search import run as searches
 from qstar.search.protocol import Candidate
 
 MODULE = '''
-"""A method, a recipe, a task and a strategy of somebody else."""
+"""A method, a recipe, a task, a strategy and a file format of somebody else."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar
 
+from qstar.data import examples, pipeline
+from qstar.data.dataset import Data
+from qstar.data.examples import Example
 from qstar.methods.lm import PlainLM
 from qstar.recipes.protocol import Plan, Recipe
 from qstar.search.sample import sample
 from qstar.settings import Count, Positive
+from qstar.structs import Batch, Examples
 from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.problem import Asked, Problem, known
 
@@ -110,6 +115,22 @@ class FirstSample:
     def __call__(self, trees):
         nodes = sample(trees, range(len(trees.prompts)), self.branching)
         return trees.solutions(lambda problem: nodes[problem][0])
+
+
+@dataclass(frozen=True)
+class Tabbed(Data):
+    """Lines of a prompt, a tab and a completion."""
+
+    rows: ClassVar[tuple[type, ...]] = (Examples, Batch)
+    holds: ClassVar[str] = "lines with a tab"
+
+    path: str  # of the file
+    length: Count = 32  # tokens in a row
+
+    def build(self, tokenizer, batch_size, seed, say=print):
+        pairs = [line.split("\\t") for line in Path(self.path).read_text().splitlines()]
+        encoded = [Example(*map(tuple, tokenizer.encode_pair(*pair))) for pair in pairs]
+        return pipeline.source_dataset(examples.rows(encoded, self.length, seed), batch_size, seed)
 '''
 
 
@@ -119,7 +140,8 @@ def mine(tmp_path, monkeypatch):
     (tmp_path / "mine.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     module = importlib.import_module("mine")
-    for group, kind in (("method", module.Scaled), ("improve", module.FirstFew), ("task", module.OneMove)):
+    parts = {"method": module.Scaled, "improve": module.FirstFew, "task": module.OneMove, "data": module.Tabbed}
+    for group, kind in parts.items():
         monkeypatch.setitem(configs.SCHEMAS, group, configs.SCHEMAS[group] | {"mine": kind})
         (tmp_path / "configs" / group).mkdir(parents=True)
         (tmp_path / "configs" / group / "mine.yaml").write_text("defaults: [base_mine]\n")
@@ -173,3 +195,19 @@ def test_a_strategy(mine):
 
     found = searches.search(mine.FirstSample(), ["a", "b"], propose, {}, lambda node: node.state[-1], 0)
     assert len(found.answers) == 2 and set(found.answers) <= set("xyz")
+
+
+def test_a_file_format(mine, tmp_path):
+    (tmp_path / "sums.tsv").write_text("3a=\t4;\n1b=\t2;\n")
+    data = ("data=mine", f"data.path={tmp_path}/sums.tsv", "data.length=8", "eval=none")
+    cfg = composed(tmp_path, "train", "method=sft", *small_runs.MODEL, *data, "steps=2", "batch_size=1", "log_every=1")
+    train.run(dataclasses.replace(cfg, control=False), tmp_path / "run")
+    lines = small_runs.lines(tmp_path / "run" / "metrics.jsonl")
+    assert [line["tokens"] for line in lines] == [2, 2]  # an example in a row: the two characters after the tab
+
+
+def test_a_file_format_serves_the_methods_that_take_its_rows_alone(mine, tmp_path):
+    data = ("~experiments", "data=mine", "data.path=sums.tsv", "eval=none")
+    assert composed(tmp_path, "train", "model=tiny", "method=lm", *data).data == mine.Tabbed("sums.tsv")
+    with pytest.raises(ValueError, match=r"method=dpo .* data=mine holds lines with a tab"):
+        composed(tmp_path, "train", "model=tiny", "method=dpo", *data)

@@ -217,7 +217,7 @@ def first_step(*overrides: str) -> None:
     loaded, mesh = runs.initial_model(cfg.model, cfg.seed), sharding.make_mesh(cfg.mesh)
     method, other = cfg.method, runs.other_model(cfg.method, loaded)
     program = Program.of(method, loaded.lm, mesh, cfg.optim, 1, 1, other=other, vocabulary=loaded.tokenizer)
-    data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
+    data = cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed)
     with jax.set_mesh(mesh):
         batch = build.abstract_batch(data, cfg.batch_size, mesh)
         _, metrics = jax.eval_shape(program.step, program.abstract_state(0), batch)
@@ -258,6 +258,23 @@ def test_a_preset_of_a_method_runs_on_the_default_data_or_names_a_command_that_d
     with pytest.raises(ValueError, match="method") as refused:
         composed(f"method={preset}")
     assert str(refused.value).splitlines()[-1].strip() == ADVISED[preset]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told", "command"),
+    [
+        (("method=lm", "data=labelled"), "method=orm and method=prm", "method=orm data=labelled"),
+        (("method=lm", "data=pairs"), "data=pairs holds pairs of completions", "method=dpo data=pairs"),
+        (("method=dpo", "data=pairs", "control=true"), "control=false", "method=dpo data=pairs"),
+        (("method=prm", "data=examples"), "data=examples holds prompts with completions", "method=prm data=labelled"),
+    ],
+)
+def test_method_and_data_that_do_not_fit_are_both_named_with_a_command(overrides, told, command):
+    with pytest.raises(ValueError, match=overrides[0]) as refused:
+        composed(*overrides, "data.path=file.jsonl")
+    message, advised = str(refused.value).split("\n")
+    assert told in message
+    assert f"qstar-train {command} data.path=" in advised
 
 
 def test_the_presets_that_refusals_of_methods_advise_are_those_that_run():

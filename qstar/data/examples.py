@@ -7,20 +7,22 @@ seed; which rows make a batch is `data/pipeline.py`'s matter.
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, ClassVar, Protocol
 
 import numpy as np
 
 from qstar import files, settings
+from qstar.data import overlong, pipeline
+from qstar.data.dataset import Data, RandomAccess
 from qstar.data.generated import pack_row
+from qstar.data.overlong import OVERLONG
 from qstar.settings import OneOf, Range
-from qstar.structs import Examples
+from qstar.structs import Batch, Examples
 from qstar.tasks import conversation, lines
 
-OVERLONG = ("error", "skip")
 OPEN_ROWS = 64  # that an example is tried in, the newest ones; looking through all would take quadratic time
 
 
@@ -50,7 +52,7 @@ class Completing(Protocol):
 
 
 @dataclass(frozen=True)
-class ExamplesText:
+class ExamplesText(Data):
     """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1. Those that name
     the same `group` stand in one row.
 
@@ -60,6 +62,10 @@ class ExamplesText:
     model wrote: they are trained on as they are, after the tokens of the prompt alone.
     """
 
+    rows: ClassVar[tuple[type, ...]] = (Examples, Batch)  # whose weights methods on plain text leave aside
+    holds: ClassVar[str] = "prompts with completions"
+    example: ClassVar[str] = '{"prompt": "3aegbdh=", "completion": "4;"}'
+
     path: str  # of the file
     length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole examples as fit
     prompts_count: bool = False  # the tokens of prompts are learnt as well
@@ -68,6 +74,15 @@ class ExamplesText:
 
     def __post_init__(self):
         settings.check(self, "data")
+
+    def build(
+        self, tokenizer: Completing, batch_size: int, seed: int, say: Callable[[str], None] = print
+    ) -> RandomAccess:
+        examples = read(self.path, tokenizer)
+        if self.overlong == "skip":
+            units = overlong.fitting(_units(examples), self.length, "examples", say)
+            examples = [example for unit in units for example in unit.examples]
+        return pipeline.source_dataset(rows(examples, self.length, seed, self.prompts_count), batch_size, seed)
 
 
 @dataclass(frozen=True)
@@ -82,6 +97,20 @@ class Example:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """Examples that stand in one row: those of a group, or a single one."""
+
+    examples: tuple[Example, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.examples))
+
+    @property
+    def where(self) -> str:
+        return self.examples[0].where
 
 
 def write(path: str | Path, examples: Sequence[dict]) -> None:
@@ -176,15 +205,6 @@ def as_sampled(tokens: Sequence[int], stored: str, tokenizer: Completing, stop: 
     return [*written[:kept], *tokenizer.encode_after(text[length(kept) : upto] + tail)]
 
 
-def fitting(examples: Sequence[Example], length: int) -> tuple[list[Example], list[Example]]:
-    """Examples that fit into a row of `length` tokens, all of their group with them, and those that do not."""
-    kept: list[Example] = []
-    longer: list[Example] = []
-    for unit in _units(examples):
-        (longer if sum(map(len, unit)) > length else kept).extend(unit)
-    return kept, longer
-
-
 def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: bool = False) -> list[Examples]:
     """Rows [S = length] of numpy leaves that hold every example once, and all examples of a group in one row.
 
@@ -194,8 +214,9 @@ def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: boo
     """
     units = _units(examples)
     _check(examples, units, length)
-    bins = filled([sum(map(len, unit)) for unit in units], length, seed)
-    return [_row([one for number in numbers for one in units[number]], length, prompts_count) for numbers in bins]
+    bins = filled([len(unit) for unit in units], length, seed)
+    packed = ([example for number in numbers for example in units[number].examples] for numbers in bins)
+    return [_row(examples, length, prompts_count) for examples in packed]
 
 
 def filled(sizes: Sequence[int], length: int, seed: int) -> list[list[int]]:
@@ -213,12 +234,12 @@ def filled(sizes: Sequence[int], length: int, seed: int) -> list[list[int]]:
     return bins
 
 
-def _units(examples: Sequence[Example]) -> list[list[Example]]:
+def _units(examples: Sequence[Example]) -> list[_Unit]:
     """Groups, and examples without one by themselves, in the order in which they come."""
-    found: dict[str | int, list[Example]] = {}
+    units: dict[str | int, list[Example]] = {}
     for number, example in enumerate(examples):
-        found.setdefault(number if example.group is None else example.group, []).append(example)
-    return list(found.values())
+        units.setdefault(number if example.group is None else example.group, []).append(example)
+    return [_Unit(tuple(unit)) for unit in units.values()]
 
 
 def _row(examples: Sequence[Example], length: int, prompts_count: bool) -> Examples:
@@ -238,7 +259,7 @@ def _row(examples: Sequence[Example], length: int, prompts_count: bool) -> Examp
     return Examples(batch.tokens, mask, batch.segment, batch.position, weight, begins)
 
 
-def _check(examples: Sequence[Example], units: Sequence[Sequence[Example]], length: int) -> None:
+def _check(examples: Sequence[Example], units: Sequence[_Unit], length: int) -> None:
     if not examples:
         raise ValueError("there is no example to train on")
     empty = sum(not one.completion for one in examples)
@@ -247,13 +268,4 @@ def _check(examples: Sequence[Example], units: Sequence[Sequence[Example]], leng
     grouped = {one.group is not None for one in examples}
     if len(grouped) > 1:
         raise ValueError("some examples name a group and some do not: name one for all of them, or for none")
-    sizes = [sum(map(len, unit)) for unit in units]
-    longest = max(sizes)
-    if longest > length:
-        over = [unit for unit, size in zip(units, sizes, strict=True) if size > length]
-        what = "groups of examples" if grouped == {True} else "examples"
-        named = "; ".join(f"{unit[0].where}: {sum(map(len, unit))} tokens" for unit in over[:3] if unit[0].where)
-        raise ValueError(
-            f"{len(over)} of {len(units)} {what} are longer than a row of {length} tokens, the longest has {longest}"
-            f"{f' ({named})' if named else ''}: give length={longest} or more, or leave them out with overlong=skip"
-        )
+    overlong.check(units, length, "groups of examples" if grouped == {True} else "examples")

@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qstar.data import pipeline
+from qstar.data.dataset import Data, RandomAccess
+from qstar.data.pipeline import Encoder
 from qstar.settings import Count
 from qstar.structs import Batch
 from qstar.tasks import cups
 
 
 @dataclass(frozen=True)
-class CupsText(cups.CupsConfig):
+class CupsText(cups.CupsConfig, Data):
     """Text of the cups task. `answers_only` counts, in the loss, only what follows the question, and without `closing`
     not the semicolon at its end: then the answer to unworked problems is all that counts."""
 
@@ -26,6 +29,9 @@ class CupsText(cups.CupsConfig):
             longest += self.max_moves + self.padding + 2  # workings between dashes
         if self.length < longest:
             raise ValueError(f"data.length = {self.length}: a problem takes up to {longest} tokens")
+
+    def build(self, tokenizer: Encoder, batch_size: int, seed: int, say: Callable[[str], None] = print) -> RandomAccess:
+        return pipeline.source_dataset(cups_rows(self, tokenizer.encode_whole, seed), batch_size)
 
 
 @dataclass(frozen=True)

@@ -4,25 +4,31 @@ A file holds JSON lines {"prompt": ..., "chosen": ..., "rejected": ...}, as TRL 
 token, where it has one, follows both completions. A pair takes two rows of one length.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from qstar import settings
-from qstar.data import examples
-from qstar.data.examples import OVERLONG, Completing, Example
+from qstar.data import examples, overlong, pipeline
+from qstar.data.dataset import Data, RandomAccess
+from qstar.data.examples import Completing, Example
 from qstar.data.generated import pack_row
+from qstar.data.overlong import OVERLONG
 from qstar.settings import OneOf, Range
 from qstar.structs import Batch, Pairs
 from qstar.tasks import lines
 
 
 @dataclass(frozen=True)
-class PairsText:
+class PairsText(Data):
     """A file of pairs."""
+
+    rows: ClassVar[tuple[type, ...]] = (Pairs,)
+    holds: ClassVar[str] = "pairs of completions"
+    example: ClassVar[str] = '{"prompt": "3aegbdh=", "chosen": "4;", "rejected": "2;"}'
 
     path: str  # of the file: JSON lines with prompt, chosen and rejected
     length: Annotated[int, Range(2)] = 256  # tokens in a row: a prompt and one of its completions
@@ -31,6 +37,14 @@ class PairsText:
 
     def __post_init__(self):
         settings.check(self, "data")
+
+    def build(
+        self, tokenizer: Completing, batch_size: int, seed: int, say: Callable[[str], None] = print
+    ) -> RandomAccess:
+        pairs = read(self, tokenizer)
+        if self.overlong == "skip":
+            pairs = overlong.fitting(pairs, self.length, "pairs", say)
+        return pipeline.source_dataset(rows(pairs, self.length), batch_size, seed)
 
 
 @dataclass(frozen=True)
@@ -41,6 +55,10 @@ class Pair:
     def __len__(self) -> int:
         """Tokens of the longer one."""
         return max(len(self.chosen), len(self.rejected))
+
+    @property
+    def where(self) -> str:
+        return self.chosen.where
 
 
 def read(cfg: PairsText, tokenizer: Completing) -> list[Pair]:
@@ -80,13 +98,7 @@ def rows(pairs: Sequence[Pair], length: int) -> list[Pairs]:
     """
     if not pairs:
         raise ValueError("there is no pair to train on")
-    longer = [pair for pair in pairs if len(pair) > length]
-    if longer:
-        longest = max(map(len, longer))
-        raise ValueError(
-            f"{len(longer)} of {len(pairs)} pairs are longer than a row of {length} tokens, the longest has {longest} "
-            f"({longer[0].chosen.where}): give data.length={longest} or more, or leave them out with data.overlong=skip"
-        )
+    overlong.check(pairs, length, "pairs")
     return [Pairs(_row(pair.chosen, length), _row(pair.rejected, length)) for pair in pairs]
 
 

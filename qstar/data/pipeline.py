@@ -10,7 +10,7 @@ pack   all documents end to end, cut into full windows; every token is seen once
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from qstar import settings
+from qstar.data.dataset import Data, RandomAccess
 from qstar.settings import Decay, OneOf, Range
 from qstar.structs import Batch
 from qstar.tasks.lines import SEPARATOR
@@ -41,14 +42,8 @@ class Encoder(Protocol):
     def encode_whole(self, text: str) -> list[int]: ...
 
 
-class RandomAccess(Protocol):
-    """source[i] is one row of a batch: a Batch whose leaves are numpy arrays [S]."""
-
-    def __getitem__(self, index: int) -> Batch: ...
-
-
 @dataclasses.dataclass(frozen=True)
-class TextConfig:
+class TextConfig(Data):
     """Which text, and how windows are cut from it."""
 
     paths: tuple[str, ...]  # text or JSONL files, or folders of them
@@ -66,6 +61,15 @@ class TextConfig:
         settings.check(self, "data")
         if not self.paths:
             raise ValueError("data.paths is empty: name at least one text file, JSONL file or folder")
+
+    def build(self, tokenizer: Encoder, batch_size: int, seed: int, say: Callable[[str], None] = print) -> RandomAccess:
+        return text_dataset(self, tokenizer, batch_size, seed, pad_id=0)
+
+    def held_out(self, tokenizer: Encoder, training: RandomAccess, batch_size: int, seed: int) -> Batch:
+        """Of the documents kept out of training; where none are, a batch that training does not reach."""
+        if not self.heldout_fraction:
+            return super().held_out(tokenizer, training, batch_size, seed)
+        return text_dataset(self, tokenizer, batch_size, seed, pad_id=0, split="heldout")[0]
 
 
 @dataclasses.dataclass(frozen=True)

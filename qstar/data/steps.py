@@ -9,25 +9,31 @@ A file holds JSON lines of one of two kinds, in the names that TRL gives them:
 """
 
 import bisect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
 from qstar import settings
-from qstar.data import examples
-from qstar.data.examples import OVERLONG, Completing
+from qstar.data import examples, overlong, pipeline
+from qstar.data.dataset import Data, RandomAccess
+from qstar.data.examples import Completing
 from qstar.data.generated import pack_row
+from qstar.data.overlong import OVERLONG
 from qstar.settings import OneOf, Range
 from qstar.structs import Labelled
 from qstar.tasks import lines
 
 
 @dataclass(frozen=True)
-class LabelledText:
+class LabelledText(Data):
     """A file of labelled solutions."""
+
+    rows: ClassVar[tuple[type, ...]] = (Labelled,)
+    holds: ClassVar[str] = "labelled solutions"
+    example: ClassVar[str] = '{"prompt": "3aegbdh=", "completion": "4;", "label": 1}'
 
     path: str  # of the file: JSON lines with prompt, completion and label, or prompt, completions and labels
     length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole solutions as fit
@@ -38,6 +44,14 @@ class LabelledText:
 
     def __post_init__(self):
         settings.check(self, "data")
+
+    def build(
+        self, tokenizer: Completing, batch_size: int, seed: int, say: Callable[[str], None] = print
+    ) -> RandomAccess:
+        solutions = read(self, tokenizer)
+        if self.overlong == "skip":
+            solutions = overlong.fitting(solutions, self.length, "solutions", say)
+        return pipeline.source_dataset(rows(solutions, self.length, seed), batch_size, seed)
 
 
 @dataclass(frozen=True)
@@ -131,13 +145,7 @@ def rows(solutions: Sequence[Solution], length: int, seed: int) -> list[Labelled
     """
     if not solutions:
         raise ValueError("there is no labelled solution to train on")
-    longer = [one for one in solutions if len(one) > length]
-    if longer:
-        raise ValueError(
-            f"{len(longer)} of {len(solutions)} solutions are longer than a row of {length} tokens, the longest has "
-            f"{max(map(len, longer))} ({longer[0].where}): give data.length={max(map(len, longer))} or more, or leave "
-            "them out with data.overlong=skip"
-        )
+    overlong.check(solutions, length, "solutions")
     filled = examples.filled([len(one) for one in solutions], length, seed)
     return [_row([solutions[i] for i in numbers], length) for numbers in filled]
 

@@ -15,7 +15,7 @@ from typing import Annotated
 import jax
 import numpy as np
 
-from qstar.data.examples import OVERLONG
+from qstar.data.overlong import OVERLONG
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals, measure, suite
 from qstar.evals.measure import GREEDY, NONE, Figure, ItemRow

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar.data import pipeline
-from qstar.data.examples import OVERLONG
+from qstar.data.overlong import OVERLONG
 from qstar.data.pipeline import TextConfig
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from qstar import settings
-from qstar.data.examples import OVERLONG
+from qstar.data.overlong import OVERLONG
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure
 from qstar.evals.choices import ChoiceTexts

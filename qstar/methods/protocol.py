@@ -6,7 +6,7 @@ What only some methods have is a small protocol each: `thoughts.thinking.Thinks`
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, get_type_hints, runtime_checkable
 
 from qstar import settings
 from qstar.models.cost import Pass
@@ -50,6 +50,12 @@ class Method(Protocol):
 
     def loss(self, models: Models, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
         """Loss of a batch and what to log."""
+
+
+def trains_on(method: type[Method]) -> type:
+    """The struct of a batch that a method's loss takes, as its signature says; text where it says nothing."""
+    loss = method.loss_terms if issubclass(method, LossOfTerms) else method.loss
+    return get_type_hints(loss).get("batch", Batch)
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ import jax
 from qstar import __version__, advice, files, paths, processes, sharding
 from qstar import config as configs
 from qstar.config import TrainConfig
-from qstar.data.pipeline import RandomAccess
+from qstar.data.dataset import RandomAccess
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import CupsEval, Evaluator, Row
 from qstar.methods.lm import PlainLM
@@ -92,7 +92,7 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
     if loaded.tokenizer.told():
         console.console().print(f"tokenizer: {loaded.tokenizer.told()}", markup=False, highlight=False)
     with console.phase("preparing data and questions"):
-        data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
+        data = cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed, console.say)
         texts = held_out(cfg, loaded.tokenizer, data) if isinstance(cfg.method, Thinks) else []
         arms = [_arm(cfg, cfg.method, directory, loaded, mesh, data, texts)]
         if cfg.control:
@@ -142,11 +142,11 @@ def _check_sizes(cfg: TrainConfig, loaded: Policy, mesh: jax.sharding.Mesh) -> N
 
 
 def held_out(cfg: TrainConfig, tokenizer: Tokenizer, training: RandomAccess) -> list[list[int]]:
-    """Texts to read: problems of the evaluation, or the beginnings of windows outside training (`build.held_out`)."""
+    """Texts to read: problems of the evaluation, or the beginnings of windows outside training."""
     if isinstance(cfg.eval, CupsEval):
         problems = dataclasses.replace(cfg.eval, items=BEST_OF).problems()
         return [tokenizer.encode_whole(f"{problem.question}{problem.answer}") for problem in problems]
-    batch = build.held_out(cfg.data, tokenizer, training, cfg.batch_size, cfg.seed)
+    batch = cfg.data.held_out(tokenizer, training, cfg.batch_size, cfg.seed)
     first = batch.segment == 1
     return [tokens[keep][:SAMPLE_LIMIT].tolist() for tokens, keep in zip(batch.tokens, first, strict=True)][:BEST_OF]
 

@@ -8,13 +8,8 @@ import jax
 import optax
 
 from qstar import sharding
-from qstar.data import examples, generated, pairs, pipeline, steps
-from qstar.data.examples import ExamplesText
-from qstar.data.generated import CupsText
-from qstar.data.pairs import PairsText
-from qstar.data.pipeline import RandomAccess
-from qstar.data.steps import LabelledText
-from qstar.data.tokenizer import Tokenizer
+from qstar.data import pipeline
+from qstar.data.dataset import FAR, RandomAccess
 from qstar.methods.protocol import AsksAnother, Counts, Method, Vocabulary
 from qstar.models import lora
 from qstar.models.cost import Pass
@@ -23,49 +18,11 @@ from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.policy import Policy
 from qstar.structs import Batch, TrainState
-from qstar.training import console, optim, step
+from qstar.training import optim, step
 from qstar.training.optim import OptimConfig
 from qstar.training.reference import Comparison
 from qstar.training.sources import Stream
 from qstar.typing import Key, Params
-
-FAR = 2**20  # a batch that no run comes to
-
-
-def dataset(cfg, tokenizer: Tokenizer, batch_size: int, seed: int) -> RandomAccess:
-    """dataset[k] is the batch [B S] of step k, a function of (seed, k); without end."""
-    if isinstance(cfg, ExamplesText):
-        found = examples.read(cfg.path, tokenizer)
-        if cfg.overlong == "skip":
-            found, longer = examples.fitting(found, cfg.length)
-            if longer:
-                console.console().print(
-                    f"{len(longer)} examples are longer than data.length = {cfg.length} tokens and are left out; the "
-                    f"first: {longer[0].where}",
-                    markup=False,
-                )
-        found = examples.rows(found, cfg.length, seed, cfg.prompts_count)
-        return pipeline.source_dataset(found, batch_size, seed)
-    if isinstance(cfg, LabelledText):
-        solutions = _short_enough(cfg, steps.read(cfg, tokenizer), "solutions")
-        return pipeline.source_dataset(steps.rows(solutions, cfg.length, seed), batch_size, seed)
-    if isinstance(cfg, PairsText):
-        found = pairs.rows(_short_enough(cfg, pairs.read(cfg, tokenizer), "pairs"), cfg.length)
-        return pipeline.source_dataset(found, batch_size, seed)
-    if isinstance(cfg, CupsText):
-        return pipeline.source_dataset(generated.cups_rows(cfg, tokenizer.encode_whole, seed), batch_size)
-    return pipeline.text_dataset(cfg, tokenizer, batch_size, seed, pad_id=0)
-
-
-def _short_enough(cfg: LabelledText | PairsText, records: list, what: str) -> list:
-    """Those that fit into a row, where the others are to be left out; how many these are is printed."""
-    if cfg.overlong == "error":
-        return records
-    kept = [record for record in records if len(record) <= cfg.length]
-    if len(kept) < len(records):
-        left = f"{len(records) - len(kept)} {what} are longer than data.length = {cfg.length} tokens and are left out"
-        console.console().print(left, markup=False)
-    return kept
 
 
 def stream(dataset: RandomAccess) -> Stream:
@@ -79,13 +36,6 @@ def abstract_batch(dataset: RandomAccess, batch_size: int, mesh: jax.sharding.Me
     return jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((batch_size, *leaf.shape[1:]), leaf.dtype, sharding=place), dataset[FAR]
     )
-
-
-def held_out(cfg, tokenizer: Tokenizer, training: RandomAccess, batch_size: int, seed: int) -> Batch:
-    """A batch to look at: of the text kept out of training, or, where none is, one that `training` does not reach."""
-    if getattr(cfg, "heldout_fraction", 0):
-        return pipeline.text_dataset(cfg, tokenizer, batch_size, seed, pad_id=0, split="heldout")[0]
-    return training[FAR]
 
 
 @dataclass(frozen=True)

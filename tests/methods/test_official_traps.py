@@ -55,7 +55,7 @@ def trained(tmp_path_factory):
     state = jax.device_put(state.replace(params=moved), program.places)
     runs.describe(directory, loaded.lm, loaded.tokenizer)
     configs.save(cfg, directory / "config.yaml")
-    data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, 0)
+    data = cfg.data.build(loaded.tokenizer, cfg.batch_size, 0)
     with Checkpoints(directory / "checkpoints", every=1, keep=1) as saved:
         saved.save(0, state, build.stream(data), force=True)
     return Trained(directory, program, state, [data[0], data[1]])
@@ -91,7 +91,7 @@ def test_delimiters_and_mixing_head_survive_saving_loading_and_two_forwards(trai
 def test_training_goes_on_from_the_loaded_delimiters_and_mixing_head(trained):
     program = trained.program
     with Checkpoints(f"{trained.directory}/checkpoints", every=1, keep=1) as saved:
-        source = build.stream(build.dataset(small_runs.small().data, _tokenizer(trained), 4, 0))
+        source = build.stream(small_runs.small().data.build(_tokenizer(trained), 4, 0))
         restored = saved.restore(program.abstract_state(0), source)
     straight = jax.tree.map(jnp.copy, trained.state)
     for batch in trained.batches:

@@ -29,7 +29,7 @@ def run_directory(tmp_path_factory):
     program = build.Program.of(cfg.method, loaded.lm, *settings, vocabulary=loaded.tokenizer)
     runs.describe(directory, loaded.lm, loaded.tokenizer)
     configs.save(cfg, directory / "config.yaml")
-    data = build.dataset(cfg.data, loaded.tokenizer, cfg.batch_size, cfg.seed)
+    data = cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed)
     with Checkpoints(directory / "checkpoints", every=1, keep=1) as saved:
         saved.save(1, program.start(loaded.language_model, cfg.seed), build.stream(data))
     (directory / "metrics.jsonl").write_text('{"step": 1, "time_s": 0.5, "loss": 2.0}\n')
