@@ -24,12 +24,11 @@ from qstar.settings import Count, NonNegative, OneOf, Whole
 from qstar.tasks import commonsense_qa, gsm8k
 from qstar.tasks.grading import extract
 from qstar.tasks.items import LEAD, MARKER
+from qstar.tasks.problem import Problem
 from qstar.thoughts.generate import generate
 from qstar.typing import Key, Keys
 
 OPENING = " Let's think step by step."
-CLOSING = "\nTherefore, the answer (arabic numerals) is"
-CLOSING_LETTER = "\nTherefore, among A through E, the answer is"
 NEXT = (LEAD, "\n\n\n")
 """Where a text goes on to something else: another question, or nothing. Differs from the released code, which cuts at
 the last of several, and only of those behind the first."""
@@ -76,48 +75,51 @@ class ChainEval:
             raise ValueError(f"eval.begin = {self.begin!r} is not one token of this model's tokenizer; name one")
         named = (id for id in map(tokenizer.id_of, self.stop) if id is not None)
         stop = tuple(dict.fromkeys((*tokenizer.ends, *named)))
-        found = {}
+        measures = []
         if self.gsm8k:
             rows = suite.numbered(builders.gsm8k(self.gsm8k, self.gsm8k_split), self.gsm8k_split, self.items)
-            found["gsm8k_chain"] = [number_question(row) for row in rows]
+            measures.append(Chain("gsm8k_chain", tuple(map(number_problem, rows)), NUMBER, self, begin, stop))
         if self.commonsense_qa:
             rows = suite.numbered(builders.commonsense_qa(self.commonsense_qa, "dev"), "dev", self.items)
-            found["commonsense_qa_chain"] = [letter_question(row) for row in rows]
-        return [Chain(name, tuple(questions), self, begin, stop) for name, questions in found.items()]
+            measures.append(Chain("commonsense_qa_chain", tuple(map(letter_problem, rows)), LETTER, self, begin, stop))
+        return measures
 
 
 @dataclass(frozen=True)
-class Question:
-    id: str
-    prompt: str
-    closing: str  # what asks for the answer, behind the rationale
-    gold: str  # spelled as `answer` spells votes
+class Closing:
+    """What asks for the answer after the rationale, and how it is read."""
+
+    text: str
     letters: str  # of the choices; empty where the answer is a number
 
-    def answer(self, text: str) -> str:
-        """The vote in what was written behind `closing`; empty where there is none."""
+    def answer(self, written: str) -> str:
+        """The vote in what was written after it; empty where there is none."""
         if self.letters:
-            return extract.letter(text, self.letters) or ""
-        value = extract.number(text)
+            return extract.letter(written, self.letters) or ""
+        value = extract.number(written)
         return "" if value is None else extract.plain(value)
 
 
-def number_question(row: dict) -> Question:
-    """Of GSM8K. Differs from the released code: signs and decimals count."""
+NUMBER = Closing("\nTherefore, the answer (arabic numerals) is", "")
+LETTER = Closing("\nTherefore, among A through E, the answer is", commonsense_qa.LETTERS)
+
+
+def number_problem(row: dict) -> Problem:
+    """Of GSM8K, the answer spelled as `NUMBER` spells votes. Differs from the released code: signs and decimals
+    count."""
     gold = extract.number(gsm8k.gold(row["answer"]))
     if gold is None:
         raise ValueError(f"question {row['id']}: there is no number in its answer {gsm8k.gold(row['answer'])!r}")
-    return Question(row["id"], _prompt(row["question"]), CLOSING, extract.plain(gold), "")
+    return Problem(row["id"], row["question"], extract.plain(gold))
 
 
-def letter_question(row: dict) -> Question:
+def letter_problem(row: dict) -> Problem:
     """Of CommonsenseQA."""
-    prompt = _prompt(commonsense_qa.question(row))
-    return Question(row["id"], prompt, CLOSING_LETTER, row["answer"], commonsense_qa.LETTERS)
+    return Problem(row["id"], commonsense_qa.question(row), row["answer"])
 
 
-def _prompt(question: str) -> str:
-    return f"{LEAD} {question}{MARKER}{OPENING}"
+def prompt(problem: Problem) -> str:
+    return f"{LEAD} {problem.question}{MARKER}{OPENING}"
 
 
 # --- votes --------------------------------------------------------------------------------------------------------
@@ -177,29 +179,32 @@ class Chain:
     """A measure (`evals.measure.Measure`): questions answered by majority."""
 
     name: str
-    items: tuple[Question, ...]
+    items: tuple[Problem, ...]
+    closing: Closing
     cfg: ChainEval
     begin: tuple[int, ...]  # ids before every prompt
     stop: tuple[int, ...]  # ids that end a text
 
     def lengths(self, tokenizer: Tokenizer) -> list[int]:
-        return [self._length(question, tokenizer) for question in self.items]
+        return [self._length(problem, tokenizer) for problem in self.items]
 
-    def _length(self, question: Question, tokenizer: Tokenizer) -> int:
+    def _length(self, problem: Problem, tokenizer: Tokenizer) -> int:
         """Of the prompt with the rationale behind it, or with the closing and the answer."""
-        prompt, closing = len(self._ids(question, tokenizer)), len(tokenizer.encode(question.closing))
-        return prompt + max(self.cfg.max_tokens, closing + self.cfg.answer_tokens)
+        size, closing = len(self._ids(problem, tokenizer)), len(tokenizer.encode(self.closing.text))
+        return size + max(self.cfg.max_tokens, closing + self.cfg.answer_tokens)
 
-    def _ids(self, question: Question, tokenizer: Tokenizer, written: str = "") -> list[int]:
+    def _ids(self, problem: Problem, tokenizer: Tokenizer, written: str = "") -> list[int]:
         """The prompt, with what was written behind it; in a chat the question is a message and the rest its reply."""
         if not tokenizer.marks.chat:
-            return [*self.begin, *tokenizer.encode(question.prompt + written)]
-        asked = question.prompt.removeprefix(LEAD).removesuffix(MARKER + OPENING).strip()
-        return [*tokenizer.encode_prompt(asked), *tokenizer.encode_after((OPENING + written).lstrip())]
+            return [*self.begin, *tokenizer.encode(prompt(problem) + written)]
+        return [
+            *tokenizer.encode_prompt(problem.question.strip()),
+            *tokenizer.encode_after((OPENING + written).lstrip()),
+        ]
 
     def batches(self) -> list[list[int]]:
         """Questions of similar length, the longest first: if one is too long for the model or memory, it shows soon."""
-        order = sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].prompt), i))
+        order = sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].question), i))
         return [order[start : start + self.cfg.batch_size] for start in range(0, len(order), self.cfg.batch_size)]
 
     def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
@@ -210,19 +215,35 @@ class Chain:
         rows = []
         for way in ways:
             written = self._written(subject, way, asked, keys)
-            for number, question in enumerate(asked[: len(index)]):
+            for number, problem in enumerate(asked[: len(index)]):
                 votes = written[number * self.cfg.votes : (number + 1) * self.cfg.votes]
-                rows.append({"item": question.id, "thoughts": way, "draw": 0} | _columns(question, votes))
+                rows.append({"item": problem.id, "thoughts": way, "draw": 0} | self._columns(problem, votes))
         return rows
 
-    def _written(self, subject: Policy, way: str, questions: Sequence[Question], keys: Keys) -> list[Written]:
+    def _columns(self, problem: Problem, written: Sequence[Written]) -> ItemRow:
+        votes = [self.closing.answer(one.answer) for one in written]
+        answer = majority(votes)
+        return {
+            "question": prompt(problem),
+            "gold": problem.answer,
+            "answer": answer,
+            "right": answer == problem.answer,
+            "right_of": [chance(votes, problem.answer, count) for count in range(1, len(votes) + 1)],
+            "answered": sum(map(bool, votes)) / len(votes),
+            "votes": votes,
+            "rationales": [one.rationale for one in written],
+            "answers": [one.answer for one in written],
+            "tokens": [one.tokens for one in written],
+        }
+
+    def _written(self, subject: Policy, way: str, problems: Sequence[Problem], keys: Keys) -> list[Written]:
         cfg, tokenizer = self.cfg, subject.tokenizer
         room = subject.definition.abstract_model.lm.cfg.max_len
-        prompts = [self._ids(question, tokenizer) for question in questions]
-        for question, prompt in zip(questions, prompts, strict=True):
-            if self._length(question, tokenizer) > room:
+        prompts = [self._ids(problem, tokenizer) for problem in problems]
+        for problem, ids in zip(problems, prompts, strict=True):
+            if self._length(problem, tokenizer) > room:
                 raise ValueError(
-                    f"{self.name}: question {question.id} has {len(prompt)} tokens, eval.max_tokens = "
+                    f"{self.name}: question {problem.id} has {len(ids)} tokens, eval.max_tokens = "
                     f"{cfg.max_tokens} and eval.answer_tokens = {cfg.answer_tokens} are more than fit behind it: the "
                     f"model was built for {room}; lower them, or use a model with a longer context"
                 )
@@ -230,9 +251,9 @@ class Chain:
         reason_keys, answer_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, phase) for phase in range(2))
         reasoned = self._continued(subject, way, prompts, reason_keys, cfg.max_tokens, cfg.votes)
         rationales = [_ended(text).rstrip() for text, _ in reasoned]
-        each = [question for question in questions for _ in range(cfg.votes)]
+        each = [problem for problem in problems for _ in range(cfg.votes)]
         limit = room - cfg.answer_tokens
-        closed = [self._closed(q, text, tokenizer, limit) for q, text in zip(each, rationales, strict=True)]
+        closed = [self._closed(one, text, tokenizer, limit) for one, text in zip(each, rationales, strict=True)]
         answered = self._continued(subject, way, closed, answer_keys, cfg.answer_tokens, 1)
         return [
             Written(rationale, _ended(answer), before + after)
@@ -264,10 +285,10 @@ class Chain:
         ids = [found.text(row) for row in range(len(keys))]
         return [(subject.tokenizer.decode([id for id in row if id not in self.stop]), len(row)) for row in ids]
 
-    def _closed(self, question: Question, rationale: str, tokenizer: Tokenizer, limit: int) -> list[int]:
+    def _closed(self, problem: Problem, rationale: str, tokenizer: Tokenizer, limit: int) -> list[int]:
         """Prompt, rationale and closing, read anew as one text. The rationale is cut where the text would not fit."""
         while True:
-            ids = self._ids(question, tokenizer, rationale + question.closing)
+            ids = self._ids(problem, tokenizer, rationale + self.closing.text)
             if len(ids) <= limit:
                 return ids
             rationale = rationale[: max(len(rationale) - (len(ids) - limit), 0)]
@@ -280,23 +301,6 @@ class Chain:
                 values = np.asarray([row["right_of"][count - 1] for row in rows])
                 found[f"accuracy_of_{count}"] = Figure(float(values.mean()), *intervals.bootstrap(values, seed=0))
         return found | {"answered": measure.mean(rows, "answered")}
-
-
-def _columns(question: Question, written: Sequence[Written]) -> ItemRow:
-    votes = [question.answer(one.answer) for one in written]
-    answer = majority(votes)
-    return {
-        "question": question.prompt,
-        "gold": question.gold,
-        "answer": answer,
-        "right": answer == question.gold,
-        "right_of": [chance(votes, question.gold, count) for count in range(1, len(votes) + 1)],
-        "answered": sum(map(bool, votes)) / len(votes),
-        "votes": votes,
-        "rationales": [one.rationale for one in written],
-        "answers": [one.answer for one in written],
-        "tokens": [one.tokens for one in written],
-    }
 
 
 def _ended(text: str) -> str:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -26,6 +26,7 @@ from qstar.policy import Policy
 from qstar.settings import Count, OneOf, Whole
 from qstar.tasks import commonsense_qa, cups, gsm8k
 from qstar.tasks.items import Item
+from qstar.tasks.problem import Problem
 from qstar.thoughts.thinking import Thinks
 from qstar.typing import Key, Params
 
@@ -34,6 +35,13 @@ if TYPE_CHECKING:
 
 GSM8K_SPLITS = gsm8k.SPLITS
 EVAL_SEED = 20_240_318  # which questions are asked; the same for every run
+
+
+@runtime_checkable
+class HasTexts(Protocol):
+    """An evaluation whose questions, with their answers, are texts to read for thoughts."""
+
+    def texts(self, count: int) -> list[str]: ...
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,15 @@ class CupsEval:
     def measures(self, tokenizer: Tokenizer) -> list[Measure]:
         return [Direct("cups", _cups_items(self, tokenizer), self.batch_size, self.draws)]
 
-    def problems(self) -> list[cups.Problem]:
+    def problems(self, count: int | None = None) -> list[Problem]:
+        """So many questions, else `items`; one that is drawn twice is two."""
         rng = np.random.default_rng(EVAL_SEED)
         task = cups.CupsConfig(self.min_moves, self.max_moves)
-        return [cups.draw(task, rng, self.split) for _ in range(self.items)]
+        games = [cups.draw(task, rng, self.split) for _ in range(count or self.items)]
+        return [game.problem(f"{number}-{game.question}") for number, game in enumerate(games)]
+
+    def texts(self, count: int) -> list[str]:
+        return [f"{problem.question}{problem.answer}" for problem in self.problems(count)]
 
 
 @dataclass(frozen=True)
@@ -153,10 +166,10 @@ def numbered(rows: Sequence[dict], split: str, count: int) -> list[dict]:
 
 @functools.lru_cache(maxsize=1)  # the arms of a run are asked the same
 def _cups_items(cfg: CupsEval, tokenizer: Tokenizer) -> tuple[Item, ...]:
-    return tuple(cups_item(problem, tokenizer, number) for number, problem in enumerate(cfg.problems()))
+    return tuple(cups_item(problem, tokenizer) for problem in cfg.problems())
 
 
-def cups_item(problem: cups.Problem, tokenizer: Tokenizer, number: int = 0) -> Item:
+def cups_item(problem: Problem, tokenizer: Tokenizer) -> Item:
     """A problem as an item: the token behind the question is scored, among the five places.
 
     Raises ValueError for a tokenizer that does not write every place behind a question as one token of its own.
@@ -171,8 +184,7 @@ def cups_item(problem: cups.Problem, tokenizer: Tokenizer, number: int = 0) -> I
             f"{written}): the cups task needs one that does, such as that of model=tiny"
         )
     last = len(ids) - 2
-    id = f"{number}-{problem.question}"  # a question may be drawn twice
-    return Item(text, ids, last + 1, (last,), (ids[-1],), places, problem.answer, 0, id, problem.question)
+    return Item(text, ids, last + 1, (last,), (ids[-1],), places, problem.answer, 0, problem.id, problem.question)
 
 
 # --- the table ----------------------------------------------------------------------------------------------------

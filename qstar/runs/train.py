@@ -22,7 +22,7 @@ from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data.dataset import RandomAccess
 from qstar.data.tokenizer import Tokenizer
-from qstar.evals.suite import CupsEval, Evaluator, Row
+from qstar.evals.suite import Evaluator, HasTexts, Row
 from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.models import cost
@@ -142,10 +142,9 @@ def _check_sizes(cfg: TrainConfig, loaded: Policy, mesh: jax.sharding.Mesh) -> N
 
 
 def held_out(cfg: TrainConfig, tokenizer: Tokenizer, training: RandomAccess) -> list[list[int]]:
-    """Texts to read: problems of the evaluation, or the beginnings of windows outside training."""
-    if isinstance(cfg.eval, CupsEval):
-        problems = dataclasses.replace(cfg.eval, items=BEST_OF).problems()
-        return [tokenizer.encode_whole(f"{problem.question}{problem.answer}") for problem in problems]
+    """Texts to read: those of the evaluation, or the beginnings of windows outside training."""
+    if isinstance(cfg.eval, HasTexts):
+        return [tokenizer.encode_whole(text) for text in cfg.eval.texts(BEST_OF)]
     batch = cfg.data.held_out(tokenizer, training, cfg.batch_size, cfg.seed)
     first = batch.segment == 1
     return [tokens[keep][:SAMPLE_LIMIT].tolist() for tokens, keep in zip(batch.tokens, first, strict=True)][:BEST_OF]

@@ -22,6 +22,7 @@ from qstar.settings import Count, Seed, Share, Whole
 from qstar.tasks import problem as tasks
 from qstar.tasks.grading.grade import Grader, Verdict
 from qstar.tasks.items import Tokenizer
+from qstar.tasks.problem import Problem
 
 NUMBER_OF_CUPS = 5
 # Move a takes a ball from cup 1 to 5, from 2 to 3, and so on: ten derangements of five, no two of which commute, that
@@ -38,7 +39,9 @@ ALPHABET = "12345" + "".join(MOVES) + "=-;."
 
 
 @dataclass(frozen=True)
-class Problem:
+class Game:
+    """Where the ball lies, and the moves."""
+
     start: int
     moves: str
 
@@ -58,6 +61,10 @@ class Problem:
     @property
     def answer(self) -> str:
         return self.places[-1]
+
+    def problem(self, id: str) -> Problem:
+        """The game as a question, whose rationale is its workings."""
+        return Problem(id, self.question, self.answer, rationale=f"-{self.places}-", group=str(len(self.moves)))
 
 
 @dataclass(frozen=True)
@@ -95,30 +102,30 @@ def check_moves(least: int, most: int, group: str) -> None:
         )
 
 
-def split_of(problem: Problem) -> str:
+def split_of(question: str) -> str:
     """A twentieth of all problems is `dev`, another `test`, the rest `train`: by a hash of the question."""
-    return {0: "test", 1: "dev"}.get(zlib.crc32(problem.question.encode()) % 20, "train")
+    return {0: "test", 1: "dev"}.get(zlib.crc32(question.encode()) % 20, "train")
 
 
-def draw(cfg: CupsConfig, rng: np.random.Generator, split: str = "train") -> Problem:
-    """A random problem of this split."""
+def draw(cfg: CupsConfig, rng: np.random.Generator, split: str = "train") -> Game:
+    """A random game whose question is of this split."""
     while True:
         start = int(rng.integers(1, NUMBER_OF_CUPS + 1))
         letters = rng.integers(len(MOVES), size=rng.integers(cfg.min_moves, cfg.max_moves + 1))
-        problem = Problem(start, "".join("abcdefghij"[letter] for letter in letters))
-        if split_of(problem) == split:
-            return problem
+        game = Game(start, "".join("abcdefghij"[letter] for letter in letters))
+        if split_of(game.question) == split:
+            return game
 
 
 def example(cfg: CupsConfig, rng: np.random.Generator) -> str:
     """One line of training text."""
-    problem = draw(cfg, rng)
+    game = draw(cfg, rng)
     if rng.random() >= cfg.worked:
-        return f"{problem.question}{problem.answer};"
-    places = problem.places
+        return f"{game.question}{game.answer};"
+    places = game.places
     if rng.random() < cfg.slips:
-        places = _slip(problem, int(rng.integers(len(problem.moves))), rng)
-    return f"{problem.question}-{_written(places, cfg, rng)}-{places[-1]};"
+        places = _slip(game, int(rng.integers(len(game.moves))), rng)
+    return f"{game.question}-{_written(places, cfg, rng)}-{places[-1]};"
 
 
 def _written(places: str, cfg: CupsConfig, rng: np.random.Generator) -> str:
@@ -128,12 +135,12 @@ def _written(places: str, cfg: CupsConfig, rng: np.random.Generator) -> str:
     return skipped + "." * (rng.integers(cfg.padding + 1) if cfg.padding else 0)
 
 
-def _slip(problem: Problem, step: int, rng: np.random.Generator) -> str:
+def _slip(game: Game, step: int, rng: np.random.Generator) -> str:
     """Workings that put the ball in a wrong place at `step` and follow the moves from there."""
-    right = problem.places
+    right = game.places
     wrong = [place for place in range(1, NUMBER_OF_CUPS + 1) if place != int(right[step])]
     slipped = wrong[rng.integers(len(wrong))]
-    return right[:step] + str(slipped) + Problem(slipped, problem.moves[step + 1 :]).places
+    return right[:step] + str(slipped) + Game(slipped, game.moves[step + 1 :]).places
 
 
 # --- as questions of self-training, search and verifiers ------------------------------------------------------------
@@ -188,7 +195,7 @@ class Cups(tasks.Asked):
     def grader(self) -> Grader:
         return Places()
 
-    def problems(self, split: str) -> Sequence[tasks.Problem]:
+    def problems(self, split: str) -> Sequence[Problem]:
         """Raises ValueError where there are not as many different ones."""
         count, rng = getattr(self, tasks.known(split)), np.random.default_rng((self.seed, tasks.SPLITS.index(split)))
         cfg, found = CupsConfig(self.min_moves, self.max_moves), {}
@@ -202,24 +209,24 @@ class Cups(tasks.Asked):
                 f"task.{split} = {count}: there are hardly more than {len(found)} different problems of "
                 f"{self.min_moves} to {self.max_moves} moves in {split}; ask for fewer, or for more moves"
             )
-        return [_problem(f"{split}-{i}", game) for i, game in enumerate(found.values())]
+        return [game.problem(f"{split}-{i}") for i, game in enumerate(found.values())]
 
-    def shots(self, problem: tasks.Problem, rng: np.random.Generator) -> Sequence[tasks.Problem]:
+    def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
         """Problems of the train split, none of them the question."""
         cfg, found = CupsConfig(self.min_moves, self.max_moves), []
         while len(found) < self.num_shots:
             game = draw(cfg, rng)
             if game.question != problem.question:
-                found.append(_problem(f"shot-{len(found)}", game))
+                found.append(game.problem(f"shot-{len(found)}"))
         return found
 
-    def ask(self, problem: tasks.Problem, hint: bool) -> str:
+    def ask(self, problem: Problem, hint: bool) -> str:
         return (self.shown(problem) if hint else "") + problem.question
 
-    def shown(self, problem: tasks.Problem) -> str:
+    def shown(self, problem: Problem) -> str:
         return f"{problem.told}."
 
-    def completion(self, rationale: str, problem: tasks.Problem) -> str:
+    def completion(self, rationale: str, problem: Problem) -> str:
         return f"{rationale}{problem.answer};"
 
     def cleaned(self, written: str) -> str | None:
@@ -231,7 +238,7 @@ class Cups(tasks.Asked):
         workings = re.match(r"-([1-5.]*)[1-5]\.*-", stored)
         return workings and workings[1]
 
-    def budget(self, problem: tasks.Problem, tokenizer: Tokenizer) -> int:
+    def budget(self, problem: Problem, tokenizer: Tokenizer) -> int:
         """Tokens of the right completion with its workings, each a character."""
         return len(problem.rationale) + 2
 
@@ -239,7 +246,7 @@ class Cups(tasks.Asked):
         """A place each, the first one with the dash before it; then the answer with what stands around it."""
         return tuple(re.findall(r"^-[1-5]|-?[1-5];?$|[1-5]|.+", written, re.DOTALL))
 
-    def truth(self, problem: tasks.Problem, steps: Sequence[str]) -> tasks.Truth:
+    def truth(self, problem: Problem, steps: Sequence[str]) -> tasks.Truth:
         """Of workings that write the place after every move.
 
         A place is right where the move takes the ball there from the place before it, which may be wrong itself; the
@@ -250,7 +257,7 @@ class Cups(tasks.Asked):
             right = tuple(text == problem.answer for text in written)
             return tasks.Truth(right, right)
         start, moves = problem.question[0], problem.question[1:-1]
-        gold = [*Problem(int(start), moves).places, problem.answer]
+        gold = [*Game(int(start), moves).places, problem.answer]
         places = [text.removeprefix("-") for text in written]
         follows = [_moved(place, move) for place, move in zip([start, *places], moves, strict=False)]
         follows += places[len(moves) - 1 : len(moves)]  # the answer is the last place
@@ -266,7 +273,3 @@ class Cups(tasks.Asked):
 def _moved(place: str, move: str) -> str | None:
     """Where a move takes the ball from a place; None where that is none."""
     return MOVES[move][int(place) - 1] if re.fullmatch("[1-5]", place) else None
-
-
-def _problem(id: str, game: Problem) -> tasks.Problem:
-    return tasks.Problem(id, game.question, game.answer, rationale=f"-{game.places}-", group=str(len(game.moves)))

@@ -13,11 +13,12 @@ from tokenizers import pre_tokenizers
 
 from qstar.data import tokenizer as tokenizers
 from qstar.evals import chain, suite
-from qstar.evals.chain import Chain, ChainEval, Question
+from qstar.evals.chain import NUMBER, Chain, ChainEval
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
 from qstar.policy import Policy
+from qstar.tasks.problem import Problem
 from qstar.thoughts.generate import Generated
 
 BYTES = {letter: id for id, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
@@ -33,12 +34,12 @@ ROWS = [
     {"id": "test-9", "question": "A thousand and a half?", "answer": "#### 1,000.50"},
     {"id": "test-0", "question": "Nought?", "answer": "#### 0"},
 ]
-QUESTIONS = tuple(map(chain.number_question, ROWS))
+QUESTIONS = tuple(map(chain.number_problem, ROWS))
 CFG = ChainEval(gsm8k="", batch_size=2, votes=3, max_tokens=20, answer_tokens=4, thoughts=("none", "greedy", "sampled"))
 
 
 def measured(cfg=CFG, questions=QUESTIONS):
-    return Chain("gsm8k_chain", questions, cfg, (), (END,))
+    return Chain("gsm8k_chain", questions, NUMBER, cfg, (), (END,))
 
 
 def thinker(lm=LM):
@@ -102,20 +103,19 @@ def test_the_chance_is_the_share_of_draws_in_every_order_whose_majority_is_right
 
 
 def test_prompts_are_those_of_the_released_script():
-    question = QUESTIONS[0]
-    assert question.prompt == "Q: One and one?\nA: Let's think step by step."
-    assert question.closing == "\nTherefore, the answer (arabic numerals) is"
-    assert [one.gold for one in QUESTIONS] == ["2", "1000.5", "0"]
+    assert chain.prompt(QUESTIONS[0]) == "Q: One and one?\nA: Let's think step by step."
+    assert NUMBER.text == "\nTherefore, the answer (arabic numerals) is"
+    assert [one.answer for one in QUESTIONS] == ["2", "1000.5", "0"]
 
 
 def test_a_choice_is_asked_for_and_read_as_a_letter():
     row = {"id": "dev-1", "question": "Where?", "choices": ["bank", "sea", "bed", "sky", "home"], "answer": "C"}
-    question = chain.letter_question(row)
+    problem = chain.letter_problem(row)
     choices = "(A) bank\n(B) sea\n(C) bed\n(D) sky\n(E) home"
-    assert question.prompt == f"Q: Where?\n{choices}\nA: Let's think step by step."
-    assert question.closing == "\nTherefore, among A through E, the answer is"
-    assert [question.answer(text) for text in (" (C) bed.", " C", " bed", " 3")] == ["C", "C", "", ""]
-    assert question.gold == "C"
+    assert chain.prompt(problem) == f"Q: Where?\n{choices}\nA: Let's think step by step."
+    assert chain.LETTER.text == "\nTherefore, among A through E, the answer is"
+    assert [chain.LETTER.answer(text) for text in (" (C) bed.", " C", " bed", " 3")] == ["C", "C", "", ""]
+    assert problem.answer == "C"
 
 
 class Script:
@@ -145,7 +145,7 @@ def test_a_rationale_ends_where_the_next_question_begins_and_the_answer_is_asked
     reasons = [" One,\ntwo. \n", " Two.\nQ: And three? 3", " 7\n\n\n8<|endoftext|>", "<|endoftext|>", " 1000.5", ""]
     answers = [" 2.", " -2", " $2.00, 9", " x", " 1,000.50.", "\nQ: 1000.5"]
     script, rows = scripted(monkeypatch, reasons, answers, questions=QUESTIONS[:2])
-    first, second = QUESTIONS[0].prompt, QUESTIONS[1].prompt
+    first, second = chain.prompt(QUESTIONS[0]), chain.prompt(QUESTIONS[1])
     closing = "\nTherefore, the answer (arabic numerals) is"
     assert script.seen[0][0] == [first, second]
     ends = [" One,\ntwo.", " Two.", " 7"]
@@ -175,7 +175,7 @@ def test_the_way_of_thinking_is_passed_on_and_missing_questions_are_filled_up(mo
         (True, True),
         (True, False),
     ]
-    assert script.seen[0][0] == [QUESTIONS[2].prompt] * 2
+    assert script.seen[0][0] == [chain.prompt(QUESTIONS[2])] * 2
 
 
 def test_a_rationale_that_does_not_fit_before_the_closing_is_cut(monkeypatch):
@@ -184,7 +184,7 @@ def test_a_rationale_that_does_not_fit_before_the_closing_is_cut(monkeypatch):
     script, _ = scripted(monkeypatch, [" " + "ab" * 100], ["1"], cfg=cfg, questions=QUESTIONS[:1])
     [text] = script.seen[1][0]
     assert len(text) == 252
-    assert text == QUESTIONS[0].prompt + " " + ("ab" * 100)[: 252 - 44 - 43 - 1] + QUESTIONS[0].closing
+    assert text == chain.prompt(QUESTIONS[0]) + " " + ("ab" * 100)[: 252 - 44 - 43 - 1] + NUMBER.text
 
 
 def test_figures_are_the_majority_of_all_votes_and_of_fewer():
@@ -259,9 +259,9 @@ def test_questions_come_from_the_folders_the_longest_first(tmp_path, monkeypatch
     csqa = written(tmp_path / "csqa", "dev_rand_split.jsonl", record)
     number, letter = ChainEval(gsm8k=gsm8k, commonsense_qa=csqa, begin="A").measures(TOKENIZER)
     assert (number.name, letter.name) == ("gsm8k_chain", "commonsense_qa_chain")
-    assert {(one.id, one.gold) for one in number.items} == {("test-0", "1"), ("test-1", "5"), ("test-2", "3")}
-    assert [[number.items[i].gold for i in index] for index in number.batches()] == [["5", "3"], ["1"]]
-    assert [(one.id, one.gold) for one in letter.items] == [("dev-0", "B")]
+    assert {(one.id, one.answer) for one in number.items} == {("test-0", "1"), ("test-1", "5"), ("test-2", "3")}
+    assert [[number.items[i].answer for i in index] for index in number.batches()] == [["5", "3"], ["1"]]
+    assert [(one.id, one.answer) for one in letter.items] == [("dev-0", "B")]
     assert (number.begin, number.stop) == (tuple(TOKENIZER.encode("A")), (END,))
     with pytest.raises(ValueError, match=r"eval.begin = 'AB' is not one token"):
         ChainEval(gsm8k=gsm8k, begin="AB").measures(TOKENIZER)
@@ -271,7 +271,7 @@ def test_questions_come_from_the_folders_the_longest_first(tmp_path, monkeypatch
 
 def test_an_answer_without_a_number_is_refused():
     with pytest.raises(ValueError, match="question test-3: there is no number in its answer 'two'"):
-        chain.number_question({"id": "test-3", "question": "One and one?", "answer": "#### two"})
+        chain.number_problem({"id": "test-3", "question": "One and one?", "answer": "#### two"})
 
 
 def test_the_begin_token_stands_before_both_prompts(monkeypatch):
@@ -313,7 +313,7 @@ def test_more_than_fits_behind_the_longest_question_is_refused_before_anything_i
 def evaluator(overlong, monkeypatch):
     """Of two questions, one of which is longer than the context of the model."""
     room = thinker(QUICK).definition.abstract_model.lm.cfg.max_len
-    questions = tuple(Question(f"test-{i}", "Q: " + "A" * (i * room), chain.CLOSING, "1", "") for i in range(2))
+    questions = tuple(Problem(f"test-{i}", "A" * (i * room), "1") for i in range(2))
     cfg = dataclasses.replace(CFG, overlong=overlong, max_tokens=2, answer_tokens=1)
     monkeypatch.setattr(ChainEval, "measures", lambda self, tokenizer: [measured(self, questions)])
     return suite.Evaluator(cfg, THINKING, thinker(QUICK).definition, TOKENIZER)

@@ -16,14 +16,14 @@ from qstar.evals import journal, suite
 from qstar.evals.probability import Direct
 from qstar.evals.suite import CupsEval, Evaluator, NoEval, QuestionsEval
 from qstar.tasks import cups
-from qstar.tasks.cups import Problem
+from qstar.tasks.cups import Game
 
 TOKENIZER = tokenizers.characters(cups.ALPHABET)
 PLACES = (0, 1, 2, 3, 4)  # the ids of 1 to 5
 
 
 def test_a_cups_item_scores_the_token_behind_the_equals_sign_among_the_places():
-    item = suite.cups_item(Problem(3, "ab"), TOKENIZER)
+    item = suite.cups_item(Game(3, "ab").problem("0-3ab="), TOKENIZER)
     # Move a takes the ball from cup 3 to 4, b from 4 to 3; ids count along "12345abcdefghij=-;.".
     assert item.text == "3ab=3"
     assert item.ids == (2, 5, 6, 15, 2)
@@ -42,23 +42,23 @@ def test_problems_are_of_the_split_the_same_for_every_run_and_of_the_lengths_ask
     cfg = CupsEval(items=50, min_moves=2, max_moves=3, split="dev")
     problems = cfg.problems()
     assert problems == CupsEval(items=50, min_moves=2, max_moves=3, split="dev", batch_size=7, every=3).problems()
-    assert {cups.split_of(problem) for problem in problems} == {"dev"}
-    assert {len(problem.moves) for problem in problems} == {2, 3}
+    assert {cups.split_of(problem.question) for problem in problems} == {"dev"}
+    assert {len(problem.question) - 2 for problem in problems} == {2, 3}
     assert problems[:20] == dataclasses.replace(cfg, items=20).problems()
     test = dataclasses.replace(cfg, split="test").problems()
-    assert {cups.split_of(problem) for problem in test} == {"test"}
+    assert {cups.split_of(problem.question) for problem in test} == {"test"}
 
 
 def test_a_tokenizer_that_joins_places_is_refused():
     vocab = {letter: id for id, letter in enumerate(cups.ALPHABET)} | {"=4": 19}
     joined = Backend(models.BPE(vocab=vocab, merges=[("=", "4")]))
     with pytest.raises(ValueError, match="does not write each place behind '3ab=' as one token of its own"):
-        suite.cups_item(Problem(3, "ab"), tokenizers.Tokenizer(joined))
+        suite.cups_item(Game(3, "ab").problem("0"), tokenizers.Tokenizer(joined))
 
 
 def test_a_special_token_count_does_not_move_the_anchor():
     vocab = {letter: id + 2 for id, letter in enumerate(cups.ALPHABET)} | {"<s>": 0, "</s>": 1}
-    item = suite.cups_item(Problem(5, "j"), tokenizers.byte_level_bpe(vocab, [], ["<s>", "</s>"], "gpt-2"))
+    item = suite.cups_item(Game(5, "j").problem("0"), tokenizers.byte_level_bpe(vocab, [], ["<s>", "</s>"], "gpt-2"))
     assert (item.ids, item.anchors, item.valid) == ((6, 16, 17, 3), (2,), (2, 3, 4, 5, 6))
 
 
@@ -175,8 +175,9 @@ class Questions:
 
     def measures(self, tokenizer):
         # 1 -a-> 5 -c-> 1;  2 -b-> 5 -c-> 1;  1 -b-> 2
-        problems = (Problem(1, "ac"), Problem(2, "bc"), Problem(1, "b"))
-        items = tuple(suite.cups_item(problem, tokenizer, number) for number, problem in enumerate(problems))
+        games = (Game(1, "ac"), Game(2, "bc"), Game(1, "b"))
+        problems = [game.problem(f"{number}-{game.question}") for number, game in enumerate(games)]
+        items = tuple(suite.cups_item(problem, tokenizer) for problem in problems)
         return [Direct("cups", items, self.batch_size, self.draws)]
 
 

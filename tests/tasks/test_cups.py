@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from qstar.tasks import cups
-from qstar.tasks.cups import CupsConfig, Problem
+from qstar.tasks.cups import CupsConfig, Game
 
 
 def test_places_follow_the_moves():
     # a sends 1 to 5, 5 to 2; b sends 5 to 4, 2 to 5; c sends 4 to 3.
-    assert Problem(1, "abc").places == "543"
-    assert Problem(5, "aba").places == "252"
+    assert Game(1, "abc").places == "543"
+    assert Game(5, "aba").places == "252"
 
 
 def test_no_move_leaves_the_ball_and_no_two_commute():
@@ -20,8 +20,8 @@ def test_no_move_leaves_the_ball_and_no_two_commute():
 
 def test_an_unworked_example_is_question_and_answer():
     text = cups.example(CupsConfig(3, 3), np.random.default_rng(0))
-    problem = Problem(int(text[0]), text[1:4])
-    assert text == f"{problem.question}{problem.answer};"
+    game = Game(int(text[0]), text[1:4])
+    assert text == f"{game.question}{game.answer};"
 
 
 def test_workings_without_slips_are_right_and_with_slips_follow_from_the_slip():
@@ -30,12 +30,12 @@ def test_workings_without_slips_are_right_and_with_slips_follow_from_the_slip():
     for _ in range(400):
         text = cups.example(CupsConfig(4, 6, worked=1.0, slips=0.5), rng)
         question, workings, rest = text.split("-")
-        problem = Problem(int(question[0]), question[1:-1])
-        assert rest == workings[-1] + ";" and len(workings) == len(problem.moves)
+        game = Game(int(question[0]), question[1:-1])
+        assert rest == workings[-1] + ";" and len(workings) == len(game.moves)
         jumps = [
             i
-            for i, letter in enumerate(problem.moves)
-            if cups.MOVES[letter][int((str(problem.start) + workings)[i]) - 1] != workings[i]
+            for i, letter in enumerate(game.moves)
+            if cups.MOVES[letter][int((str(game.start) + workings)[i]) - 1] != workings[i]
         ]
         assert len(jumps) <= 1
         right, wrong = right + (not jumps), wrong + len(jumps)
@@ -48,7 +48,7 @@ def test_workings_of_several_strides_end_in_the_last_place_and_in_dots():
     for _ in range(400):
         text = cups.example(CupsConfig(5, 5, worked=1.0, strides=(1, 2, 5), padding=2), rng)
         question, workings, rest = text.split("-")
-        places = Problem(int(question[0]), question[1:-1]).places
+        places = Game(int(question[0]), question[1:-1]).places
         written = workings.rstrip(".")
         stride = {5: 1, 3: 2, 1: 5}[len(written)]
         assert written == {1: places, 2: places[1] + places[3] + places[4], 5: places[4]}[stride]
@@ -63,8 +63,8 @@ def test_splits_are_disjoint_and_a_twentieth_each():
         split: {cups.draw(CupsConfig(2, 3), rng, split).question for _ in range(2000)} for split in ("train", "dev")
     }
     assert not drawn["train"] & drawn["dev"]
-    problems = [Problem(s, a + b + c) for s in range(1, 6) for a in cups.MOVES for b in cups.MOVES for c in cups.MOVES]
-    share = np.mean([cups.split_of(problem) == "test" for problem in problems])
+    games = [Game(s, a + b + c) for s in range(1, 6) for a in cups.MOVES for b in cups.MOVES for c in cups.MOVES]
+    share = np.mean([cups.split_of(game.question) == "test" for game in games])
     assert 0.04 < share < 0.06
 
 

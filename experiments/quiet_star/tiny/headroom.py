@@ -21,16 +21,17 @@ from qstar.policy import Policy
 from qstar.reports import tables
 from qstar.structs import Context
 from qstar.tasks import cups
+from qstar.tasks.problem import Problem
 from qstar.thoughts.generate import generate
 from qstar.thoughts.talk import thought_columns
 from qstar.training import console
 
 
-def written(model: Policy, problems: list[cups.Problem], temperature: float) -> np.ndarray:
+def written(model: Policy, problems: list[Problem], temperature: float) -> np.ndarray:
     """Whether the answer behind the model's own workings is right, per problem."""
     prompts = [model.tokenizer.encode(problem.question + "-") for problem in problems]
     method = PlainLM()
-    longest = max(len(problem.moves) for problem in problems) + 3
+    longest = max(len(problem.rationale) for problem in problems) + 1
     texts = generate(
         method,
         method.definition(model.lm),
@@ -45,7 +46,7 @@ def written(model: Policy, problems: list[cups.Problem], temperature: float) -> 
     return np.array([answer == problem.answer for answer, problem in zip(found, problems, strict=True)])
 
 
-def in_the_slot(model: Policy, problems: list[cups.Problem]) -> np.ndarray:
+def in_the_slot(model: Policy, problems: list[Problem]) -> np.ndarray:
     """Whether the prediction after start, true workings, end is right, per problem."""
     method = QuietStar(thought_len=1, lookahead=1, delimiter="-")
     definition = method.definition(model.lm, model.tokenizer)
@@ -60,10 +61,10 @@ def in_the_slot(model: Policy, problems: list[cups.Problem]) -> np.ndarray:
         return thinker.lm.logits(columns[:, 0, 0, -1])[:, jnp.array(places)].argmax(-1)
 
     right = np.zeros(len(problems), bool)
-    for count in {len(problem.moves) for problem in problems}:
-        index = [i for i, problem in enumerate(problems) if len(problem.moves) == count]
+    for count in {int(problem.group) for problem in problems}:
+        index = [i for i, problem in enumerate(problems) if problem.group == str(count)]
         questions = [model.tokenizer.encode(problems[i].question) for i in index]
-        workings = np.array([model.tokenizer.encode(problems[i].places) for i in index])
+        workings = np.array([model.tokenizer.encode(problems[i].rationale.strip("-")) for i in index])
         anchors = np.full((len(index), 1), count + 1)
         found = predicted(params, rows.padded(questions, count + 2), anchors, workings[:, None, None])
         right[index] = [str(place + 1) == problems[i].answer for place, i in zip(np.asarray(found), index, strict=True)]
