@@ -30,6 +30,7 @@ from qstar.data.overlong import OVERLONG
 from qstar.data.pairs import PairsText
 from qstar.data.pipeline import TextConfig
 from qstar.data.steps import LabelledText
+from qstar.evals.answers import TaskEval
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
@@ -233,6 +234,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "questions": QuestionsEval,
         "chain": ChainEval,
         "perplexity": PerplexityEval,
+        "task": TaskEval,
         "none": NoEval,
     },
     "improve": RECIPES,
@@ -344,10 +346,20 @@ def _explained(error: OmegaConfBaseException) -> str:
 
 def save(cfg: TrainConfig | ImproveConfig, file: Path) -> None:
     """Write a configuration so that `load` gives it back."""
-    groups = {name: type(getattr(cfg, name)).__name__ for name in SCHEMAS if hasattr(cfg, name)}
-    contents = {"schemas": groups, **dataclasses.asdict(cfg)}
+    contents = {"schemas": _chosen(cfg), **dataclasses.asdict(cfg)}
     # Renamed into place: a directory with a config.yaml is a run, and this one is complete.
     files.write(file, OmegaConf.to_yaml(OmegaConf.create(_literal(contents))))
+
+
+def _chosen(cfg: Any, prefix: str = "") -> dict[str, str]:
+    """The schema of every group by its dotted key, of a task within an evaluation too."""
+    chosen = {}
+    for one in dataclasses.fields(cfg):
+        value = getattr(cfg, one.name)
+        if one.name in SCHEMAS and dataclasses.is_dataclass(value):
+            key = f"{prefix}{one.name}"
+            chosen |= {key: type(value).__name__} | _chosen(value, f"{key}.")
+    return chosen
 
 
 def _literal(tree: Any) -> Any:
@@ -384,6 +396,10 @@ def _loaded(file: Path, schema: type) -> DictConfig:
         node = _writable(schema)
         for name, found in schemas.items():
             node[name] = _writable(found)
+        for key in contents.schemas:
+            parent, _, name = key.rpartition(".")
+            if parent:
+                OmegaConf.select(node, parent)[name] = _writable(_schema(name, contents.schemas[key]))
         del contents["schemas"]
         _migrate(contents)
         return OmegaConf.merge(node, contents)

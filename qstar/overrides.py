@@ -108,10 +108,10 @@ def unreadable(argument: str) -> str:
 
 
 def choices(name: str, group: str) -> dict[str, Path]:
-    """The options of a group of a command, with their files."""
+    """The options of a group of a command, with their files; `task@eval.task` is the group `task` at another place."""
     if group == RECIPES:
         return recipes(name)
-    return {file.stem: file for file in sorted((Path(CONFIGS) / group).glob("*.yaml"))}
+    return {file.stem: file for file in sorted((Path(CONFIGS) / group.partition("@")[0]).glob("*.yaml"))}
 
 
 def recipes(name: str) -> dict[str, Path]:

@@ -11,6 +11,7 @@ import small_runs
 from hydra import compose, initialize_config_dir
 
 from qstar import config as configs
+from qstar import evaluate
 from qstar.paths import CONFIGS, ROOT
 from qstar.runs import improve, train
 from qstar.search import run as searches
@@ -183,6 +184,13 @@ def test_a_recipe_and_a_task(mine, tmp_path):
     lines = improve.run(cfg, tmp_path / "run")
     assert lines[1]["problems"] == lines[1]["sampled"] == 2
     assert lines[0]["accuracy"]["n"] == 4
+
+
+def test_a_task_as_an_evaluation(mine, tmp_path):
+    questions = ("eval=task", "task@eval.task=mine", "eval.thoughts=[none]")
+    cfg = composed(tmp_path, "evaluate", "run=none", "model.source=bundled:cups", *questions)
+    ((_, (row,)),) = evaluate.evaluate(cfg)
+    assert (row.task, row.n) == ("onemove_written", 4)
 
 
 def test_a_strategy(mine):

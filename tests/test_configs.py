@@ -310,6 +310,7 @@ def saved_and_loaded(cfg: TrainConfig, folder: Path) -> TrainConfig:
         ("method=lm", "eval=none", "mesh=fsdp_tensor", "sinks=[wandb]"),
         ("eval=questions", "model=scratch", "method.forbidden=[a,b]", "method.delimiter='='"),
         ("data=text", "data.paths=[a.txt,b]", "data.separator='* * *'", "optim=adamw", "optim.lr=1e-5"),
+        ("eval=task", "task@eval.task=arithmetic", "eval.task.digits=[1,2]", "eval.split=test"),
     ],
 )
 def test_what_is_saved_is_loaded(overrides, tmp_path):

@@ -99,8 +99,17 @@ def _settings(cfg: DictConfig) -> Iterator[str]:
         if not dataclasses.is_dataclass(schema):
             yield from _entry(f"  {group}={{}}", meanings(OmegaConf.get_type(cfg)).get(group, ""))
             continue
-        yield from textwrap.wrap(f"{group}: {_about(schema)}", WIDTH, subsequent_indent="  ")
-        yield from _of_schema(node, f"{group}.", list(node))
+        yield from _of_group(node, group)
+
+
+def _of_group(node: DictConfig, key: str) -> Iterator[str]:
+    """What a group is, its settings, and those of the groups within it."""
+    yield from textwrap.wrap(f"{key}: {_about(OmegaConf.get_type(node))}", WIDTH, subsequent_indent="  ")
+    within = [name for name in node if dataclasses.is_dataclass(OmegaConf.get_type(node, name))]
+    yield from _of_schema(node, f"{key}.", [name for name in node if name not in within])
+    for name in within:
+        yield ""
+        yield from _of_group(node[name], f"{key}.{name}")
 
 
 def _of_schema(node: DictConfig, prefix: str, names: Sequence[str]) -> Iterator[str]:

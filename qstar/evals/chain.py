@@ -211,7 +211,7 @@ class Chain:
         """What is drawn for a vote depends on `key`, the question's id and the vote's number alone."""
         # Filled up with the last question, so that one program serves all batches.
         asked = [self.items[i] for i in index] + [self.items[index[-1]]] * (self.cfg.batch_size - len(index))
-        keys = _vote_keys(measure.item_keys(key, asked), self.cfg.votes)
+        keys = measure.sample_keys(measure.item_keys(key, asked), self.cfg.votes)
         rows = []
         for way in ways:
             written = self._written(subject, way, asked, keys)
@@ -306,9 +306,3 @@ class Chain:
 def _ended(text: str) -> str:
     """The text up to where it goes on to something else."""
     return text[: min((at for at in map(text.find, NEXT) if at >= 0), default=len(text))]
-
-
-def _vote_keys(keys: Keys, votes: int) -> Keys:
-    """[questions] -> [questions * votes]; the first votes are the same however many there are."""
-    each = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(votes)))(keys)
-    return each.reshape(-1)

@@ -18,7 +18,7 @@ from qstar import settings
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals
 from qstar.policy import Policy
-from qstar.typing import Float, Key
+from qstar.typing import Float, Key, Keys
 
 NONE, GREEDY, SAMPLED = WAYS = ("none", "greedy", "sampled")
 
@@ -73,6 +73,12 @@ def item_keys(key: Key, items: Sequence[Identified]) -> Key:
 
 
 _folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
+
+
+def sample_keys(keys: Keys, samples: int) -> Keys:
+    """[items] -> [items * samples]; the first ones are the same however many there are."""
+    each = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(samples)))(keys)
+    return each.reshape(-1)
 
 
 def check(cfg: Any) -> None:

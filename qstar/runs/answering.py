@@ -20,7 +20,7 @@ from qstar.policy import Policy
 from qstar.tasks import leaks
 from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.leaks import WronglyHinted
-from qstar.tasks.problem import Problem, Task
+from qstar.tasks.problem import Problem, Task, graded
 from qstar.training import console
 from qstar.typing import Key
 
@@ -126,13 +126,8 @@ def answer(
         samples=samples,
         batch_size=cfg.sample_batch,
     )
-    # What was cut off by the limit is no answer: the rest of it could have been another one.
-    verdicts = [
-        task.grader(text, one.gold) if done else Verdict(False, "", "too long")
-        for text, done, one in zip(
-            written.text, written.finished, [one for one in batch for _ in range(samples)], strict=True
-        )
-    ]
+    each = [problem for problem in batch for _ in range(samples)]
+    verdicts = [graded(task, *row) for row in zip(each, written.text, written.finished, strict=True)]
     return Answered(prompts, written, verdicts)
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from qstar import files
-from qstar.tasks.grading.grade import Choice, Grader, listed
+from qstar.tasks.grading.grade import Choice, Grader, Verdict, listed
 from qstar.tasks.items import Tokenizer
 
 SPLITS = ("train", "dev", "test")
@@ -149,6 +149,11 @@ class Asked:
 
     def truth(self, problem: Problem, steps: Sequence[str]) -> Truth | None:
         return None
+
+
+def graded(task: Task, problem: Problem, written: str, finished: bool) -> Verdict:
+    """The verdict on what was written up to a stop; what was cut off is no answer: the rest could declare another."""
+    return task.grader(written, problem.gold) if finished else Verdict(False, "", "too long")
 
 
 def known(split: str) -> str:
