@@ -49,7 +49,17 @@ from qstar.models.lora import LoraConfig
 from qstar.models.sources import Pretrained, Scratch
 from qstar.paths import CONFIGS, ROOT
 from qstar.recipes.catalog import RECIPES
-from qstar.settings import Count, NonNegative, OneOf, Seed, Whole
+from qstar.search.beam import Beam
+from qstar.search.best_of_n import BestOfN
+from qstar.search.choose import AGGREGATIONS
+from qstar.search.confidence import Confidence
+from qstar.search.cot_decoding import CoTDecoding
+from qstar.search.dvts import DVTS
+from qstar.search.lookahead import Lookahead
+from qstar.search.majority import Majority
+from qstar.search.mcts import MCTS
+from qstar.search.particles import ParticleFilter
+from qstar.settings import Count, NonNegative, OneOf, PositiveShare, Seed, Whole
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch
 from qstar.tasks.arithmetic import Arithmetic
@@ -208,6 +218,54 @@ class ImproveConfig:
             )
 
 
+@dataclass(frozen=True)
+class SolveConfig:
+    """One search for solutions of held-out questions."""
+
+    name: str = "solve"  # of the run, in run_dir
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
+    resume: str = ""  # a run directory, or `latest`: go on with its own configuration
+    tables: str = ""  # a run directory, or `latest`: its table again at smaller budgets, without a model
+    # of the table: solutions of a question, or of a search by steps tokens of a question; []: halves of what was spent
+    budgets: tuple[Count, ...] = ()
+    seed: Seed = 0  # of everything that is drawn
+    split: Annotated[str, OneOf(("dev", "test"))] = "dev"  # questions of dev, or of test, which is written down
+    questions: Whole = 100  # of the split, drawn by a fixed seed; 0: all
+    sample_batch: Count = 8  # questions that are searched together
+    few_shot: bool = False  # examples stand before the questions
+    # questions that are longer than the model can read: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+    temperature: NonNegative = 1.0  # divides the logits; 0 takes the likeliest token
+    top_k: Whole = 0  # only the k likeliest tokens; 0: all
+    top_p: PositiveShare = 1.0  # only the likeliest tokens that have this probability together
+    step_tokens: Count = 64  # most tokens of a step
+    delimiters: tuple[str, ...] = ()  # texts that end a step; []: those of the task
+    max_candidates: Whole = 0  # steps or solutions that are proposed for a question; 0: no limit
+    max_tokens: Whole = 0  # that are written for a question; 0: no limit
+    # runs of method=orm or method=prm, `oracle`, `logprob`; the first guides the search, all others are only asked
+    scorer: Any = ()
+    aggregate: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # how scores of steps become the score of a solution
+    model: Any = MISSING  # where the language model comes from
+    task: Any = MISSING  # what it is asked
+    search: Any = MISSING  # the strategy
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
+
+    def __post_init__(self):
+        scorer = (self.scorer,) if isinstance(self.scorer, str) else tuple(self.scorer or ())
+        object.__setattr__(self, "scorer", tuple(one for one in scorer if one))
+        for name in ("budgets", "delimiters"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        settings.check(self)
+        _check_run_dir(self.run_dir)
+        if not all(isinstance(one, str) for one in self.scorer) or len(set(self.scorer)) < len(self.scorer):
+            raise ValueError(
+                f"scorer = {list(self.scorer)}: expected a run of method=orm or method=prm, oracle or logprob, or a "
+                "list of different ones"
+            )
+        if "" in self.delimiters:
+            raise ValueError(f"delimiters = {list(self.delimiters)}: expected texts of one or more characters")
+
+
 SCHEMAS: dict[str, dict[str, type]] = {
     "method": {
         "quiet_star": QuietStar,
@@ -238,6 +296,17 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "none": NoEval,
     },
     "improve": RECIPES,
+    "search": {
+        "majority": Majority,
+        "best_of_n": BestOfN,
+        "beam": Beam,
+        "dvts": DVTS,
+        "lookahead": Lookahead,
+        "particles": ParticleFilter,
+        "mcts": MCTS,
+        "cot_decoding": CoTDecoding,
+        "confidence": Confidence,
+    },
     "task": {
         "arithmetic": Arithmetic,
         "cups": Cups,
@@ -285,6 +354,7 @@ def register() -> None:
     store.store(name="base_train", node=_writable(TrainConfig))
     store.store(name="base_evaluate", node=_writable(EvaluateConfig))
     store.store(name="base_improve", node=_writable(ImproveConfig))
+    store.store(name="base_solve", node=_writable(SolveConfig))
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
             store.store(group=group, name=f"base_{name}", node=_writable(schema))
@@ -344,7 +414,7 @@ def _explained(error: OmegaConfBaseException) -> str:
     return f"{key}: {message}" if key else message
 
 
-def save(cfg: TrainConfig | ImproveConfig, file: Path) -> None:
+def save(cfg: TrainConfig | ImproveConfig | SolveConfig, file: Path) -> None:
     """Write a configuration so that `load` gives it back."""
     contents = {"schemas": _chosen(cfg), **dataclasses.asdict(cfg)}
     # Renamed into place: a directory with a config.yaml is a run, and this one is complete.

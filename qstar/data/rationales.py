@@ -1,4 +1,5 @@
-"""The rationale store: every sample of a self-training run with its whole history, right or wrong, in Parquet.
+"""The rationale store: every sample of a self-training run with its whole history, right or wrong, in Parquet. A search
+keeps its trees in one as well, a row for each step.
 
 Append-only, one file a batch: written under another name, synced, renamed into place, the folder synced. A killed
 writer loses at most the batch in flight; what it left behind is ignored by readers and removed by the next writer.
@@ -51,8 +52,26 @@ def of_split(split: str) -> ds.Expression:
 
 
 @dataclass(frozen=True)
+class Place:
+    """Where a step of a search stands in the tree of its question, and what it was worth (`search/protocol.py`)."""
+
+    node: int  # number of the node; 0: the prompt
+    parent: int  # -1: of the prompt
+    draw: int  # how often its parent was continued before; -1: with the likeliest tokens
+    final: bool  # the solution ends with it
+    rollout: bool  # it estimates the value of another node
+    chosen: bool  # the last step of the solution that the search gives
+    scores: Mapping[str, float]  # by scorers that were asked about it
+    value: float | None  # that the search ranked it by
+    margin: float | None  # between the probabilities of the answer's two likeliest tokens
+    flops: int  # of writing it; of the prompt: of reading it
+    scored_tokens: int  # read to score it
+    scoring_flops: int
+
+
+@dataclass(frozen=True)
 class Sample:
-    """One rationale as it was sampled and graded; T tokens were written."""
+    """One rationale as it was sampled and graded, or a step of one; T tokens were written."""
 
     problem: str  # id of the question within its data set
     split: str
@@ -80,6 +99,7 @@ class Sample:
     group: str = ""  # of the question, for tables
     margins: Sequence[float] | None = None  # [T] log-prob of the likeliest token less that of the second
     weight: float | None = None  # given when it was sampled; None where the loop weighs later
+    place: Place | None = None  # of a step of a search
 
     @property
     def hinted(self) -> bool:
@@ -92,9 +112,25 @@ class Sample:
                 raise ValueError(f"sample of {self.problem}: {len(values)} {name} for {len(self.tokens)} tokens")
 
 
+PLACE = pa.struct(
+    {
+        "node": pa.int32(),
+        "parent": pa.int32(),
+        "draw": pa.int32(),
+        "final": pa.bool_(),
+        "rollout": pa.bool_(),
+        "chosen": pa.bool_(),
+        "scores": pa.map_(pa.string(), pa.float64()),
+        "value": pa.float64(),
+        "margin": pa.float64(),
+        "flops": pa.int64(),
+        "scored_tokens": pa.int64(),
+        "scoring_flops": pa.int64(),
+    }.items()
+)
 SCHEMA = pa.schema(
     [
-        pa.field(name, kind, nullable=name in ("stored", "margins", "weight"))
+        pa.field(name, kind, nullable=name in ("stored", "margins", "weight", "place"))
         for name, kind in {
             "iteration": pa.int32(),
             "batch": pa.int32(),
@@ -126,6 +162,7 @@ SCHEMA = pa.schema(
             "generated_tokens": pa.int32(),
             "finished": pa.bool_(),
             "weight": pa.float64(),
+            "place": PLACE,
         }.items()
     ]
 )
@@ -281,6 +318,7 @@ class Store:
         try:
             columns = {name: [getattr(sample, name) for sample in samples] for name in names}
             columns |= {name: [value] * len(samples) for name, value in shared.items()}
+            columns["place"] = [place and _plain(place) for place in columns["place"]]
             arrays = [_column(field, columns[field.name]) for field in SCHEMA]
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise ValueError(f"batch {batch} of iteration {iteration}: {error}") from error
@@ -327,6 +365,10 @@ def verifier_examples(store: Store, prompts: Mapping[str, str] | None = None) ->
             "problem": row["problem"],
             "iteration": row["iteration"],
         }
+
+
+def _plain(place: Place) -> dict[str, Any]:
+    return vars(place) | {"scores": list(place.scores.items())}
 
 
 def _column(field: pa.Field, values: list) -> pa.Array:

@@ -153,6 +153,10 @@ class Session:
         self._filled = [*self.prompts, *self.prompts[-1:] * ((size or len(self.prompts)) - len(self.prompts))]
         self._read = self._reading()
 
+    @property
+    def vocab(self) -> int:
+        return self._cfg.vocab
+
     def start(self, prompt: int) -> Row:
         """The row of a prompt that nothing was written after."""
         return Row(prompt)

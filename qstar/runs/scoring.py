@@ -26,11 +26,11 @@ from qstar.models.definition import Definition
 from qstar.ops import rows
 from qstar.policy import Policy
 from qstar.runs import load
+from qstar.search.choose import AGGREGATIONS
 from qstar.settings import Count, OneOf
 from qstar.structs import Batch
 from qstar.typing import Array, Float, Params
 
-AGGREGATIONS = ("last", "min", "product", "mean")
 Text = str | Sequence[int]
 """A text, or the token ids that a model wrote."""
 Spelled = tuple[Text, Sequence[Text]]

@@ -25,6 +25,7 @@ class BestOfN:
     top: Count = 3  # of select=vote
 
     guided: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = False
 
     def __post_init__(self):
         settings.check(self, "search")

@@ -13,6 +13,8 @@ from qstar.search.trees import Trees
 from qstar.typing import Float
 
 SELECTS = ("max", "weighted", "vote", "majority")
+AGGREGATIONS = ("last", "min", "product", "mean")
+"""Of the scores of a solution's steps, to that of the solution."""
 
 
 def by_rule(

@@ -38,6 +38,7 @@ class Confidence:
     select: Annotated[str, OneOf(SELECTS)] = "max"
 
     guided: ClassVar[bool] = False
+    stepwise: ClassVar[bool] = False
 
     def __post_init__(self):
         settings.check(self, "search")

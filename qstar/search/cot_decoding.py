@@ -27,6 +27,7 @@ class CoTDecoding:
     aggregate: bool = False  # sum deltas over equal answers, the paper's second table
 
     guided: ClassVar[bool] = False
+    stepwise: ClassVar[bool] = False
 
     def __post_init__(self):
         settings.check(self, "search")

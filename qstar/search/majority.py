@@ -31,6 +31,7 @@ class Majority:
     batch: Count = 4  # samples between two looks at the votes, where `stop` asks for them
 
     guided: ClassVar[bool] = False
+    stepwise: ClassVar[bool] = False
 
     def __post_init__(self):
         settings.check(self, "search")

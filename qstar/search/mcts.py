@@ -18,7 +18,7 @@ its score, or (rStar) the share of the problem's finished solutions that have it
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import numpy as np
 
@@ -60,6 +60,8 @@ class MCTS:
     # The solution: the most visited child from the prompt down, then the best of k steps to the end; or a choice among
     # all finished solutions, rollouts included.
     select: Annotated[str, OneOf(SELECTS)] = "visits"
+
+    stepwise: ClassVar[bool] = True
 
     def __post_init__(self):
         settings.check(self, "search")

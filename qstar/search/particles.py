@@ -30,6 +30,7 @@ class ParticleFilter:
     select: Annotated[str, OneOf(choose.SELECTS)] = "max"  # among the particles of the last round, copies once
 
     guided: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = True
 
     def __post_init__(self):
         settings.check(self, "search")

@@ -9,7 +9,7 @@ among those solutions again; `weighted` does so once over all; `majority` needs 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from qstar import settings
 from qstar.search import choose
@@ -27,6 +27,8 @@ class Revise:
     length: Count = 4  # attempts of a chain
     context: Count = 4  # earlier attempts that are shown
     select: Annotated[str, OneOf(SELECTS)] = "hierarchical"
+
+    stepwise: ClassVar[bool] = False
 
     def __post_init__(self):
         settings.check(self, "search")

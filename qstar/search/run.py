@@ -15,6 +15,10 @@ class Strategy(Protocol):
         """Whether it needs a scorer."""
 
     @property
+    def stepwise(self) -> bool:
+        """Whether `propose` is to give one step at a time; else a whole solution serves as well."""
+
+    @property
     def branching(self) -> int:
         """Candidates of a problem that the first round proposes."""
 

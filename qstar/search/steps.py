@@ -26,6 +26,7 @@ class Rounds:
     rounds: int
     select: str
     guided: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = True
 
     def __post_init__(self):
         settings.check(self, "search")

@@ -147,6 +147,7 @@ class CommonsenseQA(Worded):
 
     name = "commonsense_qa"
     examples = EXAMPLES
+    delimiters = ()  # a rationale is a sentence or two, with the answer in the last
 
     @property
     def grader(self) -> Grader:

@@ -182,6 +182,7 @@ class Cups(tasks.Asked):
     seed: Seed = 0  # of the problems
 
     stop: ClassVar[tuple[str, ...]] = (";",)
+    delimiters: ClassVar[tuple[str, ...]] = tuple("12345")
 
     def __post_init__(self):
         settings.check(self, "task")

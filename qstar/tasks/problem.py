@@ -109,6 +109,10 @@ class Task(Protocol):
     def reasons(self, stored: str) -> str | None:
         """The part of a completion that derives the answer; None where none is declared."""
 
+    @property
+    def delimiters(self) -> tuple[str, ...]:
+        """Texts with which a step ends while it is written; none where solutions have no steps."""
+
     def steps(self, written: str) -> tuple[str, ...]:
         """How what a model wrote splits into steps; joined they are the text again. The last one has the answer."""
 
@@ -120,6 +124,7 @@ class Asked:
     """Prompts of a task that says how a single question is `ask`ed."""
 
     stop = (END,)
+    delimiters = ("\n",)
 
     def ask(self, problem: Problem, hint: bool) -> str:
         raise NotImplementedError

@@ -1,0 +1,176 @@
+"""A stored search run again without a model: the same strategy over the steps, scores and answers that are stored.
+
+What is proposed at a node is a function of the node and of how often it was continued, so a search of less budget
+proposes a part of what a larger one did, and chooses with the scores that are stored. That holds for whole solutions
+(the first n of N) and for any strategy that a budget of tokens or candidates ends early. A smaller n of a search by
+steps is another search, whose steps are not stored: it is refused.
+"""
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from qstar.config import SolveConfig
+from qstar.evals.intervals import wilson
+from qstar.reports.solutions import Line
+from qstar.search import run as searches
+from qstar.search.best_of_n import BestOfN
+from qstar.search.cot_decoding import CoTDecoding
+from qstar.search.protocol import Budget, Candidate, Key, Node, Solution
+from qstar.search.run import Strategy
+
+COLUMNS = (
+    "batch", "problem", "written", "logprobs", "answer", "correct", "generated_tokens", "prompt_tokens", "place"
+)  # fmt: skip
+"""Columns of the store that are read."""
+HALVES = 8  # budgets of a table at most, where none are given
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The rows of a question, by node, and the children of each by how often it had been continued."""
+
+    rows: Mapping[int, dict]
+    children: Mapping[tuple[int, int], Sequence[int]]
+
+
+Stored = Mapping[int, Sequence[Tree]]
+"""The trees of every batch, in the order in which they were searched."""
+
+
+def trees(rows: Sequence[dict]) -> Stored:
+    found: dict[int, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        found[row["batch"]][row["problem"]].append(row)
+    return {batch: [_tree(each) for each in problems.values()] for batch, problems in sorted(found.items())}
+
+
+def _tree(rows: Sequence[dict]) -> Tree:
+    children: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for row in rows:
+        if row["place"]["parent"] >= 0:
+            children[row["place"]["parent"], row["place"]["draw"]].append(row["place"]["node"])
+    return Tree({row["place"]["node"]: row | {"scores": dict(row["place"]["scores"])} for row in rows}, children)
+
+
+def solved(cfg: SolveConfig, strategy: Strategy, limits: Budget, batch: Sequence[Tree], number: int) -> list[Solution]:
+    """What a strategy makes of the stored trees of a batch. Raises ValueError where it asks for steps that are not."""
+
+    def propose(prefixes: Sequence[Node], k: int, key: Key | None) -> list[list[Candidate]]:
+        return [_candidates(batch[node.problem], node, k, key) for node in prefixes]
+
+    def scorer(name: str) -> Any:
+        return lambda nodes: np.array([_score(batch[node.problem], node, name) for node in nodes])
+
+    def answer(node: Node) -> str | None:
+        return batch[node.problem].rows[node.state]["answer"] or None
+
+    value = {name: scorer(name) for name in cfg.scorer}
+    return list(searches.search(strategy, [0] * len(batch), propose, value, answer, (cfg.seed, number), limits))
+
+
+def _candidates(tree: Tree, node: Node, k: int, key: Key | None) -> list[Candidate]:
+    stored = tree.children.get((node.state, -1 if key is None else node.draws), ())[:k]
+    if not stored:
+        raise ValueError(
+            f"question {tree.rows[0]['problem']}: no steps are stored after node {node.state}, which this search would "
+            "go on with: give budgets of tokens, or search with these settings"
+        )
+    return [_candidate(tree.rows[number]) for number in stored]
+
+
+def _candidate(row: dict) -> Candidate:
+    place, logprobs = row["place"], np.asarray(row["logprobs"], float)
+    return Candidate(place["node"], row["generated_tokens"], place["final"], row["written"], logprobs, place["margin"])
+
+
+def _score(tree: Tree, node: Node, name: str) -> float:
+    """NaN, which is refused, where it was not asked about this node."""
+    return tree.rows[node.state]["scores"].get(name, math.nan)
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def lines(cfg: SolveConfig, rows: Sequence[dict], batches: Sequence[dict]) -> list[Line]:
+    """A line for every budget, the last one for all that was spent. Raises ValueError for budgets beyond that.
+
+    Args:
+        batches: the lines of batches.jsonl.
+    """
+    about, stored = {each["batch"]: each for each in batches}, trees(rows)
+    if not stored:
+        raise ValueError("no candidates are stored yet: go on with the search")
+    most = {number: about[number]["most_tokens"] for number in stored}
+    whole = _line(cfg, stored, most, cfg.search, cfg.max_tokens, "all")
+    seconds = sum(about[number]["seconds"] for number in stored)
+    smaller = [_smaller(cfg, stored, most, each) for each in cfg.budgets or _halves(cfg)]
+    return [*smaller, dataclasses.replace(whole, seconds=seconds / whole.questions)]
+
+
+def _halves(cfg: SolveConfig) -> list[int]:
+    if cfg.search.stepwise:
+        return []
+    found, size = [], _size(cfg.search)
+    while size > 1 and len(found) < HALVES:
+        size //= 2
+        found.append(size)
+    return sorted(found)
+
+
+def _size(strategy: Strategy) -> int:
+    return strategy.k if isinstance(strategy, CoTDecoding) else strategy.n
+
+
+def _resized(strategy: Strategy, size: int) -> Strategy:
+    """Of so many solutions."""
+    if isinstance(strategy, CoTDecoding):
+        return dataclasses.replace(strategy, k=size)
+    if isinstance(strategy, BestOfN):
+        return dataclasses.replace(strategy, n=size, top=min(strategy.top, size))
+    return dataclasses.replace(strategy, n=size)
+
+
+def _smaller(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], size: int) -> Line:
+    if cfg.search.stepwise:
+        return _line(cfg, stored, most, cfg.search, size, f"{size} tokens")
+    if size > _size(cfg.search):
+        raise ValueError(f"budgets: {size} solutions of a question, but {_size(cfg.search)} are stored")
+    return _line(cfg, stored, most, _resized(cfg.search, size), cfg.max_tokens, str(size))
+
+
+def budget(cfg: SolveConfig, most: int, tokens: int) -> Budget:
+    """Of a question whose solutions have at most so many tokens, of which `tokens` may be written (0: any number)."""
+    step = min(cfg.step_tokens, most) if cfg.search.stepwise else most
+    return Budget(cfg.max_candidates or None, tokens or None, step)
+
+
+def _line(
+    cfg: SolveConfig, stored: Stored, most: Mapping[int, int], strategy: Strategy, tokens: int, name: str
+) -> Line:
+    right, spent = [], np.zeros(4)
+    for number, batch in stored.items():
+        limits = budget(cfg, most[number], tokens)
+        for tree, solution in zip(batch, solved(cfg, strategy, limits, batch, number), strict=True):
+            right.append(tree.rows[solution.chosen.state]["correct"])
+            spent += _spent(tree, solution)
+    low, high = wilson(sum(right), len(right))
+    each = spent / len(right)
+    return Line(type(strategy).__name__, name, len(right), sum(right) / len(right), low, high, *each.tolist())
+
+
+def _spent(tree: Tree, solution: Solution) -> np.ndarray:
+    """Candidates, tokens written, tokens scored and FLOPs, reading the prompt included."""
+    rows = [tree.rows[node.state] for node in solution.nodes]
+    scored = [
+        row for number, row in enumerate(rows) if any(not math.isnan(of[number]) for of in solution.scores.values())
+    ]
+    places = [row["place"] for row in rows]
+    flops = sum(place["flops"] for place in places) + sum(row["place"]["scoring_flops"] for row in scored)
+    written = sum(row["generated_tokens"] for row in rows)
+    return np.array([len(rows) - 1, written, sum(row["place"]["scored_tokens"] for row in scored), flops], float)

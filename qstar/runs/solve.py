@@ -1,0 +1,333 @@
+"""One search from its configuration to its table: held-out questions, solved with a strategy and scorers.
+
+A run directory holds solve.yaml, candidates/ (a store as `data/rationales.py` has it: a row for every prompt and every
+step that was proposed, with its place in the tree, its scores and its tokens), batches.jsonl and summary.md. A batch of
+questions is a function of the weights and the seed, and those that are stored are not searched again: a run that was
+killed anywhere comes to the same rows. Tables are made from the rows alone (`runs/replay.py`), at smaller budgets too.
+"""
+
+import dataclasses
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from qstar import config as configs
+from qstar import files, paths
+from qstar.config import SolveConfig
+from qstar.data.rationales import Place, Sample, Store
+from qstar.decoding import write
+from qstar.decoding.sampling import Sampling
+from qstar.decoding.session import Session
+from qstar.models import cost
+from qstar.models.cost import Pass
+from qstar.models.lm import LMConfig
+from qstar.policy import Policy
+from qstar.reports import solutions as report
+from qstar.runs import answering, iterations, load, replay, scoring
+from qstar.runs.proposing import Proposals, check_delimiters
+from qstar.runs.scoring import Scorer
+from qstar.search import run as searches
+from qstar.search.protocol import Node, Solution, Value
+from qstar.tasks import problem as problems_of
+from qstar.tasks.grading import sandbox
+from qstar.tasks.problem import Problem
+from qstar.training import console
+
+CONFIG = "solve.yaml"
+FOLDER = "candidates"
+BATCHES = "batches.jsonl"
+ORACLE, LOGPROB = "oracle", "logprob"  # scorers that are no run
+QUESTION_SEED = 20_240_806
+CHECKED = 20  # solutions that come with the questions, in which delimiters are looked for
+PLAIN = "1 + 1 = 2{0}2 + 2 = 4{0}So it is 4."  # where no question comes with one
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all batches of a run share."""
+
+    cfg: SolveConfig
+    policy: Policy  # on the device
+    problems: Sequence[Problem]
+    scorers: dict[str, Scorer | None]  # by name; None: oracle and logprob
+    delimiters: tuple[str, ...]  # none: whole solutions are proposed
+
+
+def run(cfg: SolveConfig, directory: Path) -> list[report.Line]:
+    """Search all questions; returns the table.
+
+    Raises ValueError and its like for what cannot work, before anything is generated.
+    """
+    paths.check_folder("run_dir", directory)
+    sandbox.configure(cfg.sandbox)
+    job = prepared(cfg)
+    with files.locked(directory):
+        _claim(cfg, directory)
+        if cfg.split == "test":
+            problems_of.logged_test(cfg.task, directory, f"solve, {type(cfg.search).__name__}")
+        store = Store.create(directory / FOLDER, iterations.fingerprint(job.policy), cfg.task.name)
+        _search_all(job, store, directory)
+        return tabulated(cfg, directory)
+
+
+def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
+    """The table of a run, from what is stored; written to summary.md."""
+    rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
+    batches = files.records(directory / BATCHES, "a batch of questions", batch=int, seconds=float, most_tokens=int)
+    lines = replay.lines(cfg, rows, batches)
+    files.write(directory / "summary.md", report.markdown(lines))
+    return lines
+
+
+def latest(root: str | Path = "runs") -> Path:
+    """The search under `root` that was started last. Raises FileNotFoundError where there is none."""
+    found = list(Path(root).glob(f"**/{CONFIG}"))
+    if not found:
+        raise FileNotFoundError(f"no search under {Path(root).absolute()}: start one with qstar-solve")
+    return max(found, key=lambda file: (file.stat().st_mtime, str(file))).parent
+
+
+def _claim(cfg: SolveConfig, directory: Path) -> None:
+    """Write the configuration, or check that the directory holds this run; tables of other budgets may be asked for."""
+    file = directory / CONFIG
+    if file.is_file():
+        old = configs.load(file, schema=SolveConfig)
+        same = dataclasses.replace(old, budgets=cfg.budgets, tables=cfg.tables, sandbox=cfg.sandbox)
+        changed = configs.changes(same, cfg)
+        if changed:
+            changes = "\n  ".join(changed)
+            raise ValueError(f"{directory} holds a run of another configuration:\n  {changes}\nchoose another run_dir")
+    files.make(directory)
+    configs.save(dataclasses.replace(cfg, resume=""), file)
+
+
+# --- before anything is written -----------------------------------------------------------------------------------
+
+
+def prepared(cfg: SolveConfig) -> Job:
+    """The model, the questions and the scorers of a run, checked."""
+    _check_budget(cfg)
+    if cfg.search.guided and not cfg.scorer:
+        raise ValueError(
+            f"search={type(cfg.search).__name__} ranks by a scorer: give scorer=RUN, the directory of a run of "
+            "method=orm or method=prm, or scorer=logprob, or scorer=oracle for the ceiling; search=majority needs none"
+        )
+    delimiters = _delimiters(cfg)
+    with console.phase("loading the model"):
+        base = load.initial_model(cfg.model, cfg.seed)
+        scorers = {name: _scorer(name, cfg, base) for name in cfg.scorer}
+    with console.phase("reading the questions"):
+        problems = _some(cfg.task.problems(cfg.split), cfg.questions)
+    if not problems:
+        raise ValueError(f"{cfg.task.name} has no {cfg.split} questions: expected some")
+    _check_oracle(cfg, problems)
+    if delimiters:
+        check_delimiters(base.tokenizer, delimiters, _solutions(cfg, delimiters))
+    fit, over = answering.fitting(cfg, base, problems, lambda: lambda batch, number: _prompts(cfg, batch))
+    answering.check_fitting(cfg, base, cfg.split, len(problems), over)
+    _check_scorers(cfg, base, scorers, fit)
+    params = jax.device_put(base.language_model)
+    policy = Policy.of_language_model(base.lm, params, base.tokenizer, base.name, base.companions)
+    return Job(cfg, policy, fit, scorers, delimiters)
+
+
+def _check_budget(cfg: SolveConfig) -> None:
+    """That of tokens as far as it is known without the questions: a step of whole solutions is as long as these."""
+    try:
+        most = cfg.step_tokens if cfg.search.stepwise else 1
+        replay.budget(cfg, most, cfg.max_tokens).check(cfg.search.branching)
+    except ValueError as error:
+        raise ValueError(
+            f"max_candidates = {cfg.max_candidates}, max_tokens = {cfg.max_tokens}, step_tokens = {cfg.step_tokens}: "
+            f"{error}; raise the budget, or lower the search's branching"
+        ) from error
+
+
+def _delimiters(cfg: SolveConfig) -> tuple[str, ...]:
+    if not cfg.search.stepwise:
+        return ()
+    found = cfg.delimiters or cfg.task.delimiters
+    if not found:
+        raise ValueError(
+            f"{cfg.task.name} has no steps, and search={type(cfg.search).__name__} goes step by step: give the texts "
+            "that end one with delimiters=[TEXT], or choose search=best_of_n or search=majority"
+        )
+    return tuple(found)
+
+
+def _scorer(name: str, cfg: SolveConfig, base: Policy) -> Scorer | None:
+    if name in (ORACLE, LOGPROB):
+        return None
+    return scoring.opened(name, base.tokenizer, cfg.aggregate)
+
+
+def _check_oracle(cfg: SolveConfig, problems: Sequence[Problem]) -> None:
+    guides = cfg.search.guided and cfg.search.stepwise and cfg.scorer[0] == ORACLE
+    if guides and cfg.task.truth(problems[0], ()) is None:
+        raise ValueError(
+            f"scorer=oracle: {cfg.task.name} does not know which beginnings of a solution are right, so its gold "
+            "answers can score whole solutions only: choose search=best_of_n for the ceiling"
+        )
+
+
+def _check_scorers(
+    cfg: SolveConfig, base: Policy, scorers: Mapping[str, Scorer | None], problems: Sequence[Problem]
+) -> None:
+    """That they can read every solution whole."""
+    sizes = [
+        len(base.tokenizer.encode_prompt(cfg.task.prompt(one))) + cfg.task.budget(one, base.tokenizer)
+        for one in problems
+    ]
+    for name, scorer in scorers.items():
+        if scorer is not None and max(sizes) > scorer.policy.lm.max_len:
+            raise ValueError(
+                f"scorer {name} reads {scorer.policy.lm.max_len} tokens, a question with its solution may have "
+                f"{max(sizes)}: take a reward model of longer texts, or lower task.max_new_tokens"
+            )
+
+
+def _solutions(cfg: SolveConfig, delimiters: Sequence[str]) -> list[str]:
+    """Texts in which delimiters stand as they do in solutions, up to the stop."""
+    known = [one for one in cfg.task.problems("dev") if one.rationale][:CHECKED]
+    whole = [cfg.task.completion(one.rationale, one) for one in known]
+    whole = [text.split(stop)[0] for text in whole for stop in cfg.task.stop[:1]]
+    return whole or [PLAIN.format(delimiter) for delimiter in delimiters]
+
+
+def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
+    """So many of the problems, drawn by a seed that is no run's; 0: all."""
+    order = np.random.default_rng(QUESTION_SEED).permutation(len(problems))
+    return [problems[i] for i in sorted(order[: count or None].tolist())]
+
+
+def _prompts(cfg: SolveConfig, batch: Sequence[Problem]) -> list[list[str]]:
+    """The prompt of each, with examples that depend on the question alone."""
+    found = []
+    for one in batch:
+        rng = np.random.default_rng((cfg.seed, *one.id.encode()))
+        found.append([cfg.task.prompt(one, cfg.task.shots(one, rng) if cfg.few_shot else ())])
+    return found
+
+
+# --- the search ---------------------------------------------------------------------------------------------------
+
+
+def _search_all(job: Job, store: Store, directory: Path) -> None:
+    batches = answering.batches(job.cfg, job.policy, job.problems)
+    stored, layers = set(store.batches(0)), None
+    with console.counting(f"{type(job.cfg.search).__name__} over {len(job.problems)} questions") as progress:
+        for number, batch in enumerate(batches):
+            if number not in stored:
+                begun = time.monotonic()
+                layers = write.unrolled(job.policy.definition, job.policy.params) if layers is None else layers
+                samples = searched(job, batch, number, layers)
+                took = {"seconds": time.monotonic() - begun, "most_tokens": _most(job, batch)}
+                files.append(directory / BATCHES, [{"batch": number} | took])
+                store.append(0, number, samples)
+            progress(sum(map(len, batches[: number + 1])), len(job.problems))
+
+
+def _most(job: Job, batch: Sequence[Problem]) -> int:
+    """Tokens of a solution."""
+    return max(job.cfg.task.budget(one, job.policy.tokenizer) for one in batch)
+
+
+def searched(job: Job, batch: Sequence[Problem], number: int, layers: tuple | None = None) -> list[Sample]:
+    """The trees of a batch of questions, as rows of the store."""
+    cfg, policy = job.cfg, job.policy
+    most = _most(job, batch)
+    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, most, tuple(cfg.task.stop))
+    prompts = [one for (one,) in _prompts(cfg, batch)]
+    session = Session(
+        policy.definition, policy.params, policy.tokenizer, prompts, sampling, layers=layers, size=cfg.sample_batch
+    )
+    limits = replay.budget(cfg, most, cfg.max_tokens)
+    proposals = Proposals(session, cfg.task, batch, policy.tokenizer, job.delimiters, limits.step_tokens)
+    found = searches.search(
+        cfg.search, proposals.prompts, proposals.propose, values(job, proposals), proposals.answer,
+        (cfg.seed, number), limits,
+    )  # fmt: skip
+    return [
+        _sample(job, proposals, solution, node, prompts[problem])
+        for problem, solution in enumerate(found)
+        for node in solution.nodes
+    ]
+
+
+def values(job: Job, proposals: Proposals) -> dict[str, Value]:
+    """The scorers of a run, by name."""
+    own = {ORACLE: functools.partial(_truth, job, proposals), LOGPROB: _likelihood}
+
+    def value(name: str, scorer: Scorer | None) -> Value:
+        each: Callable[[Node], float] | None = own.get(name)
+        if scorer is None:
+            return lambda nodes: np.array([each(node) for node in nodes])
+        return scorer.value(proposals.spelled)
+
+    return {name: value(name, scorer) for name, scorer in job.scorers.items()}
+
+
+def _truth(job: Job, proposals: Proposals, node: Node) -> float:
+    """Of a solution, whether it is right; of a prefix, whether the right answer can still be reached."""
+    if node.finished:
+        return float(proposals.verdict(node).correct)
+    truth = job.cfg.task.truth(proposals.problems[node.problem], proposals.steps(node))
+    return float(truth is not None and truth.reachable[-1:] == (True,))
+
+
+def _likelihood(node: Node) -> float:
+    """Geometric mean of the probabilities of the tokens, which were sampled or not, at temperature 1."""
+    return math.exp(np.concatenate([step.candidate.logprobs for step in node.path]).mean())
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+def _sample(job: Job, proposals: Proposals, solution: Solution, node: Node, prompt: str) -> Sample:
+    cfg, problem, step = job.cfg, proposals.problems[node.problem], node.state.step
+    verdict = proposals.verdict(node) if node.finished else None
+    return Sample(
+        problem=problem.id, split=cfg.split, question=problem.question, gold=problem.answer, group=problem.group,
+        prompt=prompt, hint="", temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p, seed=cfg.seed,
+        checkpoint=job.policy.name, tokens=step.ids if step else (), logprobs=step.logprobs if step else (),
+        margins=step.margins if step else (), written=step.text if step else "", stored=None,
+        answer=verdict.answer if verdict else "", correct=bool(verdict and verdict.correct),
+        reason=verdict.reason if verdict else "unfinished", grader=cfg.task.grader.name,
+        grader_version=cfg.task.grader.version, prompt_tokens=len(proposals.session.prompts[node.problem]),
+        generated_tokens=node.candidate.tokens, finished=node.state.row.finished,
+        place=_place(job, proposals, solution, node),
+    )  # fmt: skip
+
+
+def _place(job: Job, proposals: Proposals, solution: Solution, node: Node) -> Place:
+    read = len(proposals.session.prompts[node.problem]) + len(node.state.row.ids)
+    scores = {name: float(of[node.id]) for name, of in solution.scores.items() if not math.isnan(of[node.id])}
+    models = [job.scorers[name].policy.lm for name in scores if job.scorers[name] is not None]
+    value = solution.value[node.id]
+    return Place(
+        node=node.id,
+        parent=-1 if node.parent is None else node.parent.id,
+        draw=node.state.draw,
+        final=node.finished,
+        rollout=node.rollout,
+        chosen=node is solution.chosen,
+        scores=scores,
+        value=None if math.isnan(value) else float(value),
+        margin=node.candidate.margin,
+        flops=_flops(job.policy.lm, read)
+        if node.parent is None
+        else node.candidate.tokens * _flops(job.policy.lm, read, columns=1),
+        scored_tokens=read * len(models),
+        scoring_flops=sum(_flops(lm, read, logits=0) for lm in models),
+    )
+
+
+def _flops(lm: LMConfig, keys: int, columns: int | None = None, logits: int = 1) -> int:
+    """Of columns that attend to so many keys; of as many columns where that is not said: a text that is read."""
+    return cost.flops(lm, [Pass(keys if columns is None else columns, keys, logits, gradient=False)])
