@@ -111,6 +111,7 @@ class FirstSample:
     """Takes the first of two solutions, without a scorer."""
 
     guided: ClassVar[bool] = False
+    stepwise: ClassVar[bool] = False
     branching: ClassVar[int] = 2
 
     def __call__(self, trees):

@@ -215,7 +215,7 @@ def test_checked_classes_are_no_pytrees():
                 assert "typed" not in [ast.unparse(d) for d in node.decorator_list], f"{path.name}: {node.name}"
 
 
-COMMANDS = {"train", "evaluate", "improve", "think", "compare", "prepare"}
+COMMANDS = {"train", "evaluate", "improve", "think", "compare", "prepare", "solve"}
 
 
 def test_few_modules_lie_on_the_top_level_beside_the_commands():

@@ -22,6 +22,7 @@ HELP = {
     "qstar-compare": ("usage: qstar-compare", "McNemar", "qstar-evaluate run=runs/mine"),
     "qstar-think": ("usage: qstar-think", "--generate N", "the newest run under runs/"),
     "qstar-improve": ("qstar-improve improve=rest_em", "star_no_rationalization", "improve.iterations=16"),
+    "qstar-solve": ("qstar-solve tables=latest", "best_of_n", "search.n=40"),
     "qstar-prepare": ("usage: qstar-prepare", "bundled:NAME", "--to"),
 }
 

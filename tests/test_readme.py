@@ -91,7 +91,7 @@ def written(words: list[str]) -> list[str]:
     program = Path(words[0]).name
     if program == "srun":
         return written(words[1:])
-    if program in ("qstar-train", "qstar-improve"):
+    if program in ("qstar-train", "qstar-improve", "qstar-solve"):
         return [settings.get("run_dir", "runs/tiny/20250101-120000")]
     if program == "qstar-evaluate":
         return [settings["out"]] if "out" in settings else []

@@ -9,7 +9,7 @@ from small_runs import MODEL, composed
 
 from qstar import config as configs
 from qstar import settings
-from qstar.config import EvaluateConfig, ImproveConfig, TrainConfig
+from qstar.config import EvaluateConfig, ImproveConfig, SolveConfig, TrainConfig
 from qstar.data.examples import ExamplesText
 from qstar.data.pairs import PairsText
 from qstar.data.pipeline import TextConfig
@@ -29,6 +29,7 @@ SCHEMAS = [
     ("", TrainConfig),
     ("", EvaluateConfig),
     ("", ImproveConfig),
+    ("", SolveConfig),
     ("lora", LoraConfig),
     ("sandbox", SandboxConfig),
     *((group, schema) for group, schemas in configs.SCHEMAS.items() for schema in schemas.values()),

@@ -76,10 +76,10 @@ def solved(cfg: SolveConfig, strategy: Strategy, limits: Budget, batch: Sequence
 
 def _candidates(tree: Tree, node: Node, k: int, key: Key | None) -> list[Candidate]:
     stored = tree.children.get((node.state, -1 if key is None else node.draws), ())[:k]
-    if not stored:
+    if len(stored) < (k if key is not None else 1):  # of the likeliest there are as many as the vocabulary has
         raise ValueError(
-            f"question {tree.rows[0]['problem']}: no steps are stored after node {node.state}, which this search would "
-            "go on with: give budgets of tokens, or search with these settings"
+            f"question {tree.rows[0]['problem']}: {len(stored)} steps are stored after node {node.state}, and this "
+            f"search would take {k}: give budgets of tokens, or search with these settings"
         )
     return [_candidate(tree.rows[number]) for number in stored]
 

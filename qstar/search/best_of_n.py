@@ -20,8 +20,8 @@ SELECTS = ("max", "weighted", "vote")
 
 @dataclass(frozen=True)
 class BestOfN:
-    n: Count = 16
-    select: Annotated[str, OneOf(SELECTS)] = "weighted"
+    n: Count = 16  # solutions
+    select: Annotated[str, OneOf(SELECTS)] = "weighted"  # how the answer is chosen
     top: Count = 3  # of select=vote
 
     guided: ClassVar[bool] = True

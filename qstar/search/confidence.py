@@ -31,11 +31,11 @@ BOTTOM = 0.1  # share of the windows
 
 @dataclass(frozen=True)
 class Confidence:
-    n: Count = 16
-    measure: Annotated[str, OneOf(MEASURES)] = "mean"
+    n: Count = 16  # solutions
+    measure: Annotated[str, OneOf(MEASURES)] = "mean"  # of the confidence of a solution
     window: Count = 2048  # tokens; a solution that is shorter is one window
     keep: PositiveShare = 1.0  # share of the samples that vote, the most confident ones; DeepConf: 0.1
-    select: Annotated[str, OneOf(SELECTS)] = "max"
+    select: Annotated[str, OneOf(SELECTS)] = "max"  # how the answer is chosen
 
     guided: ClassVar[bool] = False
     stepwise: ClassVar[bool] = False

@@ -20,8 +20,8 @@ from qstar.settings import Count, OneOf
 class DVTS(steps.Rounds):
     n: Count = 16  # candidates of a round
     m: Count = 4  # next steps of a subtree's best candidate
-    rounds: Count = 40
-    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"
+    rounds: Count = 40  # steps of a solution at most
+    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # among the finished ones
 
     def __call__(self, trees: Trees) -> Solutions:
         return steps.search(trees, self, steps.judged_by_score, groups=self.n // self.m)

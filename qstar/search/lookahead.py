@@ -24,8 +24,8 @@ class Lookahead(steps.Rounds):
     n: Count = 16  # candidates of a round
     m: Count = 4  # next steps of each that is kept
     k: Whole = 1  # steps of a rollout
-    rounds: Count = 40
-    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"
+    rounds: Count = 40  # steps of a solution at most
+    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # among the finished ones
 
     def __call__(self, trees: Trees) -> Solutions:
         return steps.search(trees, self, self._judge)

@@ -26,7 +26,7 @@ class Majority:
     Differs from the paper on adaptive consistency: votes are looked at after every `batch` samples, not after each.
     """
 
-    n: Count = 40
+    n: Count = 40  # solutions
     stop: Share = 0.0  # probability that the leader is ahead of the second, from which sampling ends (0.95); 0: never
     batch: Count = 4  # samples between two looks at the votes, where `stop` asks for them
 

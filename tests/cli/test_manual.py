@@ -21,7 +21,7 @@ configs.register()
 def text_of(program: str, *arguments: str) -> str:
     """What `PROGRAM --help` prints."""
     name = program.removeprefix("qstar-")
-    if name in ("train", "evaluate", "improve"):
+    if name in ("train", "evaluate", "improve", "solve"):
         return manual.text(name, arguments)
     return {"compare": compare, "think": think, "prepare": prepare}[name].parser().format_help()
 
@@ -65,7 +65,7 @@ def test_every_setting_has_a_meaning(group, schema):
 
 
 def test_every_choice_of_a_group_has_a_meaning():
-    for name in ("train", "improve", "evaluate"):
+    for name in ("train", "improve", "evaluate", "solve"):
         groups = manual.text(name, []).split("\nSettings")[0].split("is picked)\n")[1]
         assert [choice for choice, meaning in entries(groups.splitlines()) if not meaning] == []
 
@@ -103,7 +103,7 @@ def test_help_with_wrong_arguments_says_what_is_wrong(capsys, arguments, message
 def test_help_imports_no_library_of_data_checkpoints_or_statistics():
     heavy = ("grain", "orbax", "pandas", "pyarrow", "scipy", "tensorflow_datasets", "torch")
     code = (
-        "import sys; from qstar import train, improve, evaluate\n"
+        "import sys; from qstar import train, improve, evaluate, solve\n"
         "sys.argv = ['qstar-train', '--help']\n"
         "train.main()\n"
         f"found = [name for name in {heavy} if name in sys.modules]\n"

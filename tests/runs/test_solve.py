@@ -1,0 +1,292 @@
+"""Searches from a configuration to a table, of the bundled model on its task."""
+
+import dataclasses
+import json
+import shutil
+from collections import defaultdict
+
+import jax
+import numpy as np
+import pytest
+import tiny
+import tolerances
+from small_runs import composed
+
+from qstar import solve as command
+from qstar.data import rationales
+from qstar.data import tokenizer as tokenizers
+from qstar.data.rationales import Store
+from qstar.decoding import score
+from qstar.decoding.sampling import Sampling
+from qstar.decoding.session import Session
+from qstar.methods.verifier import PRM
+from qstar.models import heads
+from qstar.policy import Policy
+from qstar.runs import load, proposing, solve
+from qstar.runs.proposing import Proposals
+from qstar.runs.scoring import Scorer
+from qstar.search.protocol import Candidate, Node
+from qstar.tasks.cups import Cups
+
+SHORT = ("task.min_moves=6", "task.max_moves=6", "questions=6", "sample_batch=3", "seed=1")
+BEAM = ("search=beam", "search.n=4", "search.m=2", "scorer=[oracle,logprob]", "step_tokens=2", *SHORT)
+MAJORITY = ("search=majority", "search.n=4", *SHORT)
+
+
+def run(folder, *overrides):
+    cfg = composed(*overrides, f"run_dir={folder}", name="solve")
+    return solve.run(cfg, folder)
+
+
+@pytest.fixture(scope="module")
+def beam(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("solve") / "beam"
+    return folder, run(folder, *BEAM)
+
+
+@pytest.fixture(scope="module")
+def majority(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("solve") / "majority"
+    return folder, run(folder, *MAJORITY)
+
+
+def rows_of(folder):
+    return Store.open(folder / solve.FOLDER).rows().to_pylist()
+
+
+def trees_of(folder):
+    found = defaultdict(dict)
+    for row in rows_of(folder):
+        found[row["problem"]][row["place"]["node"]] = row
+    return found
+
+
+def path(tree, row):
+    """Rows from the first step to this one."""
+    steps = []
+    while row["place"]["parent"] >= 0:
+        steps.append(row)
+        row = tree[row["place"]["parent"]]
+    return steps[::-1]
+
+
+# --- rows ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_candidate_is_stored_with_its_parent_scores_verdict_and_tokens(beam):
+    trees, task = trees_of(beam[0]), Cups(min_moves=6, max_moves=6)
+    questions = {one.id: one for one in task.problems("dev")}
+    assert len(trees) == 6
+    for id, tree in trees.items():
+        assert list(tree) == list(range(len(tree))) and tree[0]["place"]["parent"] == -1
+        assert sum(row["place"]["chosen"] for row in tree.values()) == 1
+        for row in list(tree.values())[1:]:
+            steps = path(tree, row)
+            text = "".join(step["written"] for step in steps)
+            assert len(row["tokens"]) == len(row["logprobs"]) == row["generated_tokens"] <= 2
+            scores = dict(row["place"]["scores"])
+            if row["place"]["final"] and row["finished"]:
+                verdict = task.grader(text.removesuffix(";"), questions[id].gold)
+                assert (row["correct"], row["answer"]) == (verdict.correct, verdict.answer)
+                assert scores["oracle"] == verdict.correct
+                likelihood = np.exp(np.concatenate([step["logprobs"] for step in steps]).mean())
+                assert scores["logprob"] == pytest.approx(likelihood, rel=1e-5)
+            elif not row["place"]["final"] and "oracle" in scores:
+                reachable = task.truth(questions[id], task.steps(text)).reachable[-1]
+                assert scores["oracle"] == reachable
+
+
+def test_steps_end_with_a_place_and_kept_ones_go_on_from_the_best(beam):
+    for tree in trees_of(beam[0]).values():
+        parents = {row["place"]["parent"] for row in tree.values()} - {-1, 0}
+        firsts = [row for row in tree.values() if row["place"]["parent"] == 0]
+        assert len(firsts) == 4 and all(row["written"][-1] in "12345;" for row in firsts if not row["place"]["final"])
+        kept = [row for row in firsts if row["place"]["node"] in parents]
+        left = [row for row in firsts if row["place"]["node"] not in parents and not row["place"]["final"]]
+        assert len(kept) <= 2
+        assert all(one["place"]["value"] >= other["place"]["value"] for one in kept for other in left)
+
+
+def test_stored_logprobs_are_those_of_the_whole_text_read_at_once(beam):
+    policy = load.load_model("bundled:cups")
+    longest = [max((path(tree, row) for row in tree.values()), key=len) for tree in trees_of(beam[0]).values()]
+    prompts = [policy.tokenizer.encode_prompt(steps[0]["prompt"]) for steps in longest]
+    ids = [[id for step in steps for id in step["tokens"]] for steps in longest]
+    expected = score.score(policy.definition, policy.params, prompts, ids)
+    bound = tolerances.forward(policy.lm, keys=32, size=20.0, scores=3.0)
+    for steps, logprobs in zip(longest, expected, strict=True):
+        np.testing.assert_allclose(np.concatenate([step["logprobs"] for step in steps]), logprobs, rtol=0, atol=bound)
+
+
+def test_a_search_that_was_killed_comes_to_the_same_rows_and_searches_the_rest_alone(beam, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(beam[0], again)
+    rationales.forget(again / solve.FOLDER, "iteration_0000_batch_00001.parquet")
+    kept = again / solve.FOLDER / "iteration_0000_batch_00000.parquet"
+    untouched = kept.stat().st_mtime_ns
+    assert len(rows_of(again)) < len(rows_of(beam[0]))
+    run(again, *BEAM)
+    assert rows_of(again) == rows_of(beam[0])
+    assert kept.stat().st_mtime_ns == untouched
+
+
+def test_a_directory_of_another_search_is_refused(majority):
+    with pytest.raises(ValueError, match=r"search\.n = 4, now 5"):
+        run(majority[0], *MAJORITY, "search.n=5")
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def test_a_table_at_a_smaller_budget_is_that_of_a_search_of_this_budget(majority, tmp_path):
+    smaller = run(tmp_path / "two", *MAJORITY, "search.n=2", "budgets=[1]")[-1]
+    one, two, whole = majority[1]
+    assert [line.budget for line in majority[1]] == ["1", "2", "all"]
+    assert dataclasses.replace(two, budget="all", seconds=smaller.seconds) == smaller
+    assert (one.candidates, two.candidates, whole.candidates) == (1, 2, 4)
+    assert one.written < two.written < whole.written
+
+
+def test_a_beam_that_tokens_end_early_is_made_again_from_the_rows(beam, tmp_path):
+    limited = run(tmp_path / "limited", *BEAM, "max_tokens=14")[-1]
+    cfg = dataclasses.replace(composed(*BEAM, name="solve"), budgets=(14,))
+    stored, whole = solve.tabulated(cfg, beam[0])
+    assert stored.budget == "14 tokens"
+    assert dataclasses.replace(stored, budget="all", seconds=limited.seconds) == limited
+    assert stored.written <= 14 < whole.written
+
+
+def test_a_table_needs_no_model(majority):
+    cfg = composed(*MAJORITY, "model.source=nowhere", name="solve")
+    assert solve.tabulated(cfg, majority[0]) == majority[1]
+    assert (majority[0] / "summary.md").read_text().count("\n") == 2 + 3
+
+
+def test_costs_add_up_over_the_rows(beam):
+    rows, whole = rows_of(beam[0]), beam[1][-1]
+    assert whole.written == pytest.approx(sum(row["generated_tokens"] for row in rows) / 6)
+    assert whole.flops == pytest.approx(sum(row["place"]["flops"] for row in rows) / 6)
+    assert (whole.scored, whole.questions) == (0, 6)  # oracle and log-probs read nothing
+    prompts = [row for row in rows if row["place"]["node"] == 0]
+    assert all(row["place"]["flops"] > 0 for row in prompts)
+
+
+def test_other_widths_of_a_beam_are_not_in_its_rows(beam):
+    with pytest.raises(ValueError, match=r"2 steps are stored after node .* take 4"):
+        solve.tabulated(composed(*BEAM, "search.m=4", name="solve"), beam[0])
+
+
+def test_a_budget_beyond_what_is_stored_is_refused(majority):
+    with pytest.raises(ValueError, match=r"9 solutions of a question, but 4 are stored"):
+        solve.tabulated(composed(*MAJORITY, "budgets=[9]", name="solve"), majority[0])
+
+
+def test_tables_and_resume_name_a_directory_of_a_search(tmp_path, monkeypatch, majority):
+    node = lambda **given: type("Node", (dict,), {"__getattr__": dict.__getitem__})(given)  # noqa: E731
+    with pytest.raises(FileNotFoundError, match=r"solve\.yaml"):
+        command.chosen(node(tables="", resume=str(tmp_path)), [])
+    cfg, folder = command.chosen(node(tables=str(majority[0]), resume=""), ["budgets=[2]", "tables=x"])
+    assert (cfg.budgets, cfg.search.n, folder) == ((2,), 4, majority[0])
+
+
+# --- scorers ------------------------------------------------------------------------------------------------------
+
+
+LETTERS = tokenizers.characters("12345abcdefghij=-;.")
+LM = dataclasses.replace(tiny.LM, vocab=19)
+
+
+@pytest.fixture(scope="module")
+def proposals():
+    task = Cups(min_moves=3, max_moves=3)
+    problems = task.problems("dev")[:2]
+    model, params = tiny.lm_of(LM)
+    prompts = [task.prompt(one) for one in problems]
+    session = Session(model, params, LETTERS, prompts, Sampling(max_new_tokens=12, stop=task.stop))
+    return Proposals(session, task, problems, LETTERS, task.delimiters, 6)
+
+
+def node_of(proposals, text, problem=0):
+    row = proposals.session.row(problem, LETTERS.encode(text))
+    return Node(problem, 1, 1, Candidate(proposing.Written(row), len(row.ids), False), Node(problem, 0, 0, None))
+
+
+def test_a_reward_model_reads_the_steps_of_the_task_as_tokens_that_were_written(proposals):
+    prompt, steps = proposals.spelled(node_of(proposals, "-34-4;", 1))
+    assert prompt == proposals.problems[1].question
+    assert [LETTERS.decode(step) for step in steps] == ["-3", "4", "-4;"]
+    model = heads.definition(LM)
+    weights = tiny.weights_of(model)
+    values = {how: Scorer(Policy(PRM(), model, weights, LETTERS), how) for how in ("last", "min", "product", "mean")}
+    nodes = [node_of(proposals, "-34-4;", 1), node_of(proposals, "-3")]
+    found = {how: scorer.value(proposals.spelled)(nodes) for how, scorer in values.items()}
+    each = values["last"].score([prompt], [steps]).steps[0]
+    assert [found[how][0] for how in found] == pytest.approx([each[-1], each.min(), each.prod(), each.mean()])
+    assert len({found[how][1] for how in found}) == 1  # of one step
+
+
+def test_a_scorer_without_a_number_is_named(proposals):
+    model = heads.definition(LM)
+    weights = jax.tree.map(lambda leaf: leaf * np.nan, tiny.weights_of(model))
+    scorer = Scorer(Policy(PRM(), model, weights, LETTERS, "runs/broken"))
+    with pytest.raises(ValueError, match="runs/broken"):
+        scorer.value(proposals.spelled)([node_of(proposals, "-3")])
+
+
+def test_proposals_are_a_function_of_key_node_draw_and_number(proposals):
+    prompt = Node(0, 0, 0, Candidate(proposals.prompts[0], 0, False))
+    four = proposals.propose([prompt], 4, (3, 1))[0]
+    two = proposals.propose([prompt, dataclasses.replace(prompt, draws=1)], 2, (3, 1))
+    texts = lambda candidates: [one.step for one in candidates]  # noqa: E731
+    assert texts(two[0]) == texts(four)[:2]
+    assert texts(two[1]) != texts(two[0])
+    likeliest = proposals.propose([prompt], 3, None)[0]
+    assert len({one.state.row.ids[0] for one in likeliest}) == 3
+    assert [one.state.draw for one in likeliest] == [-1, -1, -1]
+
+
+# --- what cannot work ---------------------------------------------------------------------------------------------
+
+
+BPE_MERGES = [("Ċ", "Q"), ("Ċ", "Ċ")]
+ALPHABET = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+MERGING = tokenizers.byte_level_bpe(
+    {letter: id for id, letter in enumerate([*ALPHABET, "ĊQ", "ĊĊ"])}, BPE_MERGES, [], "gpt-2"
+)
+
+
+def test_a_delimiter_that_the_tokenizer_merges_with_what_follows_is_refused():
+    proposing.check_delimiters(MERGING, ["\n"], ["one\ntwo", "a\nb\n"])
+    with pytest.raises(ValueError, match=r"'\\n' ends within the token '\\n\\n'"):
+        proposing.check_delimiters(MERGING, ["\n"], ["one\ntwo", "a\n\n"])
+    proposing.check_delimiters(MERGING, ["\n\n"], ["a\n\n"])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("search=beam",), "scorer=RUN"),
+        (("search=beam", "search.n=8", "scorer=oracle", "max_candidates=7"), r"max_candidates = 7.*proposes 8"),
+        (("search=beam", "search.n=8", "scorer=oracle", "max_tokens=100"), r"max_tokens = 100.*at least 512"),
+        (("search=beam", "scorer=logprob", "task=commonsense_qa"), r"commonsense_qa has no steps"),
+        (
+            ("search=beam", "scorer=oracle", "delimiters=[1]", "task=jsonl", "task.path=FILE", "task.dev_path=FILE"),
+            "scorer=oracle",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(overrides, message, tmp_path):
+    file = tmp_path / "questions.jsonl"
+    line = {"question": "one and one?", "answer": "2"}
+    file.write_text("".join(json.dumps(line | {"id": f"{i}"}) + "\n" for i in range(40)))
+    overrides = [one.replace("FILE", str(file)) for one in overrides]
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "run", *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_scorer_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run(tmp_path / "run", "search=best_of_n", f"scorer={tmp_path}/nowhere")
+    with pytest.raises(ValueError, match="scorer = "):
+        composed("scorer=[oracle,oracle]", name="solve")
