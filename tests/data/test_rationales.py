@@ -9,11 +9,12 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from qstar import files, runs
 from qstar.data import rationales
-from qstar.data.rationales import CORRECT, FINISHED, HINTED, WRONG, Sample, Store, of_iteration, of_split
+from qstar.data.rationales import CORRECT, FINISHED, HINTED, WRONG, Place, Sample, Store, of_iteration, of_split
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,8 +52,29 @@ def test_a_row_holds_the_whole_history_of_its_sample(store):
             "logprobs": [-0.5, -0.25, -2.0], "margins": [1.0, 3.5, 0.0], "written": "a 4 6\n\nInput",
             "stored": "a 4 6\n\n", "answer": "4 6", "correct": True, "reason": "right", "grader": "exact",
             "grader_version": 2, "prompt_tokens": 31, "generated_tokens": 3, "finished": True, "weight": 0.5,
+            "place": None,
         }
     ]  # fmt: skip
+
+
+def test_a_step_of_a_search_has_its_place_in_the_tree(store):
+    place = Place(
+        node=3, parent=1, draw=0, final=True, rollout=False, chosen=True, scores={"oracle": 1.0, "runs/prm": 0.25},
+        value=None, margin=0.5, flops=2**40, scored_tokens=34, scoring_flops=2**41,
+    )  # fmt: skip
+    store.append(0, 0, [replace(RIGHT, place=place)])
+    (row,) = store.rows(columns=["place"]).to_pylist()
+    assert row["place"] | {"scores": dict(row["place"]["scores"])} == vars(place)
+
+
+def test_files_of_versions_without_places_are_read(store):
+    store.append(0, 0, [RIGHT])
+    (file,) = store.folder.glob("*.parquet")
+    whole = store.rows().to_pylist()
+    older = store.folder.parent / "older"
+    Store.create(older, "model-a", "sums")
+    pq.write_table(pq.read_table(file).drop_columns(["place"]), older / file.name)
+    assert Store.create(older, "model-a", "sums").rows().to_pylist() == whole
 
 
 def test_wrong_ones_are_kept_and_what_they_lack_is_null(store):
