@@ -1,5 +1,8 @@
 """Preference losses against their formulas, from log-probs summed by hand."""
 
+import dataclasses
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,10 +13,13 @@ from tolerances import EXACT
 
 from qstar.methods.dpo import DPO
 from qstar.methods.protocol import Models
+from qstar.models import lm
+from qstar.models.formats import hf
 from qstar.structs import Pairs
 from qstar.thoughts.anchors import next_counts
 
 KEY = jax.random.key(0)
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def batch():
@@ -103,6 +109,61 @@ def test_at_the_start_nothing_is_preferred_and_the_gradient_is_half_of_beta(x64)
     expected = jax.jit(jax.grad(difference))(params)
     bound = tolerances.gradient(tiny.EXACT) * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(expected))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=bound), found, expected)
+
+
+def golden_pairs():
+    """The pairs of `golden/make_dpo.py`."""
+    prompts = [[3, 14, 15], [9, 26], [5, 35, 8, 9]]
+
+    def side(completions):
+        both = list(zip(prompts, completions, strict=True))
+        width = max(len(prompt) + len(text) for prompt, text in both)
+        fill = lambda rows: [[*row, *[0] * (width - len(row))] for row in rows]  # noqa: E731
+        return tiny.batch(
+            fill([prompt + text for prompt, text in both]),
+            fill([[1] * (len(prompt) + len(text)) for prompt, text in both]),
+            fill([[0] * len(prompt) + [1] * len(text) for prompt, text in both]),
+        )
+
+    return Pairs(side([[7, 1, 40, 2], [11, 12, 13], [4]]), side([[7, 30, 2], [21, 2, 2, 5, 6], [17, 3]]))
+
+
+def golden_reference(cfg, golden):
+    """The reference's weights, which the file holds under transformers' names."""
+    names = [name for name in golden.files if name.startswith("reference.")]
+    tensors = {name.removeprefix("reference."): golden[name] for name in names}
+    return hf.assemble(cfg, {name: leaf.shape for name, leaf in tensors.items()}, tensors.__getitem__, "golden")
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("sigmoid", DPO(beta=0.3)),
+        ("smoothed", DPO(beta=0.3, label_smoothing=0.1)),
+        ("hinge", DPO(beta=0.3, loss_type="hinge")),
+        ("ipo", DPO(beta=0.3, loss_type="ipo")),
+        ("irpo", DPO(beta=0.3, nll_weight=1.0)),
+    ],
+)
+def test_losses_and_gradients_equal_those_of_trl(x64, name, method):
+    golden = np.load(GOLDEN / "dpo.npz")
+    cfg, weights = hf.read_directory(GOLDEN / "llama_mha_tied")
+    cfg = dataclasses.replace(cfg, dtype="float64")
+    wide = lambda tree: jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), tree)  # noqa: E731
+    definition, params, reference = lm.definition(cfg), wide(weights), wide(golden_reference(cfg, golden))
+    pairs = golden_pairs()
+    loss = lambda params: method.loss(Models(definition.bind(params), definition.bind(reference)), pairs, KEY)[0]  # noqa: E731
+    value, gradient = jax.jit(jax.value_and_grad(loss))(params)
+    assert float(value) == pytest.approx(float(golden[f"{name}.loss"]), rel=1e-6)
+    found = {
+        "model.embed_tokens.weight": gradient["embedding"],
+        "model.layers.0.self_attn.q_proj.weight": gradient["blocks"]["query"][0].reshape(cfg.width, -1).T,
+        "model.layers.1.mlp.down_proj.weight": gradient["blocks"]["down"][1].T,
+        "model.norm.weight": gradient["norm"]["scale"],
+    }
+    for leaf, ours in found.items():
+        theirs = golden[f"{name}.{leaf}"]
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max(), err_msg=leaf)
 
 
 def test_settings_that_do_not_go_together_are_refused():
