@@ -5,7 +5,8 @@ A file holds JSON lines of one of two kinds, in the names that TRL gives them:
     {"prompt": ..., "completion": ..., "label": 1}                       an outcome: every token of it is judged
     {"prompt": ..., "completions": [STEP, ...], "labels": [true, 0.25]}  steps: the last token of each is judged
 
-`completion_ids` are the tokens of a solution that a model wrote, which are judged as they are. The prompt is never.
+`completion_ids` are the tokens of a solution that a model wrote: they are judged as they are, and the steps are cut out
+of their text without a separator between them. The prompt is never judged, nor is a step whose label is null.
 """
 
 import bisect
@@ -86,7 +87,7 @@ def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing
     if not isinstance(record.get("prompt"), str):
         raise ValueError(f"{where} lacks the text of prompt; it has {', '.join(record) or 'nothing'}")
     if "completions" in record or "labels" in record:
-        steps, labels = _steps(record, where, cfg.separator)
+        steps, labels = _steps(record, where, "" if "completion_ids" in record else cfg.separator)
     elif isinstance(record.get("completion"), str) and "label" in record:
         steps, labels = [record["completion"]], [record["label"]]
     else:
@@ -94,20 +95,32 @@ def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing
             f"{where}: expected completion (a text) and label, or completions and labels (lists of one length); it has "
             f"{', '.join(record)}"
         )
-    wrong = [label for label in labels if not isinstance(label, bool | int | float) or not 0 <= label <= 1]
+    of_steps = "completions" in record
+    wrong = [label for label in labels if not _is_label(label) and not (of_steps and label is None)]
     if wrong:
-        raise ValueError(f"{where}: label {wrong[0]!r}: expected true, false or a number from 0 to 1")
+        raise ValueError(
+            f"{where}: label {wrong[0]!r}: expected true, false or a number from 0 to 1"
+            + (", or null for a step that is not judged" if of_steps else "")
+        )
     prompt, completion = examples.ids_of(record | {"completion": "".join(steps)}, tokenizer, where)
     if not completion:
         raise ValueError(f"{where}: the solution is empty")
-    if "label" in record and "completions" not in record:
+    if not of_steps:
         ends, labels = range(len(completion)), labels * len(completion)
     else:
         ends = last_tokens(steps, completion, tokenizer, where)
+        judged = [i for i, label in enumerate(labels) if label is not None]
+        ends, labels = [ends[i] for i in judged], [labels[i] for i in judged]
+    if not labels:
+        raise ValueError(f"{where}: no step has a label: expected true, false or a number for at least one")
     if cfg.until_first_wrong:
         first = next((i for i, label in enumerate(labels) if label <= 0.5), len(labels) - 1)
         ends, labels = ends[: first + 1], labels[: first + 1]
     return Solution(tuple(prompt), tuple(completion), tuple(ends), tuple(map(float, labels)), where)
+
+
+def _is_label(label: object) -> bool:
+    return isinstance(label, bool | int | float) and 0 <= label <= 1
 
 
 def _steps(record: dict, where: str, separator: str) -> tuple[list[str], list]:
@@ -121,14 +134,20 @@ def _steps(record: dict, where: str, separator: str) -> tuple[list[str], list]:
 def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Completing, where: str = "") -> list[int]:
     """Place of the token that holds the last character of each step; the steps joined are the completion's text.
 
-    Raises ValueError where two steps end in one token: their labels could not be told apart.
+    Raises ValueError for steps that are not the text of the completion, and where two steps end in one token: their
+    labels could not be told apart.
     """
     length = lambda count: len(tokenizer.decode(list(completion[:count])))  # noqa: E731
-    total, found, upto = length(len(completion)), [], 0
-    lead = total - sum(map(len, steps))  # a space that the tokenizer puts before a text, or an end of text after it
+    text, joined = tokenizer.decode(list(completion)), "".join(steps)
+    bare = joined.lstrip(" ")  # some tokenizers put a space before a text, some take one away; an end of text may follow
+    at = text.find(bare)
+    if at < 0:
+        raise ValueError(f"{where}: the steps are {joined[:60]!r}, but the text of the completion is {text[:60]!r}")
+    found: list[int] = []
+    upto = at - (len(joined) - len(bare))
     for step in steps:
         upto += len(step)
-        at = bisect.bisect_left(range(len(completion) + 1), min(upto + max(lead, 0), total), key=length) - 1
+        at = bisect.bisect_left(range(len(completion) + 1), upto, key=length) - 1
         if found and at <= found[-1]:
             raise ValueError(
                 f"{where}: steps {len(found)} and {len(found) + 1} end in the same token of this tokenizer; give a "

@@ -141,8 +141,8 @@ class Arithmetic(problem.Asked):
             return Truth(right, right)
         gold = [*problem.rationale.split("\n"), problem.answer]
         reachable = tuple(i < len(gold) and line == gold[i] for i, line in enumerate(lines))
-        follows = (_follows(lines[:i], gold) for i in range(len(lines)))
-        return Truth(tuple(line == next_line for line, next_line in zip(lines, follows, strict=True)), reachable)
+        expected = (follows(lines[:i], gold) for i in range(len(lines)))
+        return Truth(tuple(line == next_line for line, next_line in zip(lines, expected, strict=True)), reachable)
 
     def budget(self, problem: Problem, tokenizer: Tokenizer) -> int:
         """Tokens of the longest right completion with as many digits, carries everywhere."""
@@ -165,7 +165,7 @@ _STATE = re.compile(r"(?:([0-9]) \+ ([0-9]) |(?:[0-9] )+\+ (?:[0-9] )+)?, ((?:[0
 """A line of a scratchpad: a pair of digits (or the sum), what has been found so far, and the carry."""
 
 
-def _follows(before: Sequence[str], gold: Sequence[str]) -> str | None:
+def follows(before: Sequence[str], gold: Sequence[str]) -> str | None:
     """The line that the rules give after these lines of a scratchpad; None where none follows from them.
 
     `gold` are the lines of the right one, with the answer: the sum and each pair of digits are the question's.

@@ -48,6 +48,28 @@ def test_sampled_ids_are_judged_as_they_were_sampled(tmp_path):
     assert solution.completion == tuple(ids)
 
 
+@pytest.mark.parametrize("separator", ["", "\n", ";"])
+def test_steps_of_sampled_ids_end_where_they_were_written(tmp_path, separator):
+    ids = LETTERS.encode("cd=efgh;")
+    sampled = {"prompt": "ab=", "completions": ["cd=", "ef", "gh;"], "labels": [1, 0, 0], "completion_ids": ids}
+    (solution,) = read(tmp_path, sampled, separator=separator)
+    assert solution.completion == tuple(ids)
+    assert solution.ends == (2, 4, 7)
+
+
+def test_steps_that_are_not_the_text_of_the_sampled_ids_are_refused(tmp_path):
+    sampled = {"prompt": "a=", "completions": ["cd", "ef"], "labels": [1, 0], "completion_ids": LETTERS.encode("cdeg")}
+    with pytest.raises(ValueError, match=r"labelled.jsonl.*'cdef'.*'cdeg'"):
+        read(tmp_path, sampled)
+
+
+def test_a_step_without_a_label_is_not_judged(tmp_path):
+    (solution,) = read(tmp_path, STEPS | {"labels": [True, None, False]})
+    assert (solution.ends, solution.labels) == ((2, 9), (1.0, 0.0))
+    with pytest.raises(ValueError, match="no step has a label"):
+        read(tmp_path, STEPS | {"labels": [None, None, None]})
+
+
 def test_steps_after_the_first_wrong_one_are_not_judged_where_that_is_asked(tmp_path):
     (solution,) = read(tmp_path, STEPS, until_first_wrong=True)
     assert (solution.ends, solution.labels) == ((2, 5), (1.0, 0.25))
