@@ -55,11 +55,12 @@ from qstar.search.choose import AGGREGATIONS
 from qstar.search.confidence import Confidence
 from qstar.search.cot_decoding import CoTDecoding
 from qstar.search.dvts import DVTS
+from qstar.search.labelling import MonteCarlo, OmegaPRM
 from qstar.search.lookahead import Lookahead
 from qstar.search.majority import Majority
 from qstar.search.mcts import MCTS
 from qstar.search.particles import ParticleFilter
-from qstar.settings import Count, NonNegative, OneOf, PositiveShare, Seed, Whole
+from qstar.settings import Count, NonNegative, OneOf, Positive, PositiveShare, Seed, Whole
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch
 from qstar.tasks.arithmetic import Arithmetic
@@ -68,6 +69,8 @@ from qstar.tasks.cups import Cups
 from qstar.tasks.grading.sandbox import SandboxConfig
 from qstar.tasks.gsm8k import GSM8K
 from qstar.tasks.jsonl import Jsonl
+from qstar.tasks.labels import Consensus, Truth
+from qstar.tasks.problem import SPLITS
 from qstar.tasks.puzzles import Puzzles
 from qstar.tasks.svamp import SVAMP
 from qstar.thoughts.thinking import Thinks
@@ -266,6 +269,35 @@ class SolveConfig:
             raise ValueError(f"delimiters = {list(self.delimiters)}: expected texts of one or more characters")
 
 
+@dataclass(frozen=True)
+class LabelConfig:
+    """One run of labelling: which steps of solutions are right."""
+
+    name: str = "label"  # of the run, in run_dir
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
+    resume: str = ""  # a run directory: go on with its own configuration
+    seed: Seed = 0  # of everything that is drawn
+    # Where the solutions are from: a run of qstar-improve, or a file of JSON lines with problem and completion (or
+    # completions); empty: sampled from the model.
+    source: str = ""
+    split: Annotated[str, OneOf(SPLITS)] = "train"  # whose questions
+    problems: Whole = 0  # the first so many questions; 0: all
+    samples: Count = 4  # solutions of each question, where they are sampled
+    temperature: Positive = 1.0  # of solutions and completions
+    top_k: Whole = 0  # of these: only the k likeliest tokens; 0: all
+    top_p: PositiveShare = 1.0  # of these: only the likeliest tokens of this probability
+    batch: Count = 16  # questions that are labelled at once; what a kill loses
+    rows: Count = 128  # completions that are written at once
+    model: Any = MISSING  # what writes solutions and completions
+    task: Any = MISSING  # the questions
+    label: Any = MISSING  # how a step is labelled
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
+
+    def __post_init__(self):
+        settings.check(self)
+        _check_run_dir(self.run_dir)
+
+
 SCHEMAS: dict[str, dict[str, type]] = {
     "method": {
         "quiet_star": QuietStar,
@@ -307,6 +339,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "cot_decoding": CoTDecoding,
         "confidence": Confidence,
     },
+    "label": {"truth": Truth, "monte_carlo": MonteCarlo, "omega": OmegaPRM, "consensus": Consensus},
     "task": {
         "arithmetic": Arithmetic,
         "cups": Cups,
@@ -355,6 +388,7 @@ def register() -> None:
     store.store(name="base_evaluate", node=_writable(EvaluateConfig))
     store.store(name="base_improve", node=_writable(ImproveConfig))
     store.store(name="base_solve", node=_writable(SolveConfig))
+    store.store(name="base_label", node=_writable(LabelConfig))
     for group, schemas in SCHEMAS.items():
         for name, schema in schemas.items():
             store.store(group=group, name=f"base_{name}", node=_writable(schema))
@@ -414,7 +448,7 @@ def _explained(error: OmegaConfBaseException) -> str:
     return f"{key}: {message}" if key else message
 
 
-def save(cfg: TrainConfig | ImproveConfig | SolveConfig, file: Path) -> None:
+def save(cfg: TrainConfig | ImproveConfig | SolveConfig | LabelConfig, file: Path) -> None:
     """Write a configuration so that `load` gives it back."""
     contents = {"schemas": _chosen(cfg), **dataclasses.asdict(cfg)}
     # Renamed into place: a directory with a config.yaml is a run, and this one is complete.

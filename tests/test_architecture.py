@@ -65,6 +65,7 @@ TOP = {
     "config",
     "evaluate",
     "improve",
+    "label",
     "overrides",
     "prepare",
     "processes",
@@ -81,7 +82,7 @@ ENTRIES = {
     "advice.py",
     "cli/manual.py",
     "overrides.py",
-    *(f"{name}.py" for name in ("cli/session", "train", "evaluate", "improve", "solve")),
+    *(f"{name}.py" for name in ("cli/session", "train", "evaluate", "improve", "label", "solve")),
 }
 ENTRIES |= {"think.py", "prepare.py"}
 
@@ -215,7 +216,7 @@ def test_checked_classes_are_no_pytrees():
                 assert "typed" not in [ast.unparse(d) for d in node.decorator_list], f"{path.name}: {node.name}"
 
 
-COMMANDS = {"train", "evaluate", "improve", "think", "compare", "prepare", "solve"}
+COMMANDS = {"train", "evaluate", "improve", "label", "think", "compare", "prepare", "solve"}
 
 
 def test_few_modules_lie_on_the_top_level_beside_the_commands():

@@ -65,8 +65,8 @@ OPTIONS = [
     for file in sorted(Path(CONFIGS).glob("*/*.yaml"))
     # The window of the default experiment holds twelve tokens, too few for the thoughts of the papers.
     if not (file.parent.name == "method" and file.stem in PAPERS)
-    # Groups of qstar-improve and qstar-solve.
-    and file.parent.name not in ("task", "improve", "search")
+    # Groups of qstar-improve, qstar-solve and qstar-label.
+    and file.parent.name not in ("task", "improve", "search", "label")
 ]
 
 

@@ -139,7 +139,9 @@ def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Comp
     """
     length = lambda count: len(tokenizer.decode(list(completion[:count])))  # noqa: E731
     text, joined = tokenizer.decode(list(completion)), "".join(steps)
-    bare = joined.lstrip(" ")  # some tokenizers put a space before a text, some take one away; an end of text may follow
+    bare = joined.lstrip(
+        " "
+    )  # some tokenizers put a space before a text, some take one away; an end of text may follow
     at = text.find(bare)
     if at < 0:
         raise ValueError(f"{where}: the steps are {joined[:60]!r}, but the text of the completion is {text[:60]!r}")

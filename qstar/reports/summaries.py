@@ -96,6 +96,25 @@ def helpful(one: Helpful, tokenizer: Tokenizer) -> Text:
     return line
 
 
+# --- labels of steps ------------------------------------------------------------------------------------------------
+
+
+def labels(found: dict) -> str:
+    """What a labelling came to, and what it cost by phase, in Markdown."""
+    head = ("solutions", "right", "skipped", "steps", "labels", "mean label")
+    counts = [f"{found[name]:,}" for name in ("solutions", "right", "skipped", "steps", "labels")]
+    spent = [
+        (phase, *(f"{one[name]:,}" for name in ("prompt_tokens", "generated_tokens", "discarded_tokens", "flops")))
+        for phase, one in found["ledger"].items()
+    ]
+    return "\n".join(
+        (
+            tables.markdown(head, [(*counts, f"{found['mean_label']:.3f}")]),
+            tables.markdown(("phase", "tokens read", "tokens written", "tokens discarded", "FLOPs"), spent),
+        )
+    )
+
+
 # --- self-training ----------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,320 @@
+"""Labels of the steps of solutions, batch by batch: what `qstar-label` runs.
+
+    RUN/label.yaml            the configuration
+    RUN/batches/*.jsonl       the solutions of some questions with their labels, a file for each batch, and its cost
+    RUN/labels.jsonl          all of them, as `data=labelled` reads them
+    RUN/labels_k4.jsonl       the same solutions with the labels of fewer completions (label.smaller)
+    RUN/summary.json          counts, and tokens and FLOPs by phase
+
+A batch is a function of the configuration and its number, so a run that was killed comes to the same files.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from qstar import config as configs
+from qstar import files
+from qstar.config import LabelConfig
+from qstar.decoding import generate as decoding
+from qstar.decoding.generate import Written
+from qstar.decoding.sampling import Sampling
+from qstar.models.cost import Cost
+from qstar.policy import Policy
+from qstar.runs import iterations, load, solutions
+from qstar.runs.solutions import Given
+from qstar.search import labelling
+from qstar.search.labelling import Labelled, MonteCarlo, Prefix, Solution
+from qstar.tasks.grading import sandbox
+from qstar.tasks.labels import Consensus, Truth
+from qstar.tasks.problem import Problem
+from qstar.training import console
+from qstar.typing import Key
+
+CONFIG, LABELS, SUMMARY, BATCHES = "label.yaml", "labels.jsonl", "summary.json", "batches"
+SAMPLED, COMPLETED = range(2)  # what a key is folded with
+LEDGER = ("prompt_tokens", "padding_tokens", "generated_tokens", "discarded_tokens", "graded_tokens")
+PHASES = ("sample", "label")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A labelling run, checked."""
+
+    cfg: LabelConfig
+    policy: Policy
+    problems: Mapping[str, Problem]
+    given: Mapping[str, Sequence[Given]]  # solutions by problem; empty where they are sampled
+    room: int  # tokens of the longest answer
+    fingerprint: str  # of the model
+
+    @property
+    def batches(self) -> list[list[Problem]]:
+        names, size = list(self.given or self.problems), self.cfg.batch
+        return [[self.problems[name] for name in names[i : i + size]] for i in range(0, len(names), size)]
+
+
+def run(cfg: LabelConfig, directory: Path) -> dict:
+    """Label, or go on labelling, and return the summary.
+
+    Raises FileNotFoundError, ValueError and its like for anything that cannot work, before anything is generated.
+    """
+    if isinstance(cfg.label, Consensus):
+        records = list(cfg.label.agreed())
+        claim(cfg, directory)
+        return _finish(cfg, directory, records, [])
+    sandbox.configure(cfg.sandbox)
+    job = prepared(cfg)
+    claim(cfg, directory)
+    with files.locked(directory):
+        return _run(job, directory)
+
+
+def _run(job: Job, directory: Path) -> dict:
+    folder = directory / BATCHES
+    files.make(folder)
+    batches = job.batches
+    with console.counting("labelling") as progress:
+        for number, problems in enumerate(batches):
+            file = folder / f"batch_{number:05d}.jsonl"
+            if not file.is_file():
+                files.write_records(file, Batch(job, number, problems).records())
+            progress(number + 1, len(batches))
+    lines = [
+        line
+        for number in range(len(batches))
+        for line in files.records(folder / f"batch_{number:05d}.jsonl", "a labelled solution")
+    ]
+    costs = [one for one in lines if "ledger" in one]
+    return _finish(job.cfg, directory, [one for one in lines if "ledger" not in one], costs)
+
+
+def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: Sequence[dict]) -> dict:
+    """Write what training reads, and the summary."""
+    if not records:
+        raise ValueError(
+            f"no solution has labels: {sum(one['skipped'] for one in costs)} of {cfg.task.name} have no steps that can "
+            "be told apart, or two labellers agree on none"
+        )
+    files.write_records(directory / LABELS, records)
+    for k in cfg.label.smaller if isinstance(cfg.label, MonteCarlo) else ():
+        fewer = [one | {"labels": list(labelling.estimates(one["outcomes"], k, cfg.label.soft))} for one in records]
+        files.write_records(directory / f"labels_k{k}.jsonl", [one | {"k": k} for one in fewer])
+    labels = [label for one in records for label in one["labels"] if label is not None]
+    found = {
+        "solutions": len(records),
+        "right": sum(one["correct"] for one in records),
+        "skipped": sum(one["skipped"] for one in costs),  # without steps, or with two in one token
+        "steps": sum(len(one["labels"]) for one in records),
+        "labels": len(labels),
+        "mean_label": float(np.mean(labels)),
+        "ledger": {
+            phase: {name: sum(one["ledger"][phase][name] for one in costs) for name in (*LEDGER, "flops")}
+            for phase in PHASES
+        },
+    }
+    files.write_json(directory / SUMMARY, found)
+    return found
+
+
+# --- a batch ------------------------------------------------------------------------------------------------------
+
+
+class Batch:
+    """The questions of one batch, with what has been spent on them."""
+
+    def __init__(self, job: Job, number: int, problems: Sequence[Problem]):
+        self.job, self.cfg, self.problems = job, job.cfg, problems
+        self.key = jax.random.fold_in(jax.random.key(job.cfg.seed), number)
+        self.calls, self.skipped = 0, 0
+        self.spent = dict.fromkeys(PHASES, Cost())
+
+    def records(self) -> list[dict]:
+        """A line for every solution, and a last one with the cost."""
+        found = list(self._given() if self.job.given else self._sampled())
+        if isinstance(self.cfg.label, Truth):
+            labels = [self.cfg.label.of(self.cfg.task, self.problems[one.problem], one.steps) for one in found]
+            rows = [Labelled(one, each, (None,) * len(each)) for one, each in zip(found, labels, strict=True)]
+        else:
+            rows = self.cfg.label(found, self._complete)
+        ledger = {phase: cost.ledger(*LEDGER) for phase, cost in self.spent.items()}
+        return [*map(self._record, rows), {"ledger": ledger, "skipped": self.skipped}]
+
+    def _record(self, row: Labelled) -> dict:
+        one, problem, cfg = row.solution, self.problems[row.solution.problem], self.cfg
+        return {
+            "prompt": one.prompt,
+            "completions": list(one.steps),
+            "labels": list(row.labels),
+            "completion_ids": [id for step in one.ids for id in step],
+            "problem": problem.id,
+            "gold": problem.answer,
+            "correct": one.right,
+            "source": one.source,
+            "kind": cfg.label.kind,
+            "k": getattr(cfg.label, "k", 0),
+            "outcomes": [None if each is None else list(each) for each in row.outcomes],
+            "task": cfg.task.name,
+            "split": cfg.split,
+            "model": self.job.fingerprint,
+            "checkpoint": self.job.policy.name,
+            **{name: getattr(cfg, name) for name in ("temperature", "top_k", "top_p", "seed")},
+            "grader": cfg.task.grader.name,
+            "grader_version": cfg.task.grader.version,
+        }
+
+    # --- solutions ------------------------------------------------------------------------------------------------
+
+    def _given(self) -> Iterator[Solution]:
+        tokenizer = self.job.policy.tokenizer
+        for index, problem in enumerate(self.problems):
+            for one in self.job.given[problem.id]:
+                yield solutions.cut(index, one, self._is_right(problem, one.text, True), tokenizer)
+
+    def _sampled(self) -> Iterator[Solution]:
+        cfg, prompts = self.cfg, [self.cfg.task.prompt(one) for one in self.problems]
+        written = self._generate("sample", prompts, cfg.samples, jax.random.fold_in(self.key, SAMPLED))
+        for row, ids in enumerate(written.tokens):
+            index = row // cfg.samples
+            right = self._is_right(self.problems[index], written.text[row], written.finished[row])
+            text = _text(written, row, self.job.policy)
+            one = Given(self.problems[index].id, prompts[index], cfg.task.steps(text), tuple(ids.tolist()), "sampled")
+            try:
+                yield solutions.cut(index, one, right, self.job.policy.tokenizer)
+            except ValueError:  # nothing was written, or two steps end in one token
+                self.skipped += 1
+
+    def _is_right(self, problem: Problem, text: str, finished: bool) -> bool:
+        # What was cut off by the limit is no answer: the rest of it could have been another one.
+        return bool(finished) and self.cfg.task.grader(_before_stop(text, self.cfg.task.stop), problem.gold).correct
+
+    # --- completions ----------------------------------------------------------------------------------------------
+
+    def _complete(self, prefixes: Sequence[Prefix], k: int) -> list[list[Solution]]:
+        """k completions of each of these prefixes, graded."""
+        encode = self.job.policy.tokenizer.encode_prompt
+        key = jax.random.fold_in(jax.random.fold_in(self.key, COMPLETED), self.calls)
+        self.calls += 1
+        written = self._generate("label", [[*encode(one.solution.prompt), *one.ids] for one in prefixes], k, key)
+        return [[self._completion(one, written, n * k + i) for i in range(k)] for n, one in enumerate(prefixes)]
+
+    def _completion(self, prefix: Prefix, written: Written, row: int) -> Solution:
+        whole, task = prefix.solution, self.cfg.task
+        before = "".join(whole.steps[: prefix.count])
+        right = self._is_right(self.problems[whole.problem], before + written.text[row], written.finished[row])
+        steps = task.steps(before + _text(written, row, self.job.policy))
+        ids = (*prefix.ids, *written.tokens[row].tolist())
+        one = Given("", whole.prompt, steps, ids, f"completion of {prefix.count} steps")
+        try:
+            found = solutions.cut(whole.problem, one, right, self.job.policy.tokenizer)
+        except ValueError:
+            found = None
+        if found is not None and found.ids[: prefix.count] == whole.ids[: prefix.count]:
+            return found
+        # Its steps cannot be told apart: it counts as right or wrong, and has none that could be searched.
+        return dataclasses.replace(
+            whole, steps=whole.steps[: prefix.count], ids=whole.ids[: prefix.count], right=right, source=one.where
+        )
+
+    def _generate(self, phase: str, prompts: Sequence[str | Sequence[int]], count: int, key: Key) -> Written:
+        """`count` continuations of every prompt."""
+        cfg, policy = self.cfg, self.job.policy
+        sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, self.job.room, tuple(cfg.task.stop))
+        written = decoding.generate(
+            policy.definition,
+            policy.params,
+            policy.tokenizer,
+            prompts,
+            key,
+            sampling,
+            samples=count,
+            batch_size=max(cfg.rows // count, 1),
+        )
+        graded = Cost(graded_tokens=sum(map(len, written.tokens)))
+        self.spent[phase] += written.cost + graded
+        return written
+
+
+def _text(written: Written, row: int, policy: Policy) -> str:
+    """What was written, its stop text included; an end-of-text token is none of the text."""
+    ids = written.tokens[row]
+    ended = len(ids) and int(ids[-1]) in policy.tokenizer.ends
+    return written.text[row] + ("" if ended else written.ending[row])
+
+
+def _before_stop(text: str, stop: Sequence[str]) -> str:
+    return next((text.removesuffix(one) for one in stop if text.endswith(one)), text)
+
+
+# --- before anything is generated ---------------------------------------------------------------------------------
+
+
+def claim(cfg: LabelConfig, directory: Path) -> None:
+    """Write the configuration, or check that the directory holds this run."""
+    file = directory / CONFIG
+    if file.is_file():
+        changed = configs.changes(configs.load(file, schema=LabelConfig), cfg)
+        if changed:
+            raise ValueError(
+                f"{directory} holds labels of another configuration:\n  "
+                + "\n  ".join(changed)
+                + "\nchoose another run_dir"
+            )
+    files.make(directory)
+    configs.save(dataclasses.replace(cfg, resume=""), file)
+
+
+def prepared(cfg: LabelConfig) -> Job:
+    """The model, the questions and the solutions of a run, checked."""
+    with console.phase("reading the questions"):
+        every = {one.id: one for one in cfg.task.problems(cfg.split)}
+    with console.phase("loading the model"):
+        policy = load.initial_model(cfg.model, cfg.seed)
+    given = solutions.read(cfg.source, every, cfg.task) if cfg.source else {}
+    names = list(given or every)[: cfg.problems or None]
+    problems, given = {name: every[name] for name in names}, {name: given[name] for name in names} if given else {}
+    if not problems:
+        raise ValueError(f"{cfg.task.name} has no {cfg.split} problems: expected some")
+    room = max(cfg.task.budget(one, policy.tokenizer) for one in problems.values())
+    job = Job(cfg, policy, problems, given, room, iterations.fingerprint(policy))
+    _check_steps(job)
+    _check_fitting(job)
+    return job
+
+
+def _check_steps(job: Job) -> None:
+    """Raise ValueError where the labels could not be found, or not be told apart by this tokenizer."""
+    cfg, tokenizer = job.cfg, job.policy.tokenizer
+    for problem in job.problems.values():
+        asked = job.given.get(problem.id) or _worked(cfg, problem)
+        for one in asked:
+            if isinstance(cfg.label, Truth):
+                cfg.label.of(cfg.task, problem, one.steps)
+            solutions.cut(0, one, True, tokenizer)
+
+
+def _worked(cfg: LabelConfig, problem: Problem) -> list[Given]:
+    """The problem's own rationale, where it has one."""
+    if not problem.rationale:
+        return []
+    steps = cfg.task.steps(cfg.task.completion(problem.rationale, problem))
+    return [Given(problem.id, cfg.task.prompt(problem), steps, None, f"{cfg.task.name}, rationale of {problem.id}")]
+
+
+def _check_fitting(job: Job) -> None:
+    encode, most = job.policy.tokenizer.encode_prompt, job.policy.lm.max_len
+    for name, problem in job.problems.items():
+        size = len(encode(job.cfg.task.prompt(problem)))
+        for one in job.given.get(name, ()):
+            size = max(size, len(solutions.encoded(one, job.policy.tokenizer)))
+        # A completion begins after all steps but the last one, and may take as much again as a whole answer.
+        longest = size + job.room * (1 if job.given or isinstance(job.cfg.label, Truth) else 2)
+        if longest > most:
+            raise ValueError(
+                f"{name} of {job.cfg.task.name} may take {longest} tokens with its completions, and {job.policy.name} "
+                f"was built for {most}: choose shorter questions, or a model with a longer context"
+            )

@@ -1,0 +1,233 @@
+"""Labels of steps from completions: how often a prefix of a solution still leads to the right answer.
+
+A labeller is given solutions, and `complete(prefixes, k)` that writes k completions of every prefix and grades them.
+What it returns has a label for every step: True and False, a share, or None where nothing was found out.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from qstar import settings
+from qstar.settings import Count, Positive, Range, Whole
+
+Label = bool | float | None
+Outcomes = tuple[bool, ...]
+"""Of the completions of a prefix, in the order in which they were written: is the answer right?"""
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A solution whose answer was graded."""
+
+    problem: int  # index of the question
+    prompt: str
+    steps: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]  # tokens of every step
+    right: bool  # its answer
+    source: str = ""  # where it comes from
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.ids))
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The first steps of a solution."""
+
+    solution: Solution
+    count: int  # of these
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        return tuple(id for step in self.solution.ids[: self.count] for id in step)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    solution: Solution
+    labels: tuple[Label, ...]  # of every step
+    outcomes: tuple[Outcomes | None, ...]  # after every step; the last step's is the solution's own
+    given: bool = True  # False: a completion that a search wrote, and labelled as well
+
+
+Complete = Callable[[Sequence[Prefix], int], Sequence[Sequence[Solution]]]
+"""k completions of every prefix: solutions that begin with it."""
+
+
+@dataclass(frozen=True)
+class MonteCarlo:
+    """k completions from every step (Math-Shepherd, Wang et al. 2024, equations 3 and 4).
+
+    A hard label is True where any of them is right, a soft one is the share of them that is. The last step is labelled
+    by the solution's own answer.
+    """
+
+    kind: ClassVar[str] = "monte_carlo"
+
+    k: Count = 8  # completions from every step
+    soft: bool = False  # shares instead of true and false
+    smaller: tuple[Count, ...] = ()  # further files with the labels of the first completions alone
+
+    def __post_init__(self):
+        object.__setattr__(self, "smaller", tuple(self.smaller))
+        settings.check(self, "label")
+        over = [k for k in self.smaller if k >= self.k]
+        if over:
+            raise ValueError(f"label.smaller = {list(self.smaller)}: {over[0]} is no smaller than label.k = {self.k}")
+
+    def __call__(self, solutions: Sequence[Solution], complete: Complete) -> list[Labelled]:
+        prefixes = [Prefix(one, count) for one in solutions for count in range(1, len(one.steps))]
+        written = iter(complete(prefixes, self.k) if prefixes else ())
+        found = []
+        for one in solutions:
+            before = tuple(tuple(each.right for each in next(written)) for _ in one.steps[1:])
+            outcomes = (*before, (one.right,))
+            found.append(Labelled(one, estimates(outcomes, self.k, self.soft), outcomes))
+        return found
+
+
+def estimates(outcomes: Sequence[Outcomes | None], k: int, soft: bool) -> tuple[Label, ...]:
+    """Labels of steps from the first k completions after each."""
+    return tuple(
+        None if each is None else sum(each[:k]) / len(each[:k]) if soft else any(each[:k]) for each in outcomes
+    )
+
+
+@dataclass(frozen=True)
+class OmegaPRM:
+    """The first wrong step by halving (Luo et al. 2024, section 3.3): k completions of the prefix up to the middle; any
+    right one makes it right, and the first wrong step comes later.
+
+    Every wrong solution that is given is searched. So are `searches` more for each question: completions that a search
+    wrote of a prefix s and that are wrong, where 0 < MC(s) < 1, the largest Q + U first:
+
+        Q(s, r) = alpha^(1 - MC(s)) beta^(tokens of r / length)        U(s) = c_puct sqrt(sum of N) / (1 + N(s))
+
+    N(s) is counted when s is selected, and the pair (s, r) is not selected again. Nothing is backed up to the prompt.
+    """
+
+    kind: ClassVar[str] = "omega"
+
+    k: Count = 8  # completions of a prefix
+    soft: bool = (
+        False  # shares, of the prefixes that were completed alone; other steps before the first wrong one: null
+    )
+    searches: Whole = 0  # of completions, for each question, besides the solutions that are given
+    alpha: Annotated[float, Range(0, 1, open_low=True)] = 0.5  # in Q: the base of 1 - MC
+    beta: Annotated[float, Range(0, 1, open_low=True)] = 0.9  # in Q: the base of the length
+    length: Count = 500  # in Q: tokens that a length is measured in
+    c_puct: Positive = 0.125  # weight of U
+
+    def __post_init__(self):
+        settings.check(self, "label")
+
+    def __call__(self, solutions: Sequence[Solution], complete: Complete) -> list[Labelled]:
+        """All questions at once: each round completes one prefix of every question that is searched."""
+        trees = {problem: _Tree(self) for problem in dict.fromkeys(one.problem for one in solutions)}
+        for one in solutions:
+            trees[one.problem].add(one)
+        while live := [tree for tree in trees.values() if tree.advance()]:
+            written = complete([tree.asked for tree in live], self.k)
+            for tree, found in zip(live, written, strict=True):
+                tree.learn(found)
+        given = {id(each.solution): each for tree in trees.values() for each in tree.labelled if each.given}
+        more = [each for tree in trees.values() for each in tree.labelled if not each.given]
+        return [given[id(one)] for one in solutions] + more
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A prefix and a wrong solution that begins with it."""
+
+    state: tuple[int, ...]  # token ids of the prefix
+    count: int  # steps of it
+    share: float  # of right completions of it
+    rollout: Solution
+    given: bool
+
+
+@dataclass
+class _Tree:
+    """What is known of one question, and the search that is under way in it."""
+
+    cfg: OmegaPRM
+    given: list[Solution] = field(default_factory=list)
+    waiting: list[_Pair] = field(default_factory=list)
+    pool: list[_Pair] = field(default_factory=list)
+    visits: Counter = field(default_factory=Counter)
+    labelled: list[Labelled] = field(default_factory=list)
+    searched: int = 0  # besides what was given
+    pair: _Pair | None = None
+    low: int = 0  # steps that are known to be right
+    high: int = 0  # a number of steps that is known to be wrong
+    outcomes: dict[int, Outcomes] = field(default_factory=dict)
+
+    def add(self, solution: Solution) -> None:
+        self.given.append(solution)
+        if solution.right:
+            last = (*[None] * (len(solution.steps) - 1), (True,))
+            labels = estimates(last, 1, True) if self.cfg.soft else (True,) * len(solution.steps)
+            self.labelled.append(Labelled(solution, labels, last))
+        else:
+            self.waiting.append(_Pair((), 0, 0.0, solution, True))
+
+    def advance(self) -> bool:
+        """Go on to a prefix that is to be completed; False where there is none left."""
+        while True:
+            if self.pair is None and not self._select():
+                return False
+            if self.high - self.low > 1:
+                return True
+            self._finish()
+
+    @property
+    def asked(self) -> Prefix:
+        return Prefix(self.pair.rollout, (self.low + self.high) // 2)
+
+    def learn(self, written: Sequence[Solution]) -> None:
+        """The completions of the prefix that was asked for."""
+        prefix, right = self.asked, tuple(one.right for one in written)
+        self.outcomes[prefix.count] = right
+        if any(right):
+            self.low = prefix.count
+        else:
+            self.high = prefix.count
+        if any(right) and not all(right):
+            share = sum(right) / len(right)
+            wrong = (one for one in written if not one.right and len(one.steps) > prefix.count)
+            self.pool += [_Pair(prefix.ids, prefix.count, share, one, False) for one in wrong]
+
+    def _select(self) -> bool:
+        share = sum(one.right for one in self.given) / len(self.given)
+        if self.waiting:
+            pair = max(self.waiting, key=lambda one: self._worth(one, share))
+            self.waiting.remove(pair)
+        elif self.pool and self.searched < self.cfg.searches:
+            pair = max(self.pool, key=lambda one: self._worth(one, one.share))
+            self.pool.remove(pair)
+            self.searched += 1
+        else:
+            return False
+        self.visits[pair.state] += 1
+        self.pair, self.low, self.high = pair, pair.count, len(pair.rollout.steps)
+        self.outcomes = {self.high: (False,)}
+        return True
+
+    def _worth(self, pair: _Pair, share: float) -> float:
+        cfg = self.cfg
+        quality = cfg.alpha ** (1 - share) * cfg.beta ** (pair.rollout.tokens / cfg.length)
+        return quality + cfg.c_puct * math.sqrt(self.visits.total()) / (1 + self.visits[pair.state])
+
+    def _finish(self) -> None:
+        steps = range(1, len(self.pair.rollout.steps) + 1)
+        outcomes = tuple(self.outcomes.get(count) for count in steps)
+        hard = tuple(count < self.high for count in steps)
+        soft = estimates(outcomes, self.cfg.k, True)
+        # After the first wrong step everything is wrong; before it only what was completed has a share.
+        labels = tuple(0.0 if not right else share for right, share in zip(hard, soft, strict=True))
+        self.labelled.append(Labelled(self.pair.rollout, labels if self.cfg.soft else hard, outcomes, self.pair.given))
+        self.pair = None

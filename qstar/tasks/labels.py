@@ -1,0 +1,76 @@
+"""Labels of steps that cost no tokens: what a task knows exactly, and what two labellers agree on."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+from qstar import files, settings
+from qstar.settings import OneOf
+from qstar.tasks.problem import Problem, Task
+
+TRUTHS = ("right", "reachable")
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What the task knows exactly of every step."""
+
+    kind: ClassVar[str] = "truth"
+
+    what: Annotated[str, OneOf(TRUTHS)] = "right"  # follows from what stands before it, or the answer can be reached
+
+    def __post_init__(self):
+        settings.check(self, "label")
+
+    def of(self, task: Task, problem: Problem, steps: Sequence[str]) -> tuple[bool, ...]:
+        """Raises ValueError for a task that does not know."""
+        truth = task.truth(problem, steps)
+        if truth is None:
+            raise ValueError(
+                f"label=truth: {task.name} does not know which step is right; arithmetic and cups do. Elsewhere: "
+                "label=monte_carlo or label=omega"
+            )
+        return getattr(truth, self.what)
+
+
+@dataclass(frozen=True)
+class Consensus:
+    """Solutions of which two labellers say the same first wrong step (Zhang et al. 2025), with the labels of the first.
+
+    Both have labelled the same solutions.
+    """
+
+    kind: ClassVar[str] = "consensus"
+
+    first: str = ""  # labels.jsonl of a run of qstar-label, or the directory of one
+    second: str = ""  # of another
+
+    def __post_init__(self):
+        settings.check(self, "label")
+
+    def agreed(self) -> Iterator[dict]:
+        """The solutions that are kept. Raises FileNotFoundError; ValueError where these are not the same solutions."""
+        mine, theirs = (_read(name, getattr(self, name)) for name in ("first", "second"))
+        if len(mine) != len(theirs):
+            raise ValueError(f"label.first has {len(mine)} solutions, label.second {len(theirs)}: expected the same")
+        for one, other in zip(mine, theirs, strict=True):
+            if any(one[name] != other[name] for name in ("prompt", "completions")):
+                raise ValueError(
+                    f"label.first and label.second are labels of different solutions, the first of which is of "
+                    f"{one['prompt'][:60]!r}: label the same file twice (source=FILE)"
+                )
+            if first_wrong(one["labels"]) == first_wrong(other["labels"]):
+                yield one | {"kind": self.kind, "agreed": [one.get("kind", ""), other.get("kind", "")]}
+
+
+def first_wrong(labels: Sequence[bool | float | None]) -> int | None:
+    """The first step whose label says that it is wrong: false, or a share of 0."""
+    return next((i for i, label in enumerate(labels) if label is not None and not label), None)
+
+
+def _read(name: str, given: str) -> list[dict]:
+    path = Path(given) / "labels.jsonl" if Path(given).is_dir() else Path(given)
+    if not given or not path.is_file():
+        raise FileNotFoundError(f"label.{name} = {given!r}: expected a run of qstar-label, or its labels.jsonl")
+    return files.records(path, "a labelled solution", prompt=str, completions=list, labels=list)

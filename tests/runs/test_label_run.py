@@ -1,0 +1,173 @@
+"""Labelling runs: what they write, that a kill changes nothing, and what is refused before anything is generated."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from small_runs import composed
+
+from qstar.data import steps
+from qstar.data.steps import LabelledText
+from qstar.runs import label, load
+from qstar.tasks.cups import Cups
+from qstar.tasks.cups import Problem as CupsGame
+
+SMALL = ("problems=4", "batch=2", "samples=2", "task.train=4", "task.max_moves=6", "rows=8")
+
+
+def config(folder, *overrides):
+    return composed(*SMALL, *overrides, f"run_dir={folder}", name="label")
+
+
+def records(folder, name=label.LABELS):
+    return [json.loads(line) for line in (folder / name).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """Solutions of the bundled model, three completions from every step."""
+    folder = tmp_path_factory.mktemp("label") / "run"
+    label.run(config(folder, "label.k=3", "label.smaller=[1]", "label.soft=true"), folder)
+    return folder
+
+
+def test_every_solution_has_its_labels_and_where_they_are_from(run):
+    found, task = records(run), Cups(train=4, max_moves=6)
+    problems = {one.id: one for one in task.problems("train")}
+    assert len(found) == 8
+    for one in found:
+        problem = problems[one["problem"]]
+        assert one["prompt"] == problem.question
+        assert one["completions"] == list(task.steps("".join(one["completions"])))
+        assert [len(each) for each in one["outcomes"]] == [3] * (len(one["labels"]) - 1) + [1]
+        assert one["labels"] == [sum(each) / len(each) for each in one["outcomes"]]
+        assert one["correct"] == task.grader("".join(one["completions"]).removesuffix(";"), problem.answer).correct
+        assert (one["kind"], one["k"], one["seed"], one["grader"]) == ("monte_carlo", 3, 0, "cups")
+
+
+def test_completions_of_a_right_place_are_right_more_often_than_of_a_wrong_one(run):
+    task, shares = Cups(train=4, max_moves=6), {True: [], False: []}
+    problems = {one.id: one for one in task.problems("train")}
+    for one in records(run):
+        truth = task.truth(problems[one["problem"]], one["completions"])
+        for reachable, share in zip(truth.reachable, one["labels"], strict=True):
+            shares[reachable].append(share)
+    assert np.mean(shares[True]) > 0.5
+    assert not shares[False] or np.mean(shares[False]) < 0.2
+
+
+def test_fewer_completions_are_those_of_the_largest_number(run):
+    for one, fewer in zip(records(run), records(run, "labels_k1.jsonl"), strict=True):
+        assert fewer["labels"] == [float(each[0]) for each in one["outcomes"]]
+
+
+def test_labels_are_what_a_reward_model_is_trained_on(run):
+    tokenizer = load.load_model("bundled:cups").tokenizer
+    solutions = steps.read(LabelledText(str(run / label.LABELS)), tokenizer)
+    for one, record in zip(solutions, records(run), strict=True):
+        texts = [tokenizer.decode(one.completion[: end + 1]) for end in one.ends]
+        assert texts == ["".join(record["completions"][: i + 1]) for i in range(len(texts))]
+        assert list(one.labels) == record["labels"]
+
+
+def test_all_tokens_are_counted(run):
+    found = json.loads((run / label.SUMMARY).read_text())
+    written = sum(len(one["completion_ids"]) for one in records(run))
+    assert found["ledger"]["sample"]["generated_tokens"] == written
+    assert found["ledger"]["label"]["generated_tokens"] > written
+    assert found["ledger"]["label"]["flops"] > found["ledger"]["sample"]["flops"] > 0
+
+
+def test_a_run_that_was_killed_comes_to_the_same_bits(run, tmp_path):
+    again = tmp_path / "again"
+    shutil.copytree(run, again)
+    (again / label.BATCHES / "batch_00001.jsonl").unlink()
+    (again / label.BATCHES / "batch_00001.jsonl.partial").write_text("{")
+    for name in (label.LABELS, "labels_k1.jsonl", label.SUMMARY):
+        (again / name).unlink()
+    label.run(config(again, "label.k=3", "label.smaller=[1]", "label.soft=true"), again)
+    for name in (label.LABELS, "labels_k1.jsonl", label.SUMMARY, "batches/batch_00001.jsonl"):
+        assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+def test_another_configuration_is_refused_in_the_same_folder(run):
+    with pytest.raises(ValueError, match=r"label.k = 3, now 2"):
+        label.run(config(run, "label.k=2", "label.soft=true"), run)
+
+
+def solutions_file(folder, *lines):
+    (folder / "solutions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return f"source={folder / 'solutions.jsonl'}"
+
+
+def worked(index=0, slip=None):
+    """A line with the workings of a problem; from place `slip` on they are those of a ball under another cup."""
+    problem = Cups(train=4, max_moves=6).problems("train")[index]
+    text = f"{problem.rationale}{problem.answer};"
+    if slip is not None:
+        place = int(problem.rationale[slip + 1]) % 5 + 1
+        places = f"{place}{CupsGame(place, problem.question[slip + 2 : -1]).places}"
+        text = f"{text[: slip + 1]}{places}-{places[-1]};"
+    return {"problem": problem.id, "completion": text}
+
+
+def test_exact_labels_of_solutions_from_a_file(tmp_path):
+    source = solutions_file(tmp_path, worked(0), worked(1), worked(0, slip=2))
+    found = label.run(config(tmp_path / "run", "label=truth", source), tmp_path / "run")
+    rows = records(tmp_path / "run")
+    assert [one["problem"] for one in rows] == ["train-0", "train-0", "train-1"]  # by question
+    assert rows[0]["labels"] == rows[2]["labels"] == [True] * 7
+    assert rows[1]["labels"] == [True, True, False, True, True, True, True]  # what follows the slip follows from it
+    assert rows[1]["source"].endswith("solutions.jsonl:3")
+    assert (found["right"], found["ledger"]["label"]["generated_tokens"]) == (2, 0)
+
+
+def test_the_first_wrong_step_by_halving(tmp_path):
+    source = solutions_file(tmp_path, worked(0, slip=2), worked(1))
+    label.run(config(tmp_path / "run", "label=omega", "label.k=4", source), tmp_path / "run")
+    wrong, right = records(tmp_path / "run")
+    assert wrong["labels"] == [True, True, False, False, False, False, False]
+    assert sum(each is not None for each in wrong["outcomes"][:-1]) <= 3
+    assert right["labels"] == [True] * 7
+
+
+def test_two_labellers_keep_what_they_agree_on(tmp_path):
+    line = {"prompt": "3a=", "completions": ["-4", "-4;"], "correct": True, "problem": "p"}
+    for name, labels in (("one", [[1, 0], [1, 0], [1, 1]]), ("two", [[0.5, 0.0], [0, 0], [1.0, 0.25]])):
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps(line | {"labels": each, "kind": name}) + "\n" for each in labels)
+        )
+    given = [f"label.{name}={tmp_path / file}.jsonl" for name, file in (("first", "one"), ("second", "two"))]
+    found = label.run(config(tmp_path / "run", "label=consensus", *given), tmp_path / "run")
+    assert [one["labels"] for one in records(tmp_path / "run")] == [[1, 0], [1, 1]]
+    assert records(tmp_path / "run")[0]["agreed"] == ["one", "two"]
+    assert found["solutions"] == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"),
+    [
+        ({"problem": "train-99", "completion": "-4-4;"}, r":1: problem 'train-99'"),
+        ({"problem": "train-0"}, r":1: expected problem"),
+        ({"problem": "train-0", "completions": ["-4", ""]}, r":1: expected problem"),
+        ({"problem": "train-0", "completion": "-4;", "completion_ids": ["a"]}, r":1: completion_ids"),
+        ({"problem": "train-0", "completions": ["-4", "5"], "completion_ids": [16, 3]}, r":1: the steps are '-45'"),
+        ({"problem": "train-0", "completion": "what"}, r"alphabet"),
+    ],
+)
+def test_lines_that_are_no_solutions_are_named(tmp_path, line, fault):
+    source = solutions_file(tmp_path, line)
+    with pytest.raises(ValueError, match=fault):
+        label.run(config(tmp_path / "run", "label=truth", source), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_be_labelled_is_refused_before_anything_is_generated(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"source = .*absent"):
+        label.run(config(tmp_path / "run", "source=absent"), tmp_path / "run")
+    with pytest.raises(FileNotFoundError, match=r"label.first = ''"):
+        label.run(config(tmp_path / "run", "label=consensus"), tmp_path / "run")
+    with pytest.raises(ValueError, match=r"train-0 .* built for 256"):
+        label.run(config(tmp_path / "run", "task.min_moves=90", "task.max_moves=90"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
