@@ -23,6 +23,7 @@ HELP = {
     "qstar-think": ("usage: qstar-think", "--generate N", "the newest run under runs/"),
     "qstar-improve": ("qstar-improve improve=rest_em", "star_no_rationalization", "improve.iterations=16"),
     "qstar-solve": ("qstar-solve tables=latest", "best_of_n", "search.n=40"),
+    "qstar-label": ("qstar-label label.k=8", "omega", "label.k=8"),
     "qstar-prepare": ("usage: qstar-prepare", "bundled:NAME", "--to"),
 }
 
@@ -65,7 +66,7 @@ def test_no_text_tells_to_install_the_other_distribution_that_is_called_qstar():
     assert not named.search("pip install -q . && .venv/bin/qstar-train")
 
 
-def test_there_are_six_console_scripts():
+def test_every_console_script_is_here():
     assert PROJECT["scripts"].keys() == HELP.keys()
 
 
