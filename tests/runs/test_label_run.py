@@ -10,8 +10,7 @@ from small_runs import composed
 from qstar.data import steps
 from qstar.data.steps import LabelledText
 from qstar.runs import label, load
-from qstar.tasks.cups import Cups
-from qstar.tasks.cups import Problem as CupsGame
+from qstar.tasks.cups import Cups, Game
 
 SMALL = ("problems=4", "batch=2", "samples=2", "task.train=4", "task.max_moves=6", "rows=8")
 
@@ -107,7 +106,7 @@ def worked(index=0, slip=None):
     text = f"{problem.rationale}{problem.answer};"
     if slip is not None:
         place = int(problem.rationale[slip + 1]) % 5 + 1
-        places = f"{place}{CupsGame(place, problem.question[slip + 2 : -1]).places}"
+        places = f"{place}{Game(place, problem.question[slip + 2 : -1]).places}"
         text = f"{text[: slip + 1]}{places}-{places[-1]};"
     return {"problem": problem.id, "completion": text}
 
