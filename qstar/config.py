@@ -229,6 +229,7 @@ class SolveConfig:
     run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
     resume: str = ""  # a run directory, or `latest`: go on with its own configuration
     tables: str = ""  # a run directory, or `latest`: its table again at smaller budgets, without a model
+    tree: str = ""  # with tables: the id of a question, whose tree is shown instead
     # of the table: solutions of a question, or of a search by steps tokens of a question; []: halves of what was spent
     budgets: tuple[Count, ...] = ()
     seed: Seed = 0  # of everything that is drawn

@@ -16,6 +16,8 @@ from qstar.paths import CONFIGS
 
 configs.register()
 
+GROUPS = ("model", "task", "search")  # a choice among these replaces what a stored configuration has
+
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="solve")
 def _main(node: DictConfig) -> None:
@@ -29,8 +31,13 @@ def _main(node: DictConfig) -> None:
     with session.errors() as ending:
         cfg, directory = chosen(node, list(HydraConfig.get().overrides.task))
         if cfg.tables:
-            console.console().print(solutions.table(solve.tabulated(cfg, directory)))
+            if cfg.tree:
+                console.say(solve.tree(directory, cfg.tree))
+            else:
+                console.console().print(solutions.table(solve.tabulated(cfg, directory)))
             return
+        if cfg.tree:
+            raise ValueError(f"tree = {cfg.tree!r} shows a search that is stored: give tables=DIRECTORY as well")
         session.prepare_jax()
         with session.own_folder(node, directory) as own:
             ending.go_on = lambda: session.resume("qstar-solve", own) if (own / solve.CONFIG).is_file() else ""
@@ -53,9 +60,12 @@ def chosen(node: DictConfig, overrides: list[str]) -> tuple[SolveConfig, Path]:
     directory = solve.latest() if node[key] == "latest" else Path(node[key])
     if not (directory / solve.CONFIG).is_file():
         raise FileNotFoundError(f"{key}={node[key]}: {directory} is no search (no {solve.CONFIG} in it)")
-    values = [one for one in overrides if not one.startswith(("resume=", "tables=", "run_dir="))]
+    picked = [group for group in GROUPS if any(one.startswith(f"{group}=") for one in overrides)]
+    own = ("resume=", "tables=", "run_dir=", *(f"{group}{after}" for group in picked for after in "=."))
+    values = [one for one in overrides if not one.startswith(own)]
     cfg = configs.load(directory / solve.CONFIG, values, SolveConfig)
-    return dataclasses.replace(cfg, tables=node.tables), directory
+    changes = {group: getattr(configs.build(node), group) for group in picked}
+    return dataclasses.replace(cfg, tables=node.tables, **changes), directory
 
 
 def main() -> None:

@@ -1,11 +1,13 @@
 """Tables of searches: what accuracy a budget buys, and what it is spent on."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
 
 from qstar.reports import tables
+from qstar.reports.glyphs import visible
 
 COLUMNS = (
     "strategy", "budget", "accuracy", "questions", "candidates", "tokens written", "tokens scored", "FLOPs", "seconds"
@@ -38,6 +40,34 @@ def table(lines: Sequence[Line]) -> Table:
 
 def markdown(lines: Sequence[Line]) -> str:
     return tables.markdown(COLUMNS, _cells(lines))
+
+
+def tree(rows: Sequence[dict]) -> str:
+    """The steps of a question below one another, each with its scores, its value and its verdict.
+
+    Args:
+        rows: of one question, in the order of their nodes, as `data/rationales.py` stores them.
+    """
+    children = defaultdict(list)
+    for row in rows:
+        children[row["place"]["parent"]].append(row)
+    lines, waiting = [], [(row, 0) for row in children[-1]]
+    while waiting:
+        row, depth = waiting.pop()
+        lines.append("  " * depth + _told(row))
+        waiting += [(child, depth + 1) for child in reversed(children[row["place"]["node"]])]
+    return "\n".join(lines)
+
+
+def _told(row: dict) -> str:
+    place = row["place"]
+    if place["parent"] < 0:
+        return f"{row['problem']}: {visible(row['question'])}"
+    numbers = [f"{name} {score:.3f}" for name, score in place["scores"]]
+    numbers += [] if place["value"] is None else [f"value {place['value']:.3f}"]
+    ending = [f"{row['answer'] or 'no answer'} {'right' if row['correct'] else 'wrong'}"] if place["final"] else []
+    marks = ["rollout"] * place["rollout"] + ["<- chosen"] * place["chosen"]
+    return "  ".join([visible(row["written"]), *numbers, *ending, *marks])
 
 
 def _cells(lines: Sequence[Line]) -> Iterator[tuple[str, ...]]:

@@ -9,7 +9,7 @@ steps is another search, whose steps are not stored: it is refused.
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,9 +25,10 @@ from qstar.search.protocol import Budget, Candidate, Key, Node, Solution
 from qstar.search.run import Strategy
 
 COLUMNS = (
-    "batch", "problem", "written", "logprobs", "answer", "correct", "generated_tokens", "prompt_tokens", "place"
+    "batch", "problem", "question", "written", "logprobs", "answer", "correct", "generated_tokens", "place"
 )  # fmt: skip
 """Columns of the store that are read."""
+ORACLE, LOGPROB = NO_MODEL = ("oracle", "logprob")  # scorers that are no run
 HALVES = 8  # budgets of a table at most, where none are given
 
 
@@ -166,11 +167,15 @@ def _line(
 
 def _spent(tree: Tree, solution: Solution) -> np.ndarray:
     """Candidates, tokens written, tokens scored and FLOPs, reading the prompt included."""
-    rows = [tree.rows[node.state] for node in solution.nodes]
-    scored = [
-        row for number, row in enumerate(rows) if any(not math.isnan(of[number]) for of in solution.scores.values())
-    ]
-    places = [row["place"] for row in rows]
-    flops = sum(place["flops"] for place in places) + sum(row["place"]["scoring_flops"] for row in scored)
-    written = sum(row["generated_tokens"] for row in rows)
-    return np.array([len(rows) - 1, written, sum(row["place"]["scored_tokens"] for row in scored), flops], float)
+    spent = np.array([-1, 0, 0, 0], float)  # the prompt is no candidate
+    for number, node in enumerate(solution.nodes):
+        row, place = tree.rows[node.state], tree.rows[node.state]["place"]
+        asked = [name for name, of in solution.scores.items() if not math.isnan(of[number])]
+        share = _models(asked) / max(_models(row["scores"]), 1)  # another strategy may have asked more of them
+        spent += 1, row["generated_tokens"], share * place["scored_tokens"], place["flops"]
+        spent[3] += share * place["scoring_flops"]
+    return spent
+
+
+def _models(scorers: Iterable[str]) -> int:
+    return sum(name not in NO_MODEL for name in scorers)

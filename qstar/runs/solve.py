@@ -31,6 +31,7 @@ from qstar.policy import Policy
 from qstar.reports import solutions as report
 from qstar.runs import answering, iterations, load, replay, scoring
 from qstar.runs.proposing import Proposals, check_delimiters
+from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
 from qstar.runs.scoring import Scorer
 from qstar.search import run as searches
 from qstar.search.protocol import Node, Solution, Value
@@ -42,7 +43,6 @@ from qstar.training import console
 CONFIG = "solve.yaml"
 FOLDER = "candidates"
 BATCHES = "batches.jsonl"
-ORACLE, LOGPROB = "oracle", "logprob"  # scorers that are no run
 QUESTION_SEED = 20_240_806
 CHECKED = 20  # solutions that come with the questions, in which delimiters are looked for
 PLAIN = "1 + 1 = 2{0}2 + 2 = 4{0}So it is 4."  # where no question comes with one
@@ -73,16 +73,27 @@ def run(cfg: SolveConfig, directory: Path) -> list[report.Line]:
             problems_of.logged_test(cfg.task, directory, f"solve, {type(cfg.search).__name__}")
         store = Store.create(directory / FOLDER, iterations.fingerprint(job.policy), cfg.task.name)
         _search_all(job, store, directory)
-        return tabulated(cfg, directory)
+        lines = tabulated(cfg, directory)
+        files.write(directory / "summary.md", report.markdown(lines))
+        return lines
 
 
 def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
-    """The table of a run, from what is stored; written to summary.md."""
+    """The table of a run from what is stored, or of another strategy over it, whose seconds nobody measured."""
     rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
     batches = files.records(directory / BATCHES, "a batch of questions", batch=int, seconds=float, most_tokens=int)
     lines = replay.lines(cfg, rows, batches)
-    files.write(directory / "summary.md", report.markdown(lines))
-    return lines
+    measured = configs.load(directory / CONFIG, schema=SolveConfig).search == cfg.search
+    return lines if measured else [*lines[:-1], dataclasses.replace(lines[-1], seconds=None)]
+
+
+def tree(directory: Path, problem: str) -> str:
+    """All that was proposed for a question, as text. Raises ValueError where it was not searched."""
+    rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
+    known = list(dict.fromkeys(row["problem"] for row in rows))
+    if problem not in known:
+        raise ValueError(f"tree = {problem!r} is no question of {directory}, which has {', '.join(known[:8])}, ...")
+    return report.tree([row for row in rows if row["problem"] == problem])
 
 
 def latest(root: str | Path = "runs") -> Path:
@@ -98,7 +109,7 @@ def _claim(cfg: SolveConfig, directory: Path) -> None:
     file = directory / CONFIG
     if file.is_file():
         old = configs.load(file, schema=SolveConfig)
-        same = dataclasses.replace(old, budgets=cfg.budgets, tables=cfg.tables, sandbox=cfg.sandbox)
+        same = dataclasses.replace(old, budgets=cfg.budgets, tables=cfg.tables, tree=cfg.tree, sandbox=cfg.sandbox)
         changed = configs.changes(same, cfg)
         if changed:
             changes = "\n  ".join(changed)
@@ -162,7 +173,7 @@ def _delimiters(cfg: SolveConfig) -> tuple[str, ...]:
 
 
 def _scorer(name: str, cfg: SolveConfig, base: Policy) -> Scorer | None:
-    if name in (ORACLE, LOGPROB):
+    if name in NO_MODEL:
         return None
     return scoring.opened(name, base.tokenizer, cfg.aggregate)
 

@@ -5,6 +5,7 @@ import json
 import shutil
 from collections import defaultdict
 
+import hydra
 import jax
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ import tiny
 import tolerances
 from small_runs import composed
 
+from qstar import config as configs
 from qstar import solve as command
 from qstar.data import rationales
 from qstar.data import tokenizer as tokenizers
@@ -21,6 +23,7 @@ from qstar.decoding.sampling import Sampling
 from qstar.decoding.session import Session
 from qstar.methods.verifier import PRM
 from qstar.models import heads
+from qstar.paths import CONFIGS
 from qstar.policy import Policy
 from qstar.runs import load, proposing, solve
 from qstar.runs.proposing import Proposals
@@ -48,6 +51,12 @@ def beam(tmp_path_factory):
 def majority(tmp_path_factory):
     folder = tmp_path_factory.mktemp("solve") / "majority"
     return folder, run(folder, *MAJORITY)
+
+
+def compose_node(*overrides):
+    configs.register()
+    with hydra.initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
+        return hydra.compose("solve", list(overrides))
 
 
 def rows_of(folder):
@@ -181,12 +190,32 @@ def test_a_budget_beyond_what_is_stored_is_refused(majority):
         solve.tabulated(composed(*MAJORITY, "budgets=[9]", name="solve"), majority[0])
 
 
-def test_tables_and_resume_name_a_directory_of_a_search(tmp_path, monkeypatch, majority):
-    node = lambda **given: type("Node", (dict,), {"__getattr__": dict.__getitem__})(given)  # noqa: E731
+def test_another_strategy_chooses_among_the_same_samples(tmp_path, majority):
+    best = ["search=best_of_n", "search.n=4", "search.select=max", "scorer=oracle", *SHORT]
+    ceiling = run(tmp_path / "best", *best)[-1]
+    arguments = ["search=majority", "search.n=4", f"tables={tmp_path / 'best'}"]
+    node = compose_node(*arguments)
+    cfg, folder = command.chosen(node, arguments)
+    voted = solve.tabulated(cfg, folder)[-1]
+    assert dataclasses.replace(voted, seconds=None) == dataclasses.replace(majority[1][-1], seconds=None)
+    assert ceiling.accuracy > voted.accuracy
+
+
+def test_tables_and_resume_name_a_directory_of_a_search(tmp_path, majority):
     with pytest.raises(FileNotFoundError, match=r"solve\.yaml"):
-        command.chosen(node(tables="", resume=str(tmp_path)), [])
-    cfg, folder = command.chosen(node(tables=str(majority[0]), resume=""), ["budgets=[2]", "tables=x"])
+        command.chosen(compose_node(f"resume={tmp_path}"), [f"resume={tmp_path}"])
+    given = [f"tables={majority[0]}", "budgets=[2]"]
+    cfg, folder = command.chosen(compose_node(*given), given)
     assert (cfg.budgets, cfg.search.n, folder) == ((2,), 4, majority[0])
+
+
+def test_the_tree_of_a_question_is_a_line_for_each_node(beam):
+    id, nodes = next(iter(trees_of(beam[0]).items()))
+    lines = solve.tree(beam[0], id).splitlines()
+    assert len(lines) == len(nodes) and lines[0].startswith(f"{id}: ")
+    assert sum("<- chosen" in line for line in lines) == 1
+    with pytest.raises(ValueError, match="tree = 'dev-x'"):
+        solve.tree(beam[0], "dev-x")
 
 
 # --- scorers ------------------------------------------------------------------------------------------------------
