@@ -187,7 +187,21 @@ def test_the_scripts_of_star_run(script, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", here)
     out = tmp_path / "runs"
     sizes = ("--set", *IMPROVED, "--set-warmup", *TINY_WARMUP)
-    script("star/arithmetic/study.py", "direct", "--bases", 1, "--seeds", 0, "--out", out, "--workers", 1, *sizes)
+    script(
+        "star/arithmetic/study.py",
+        "direct",
+        "--bases",
+        1,
+        "--seeds",
+        0,
+        "--out",
+        out,
+        "--workers",
+        1,
+        "--able",
+        0,
+        *sizes,
+    )
     run = out / "direct" / "base_1" / "0"
     assert (run / "unseen.json").is_file() and (out / "warmup_1" / "done").is_file()
     assert "results" in script("star/arithmetic/tables.py", "--runs", out, "--out", out)

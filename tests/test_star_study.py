@@ -7,6 +7,9 @@ import experiment_scripts
 import pytest
 from small_runs import composed
 
+from qstar import config as configs
+from qstar import files
+
 
 @pytest.fixture(scope="module")
 def modules():
@@ -129,6 +132,8 @@ def test_hint_success_of_bases_beside_where_star_ends(modules, tmp_path, monkeyp
     bases = modules["bases"]
     test = {"accuracy": {"share": 0.9, "low": 0.88, "high": 0.92, "n": 810}, "groups": {}}
     for folder, right, last in (("few", 2, 0.5), ("many", 9, 0.9)):
+        (tmp_path / folder / "warmup").mkdir(parents=True)
+        configs.save(composed("steps=450"), tmp_path / folder / "warmup" / "config.yaml")
         first = line(1, 0.4, 1.0, hinted=10, right_hinted=right)
         written(tmp_path / folder, "star", 0, [line(0, 0.3, 1.0), first, line(2, last, 1.0, test=test)])
     written(tmp_path / "many", "star", 1, [line(0, 0.3, 1.0)])  # not finished
@@ -142,6 +147,8 @@ def test_hint_success_of_bases_beside_where_star_ends(modules, tmp_path, monkeyp
     few = [
         "0.3",
         "0",
+        "450",
+        "1.00",
         "0.200 [0.057, 0.510]",
         "0.300",
         "0.400",
@@ -153,10 +160,30 @@ def test_hint_success_of_bases_beside_where_star_ends(modules, tmp_path, monkeyp
     assert called(f"0.3={tmp_path}/few") == [few]
     assert (tmp_path / "out" / "bases.png").is_file()
     both = called(f"0.7={tmp_path}/many")  # joins what is there
-    assert both[0] == few and both[1][:3] == ["0.7", "0", "0.900 [0.596, 0.982]"]
+    assert both[0] == few and both[1][:5] == ["0.7", "0", "450", "1.00", "0.900 [0.596, 0.982]"]
     assert called() == both
     with pytest.raises(SystemExit):
         called("0.7=absent", out="few")
+
+
+def test_a_base_that_cannot_add_two_digits_is_trained_anew_with_more_steps(modules, tmp_path, monkeypatch):
+    study, trained, shares = modules["study"], [], iter([0.2, 0.95])
+
+    def call(command, log):
+        folder = study.base_folder(tmp_path, 1)
+        if "qstar.train" in command:
+            trained.append([one for one in command if one.startswith("steps=")][-1])
+            folder.mkdir()
+            configs.save(composed("steps=3"), folder / "config.yaml")
+        if "--two-digits" in command:
+            files.write_json(folder / study.TWO_DIGITS_FILE, {"share": next(shares)})
+
+    monkeypatch.setattr(study.pool, "call", call)
+    study.warm_up(tmp_path, 1, ("steps=100",))
+    assert trained == ["steps=100", "steps=150"]
+    assert (tmp_path / "warmup_1" / "done").is_file()
+    assert files.read_json(tmp_path / "warmup_1_of_100_steps" / study.TWO_DIGITS_FILE) == {"share": 0.2}
+    study.warm_up(tmp_path, 1, ("steps=100",))  # done
 
 
 def test_no_finished_run_is_an_error(modules, tmp_path):

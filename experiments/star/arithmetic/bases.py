@@ -13,6 +13,7 @@ from pathlib import Path
 
 import study
 
+from qstar import config as configs
 from qstar import files
 from qstar.cli import flags, session
 from qstar.evals.intervals import wilson
@@ -22,7 +23,7 @@ from qstar.runs import iterations
 HERE = Path(__file__).resolve().parent
 RECORDS, FIGURE, PLACE = "bases.jsonl", "bases.png", "bases"
 PAPER = 0.895
-KEY = ("hinted_share", "base", "seed")
+KEY = ("hinted_share", "base", "warmup_steps", "seed")
 
 
 def read(share: float, folder: Path) -> Iterator[dict]:
@@ -33,7 +34,9 @@ def read(share: float, folder: Path) -> Iterator[dict]:
             yield {
                 "hinted_share": share,
                 "base": base,
+                "warmup_steps": configs.load(study.base_folder(folder, base) / "config.yaml").steps,
                 "seed": seed,
+                "two_digits": lines[0]["groups"]["2"]["share"],
                 "hinted": lines[1]["hinted"],
                 "right_hinted": lines[1]["right_hinted"],
                 "dev": [line["accuracy"]["share"] for line in lines],
@@ -51,6 +54,8 @@ def table(records: Sequence[dict]) -> str:
         (
             f"{record['hinted_share']:g}",
             record["base"],
+            record["warmup_steps"],
+            f"{record['two_digits']:.2f}",
             tables.interval(success(record), *wilson(record["right_hinted"], record["hinted"])),
             *(f"{record['dev'][i]:.3f}" if i < len(record["dev"]) else "" for i in (0, 1, 2, 3)),
             f"{record['dev'][-1]:.3f} ({len(record['dev']) - 1})",
@@ -58,7 +63,19 @@ def table(records: Sequence[dict]) -> str:
         )
         for record in records
     ]
-    names = ("hinted examples", "base", "right with hint", "dev before", "1", "2", "3", "last (iteration)", "test")
+    names = (
+        "hinted examples",
+        "base",
+        "warm-up steps",
+        "two digits",
+        "right with hint",
+        "dev before",
+        "1",
+        "2",
+        "3",
+        "last (iteration)",
+        "test",
+    )
     return tables.markdown(names, rows)
 
 
@@ -67,13 +84,18 @@ def draw(records: Sequence[dict], file: Path) -> None:
     shares = sorted({record["hinted_share"] for record in records})
     for share, colour in zip(shares, figures.shades(len(shares) + 1), strict=False):
         mine = [record for record in records if record["hinted_share"] == share]
-        axes.plot(
-            [success(record) for record in mine],
-            [record["test"]["share"] for record in mine],
-            "o",
-            color=colour,
-            label=f"{share:g} of the warm-up hinted",
-        )
+        for able in (True, False):
+            some = [record for record in mine if (record["two_digits"] >= study.ABLE) == able]
+            if not some:
+                continue
+            axes.plot(
+                [success(record) for record in some],
+                [record["test"]["share"] for record in some],
+                "o",
+                color=colour,
+                fillstyle="full" if able else "none",
+                label=f"{share:g} of the warm-up hinted" + ("" if able else ", cannot add two digits"),
+            )
     figures.level(axes, PAPER, "the paper's 0.895")
     axes.set_xlabel("failures that the base puts right when it sees the hint", fontsize=9)
     axes.set_ylabel("test accuracy after the last iteration", fontsize=9)
@@ -91,7 +113,9 @@ def main() -> None:
     with session.errors():
         found = {}
         if (args.out / RECORDS).is_file():
-            kept = files.lines(args.out / RECORDS, "a run of STaR", hinted_share=float, base=int, seed=int, dev=list)
+            kept = files.lines(
+                args.out / RECORDS, "a run of STaR", hinted_share=float, base=int, seed=int, dev=list, two_digits=float
+            )
             found = {tuple(one.record[name] for name in KEY): one.record for one in kept}
         for text in args.runs:
             share, _, folder = text.partition("=")

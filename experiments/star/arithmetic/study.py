@@ -21,7 +21,7 @@ from qstar import config as configs
 from qstar import files
 from qstar.cli import flags, session
 from qstar.config import ImproveConfig
-from qstar.runs import answering, iterations, pool
+from qstar.runs import answering, iterations, load, pool
 from qstar.tasks import problem as problems
 
 HERE = Path(__file__).resolve().parent
@@ -44,6 +44,9 @@ ARMS = {
 """What each changes in the recipe. `no_filter` trains on all that the model wrote without hints, `hints_no_filter` on
 that and on all it wrote with them; `human` on the task's own scratchpads and `direct` on its answers alone, both of all
 20,000 questions; the last two have 2,000 questions in all, where STaR draws as many anew in each iteration."""
+ABLE = 0.9  # of the dev sums of two digits, right before STaR begins
+TRIES = 3  # trainings of a base, each with half as many steps more
+TWO_DIGITS_FILE = "two_digits.json"
 UNSEEN = (6, 7, 8, 9, 10)
 LONGER = 100  # sums of each of these numbers of digits
 UNSEEN_FILE = "unseen.json"
@@ -74,21 +77,43 @@ def command(arm: str, base: int, seed: int, out: Path, more: tuple[str, ...] = (
     return [RECIPE, warm, "test=true", f"seed={seed}", f"run_dir={directory}", *ARMS[arm], *more]
 
 
-def warm_up(out: Path, base: int, more: tuple[str, ...], examples: Sequence[str] = ()) -> None:
+def warm_up(out: Path, base: int, more: tuple[str, ...], examples: Sequence[str] = (), able: float = ABLE) -> None:
     """A model that runs begin with: its examples and its training have a seed of their own.
 
-    `examples` are arguments of warmup.py.
+    One that gets fewer than `able` of the sums of two digits right is put aside, and trained anew with half as many
+    steps more. `examples` are arguments of warmup.py.
     """
     folder = base_folder(out, base)
     if (folder / "done").is_file():
         return
     data, log = out / folder.name.replace("warmup", "warmup_data"), out / f"{folder.name}.log"
     pool.call([str(HERE / "warmup.py"), str(data), "--seed", str(base + 1), *examples], log)
-    files = [f"data.path={data / 'examples.jsonl'}", f"model.tokenizer={data / 'tokenizer.json'}"]
-    begun = (folder / "config.yaml").is_file()
-    start = [f"resume={folder}"] if begun else [WARMUP, *files, f"seed={base}", *more]
-    pool.call(["-m", "qstar.train", *start, f"run_dir={folder}"], log)
-    (folder / "done").touch()
+    files_of = [f"data.path={data / 'examples.jsonl'}", f"model.tokenizer={data / 'tokenizer.json'}"]
+    steps = configs.composed("train", [WARMUP, *files_of, *more]).steps
+    for attempt in range(TRIES):
+        count = round(steps * 1.5**attempt)
+        aside = folder.with_name(f"{folder.name}_of_{count}_steps")
+        if aside.is_dir():
+            continue
+        begun = (folder / "config.yaml").is_file()
+        start = [f"resume={folder}"] if begun else [WARMUP, *files_of, f"seed={base}", *more, f"steps={count}"]
+        pool.call(["-m", "qstar.train", *start, f"run_dir={folder}"], log)
+        pool.call([str(HERE / "study.py"), "--two-digits", str(folder)], log)
+        share = files.read_json(folder / TWO_DIGITS_FILE)["share"]
+        if share >= able:
+            return (folder / "done").touch()
+        print(f"base {base} has {share:.2f} of the sums of two digits after {count} steps, expected {able}", flush=True)
+        folder.rename(aside)
+    raise SystemExit(f"base {base} does not add two digits after {TRIES} trainings: see {log}")
+
+
+def ask_two_digits(folder: Path) -> None:
+    """How many sums of two digits of the dev split a base gets right."""
+    session.prepare_jax()
+    cfg = configs.composed("improve", [RECIPE, f"model.source={folder}"])
+    task = dataclasses.replace(cfg.task, digits=(2,))
+    found = answering.evaluated(cfg, load.initial_model(cfg.model, 0), task.problems("dev"), "dev", 0)
+    files.write_json(folder / TWO_DIGITS_FILE, found["accuracy"])
 
 
 def work(run: tuple[str, int, int], out: Path, more: tuple[str, ...]) -> str:
@@ -125,17 +150,21 @@ def main() -> None:
     flags.overriding(parser, "--set", "overrides of the recipe of all arms")
     flags.overriding(parser, "--set-warmup", "overrides of the training of all bases")
     parser.add_argument("--hinted", type=float, help="share of warm-up examples after a hint")
+    parser.add_argument("--able", type=float, default=ABLE, help="share of two-digit sums that a base has to add")
+    parser.add_argument("--two-digits", type=Path, metavar="BASE", help="only ask this base sums of two digits")
     parser.add_argument("--ask", type=Path, metavar="RUN", help="only ask this finished run the longer sums")
     args = parser.parse_args()
     if args.ask:
         return ask(args.ask)
+    if args.two_digits:
+        return ask_two_digits(args.two_digits)
     unknown = set(args.arms) - set(ARMS)
     if unknown:
         parser.error(f"unknown arms {', '.join(sorted(unknown))}: choose of {', '.join(ARMS)}")
     args.out.mkdir(parents=True, exist_ok=True)
     examples = () if args.hinted is None else ("--hinted", str(args.hinted))
     for base in args.bases:
-        warm_up(args.out, base, tuple(args.set_warmup), examples)
+        warm_up(args.out, base, tuple(args.set_warmup), examples, args.able)
     todo = [(arm, base, seed) for seed in args.seeds for base in args.bases for arm in args.arms or ARMS]
     pool.carry_out(functools.partial(work, out=args.out, more=tuple(args.set)), todo, args.workers)
 
