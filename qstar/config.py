@@ -29,6 +29,7 @@ from qstar.data.generated import CupsText
 from qstar.data.overlong import OVERLONG
 from qstar.data.pairs import PairsText
 from qstar.data.pipeline import TextConfig
+from qstar.data.rollouts import RolloutData
 from qstar.data.steps import LabelledText
 from qstar.evals.answers import TaskEval
 from qstar.evals.chain import ChainEval
@@ -40,7 +41,9 @@ from qstar.methods.dpo import DPO
 from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.latro import LaTRO
 from qstar.methods.lm import PlainLM
-from qstar.methods.protocol import TOKEN_IDS
+from qstar.methods.policy_gradient import PolicyGradient
+from qstar.methods.ppo import PPO
+from qstar.methods.protocol import TOKEN_IDS, Credits
 from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP
 from qstar.methods.sft import SFT
@@ -62,7 +65,7 @@ from qstar.search.mcts import MCTS
 from qstar.search.particles import ParticleFilter
 from qstar.settings import Count, NonNegative, OneOf, Positive, PositiveShare, Seed, Whole
 from qstar.sharding import MeshConfig
-from qstar.structs import Batch
+from qstar.structs import Batch, Rollouts
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.commonsense_qa import CommonsenseQA
 from qstar.tasks.cups import Cups
@@ -74,6 +77,7 @@ from qstar.tasks.problem import SPLITS
 from qstar.tasks.puzzles import Puzzles
 from qstar.tasks.svamp import SVAMP
 from qstar.thoughts.thinking import Thinks
+from qstar.training import rollouts
 from qstar.training.metrics import SINKS
 from qstar.training.optim import OptimConfig
 
@@ -106,6 +110,7 @@ class TrainConfig:
     method: Any = MISSING  # how it is trained
     data: Any = MISSING  # what it is trained on
     eval: Any = MISSING  # what it is asked
+    task: Any = None  # whose questions the model answers while it trains, with data=rollouts
     lora: LoraConfig = field(default_factory=LoraConfig)  # low-rank adapters on a frozen language model
     optim: OptimConfig = field(default_factory=OptimConfig)  # the optimiser
     mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices, and what is split over them
@@ -119,12 +124,14 @@ class TrainConfig:
                 f"batch_size = {self.batch_size} does not split into micro_batches = {self.micro_batches} equal parts"
             )
         self._check_data()
+        self._check_rollouts()
         self._check_thoughts()
 
     def _check_data(self) -> None:
         """Raise ValueError where the method does not train on what the data holds, with a command that works."""
         takes, kind = protocol.trains_on(type(self.method)), type(self.data)
-        as_text = issubclass(takes, Batch)  # a control reads the same batches as text
+        # A control reads the same batches as text, but for what the model itself generates.
+        as_text = issubclass(takes, Batch) and not issubclass(takes, Rollouts)
         if takes in kind.rows and (as_text or not self.control):
             return
         method, data = _choice("method", type(self.method)), _choice("data", kind)
@@ -139,6 +146,16 @@ class TrainConfig:
             told = f"method={method} trains on {what}{alone}, and data={data} holds {kind.holds}"
             pairs = [(method, one) for one in fitting]
         raise ValueError(f"{told}: {_together(*pairs[0])}" if pairs else told)
+
+    def _check_rollouts(self) -> None:
+        """Raise ValueError where what the model is to answer is not said, or does not divide."""
+        if not isinstance(self.method, Credits):
+            return
+        if self.task is None:
+            raise ValueError(
+                "data=rollouts asks the questions of a task, and there is none: give one, such as task=arithmetic"
+            )
+        rollouts.check(self.data, self.method, self.batch_size, self.micro_batches)
 
     def _check_thoughts(self) -> None:
         """Raise ValueError for thoughts that no window of the data holds."""
@@ -309,6 +326,8 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "latro": LaTRO,
         "adaptive": Adaptive,
         "dpo": DPO,
+        "policy_gradient": PolicyGradient,
+        "ppo": PPO,
         "orm": ORM,
         "prm": PRM,
     },
@@ -319,6 +338,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "examples": ExamplesText,
         "labelled": LabelledText,
         "pairs": PairsText,
+        "rollouts": RolloutData,
     },
     "eval": {
         "cups": CupsEval,
@@ -369,7 +389,7 @@ def _together(method: str, data: type[Data]) -> str:
     choice = _choice("data", data)
     command = f"qstar-train method={method} data={choice}"
     if not data.example:
-        return f"give data={choice}, as in\n  {command}"
+        return f"give data={choice}, as in\n  {command} {data.beside}".rstrip()
     *fields, last = json.loads(data.example)
     control = "" if issubclass(data.rows[0], Batch) else " control=false"
     return (
@@ -497,6 +517,7 @@ def _loaded(file: Path, schema: type) -> DictConfig:
         groups = [one.name for one in dataclasses.fields(schema) if one.name in SCHEMAS]
         if contents.schemas.get("improve") == "Improve":  # of earlier versions: all settings, whatever recipe they made
             contents.schemas.improve = "Recipe"
+        groups = [name for name in groups if contents.get(name) is not None or name in contents.schemas]
         schemas = {name: _schema(name, contents.schemas[name]) for name in groups}
         node = _writable(schema)
         for name, found in schemas.items():

@@ -46,6 +46,39 @@ class Pairs:
 
 
 @struct.dataclass
+class Rollouts(Batch):
+    """Texts that the model generated, `samples` of each question one after another; `mask` marks the sampled tokens.
+
+    The token ids are those that were sampled: no text was encoded again.
+    """
+
+    behaviour: Float[Array, "B S"]  # log-prob of a sampled token under the distribution that it was drawn from, nats
+    reward: Float[Array, "B S"]  # earned with a token; what was said of a whole text stands at its last one
+    rewards: dict[str, Float[Array, "B"]]  # what the reward of a text is the sum of, by name
+    live: Bool[Array, "B"]  # True: the text is trained on
+    past: Float[Array, "B"]  # moving average of the rewards of earlier steps, the same for all
+    samples: int = struct.field(pytree_node=False)  # texts of a question
+
+
+@struct.dataclass
+class Judged:
+    """What models say of rollouts, for the token after each position, by the trainer's pass. Constants of the step."""
+
+    old: Float[Array, "B J"]  # log-probs under the weights that sampled
+    reference: Float[Array, "B J"] | None = None  # under the reference weights
+    value: Float[Array, "B J"] | None = None  # expected return from here on
+
+
+@struct.dataclass
+class Credited(Rollouts):
+    """Rollouts with what a policy gradient needs of every sampled token."""
+
+    judged: Judged
+    advantage: Float[Array, "B J"]
+    returns: Float[Array, "B J"] | None = None  # what the value is trained towards
+
+
+@struct.dataclass
 class Text:
     """One pass over the text: what thoughts attend to and what the mixing head blends with."""
 

@@ -22,12 +22,12 @@ from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
 from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Credits
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm as language_model
 from qstar.models.formats import hf
 from qstar.paths import CONFIGS, ROOT
 from qstar.runs import train
-from qstar.training import build
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
 
@@ -52,6 +52,16 @@ NEEDED = {
     "fast_quiet_star": ("method.teacher=runs/teacher",),
     "fast_quiet_star_released": ("method.teacher=runs/teacher",),
 }
+ON_POLICY = {
+    **dict.fromkeys(
+        ("policy_gradient", "reinforce", "rloo", "grpo", "dr_grpo", "dapo", "gspo", "reinforce_pp", "maxrl"),
+        "policy_gradient",
+    ),
+    **dict.fromkeys(("ppo", "reft"), "ppo"),
+}
+"""Presets that train on rollouts, and the method that each is one of."""
+NEEDED |= {name: ("~experiments", "data=rollouts", "task=cups") for name in ON_POLICY}
+NEEDED["rollouts"] = ("~experiments", "method=grpo", "task=cups")
 PAPERS = (
     "quiet_star",
     "quiet_star_hidden",
@@ -217,9 +227,10 @@ def first_step(*overrides: str) -> None:
     loaded, mesh = runs.initial_model(cfg.model, cfg.seed), sharding.make_mesh(cfg.mesh)
     method, other = cfg.method, runs.other_model(cfg.method, loaded)
     program = Program.of(method, loaded.lm, mesh, cfg.optim, 1, 1, other=other, vocabulary=loaded.tokenizer)
-    data = cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed)
+    sampled = isinstance(method, Credits)
+    data = None if sampled else cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed)
     with jax.set_mesh(mesh):
-        batch = build.abstract_batch(data, cfg.batch_size, mesh)
+        batch = train.source(cfg, program, loaded, data)[1]
         _, metrics = jax.eval_shape(program.step, program.abstract_state(0), batch)
     assert {*method.headline} <= metrics.keys()  # what the progress bar shows
 
@@ -241,6 +252,7 @@ ADVISED = {
     },
     "dpo": """printf '{"prompt": "3aegbdh=", "chosen": "4;", "rejected": "2;"}\\n' > pairs.jsonl && """
     "qstar-train method=dpo data=pairs data.path=pairs.jsonl control=false",
+    **{name: f"qstar-train method={method} data=rollouts ~experiments task=cups" for name, method in ON_POLICY.items()},
     "fast_quiet_star": "qstar-train run_dir=runs/teacher && "
     "qstar-train method=fast_quiet_star method.teacher=runs/teacher model.source=runs/teacher",
     "fast_quiet_star_released": "qstar-train run_dir=runs/teacher && "
@@ -278,8 +290,14 @@ def test_method_and_data_that_do_not_fit_are_both_named_with_a_command(overrides
 
 
 def test_the_presets_that_refusals_of_methods_advise_are_those_that_run():
-    commands = {command for command in ADVISED.values() if "&&" not in command}
+    commands = {command for name, command in ADVISED.items() if "&&" not in command and name not in ON_POLICY}
     assert {command.removeprefix("qstar-train method=") for command in commands} <= {*METHODS} - ADVISED.keys()
+
+
+@pytest.mark.parametrize("preset", ON_POLICY)
+def test_the_commands_that_refusals_of_methods_on_rollouts_advise_run(preset):
+    command = ADVISED[preset].replace(f"method={ON_POLICY[preset]}", f"method={preset}")
+    first_step(*shlex.split(command)[1:], "batch_size=8")
 
 
 @pytest.mark.parametrize("preset", ["sft", "orm", "prm", "dpo", "fast_quiet_star"])

@@ -24,6 +24,7 @@ class Data:
     rows: ClassVar[tuple[type, ...]] = (Batch,)  # structs that its batches are, the most special one first
     holds: ClassVar[str] = "text"  # in words, for messages
     example: ClassVar[str] = ""  # a line of a small file, of formats that read `data.path`
+    beside: ClassVar[str] = ""  # what else the command line of a first run needs
 
     length: int  # tokens in a row
 

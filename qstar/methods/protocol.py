@@ -14,7 +14,7 @@ from qstar.models.definition import Definition
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import Tokens
 from qstar.settings import Share
-from qstar.structs import Batch, Loss, Metrics
+from qstar.structs import Batch, Credited, Judged, Loss, Metrics, Rollouts
 from qstar.typing import Array, Float, Int, Key, Params
 
 TOKEN_IDS = ("delimiter_id", "dot_id", "forbidden_ids")
@@ -134,7 +134,29 @@ class Compares(Protocol):
     """A method whose loss compares: it asks for reference weights, and finds them in its `Models`."""
 
     @property
-    def reference(self) -> Reference: ...
+    def reference(self) -> Reference | None:
+        """None where these settings compare with nothing."""
+
+
+@runtime_checkable
+class Credits(Protocol):
+    """A method that trains on rollouts: it says what they earned, then updates the weights on parts of them."""
+
+    epochs: int  # times that the rollouts of a step are trained on
+    minibatches: int  # updates of an epoch
+    compares_samples: bool  # whether a question needs two samples or more
+    mismatch_limit: float  # nats a token between the log-probs of sampler and trainer, above which training stops
+
+    def judged(self, models: Models, batch: Rollouts) -> Judged:
+        """What the models say of rollouts before the weights are updated; row by row, so of any part of them."""
+
+    def credited(self, batch: Rollouts, judged: Judged) -> tuple[Credited, Metrics]:
+        """What every sampled token of all rollouts of a step earned."""
+
+
+def updates(method: "Method") -> int:
+    """Of the weights, in a step."""
+    return method.epochs * method.minibatches if isinstance(method, Credits) else 1
 
 
 @runtime_checkable

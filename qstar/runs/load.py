@@ -281,7 +281,7 @@ def other_model(method: Method, loaded: Policy) -> Policy | None:
     Raises FileNotFoundError for a directory that is no run, ValueError for another tokenizer or a method that does not
     think.
     """
-    if not isinstance(method, Compares) or not method.reference.run:
+    if not isinstance(method, Compares) or method.reference is None or not method.reference.run:
         return None
     path = Path(method.reference.run)  # never `latest`: what that means changes before a run is resumed
     run = load_run(path.absolute())

@@ -24,7 +24,7 @@ from qstar.data.dataset import RandomAccess
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator, HasTexts, Row
 from qstar.methods.lm import PlainLM
-from qstar.methods.protocol import Method
+from qstar.methods.protocol import Credits, Method
 from qstar.models import cost
 from qstar.models.definition import join
 from qstar.models.lm import COMPUTED
@@ -41,6 +41,7 @@ from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.loop import Hook
 from qstar.training.metrics import MetricLogger
+from qstar.training.rollouts import RolloutSource
 from qstar.training.sources import Source
 from qstar.typing import Params
 
@@ -92,7 +93,8 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
     if loaded.tokenizer.told():
         console.console().print(f"tokenizer: {loaded.tokenizer.told()}", markup=False, highlight=False)
     with console.phase("preparing data and questions"):
-        data = cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed, console.say)
+        sampled = isinstance(cfg.method, Credits)  # by the model that trains
+        data = None if sampled else cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed, console.say)
         texts = held_out(cfg, loaded.tokenizer, data) if isinstance(cfg.method, Thinks) else []
         arms = [_arm(cfg, cfg.method, directory, loaded, mesh, data, texts)]
         if cfg.control:
@@ -156,7 +158,7 @@ def _arm(
     directory: Path,
     loaded: Policy,
     mesh: jax.sharding.Mesh,
-    data: RandomAccess,
+    data: RandomAccess | None,
     texts: Sequence[Sequence[int]],
 ) -> Arm:
     program = _program(cfg, method, loaded, mesh)
@@ -170,11 +172,18 @@ def _arm(
         directory,
         program,
         extras,
-        build.stream(data),
-        build.abstract_batch(data, cfg.batch_size, mesh),
+        *source(cfg, program, loaded, data),
         evaluator,
         Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
     )
+
+
+def source(cfg: TrainConfig, program: Program, loaded: Policy, data: RandomAccess | None) -> tuple[Source, Batch]:
+    """Where the batches come from, and shapes, types and places of one."""
+    if data is None:
+        rollouts = RolloutSource(cfg.data, cfg.task, program, loaded.tokenizer, cfg.batch_size, cfg.seed)
+        return rollouts, rollouts.abstract()
+    return build.stream(data), build.abstract_batch(data, cfg.batch_size, program.mesh)
 
 
 # --- the run directory --------------------------------------------------------------------------------------------
@@ -284,6 +293,7 @@ def _train(arm: Arm, loaded: Policy, known: Mapping[str, float]) -> Record:
             description=type(program.method).__name__,
             meter=_meter(cfg, program),
             check=lambda state, batch: room.check(cfg, program, state, batch),
+            limits={"mismatch": program.method.mismatch_limit} if isinstance(program.method, Credits) else {},
         )
         state = loop.fit(program, arm.source, state, log)
         if cfg.steps not in record.evaluated:

@@ -10,6 +10,7 @@ import optax
 from qstar import sharding
 from qstar.data import pipeline
 from qstar.data.dataset import FAR, RandomAccess
+from qstar.methods import protocol
 from qstar.methods.protocol import AsksAnother, Counts, Method, Vocabulary
 from qstar.models import lora
 from qstar.models.cost import Pass
@@ -74,7 +75,7 @@ class Program:
         definition = lora.adapted(method.definition(lm, vocabulary), adapters or LoraConfig())
         for one in (definition, other.definition) if other else (definition,):
             sharding.check_divisible(one.axes, jax.tree.map(lambda leaf: leaf.shape, one.abstract), mesh)
-        tx = optim.optimizer(cfg, steps)
+        tx = optim.optimizer(cfg, steps * protocol.updates(method))
         comparison = Comparison.of(method, definition, other)
         return cls(
             method,

@@ -9,8 +9,8 @@ after k batches, for nothing is drawn ahead. Randomness lives in the step, which
 import math
 import signal
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -56,6 +56,18 @@ class Interrupted(Exception):  # noqa: N818 (it is no error)
         super().__init__(f"interrupted after step {step}; {saved}")
 
 
+class BeyondLimit(ValueError):  # noqa: N818 (its base says so)
+    """A metric of `step` is above its limit."""
+
+    def __init__(self, step: int, name: str, value: float, limit: float):
+        self.step, self.name, self.value, self.limit = step, name, value, limit
+        super().__init__(
+            f"step {step}: {name} is {value:.3g}, above its limit of {limit:g}. Where it is the distance between the "
+            "log-probs of sampler and trainer, they no longer compute the same model: train with model.dtype=float32, "
+            f"give method.truncation=2, or method.{name}_limit={2 * value:.2g} to go on all the same"
+        )
+
+
 class NonFiniteLoss(FloatingPointError):  # noqa: N818 (its base says so)
     """The loss, the gradient or the weights after `step` are not finite. `saved` is the last good checkpoint's step."""
 
@@ -98,6 +110,7 @@ class Log:
     description: str = "train"
     meter: Meter | None = None  # what it measures joins every line
     check: Callable[[TrainState, Batch], None] | None = None  # gets state and batch before the first step is taken
+    limits: Mapping[str, float] = field(default_factory=dict)  # of metrics, above which training stops
 
     def __post_init__(self):
         if self.every < 1:
@@ -200,6 +213,9 @@ class _Report:
         for name in MUST_BE_FINITE:
             if not math.isfinite(values.get(name, 0.0)):
                 raise self._non_finite(step, name, values[name])
+        for name, limit in self._log.limits.items():
+            if values.get(name, 0.0) > limit:
+                raise BeyondLimit(step, name, values[name], limit)
         self._log.logger.add(metrics)
         self._progress.step(step, values)
 

@@ -30,7 +30,8 @@ class Comparison:
     @classmethod
     def of(cls, method: Method, definition: Definition, other: Policy | None = None) -> "Comparison | None":
         """None for a method that does not compare. `definition` is that of the model that trains."""
-        return cls(method.reference, method, definition, other) if isinstance(method, Compares) else None
+        compares = isinstance(method, Compares) and method.reference is not None
+        return cls(method.reference, method, definition, other) if compares else None
 
     def begin(self, trained: Params) -> Params:
         """The reference before the first step, a copy: the step donates both.

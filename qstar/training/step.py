@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from qstar import sharding
-from qstar.methods.protocol import Method, Models, check_micro_batches
+from qstar.methods.protocol import Credits, Method, Models, check_micro_batches
 from qstar.models.definition import Definition, join
-from qstar.structs import Batch, Loss, Mean, Metrics, TrainState
+from qstar.structs import Batch, Judged, Loss, Mean, Metrics, TrainState
 from qstar.training.reference import Comparison
-from qstar.typing import Key, Params
+from qstar.typing import Array, Key, Params
 
 Step = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
@@ -68,7 +68,9 @@ def make_step(
     ema: float = 0.0,
     comparison: Comparison | None = None,
 ) -> Step:
-    """The jitted step; it donates its state. A batch of B rows is split into `micro_batches` of equally many rows (see
+    """The jitted step; it donates its state. Of a method that `Credits` a step is all updates of its rollouts.
+
+    A batch of B rows is split into `micro_batches` of equally many rows (see
     `accumulate`). A method that compares needs its `comparison`.
 
     Raises ValueError for micro-batches of a method that does not say what its loss is made of.
@@ -77,16 +79,9 @@ def make_step(
     places = state_sharding(model, tx, mesh, ema > 0, comparison)
 
     def called(function: Callable, state: TrainState, params: Params, batch: Batch, key: Key):
-        models = Models(model.bind(join(params, state.frozen)))
-        if comparison is not None:
-            models = comparison.beside(models, state.reference, state.frozen)
-        return function(models, batch, key)
+        return function(_models(model, comparison, state, params), batch, key)
 
-    @partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        batch = jax.tree.map(lambda x: sharding.shard(x, "batch", None), batch)
-        key = jax.random.fold_in(state.key, state.step)
-
+    def updated(state: TrainState, batch: Batch, key: Key) -> tuple[TrainState, Metrics]:
         # With respect to these weights only: of frozen ones and references no gradient is computed.
         if micro_batches == 1:
             loss = partial(called, method.loss, state)
@@ -99,9 +94,66 @@ def make_step(
         params = optax.apply_updates(state.params, updates)
         average = optax.incremental_update(params, state.ema, 1 - ema) if ema else None
         reference = comparison.moved(state.reference, params) if comparison else None
-        return TrainState(state.step + 1, params, opt_state, state.key, average, state.frozen, reference), metrics
+        return state.replace(params=params, opt_state=opt_state, ema=average, reference=reference), metrics
+
+    @partial(jax.jit, donate_argnums=0, out_shardings=(places, None))
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        batch = jax.tree.map(lambda x: sharding.shard(x, "batch", *[None] * (x.ndim - 1)), batch)
+        key = jax.random.fold_in(state.key, state.step)
+        if isinstance(method, Credits):
+            models = _models(model, comparison, state, state.params)
+            batch, told = method.credited(batch, by_slices(partial(method.judged, models), batch, micro_batches))
+            state, metrics = over_minibatches(updated, state, batch, key, method.epochs, method.minibatches)
+            metrics |= told
+        else:
+            state, metrics = updated(state, batch, key)
+        return state.replace(step=state.step + 1), metrics
 
     return step
+
+
+def _models(model: Definition, comparison: Comparison | None, state: TrainState, params: Params) -> Models:
+    models = Models(model.bind(join(params, state.frozen)))
+    return comparison.beside(models, state.reference, state.frozen) if comparison else models
+
+
+# --- rollouts -----------------------------------------------------------------------------------------------------
+
+
+def by_slices(judged: Callable[[Batch], Judged], batch: Batch, count: int) -> Judged:
+    """What a function says of each row, asked of `count` slices of the batch in turn, which takes less memory."""
+    if count == 1:
+        return judged(batch)
+    found = jax.lax.map(judged, _sliced(batch, count))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), found)
+
+
+def over_minibatches(
+    updated: Callable[[TrainState, Batch, Key], tuple[TrainState, Metrics]],
+    state: TrainState,
+    batch: Batch,
+    key: Key,
+    epochs: int,
+    count: int,
+) -> tuple[TrainState, Metrics]:
+    """An update for each of `count` equal parts of the rows, drawn anew in every epoch, one after another."""
+    order_key, key = jax.random.split(key)
+    number = len(batch.tokens)
+    orders = jax.vmap(lambda key: jax.random.permutation(key, number))(jax.random.split(order_key, epochs))
+    if epochs * count == 1:
+        return updated(state, batch, key)
+
+    def one(state: TrainState, drawn: tuple[Array, Key]) -> tuple[TrainState, Metrics]:
+        rows, key = drawn
+        part = jax.tree.map(lambda x: sharding.shard(x[rows], "batch", *[None] * (x.ndim - 1)), batch)
+        return updated(state, part, key)
+
+    parts = orders.reshape(epochs * count, number // count)
+    state, metrics = jax.lax.scan(one, state, (parts, jax.random.split(key, epochs * count)))
+    return state, jax.tree.map(lambda x: x.sum(0), metrics)
+
+
+# --- micro-batches ------------------------------------------------------------------------------------------------
 
 
 def accumulate(
@@ -122,8 +174,7 @@ def accumulate(
     rows = len(jax.tree.leaves(batch)[0])
     if rows % count:
         raise ValueError(f"a batch of {rows} rows does not split into {count} micro-batches")
-    # Row i goes to micro-batch i % count: every device keeps its rows.
-    slices = jax.tree.map(lambda x: jnp.moveaxis(x.reshape(rows // count, count, *x.shape[1:]), 1, 0), batch)
+    slices = _sliced(batch, count)
     keys = jax.random.split(key, count)
     # The same draws in both passes.
     counts = _summed(lambda batch, key: loss_terms(params, batch, key)[0].counts, slices, jax.random.clone(keys))
@@ -134,6 +185,11 @@ def accumulate(
 
     grads, (loss, metrics) = _summed(partial(jax.grad(share, has_aux=True), params), slices, keys)
     return grads, metrics | loss.logged
+
+
+def _sliced(batch: Batch, count: int) -> Batch:
+    """With a new first axis. Row i goes to slice i % count: every device keeps its rows."""
+    return jax.tree.map(lambda x: jnp.moveaxis(x.reshape(len(x) // count, count, *x.shape[1:]), 1, 0), batch)
 
 
 def _summed(function: Callable, slices: Batch, keys: Key):

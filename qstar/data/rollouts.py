@@ -1,0 +1,37 @@
+"""Settings of rollouts: what the model that trains is asked, how often, and what its answers earn."""
+
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from qstar import settings
+from qstar.data.dataset import Data
+from qstar.settings import Count, OneOf, Range, Whole
+from qstar.structs import Credited
+from qstar.tasks.grading.sandbox import SandboxConfig
+from qstar.tasks.rewards import Rewards
+
+DEAD = ("keep", "drop", "refill")
+
+
+@dataclass(frozen=True)
+class RolloutData(Data):
+    """Answers of the model that trains to the questions of `task`, sampled at temperature 1."""
+
+    rows: ClassVar[tuple[type, ...]] = (Credited,)
+    holds: ClassVar[str] = "what the model itself answers to the questions of a task"
+    beside: ClassVar[str] = "~experiments task=cups"
+
+    length: Annotated[int, Range(2)] = 256  # tokens in a row: a prompt and what is generated after it
+    samples: Count = 8  # of each question; a step asks batch_size / samples questions
+    max_new_tokens: Whole = 0  # that are generated at most; 0: what the task's longest right completion may need
+    few_shot: bool = False  # examples stand before a question
+    # Questions whose samples all earn the same: trained on with the others, left out (drop), or replaced by other
+    # questions, and in the end trained on (refill).
+    dead: Annotated[str, OneOf(DEAD)] = "keep"
+    refills: Count = 4  # times in a step that such questions are replaced
+    sample_batch: Count = 64  # prompts that are continued at once
+    rewards: Rewards = field(default_factory=Rewards)  # what an answer earns
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
+
+    def __post_init__(self):
+        settings.check(self, "data")

@@ -1,0 +1,232 @@
+"""Policy gradients on rollouts: REINFORCE, RLOO, GRPO, Dr. GRPO, DAPO, GSPO, REINFORCE++ and MaxRL as settings.
+
+    loss = mean over tokens of -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) + kl_coef KL(pi | reference)
+
+Samples of a question are held against each other, or against the batch: that is the advantage A. ratio is that of the
+weights now to the weights that sampled; what "mean" means is a setting (`ops.policy.aggregated`). Presets that bear a
+paper's name are in `configs/method/`; sources of each are named there. `ops/returns.py` and `ops/policy.py` have the
+equations.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from qstar import settings
+from qstar.decoding import score
+from qstar.methods.lm import PlainLM
+from qstar.methods.protocol import Models, Reference
+from qstar.models.cost import Pass
+from qstar.ops import masked, policy, returns
+from qstar.ops.policy import AGGREGATIONS, KL_ESTIMATES, RATIOS
+from qstar.settings import Count, NonNegative, OneOf, Positive, Whole
+from qstar.structs import Credited, Judged, Loss, Mean, Metrics, Rollouts, Term
+from qstar.thoughts.anchors import next_counts
+from qstar.typing import Array, Bool, Float, Key
+
+BASELINES = ("none", "batch", "moving", "group", "leave_one_out")
+SCALES = ("none", "population", "sample", "mean")
+PLACES = ("reward", "loss")
+
+
+@dataclass(frozen=True)
+class OnPolicy(PlainLM):
+    """What all methods that train on rollouts share: how often, how far from the weights that sampled and from others.
+
+    A step of training samples once, and updates the weights epochs x minibatches times.
+    """
+
+    told: ClassVar[tuple[str, ...]] = ("entropy", "sampled_tokens", "dead")  # what the progress of training shows
+    compares_samples: ClassVar[bool] = False  # a question needs two samples or more
+
+    epochs: Count = 1  # times that the rollouts of a step are trained on
+    minibatches: Count = 1  # updates of an epoch, each on an equal part of the rows
+    ratio: Annotated[str, OneOf(RATIOS)] = "token"  # of probabilities, for each token or for the whole text
+    clip_low: NonNegative = 0.2  # the ratio counts from 1 - clip_low; 0: from 0
+    clip_high: NonNegative = 0.2  # to 1 + clip_high; 0: without bound
+    dual_clip: NonNegative = 0.0  # bound of the ratio where the advantage is negative; 0: none
+    # sequence_mean_token_mean, token_mean, sequence_sum_over_constant (method.constant)
+    aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "token_mean"
+    constant: Whole = 0  # tokens that sums over texts are divided by, such as the longest that may be sampled
+    kl_coef: NonNegative = 0.0  # of the distance to the reference, the weights that training starts from; 0: none
+    kl: Annotated[str, OneOf(KL_ESTIMATES)] = "k3"  # estimate of that distance
+    kl_in: Annotated[str, OneOf(PLACES)] = "loss"  # where it stands: in the reward of each token, or in the loss
+    entropy_coef: NonNegative = 0.0  # of -log pi in the reward of each token: its policy gradient is the entropy's
+    # Largest weight pi(trainer) / pi(sampler) of a token, for samplers that compute otherwise; 0: not weighted.
+    truncation: NonNegative = 0.0
+    # nats between the log-probs of sampler and trainer, a mean over tokens: above it training stops
+    mismatch_limit: Positive = 0.1
+
+    def __post_init__(self):
+        settings.check(self, "method")
+        if self.aggregation == "sequence_sum_over_constant" and not self.constant:
+            raise ValueError(
+                "method.aggregation=sequence_sum_over_constant divides by method.constant = 0: give the longest number "
+                "of tokens that is sampled, as in method.constant=64"
+            )
+        if self.dual_clip and self.dual_clip <= 1:
+            raise ValueError(
+                f"method.dual_clip = {self.dual_clip}: expected a number above 1, such as 3, or 0 for none"
+            )
+        if self.kl_coef and self.kl == "k1" and self.kl_in == "loss":
+            raise ValueError(
+                "method.kl=k1 has no gradient in the loss: give method.kl_in=reward, or method.kl=k3 in the loss"
+            )
+
+    @property
+    def headline(self) -> tuple[str, ...]:
+        return ("reward", *("kl",) * bool(self.kl_coef), *self.told)
+
+    @property
+    def reference(self) -> Reference | None:
+        return Reference() if self.kl_coef else None
+
+    @property
+    def updates(self) -> int:
+        """Of the weights, in a step."""
+        return self.epochs * self.minibatches
+
+    def passes(self, length: int) -> tuple[Pass, ...]:
+        """Of a rollout: read by the weights that sampled and by the reference, then trained on in every epoch."""
+        before = Pass(length, length, length - 1, gradient=False)
+        return (before,) * (1 + bool(self.kl_coef)) + (Pass(length, length, length - 1),) * self.epochs
+
+    def judged(self, models: Models, batch: Rollouts) -> Judged:
+        """What the models say of rollouts before the weights are updated."""
+        reference = models.reference
+        return Judged(
+            _logprobs(models.policy, batch),
+            reference=None if reference is None else _logprobs(reference, batch),
+        )
+
+    def credited(self, batch: Rollouts, judged: Judged) -> tuple[Credited, Metrics]:
+        """What every sampled token earned, from all rollouts of a step."""
+        batch = batch.replace(mask=batch.mask & batch.live[:, None])
+        counts = next_counts(batch)
+        reward = jnp.where(counts, batch.reward[:, 1:], 0)
+        if self.kl_coef and self.kl_in == "reward":
+            reward -= self.kl_coef * jnp.where(counts, policy.kl(judged.old, judged.reference, self.kl), 0)
+        if self.entropy_coef:
+            reward -= self.entropy_coef * jnp.where(counts, judged.old, 0)
+        advantage, earned = self.advantage(batch, judged, reward, counts)
+        fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+        found = Credited(**fields, judged=judged, advantage=jnp.where(counts, advantage, 0), returns=earned)
+        return jax.lax.stop_gradient(found), _told(batch, judged, counts)
+
+    def advantage(
+        self, batch: Rollouts, judged: Judged, reward: Float[Array, "B J"], counts: Bool[Array, "B J"]
+    ) -> tuple[Float[Array, "B J"], Float[Array, "B J"] | None]:
+        """Of every token, and what its value is trained towards, where there is one."""
+        raise NotImplementedError(f"{type(self).__name__} does not define advantage")
+
+    def loss_terms(self, models: Models, batch: Credited, key: Key) -> tuple[Loss, Metrics]:
+        logprobs, counts = _logprobs(models.policy, batch), next_counts(batch)
+        terms, metrics = self.policy_terms(logprobs, batch, counts)
+        return Loss(terms), metrics
+
+    def policy_terms(
+        self, logprobs: Float[Array, "B J"], batch: Credited, counts: Bool[Array, "B J"]
+    ) -> tuple[tuple[Term, ...], Metrics]:
+        """The clipped surrogate, and the distance to the reference where it is in the loss."""
+        judged, weigh = batch.judged, (self.aggregation, float(self.constant or 1))
+        ratio = policy.ratio(logprobs, judged.old, counts, self.ratio)
+        bounds = (self.clip_low or None, self.clip_high or None)
+        surrogate = policy.clipped_surrogate(ratio, batch.advantage, *bounds, self.dual_clip or None)
+        if self.truncation:
+            surrogate *= jnp.minimum(jnp.exp(judged.old - batch.behaviour[:, 1:]), self.truncation)
+        terms = (policy.aggregated(surrogate, counts, *weigh, name="policy"),)
+        if self.kl_coef and self.kl_in == "loss":
+            distance = policy.kl(logprobs, judged.reference, self.kl)
+            terms += (policy.aggregated(distance, counts, *weigh, weight=self.kl_coef, name="kl_term"),)
+        return terms, {"clipped": Mean.of(_clipped(ratio, batch.advantage, *bounds), counts)}
+
+
+@dataclass(frozen=True)
+class PolicyGradient(OnPolicy):
+    """Advantages without a value: what a text earned, against other texts."""
+
+    # What is subtracted: nothing, the mean of the batch, of earlier steps (moving), of the samples of the question
+    # (group), or of the others among them (leave_one_out).
+    baseline: Annotated[str, OneOf(BASELINES)] = "group"
+    # What it is divided by: nothing, the standard deviation of the question's samples, divided by their number
+    # (population) or by one less (sample), or their mean (MaxRL)
+    scale: Annotated[str, OneOf(SCALES)] = "none"
+    epsilon: NonNegative = 1e-4  # added to what it is divided by
+    to_go: bool = False  # a token earns what comes from it on, not all that the text earns
+    whiten: bool = False  # over all tokens of the batch: mean 0, variance 1
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.scale != "none" and self.baseline not in ("group", "leave_one_out"):
+            raise ValueError(
+                f"method.scale = {self.scale!r} is that of a question's samples, and method.baseline = "
+                f"{self.baseline!r} holds none of them against another: give method.baseline=group or method.scale=none"
+            )
+
+        if self.scale != "none" and self.to_go:
+            raise ValueError(
+                "method.to_go=true takes the baseline from what a token still earns, which method.scale = "
+                f"{self.scale!r} would divide: choose one"
+            )
+
+    @property
+    def compares_samples(self) -> bool:
+        return self.baseline in ("group", "leave_one_out")
+
+    def advantage(
+        self, batch: Rollouts, judged: Judged, reward: Float[Array, "B J"], counts: Bool[Array, "B J"]
+    ) -> tuple[Float[Array, "B J"], None]:
+        total = reward.sum(-1)
+        against = self._against_others(batch, total)
+        tokens = against[:, None]
+        if self.to_go:  # the baseline is that of the whole text
+            tokens = returns.discounted(reward, counts, 1.0) - (total - against)[:, None]
+        tokens = jnp.where(counts, jnp.broadcast_to(tokens, counts.shape), 0)
+        return (returns.whitened(tokens, counts) if self.whiten else tokens), None
+
+    def _against_others(self, batch: Rollouts, total: Float[Array, "B"]) -> Float[Array, "B"]:
+        if self.baseline == "none":
+            return total
+        if self.baseline == "batch":
+            return total - masked.mean(total, batch.live)
+        if self.baseline == "moving":
+            return total - batch.past
+        grouped = total.reshape(-1, batch.samples)
+        leave_one_out = self.baseline == "leave_one_out"
+        if self.scale == "mean":
+            centred = returns.group_advantage(grouped, leave_one_out)
+            mean = grouped.mean(1, keepdims=True)
+            return jnp.where(mean > 0, centred / (mean + self.epsilon), 0).reshape(-1)
+        return returns.group_advantage(grouped, leave_one_out, self.scale, self.epsilon).reshape(-1)
+
+
+def _logprobs(model, batch: Rollouts) -> Float[Array, "B J"]:
+    return model.lm.next_logprobs(model.lm.text(batch), batch.tokens)
+
+
+def _clipped(ratio: Array, advantage: Array, low: float | None, high: float | None) -> Array:
+    """1 where the ratio is out of its bounds on the side that the advantage pushes to."""
+    above = ratio > 1 + high if high is not None else jnp.zeros_like(ratio, bool)
+    below = ratio < 1 - low if low is not None else jnp.zeros_like(ratio, bool)
+    return jnp.where(advantage > 0, above, below).astype(ratio.dtype)
+
+
+def _told(batch: Rollouts, judged: Judged, counts: Bool[Array, "B J"]) -> Metrics:
+    """What a step shows of its rollouts, the ones that are not trained on included where they were graded."""
+    total = jnp.where(batch.mask, batch.reward, 0).sum(-1)
+    grouped = batch.reward.sum(-1).reshape(-1, batch.samples)
+    metrics = {
+        "reward": Mean.of(batch.reward.sum(-1)),
+        **{f"reward_{name}": Mean.of(values) for name, values in batch.rewards.items()},
+        "live_reward": Mean.of(total, batch.live),
+        "entropy": Mean.of(-judged.old, counts),
+        "sampled_tokens": Mean.of(counts.sum(-1).astype(jnp.float32), batch.live),
+        "dead": Mean.of((grouped == grouped[:, :1]).all(1).astype(jnp.float32)),
+        **score.mismatch(batch.behaviour[:, 1:], judged.old, counts),
+    }
+    if judged.reference is not None:
+        metrics["kl"] = Mean.of(policy.kl(judged.old, judged.reference, "k1"), counts)
+    return metrics

@@ -1,0 +1,102 @@
+"""Proximal policy optimisation with a value at every token (Schulman et al. 2017), as ReFT trains (Luong et al. 2024).
+
+    reward of a token = what graders say, at the last one - kl_coef (log pi - log reference)
+    A = generalised advantage estimate, whitened over the batch;  R = A + V
+    loss = clipped surrogate + value_coef / 2 max((V - R)^2, (clip(V, V_old - value_clip, V_old + value_clip) - R)^2)
+
+The value is a linear head on the final hidden state, where the next token is sampled from. It starts at zero.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import jax.numpy as jnp
+
+from qstar import settings
+from qstar.methods.policy_gradient import OnPolicy
+from qstar.methods.protocol import Models, Vocabulary
+from qstar.models import heads
+from qstar.models.definition import Definition
+from qstar.models.heads import Scorer
+from qstar.models.lm import LMConfig
+from qstar.ops import policy, returns
+from qstar.settings import NonNegative, Share
+from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts
+from qstar.thoughts.anchors import next_counts
+from qstar.typing import Array, Bool, Float, Int, Key, Params
+
+
+@dataclass(frozen=True)
+class PPO(OnPolicy):
+    """Hyper-parameters."""
+
+    told: ClassVar[tuple[str, ...]] = ("entropy", "sampled_tokens", "explained")
+
+    gamma: Share = 1.0  # discount of later rewards
+    lam: Share = 0.95  # of generalised advantage estimates: 0 trusts the value, 1 the sampled return
+    value_coef: NonNegative = 0.1  # of the error of the value
+    value_clip: NonNegative = 0.2  # how far a value may move in a step; 0: without bound
+    whiten: bool = True  # advantages, over all tokens of the batch
+
+    def __post_init__(self):
+        settings.check(self, "method")
+        super().__post_init__()
+
+    def definition(self, lm: LMConfig, vocabulary: Vocabulary | None = None) -> Definition:
+        return heads.definition(lm)
+
+    def start_from(self, definition: Definition, lm: Params, key: Key) -> Params:
+        params = heads.from_lm(definition.abstract_model.cfg, lm)
+        definition.check(params, "the language model's weights")
+        return params
+
+    def predict(self, model: Scorer, batch: Batch, anchors: Int[Array, "B A"]) -> Float[Array, "B A V"]:
+        return super().predict(model.lm, batch, anchors)
+
+    def judged(self, models: Models, batch: Rollouts) -> Judged:
+        return super().judged(models, batch).replace(value=_values(models.policy, batch))
+
+    def advantage(
+        self, batch: Rollouts, judged: Judged, reward: Float[Array, "B J"], counts: Bool[Array, "B J"]
+    ) -> tuple[Float[Array, "B J"], Float[Array, "B J"]]:
+        value = jnp.where(counts, judged.value, 0)
+        estimate = returns.gae(reward, value, counts, self.gamma, self.lam)
+        return (returns.whitened(estimate, counts) if self.whiten else estimate), estimate + value
+
+    def loss_terms(self, models: Models, batch: Credited, key: Key) -> tuple[Loss, Metrics]:
+        model, counts = models.policy, next_counts(batch)
+        text = model.lm.text(batch)
+        logprobs = model.lm.next_logprobs(text, batch.tokens)
+        terms, metrics = self.policy_terms(logprobs, batch, counts)
+        value = model.score(text.hidden[:, :-1])
+        term = policy.aggregated(
+            self.value_error(value, batch) / 2,
+            counts,
+            self.aggregation,
+            float(self.constant or 1),
+            self.value_coef,
+            "value",
+        )
+        return Loss((*terms, term)), metrics | {"explained": Mean.of(_explained(batch, counts))}
+
+    def value_error(self, value: Float[Array, "B J"], batch: Credited) -> Float[Array, "B J"]:
+        error = (value - batch.returns) ** 2
+        if not self.value_clip:
+            return error
+        old = batch.judged.value
+        near = jnp.clip(value, old - self.value_clip, old + self.value_clip)
+        return jnp.maximum(error, (near - batch.returns) ** 2)
+
+
+def _values(model: Scorer, batch: Rollouts) -> Float[Array, "B J"]:
+    """At the token before each one: what is expected before that is sampled."""
+    return model.score(model.lm.text(batch).hidden[:, :-1])
+
+
+def _explained(batch: Credited, counts: Bool[Array, "B J"]) -> Float[Array, ""]:
+    """Share of the variance of the returns that the values before the update explain; negative where they mislead."""
+    number = jnp.maximum(counts.sum(), 1)
+    mean = jnp.where(counts, batch.returns, 0).sum() / number
+    spread = jnp.where(counts, (batch.returns - mean) ** 2, 0).sum()
+    left = jnp.where(counts, (batch.returns - batch.judged.value) ** 2, 0).sum()
+    return 1 - left / jnp.maximum(spread, 1e-8)

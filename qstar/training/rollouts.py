@@ -1,0 +1,251 @@
+"""Rollouts: questions of a task, answered by the weights that train, graded, and trained on in the same step.
+
+What step k trains on is a function of the seed, of k and of the state after k - 1 steps; the position in the questions
+and the moving average of the rewards are kept with each checkpoint. The token ids that were sampled are the ids that
+are trained on.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+
+from qstar import sharding
+from qstar.data.rollouts import RolloutData
+from qstar.data.tokenizer import Tokenizer
+from qstar.decoding import generate as decoding
+from qstar.decoding.generate import Written
+from qstar.decoding.sampling import Sampling
+from qstar.methods.protocol import Credits
+from qstar.models.definition import join
+from qstar.structs import Rollouts, TrainState
+from qstar.tasks.grading import sandbox
+from qstar.tasks.grading.grade import Verdict
+from qstar.tasks.problem import Problem, Task
+from qstar.training.build import Program
+from qstar.training.sources import Position
+
+KEPT = 0.9  # of the moving average of rewards, from one step to the next
+QUESTIONS, SHOTS, TOKENS = range(3)  # what draws with the seed
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """A text that was sampled after the prompt of a problem, and what was said of it."""
+
+    problem: Problem
+    prompt: tuple[int, ...]
+    tokens: tuple[int, ...]
+    text: str
+    behaviour: np.ndarray
+    verdict: Verdict
+    finished: bool
+    rewards: dict[str, float]
+
+    @property
+    def reward(self) -> float:
+        return sum(self.rewards.values())
+
+
+class RolloutSource:
+    """The rollouts of a run, step by step.
+
+    Args:
+        rows: rollouts of a step: `cfg.samples` of each of rows / cfg.samples questions.
+        seen: told the rollouts of each step, those of questions that were replaced (`cfg.dead`) left out.
+
+    Raises ValueError where no question fits into a row, or rows and samples do not divide.
+    """
+
+    def __init__(
+        self,
+        cfg: RolloutData,
+        task: Task,
+        program: Program,
+        tokenizer: Tokenizer,
+        rows: int,
+        seed: int,
+        seen: Callable[[int, Sequence[Rollout]], None] = lambda step, rollouts: None,
+    ):
+        check(cfg, program.method, rows)
+        if jax.process_count() > 1:
+            raise ValueError(
+                f"rollouts are sampled by one process, and there are {jax.process_count()}: start one, on as many of "
+                "its devices as there are"
+            )
+        sandbox.configure(cfg.sandbox)
+        self._cfg, self._task, self._program, self._tokenizer = cfg, task, program, tokenizer
+        self._rows, self._seed, self._seen = rows, seed, seen
+        self._problems = list(task.problems("train"))
+        self._room = cfg.max_new_tokens or max(task.budget(problem, tokenizer) for problem in self._problems)
+        self._check_lengths()
+        self._asked, self._past = 0, 0.0  # questions so far; moving average of the rewards
+
+    def next(self, state: TrainState) -> Rollouts:
+        step = int(state.step)
+        params = join(state.params, state.frozen)
+        wanted = self._rows // self._cfg.samples
+        groups: list[list[Rollout]] = []
+        for attempt in range(1 + self._cfg.refills * (self._cfg.dead == "refill")):
+            missing = wanted - len(groups)
+            drawn = self._sampled(params, [self._question(i) for i in range(missing)], step, attempt)
+            self._asked += missing
+            last = attempt == self._cfg.refills
+            groups += drawn if last or self._cfg.dead != "refill" else [group for group in drawn if not _dead(group)]
+            if len(groups) == wanted:
+                break
+        self._seen(step + 1, [rollout for group in groups for rollout in group])
+        batch = self._batch(groups)
+        self._past = (
+            KEPT * self._past + (1 - KEPT) * float(batch.reward.sum(-1).mean())
+            if step
+            else float(batch.reward.sum(-1).mean())
+        )
+        return batch
+
+    def position(self) -> Position:
+        return {"questions": self._asked, "past": self._past}
+
+    def restore(self, position: Position) -> None:
+        self._asked, self._past = int(position["questions"]), float(position["past"])
+
+    def abstract(self) -> Rollouts:
+        """Shapes and types of a batch, laid out on the mesh."""
+        one = self._row(
+            Rollout(self._problems[0], (0,), (0,), "", np.zeros(1), Verdict(False, "", ""), False, self._no)
+        )
+        place = sharding.named(self._program.mesh, "batch")
+        shaped = lambda leaf: jax.ShapeDtypeStruct((self._rows, *np.shape(leaf)), leaf.dtype, sharding=place)  # noqa: E731
+        return jax.tree.map(shaped, one)
+
+    # --- sampling -------------------------------------------------------------------------------------------------
+
+    def _question(self, later: int) -> Problem:
+        """The question that comes after so many others: all of them in a new order in every epoch."""
+        epoch, place = divmod(self._asked + later, len(self._problems))
+        return self._problems[_order(self._seed, epoch, len(self._problems))[place]]
+
+    def _sampled(self, params, problems: Sequence[Problem], step: int, attempt: int) -> list[list[Rollout]]:
+        cfg, samples = self._cfg, self._cfg.samples
+        prompts = [self._prompt(problem) for problem in problems]
+        key = jax.random.key(self._seed)
+        for number in (TOKENS, step, attempt):
+            key = jax.random.fold_in(key, number)
+        sampling = Sampling(max_new_tokens=self._room, stop=tuple(self._task.stop))
+        written = decoding.generate(
+            self._program.definition,
+            params,
+            self._tokenizer,
+            prompts,
+            key,
+            sampling,
+            samples=samples,
+            batch_size=min(cfg.sample_batch, -(-self._rows // samples)),
+            mesh=self._program.mesh if self._program.mesh.size > 1 else None,
+        )
+        rollouts = [self._rollout(problems[i // samples], written, i) for i in range(len(written.tokens))]
+        return [rollouts[i : i + samples] for i in range(0, len(rollouts), samples)]
+
+    def _prompt(self, problem: Problem) -> str:
+        if not self._cfg.few_shot:
+            return self._task.prompt(problem)
+        rng = np.random.default_rng((self._seed, SHOTS, *problem.id.encode()))
+        return self._task.prompt(problem, self._task.shots(problem, rng))
+
+    def _rollout(self, problem: Problem, written: Written, row: int) -> Rollout:
+        text, finished, tokens = written.text[row], bool(written.finished[row]), written.tokens[row]
+        # What was cut off at the limit is no answer: the rest of it could have been another one.
+        verdict = self._task.grader(text, problem.gold) if finished else Verdict(False, "", "too long")
+        return Rollout(
+            problem,
+            written.prompts[row],
+            tuple(tokens.tolist()),
+            text,
+            written.behaviour[row],
+            verdict,
+            finished,
+            self._cfg.rewards.terms(verdict, finished, len(tokens), self._room),
+        )
+
+    # --- rows -----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _no(self) -> dict[str, float]:
+        return dict.fromkeys(self._cfg.rewards.terms(Verdict(False, "", ""), False, 1, self._room), 0.0)
+
+    def _batch(self, groups: Sequence[Sequence[Rollout]]) -> Rollouts:
+        rows = [
+            self._row(rollout, live=self._cfg.dead == "keep" or not _dead(group))
+            for group in groups
+            for rollout in group
+        ]
+        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
+
+    def _row(self, rollout: Rollout, live: bool = True) -> Rollouts:
+        length, prompt = self._cfg.length, len(rollout.prompt)
+        end = prompt + len(rollout.tokens)
+        place = np.arange(length)
+        tokens, behaviour, reward = (
+            np.zeros(length, np.int32),
+            np.zeros(length, np.float32),
+            np.zeros(length, np.float32),
+        )
+        tokens[:end] = [*rollout.prompt, *rollout.tokens]
+        behaviour[prompt:end] = rollout.behaviour
+        reward[end - 1] = rollout.reward
+        return Rollouts(
+            tokens,
+            mask=(place >= prompt) & (place < end),
+            segment=(place < end).astype(np.int32),
+            position=np.where(place < end, place, 0).astype(np.int32),
+            behaviour=behaviour,
+            reward=reward,
+            rewards={name: np.float32(value) for name, value in rollout.rewards.items()},
+            live=np.bool_(live),
+            past=np.float32(self._past),
+            samples=self._cfg.samples,
+        )
+
+    def _check_lengths(self) -> None:
+        longest = max(self._problems, key=lambda problem: len(self._encoded(problem)))
+        size = len(self._encoded(longest))
+        if size + self._room > self._cfg.length:
+            raise ValueError(
+                f"data.length = {self._cfg.length}: question {longest.id} has a prompt of {size} tokens, and "
+                f"{self._room} may be generated after it: give data.length={size + self._room}, or less of "
+                "data.max_new_tokens"
+            )
+
+    def _encoded(self, problem: Problem) -> Sequence[int]:
+        return self._tokenizer.encode_prompt(self._prompt(problem))
+
+
+def check(cfg: RolloutData, method: Credits, rows: int, micro_batches: int = 1) -> None:
+    """Raise ValueError where the rollouts of a step do not divide as the settings say."""
+    if rows % cfg.samples:
+        raise ValueError(
+            f"batch_size = {rows} rollouts a step are not data.samples = {cfg.samples} for each question: give a "
+            "multiple of it"
+        )
+    if method.compares_samples and cfg.samples < 2:
+        raise ValueError(
+            f"data.samples = {cfg.samples}: method.baseline={method.baseline} holds the samples of a question against "
+            "each other: give data.samples=2 or more, or method.baseline=batch"
+        )
+    if rows % (method.minibatches * micro_batches):
+        raise ValueError(
+            f"batch_size = {rows} rollouts do not split into method.minibatches = {method.minibatches} equal parts, of "
+            f"micro_batches = {micro_batches} each"
+        )
+
+
+def _dead(group: Sequence[Rollout]) -> bool:
+    """All samples of a question earn the same: held against each other they say nothing."""
+    return all(rollout.reward == group[0].reward for rollout in group)
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, QUESTIONS, epoch)).permutation(count)

@@ -1,0 +1,105 @@
+"""Runs that train on their own answers: stopped and gone on with, saved and loaded, refused."""
+
+import jax
+import numpy as np
+import pytest
+import small_runs
+
+from qstar import runs
+from qstar.config import TrainConfig
+from qstar.runs import train
+from qstar.training import loop
+from qstar.training.checkpoint import Checkpoints
+
+SETTINGS = (
+    "~experiments",
+    *small_runs.MODEL,
+    "data=rollouts",
+    "task=cups",
+    "task.train=20",
+    "data.length=48",
+    "data.samples=4",
+    "data.max_new_tokens=6",
+    "data.rewards.nothing=-1",
+    "batch_size=8",
+    "eval=none",
+    "sample_every=0",
+    "steps=4",
+    "save_every=2",
+    "optim.lr=0.01",
+    "optim.warmup_steps=0",
+)
+
+
+def composed(directory, *overrides) -> TrainConfig:
+    return small_runs.composed(*SETTINGS, f"run_dir={directory}", *overrides)
+
+
+def weights(directory):
+    with Checkpoints(directory / "checkpoints", 1, 2) as saved:
+        return saved.load_params()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        ("method=policy_gradient", "method.baseline=moving", "data.dead=refill", "method.epochs=2"),
+        ("method=reft", "method.minibatches=2"),
+    ],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(method, tmp_path, monkeypatch):
+    straight = tmp_path / "straight"
+    train.run(composed(straight, *method), straight)
+    halved = tmp_path / "halved"
+    train.run(composed(halved, *method, "steps=2"), halved)
+    train.run(composed(halved, *method, "resume=x"), halved)
+    assert small_runs.lines(halved / "metrics.jsonl") == small_runs.lines(straight / "metrics.jsonl")
+    for a, b in zip(*(np_leaves(weights(each)) for each in (straight, halved)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def np_leaves(tree):
+
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+
+
+def test_what_was_trained_is_a_model_like_any_other(tmp_path):
+    train.run(composed(tmp_path, "method=ppo", "steps=1"), tmp_path)
+    run = runs.load_run(tmp_path)
+    assert run.extras.keys() == {"score"}
+    assert run.tokenizer.decode(run.tokenizer.encode("3ab=")) == "3ab="
+
+
+def test_every_step_says_what_was_earned_and_how_far_the_policy_moved(tmp_path):
+    train.run(composed(tmp_path, "method=grpo", "steps=2"), tmp_path)
+    first, second = small_runs.lines(tmp_path / "metrics.jsonl")
+    assert first["kl"] == 0 and second["kl"] != 0
+    assert first["reward"] == first["reward_grade"] >= -1
+    assert 0 <= first["mismatch"] < 1e-5
+    assert {"entropy", "dead", "sampled_tokens", "clipped", "grad_norm", "mismatch_max"} <= first.keys()
+
+
+def test_a_sampler_that_computes_something_else_stops_the_run(tmp_path):
+    with pytest.raises(loop.BeyondLimit) as stopped:
+        train.run(composed(tmp_path, "method=grpo", "method.mismatch_limit=1e-12"), tmp_path)
+    assert (stopped.value.step, stopped.value.name, stopped.value.limit) == (1, "mismatch", 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        (("method=grpo", "data.samples=1"), "data.samples = 1"),
+        (("method=grpo", "batch_size=6"), "batch_size = 6"),
+        (("method=reft",), "method.minibatches = 8"),
+        (("method=grpo", "control=true"), "control=false"),
+        (("method=lm",), "data=rollouts"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_when_composed(overrides, named, tmp_path):
+    with pytest.raises(ValueError, match=named):
+        composed(tmp_path, *(("batch_size=12",) if "method=reft" in overrides else ()), *overrides)
+
+
+def test_rollouts_without_a_task_are_refused():
+    with pytest.raises(ValueError, match="task=arithmetic"):
+        small_runs.composed("~experiments", "method=grpo", "data=rollouts", "eval=none")

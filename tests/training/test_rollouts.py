@@ -1,0 +1,228 @@
+"""Rollouts as a source of batches, and steps that take several updates of them."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import rollouts as literal
+import tiny
+import tolerances
+from small_runs import ALPHABET
+
+from qstar import sharding
+from qstar.data import tokenizer as tokenizers
+from qstar.data.rollouts import RolloutData
+from qstar.methods.policy_gradient import PolicyGradient
+from qstar.methods.ppo import PPO
+from qstar.methods.protocol import Models
+from qstar.models.lm import LMConfig
+from qstar.tasks.cups import Cups
+from qstar.tasks.rewards import Rewards
+from qstar.training import rollouts
+from qstar.training.build import Program
+from qstar.training.optim import OptimConfig
+from qstar.training.rollouts import RolloutSource
+from qstar.training.step import make_step, new_state, over_minibatches
+
+TOKENIZER = tokenizers.characters(ALPHABET)
+PG = PolicyGradient()
+SHAPE = LMConfig(
+    vocab=TOKENIZER.size, width=16, layers=1, heads=2, kv_heads=1, head_size=8, ff=20, max_len=64, tied=True
+)
+TASK = Cups(train=12)
+DATA = RolloutData(length=48, samples=4, max_new_tokens=6, rewards=Rewards(right=1.0, wrong=0.25, nothing=-0.5))
+
+
+@functools.cache
+def program(method=PG, devices=1):
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=devices), jax.devices()[:devices])
+    return Program.of(method, SHAPE, mesh, OptimConfig(lr=0.01, warmup_steps=0), 4, 1, vocabulary=TOKENIZER)
+
+
+def source(cfg=DATA, rows=8, seed=3, method=PG, devices=1, **more):
+    return RolloutSource(cfg, TASK, program(method, devices), TOKENIZER, rows, seed, **more)
+
+
+@functools.cache
+def begin(method=PG, devices=1):
+    built = program(method, devices)
+    return built.start(tiny.weights_of(program().definition), 0)
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_a_batch_holds_the_sampled_ids_after_their_prompt_and_what_they_earned():
+    seen = []
+    batch = source(seen=lambda step, texts: seen.append((step, texts))).next(begin())
+    ((step, texts),) = seen
+    assert (step, len(texts), batch.tokens.shape, batch.samples) == (1, 8, (8, 48), 4)
+    for row, text in enumerate(texts):
+        start, end = len(text.prompt), len(text.prompt) + len(text.tokens)
+        assert list(text.prompt) == TOKENIZER.encode_prompt(TASK.prompt(text.problem))
+        assert batch.tokens[row, :end].tolist() == [*text.prompt, *text.tokens]
+        assert np.flatnonzero(batch.mask[row]).tolist() == list(range(start, end))
+        assert np.flatnonzero(batch.segment[row]).tolist() == list(range(end))
+        np.testing.assert_array_equal(batch.behaviour[row, start:end], text.behaviour)
+        assert (batch.behaviour[row] != 0).sum() == end - start
+        assert batch.reward[row, end - 1] == batch.reward[row].sum() == text.reward
+    assert [text.problem.id for text in texts[:4]] == [texts[0].problem.id] * 4 != [texts[4].problem.id] * 4
+
+
+def test_the_verdict_is_that_of_the_tasks_grader_on_the_text_of_the_sampled_ids():
+    seen = []
+    source(seen=lambda step, texts: seen.extend(texts)).next(begin())
+    for text in seen:
+        assert TOKENIZER.decode(list(text.tokens)).startswith(text.text)
+        if text.finished:
+            assert text.verdict == TASK.grader(text.text, text.problem.gold)
+        assert text.rewards == DATA.rewards.terms(text.verdict, text.finished, len(text.tokens), 6)
+
+
+def test_a_batch_is_a_function_of_seed_step_position_and_weights():
+    one, other = source(), source()
+    first = one.next(begin())
+    same(first, other.next(begin()))
+    later = begin().replace(step=jnp.int32(1))
+    second = one.next(later)
+    third = source()
+    third.restore(one.position() | {"questions": 2, "past": float(first.reward.sum(-1).mean())})
+    same(second, third.next(later))
+    assert (second.tokens != first.tokens).any()
+    assert (source(seed=4).next(begin()).tokens != first.tokens).any()
+
+
+def test_every_question_comes_once_in_an_epoch():
+    asked, whole = [], source(rows=24, seen=lambda step, texts: asked.extend(text.problem.id for text in texts))
+    for step in range(4):
+        whole.next(begin().replace(step=jnp.int32(step)))
+    ids = sorted(problem.id for problem in TASK.problems("train"))
+    assert sorted(asked[:48:4]) == sorted(asked[48::4]) == ids
+    assert asked[:48] != asked[48:]
+
+
+def test_the_moving_average_is_that_of_the_rewards_of_earlier_steps():
+    whole, means = source(), []
+    for step in range(3):
+        batch = whole.next(begin().replace(step=jnp.int32(step)))
+        before = {0: 0.0, 1: means[0] if means else 0.0, 2: 0.9 * means[0] + 0.1 * means[1] if step == 2 else 0.0}[step]
+        np.testing.assert_allclose(batch.past, before, rtol=1e-6)
+        means.append(float(batch.reward.sum(-1).mean()))
+
+
+def dead_groups(batch):
+    totals = batch.reward.sum(-1).reshape(-1, batch.samples)
+    return (totals == totals[:, :1]).all(1)
+
+
+def test_dead_questions_are_left_out_or_replaced():
+    kept = source(rows=32).next(begin())
+    assert 0 < dead_groups(kept).sum() < 8
+    assert kept.live.all()
+    dropped = source(dataclasses.replace(DATA, dead="drop"), rows=32).next(begin())
+    np.testing.assert_array_equal(dropped.live.reshape(-1, 4), ~np.repeat(dead_groups(kept)[:, None], 4, 1))
+    refilling = source(dataclasses.replace(DATA, dead="refill", refills=20), rows=32)
+    refilled = refilling.next(begin())
+    assert not dead_groups(refilled).any()
+    assert refilling.position()["questions"] > 8
+
+
+@pytest.mark.parametrize(
+    ("cfg", "rows", "method", "named"),
+    [
+        ({}, 6, PolicyGradient(), "batch_size = 6"),
+        ({"samples": 1}, 8, PolicyGradient(), "data.samples = 1"),
+        ({}, 8, PolicyGradient(minibatches=3), "method.minibatches = 3"),
+        ({"length": 12}, 8, PolicyGradient(), "data.length = 12"),
+    ],
+)
+def test_what_does_not_divide_or_fit_is_refused_before_anything_is_sampled(cfg, rows, method, named):
+    with pytest.raises(ValueError, match=named):
+        source(dataclasses.replace(DATA, **cfg), rows, method=method)
+
+
+# --- steps --------------------------------------------------------------------------------------------------------
+
+
+def stepped(method, micro_batches=1, devices=1, rows=None):
+    """The state after a step on literal rollouts, in float64, and its metrics."""
+    definition = method.definition(tiny.EXACT)
+    mesh = sharding.make_mesh(sharding.MeshConfig(data=devices), jax.devices()[:devices])
+    tx = optax.sgd(0.1)
+    step = make_step(method, definition, tx, mesh, micro_batches)
+    state = new_state(tiny.weights_of(definition, 0, jnp.float64), tx, jax.random.key(0), False)
+    batch = literal.batch() if rows is None else jax.tree.map(lambda x: jnp.concatenate([x, x[:2]]), literal.batch())
+    with jax.set_mesh(mesh):
+        return step(state, jax.device_put(batch, sharding.named(mesh, "batch")))
+
+
+def close(a, b):
+    for x, y in zip(*map(jax.tree.leaves, (a, b)), strict=True):
+        assert tiny.relative_error(x, y) < tolerances.gradient(tiny.EXACT)
+
+
+@pytest.mark.parametrize("method", [PolicyGradient(minibatches=1), PPO()])
+def test_micro_batches_give_the_update_of_the_whole_batch(method, x64):
+    close(stepped(method)[0].params, stepped(method, micro_batches=3)[0].params)
+
+
+def test_devices_give_the_update_of_one(x64):
+    close(stepped(PolicyGradient())[0].params, stepped(PolicyGradient(), devices=2)[0].params)
+
+
+def test_a_step_is_its_updates_one_after_another_on_parts_of_the_rollouts(x64):
+    """Two epochs of three minibatches: six updates, each row in one minibatch of an epoch; the step counts once."""
+    method = PolicyGradient(epochs=2, minibatches=3)
+    state, metrics = stepped(method)
+    assert int(state.step) == 1
+    assert float(metrics["grad_norm"].count) == 6
+    seen = []
+
+    def updated(state, batch, key):
+        jax.debug.callback(lambda tokens: seen.append(np.asarray(tokens)[:, :4].tolist()), batch.tokens)
+        return state, {}
+
+    over_minibatches(updated, jnp.zeros(()), literal.batch(), jax.random.key(1), 2, 3)
+    jax.effects_barrier()
+    rows = np.asarray(literal.batch().tokens)[:, :4].tolist()
+    for epoch in (seen[:3], seen[3:]):
+        assert sorted(row for part in epoch for row in part) == sorted(rows)
+    assert seen[:3] != seen[3:]
+
+
+def test_later_updates_are_held_against_the_weights_that_sampled(x64):
+    method = PolicyGradient(baseline="batch", clip_low=0.01, clip_high=0.01, epochs=3)
+    definition, params = tiny.lm_of(tiny.EXACT)
+    start = Models(definition.bind(params))
+    found, _ = method.credited(literal.batch(), method.judged(start, literal.batch()))
+    gradient = jax.jit(jax.grad(lambda params: method.loss(Models(definition.bind(params)), found, None)[0]))
+    for _ in range(3):
+        params = jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, params, gradient(params))
+    close(stepped(method)[0].params, params)
+
+
+def test_the_schedule_spans_all_updates():
+    method = PolicyGradient(epochs=2, minibatches=2)
+    mesh = sharding.make_mesh(sharding.MeshConfig())
+    cfg = OptimConfig(lr=1.0, warmup_steps=0, schedule="linear", final_lr=0.0)
+    built = Program.of(method, SHAPE, mesh, cfg, 5, 1, vocabulary=TOKENIZER)
+    state = built.start(tiny.weights_of(program().definition), 0)
+    batch = source(rows=8).next(begin())
+    with jax.set_mesh(mesh):
+        for _ in range(5):
+            before = jax.tree.map(np.asarray, state.params)
+            state, _ = built.step(state, batch)
+    assert any((np.asarray(a) != b).any() for a, b in zip(*map(jax.tree.leaves, (state.params, before)), strict=True))
+    with jax.set_mesh(mesh):
+        still, _ = built.step(jax.tree.map(jnp.copy, state), batch)
+    same(still.params, state.params)
+
+
+def test_the_order_of_questions_is_that_of_the_seed():
+    assert sorted(rollouts._order(1, 0, 5).tolist()) == [0, 1, 2, 3, 4]
+    assert rollouts._order(1, 0, 50).tolist() != rollouts._order(1, 1, 50).tolist()
