@@ -7,6 +7,7 @@ from pathlib import Path
 
 from qstar import paths
 
+CLASSIFIERS = ("token-classification", "sequence-classification")
 EXAMPLES = """\
 SOURCE is one of
   bundled:NAME       a small model that comes with qstar
@@ -23,6 +24,7 @@ examples
   qstar-prepare models/smollm2 export/smollm2 --to huggingface --dtype bfloat16
   qstar-prepare runs/mine export/mine --to huggingface
   qstar-prepare runs/mine export/mine-lora --to adapter
+  qstar-prepare runs/prm export/prm --to token-classification
 
 Special tokens, chat template and generation config of SOURCE go along.
 A run exported as `huggingface` or `adapter` has its delimiters and mixing head beside it, in
@@ -42,10 +44,11 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("out", metavar="OUT", type=Path, help="directory to write; must be new or empty")
     out.add_argument(
         "--to",
-        choices=("checkpoint", "huggingface", "adapter"),
+        choices=("checkpoint", "huggingface", "adapter", *CLASSIFIERS),
         default="checkpoint",
-        help="what to write: a checkpoint of qstar (default), a directory that transformers loads, or the low-rank "
-        "adapters of a run alone, as a directory that peft loads",
+        help="what to write: a checkpoint of qstar (default), a directory that transformers loads, the low-rank "
+        "adapters of a run alone, as a directory that peft loads, or a run's reward model as a classifier of "
+        "transformers",
     )
     out.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the stored weights")
     return out
@@ -65,6 +68,9 @@ def prepare(source: str, out: Path, to: str, dtype: str) -> str:
     if to == "adapter":
         with console.phase(f"reading {source} and writing {out}"):
             cfg = runs.save_adapter(out, source, dtype)
+    elif to in CLASSIFIERS:
+        with console.phase(f"reading {source} and writing {out}"):
+            cfg = runs.save_classifier(out, source, to, dtype)
     else:
         with console.phase(f"reading {source}"):
             model = runs.load_model(source)

@@ -10,6 +10,7 @@ from qstar.runs.load import (
     load_run,
     other_model,
     save_adapter,
+    save_classifier,
     save_huggingface,
     save_model,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "other_model",
     "rationales",
     "save_adapter",
+    "save_classifier",
     "save_huggingface",
     "save_model",
     "saved_steps",

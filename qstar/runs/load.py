@@ -16,6 +16,7 @@ from qstar.config import TrainConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.protocol import Compares, Method
+from qstar.methods.verifier import Verifier
 from qstar.models import lm, lora, thinker
 from qstar.models.definition import Definition, differences, join, shapes
 from qstar.models.formats import companions, gguf, hf, llama2c, peft
@@ -80,6 +81,26 @@ def save_huggingface(path: str | Path, model: Policy, dtype: str = "float32") ->
     companions.write(Path(path), beside)
     if model.extras:
         hf.write_tensors(Path(path) / EXTRAS, model.extras, dtype)
+
+
+def save_classifier(path: str | Path, source: str | Path, kind: str, dtype: str = "float32") -> LMConfig:
+    """Write the reward model of the run `source` as a classifier of tokens or of sequences that transformers loads.
+
+    Returns the shape of its language model. Raises ValueError for a run of another method.
+    """
+    run = load_run(source)
+    if not isinstance(run.method, Verifier):
+        raise ValueError(
+            f"{source} was trained with {type(run.method).__name__}, which gives no scores: write it with --to "
+            "huggingface, or name a run of method=orm or method=prm"
+        )
+    beside = run.tokenizer.settled(run.companions)
+    ids = companions.token_ids(beside, run.lm.vocab)
+    log_odds = run.method.error == "cross_entropy"
+    tokenizer = run.tokenizer.exported_json()
+    hf.write_classifier(path, run.lm, run.language_model, run.params["score"], kind, log_odds, tokenizer, dtype, ids)
+    companions.write(Path(path), beside)
+    return run.lm
 
 
 def save_adapter(path: str | Path, source: str | Path, dtype: str = "float32") -> LMConfig:

@@ -1,21 +1,25 @@
 """Scores of solutions by a reward model, as search and the commands ask for them."""
 
 import dataclasses
+import json
 from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
+import small_runs
 import tiny
 
+from qstar import prepare
 from qstar.data import tokenizer as tokenizers
 from qstar.methods.lm import PlainLM
 from qstar.methods.verifier import ORM, PRM
 from qstar.models import heads
 from qstar.ops import rows
 from qstar.policy import Policy
-from qstar.runs import scoring
+from qstar.runs import load, scoring, train
 from qstar.runs.scoring import Scorer
 
 LETTERS = tokenizers.characters("abcdefgh=;-+\n")
@@ -127,3 +131,35 @@ def test_a_scorer_of_another_tokenizer_is_refused():
     scoring.check_tokenizer(policy(), LETTERS)
     with pytest.raises(ValueError, match="a run has another tokenizer"):
         scoring.check_tokenizer(policy(), tokenizers.characters("abcdefgh=;-+."))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A process reward model after two steps of training."""
+    folder = tmp_path_factory.mktemp("prm")
+    line = {"prompt": "3aegb=", "completions": ["-4", "5", "4", "3", "-3;"], "labels": [True, True, True, False, False]}
+    (folder / "labelled.jsonl").write_text(4 * (json.dumps(line) + "\n"))
+    data = ("data=labelled", f"data.path={folder / 'labelled.jsonl'}", "data.separator=''", "data.length=32")
+    short = ("steps=2", "batch_size=1", "sample_every=0", "eval=none", "optim.lr=0.1", "optim.warmup_steps=0")
+    train.run(small_runs.composed("~experiments", *small_runs.MODEL, "method=prm", *data, *short), folder / "run")
+    return folder / "run"
+
+
+def test_a_run_is_opened_as_a_scorer(run):
+    scorer = scoring.opened(run, tokenizers.characters(small_runs.ALPHABET), "mean")
+    scored = scorer.score(["3aegb="], [("-4", "5", "4", "3", "-3;")])
+    assert scored.steps[0].shape == (5,)
+    assert np.all((scored.steps[0] > 0) & (scored.steps[0] < 1))
+    assert len(set(scored.steps[0].tolist())) > 1
+    assert scored.solutions[0] == pytest.approx(scored.steps[0].mean())
+
+
+def test_a_run_is_written_as_a_classifier_with_its_head(run, tmp_path):
+    prepare.prepare(str(run), tmp_path / "out", "token-classification", "float32")
+    tensors = safetensors.numpy.load_file(tmp_path / "out" / "model.safetensors")
+    head = load.load_run(run).params["score"]
+    np.testing.assert_array_equal(tensors["score.weight"][1], head["weight"])
+    assert tensors["score.bias"][1] == head["bias"] != 0
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    with pytest.raises(ValueError, match="PlainLM"):
+        scoring.Scorer(load.load_model("bundled:cups"))

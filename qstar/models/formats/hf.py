@@ -190,15 +190,78 @@ def write_directory(
         ids: of the tokens that begin, end and pad a text, as entries of config.json. Were they left out, transformers
             would put those of the first Llama in their place.
     """
+    contents = _config(cfg, dtype) | dict(ids)
+    lm.definition(cfg).check(params)
+    _write(Path(path), contents, {name: make(params) for name, make, _ in _places(cfg)}, tokenizer_json, dtype)
+
+
+CLASSIFIERS = {"token-classification": "ForTokenClassification", "sequence-classification": "ForSequenceClassification"}
+_GEMMA = "Gemma3ForCausalLM"  # whose classifier of sequences has another name, and which has none of tokens
+
+
+def write_classifier(
+    path: str | Path,
+    cfg: LMConfig,
+    params: Params,
+    score: Params,
+    kind: str,
+    log_odds: bool,
+    tokenizer_json: str | None,
+    dtype: str = "float32",
+    ids: Mapping[str, int | list[int] | None] = MappingProxyType(dict.fromkeys(companions.IDS)),
+) -> None:
+    """Write a scorer as a directory that transformers loads with `AutoModelForTokenClassification`, or with
+    `AutoModelForSequenceClassification`, whose logits are those of a text's last token.
+
+    Log-odds become two labels, as TRL's reward models have them: the logits are 0 and the log-odds, so that their
+    softmax is the score of label 1. Other scores are one label, a regression. Classifiers of sequences have no bias in
+    transformers: that of the head is `score_bias` in config.json, to be added to the last logit.
+
+    Args:
+        score: weights of the head, `weight` [D] and `bias`.
+        kind: of `CLASSIFIERS`.
+
+    Raises ValueError for a family that has no such class.
+    """
+    contents = _config(cfg, dtype) | dict(ids)
+    (causal,) = contents["architectures"]
+    if causal == _GEMMA and kind == "token-classification":
+        raise ValueError(f"transformers has no {kind} of {contents['model_type']}: choose sequence-classification")
+    causal = causal.replace("Gemma3For", "Gemma3TextFor")
+    weight, bias = (np.atleast_1d(np.asarray(score[name], np.float32)) for name in ("weight", "bias"))
+    rows = 2 if log_odds else 1
+    head = {"score.weight": np.zeros((rows, cfg.width), np.float32)}
+    head["score.weight"][-1] = weight
+    if kind == "token-classification":
+        head["score.bias"] = np.zeros(rows, np.float32)
+        head["score.bias"][-1:] = bias
+    contents |= {
+        "architectures": [causal.replace("ForCausalLM", CLASSIFIERS[kind])],
+        "num_labels": rows,
+        "problem_type": "single_label_classification" if log_odds else "regression",
+        "id2label": {"0": "wrong", "1": "right"} if log_odds else {"0": "score"},
+        "label2id": {"wrong": 0, "right": 1} if log_odds else {"score": 0},
+        "classifier_dropout": 0.0,
+        **({} if "score.bias" in head else {"score_bias": float(bias[0])}),
+    }
+    lm.definition(cfg).check(params)
+    trunk = {name: make(params) for name, make, _ in _places(cfg) if name != HEAD}
+    _write(Path(path), contents, trunk | head, tokenizer_json, dtype)
+
+
+def _config(cfg: LMConfig, dtype: str) -> dict:
     if dtype not in WRITTEN:
         raise ValueError(f"dtype {dtype!r}: choose one of {', '.join(WRITTEN)}")
-    contents = families.write(cfg, dtype) | dict(ids)
-    lm.definition(cfg).check(params)
-    path = Path(path)
+    return families.write(cfg, dtype)
+
+
+def _write(
+    path: Path, contents: dict, tensors: Mapping[str, np.ndarray], tokenizer_json: str | None, dtype: str
+) -> None:
     path.mkdir(parents=True, exist_ok=True)
-    tensors = {name: np.ascontiguousarray(make(params), WRITTEN[dtype]) for name, make, _ in _places(cfg)}
+    stored = {name: np.ascontiguousarray(leaf, WRITTEN[dtype]) for name, leaf in tensors.items()}
     # transformers refuses files whose metadata does not name a framework.
-    safetensors.numpy.save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
+    safetensors.numpy.save_file(stored, path / "model.safetensors", metadata={"format": "pt"})
     if tokenizer_json is not None:
         (path / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
         companions.write(path, {companions.TOKENIZER: companions.spelled(companions.PLAIN)})
