@@ -1,5 +1,8 @@
 """Training does what it is for: the loss falls, and thoughts come to help on a task that is built to need them."""
 
+from types import SimpleNamespace
+
+import experiment_scripts
 import numpy as np
 import pytest
 from small_runs import composed, lines
@@ -57,3 +60,15 @@ def test_thoughts_answer_what_the_same_model_without_them_does_not(accuracies):
 @pytest.mark.parametrize("fill", ["pause", "shuffled"])
 def test_as_much_computation_without_the_content_of_thoughts_answers_by_chance(accuracies, fill):
     assert max(accuracies[fill]) < 0.3
+
+
+@pytest.mark.slow
+def test_a_process_reward_model_sees_slips(tmp_path):
+    """Workings that go wrong at two of five steps: seen with three seeds 0.87 of the labels after 1,000 steps, where
+    saying the same of all steps is 0.60."""
+    args = SimpleNamespace(
+        task="cups", base="bundled:cups", label="right", slips=0.4, until_first_wrong=False, steps=800, out=tmp_path
+    )
+    found = experiment_scripts.load("verifiers/slips/slips").measured(args, seed=0)
+    assert found["accuracy"] > found["base_rate"] + 0.15
+    assert found["of_wrong"] > 0.5

@@ -5,6 +5,8 @@ A file holds JSON lines of one of two kinds, in the names that TRL gives them:
     {"prompt": ..., "completion": ..., "label": 1}                       an outcome: every token of it is judged
     {"prompt": ..., "completions": [STEP, ...], "labels": [true, 0.25]}  steps: the last token of each is judged
 
+The formats of Math-Shepherd, PRM800K and OmegaPRM are read as well (`data/step_formats.py`).
+
 `completion_ids` are the tokens of a solution that a model wrote: they are judged as they are, and the steps are cut out
 of their text without a separator between them. The prompt is never judged, nor is a step whose label is null.
 """
@@ -18,7 +20,7 @@ from typing import Annotated, ClassVar
 import numpy as np
 
 from qstar import settings
-from qstar.data import examples, overlong, pipeline
+from qstar.data import examples, overlong, pipeline, step_formats
 from qstar.data.dataset import Data, RandomAccess
 from qstar.data.examples import Completing
 from qstar.data.generated import pack_row
@@ -78,9 +80,13 @@ def read(cfg: LabelledText, tokenizer: Completing) -> list[Solution]:
     if not file.is_file():
         raise FileNotFoundError(
             f"data.path = {cfg.path!r} is no file: expected JSON lines with prompt, completion and label, or with "
-            "prompt, completions and labels"
+            "prompt, completions and labels; or in the format of Math-Shepherd, PRM800K or OmegaPRM"
         )
-    return [_solution(record, where, cfg, tokenizer) for where, record in lines.json_lines(file)]
+    return [
+        _solution(each, where, cfg, tokenizer)
+        for where, record in lines.json_lines(file)
+        for each in step_formats.stepwise(record, where)
+    ]
 
 
 def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing) -> Solution:

@@ -4,6 +4,7 @@
     RUN/batches/*.jsonl       the solutions of some questions with their labels, a file for each batch, and its cost
     RUN/labels.jsonl          all of them, as `data=labelled` reads them
     RUN/labels_k4.jsonl       the same solutions with the labels of fewer completions (label.smaller)
+    RUN/trl.jsonl             the solutions all of whose steps have a label, in TRL's stepwise format
     RUN/summary.json          counts, and tokens and FLOPs by phase
 
 A batch is a function of the configuration and its number, so a run that was killed comes to the same files.
@@ -20,6 +21,7 @@ import numpy as np
 from qstar import config as configs
 from qstar import files
 from qstar.config import LabelConfig
+from qstar.data import step_formats
 from qstar.decoding import generate as decoding
 from qstar.decoding.generate import Written
 from qstar.decoding.sampling import Sampling
@@ -35,7 +37,7 @@ from qstar.tasks.problem import Problem
 from qstar.training import console
 from qstar.typing import Key
 
-CONFIG, LABELS, SUMMARY, BATCHES = "label.yaml", "labels.jsonl", "summary.json", "batches"
+CONFIG, LABELS, TRL, SUMMARY, BATCHES = "label.yaml", "labels.jsonl", "trl.jsonl", "summary.json", "batches"
 SAMPLED, COMPLETED = range(2)  # what a key is folded with
 LEDGER = ("prompt_tokens", "padding_tokens", "generated_tokens", "discarded_tokens", "graded_tokens")
 PHASES = ("sample", "label")
@@ -101,6 +103,7 @@ def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: S
             "be told apart, or two labellers agree on none"
         )
     files.write_records(directory / LABELS, records)
+    files.write_records(directory / TRL, [one for one in map(step_formats.trl, records) if one is not None])
     for k in cfg.label.smaller if isinstance(cfg.label, MonteCarlo) else ():
         fewer = [one | {"labels": list(labelling.estimates(one["outcomes"], k, cfg.label.soft))} for one in records]
         files.write_records(directory / f"labels_k{k}.jsonl", [one | {"k": k} for one in fewer])

@@ -78,6 +78,27 @@ def test_a_score_sees_nothing_that_comes_after_it(x64):
     assert not np.allclose(scores(changed)[:, 4:], scores(batch)[:, 4:])
 
 
+def test_a_score_sees_the_prompt_before_it_and_no_other_document(x64):
+    model, params = scorer()
+    batch = labelled()  # tokens 0 to 3 of the first row are a document, 4 to 8 another one
+    scores = lambda batch: np.asarray(PRM().scores(model.bind(params), batch))  # noqa: E731
+    changed = batch.replace(tokens=batch.tokens.at[0, 0].set(8), mask=batch.mask.at[0, :2].set(False))
+    assert np.abs(scores(changed) - scores(batch))[0, 1:4].min() > 1e-6
+    np.testing.assert_array_equal(scores(changed)[0, 4:], scores(batch)[0, 4:])
+
+
+def test_the_error_trains_every_weight_that_a_score_depends_on(x64):
+    model, params = scorer()
+    batch = labelled()
+    gradient = jax.jit(jax.grad(lambda params: PRM().loss(Models(model.bind(params)), batch, KEY)[0]))(params)
+    still = [
+        jax.tree_util.keystr(path, simple=True, separator=".")
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient)
+        if not np.any(leaf)
+    ]
+    assert still == ["lm.head"]  # that predicts tokens
+
+
 def test_tokens_that_are_not_judged_have_no_gradient_of_the_error(x64):
     model, params = scorer()
     batch = labelled()

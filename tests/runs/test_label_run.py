@@ -70,6 +70,12 @@ def test_labels_are_what_a_reward_model_is_trained_on(run):
         assert list(one.labels) == record["labels"]
 
 
+def test_the_same_labels_in_trls_format(run):
+    for one, record in zip(records(run, label.TRL), records(run), strict=True):
+        assert one.keys() == {"prompt", "completions", "labels"}
+        assert one["labels"] == [share > 0 for share in record["labels"]]
+
+
 def test_all_tokens_are_counted(run):
     found = json.loads((run / label.SUMMARY).read_text())
     written = sum(len(one["completion_ids"]) for one in records(run))
