@@ -67,6 +67,7 @@ RUNS = {
     "quiet_star/ablations/tables.py": ["--results", "RESULTS", "--page", "PAGE"],
     "star/smollm2/sums.py": ["OUT", "--train", 3, "--dev", 2, "--test", 2],
     "star/arithmetic/warmup.py": ["OUT", "--digits", "1:3", "2:3"],
+    "verifiers/slips/slips.py": ["cups", "--problems", 8, "--held-out", 4, "--steps", 1, "--seeds", 0, "--out", "OUT"],
 }  # fmt: skip
 """Those that need no run before them."""
 AFTER_RUNS = {

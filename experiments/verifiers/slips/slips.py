@@ -9,6 +9,7 @@ Every step of a working is wrong with probability `--slips`, and what follows a 
 held-out problems are different ones. Writes OUT/results.jsonl, a line for each seed, and prints the table.
 """
 
+import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.cups import Cups
 from qstar.tasks.problem import Problem
 
-TASKS = {"cups": Cups(train=4000, dev=300), "sums": Arithmetic(digits=(2,), train=4000, dev=300)}
+TASKS = {"cups": Cups(), "sums": Arithmetic(digits=(2,))}
 LENGTH = {"cups": 96, "sums": 128}
 DIGITS = "0123456789"
 
@@ -67,20 +68,21 @@ def _wrong_digit(line: str, rng: np.random.Generator) -> str:
     return f"{before}{comma}{_other(state[0], DIGITS, rng)}{state[1:]}"
 
 
-def labelled(task: str, split: str, label: str, share: float, seed: int) -> list[dict]:
+def labelled(args, split: str, seed: int) -> list[dict]:
     """The problems of a split with slipped workings and their labels, in TRL's stepwise format."""
+    task = dataclasses.replace(TASKS[args.task], train=args.problems, dev=args.held_out)
     rng, found = np.random.default_rng((seed, split == "dev")), []
-    for problem in TASKS[task].problems(split):
-        steps = slipped(task, problem, share, rng)
-        labels = getattr(TASKS[task].truth(problem, steps), label)
-        found.append({"prompt": TASKS[task].prompt(problem), "completions": steps, "labels": list(labels)})
+    for problem in task.problems(split):
+        steps = slipped(args.task, problem, args.slips, rng)
+        labels = getattr(task.truth(problem, steps), args.label)
+        found.append({"prompt": task.prompt(problem), "completions": steps, "labels": list(labels)})
     return found
 
 
 def measured(args, seed: int) -> dict:
     """A reward model trained with this seed, and its scores of held-out steps."""
     folder = args.out / f"seed_{seed}"
-    rows = {split: labelled(args.task, split, args.label, args.slips, seed) for split in ("train", "dev")}
+    rows = {split: labelled(args, split, seed) for split in ("train", "dev")}
     files.make(folder)
     files.write_records(folder / "train.jsonl", rows["train"])
     cfg = configs.composed("train", [
@@ -88,7 +90,7 @@ def measured(args, seed: int) -> dict:
         f"data.path={folder / 'train.jsonl'}", "data.separator=''", f"data.length={LENGTH[args.task]}",
         f"data.until_first_wrong={str(args.until_first_wrong).lower()}", "model.remat=none", f"seed={seed}",
         f"steps={args.steps}", "batch_size=16", "optim.lr=2e-3", "optim.schedule=cosine", "optim.beta2=0.98",
-        "optim.warmup_steps=50", f"save_every={args.steps}", "log_every=50", "sample_every=0",
+        f"optim.warmup_steps={min(50, args.steps // 2)}", f"save_every={args.steps}", "log_every=50", "sample_every=0",
         f"run_dir={folder / 'run'}",
     ])  # fmt: skip
     if not (folder / "run" / "done").is_file():
@@ -126,9 +128,11 @@ def main() -> None:
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--base", default="bundled:cups", help="the model that training starts from")
     parser.add_argument("--label", choices=("right", "reachable"), default="right")
-    parser.add_argument("--slips", type=float, default=0.3, help="probability that a step is wrong")
+    parser.add_argument("--slips", type=float, default=0.4, help="probability that a step is wrong")
     parser.add_argument("--until-first-wrong", action="store_true")
-    parser.add_argument("--steps", type=int, default=400, help="of training")
+    parser.add_argument("--steps", type=int, default=1000, help="of training")
+    parser.add_argument("--problems", type=int, default=4000, help="with a working each, to train on")
+    parser.add_argument("--held-out", type=int, default=300, help="other problems")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
