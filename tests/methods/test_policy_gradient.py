@@ -1,6 +1,7 @@
 """Losses and advantages of policy gradients against loops over single tokens, and what they must not depend on."""
 
 import dataclasses
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from qstar.models import heads
 from qstar.structs import Credited, Judged
 
 KEY = jax.random.key(0)
+GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 ARGUMENTS = ("data=rollouts", "task=cups", "eval=none", "control=false", "batch_size=8", "data.samples=4")
 
 
@@ -262,3 +264,46 @@ def test_reft_has_the_settings_that_were_released():
     assert (method.value_coef, method.kl_coef, method.kl, method.kl_in) == (5.0, 0.05, "k1", "reward")
     assert (method.gamma, method.lam, method.entropy_coef, method.whiten) == (1.0, 0.95, 0.0, True)
     assert method.aggregation == "sequence_mean_token_mean"
+
+
+# --- trl ----------------------------------------------------------------------------------------------------------
+
+TRL = {
+    "grpo": PolicyGradient(aggregation="sequence_mean_token_mean"),
+    "grpo_kl": PolicyGradient(aggregation="sequence_mean_token_mean", kl_coef=0.04),
+    "bnpo": PolicyGradient(aggregation="token_mean"),
+    "dr_grpo": PolicyGradient(aggregation="sequence_sum_over_constant", constant=12),
+    "dapo": PolicyGradient(aggregation="token_mean", clip_high=0.28),
+    "gspo": PolicyGradient(aggregation="sequence_mean_token_mean", ratio="sequence", clip_low=3e-2, clip_high=4e-2),
+    "rloo": PolicyGradient(aggregation="sequence_sum_over_constant", constant=1, clip_low=0.0, clip_high=0.0),
+}
+
+
+@pytest.mark.parametrize("name", TRL)
+def test_losses_and_gradients_by_logit_are_those_of_trl(name, x64):
+    """RLOO's as a gradient alone, where nothing was updated: trl takes one ratio of the whole text."""
+    golden, method = np.load(GOLDEN / "rl.npz"), TRL[name]
+    counts, ids = jnp.asarray(golden["mask"]), jnp.asarray(golden["ids"])
+    chosen = lambda logits: jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], -1)[..., 0]  # noqa: E731
+    logits = jnp.asarray(golden["logits"])
+    old = chosen(logits) if name == "rloo" else jnp.asarray(golden["old"])
+    found = _credited(counts, Judged(old, jnp.asarray(golden["reference"])), jnp.asarray(golden["advantage"]))
+
+    def loss(logits):
+        return sum(term.weight * term.mean for term in method.policy_terms(chosen(logits), found, counts)[0])
+
+    value, gradient = jax.value_and_grad(loss)(logits)
+    np.testing.assert_allclose(gradient, golden[f"{name}.gradient"], rtol=1e-9, atol=1e-12)
+    if name != "rloo":
+        np.testing.assert_allclose(value, golden[f"{name}.loss"], rtol=1e-9)
+
+
+def _credited(counts, judged, advantage):
+    """Credited rollouts of whose texts only these are read."""
+    rows, tokens = counts.shape
+    empty = jnp.zeros((rows, tokens + 1))
+    text = {name: empty for name in ("tokens", "mask", "segment", "position", "behaviour", "reward")}
+    advantage = jnp.where(counts, advantage[:, None], 0)
+    return Credited(
+        **text, rewards={}, live=counts.any(1), past=empty[:, 0], samples=1, judged=judged, advantage=advantage
+    )
