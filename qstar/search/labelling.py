@@ -113,9 +113,8 @@ class OmegaPRM:
     kind: ClassVar[str] = "omega"
 
     k: Count = 8  # completions of a prefix
-    soft: bool = (
-        False  # shares, of the prefixes that were completed alone; other steps before the first wrong one: null
-    )
+    # shares, of the prefixes that were completed alone; other steps before the first wrong one: null
+    soft: bool = False
     searches: Whole = 0  # of completions, for each question, besides the solutions that are given
     alpha: Annotated[float, Range(0, 1, open_low=True)] = 0.5  # in Q: the base of 1 - MC
     beta: Annotated[float, Range(0, 1, open_low=True)] = 0.9  # in Q: the base of the length

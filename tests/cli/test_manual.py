@@ -21,7 +21,7 @@ configs.register()
 def text_of(program: str, *arguments: str) -> str:
     """What `PROGRAM --help` prints."""
     name = program.removeprefix("qstar-")
-    if name in ("train", "evaluate", "improve", "solve"):
+    if name in ("train", "evaluate", "improve", "solve", "label"):
         return manual.text(name, arguments)
     return {"compare": compare, "think": think, "prepare": prepare}[name].parser().format_help()
 
@@ -65,7 +65,7 @@ def test_every_setting_has_a_meaning(group, schema):
 
 
 def test_every_choice_of_a_group_has_a_meaning():
-    for name in ("train", "improve", "evaluate", "solve"):
+    for name in ("train", "improve", "evaluate", "solve", "label"):
         groups = manual.text(name, []).split("\nSettings")[0].split("is picked)\n")[1]
         assert [choice for choice, meaning in entries(groups.splitlines()) if not meaning] == []
 
