@@ -54,6 +54,7 @@ RUNS = {
     "benchmarks/decoding.py": ["--model", "bundled:cups", "--batch", 1, "--prompt", 4, "--new", 2, "--repeats", 1],
     "benchmarks/memory.py": HELP,  # its smallest case compiles for ten seconds
     "benchmarks/scaling.py": ["--devices", 8],
+    "benchmarks/sessions.py": ["--model", "bundled:cups", "--rows", 8, "--steps", 2, "--tokens", 2, "--repeats", 1],
     "benchmarks/startup.py": ["--repeats", 1, "--only", "import"],
     "benchmarks/step.py": HELP,  # two processes that measure for half a minute
     "checks/adversarial.py": ["numeric"],
