@@ -26,10 +26,10 @@ from qstar import __version__, advice, files, overrides, settings
 from qstar.data.dataset import Data
 from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
+from qstar.data.on_policy import RolloutData
 from qstar.data.overlong import OVERLONG
 from qstar.data.pairs import PairsText
 from qstar.data.pipeline import TextConfig
-from qstar.data.rollouts import RolloutData
 from qstar.data.steps import LabelledText
 from qstar.evals.answers import TaskEval
 from qstar.evals.chain import ChainEval

@@ -1,6 +1,9 @@
 """A model to ask: whoever generates, scores, evaluates or trains takes one of these."""
 
+import dataclasses
 import functools
+import hashlib
+import json
 from dataclasses import dataclass, field
 
 import jax
@@ -13,7 +16,7 @@ from qstar.models import lm as language_models
 from qstar.models import lora
 from qstar.models.definition import Definition
 from qstar.models.formats.companions import Companions
-from qstar.models.lm import LMConfig
+from qstar.models.lm import COMPUTED, LMConfig
 from qstar.typing import Params
 
 
@@ -47,6 +50,16 @@ class Policy:
         # Weights that were trained in bfloat16 as well.
         wide = lambda leaf: np.asarray(leaf, np.promote_types(np.asarray(leaf).dtype, np.float32))  # noqa: E731
         return jax.tree.map(wide, params.get("lm", params))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """The same for the same language model and tokenizer, however it is computed."""
+        shape = {name: value for name, value in dataclasses.asdict(self.lm).items() if name not in COMPUTED}
+        digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
+        digest.update(self.tokenizer.to_json().encode())
+        for leaf in jax.tree.leaves(self.language_model):
+            digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
+        return digest.hexdigest()[:16]
 
     @property
     def extras(self) -> Params:

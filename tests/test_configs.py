@@ -230,7 +230,7 @@ def first_step(*overrides: str) -> None:
     sampled = isinstance(method, Credits)
     data = None if sampled else cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed)
     with jax.set_mesh(mesh):
-        batch = train.source(cfg, program, loaded, data)[1]
+        batch = train.source(cfg, program, loaded, data, Path("unused"))[1]
         _, metrics = jax.eval_shape(program.step, program.abstract_state(0), batch)
     assert {*method.headline} <= metrics.keys()  # what the progress bar shows
 

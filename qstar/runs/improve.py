@@ -79,7 +79,7 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
 def _run(job: Job) -> list[dict]:
     cfg, directory, store = job.cfg, job.directory, None
     if job.recipe.asks_itself:
-        store = Store.create(directory / rationales.FOLDER, iterations.fingerprint(job.base), cfg.task.name)
+        store = Store.create(directory / rationales.FOLDER, job.base.fingerprint, cfg.task.name)
     done = len(iterations.lines(directory))
     if done:
         iterations.train_again(directory, done - 1)

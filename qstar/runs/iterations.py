@@ -4,13 +4,10 @@
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from qstar import config as configs
 from qstar import files
@@ -67,20 +64,6 @@ def claim(cfg: ImproveConfig, directory: Path) -> None:
             )
     files.make(directory)
     configs.save(dataclasses.replace(cfg, resume=""), file)
-
-
-def fingerprint(base: Policy) -> str:
-    """The same for the same weights, shape and tokenizer."""
-    digest = hashlib.sha256(json.dumps(_shape(base.lm), sort_keys=True).encode())
-    digest.update(base.tokenizer.to_json().encode())
-    for leaf in jax.tree.leaves(base.language_model):
-        digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
-    return digest.hexdigest()[:16]
-
-
-def _shape(shape: lm.LMConfig) -> dict:
-    """What the weights mean, apart from how they are computed."""
-    return {name: value for name, value in dataclasses.asdict(shape).items() if name not in lm.COMPUTED}
 
 
 def lines(directory: Path) -> list[dict]:

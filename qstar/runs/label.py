@@ -27,7 +27,7 @@ from qstar.decoding.generate import Written
 from qstar.decoding.sampling import Sampling
 from qstar.models.cost import Cost
 from qstar.policy import Policy
-from qstar.runs import iterations, load, solutions
+from qstar.runs import load, solutions
 from qstar.runs.solutions import Given
 from qstar.search import labelling
 from qstar.search.labelling import Labelled, MonteCarlo, Prefix, Solution
@@ -283,7 +283,7 @@ def prepared(cfg: LabelConfig) -> Job:
     if not problems:
         raise ValueError(f"{cfg.task.name} has no {cfg.split} problems: expected some")
     room = max(cfg.task.budget(one, policy.tokenizer) for one in problems.values())
-    job = Job(cfg, policy, problems, given, room, iterations.fingerprint(policy))
+    job = Job(cfg, policy, problems, given, room, policy.fingerprint)
     _check_steps(job)
     _check_fitting(job)
     return job

@@ -11,14 +11,18 @@ from pathlib import Path
 import jax
 
 from qstar import files, processes
+from qstar.config import TrainConfig
+from qstar.data.rationales import Sample, Store
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import suite
 from qstar.evals.suite import Evaluator, Row
 from qstar.models.definition import Definition
+from qstar.reports import glyphs
 from qstar.structs import TrainState
 from qstar.thoughts import read
 from qstar.thoughts.thinking import Thinks
 from qstar.training import console
+from qstar.training.rollouts import Rollout
 from qstar.training.step import weights
 from qstar.typing import Params
 
@@ -112,6 +116,62 @@ class Record:
         before = self._thoughts.get((text, position))
         self._thoughts[text, position] = thought
         return thought != before
+
+
+ROLLOUTS = "rollouts"  # of a run directory: a store of what the model wrote while it was trained on it
+SHOWN = 160  # characters of a rollout on the terminal
+
+
+class RolloutRecord:
+    """Rollouts of the first step and of every `every` ones: all in a store, the best and the worst on the terminal.
+
+    A step that is taken again after a kill finds its rows there: they are the same.
+    """
+
+    def __init__(self, directory: Path, fingerprint: str, cfg: TrainConfig):
+        self._folder, self._fingerprint, self._cfg = directory / ROLLOUTS, fingerprint, cfg
+
+    def __call__(self, step: int, rollouts: Sequence[Rollout]) -> None:
+        if step > 1 and step % self._cfg.sample_every:
+            return
+        store = Store.create(self._folder, self._fingerprint, self._cfg.task.name)
+        if not store.batches(step):
+            store.append(step, 0, [self._sample(step, rollout) for rollout in rollouts])
+        ordered = sorted(rollouts, key=lambda rollout: rollout.reward)
+        for name, rollout in (("best", ordered[-1]), ("worst", ordered[0])):
+            text = glyphs.visible(rollout.text)[:SHOWN]
+            console.say(f"step {step}, {name} rollout, reward {rollout.reward:g}: {text}")
+
+    def _sample(self, step: int, rollout: Rollout) -> Sample:
+        problem, verdict, grader = rollout.problem, rollout.verdict, self._cfg.task.grader
+        return Sample(
+            problem=problem.id,
+            split="train",
+            question=problem.question,
+            gold=problem.answer,
+            group=problem.group,
+            prompt=rollout.asked,
+            hint="",
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            seed=self._cfg.seed,
+            checkpoint=f"step {step - 1}",
+            tokens=rollout.tokens,
+            logprobs=rollout.behaviour.tolist(),
+            margins=rollout.margins.tolist(),
+            written=rollout.text + rollout.ending,
+            stored=self._cfg.task.cleaned(rollout.text) if rollout.finished else None,
+            answer=verdict.answer,
+            correct=verdict.correct,
+            reason=verdict.reason,
+            grader=grader.name,
+            grader_version=grader.version,
+            prompt_tokens=len(rollout.prompt),
+            generated_tokens=len(rollout.tokens),
+            finished=rollout.finished,
+            weight=rollout.reward,
+        )
 
 
 def _append(file: Path, lines: Sequence[dict]) -> None:

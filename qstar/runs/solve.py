@@ -29,7 +29,7 @@ from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
 from qstar.policy import Policy
 from qstar.reports import solutions as report
-from qstar.runs import answering, iterations, load, replay, scoring
+from qstar.runs import answering, load, replay, scoring
 from qstar.runs.proposing import Proposals, check_delimiters
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
 from qstar.runs.scoring import Scorer
@@ -71,7 +71,7 @@ def run(cfg: SolveConfig, directory: Path) -> list[report.Line]:
         _claim(cfg, directory)
         if cfg.split == "test":
             problems_of.logged_test(cfg.task, directory, f"solve, {type(cfg.search).__name__}")
-        store = Store.create(directory / FOLDER, iterations.fingerprint(job.policy), cfg.task.name)
+        store = Store.create(directory / FOLDER, job.policy.fingerprint, cfg.task.name)
         _search_all(job, store, directory)
         lines = tabulated(cfg, directory)
         files.write(directory / "summary.md", report.markdown(lines))

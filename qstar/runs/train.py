@@ -31,7 +31,7 @@ from qstar.models.lm import COMPUTED
 from qstar.policy import Policy
 from qstar.reports import summaries
 from qstar.runs import load, stored
-from qstar.runs.record import Reader, Record
+from qstar.runs.record import Reader, Record, RolloutRecord
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, TrainState
 from qstar.thoughts import read
@@ -172,16 +172,19 @@ def _arm(
         directory,
         program,
         extras,
-        *source(cfg, program, loaded, data),
+        *source(cfg, program, loaded, data, directory),
         evaluator,
         Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
     )
 
 
-def source(cfg: TrainConfig, program: Program, loaded: Policy, data: RandomAccess | None) -> tuple[Source, Batch]:
+def source(
+    cfg: TrainConfig, program: Program, loaded: Policy, data: RandomAccess | None, directory: Path
+) -> tuple[Source, Batch]:
     """Where the batches come from, and shapes, types and places of one."""
     if data is None:
-        rollouts = RolloutSource(cfg.data, cfg.task, program, loaded.tokenizer, cfg.batch_size, cfg.seed)
+        seen = (RolloutRecord(directory, loaded.fingerprint, cfg),) if cfg.sample_every else ()
+        rollouts = RolloutSource(cfg.data, cfg.task, program, loaded.tokenizer, cfg.batch_size, cfg.seed, *seen)
         return rollouts, rollouts.abstract()
     return build.stream(data), build.abstract_batch(data, cfg.batch_size, program.mesh)
 

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from qstar import sharding
-from qstar.data.rollouts import RolloutData
+from qstar.data.on_policy import RolloutData
 from qstar.data.tokenizer import Tokenizer
 from qstar.decoding import generate as decoding
 from qstar.decoding.generate import Written
@@ -36,10 +36,13 @@ class Rollout:
     """A text that was sampled after the prompt of a problem, and what was said of it."""
 
     problem: Problem
+    asked: str  # the prompt as text
     prompt: tuple[int, ...]
     tokens: tuple[int, ...]
-    text: str
-    behaviour: np.ndarray
+    text: str  # before the stop
+    ending: str  # the stop
+    behaviour: np.ndarray  # log-probs of the tokens where they were sampled
+    margins: np.ndarray  # nats between the two likeliest tokens
     verdict: Verdict
     finished: bool
     rewards: dict[str, float]
@@ -54,7 +57,7 @@ class RolloutSource:
 
     Args:
         rows: rollouts of a step: `cfg.samples` of each of rows / cfg.samples questions.
-        seen: told the rollouts of each step, those of questions that were replaced (`cfg.dead`) left out.
+        seen: told the number of each step and its rollouts; those of questions that were replaced are left out.
 
     Raises ValueError where no question fits into a row, or rows and samples do not divide.
     """
@@ -114,7 +117,19 @@ class RolloutSource:
     def abstract(self) -> Rollouts:
         """Shapes and types of a batch, laid out on the mesh."""
         one = self._row(
-            Rollout(self._problems[0], (0,), (0,), "", np.zeros(1), Verdict(False, "", ""), False, self._no)
+            Rollout(
+                self._problems[0],
+                "",
+                (0,),
+                (0,),
+                "",
+                "",
+                np.zeros(1),
+                np.zeros(1),
+                Verdict(False, "", ""),
+                False,
+                self._no,
+            )
         )
         place = sharding.named(self._program.mesh, "batch")
         shaped = lambda leaf: jax.ShapeDtypeStruct((self._rows, *np.shape(leaf)), leaf.dtype, sharding=place)  # noqa: E731
@@ -160,10 +175,13 @@ class RolloutSource:
         verdict = self._task.grader(text, problem.gold) if finished else Verdict(False, "", "too long")
         return Rollout(
             problem,
+            self._prompt(problem),
             written.prompts[row],
             tuple(tokens.tolist()),
             text,
+            written.ending[row],
             written.behaviour[row],
+            written.margins[row],
             verdict,
             finished,
             self._cfg.rewards.terms(verdict, finished, len(tokens), self._room),

@@ -7,6 +7,7 @@ import small_runs
 
 from qstar import runs
 from qstar.config import TrainConfig
+from qstar.data.rationales import Store
 from qstar.runs import train
 from qstar.training import loop
 from qstar.training.checkpoint import Checkpoints
@@ -103,3 +104,21 @@ def test_settings_that_cannot_work_are_refused_when_composed(overrides, named, t
 def test_rollouts_without_a_task_are_refused():
     with pytest.raises(ValueError, match="task=arithmetic"):
         small_runs.composed("~experiments", "method=grpo", "data=rollouts", "eval=none")
+
+
+def test_rollouts_are_rows_of_a_store_and_the_same_after_a_kill(tmp_path, capsys):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    more = ("method=grpo", "sample_every=2")
+    train.run(composed(whole, *more), whole)
+    shown = capsys.readouterr().out
+    assert shown.count("best rollout, reward") == shown.count("worst rollout, reward") == 3
+    train.run(composed(resumed, *more, "steps=2"), resumed)
+    train.run(composed(resumed, *more, "resume=x"), resumed)
+    rows = [Store.open(each / "rollouts").rows().to_pylist() for each in (whole, resumed)]
+    assert rows[0] == rows[1]
+    assert [row["iteration"] for row in rows[0]] == [1] * 8 + [2] * 8 + [4] * 8
+    row = rows[0][0]
+    assert len(row["tokens"]) == row["generated_tokens"] == len(row["logprobs"])
+    assert row["prompt"].startswith(row["question"]) or row["question"] in row["prompt"]
+    first = small_runs.lines(whole / "metrics.jsonl")[0]
+    np.testing.assert_allclose(np.mean([row["weight"] for row in rows[0][:8]]), first["reward"], rtol=1e-6)

@@ -15,7 +15,7 @@ from small_runs import ALPHABET
 
 from qstar import sharding
 from qstar.data import tokenizer as tokenizers
-from qstar.data.rollouts import RolloutData
+from qstar.data.on_policy import RolloutData
 from qstar.methods.policy_gradient import PolicyGradient
 from qstar.methods.ppo import PPO
 from qstar.methods.protocol import Models
