@@ -6,7 +6,6 @@ Two languages are spoken on a command line: the shell's, and Hydra's in the valu
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
@@ -21,12 +20,12 @@ def command(program: str, *arguments: str) -> str:
     return shlex.join([program, *arguments])
 
 
-def override(key: str, value: Any) -> str:
+def override(key: str, value: object) -> str:
     """`key=value` as Hydra reads it, in quotes of its own where it needs them."""
     return f"{key}={_value(value)}"
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     match value:
         case None | bool():
             return {None: "null", True: "true", False: "false"}[value]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import hydra
 import yaml
@@ -35,6 +35,7 @@ from qstar.evals.answers import TaskEval
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
+from qstar.files import Json
 from qstar.methods import protocol
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.dpo import DPO
@@ -63,7 +64,7 @@ from qstar.search.lookahead import Lookahead
 from qstar.search.majority import Majority
 from qstar.search.mcts import MCTS
 from qstar.search.particles import ParticleFilter
-from qstar.settings import Count, NonNegative, OneOf, Positive, PositiveShare, Seed, Whole
+from qstar.settings import Count, Dataclass, NonNegative, OneOf, Positive, PositiveShare, Seed, Whole
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, Rollouts
 from qstar.tasks.arithmetic import Arithmetic
@@ -316,6 +317,8 @@ class LabelConfig:
         _check_run_dir(self.run_dir)
 
 
+C = TypeVar("C", TrainConfig, ImproveConfig, SolveConfig, LabelConfig)
+
 SCHEMAS: dict[str, dict[str, type]] = {
     "method": {
         "quiet_star": QuietStar,
@@ -426,7 +429,7 @@ def _writable(schema: type) -> DictConfig:
     return node
 
 
-def build(node: DictConfig) -> Any:
+def build(node: DictConfig) -> Dataclass:
     """The frozen dataclass behind a composed configuration.
 
     Raises ValueError where a value is missing or its interpolation fails, and what the dataclasses' checks raise.
@@ -438,7 +441,7 @@ def build(node: DictConfig) -> Any:
         raise ValueError(_explained(error)) from error
 
 
-def composed(command: str, given: Sequence[str]) -> Any:
+def composed(command: str, given: Sequence[str]) -> TrainConfig | EvaluateConfig | ImproveConfig | SolveConfig:
     """What `qstar-COMMAND` makes of these arguments. Raises Hydra's errors, and ValueError as `build`."""
     register()
     with hydra.initialize_config_dir(CONFIGS, version_base="1.3"):
@@ -476,7 +479,7 @@ def save(cfg: TrainConfig | ImproveConfig | SolveConfig | LabelConfig, file: Pat
     files.write(file, OmegaConf.to_yaml(OmegaConf.create(_literal(contents))))
 
 
-def _chosen(cfg: Any, prefix: str = "") -> dict[str, str]:
+def _chosen(cfg: Dataclass, prefix: str = "") -> dict[str, str]:
     """The schema of every group by its dotted key, of a task within an evaluation too."""
     chosen = {}
     for one in dataclasses.fields(cfg):
@@ -487,7 +490,7 @@ def _chosen(cfg: Any, prefix: str = "") -> dict[str, str]:
     return chosen
 
 
-def _literal(tree: Any) -> Any:
+def _literal(tree: Json) -> Json:
     """Values in which OmegaConf looks nothing up: a text may hold `${`."""
     if isinstance(tree, dict):
         return {key: _literal(value) for key, value in tree.items()}
@@ -496,7 +499,7 @@ def _literal(tree: Any) -> Any:
     return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + r"\${", tree) if isinstance(tree, str) else tree
 
 
-def load(file: Path, given: Sequence[str] = (), schema: type = TrainConfig) -> Any:
+def load(file: Path, given: Sequence[str] = (), schema: type[C] = TrainConfig) -> C:
     """A saved configuration of this kind, with `key=value` overrides, in Hydra's grammar, on top.
 
     Raises ValueError, with file and line, for a file that this version of qstar does not read; and for overrides that
@@ -594,14 +597,14 @@ def _overridden(node: DictConfig, given: Sequence[str]) -> DictConfig:
     return node
 
 
-def changes(old: Any, new: Any) -> list[str]:
+def changes(old: Dataclass, new: Dataclass) -> list[str]:
     """`key = old, now new` of every value in which two configurations differ, but for the run's name and place."""
     before, after = _flat(old), _flat(new)
     keys = [key for key in {**before, **after} if key not in ("name", "run_dir", "resume")]
     return [f"{key} = {before.get(key)}, now {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
-def differing(old: Any, new: Any) -> list[str]:
+def differing(old: Dataclass, new: Dataclass) -> list[str]:
     """`key=value` on a command line for every value in which `new` differs; none where a choice of a group does."""
     before, after = _flat(old), _flat(new)
     keys = [key for key in after if key not in ("name", "run_dir", "resume") and before.get(key) != after[key]]
@@ -609,7 +612,7 @@ def differing(old: Any, new: Any) -> list[str]:
     return [] if chosen & set(keys) else [advice.override(key, after[key]) for key in keys]
 
 
-def _flat(cfg: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(cfg: Dataclass, prefix: str = "") -> dict[str, object]:
     """Values by dotted key; of a nested configuration its class as well."""
     found = {}
     for one in dataclasses.fields(cfg):

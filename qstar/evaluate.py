@@ -5,7 +5,6 @@ import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 import jax
@@ -18,6 +17,7 @@ from qstar.config import EvaluateConfig
 from qstar.evals import suite
 from qstar.evals.measure import NONE
 from qstar.evals.suite import Evaluator, NoEval
+from qstar.files import JsonObject
 from qstar.methods.lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.paths import CONFIGS
@@ -116,7 +116,7 @@ def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Policy]]:
         yield f"{path}, step {run.step}", run.step, Policy(method, definition, run.params, run.tokenizer)
 
 
-def _otherwise(method: Method, changes: dict[str, Any]) -> Method:
+def _otherwise(method: Method, changes: JsonObject) -> Method:
     """The method with other settings. Raises ValueError for a setting that it does not have."""
     known = [field.name for field in dataclasses.fields(method)]
     for name, value in changes.items():

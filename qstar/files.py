@@ -21,7 +21,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+JsonObject = dict[str, Json]
 
 PARTIAL = ".new"  # how the names of files end that are still being written
 LOCK = ".lock"  # in a folder that a process writes; there only while it does, unless it was killed
@@ -95,7 +97,7 @@ def sync(folder: Path) -> None:
         os.close(handle)
 
 
-def write_json(file: str | Path, contents: Any) -> None:
+def write_json(file: str | Path, contents: Json) -> None:
     write(file, json.dumps(contents, indent=2) + "\n")
 
 
@@ -119,7 +121,7 @@ def append(file: str | Path, records: Sequence[dict], durable: bool = False) -> 
 class Line:
     """A record of a file of JSON lines."""
 
-    record: dict[str, Any]
+    record: JsonObject
     raw: bytes  # with the end of the line
     where: str  # file and line, for errors
 
@@ -148,7 +150,7 @@ def lines(file: str | Path, kind: str, **fields: type | tuple[type, ...]) -> lis
     return found
 
 
-def records(file: str | Path, kind: str, **fields: type | tuple[type, ...]) -> list[dict[str, Any]]:
+def records(file: str | Path, kind: str, **fields: type | tuple[type, ...]) -> list[JsonObject]:
     """The records of `lines`."""
     return [line.record for line in lines(file, kind, **fields)]
 
@@ -177,7 +179,7 @@ def until(file: str | Path, step: int, kind: str, **fields: type | tuple[type, .
     return kept
 
 
-def _record(raw: bytes, where: str, kind: str) -> dict[str, Any]:
+def _record(raw: bytes, where: str, kind: str) -> JsonObject:
     try:
         record = json.loads(raw.decode("utf-8"))
     except ValueError as error:
@@ -200,7 +202,7 @@ def _reason(error: ValueError) -> str:
     return str(error)
 
 
-def check(record: dict[str, Any], where: str, kind: str, **fields: type | tuple[type, ...]) -> None:
+def check(record: JsonObject, where: str, kind: str, **fields: type | tuple[type, ...]) -> None:
     """Raise ValueError where the record lacks one of the fields, or has one of another type."""
     for name, types in fields.items():
         if name not in record:
@@ -216,7 +218,7 @@ def _as_tuple(types: type | tuple[type, ...]) -> tuple[type, ...]:
     return types if isinstance(types, tuple) else (types,)
 
 
-def read_json(file: str | Path) -> dict[str, Any]:
+def read_json(file: str | Path) -> JsonObject:
     """The object in a file of JSON. Raises FileNotFoundError; ValueError with file and line for what is none."""
     file = Path(file)
     if not file.is_file():
@@ -257,7 +259,7 @@ def checksum_of(contents: bytes | memoryview) -> str:
     return digest.hexdigest()
 
 
-def _digest() -> Any:
+def _digest() -> "hashlib._Hash":
     return hashlib.blake2b(digest_size=16)
 
 
@@ -285,7 +287,7 @@ def text(path: Path) -> str:
     return decoded(path.read_bytes(), path)
 
 
-def parsed(text: str, where: str) -> Any:
+def parsed(text: str, where: str) -> Json:
     """The value of a JSON text. Raises ValueError that begins with `where`."""
     try:
         value = json.loads(text)
@@ -301,7 +303,7 @@ def parsed(text: str, where: str) -> Any:
     return value
 
 
-def _check_surrogates(value: Any, where: str) -> None:
+def _check_surrogates(value: Json, where: str) -> None:
     r"""Raise ValueError for halves of characters: \ud83d without its partner is no text."""
     try:
         json.dumps(value, ensure_ascii=False).encode("utf-8")
@@ -310,7 +312,7 @@ def _check_surrogates(value: Any, where: str) -> None:
         raise ValueError(f"{where} is not Unicode: it holds {half!r}, half of a surrogate pair") from error
 
 
-def json_object(path: Path) -> dict[str, Any]:
+def json_object(path: Path) -> JsonObject:
     """The object of a JSON file. Raises ValueError for other files, and for one that is far too large."""
     size = os.stat(path).st_size
     if size > MAX_JSON:

@@ -13,11 +13,17 @@ import math
 import numbers
 import types
 from collections.abc import Collection, Mapping
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, ClassVar, Protocol, Union, get_args, get_origin, get_type_hints
 
 INT32, UINT32 = 2**31 - 1, 2**32 - 1
 LARGEST = 1e12  # of a number: the product of three such numbers is finite in float32
 SMALLEST = 2.0**-126  # of a number that may not be zero: what is smaller is zero on most devices
+
+
+class Dataclass(Protocol):
+    """Any dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +44,7 @@ class Range:
             and not (self.open_low and low == 0 and value < SMALLEST)
         )
 
-    def advice(self, kind: type, value: Any = None) -> str:
+    def advice(self, kind: type, value: object = None) -> str:
         """What was expected; the limit of the type is named where the value is beyond it."""
         said = f"expected {self.words(kind)}"
         low, high = self._limits(kind)
@@ -80,7 +86,7 @@ class OneOf:
     def holds(self, value: str, kind: type) -> bool:
         return value in self.choices
 
-    def advice(self, kind: type, value: Any = None) -> str:
+    def advice(self, kind: type, value: object = None) -> str:
         return f"choose {self.words(kind)}"
 
     def words(self, kind: type) -> str:
@@ -107,7 +113,7 @@ class Rule:
     optional: bool = False  # None is legal
     many: bool = False  # a list of them
 
-    def refusal(self, value: Any) -> str:
+    def refusal(self, value: object) -> str:
         """What is wrong with a value, and what was expected; nothing where it is legal."""
         if value is None and self.optional:
             return ""
@@ -118,14 +124,14 @@ class Rule:
         wrong = [one for one in value if not self._holds(one)]
         return f", in it {wrong[0]!r}: {self.legal.advice(self.kind, wrong[0])}" if wrong else ""
 
-    def _holds(self, value: Any) -> bool:
+    def _holds(self, value: object) -> bool:
         return _is(value, self.kind) and self.legal.holds(value, self.kind)
 
     def __str__(self) -> str:
         return self.legal.words(self.kind)
 
 
-def _is(value: Any, kind: type) -> bool:
+def _is(value: object, kind: type) -> bool:
     if kind is str:
         return isinstance(value, str)
     number = numbers.Integral if kind is int else numbers.Real
@@ -140,7 +146,7 @@ def rules(schema: type) -> Mapping[str, Rule]:
     return {name: rule for name, rule in found.items() if rule is not None}
 
 
-def rule(hint: Any) -> Rule | None:
+def rule(hint: object) -> Rule | None:
     """What a type says; None where it is no number and no choice."""
     if hint in (int, float):
         return Rule(hint, Range())
@@ -157,7 +163,7 @@ def rule(hint: Any) -> Rule | None:
     return None
 
 
-def check(config: Any, group: str = "") -> None:
+def check(config: Dataclass, group: str = "") -> None:
     """Raise ValueError for the first field whose value is not legal: its key, the value, what was expected.
 
     Args:

@@ -9,7 +9,7 @@ import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from qstar import settings
 from qstar.settings import Range
+from qstar.typing import PyTree
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -136,7 +137,7 @@ def places(axes: dict, mesh: jax.sharding.Mesh) -> dict:
     return jax.tree.map(lambda names: named(mesh, *names), axes, is_leaf=lambda leaf: isinstance(leaf, tuple))
 
 
-def put(tree: Any, places: Any) -> Any:
+def put(tree: PyTree, places: PyTree) -> PyTree:
     """Copies of the leaves where they belong; with several processes every one of them has all of every leaf."""
     if jax.process_count() == 1:
         return jax.device_put(tree, places, may_alias=False)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jaxtyping
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, jaxtyped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, jaxtyped
 
 Key = PRNGKeyArray
 Keys = jaxtyping.Key[Array, "B"]  # one a row
@@ -44,4 +44,4 @@ def typed(function: Callable) -> Callable:
     return call
 
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "Keys", "Params", "typed"]
+__all__ = ["Array", "Bool", "Float", "Int", "Key", "Keys", "Params", "PyTree", "typed"]

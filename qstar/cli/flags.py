@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable
-from typing import Any
 
 from qstar import settings
 
@@ -17,7 +16,7 @@ def overriding(parser: argparse.ArgumentParser, flag: str, what: str) -> None:
     parser.add_argument(flag, nargs="+", default=[], metavar="KEY=VALUE", help=what)
 
 
-def number(hint: Any) -> Callable[[str], float]:
+def number(hint: object) -> Callable[[str], float]:
     """What argparse makes of a number: `type=number(Count)`. One that is not legal is refused with its flag."""
     rule = settings.rule(hint)
 
@@ -34,7 +33,7 @@ def number(hint: Any) -> Callable[[str], float]:
     return parse
 
 
-def check(parser: argparse.ArgumentParser, rule: Callable[..., None], *arguments: Any) -> None:
+def check(parser: argparse.ArgumentParser, rule: Callable[..., None], *arguments: object) -> None:
     """Leave with the parser's message where `rule` raises ValueError for these arguments."""
     try:
         rule(*arguments)

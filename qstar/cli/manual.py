@@ -13,7 +13,6 @@ import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -133,7 +132,7 @@ def _entry(start: str, meaning: str) -> Iterator[str]:
     yield from (room + line for line in lines)
 
 
-def _spelled(value: Any) -> str:
+def _spelled(value: object) -> str:
     """As an override gives it; a long one is cut."""
     if isinstance(value, list | tuple):
         shown = f"[{','.join(map(_spelled, value))}]"
@@ -146,7 +145,7 @@ def _spelled(value: Any) -> str:
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 3]}..."
 
 
-def _number(value: Any) -> bool:
+def _number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

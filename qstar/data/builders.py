@@ -11,13 +11,13 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import tensorflow_datasets as tfds
 
 from qstar import files, paths
+from qstar.files import JsonObject
 from qstar.tasks import lines
 from qstar.tasks.lines import SEPARATOR
 
@@ -65,7 +65,7 @@ def _licence(path: Path) -> str | None:
     return None
 
 
-def _source(path: Path) -> dict[str, Any]:
+def _source(path: Path) -> JsonObject:
     return {
         "path": str(path.resolve()),
         "bytes": path.stat().st_size,
@@ -99,7 +99,7 @@ class _LocalFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """A builder whose splits are local files: subclasses say what a record is."""
 
     VERSION = tfds.core.Version("1.0.0")
-    FEATURES: dict[str, Any]
+    FEATURES: dict[str, tfds.features.FeatureConnector]
     DESCRIPTION: str
 
     def __init__(self, files: dict[str, list[Path]], cache_dir: str | os.PathLike | None = None, options: str = ""):
@@ -121,7 +121,7 @@ class _LocalFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
         return {split: self._generate_examples(paths) for split, paths in self.files.items()}
 
-    def _generate_examples(self, paths: list[Path]) -> Iterator[tuple[int, dict[str, Any]]]:
+    def _generate_examples(self, paths: list[Path]) -> Iterator[tuple[int, JsonObject]]:
         count = 0
         for path in paths:
             for record in self.records(path):
@@ -130,7 +130,7 @@ class _LocalFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         if count == 0:
             raise ValueError(f"no documents: {', '.join(map(str, paths))} hold nothing but whitespace")
 
-    def records(self, path: Path) -> Iterator[dict[str, Any]]:
+    def records(self, path: Path) -> Iterator[JsonObject]:
         raise NotImplementedError
 
 
@@ -154,7 +154,7 @@ class TextFiles(_LocalFiles):
         self.field, self.separator = field, separator
         super().__init__({"train": text_files(paths)}, cache_dir, repr((field, separator)))
 
-    def records(self, path: Path) -> Iterator[dict[str, Any]]:
+    def records(self, path: Path) -> Iterator[JsonObject]:
         return ({"text": text} for text in documents(path, self.field, self.separator))
 
 
@@ -166,7 +166,7 @@ class Gsm8k(_LocalFiles):
     FEATURES = {"question": tfds.features.Text(), "answer": tfds.features.Text()}  # noqa: RUF012
     SPLITS = {"train": "train.jsonl", "test": "test.jsonl"}  # noqa: RUF012
 
-    def records(self, path: Path) -> Iterator[dict[str, Any]]:
+    def records(self, path: Path) -> Iterator[JsonObject]:
         for where, record in lines.json_lines(path):
             answer = lines.member(record, "answer", where)
             if "####" not in answer:
@@ -186,7 +186,7 @@ class CommonsenseQA(_LocalFiles):
     }
     SPLITS = {"train": "train_rand_split.jsonl", "dev": "dev_rand_split.jsonl"}  # noqa: RUF012
 
-    def records(self, path: Path) -> Iterator[dict[str, Any]]:
+    def records(self, path: Path) -> Iterator[JsonObject]:
         for where, record in lines.json_lines(path):
             question = lines.member(record, "question", where, dict)
             choices = lines.member(question, "choices", where, list)
@@ -199,7 +199,7 @@ class CommonsenseQA(_LocalFiles):
             yield {"question": lines.member(question, "stem", where), "choices": texts, "answer": answer}
 
 
-def _prepared(make: Any) -> _LocalFiles:
+def _prepared(make: Callable[[], _LocalFiles]) -> _LocalFiles:
     """A builder whose data is on disk."""
     tfds.disable_progress_bar()
     builder = make()
@@ -229,7 +229,9 @@ def prepare_text(
     return _prepared(lambda: TextFiles(paths, cache_dir, field, separator)).as_data_source(split="train")
 
 
-def _questions(builder: type, folder: str | os.PathLike, split: str, cache_dir: Any) -> list[dict[str, Any]]:
+def _questions(
+    builder: type[_LocalFiles], folder: str | os.PathLike, split: str, cache_dir: str | os.PathLike | None
+) -> list[JsonObject]:
     if split not in builder.SPLITS:
         raise ValueError(f"split is {split!r}, expected one of {', '.join(builder.SPLITS)}")
     file = _existing(Path(folder) / builder.SPLITS[split])
@@ -244,7 +246,7 @@ def gsm8k(folder: str | os.PathLike, split: str, cache_dir: str | os.PathLike | 
 
 def commonsense_qa(
     folder: str | os.PathLike, split: str, cache_dir: str | os.PathLike | None = None
-) -> list[dict[str, Any]]:
+) -> list[JsonObject]:
     """`split` "train" or "dev" of CommonsenseQA, from train_rand_split.jsonl or dev_rand_split.jsonl in `folder`.
 
     Rows are {"question", "choices": five texts, "answer": a letter}.

@@ -5,9 +5,12 @@ and from the batch that their losses take.
 """
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from qstar.structs import Batch, Pairs
+
+if TYPE_CHECKING:  # its library takes a while to import
+    from qstar.data.tokenizer import Tokenizer
 
 FAR = 2**20  # a batch that no run comes to
 
@@ -28,17 +31,18 @@ class Data:
 
     length: int  # tokens in a row
 
-    def build(self, tokenizer: Any, batch_size: int, seed: int, say: Callable[[str], None] = print) -> RandomAccess:
+    def build(
+        self, tokenizer: "Tokenizer", batch_size: int, seed: int, say: Callable[[str], None] = print
+    ) -> RandomAccess:
         """dataset[k] is the batch of step k, without end.
 
         Args:
-            tokenizer: `data.tokenizer.Tokenizer`; each format names the part of it that it needs.
             say: told in a line what was left out.
 
         Raises FileNotFoundError and ValueError for files that are not there, or make no rows.
         """
         raise NotImplementedError(f"{type(self).__name__} does not define build")
 
-    def held_out(self, tokenizer: Any, training: RandomAccess, batch_size: int, seed: int) -> Batch | Pairs:
+    def held_out(self, tokenizer: "Tokenizer", training: RandomAccess, batch_size: int, seed: int) -> Batch | Pairs:
         """A batch that training does not reach."""
         return training[FAR]

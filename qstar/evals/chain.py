@@ -69,7 +69,7 @@ class ChainEval:
         """Raises FileNotFoundError where a folder or its file is missing, ValueError for a file with bad records."""
         from qstar.data import builders  # here: its libraries take a second to import
 
-        suite.check_folders(self)
+        suite.check_folders(gsm8k=self.gsm8k, commonsense_qa=self.commonsense_qa)
         begin = (tokenizer.id_of(self.begin),) if self.begin else tokenizer.begin
         if None in begin:
             raise ValueError(f"eval.begin = {self.begin!r} is not one token of this model's tokenizer; name one")

@@ -10,13 +10,13 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from qstar import files
 from qstar.evals.measure import ItemRow
+from qstar.files import Json, JsonObject
 from qstar.methods.protocol import TOKEN_IDS
 
 KIND = "a line of an evaluation's journal"
@@ -32,7 +32,7 @@ class Journal:
     Raises ValueError where the folder has rows of another evaluation under this name, or a file that is none.
     """
 
-    def __init__(self, folder: Path, name: str, identity: dict[str, Any]):
+    def __init__(self, folder: Path, name: str, identity: JsonObject):
         self._open, self._finished = folder / f"{name}.jsonl", folder / f"{name}.parquet"
         self._identity = json.loads(json.dumps(identity))
         self.rows: list[ItemRow] | None = None  # of all items, where all are answered
@@ -64,7 +64,7 @@ class Journal:
             self.batches[line.record["batch"]] = line.record["rows"]
         os.truncate(self._open, sum(len(line.raw) for line in whole))
 
-    def _check(self, found: dict[str, Any], file: Path) -> None:
+    def _check(self, found: JsonObject, file: Path) -> None:
         before, now = _flat(found), _flat(self._identity)
         earlier = {f"method.{name}" for name in TOKEN_IDS}
         keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in earlier]
@@ -88,7 +88,7 @@ class Journal:
         self._open.unlink()
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def _flat(tree: Json, prefix: str = "") -> JsonObject:
     if not isinstance(tree, dict):
         return {prefix: tree}
     return {
@@ -96,7 +96,7 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     }
 
 
-def _short(value: Any) -> str:
+def _short(value: Json) -> str:
     text = str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -120,7 +120,7 @@ def read(file: str | Path) -> pa.Table:
     return table
 
 
-def identity_of(table: pa.Table) -> dict[str, Any]:
+def identity_of(table: pa.Table) -> JsonObject:
     """What was evaluated, as `qstar-evaluate` wrote it down."""
     return json.loads(table.schema.metadata[METADATA])
 

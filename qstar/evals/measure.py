@@ -9,7 +9,7 @@ has the loop over batches, the journal that makes it resumable, and the files.
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import jax
 import numpy as np
@@ -17,12 +17,13 @@ import numpy as np
 from qstar import settings
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import intervals
+from qstar.files import Json
 from qstar.policy import Policy
 from qstar.typing import Float, Key, Keys
 
 NONE, GREEDY, SAMPLED = WAYS = ("none", "greedy", "sampled")
 
-ItemRow = Mapping[str, Any]
+ItemRow = Mapping[str, Json]
 """Columns every measure writes: `item` (its id), `thoughts` (a way), `draw` (from 0). The others are the measure's own:
 text, numbers, truth values, or lists of numbers."""
 
@@ -66,6 +67,17 @@ class Measure(Protocol):
         """All rows of one way as figures. Names are table columns; none ends in _low or _high."""
 
 
+class Evaluation(Protocol):
+    """A frozen dataclass that says which questions are asked, and how."""
+
+    every: int  # steps between evaluations during training; 0: only before and after
+    thoughts: tuple[str, ...]  # ways of answering
+    overlong: str  # questions that are longer than the model can read: error, or skip
+
+    def measures(self, tokenizer: Tokenizer) -> Sequence[Measure]:
+        """Raises FileNotFoundError and ValueError where the questions are not there or bad."""
+
+
 def item_keys(key: Key, items: Sequence[Identified]) -> Key:
     """A key for every item that depends on `key` and its id alone, whatever is asked beside it: [len(items)]."""
     ids = np.asarray([zlib.crc32(item.id.encode()) for item in items], np.uint32)
@@ -81,7 +93,7 @@ def sample_keys(keys: Keys, samples: int) -> Keys:
     return each.reshape(-1)
 
 
-def check(cfg: Any) -> None:
+def check(cfg: Evaluation) -> None:
     """Raise ValueError for what every evaluation's configuration has, where it is out of range."""
     settings.check(cfg, "eval")
     wrong = [way for way in cfg.thoughts if way not in WAYS]

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -18,8 +18,9 @@ from qstar.data.overlong import OVERLONG
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals import measure
 from qstar.evals.choices import ChoiceTexts
-from qstar.evals.measure import GREEDY, NONE, WAYS, Figure, ItemRow, Measure
+from qstar.evals.measure import GREEDY, NONE, WAYS, Evaluation, Figure, ItemRow, Measure
 from qstar.evals.probability import Direct
+from qstar.files import JsonObject
 from qstar.methods.protocol import Method
 from qstar.models.definition import Definition
 from qstar.policy import Policy
@@ -103,7 +104,7 @@ class QuestionsEval:
         """Raises FileNotFoundError where a folder or its file is missing, ValueError for a file with bad records."""
         from qstar.data import builders  # here: its libraries take a second to import
 
-        check_folders(self)
+        check_folders(gsm8k=self.gsm8k, commonsense_qa=self.commonsense_qa)
         bos = next(iter(tokenizer.begin), None)
         found = []
         if self.gsm8k:
@@ -144,13 +145,12 @@ def data_folder(name: str) -> str:
     return f"{os.environ.get('QSTAR_DATA', '')}/{name}"
 
 
-def check_folders(cfg: Any) -> None:
-    """Raise FileNotFoundError where a folder of questions that `cfg` names is none.
+def check_folders(**folders: str) -> None:
+    """Raise FileNotFoundError where a folder of questions, by the name of its setting, is none.
 
     Not for __post_init__: a trained run is opened where its questions are not.
     """
-    for name in ("gsm8k", "commonsense_qa"):
-        folder = getattr(cfg, name)
+    for name, folder in folders.items():
         if folder and not os.path.isdir(folder):
             raise FileNotFoundError(
                 f"eval.{name} = {folder!r} is no folder: set QSTAR_DATA to the folder that holds gsm8k/ and "
@@ -217,7 +217,7 @@ class Row:
         return self.figures["nll"].value
 
 
-def as_dict(row: Row) -> dict[str, Any]:
+def as_dict(row: Row) -> JsonObject:
     """One flat level: a figure f is f, f_low and f_high."""
     figures = {}
     for name, figure in row.figures.items():
@@ -229,7 +229,7 @@ def as_dict(row: Row) -> dict[str, Any]:
 FIELDS = {"task": str, "thoughts": bool, "n": int}  # of what `as_dict` makes
 
 
-def from_dict(flat: dict[str, Any]) -> Row:
+def from_dict(flat: JsonObject) -> Row:
     """A row out of what `as_dict` made of it, or an earlier version, which had no ways and no interval of the nll."""
     way = flat.get("way", GREEDY if flat["thoughts"] else NONE)
     figures = {
@@ -239,7 +239,7 @@ def from_dict(flat: dict[str, Any]) -> Row:
     return Row(flat["task"], flat["thoughts"], way, flat.get("draws", 1), flat["n"], figures)
 
 
-def figures_of(flat: dict[str, Any]) -> list[str]:
+def figures_of(flat: JsonObject) -> list[str]:
     """The names of the figures in what `as_dict` made."""
     return [name for name in flat if f"{name}_low" in flat or name == "nll"]
 
@@ -250,7 +250,7 @@ def figures_of(flat: dict[str, Any]) -> list[str]:
 class Evaluator:
     """Asks a method's model the questions of a configuration."""
 
-    def __init__(self, cfg: Any, method: Method, definition: Definition, tokenizer: Tokenizer):
+    def __init__(self, cfg: Evaluation, method: Method, definition: Definition, tokenizer: Tokenizer):
         self.cfg = cfg
         self._method, self._definition, self._tokenizer = method, definition, tokenizer
         ways = tuple(way for way in WAYS if way in cfg.thoughts)
@@ -341,7 +341,7 @@ class Evaluator:
         # All are opened before the first question is asked.
         return [Journal(folder, one.name, self._identity(one, weights, key)) for one in self._measures]
 
-    def _identity(self, one: Measure, weights: str, key: Key) -> dict[str, Any]:
+    def _identity(self, one: Measure, weights: str, key: Key) -> JsonObject:
         asked = {"class": type(self.cfg).__name__, **dataclasses.asdict(self.cfg)}
         del asked["every"]  # of training
         asked.pop("overlong", None)  # which questions were asked is told by themselves

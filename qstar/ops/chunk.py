@@ -4,10 +4,11 @@ Used for everything of vocabulary size. Gradients recompute each slice, so the b
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+
+from qstar.typing import PyTree
 
 BUDGET_BYTES = 64 * 2**20  # of float32 logits per slice: past the caches of a CPU, small beside any model
 
@@ -18,7 +19,7 @@ def slice_size(length: int, elements: int) -> int:
     return max(1, -(-length // max(1, slices)))
 
 
-def chunked(fn: Callable[[Any], Any], arrays: Any, axis: int, size: int) -> Any:
+def chunked(fn: Callable[[PyTree], PyTree], arrays: PyTree, axis: int, size: int) -> PyTree:
     """`fn(arrays)` computed on slices of `size` entries along `axis` of every input and output leaf.
 
     Exact for functions that treat the axis entry by entry. The last slice is padded by repeating the last entry.

@@ -7,15 +7,18 @@ Okabe and Ito and two of Tol's, which colour-blind readers tell apart.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#882255", "#666666", "#000000", "#56b4e9", "#e69f00")
 GREY = "#999999"
-
-Axes = Any  # of matplotlib, as is Figure
-Figure = Any
+Colour = str | tuple[float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Curve:
     label: str
     x: Sequence[float]
     y: Sequence[float]
-    colour: Any
+    colour: Colour
     low: Sequence[float] = ()  # the interval at every x; empty where there is none
     high: Sequence[float] = ()
     runs: Sequence[Sequence[float]] = ()  # of which `y` is the mean, drawn faintly from the first x on
@@ -47,7 +50,7 @@ class Point:
 
 def grid(
     count: int, across: int, width: float, height: float, heights: Sequence[float] = (), shared: bool = False
-) -> tuple[Figure, list[Axes]]:
+) -> "tuple[Figure, list[Axes]]":
     """So many panels, `across` in a row, each of this size in inches; `heights`: of the rows, relative to each other.
 
     Raises ModuleNotFoundError without matplotlib.
@@ -67,7 +70,7 @@ def grid(
     return figure, list(axes.flat[:count])
 
 
-def _pyplot() -> Any:
+def _pyplot() -> ModuleType:
     try:
         import matplotlib
     except ModuleNotFoundError as error:
@@ -78,12 +81,12 @@ def _pyplot() -> Any:
     return pyplot
 
 
-def shades(count: int) -> list[Any]:
+def shades(count: int) -> list[Colour]:
     """Colours of an order, from dark to light."""
     return [_pyplot().get_cmap("viridis")(number / count) for number in range(count)]
 
 
-def curves(axes: Axes, shown: Sequence[Curve], x: str, y: str, limits: tuple[float, float] | None = None) -> None:
+def curves(axes: "Axes", shown: Sequence[Curve], x: str, y: str, limits: tuple[float, float] | None = None) -> None:
     """Every curve with its band and the runs that it is the mean of; `limits` of the y axis."""
     for one in shown:
         for run in one.runs:
@@ -104,7 +107,7 @@ def mean_of_runs(runs: Sequence[Sequence[float]]) -> list[float]:
     return [sum(values) / len(values) for values in at]
 
 
-def points(axes: Axes, names: Sequence[str], shown: Sequence[Point], bold: str, limits: tuple[float, float]) -> None:
+def points(axes: "Axes", names: Sequence[str], shown: Sequence[Point], bold: str, limits: tuple[float, float]) -> None:
     """Points with horizontal intervals, a row for every name from above; the name `bold` stands out."""
     for one in shown:
         around = [[one.mean - one.low], [one.high - one.mean]]
@@ -117,7 +120,7 @@ def points(axes: Axes, names: Sequence[str], shown: Sequence[Point], bold: str, 
     axes.set_xlim(*limits)
 
 
-def histogram(axes: Axes, values: np.ndarray, x: str, y: str, outer: float = 0.005, bins: int = 81) -> None:
+def histogram(axes: "Axes", values: np.ndarray, x: str, y: str, outer: float = 0.005, bins: int = 81) -> None:
     """Numbers of values on a logarithmic axis; the `outer` share that is farthest from 0 stands in the last bars."""
     reach = np.quantile(np.abs(values), 1 - outer)
     axes.hist(np.clip(values, -reach, reach), bins=bins, color=COLOURS[0])
@@ -126,14 +129,14 @@ def histogram(axes: Axes, values: np.ndarray, x: str, y: str, outer: float = 0.0
     axes.set_ylabel(y, fontsize=9)
 
 
-def level(axes: Axes, value: float, text: str = "", upright: bool = False) -> None:
+def level(axes: "Axes", value: float, text: str = "", upright: bool = False) -> None:
     """A dotted line for what a figure is held against (chance, a published number), across or `upright`."""
     (axes.axvline if upright else axes.axhline)(value, color="#bbbbbb", linewidth=0.8, linestyle=":")
     if text:
         axes.text(0, value + 0.005, text, fontsize=7, color="0.4", va="bottom")
 
 
-def legend(figure: Figure, names: Sequence[str], colours: Sequence[str], markers: Sequence[str]) -> None:
+def legend(figure: "Figure", names: Sequence[str], colours: Sequence[str], markers: Sequence[str]) -> None:
     """One legend for all panels, above them."""
     lines = [
         _pyplot().Line2D([], [], color=colour, marker=marker, markersize=4)
@@ -142,7 +145,7 @@ def legend(figure: Figure, names: Sequence[str], colours: Sequence[str], markers
     figure.legend(lines, names, loc="outside upper right", ncols=len(names), fontsize=8, frameon=False)
 
 
-def save(figure: Figure, file: Path) -> None:
+def save(figure: "Figure", file: Path) -> None:
     """Write a PNG that is the same whenever the numbers are."""
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150, metadata={"Software": None})

@@ -2,24 +2,25 @@
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from qstar import files
+from qstar.files import JsonObject
 
 TRAINED = ("sample", "hint", "train")  # phases of self-training's ledger
 MEASURED = ("wrong_hint", "dev", "test")  # phases that it does without
 
-T = TypeVar("T")
+T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
 
 
-def lines(file: Path) -> list[dict[str, Any]]:
+def lines(file: Path) -> list[JsonObject]:
     """The records of a file of JSON lines; none where there is no such file."""
     return files.records(file, "a record")
 
 
-def columns(records: Sequence[dict[str, Any]], *names: str) -> dict[str, np.ndarray]:
+def columns(records: Sequence[JsonObject], *names: str) -> dict[str, np.ndarray]:
     """Numbers of records by name, each [N]; nan where a record lacks it. Without names: all that are numbers."""
     chosen = names or tuple(
         dict.fromkeys(name for one in records for name, value in one.items() if isinstance(value, int | float))
@@ -35,7 +36,7 @@ def metrics(run: Path, *names: str) -> dict[str, np.ndarray]:
     return columns(_there(run / "metrics.jsonl", "a run directory"), *(("step", *names) if names else ()))
 
 
-def evaluations(folder: Path) -> list[dict[str, Any]]:
+def evaluations(folder: Path) -> list[JsonObject]:
     """The lines of evals.jsonl by step, of a run or of what qstar-evaluate wrote with out=FOLDER.
 
     Raises FileNotFoundError where there is none.
@@ -44,25 +45,25 @@ def evaluations(folder: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda line: line["step"])
 
 
-def _there(file: Path, expected: str) -> list[dict[str, Any]]:
+def _there(file: Path, expected: str) -> list[JsonObject]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not there: expected {expected}")
     return lines(file)
 
 
-def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> dict[Any, list[T]]:
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     """Items by their key, keys in the order in which they first come."""
-    groups: dict[Any, list[T]] = {}
+    groups: dict[K, list[T]] = {}
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
 
 
-def first(items: Iterable[dict[str, Any]], **fields: object) -> dict[str, Any] | None:
+def first(items: Iterable[JsonObject], **fields: object) -> JsonObject | None:
     """The first record with these values; None where there is none."""
     return next((one for one in items if all(one[name] == value for name, value in fields.items())), None)
 
 
-def spent(lines: Iterable[dict[str, Any]], name: str, phases: Sequence[str] = TRAINED) -> float:
+def spent(lines: Iterable[JsonObject], name: str, phases: Sequence[str] = TRAINED) -> float:
     """Tokens or FLOPs of these phases of self-training, over all its iterations."""
     return sum(line["ledger"].get(phase, {}).get(name, 0) for line in lines for phase in phases)

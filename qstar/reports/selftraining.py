@@ -6,8 +6,8 @@ only base, with the intervals of `evals/intervals.py`.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from qstar.files import JsonObject
 from qstar.reports import figures, frames, tables
 from qstar.reports.figures import Curve
 
@@ -22,10 +22,10 @@ class Run:
     arm: str
     base: int
     seed: int
-    lines: list[dict[str, Any]]  # of iterations.jsonl
+    lines: list[JsonObject]  # of iterations.jsonl
 
     @property
-    def last(self) -> dict[str, Any]:
+    def last(self) -> JsonObject:
         return self.lines[-1]
 
 

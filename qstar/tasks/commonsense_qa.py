@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from qstar.files import Json
 from qstar.settings import Count, Whole
 from qstar.tasks import items, lines, problem
 from qstar.tasks.grading import grade
@@ -20,14 +20,14 @@ from qstar.tasks.worded import Worded
 LETTERS = "ABCDE"
 
 
-def question(row: Mapping[str, Any]) -> str:
+def question(row: Mapping[str, Json]) -> str:
     """The question and its five choices, one a line: "(A) ...", "(B) ..."."""
     choices = [f"({letter}) {choice}" for letter, choice in zip(LETTERS, row["choices"], strict=True)]
     return "\n".join([row["question"], *choices])
 
 
 def direct(
-    rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, limit: int = items.LIMIT, bos: int | None = None
+    rows: Iterable[Mapping[str, Json]], tokenizer: Tokenizer, limit: int = items.LIMIT, bos: int | None = None
 ) -> list[Item]:
     """Zero-shot direct items "Q: {question}\\n(A) ...\\nA: {letter}\\n" of rows {question, choices, answer}.
 
@@ -41,7 +41,7 @@ def direct(
 
 
 def texts(
-    rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, limit: int = items.LIMIT, bos: int | None = None
+    rows: Iterable[Mapping[str, Json]], tokenizer: Tokenizer, limit: int = items.LIMIT, bos: int | None = None
 ) -> list[Choices]:
     """The same questions answered by a choice's text instead of its letter: the choices are not listed before."""
     return [

@@ -5,7 +5,8 @@ A message is {"role": "system", "user" or "assistant", "content": text}, as chat
 
 import json
 from collections.abc import Sequence
-from typing import Any
+
+from qstar.files import Json
 
 Message = dict[str, str]
 MARK = "\x1emessages "  # before the JSON of a conversation: no other text begins with this control character
@@ -22,7 +23,7 @@ def parsed(prompt: str) -> list[Message] | None:
     return json.loads(prompt.removeprefix(MARK)) if prompt.startswith(MARK) else None
 
 
-def checked(messages: Any, where: str, last: str) -> list[Message]:
+def checked(messages: Json, where: str, last: str) -> list[Message]:
     """The messages of a record, the last of which is of the role `last`. Raises ValueError with place and value."""
     if not isinstance(messages, list) or not messages:
         raise ValueError(f"{where}: messages is {str(messages)[:60]!r}, expected a list of them")

@@ -14,9 +14,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from qstar import settings
+from qstar.files import JsonObject
 from qstar.settings import OneOf, Share, Whole
 from qstar.tasks import conversation, lines, problem, worded
 from qstar.tasks.grading import grade
@@ -110,7 +111,7 @@ class Jsonl(Worded):
                 Problem(id or f"{file.stem}-{number}", question, answer, hint, worded.flattened(rationale), group),
             )
 
-    def _question(self, record: dict[str, Any], where: str) -> str:
+    def _question(self, record: JsonObject, where: str) -> str:
         """The text of a question; of `messages` the conversation that ends with it."""
         if "messages" in record:
             return conversation.spelled(conversation.checked(record["messages"], where, "user"))
@@ -145,7 +146,7 @@ class Jsonl(Worded):
         return f"{around[0]}{problem.told}{around[1]}"
 
 
-def _text(record: dict[str, Any], name: str, where: str, needed: bool = False) -> str:
+def _text(record: JsonObject, name: str, where: str, needed: bool = False) -> str:
     """A text or a number, as text. What is not needed may be absent or null, or NaN, as data frames spell it."""
     value = record.get(name)
     if isinstance(value, str):

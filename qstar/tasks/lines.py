@@ -3,9 +3,12 @@
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from qstar import files
+from qstar.files import Json, JsonObject
+
+T = TypeVar("T")
 
 SEPARATOR = "<|doc|>"  # the line between two documents of a plain-text file
 
@@ -17,7 +20,7 @@ def existing(path: str | Path, what: str) -> Path:
     return Path(path)
 
 
-def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[str, JsonObject]]:
     """Yields ("file:line", record) of every non-empty line. Lines end at "\\n" alone, whatever else Unicode ends at."""
     offset = 0
     with path.open("rb") as file:
@@ -28,14 +31,14 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield where, _record(line, where)
 
 
-def _record(line: str, where: str) -> dict[str, Any]:
+def _record(line: str, where: str) -> JsonObject:
     record = files.parsed(line, where)
     if not isinstance(record, dict):
         raise ValueError(f"{where} is a JSON {type(record).__name__}; every line must be an object like {{...}}")
     return record
 
 
-def member(record: dict[str, Any], name: str, where: str, kind: type = str) -> Any:
+def member(record: JsonObject, name: str, where: str, kind: type[T] = str) -> T:
     """record[name], which must be a `kind`; the error names the place and what is there instead.
 
     A `float` is any finite number, integers included.
@@ -50,12 +53,12 @@ def member(record: dict[str, Any], name: str, where: str, kind: type = str) -> A
     return value
 
 
-def optional(record: dict[str, Any], name: str, where: str, default: Any, kind: type = str) -> Any:
+def optional(record: JsonObject, name: str, where: str, default: T, kind: type[T] = str) -> T:
     """record[name] as `member` has it; the default where the field is absent or null."""
     return default if record.get(name) is None else member(record, name, where, kind)
 
 
-def _number(value: Any, name: str, where: str) -> float:
+def _number(value: Json, name: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{where}: field '{name}' is a {type(value).__name__} ({value!r}), expected a number")
     try:

@@ -2,7 +2,6 @@
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import jax
 import optax
@@ -23,7 +22,7 @@ from qstar.training import optim, step
 from qstar.training.optim import OptimConfig
 from qstar.training.reference import Comparison
 from qstar.training.sources import Stream
-from qstar.typing import Key, Params
+from qstar.typing import Key, Params, PyTree
 
 
 def stream(dataset: RandomAccess) -> Stream:
@@ -162,6 +161,6 @@ class Program:
         return _placed(jax.eval_shape(begin, trained), self.places.replace(frozen=None))
 
 
-def _placed(shapes: Any, places: Any) -> Any:
+def _placed(shapes: PyTree, places: PyTree) -> PyTree:
     """Abstract arrays with the places where they will be."""
     return jax.tree.map(lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place), shapes, places)

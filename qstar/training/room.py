@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import Any
+from typing import Protocol
 
 import jax
 
@@ -30,8 +30,15 @@ class Sizes:
     length: int
 
 
-def check(cfg: Any, program: Program, state: TrainState, batch: Batch) -> None:
-    """Raise ValueError where this step will not fit, naming settings that would; `cfg` is the run's `TrainConfig`.
+class Batched(Protocol):
+    """The part of a run's `TrainConfig` that is needed here."""
+
+    batch_size: int
+    micro_batches: int
+
+
+def check(cfg: Batched, program: Program, state: TrainState, batch: Batch) -> None:
+    """Raise ValueError where this step will not fit, naming settings that would.
 
     Compiles the step, which the first call of it then finds compiled. QSTAR_CHECK_MEMORY=0 leaves it out.
     """
@@ -78,7 +85,7 @@ def predicted_bytes(program: Program, rows: int, sizes: Sizes) -> int:
     return found.peak * _sharing(program)
 
 
-def suggestions(cfg: Any, program: Program, length: int, needed: int, free: int) -> list[str]:
+def suggestions(cfg: Batched, program: Program, length: int, needed: int, free: int) -> list[str]:
     """Settings, each alone, with which a step that needs `needed` bytes would fit into `free`."""
     fraction = program.method.think_fraction if isinstance(program.method, Fractional) else None
     now = Sizes(program.lm.remat, cfg.micro_batches, fraction, length)
@@ -92,7 +99,7 @@ def suggestions(cfg: Any, program: Program, length: int, needed: int, free: int)
     return list(found.values())
 
 
-def _smaller(now: Sizes, rows: int, ways: int) -> Iterator[tuple[str, Any, Sizes]]:
+def _smaller(now: Sizes, rows: int, ways: int) -> Iterator[tuple[str, str | int | float, Sizes]]:
     """Settings that take less and less; those that leave the loss as it is come first."""
     for remat in reversed(REMATS[: REMATS.index(now.remat)]):
         yield "model.remat", remat, dataclasses.replace(now, remat=remat)
