@@ -28,7 +28,7 @@ from qstar.data import examples, pipeline
 from qstar.data.dataset import Data
 from qstar.data.examples import Example
 from qstar.methods.lm import PlainLM
-from qstar.recipes.protocol import Plan, Recipe
+from qstar.recipes.recipe import Plan, Recipe
 from qstar.search.sample import sample
 from qstar.settings import Count, Positive
 from qstar.structs import Batch, Examples

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from qstar.recipes import kept as keeping
 from qstar.recipes.kept import Graded, Kept
-from qstar.recipes.protocol import Growth, Hint, Optimizer, Recipe, Schedule, Weighting
+from qstar.recipes.recipe import Growth, Hint, Optimizer, Recipe, Schedule, Weighting
 from qstar.settings import Count, NonNegative, Whole
 
 

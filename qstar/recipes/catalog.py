@@ -5,10 +5,10 @@ import dataclasses
 from qstar.recipes.advantage_sft import AdvantageSFT
 from qstar.recipes.direct import Direct
 from qstar.recipes.expert_iteration import ExpertIteration
-from qstar.recipes.protocol import Recipe
+from qstar.recipes.human_rationales import HumanRationales
+from qstar.recipes.recipe import Recipe
 from qstar.recipes.rest_em import ReSTEM
 from qstar.recipes.rft import RFT
-from qstar.recipes.sft import HumanRationales
 from qstar.recipes.ssd import SSD
 from qstar.recipes.star import STaR
 from qstar.recipes.trice import TRICE

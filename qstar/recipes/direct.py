@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from qstar.recipes import kept as keeping
 from qstar.recipes.kept import Kept
-from qstar.recipes.protocol import Recipe, Target
+from qstar.recipes.recipe import Recipe, Target
 from qstar.settings import Count
 from qstar.tasks.problem import Problem, Task
 

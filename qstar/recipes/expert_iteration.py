@@ -6,7 +6,7 @@ weights before.
 
 from dataclasses import dataclass
 
-from qstar.recipes.protocol import Growth, Hint, Memory, Recipe
+from qstar.recipes.recipe import Growth, Hint, Memory, Recipe
 from qstar.settings import Count, NonNegative
 
 

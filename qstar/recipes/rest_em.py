@@ -6,7 +6,7 @@ questions do not take over. M step: the base is trained on them, anew every time
 
 from dataclasses import dataclass
 
-from qstar.recipes.protocol import Growth, Hint, Recipe
+from qstar.recipes.recipe import Growth, Hint, Recipe
 from qstar.settings import Count, NonNegative, Whole
 
 

@@ -6,7 +6,7 @@ different right one, and on the human ones.
 
 from dataclasses import dataclass
 
-from qstar.recipes.protocol import Hint, Recipe, Start
+from qstar.recipes.recipe import Hint, Recipe, Start
 from qstar.settings import Count, NonNegative
 
 

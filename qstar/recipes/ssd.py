@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from qstar.recipes import kept as keeping
 from qstar.recipes.kept import Graded, Kept
-from qstar.recipes.protocol import Hint, Keep, Recipe
+from qstar.recipes.recipe import Hint, Keep, Recipe
 from qstar.settings import Count, NonNegative, Whole
 
 

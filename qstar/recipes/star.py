@@ -7,7 +7,7 @@ led to the right answer, a fifth more steps each time; what it became is asked n
 
 from dataclasses import dataclass
 
-from qstar.recipes.protocol import Growth, Hint, Recipe
+from qstar.recipes.recipe import Growth, Hint, Recipe
 from qstar.settings import Count, Whole
 
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from qstar.recipes import kept as keeping
 from qstar.recipes.kept import Graded, Kept
-from qstar.recipes.protocol import (
+from qstar.recipes.recipe import (
     Count,
     Growth,
     Hint,

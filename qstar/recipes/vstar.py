@@ -7,7 +7,7 @@ their labels (verifier.jsonl).
 
 from dataclasses import dataclass
 
-from qstar.recipes.protocol import Growth, Hint, Memory, Recipe, Start
+from qstar.recipes.recipe import Growth, Hint, Memory, Recipe, Start
 from qstar.settings import Count, NonNegative
 
 

@@ -27,9 +27,9 @@ from qstar.models import cost
 from qstar.models.cost import Cost
 from qstar.policy import Policy
 from qstar.recipes import catalog
-from qstar.recipes.examples import examples, fitting
 from qstar.recipes.kept import Kept
-from qstar.recipes.protocol import Recipe, Training
+from qstar.recipes.recipe import Recipe, Training
+from qstar.recipes.training_set import examples, fitting
 from qstar.reports import summaries
 from qstar.runs import answering, iterations, load, sampling, train
 from qstar.runs.iterations import Policies, joined

@@ -12,7 +12,7 @@ from qstar.data import rationales
 from qstar.data.rationales import Sample, Store
 from qstar.policy import Policy
 from qstar.recipes.kept import Graded
-from qstar.recipes.protocol import Plan
+from qstar.recipes.recipe import Plan
 from qstar.runs import answering
 from qstar.runs.answering import Overlong
 from qstar.tasks.leaks import WronglyHinted

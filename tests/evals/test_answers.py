@@ -17,7 +17,7 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
 from qstar.models.sources import Pretrained
 from qstar.policy import Policy
-from qstar.recipes.protocol import Recipe
+from qstar.recipes.recipe import Recipe
 from qstar.runs import answering
 from qstar.tasks import cups
 from qstar.tasks.arithmetic import Arithmetic

@@ -3,9 +3,9 @@
 import pytest
 
 from qstar.recipes.catalog import made
-from qstar.recipes.examples import examples
 from qstar.recipes.kept import Graded, Kept, share
-from qstar.recipes.protocol import Recipe, drawn
+from qstar.recipes.recipe import Recipe, drawn
+from qstar.recipes.training_set import examples
 
 
 def row(problem, correct, text, iteration=1, hinted=False):

@@ -28,8 +28,8 @@ from qstar.models.sources import Scratch
 from qstar.paths import CONFIGS
 from qstar.recipes.catalog import made
 from qstar.recipes.direct import Direct
-from qstar.recipes.protocol import Recipe
-from qstar.recipes.sft import HumanRationales
+from qstar.recipes.human_rationales import HumanRationales
+from qstar.recipes.recipe import Recipe
 from qstar.recipes.ssd import SSD
 from qstar.recipes.trice import TRICE
 from qstar.runs import answering, improve, iterations, load, sampling, train

@@ -12,7 +12,7 @@ from qstar.config import ImproveConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.models.lm import LMConfig
 from qstar.models.sources import Scratch
-from qstar.recipes.protocol import Recipe
+from qstar.recipes.recipe import Recipe
 from qstar.runs import iterations
 from qstar.runs.record import Record
 from qstar.tasks.arithmetic import Arithmetic
