@@ -31,9 +31,9 @@ from qstar.recipes.kept import Kept
 from qstar.recipes.recipe import Recipe, Training
 from qstar.recipes.training_set import examples, fitting
 from qstar.reports import summaries
-from qstar.runs import answering, iterations, load, sampling, train
+from qstar.runs import answering, asking, iterations, load, train
+from qstar.runs.asking import Sampling
 from qstar.runs.iterations import Policies, joined
-from qstar.runs.sampling import Sampling
 from qstar.tasks import problem as problems_of
 from qstar.tasks.grading import sandbox
 from qstar.tasks.problem import Problem
@@ -124,14 +124,14 @@ def _kept(job: Job, store: Store | None, iteration: int) -> tuple[dict, list[dic
     plan, left, samples = recipe.plan(iteration, len(job.problems), cfg.seed), dict(job.left), []
     asked = [job.problems[i] for i in plan.questions]
     if store:
-        asked = sampling.fitting_sampled(cfg, job.base, asked, iteration, left)
+        asked = asking.fitting_sampled(cfg, job.base, asked, iteration, left)
     line = {"iteration": iteration, "problems": len(asked)} | ({"overlong": left} if left else {})
     if store:
         sampler = Sampling(cfg, policy, store, plan, iteration)
         line = joined(line, sampler.sample(asked))
         if cfg.wrong_hints:
             line = joined(line, sampler.mislead(job.problems))
-        samples = sampling.graded(store, iteration)
+        samples = asking.graded(store, iteration)
     kept = recipe.select(samples, iteration, cfg.seed) + recipe.given(cfg.task, asked)
     if store and not kept and not line["right"] and not line["right_hinted"]:
         raise NothingRight(_advice(cfg, iteration, line, job.directory))
@@ -142,7 +142,7 @@ def _tested(job: Job, iteration: int) -> dict:
     """The test split, asked once; the directory remembers it."""
     cfg, left = job.cfg, {}
     problems = problems_of.logged_test(cfg.task, job.directory, f"accuracy after iteration {iteration}")
-    problems = sampling.fitting_asked(cfg, job.base, problems, "test", left)
+    problems = asking.fitting_asked(cfg, job.base, problems, "test", left)
     found = answering.evaluated(cfg, job.policies.after(iteration), problems, "test", iteration)
     test = {name: found[name] for name in found if name != "ledger"} | ({"overlong": left["test"]} if left else {})
     return {"test": test, "ledger": found["ledger"]}
@@ -258,11 +258,11 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
             f"{cfg.task.name} has {len(problems)} training and {len(dev)} dev problems: expected some of each"
         )
     _check(cfg, recipe, base, problems)
-    dev = sampling.fitting_asked(cfg, base, dev, "dev", left)
+    dev = asking.fitting_asked(cfg, base, dev, "dev", left)
     if cfg.test:  # its questions' lengths alone are looked at
-        sampling.fitting_asked(cfg, base, cfg.task.problems("test"), "test", {})
+        asking.fitting_asked(cfg, base, cfg.task.problems("test"), "test", {})
     if recipe.asks_itself:  # all, with the examples of the first iteration before them
-        sampling.fitting_sampled(cfg, base, problems, 1, {})
+        asking.fitting_sampled(cfg, base, problems, 1, {})
     return Job(cfg, recipe, directory, base, problems, dev, left, Policies(cfg, directory, base))
 
 

@@ -32,7 +32,7 @@ from qstar.recipes.human_rationales import HumanRationales
 from qstar.recipes.recipe import Recipe
 from qstar.recipes.ssd import SSD
 from qstar.recipes.trice import TRICE
-from qstar.runs import answering, improve, iterations, load, sampling, train
+from qstar.runs import answering, asking, improve, iterations, load, train
 from qstar.structs import TrainState
 from qstar.tasks.grading import sandbox
 from qstar.tasks.grading.grade import Verdict
@@ -218,7 +218,7 @@ def test_the_metrics_of_a_training_begin_with_the_samplers_mismatch(straight):
 
 
 def test_wrong_hints_are_asked_apart_and_never_learnt(straight):
-    rows = Store.open(straight / sampling.WRONG_HINTS).rows().to_pylist()
+    rows = Store.open(straight / asking.WRONG_HINTS).rows().to_pylist()
     lines = without_clock(straight)
     assert all(row["prompt"] == f"{row['gold']}?*{row['hint']}" and row["hint"] != row["gold"] for row in rows)
     for line in lines[1:]:
@@ -295,7 +295,7 @@ def test_a_run_that_is_stopped_anywhere_comes_to_the_same_bits(stop, straight, t
     improve.run(config(directory), directory)
     assert without_clock(directory) == without_clock(straight)
     same(trained(directory, 2), trained(straight, 2))
-    for name in (rationales.FOLDER, sampling.WRONG_HINTS):
+    for name in (rationales.FOLDER, asking.WRONG_HINTS):
         tables = [Store.open(one / name).rows() for one in (directory, straight)]
         assert tables[0].equals(tables[1])
 
@@ -305,7 +305,7 @@ def test_an_iteration_whose_checkpoint_is_damaged_is_trained_again_to_the_same_b
     shutil.copytree(straight, directory)
     files.write_records(directory / iterations.LINES, without_clock(straight)[:2])
     shutil.rmtree(directory / "iteration_2")
-    for store in (rationales.FOLDER, sampling.WRONG_HINTS):
+    for store in (rationales.FOLDER, asking.WRONG_HINTS):
         for file in (directory / store).glob("iteration_0002*"):
             rationales.forget(directory / store, file.name)
     largest = max((directory / "iteration_1" / "checkpoints").rglob("*"), key=lambda file: file.stat().st_size)
