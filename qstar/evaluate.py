@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from qstar import advice, files, overrides, paths, runs
 from qstar import config as configs
-from qstar.cli import manual, session
+from qstar.cli import entry, manual
 from qstar.config import EvaluateConfig
 from qstar.evals import suite
 from qstar.evals.measure import NONE
@@ -30,12 +30,12 @@ configs.register()
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="evaluate")
 def _main(node: DictConfig) -> None:
-    with session.errors() as ending:
+    with entry.errors() as ending:
         cfg = configs.build(node)
         if isinstance(cfg.eval, NoEval):
             choices = ", ".join(name for name in configs.SCHEMAS["eval"] if name != "none")
             raise ValueError(f"eval=none asks nothing: choose one of {choices}")
-        session.prepare_jax()
+        entry.prepare_jax()
         if cfg.run == "latest":  # said in full, for what is the latest may change
             cfg = dataclasses.replace(cfg, run=str(runs.latest_run()))
         if cfg.out:

@@ -146,10 +146,10 @@ def show(run: "Run", args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse(arguments)
-    from qstar.cli import session
+    from qstar.cli import entry
 
-    with session.errors():
-        session.prepare_jax()
+    with entry.errors():
+        entry.prepare_jax()
         from qstar import runs
         from qstar.training import console
 

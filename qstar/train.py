@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from qstar import config as configs
 from qstar import overrides, runs
-from qstar.cli import manual, session
+from qstar.cli import entry, manual
 from qstar.config import TrainConfig
 from qstar.paths import CONFIGS
 
@@ -27,15 +27,15 @@ def _main(node: DictConfig) -> None:
         from qstar import processes
         from qstar.runs import train  # here, so that --help and bad values are answered at once
 
-    with session.errors() as ending:
+    with entry.errors() as ending:
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)
         processes.join()
         cfg, directory = chosen(configs.build(node), job.overrides.task)
-        session.prepare_jax()
-        with session.own_folder(node, directory) as own:
-            ending.go_on = lambda: session.resume("qstar-train", own) if (own / "config.yaml").is_file() else ""
+        entry.prepare_jax()
+        with entry.own_folder(node, directory) as own:
+            ending.go_on = lambda: entry.resume("qstar-train", own) if (own / "config.yaml").is_file() else ""
             train.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
 
 

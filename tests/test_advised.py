@@ -13,7 +13,7 @@ from shell import paste
 from small_runs import MODEL
 
 from qstar import advice, files
-from qstar.cli import session
+from qstar.cli import entry
 from qstar.evals.suite import Evaluator
 from qstar.runs import iterations, train
 from qstar.training import checkpoint
@@ -208,8 +208,8 @@ def test_a_full_disk_says_how_to_go_on_and_a_mistake_does_not(capsys, tmp_path):
         (OSError(28, "the disk is full"), "Go on with  qstar-train resume=runs/x\n"),
         (ValueError("a"), ""),
     ):
-        with pytest.raises(SystemExit) as end, session.errors() as ending:
-            ending.go_on = lambda: session.resume("qstar-train", "runs/x")
+        with pytest.raises(SystemExit) as end, entry.errors() as ending:
+            ending.go_on = lambda: entry.resume("qstar-train", "runs/x")
             raise error
         assert end.value.code == 1
         assert capsys.readouterr().err.endswith(expected or "a\n")

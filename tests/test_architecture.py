@@ -82,7 +82,7 @@ ENTRIES = {
     "advice.py",
     "cli/manual.py",
     "overrides.py",
-    *(f"{name}.py" for name in ("cli/session", "train", "evaluate", "improve", "label", "solve")),
+    *(f"{name}.py" for name in ("cli/entry", "train", "evaluate", "improve", "label", "solve")),
 }
 ENTRIES |= {"think.py", "prepare.py"}
 

@@ -9,7 +9,7 @@ import pytest
 import tiny
 
 from qstar import runs, think
-from qstar.cli import session
+from qstar.cli import entry
 from qstar.data import tokenizer as tokenizers
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
@@ -33,7 +33,7 @@ def opened(method=None):
 @pytest.fixture
 def run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "prepare_jax", lambda: None)  # the tests have a compile cache of their own
+    monkeypatch.setattr(entry, "prepare_jax", lambda: None)  # the tests have a compile cache of their own
     monkeypatch.setattr(runs, "load_run", lambda path, step: opened())
 
 
@@ -133,7 +133,7 @@ def test_arguments_that_contradict_each_other_are_refused_before_anything_is_loa
 
 def test_without_a_run_the_way_to_one_is_named(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(session, "prepare_jax", lambda: None)
+    monkeypatch.setattr(entry, "prepare_jax", lambda: None)
     with pytest.raises(SystemExit) as stop:
         think.main(["badge"])
     assert stop.value.code == 1

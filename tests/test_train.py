@@ -14,7 +14,7 @@ from small_runs import MODEL, RUN, lines, small
 
 from qstar import config as configs
 from qstar import train
-from qstar.cli import session
+from qstar.cli import entry
 from qstar.runs import train as train_run
 from qstar.runs.load import BUNDLED
 from qstar.training.loop import Interrupted
@@ -169,7 +169,7 @@ def test_damaged_weights_are_one_message_and_status_1(qstar_train, tmp_path, dam
 
 @pytest.mark.parametrize("arm", ["", "control"])
 def test_an_interrupted_run_says_how_to_go_on(capsys, arm):
-    with pytest.raises(SystemExit) as end, session.errors():
+    with pytest.raises(SystemExit) as end, entry.errors():
         raise Interrupted(7, Path("runs/mine") / arm / "checkpoints")
     assert end.value.code == 130
     assert "interrupted after step 7" in (err := capsys.readouterr().err)
@@ -177,17 +177,17 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, arm):
 
 
 def test_ctrl_c_outside_the_loop_is_no_traceback(capsys):
-    with pytest.raises(SystemExit) as end, session.errors():
+    with pytest.raises(SystemExit) as end, entry.errors():
         raise KeyboardInterrupt
     assert end.value.code == 130
     assert capsys.readouterr().err == "\ninterrupted\n"
 
 
 def test_an_error_nobody_expected_keeps_its_traceback(monkeypatch):
-    with pytest.raises(KeyError), session.errors():
+    with pytest.raises(KeyError), entry.errors():
         raise KeyError("a bug")
     monkeypatch.setenv("QSTAR_TRACEBACK", "1")
-    with pytest.raises(ValueError, match="shown in full"), session.errors():
+    with pytest.raises(ValueError, match="shown in full"), entry.errors():
         raise ValueError("shown in full")
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from qstar import compare, evaluate, runs, sharding
 from qstar import config as configs
-from qstar.cli import session
+from qstar.cli import entry
 from qstar.config import EvaluateConfig
 from qstar.decoding import score
 from qstar.decoding.generate import generate
@@ -350,7 +350,7 @@ SPAWNING = ("small_run", "resumed", "token_benefit")
 
 def main() -> None:
     kind, arguments = sys.argv[1], json.loads(sys.argv[2])
-    session.prepare_jax()
+    entry.prepare_jax()
     if kind in SPAWNING:
         jax.config.update("jax_platforms", "cpu")
     pool.say(KINDS[kind](**arguments))

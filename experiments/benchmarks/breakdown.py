@@ -15,7 +15,7 @@ import jax
 import step
 from rich.table import Table
 
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.reports import tables
 from qstar.training import console, profile
 from qstar.training.profile import Op
@@ -68,7 +68,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=usual)
     parser.add_argument("--side", choices=step.SIDES[:2], default="qstar")
     args = parser.parse_args()
-    session.prepare_jax()
+    entry.prepare_jax()
     found = profiled(step.Case(args.hidden, args.length, args.batch, args.vocab), args.side)
     for table in shown(*found, step.matmul_peak()):
         console.console().print(table)

@@ -29,7 +29,7 @@ import numpy as np
 from rich.table import Table
 
 from qstar import runs
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
 from qstar.methods.lm import PlainLM
@@ -206,8 +206,8 @@ def thoughts(model: Policy, args: argparse.Namespace) -> Table:
 
 def main() -> None:
     args = parser().parse_args()
-    with session.errors():
-        session.prepare_jax()
+    with entry.errors():
+        entry.prepare_jax()
         model = runs.load_model(args.model)
         console.console().print(thoughts(model, args) if args.think else compared(model, args))
 

@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from qstar import files, sharding
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
 from qstar.reports import tables
@@ -93,7 +93,7 @@ def analysed(case: Case) -> dict[str, float]:
 
 def measured(case: Case) -> int:
     """Bytes that two steps took at most, the state included; the interpreter and the program itself are left out."""
-    session.prepare_jax()
+    entry.prepare_jax()
     program = program_of(case)
     with jax.set_mesh(program.mesh):
         state = trial.state(program)
@@ -140,8 +140,8 @@ def main() -> None:
     if args.case:
         print(measured(Case(**json.loads(args.case))))
         return
-    with session.errors():
-        session.prepare_jax()
+    with entry.errors():
+        entry.prepare_jax()
         rows = []
         for case in (case for size in args.size for case in CASES[size][: args.first]):
             rows.append({"case": dataclasses.asdict(case), **analysed(case)})

@@ -106,9 +106,9 @@ def serve(side: str, case: Case) -> None:
     """Answer every line of standard input with a step and what it took."""
     import jax
 
-    from qstar.cli import session
+    from qstar.cli import entry
 
-    session.prepare_jax()
+    entry.prepare_jax()
     jax.block_until_ready(jax.numpy.zeros(()))
     before = peak()
     program, state, drawn, flops = prepared(side, case)

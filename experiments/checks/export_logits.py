@@ -11,7 +11,7 @@ import tempfile
 import numpy as np
 
 from qstar import runs
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.decoding import score
 from qstar.models import lm
 
@@ -43,7 +43,7 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("source")
     args = parser.parse_args()
-    with session.errors():
+    with entry.errors():
         difference, largest = largest_difference(args.source)
         print(f"largest difference {difference:.1e}, largest logit {largest:.1f}, {ROWS} x {TOKENS} random tokens")
 

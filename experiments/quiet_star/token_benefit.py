@@ -17,7 +17,7 @@ import pyarrow
 import pyarrow.parquet
 
 from qstar import runs
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.evals import records
 from qstar.reports import benefit, figures, frames
 from qstar.reports.benefit import Tokens
@@ -64,9 +64,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--replace", action="store_true", help="replace what --out holds")
     args = parser.parse_args()
-    with session.errors():
+    with entry.errors():
         found = texts(args.texts, args.field.split("+"), args.count)
-        session.prepare_jax()
+        entry.prepare_jax()
         run = runs.load_run(args.run, args.step)
         params, readings = jax.device_put(run.params), []
         with console.counting("texts") as progress:

@@ -10,7 +10,7 @@ thoughts, with its likeliest thoughts, with sampled ones; the answers lie in its
 
 from pathlib import Path
 
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.runs import ablation, pool
 
 
@@ -22,10 +22,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes, at most one a processor; 1 on accelerators")
     flags.overriding(parser, "--set", "overrides of the recipe of all arms")
     args = parser.parse_args()
-    with session.errors():
+    with entry.errors():
         ablations = [ablation.read(name) for name in args.names or ablation.shipped()]
         todo = ablation.jobs(ablations, args.seeds, args.out, args.set)
-        pool.carry_out(ablation.work, todo, args.workers, session.prepare_jax)
+        pool.carry_out(ablation.work, todo, args.workers, entry.prepare_jax)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ printed, and nothing is written. `qstar/reports/ablations.py` says what a table 
 from collections.abc import Sequence
 from pathlib import Path
 
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.reports import ablations, figures, tables
 from qstar.reports.ablations import Line, Result
 from qstar.reports.figures import Curve, Point
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     flags.overriding(parser, "--set", "as it was given to sweep.py")
     args = parser.parse_args()
-    with session.errors():
+    with entry.errors():
         page = args.page.read_text(encoding="utf-8")
         read = [ablation.read(name) for name in args.names or tables.places(page)]
         new = [

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 
 from qstar import runs
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.config import TrainConfig
 from qstar.evals.suite import NoEval
 from qstar.methods.adaptive import Adaptive
@@ -240,8 +240,8 @@ def main() -> None:
     flags.overriding(parser, "--set", "overrides of the recipe of --answers")
     parser.add_argument("--replace", action="store_true", help="replace the table that --out holds")
     args = parser.parse_args()
-    with session.errors():
-        session.prepare_jax()
+    with entry.errors():
+        entry.prepare_jax()
         if args.answers:
             arms, out = answer_arms(args.methods, args.lr, args.set, args.steps), args.out / "answers"
             dev = answered_rows(arms, args.seeds, out, args.set)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from qstar import config as configs
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.config import TrainConfig
 from qstar.runs import train
 from qstar.runs.ablation import RECIPE
@@ -66,8 +66,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/fast_quiet_star"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every stage, as for qstar-train")
     args = parser.parse_intermixed_args()
-    with session.errors():
-        session.prepare_jax()
+    with entry.errors():
+        entry.prepare_jax()
         todo = plan(
             args.out, args.seed, args.experiment, args.stages, args.steps, args.student_steps, tuple(args.overrides)
         )

@@ -9,7 +9,7 @@ put in front of every curve. Writes curve.md and curve.png (wants matplotlib: pi
 from collections.abc import Iterator
 from pathlib import Path
 
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.reports import figures, frames, tables
 from qstar.reports.figures import Curve
 
@@ -73,7 +73,7 @@ def main() -> None:
     parser.add_argument("--replace", action="store_true", help="replace the table that --out holds")
     args = parser.parse_args()
     pairs = [one.partition("=") for one in args.folders]
-    with session.errors():
+    with entry.errors():
         found = {name: frames.evaluations(Path(folder)) for name, _, folder in pairs}
         print(text := table(found))
         tables.rewrite(args.out / "curve.md", text, points, args.replace)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from qstar import runs
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.evals import intervals
 from qstar.evals.suite import CupsEval, Evaluator
 from qstar.methods.lm import PlainLM
@@ -85,7 +85,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--model", default="bundled:cups")
     args = parser.parse_args()
-    session.prepare_jax()
+    entry.prepare_jax()
     model = runs.load_model(args.model)
     cfg = CupsEval(items=args.items, split=args.split)
     problems = cfg.problems()

@@ -15,7 +15,7 @@ import study
 
 from qstar import config as configs
 from qstar import files
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.evals.intervals import wilson
 from qstar.reports import figures, tables
 from qstar.runs import iterations
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", metavar="SHARE=FOLDER", help="folders of study.py --hinted SHARE")
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
-    with session.errors():
+    with entry.errors():
         found = {}
         if (args.out / RECORDS).is_file():
             kept = files.lines(

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from qstar import config as configs
 from qstar import files
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.config import ImproveConfig
 from qstar.runs import answering, iterations, load, pool
 from qstar.tasks import problem as problems
@@ -131,7 +131,7 @@ def work(run: tuple[str, int, int], out: Path, more: tuple[str, ...]) -> str:
 
 def ask(directory: Path) -> None:
     """Sums of more digits than a run was trained on, from the test split."""
-    session.prepare_jax()
+    entry.prepare_jax()
     cfg = configs.load(directory / iterations.CONFIG, schema=ImproveConfig)
     task = dataclasses.replace(cfg.task, digits=UNSEEN, test=LONGER)
     cfg = dataclasses.replace(cfg, task=task, sample_batch=LONGER)

@@ -14,7 +14,7 @@ from pathlib import Path
 import study
 
 from qstar import files
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.evals import records
 from qstar.reports import figures, frames, selftraining, tables
 from qstar.reports.selftraining import Arms, told
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument("--replace", action="store_true", help="write the tables of a page that has them already anew")
     args = parser.parse_args()
-    with session.errors():
+    with entry.errors():
         runs = collect(args.runs)
         page, found = args.out / "README.md", all_tables(runs)
         if page.is_file():

@@ -16,7 +16,7 @@ import numpy as np
 
 from qstar import config as configs
 from qstar import files, runs
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.config import ImproveConfig
 from qstar.evals import records
 from qstar.models.sources import Pretrained
@@ -65,8 +65,8 @@ def main() -> None:
     parser.add_argument("--replace", action="store_true", help="replace answers that a run has already")
     parser.add_argument("--most", type=int, default=0, help="questions of test; 0: all (of dev: what the run asked)")
     args = parser.parse_args()
-    with session.errors():
-        session.prepare_jax()
+    with entry.errors():
+        entry.prepare_jax()
         asked(args)
 
 
