@@ -50,7 +50,7 @@ from qstar.methods.rlp import RLP
 from qstar.methods.sft import SFT
 from qstar.methods.verifier import ORM, PRM
 from qstar.models.lora import LoraConfig
-from qstar.models.sources import Pretrained, Scratch
+from qstar.models.origins import Pretrained, Scratch
 from qstar.paths import CONFIGS, ROOT
 from qstar.recipes.catalog import RECIPES
 from qstar.search.beam import Beam

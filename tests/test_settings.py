@@ -20,7 +20,7 @@ from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.lm import PlainLM
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
-from qstar.models.sources import Pretrained
+from qstar.models.origins import Pretrained
 from qstar.recipes.recipe import Recipe
 from qstar.settings import Count, Decay, OneOf, Positive, Range
 from qstar.tasks.grading.sandbox import SandboxConfig

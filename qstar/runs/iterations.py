@@ -14,7 +14,7 @@ from qstar import files
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.models import lm
-from qstar.models.sources import Pretrained
+from qstar.models.origins import Pretrained
 from qstar.policy import Policy
 from qstar.recipes.catalog import made
 from qstar.reports import tables

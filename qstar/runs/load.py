@@ -22,7 +22,7 @@ from qstar.models.definition import Definition, differences, join, shapes
 from qstar.models.formats import companions, gguf, hf, llama2c, peft
 from qstar.models.formats.weights import finite, inside
 from qstar.models.lm import LMConfig
-from qstar.models.sources import KINDS, Pretrained, Scratch
+from qstar.models.origins import KINDS, Pretrained, Scratch
 from qstar.policy import Policy
 from qstar.runs import stored
 from qstar.thoughts.thinking import Thinks

@@ -15,7 +15,7 @@ from qstar.evals.suite import Evaluator
 from qstar.methods.lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
-from qstar.models.sources import Pretrained
+from qstar.models.origins import Pretrained
 from qstar.policy import Policy
 from qstar.recipes.recipe import Recipe
 from qstar.runs import answering

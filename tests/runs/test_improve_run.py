@@ -24,7 +24,7 @@ from qstar.data import rationales
 from qstar.data.rationales import Store
 from qstar.methods.lm import PlainLM
 from qstar.methods.sft import SFT
-from qstar.models.sources import Scratch
+from qstar.models.origins import Scratch
 from qstar.paths import CONFIGS
 from qstar.recipes.catalog import made
 from qstar.recipes.direct import Direct

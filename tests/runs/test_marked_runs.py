@@ -18,7 +18,7 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.decoding import generate
 from qstar.decoding.sampling import Sampling
 from qstar.models import lm
-from qstar.models.sources import Scratch
+from qstar.models.origins import Scratch
 from qstar.runs import improve
 
 TOKENS = ["<unk>", "<s>", "</s>", "<|end|>", "▁", "a", "b", "?", "!", "*", "▁a", "▁b", "b?"]

@@ -11,7 +11,7 @@ from qstar import runs
 from qstar.config import ImproveConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.models.lm import LMConfig
-from qstar.models.sources import Scratch
+from qstar.models.origins import Scratch
 from qstar.recipes.recipe import Recipe
 from qstar.runs import iterations
 from qstar.runs.record import Record

@@ -19,7 +19,7 @@ from qstar import files, runs
 from qstar.cli import entry, flags
 from qstar.config import ImproveConfig
 from qstar.evals import records
-from qstar.models.sources import Pretrained
+from qstar.models.origins import Pretrained
 from qstar.policy import Policy
 from qstar.reports import frames
 from qstar.runs import answering, improve, iterations
