@@ -11,9 +11,9 @@ from qstar import config as configs
 from qstar import settings
 from qstar.config import EvaluateConfig, ImproveConfig, SolveConfig, TrainConfig
 from qstar.data.examples import ExamplesText
+from qstar.data.labelled import LabelledText
 from qstar.data.pairs import PairsText
 from qstar.data.pipeline import TextConfig
-from qstar.data.steps import LabelledText
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import NoEval
 from qstar.methods.fast_quiet_star import FastQuietStar

@@ -6,8 +6,8 @@ import pytest
 
 from qstar.data import tokenizer as tokenizers
 from qstar.data.examples import ExamplesText
+from qstar.data.labelled import LabelledText
 from qstar.data.pairs import PairsText
-from qstar.data.steps import LabelledText
 
 LETTERS = tokenizers.characters("abcdefghij")
 FORMATS = {

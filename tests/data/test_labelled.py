@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from qstar.data import steps
+from qstar.data import labelled
 from qstar.data import tokenizer as tokenizers
-from qstar.data.steps import LabelledText
+from qstar.data.labelled import LabelledText
 from qstar.structs import Labelled
 
 LETTERS = tokenizers.characters("abcdefgh=;\n")
@@ -21,7 +21,7 @@ def config(folder, *records, **options):
 
 
 def read(folder, *records, **options):
-    return steps.read(config(folder, *records, **options), LETTERS)
+    return labelled.read(config(folder, *records, **options), LETTERS)
 
 
 def test_the_last_token_of_each_step_is_judged(tmp_path):
@@ -79,7 +79,7 @@ def test_steps_after_the_first_wrong_one_are_not_judged_where_that_is_asked(tmp_
 
 def test_rows_hold_every_solution_once_with_its_labels(tmp_path):
     solutions = read(tmp_path, STEPS, OUTCOME, STEPS, separator="")
-    rows = steps.rows(solutions, 16, seed=0)
+    rows = labelled.rows(solutions, 16, seed=0)
     assert all(isinstance(row, Labelled) for row in rows)
     judged = [
         (LETTERS.decode([int(row.tokens[s])]), float(row.label[s])) for row in rows for s in np.flatnonzero(row.judged)
@@ -114,13 +114,13 @@ def test_two_steps_that_end_in_one_token_are_refused(tmp_path):
     joined = tokenizers.characters("abcd=", words=("cd",))
     cfg = config(tmp_path, {"prompt": "a=", "completions": ["c", "d"], "labels": [1, 0]}, separator="")
     with pytest.raises(ValueError, match="steps 1 and 2 end in the same token"):
-        steps.read(cfg, joined)
+        labelled.read(cfg, joined)
 
 
 def test_solutions_that_are_longer_than_a_row_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"1 of 2 solutions are longer than a row of 8 tokens, the longest has 13"):
-        steps.rows(read(tmp_path, OUTCOME, STEPS), 8, seed=0)
+        labelled.rows(read(tmp_path, OUTCOME, STEPS), 8, seed=0)
     with pytest.raises(ValueError, match="no labelled solution"):
-        steps.rows([], 8, seed=0)
+        labelled.rows([], 8, seed=0)
     with pytest.raises(FileNotFoundError, match=r"data.path = .*absent"):
-        steps.read(LabelledText(str(tmp_path / "absent")), LETTERS)
+        labelled.read(LabelledText(str(tmp_path / "absent")), LETTERS)
