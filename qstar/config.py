@@ -41,7 +41,7 @@ from qstar.methods.adaptive import Adaptive
 from qstar.methods.dpo import DPO
 from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.latro import LaTRO
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.policy_gradient import PolicyGradient
 from qstar.methods.ppo import PPO
 from qstar.methods.protocol import TOKEN_IDS, Credits

@@ -18,7 +18,7 @@ from qstar.evals import suite
 from qstar.evals.measure import NONE
 from qstar.evals.suite import Evaluator, NoEval
 from qstar.files import JsonObject
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.paths import CONFIGS
 from qstar.policy import Policy

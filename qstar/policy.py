@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from qstar.data.tokenizer import Tokenizer
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.models import lm as language_models
 from qstar.models import lora

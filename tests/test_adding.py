@@ -27,7 +27,7 @@ from typing import ClassVar
 from qstar.data import examples, pipeline
 from qstar.data.dataset import Data
 from qstar.data.examples import Example
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.recipes.recipe import Plan, Recipe
 from qstar.search.sample import sample
 from qstar.settings import Count, Positive

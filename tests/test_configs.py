@@ -21,7 +21,7 @@ from qstar.data.examples import ExamplesText
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Credits
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm as language_model

@@ -16,7 +16,7 @@ from tolerances import rounding
 
 from qstar import runs
 from qstar.evals import intervals
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.ops import rows as text_rows
 from qstar.paths import ROOT
 from qstar.runs import ablation, train

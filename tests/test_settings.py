@@ -17,7 +17,7 @@ from qstar.data.pipeline import TextConfig
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import NoEval
 from qstar.methods.fast_quiet_star import FastQuietStar
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.models.origins import Pretrained

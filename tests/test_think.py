@@ -11,7 +11,7 @@ import tiny
 from qstar import runs, think
 from qstar.cli import entry
 from qstar.data import tokenizer as tokenizers
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.thoughts.read import read
 

@@ -30,7 +30,7 @@ from qstar.config import EvaluateConfig
 from qstar.decoding import score
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm
 from qstar.models.lm import LMConfig

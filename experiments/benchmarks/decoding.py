@@ -32,7 +32,7 @@ from qstar import runs
 from qstar.cli import entry, flags
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.policy import Policy
 from qstar.reports import tables

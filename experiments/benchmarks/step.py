@@ -67,7 +67,7 @@ def prepared(side: str, case: Case) -> tuple:
     import jax
     import numpy as np
 
-    from qstar.methods.lm import PlainLM
+    from qstar.methods.plain_lm import PlainLM
     from qstar.methods.quiet_star import QuietStar
     from qstar.models import cost
     from qstar.models.lm import LMConfig

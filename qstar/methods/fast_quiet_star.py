@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from qstar import settings
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models, Reference
 from qstar.models.cost import Pass
 from qstar.models.thinker import Thinker

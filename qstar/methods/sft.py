@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar
 import jax.numpy as jnp
 
 from qstar import settings
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models
 from qstar.settings import OneOf
 from qstar.structs import Examples, Loss, Mean, Metrics, Term

@@ -23,7 +23,7 @@ from qstar.config import TrainConfig
 from qstar.data.dataset import RandomAccess
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator, HasTexts, Row
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Credits, Method
 from qstar.models import cost
 from qstar.models.definition import join

@@ -13,7 +13,7 @@ from qstar.data import tokenizer as tokenizers
 from qstar.decoding import score
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models
 from qstar.structs import Batch
 

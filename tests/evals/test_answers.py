@@ -12,7 +12,7 @@ from qstar.config import ImproveConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.evals.answers import TaskEval
 from qstar.evals.suite import Evaluator
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
 from qstar.models.origins import Pretrained

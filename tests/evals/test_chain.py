@@ -14,7 +14,7 @@ from tokenizers import pre_tokenizers
 from qstar.data import tokenizer as tokenizers
 from qstar.evals import chain, suite
 from qstar.evals.chain import NUMBER, Chain, ChainEval
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
 from qstar.policy import Policy

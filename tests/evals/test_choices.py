@@ -14,7 +14,7 @@ from tolerances import rounding
 
 from qstar.data import tokenizer
 from qstar.evals.choices import ChoiceTexts
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.policy import Policy
 from qstar.tasks import commonsense_qa

@@ -14,7 +14,7 @@ from qstar.data import tokenizer as tokenizers
 from qstar.evals import perplexity
 from qstar.evals.measure import item_keys
 from qstar.evals.perplexity import Document, Likelihood, PerplexityEval, windows
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.thinker import Tokens
 from qstar.ops import chunk

@@ -11,7 +11,7 @@ import tolerances
 
 from qstar.evals import predictions
 from qstar.evals.predictions import Query
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.policy import Policy
 

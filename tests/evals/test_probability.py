@@ -13,7 +13,7 @@ from tolerances import rounding
 from qstar.data import tokenizer
 from qstar.evals import probability
 from qstar.evals.probability import Direct
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.policy import Policy
 from qstar.tasks import gsm8k
 from qstar.tasks.items import Item

@@ -6,7 +6,7 @@ import tiny
 from reference import sequential
 from tolerances import EXACT
 
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models
 
 

@@ -9,7 +9,7 @@ import tolerances
 from reference import sequential
 from tolerances import EXACT
 
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models
 from qstar.methods.sft import SFT
 from qstar.structs import Examples

@@ -11,7 +11,7 @@ from flax import nnx
 from tolerances import EXACT, rounding
 
 from qstar import sharding
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm as language_model

@@ -22,7 +22,7 @@ from qstar import improve as command
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.data.rationales import Store
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.sft import SFT
 from qstar.models.origins import Scratch
 from qstar.paths import CONFIGS

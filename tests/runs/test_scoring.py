@@ -14,7 +14,7 @@ import tiny
 
 from qstar import prepare
 from qstar.data import tokenizer as tokenizers
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.verifier import ORM, PRM
 from qstar.models import heads
 from qstar.ops import rows

@@ -20,7 +20,7 @@ from qstar import train as command
 from qstar.config import EvaluateConfig
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator, NoEval
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.runs import train
 from qstar.training import loop
 from qstar.training.build import step as step_module

@@ -9,7 +9,7 @@ import tiny
 from reference import sequential
 from tolerances import EXACT
 
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.thinker import Tokens
 from qstar.structs import Batch

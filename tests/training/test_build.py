@@ -8,7 +8,7 @@ import pytest
 import tiny
 
 from qstar import sharding
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Reference
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.lora import LoraConfig

@@ -5,7 +5,7 @@ import small_runs
 import tiny
 
 from qstar import runs, sharding
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.runs import train
 from qstar.sharding import MeshConfig
 from qstar.training import layout, machine

@@ -19,7 +19,7 @@ from qstar import sharding
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar
 from qstar.methods.latro import LaTRO
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.methods.rlp import RLP

@@ -13,7 +13,7 @@ import tiny
 from tolerances import rounding
 
 from qstar import sharding
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models, Reference
 from qstar.models import lm as language_model
 from qstar.models.lora import LoraConfig, adapted

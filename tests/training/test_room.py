@@ -9,7 +9,7 @@ import pytest
 from small_runs import small
 
 from qstar import sharding
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import memory
 from qstar.models.cost import Pass

@@ -10,7 +10,7 @@ import tolerances
 from tolerances import EXACT, rounding
 
 from qstar import sharding
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.training.step import accumulate, make_step, new_state

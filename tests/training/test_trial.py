@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.models.lm import LMConfig
 from qstar.training import trial
 from qstar.training.build import Program

@@ -14,7 +14,7 @@ from qstar import runs
 from qstar.cli import entry, flags
 from qstar.evals import intervals
 from qstar.evals.suite import CupsEval, Evaluator
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.ops import rows
 from qstar.policy import Policy

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qstar import runs
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.models.formats import hf, llama2c
 from qstar.thoughts.generate import generate
 
