@@ -1,6 +1,6 @@
 """Quiet-STaR: every position of a text thinks, and thoughts that make what follows likelier become likelier.
 
-    1. sample  R thoughts of T tokens at every anchor, no gradient            thoughts/sample.py
+    1. sample  R thoughts of T tokens at every anchor, no gradient            thoughts/draw.py
     2. talk    one differentiable pass: thought log-probs, base and mixed     thoughts/talk.py
     3. credit  reward = gain in log-likelihood of the next N tokens           thoughts/credit.py
     4. loss    NLL of base and mixed predictions + beta * REINFORCE

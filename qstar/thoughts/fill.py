@@ -11,7 +11,7 @@ from flax import struct
 
 from qstar.models.thinker import Thinker
 from qstar.structs import Context
-from qstar.thoughts.sample import sample
+from qstar.thoughts.draw import sample
 from qstar.typing import Array, Float, Int, Key, typed
 
 FILLS = ("sampled", "pause", "dots", "shuffled")

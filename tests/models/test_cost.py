@@ -28,7 +28,7 @@ from qstar.models.lm import REMATS, LMConfig
 from qstar.policy import Policy
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, Context
-from qstar.thoughts.sample import sample
+from qstar.thoughts.draw import sample
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
 

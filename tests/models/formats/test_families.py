@@ -20,9 +20,9 @@ from qstar.models.formats import families, hf
 from qstar.models.lm import LMConfig
 from qstar.ops.rotary import Scaling
 from qstar.structs import Batch, Context
+from qstar.thoughts.draw import sample
 from qstar.thoughts.fill import fill
 from qstar.thoughts.generate import generate
-from qstar.thoughts.sample import sample
 from qstar.thoughts.talk import thought_columns
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "families"

@@ -9,7 +9,7 @@ from reference import sequential
 from tolerances import EXACT
 
 from qstar.models.thinker import Tokens
-from qstar.thoughts.sample import sample
+from qstar.thoughts.draw import sample
 
 SCALE = 1.5
 EVERYWHERE = np.broadcast_to(np.arange(9)[None], (2, 9))
