@@ -88,9 +88,9 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
     """
     import jax
 
-    from qstar.thoughts.generate import generate
     from qstar.thoughts.read import read
     from qstar.thoughts.thinking import Thinks
+    from qstar.thoughts.writing import generate
 
     if not isinstance(run.method, Thinks):
         raise ValueError(

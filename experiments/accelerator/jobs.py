@@ -40,7 +40,7 @@ from qstar.paths import ROOT
 from qstar.reports import frames
 from qstar.runs import improve, pool, train
 from qstar.sharding import MeshConfig
-from qstar.thoughts.generate import generate as think
+from qstar.thoughts.writing import generate as think
 from qstar.training import machine, profile, trial
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig

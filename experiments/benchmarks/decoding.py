@@ -36,7 +36,7 @@ from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.policy import Policy
 from qstar.reports import tables
-from qstar.thoughts.generate import generate as think
+from qstar.thoughts.writing import generate as think
 from qstar.training import console, trial
 
 Writer = Callable[[np.ndarray, int], None]

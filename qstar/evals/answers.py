@@ -27,7 +27,7 @@ from qstar.tasks.grading import sandbox
 from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.grading.sandbox import SandboxConfig
 from qstar.tasks.problem import Problem
-from qstar.thoughts.generate import generate
+from qstar.thoughts.writing import generate
 from qstar.typing import Key, Keys
 
 

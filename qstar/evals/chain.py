@@ -25,7 +25,7 @@ from qstar.tasks import commonsense_qa, gsm8k
 from qstar.tasks.grading import extract
 from qstar.tasks.items import LEAD, MARKER
 from qstar.tasks.problem import Problem
-from qstar.thoughts.generate import generate
+from qstar.thoughts.writing import generate
 from qstar.typing import Key, Keys
 
 OPENING = " Let's think step by step."

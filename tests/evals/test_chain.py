@@ -19,7 +19,7 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
 from qstar.policy import Policy
 from qstar.tasks.problem import Problem
-from qstar.thoughts.generate import Generated
+from qstar.thoughts.writing import Generated
 
 BYTES = {letter: id for id, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
 TOKENIZER = tokenizers.byte_level_bpe(BYTES | {"<|endoftext|>": 256}, [], ["<|endoftext|>"], "smollm")

@@ -14,8 +14,8 @@ from qstar.methods.adaptive import Adaptive, cross_entropy
 from qstar.methods.protocol import Models
 from qstar.methods.quiet_star import QuietStar
 from qstar.thoughts import read
-from qstar.thoughts.generate import generate
 from qstar.thoughts.thinking import Thinking
+from qstar.thoughts.writing import generate
 
 SETTINGS = {"thought_len": 2, "lookahead": 2, "beta": 3.0, "mix": "hidden", "baseline": "mean"}
 METHOD = Adaptive(**SETTINGS, threshold=0.05)

@@ -19,7 +19,7 @@ from qstar.models.thinker import Tokens
 from qstar.sharding import MeshConfig, make_mesh
 from qstar.structs import TrainState
 from qstar.tasks import gsm8k
-from qstar.thoughts import generate as writing
+from qstar.thoughts import writing as writing
 from qstar.thoughts.fill import Inner
 from qstar.training import build
 from qstar.training.build import Program

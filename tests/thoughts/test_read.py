@@ -14,8 +14,8 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models.thinker import Tokens
 from qstar.ops import chunk
 from qstar.thoughts import read as reading
-from qstar.thoughts.generate import generate
 from qstar.thoughts.read import Reading, Step, Thought, best, read
+from qstar.thoughts.writing import generate
 
 METHOD = QuietStar(thought_len=3, delimiter_scale=1.5, mix="hidden")
 TEXT = [3, 7, 1, 9, 4, 6, 0, 11, 8]

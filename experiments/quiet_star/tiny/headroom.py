@@ -22,8 +22,8 @@ from qstar.reports import tables
 from qstar.structs import Context
 from qstar.tasks import cups
 from qstar.tasks.problem import Problem
-from qstar.thoughts.generate import generate
 from qstar.thoughts.talk import thought_columns
+from qstar.thoughts.writing import generate
 from qstar.training import console
 
 

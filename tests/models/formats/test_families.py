@@ -22,8 +22,8 @@ from qstar.ops.rotary import Scaling
 from qstar.structs import Batch, Context
 from qstar.thoughts.draw import sample
 from qstar.thoughts.fill import fill
-from qstar.thoughts.generate import generate
 from qstar.thoughts.talk import thought_columns
+from qstar.thoughts.writing import generate
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "families"
 KINDS = {

@@ -12,7 +12,7 @@ import pytest
 from qstar import runs
 from qstar.methods.plain_lm import PlainLM
 from qstar.models.formats import hf, llama2c
-from qstar.thoughts.generate import generate
+from qstar.thoughts.writing import generate
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 PIECES = ["<unk>", "\n<s>\n", "\n</s>\n", *(f"<0x{byte:02X}>" for byte in range(256)), "a", "b", " ", "ab", " ab"]

@@ -13,8 +13,8 @@ from qstar.methods.plain_lm import PlainLM
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.thinker import Tokens
 from qstar.structs import Batch
-from qstar.thoughts import generate as writing
-from qstar.thoughts.generate import generate
+from qstar.thoughts import writing as writing
+from qstar.thoughts.writing import generate
 
 THINKING = QuietStar(thought_len=3)
 LAST = Tokens(forbidden=(12,))  # of 13
