@@ -224,6 +224,15 @@ def test_few_modules_lie_on_the_top_level_beside_the_commands():
     assert len(top) <= 12, sorted(top)
 
 
+# A command and what it calls; methods and search each have a protocol; `ops.policy` is the arithmetic of policy gradients.
+SHARED = {"improve", "train", "protocol", "policy"}
+
+
+def test_no_two_modules_have_the_same_name():
+    names = [path.stem for path in ROOT.rglob("*.py") if path.stem != "__init__"]
+    assert {name for name in names if names.count(name) > 1} <= SHARED
+
+
 def test_no_module_imports_itself_over_others():
     names = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in modules()}
     of_path = {path: found for path, found in modules().items()}

@@ -2,8 +2,8 @@
 
     loss = mean over judged tokens of the error of the score + lm_weight x mean NLL of the solution's tokens
 
-What is judged is the data's matter (`data/labelled.py`): of a solution with one label every token, of one whose steps are
-labelled the last token of each step. Labels are 0 and 1, or shares in between (Monte Carlo estimates).
+What is judged is the data's matter (`data/labelled.py`): of a solution with one label every token, of one whose steps
+are labelled the last token of each step. Labels are 0 and 1, or shares in between (Monte Carlo estimates).
 """
 
 from dataclasses import dataclass

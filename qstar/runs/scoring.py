@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from qstar import settings, sharding
-from qstar.data import labelled as labelled
+from qstar.data import labelled
 from qstar.data.tokenizer import Tokenizer
 from qstar.decoding import score as reading
 from qstar.methods.verifier import Verifier
