@@ -224,7 +224,7 @@ def test_few_modules_lie_on_the_top_level_beside_the_commands():
     assert len(top) <= 12, sorted(top)
 
 
-# A command and what it calls; methods and search each have a protocol; `ops.policy` is the arithmetic of policy gradients.
+# A command and what it calls; methods and search each have a protocol; `ops.policy` computes policy gradients.
 SHARED = {"improve", "train", "protocol", "policy"}
 
 

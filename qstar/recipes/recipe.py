@@ -61,12 +61,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One self-training recipe."""
+    """One self-training recipe; its settings stand under the answer that they make."""
 
-    # what is trained on: own rationales, human ones, or the answer alone (direct)
-    target: Target = "own"
-    human: bool = False  # human rationales are trained on as well, where a question has one
     iterations: Count = 1  # of sampling, grading and training
+
+    # --- plan: which questions are asked, and how
+
     problems: Whole = 0  # questions of an iteration, drawn without replacement; 0, or where there are fewer: all
     samples: Count = 1  # for each of them
     # Who is sampled first: the base, or a model fine-tuned from it on the human rationales of all questions (sft). What
@@ -79,6 +79,12 @@ class Recipe:
     few_shot: bool = True  # examples stand before a question when it is sampled; never in training
     # Who is sampled again with the answer shown: never, failures, missing (nothing right stored).
     hint: Hint = "failures"
+
+    # --- select: what is trained on, with which weights
+
+    # what is trained on: own rationales, human ones, or the answer alone (direct)
+    target: Target = "own"
+    human: bool = False  # human rationales are trained on as well, where a question has one
     keep: Keep = "right"  # right ones, or all (no filter: the control)
     # of this iteration, of all so far, or the newest right one of every question
     memory: Memory = "iteration"
@@ -87,8 +93,11 @@ class Recipe:
     weighting: Weighting = "pg"  # pg, deviation, ml: see recipes/weighting.py
     baseline: bool = False  # the share of right samples is subtracted: wrong ones push away
     control_variate: bool = False  # subtract the newest sample, times the share of right ones of the other questions
-    # what the loss is a mean over: target tokens, or questions (a sum over tokens in each)
-    mean_over: MeanOver = "tokens"
+    learn_hinted: Share = 0.0  # share of the training set that is also trained on after its hint
+    verifier: bool = False  # in the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
+
+    # --- train: from which weights, for how long, on which loss
+
     restart: bool = True  # every iteration trains from the base, or else from the one before
     optimizer: Optimizer = "fresh"  # moments: fresh, or carried on from the iteration before
     # of the learning rate, warm-up included: anew in every iteration, or one for the run
@@ -96,9 +105,9 @@ class Recipe:
     steps: Count = 40  # of the first iteration
     growth: Growth = 1.2  # of the steps, from one iteration to the next
     max_steps: Whole = 0  # of an iteration; 0: no limit
+    # what the loss is a mean over: target tokens, or questions (a sum over tokens in each)
+    mean_over: MeanOver = "tokens"
     prompts_count: bool = False  # the loss is on prompts as well
-    learn_hinted: Share = 0.0  # share of the training set that is also trained on after its hint
-    verifier: bool = False  # in the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
 
     asks_itself: ClassVar[bool] = True  # rationales are sampled, or else what trains is given
     # Settings that make any recipe this one, whatever it was: `improve=star improve.keep=all` is SSD.
