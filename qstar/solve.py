@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from qstar import config as configs
 from qstar import overrides
-from qstar.cli import manual, session
+from qstar.cli import entry, manual
 from qstar.config import SolveConfig
 from qstar.paths import CONFIGS
 
@@ -28,7 +28,7 @@ def _main(node: DictConfig) -> None:
         from qstar.reports import solutions
         from qstar.runs import solve
 
-    with session.errors() as ending:
+    with entry.errors() as ending:
         cfg, directory = chosen(node, list(HydraConfig.get().overrides.task))
         if cfg.tables:
             if cfg.tree:
@@ -38,9 +38,9 @@ def _main(node: DictConfig) -> None:
             return
         if cfg.tree:
             raise ValueError(f"tree = {cfg.tree!r} shows a search that is stored: give tables=DIRECTORY as well")
-        session.prepare_jax()
-        with session.own_folder(node, directory) as own:
-            ending.go_on = lambda: session.resume("qstar-solve", own) if (own / solve.CONFIG).is_file() else ""
+        entry.prepare_jax()
+        with entry.own_folder(node, directory) as own:
+            ending.go_on = lambda: entry.resume("qstar-solve", own) if (own / solve.CONFIG).is_file() else ""
             lines = solve.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
         console.console().print(solutions.table(lines))
         console.say(f"Every candidate is in {own}")

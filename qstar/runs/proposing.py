@@ -16,7 +16,7 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.decoding.session import Row, Session, Step
 from qstar.search.protocol import Candidate, Key, Node, row_key
 from qstar.tasks.grading.grade import Verdict
-from qstar.tasks.problem import Problem, Task
+from qstar.tasks.problem import Problem, Task, graded
 from qstar.typing import Keys
 
 
@@ -86,7 +86,7 @@ class Proposals:
         return self._verdicts[node]
 
     def _graded(self, row: Row, problem: Problem) -> Verdict:
-        return self.task.grader(row.text, problem.gold) if row.finished else Verdict(False, "", "too long")
+        return graded(self.task, problem, row.text, row.finished)
 
     def _margin(self, step: Step, problem: Problem) -> float:
         """Mean over the tokens of the answer where it stands last in the step; over the whole step where it does not.
