@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from qstar import config as configs
 from qstar import overrides
-from qstar.cli import manual, session
+from qstar.cli import entry, manual
 from qstar.config import LabelConfig
 from qstar.paths import CONFIGS
 
@@ -28,14 +28,14 @@ def _main(node: DictConfig) -> None:
         from qstar.reports import summaries
         from qstar.runs import label
 
-    with session.errors() as ending:
+    with entry.errors() as ending:
         job = HydraConfig.get()
         if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)
         cfg, directory = chosen(node, list(job.overrides.task))
-        session.prepare_jax()
-        with session.own_folder(node, directory) as own:
-            ending.go_on = lambda: session.resume("qstar-label", own) if (own / label.CONFIG).is_file() else ""
+        entry.prepare_jax()
+        with entry.own_folder(node, directory) as own:
+            ending.go_on = lambda: entry.resume("qstar-label", own) if (own / label.CONFIG).is_file() else ""
             found = label.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
         console.console().print(summaries.labels(found), markup=False, highlight=False)
         console.say(f"Labels are in {own / label.LABELS}")

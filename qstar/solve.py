@@ -25,7 +25,7 @@ def _main(node: DictConfig) -> None:
     from qstar.training import console
 
     with console.phase("loading libraries"):
-        from qstar.reports import solutions
+        from qstar.reports import searches
         from qstar.runs import solve
 
     with entry.errors() as ending:
@@ -34,7 +34,7 @@ def _main(node: DictConfig) -> None:
             if cfg.tree:
                 console.say(solve.tree(directory, cfg.tree))
             else:
-                console.console().print(solutions.table(solve.tabulated(cfg, directory)))
+                console.console().print(searches.table(solve.tabulated(cfg, directory)))
             return
         if cfg.tree:
             raise ValueError(f"tree = {cfg.tree!r} shows a search that is stored: give tables=DIRECTORY as well")
@@ -42,7 +42,7 @@ def _main(node: DictConfig) -> None:
         with entry.own_folder(node, directory) as own:
             ending.go_on = lambda: entry.resume("qstar-solve", own) if (own / solve.CONFIG).is_file() else ""
             lines = solve.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
-        console.console().print(solutions.table(lines))
+        console.console().print(searches.table(lines))
         console.say(f"Every candidate is in {own}")
 
 

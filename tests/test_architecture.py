@@ -225,7 +225,7 @@ def test_few_modules_lie_on_the_top_level_beside_the_commands():
 
 
 # A command and what it calls; methods and search each have a protocol; `ops.policy` computes policy gradients.
-SHARED = {"improve", "solve", "train", "protocol", "policy"}
+SHARED = {"improve", "label", "solve", "train", "protocol", "policy"}
 
 
 def test_no_two_modules_have_the_same_name():

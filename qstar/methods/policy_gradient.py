@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from qstar import settings
 from qstar.decoding import score
-from qstar.methods.lm import PlainLM
+from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models, Reference
 from qstar.models.cost import Pass
 from qstar.ops import masked, policy, returns

@@ -17,7 +17,7 @@ import numpy as np
 
 from qstar.config import SolveConfig
 from qstar.evals.intervals import wilson
-from qstar.reports.solutions import Line
+from qstar.reports.searches import Line
 from qstar.search import run as searches
 from qstar.search.best_of_n import BestOfN
 from qstar.search.cot_decoding import CoTDecoding

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from qstar.data import labelled as labelled
 from qstar.data import rationales
-from qstar.data import steps as labelled
 from qstar.data.rationales import HINTED, Store
 from qstar.data.tokenizer import Tokenizer
 from qstar.search.labelling import Solution

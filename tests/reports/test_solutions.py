@@ -1,5 +1,6 @@
-from qstar.reports import solutions
 from qstar.reports.solutions import Line
+
+from qstar.reports import solutions
 
 
 def row(node, parent, written, **fields):

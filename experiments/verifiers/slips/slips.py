@@ -18,7 +18,7 @@ import numpy as np
 
 from qstar import config as configs
 from qstar import files
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.evals.intervals import student
 from qstar.runs import scoring, train
 from qstar.tasks import arithmetic, cups
@@ -136,8 +136,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    with session.errors():
-        session.prepare_jax()
+    with entry.errors():
+        entry.prepare_jax()
         lines = []
         for seed in args.seeds:
             lines.append(measured(args, seed))
