@@ -224,8 +224,9 @@ def test_few_modules_lie_on_the_top_level_beside_the_commands():
     assert len(top) <= 12, sorted(top)
 
 
-# A command and what it calls; methods and search each have a protocol; `ops.policy` computes policy gradients.
-SHARED = {"improve", "label", "solve", "train", "protocol", "policy"}
+# A command and what it calls; methods and search each have a protocol,
+# data and training rollouts; `ops.policy` computes policy gradients.
+SHARED = {"improve", "label", "solve", "train", "protocol", "policy", "rollouts"}
 
 
 def test_no_two_modules_have_the_same_name():

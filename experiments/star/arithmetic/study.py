@@ -109,7 +109,7 @@ def warm_up(out: Path, base: int, more: tuple[str, ...], examples: Sequence[str]
 
 def ask_two_digits(folder: Path) -> None:
     """How many sums of two digits of the dev split a base gets right."""
-    session.prepare_jax()
+    entry.prepare_jax()
     cfg = configs.composed("improve", [RECIPE, f"model.source={folder}"])
     task = dataclasses.replace(cfg.task, digits=(2,))
     found = answering.evaluated(cfg, load.initial_model(cfg.model, 0), task.problems("dev"), "dev", 0)

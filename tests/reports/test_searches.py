@@ -1,6 +1,5 @@
-from qstar.reports.solutions import Line
-
-from qstar.reports import solutions
+from qstar.reports import searches
+from qstar.reports.searches import Line
 
 
 def row(node, parent, written, **fields):
@@ -20,7 +19,7 @@ def test_a_tree_shows_steps_below_their_parents_with_scores_and_verdicts():
         row(4, 2, "-2;", scores=[("oracle", 1.0)], answer="2", correct=True, final=True, chosen=True),
         row(5, 2, "....", final=True, rollout=True),
     ]
-    assert solutions.tree(rows).splitlines() == [
+    assert searches.tree(rows).splitlines() == [
         "dev-3: 3ab=",
         "  -4  runs/prm 0.250  oracle 0.000  value 0.250",
         "    -4;  4 wrong",
@@ -32,6 +31,6 @@ def test_a_tree_shows_steps_below_their_parents_with_scores_and_verdicts():
 
 def test_a_line_of_the_table_has_its_interval_and_costs_and_seconds_where_they_were_measured():
     line = Line("Beam", "all", 50, 0.5, 0.366, 0.634, 16, 80.25, 1234.5, 3.21e8)
-    table = solutions.markdown([line, Line("Beam", "all", 50, 0.5, 0.366, 0.634, 16, 80.25, 1234.5, 3.21e8, 0.25)])
+    table = searches.markdown([line, Line("Beam", "all", 50, 0.5, 0.366, 0.634, 16, 80.25, 1234.5, 3.21e8, 0.25)])
     cells = "| Beam | all | 0.500 [0.366, 0.634] | 50 | 16.0 | 80.2 | 1234.5 | 3.21e+08 |"
     assert table.splitlines()[2:] == [f"{cells}  |", f"{cells} 0.250 |"]
