@@ -26,11 +26,11 @@ from qstar import __version__, advice, files, overrides, settings
 from qstar.data.dataset import Data
 from qstar.data.examples import ExamplesText
 from qstar.data.generated import CupsText
+from qstar.data.labelled import LabelledText
 from qstar.data.on_policy import RolloutData
 from qstar.data.overlong import OVERLONG
 from qstar.data.pairs import PairsText
 from qstar.data.pipeline import TextConfig
-from qstar.data.steps import LabelledText
 from qstar.evals.answers import TaskEval
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval

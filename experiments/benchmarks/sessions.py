@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from qstar import runs
-from qstar.cli import flags, session
+from qstar.cli import entry, flags
 from qstar.decoding import write
 from qstar.decoding.generate import generate
 from qstar.decoding.sampling import Sampling
@@ -32,7 +32,7 @@ def main() -> None:
     for name, default in (("rows", 32), ("steps", 8), ("tokens", 12), ("repeats", 15)):
         parser.add_argument(f"--{name}", type=flags.number(Count), default=default)
     options = parser.parse_args()
-    session.prepare_jax()
+    entry.prepare_jax()
     model = runs.load_model(options.model)
     params = jax.device_put(model.language_model)
     layers = write.unrolled(model.definition, params)

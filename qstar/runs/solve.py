@@ -28,7 +28,7 @@ from qstar.models import cost
 from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
 from qstar.policy import Policy
-from qstar.reports import solutions as report
+from qstar.reports import searches as report
 from qstar.runs import answering, load, replay, scoring
 from qstar.runs.proposing import Proposals, check_delimiters
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
