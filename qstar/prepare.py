@@ -45,10 +45,11 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--to",
         choices=("checkpoint", "huggingface", "adapter", *CLASSIFIERS),
+        metavar="KIND",
         default="checkpoint",
-        help="what to write: a checkpoint of qstar (default), a directory that transformers loads, the low-rank "
-        "adapters of a run alone, as a directory that peft loads, or a run's reward model as a classifier of "
-        "transformers",
+        help="what to write: a checkpoint of qstar (checkpoint, the default), a directory that transformers loads "
+        "(huggingface), the low-rank adapters of a run alone, as a directory that peft loads (adapter), or a run's "
+        f"reward model as a classifier of transformers ({' or '.join(CLASSIFIERS)})",
     )
     out.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the stored weights")
     return out
