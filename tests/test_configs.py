@@ -18,6 +18,8 @@ from qstar.config import EvaluateConfig, ImproveConfig, TrainConfig
 from qstar.data import examples
 from qstar.data import tokenizer as tokenizers
 from qstar.data.examples import ExamplesText
+from qstar.data.on_policy import RolloutData
+from qstar.evals.answers import TaskEval
 from qstar.evals.chain import ChainEval
 from qstar.evals.perplexity import PerplexityEval
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
@@ -429,13 +431,19 @@ def smaller(cfg: TrainConfig, folder: Path) -> TrainConfig:
         (folder / "tokenizer.json").write_text(tokenizers.characters("12+=").to_json())
         data = dataclasses.replace(data, path=str(folder / "examples.jsonl"))
         model = dataclasses.replace(model, tokenizer=str(folder / "tokenizer.json"))
+    task = cfg.task
+    if isinstance(data, RolloutData):
+        data = dataclasses.replace(data, samples=2, max_new_tokens=4, length=64)
+        task = dataclasses.replace(task, digits=(1,), train=4)
     questions = dataclasses.replace(cfg.eval, batch_size=2)
+    if isinstance(questions, TaskEval):
+        questions = dataclasses.replace(questions, task=task)
     if isinstance(questions, QuestionsEval):
         questions = dataclasses.replace(questions, commonsense_qa="")
     if hasattr(questions, "items"):
         questions = dataclasses.replace(questions, items=2)
     return dataclasses.replace(
-        cfg, model=model, method=method, data=data, eval=questions, steps=2, batch_size=2, control=False
+        cfg, model=model, method=method, data=data, eval=questions, task=task, steps=2, batch_size=2, control=False
     )
 
 
@@ -445,7 +453,7 @@ def test_every_experiment_runs_two_steps(name, data_folder, monkeypatch):
     cfg = smaller(composed(f"experiments={name}"), data_folder)
     result = train.run(cfg, data_folder / "run")
     assert [line["step"] for line in small_runs.lines(data_folder / "run" / "metrics.jsonl")][-1] == 2
-    asked = {QuestionsEval: {"gsm8k"}, CupsEval: {"cups"}, NoEval: set()}
+    asked = {QuestionsEval: {"gsm8k"}, CupsEval: {"cups"}, TaskEval: {"arithmetic_written"}, NoEval: set()}
     assert {row.task for row in result.after} == asked[type(cfg.eval)]
 
 
