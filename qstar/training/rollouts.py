@@ -26,6 +26,7 @@ from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.problem import Problem, Task
 from qstar.training.build import Program
 from qstar.training.sources import Position
+from qstar.typing import Params
 
 KEPT = 0.9  # of the moving average of rewards, from one step to the next
 QUESTIONS, SHOTS, TOKENS = range(3)  # what draws with the seed
@@ -88,25 +89,25 @@ class RolloutSource:
 
     def next(self, state: TrainState) -> Rollouts:
         step = int(state.step)
-        params = join(state.params, state.frozen)
-        wanted = self._rows // self._cfg.samples
-        groups: list[list[Rollout]] = []
-        for attempt in range(1 + self._cfg.refills * (self._cfg.dead == "refill")):
-            missing = wanted - len(groups)
-            drawn = self._sampled(params, [self._question(i) for i in range(missing)], step, attempt)
-            self._asked += missing
-            last = attempt == self._cfg.refills
-            groups += drawn if last or self._cfg.dead != "refill" else [group for group in drawn if not _dead(group)]
-            if len(groups) == wanted:
-                break
+        groups = self._groups(join(state.params, state.frozen), step)
         self._seen(step + 1, [rollout for group in groups for rollout in group])
         batch = self._batch(groups)
-        self._past = (
-            KEPT * self._past + (1 - KEPT) * float(batch.reward.sum(-1).mean())
-            if step
-            else float(batch.reward.sum(-1).mean())
-        )
+        mean = float(batch.reward.sum(-1).mean())
+        self._past = KEPT * self._past + (1 - KEPT) * mean if step else mean
         return batch
+
+    def _groups(self, params: Params, step: int) -> list[list[Rollout]]:
+        """The samples of as many questions as a step has; those that say nothing are replaced where `cfg.dead` says."""
+        count, rounds = self._rows // self._cfg.samples, self._cfg.refills if self._cfg.dead == "refill" else 0
+        groups: list[list[Rollout]] = []
+        for attempt in range(rounds + 1):
+            problems = [self._question(later) for later in range(count - len(groups))]
+            sampled = self._sampled(params, problems, step, attempt)
+            self._asked += len(problems)
+            groups += sampled if attempt == rounds else [group for group in sampled if not _dead(group)]
+            if len(groups) == count:
+                break
+        return groups
 
     def position(self) -> Position:
         return {"questions": self._asked, "past": self._past}
@@ -116,24 +117,11 @@ class RolloutSource:
 
     def abstract(self) -> Rollouts:
         """Shapes and types of a batch, laid out on the mesh."""
-        one = self._row(
-            Rollout(
-                self._problems[0],
-                "",
-                (0,),
-                (0,),
-                "",
-                "",
-                np.zeros(1),
-                np.zeros(1),
-                Verdict(False, "", ""),
-                False,
-                self._no,
-            )
-        )
+        text, number, no = "", np.zeros(1), Verdict(False, "", "")
+        empty = Rollout(self._problems[0], text, (0,), (0,), text, text, number, number, no, False, self._no)
         place = sharding.named(self._program.mesh, "batch")
         shaped = lambda leaf: jax.ShapeDtypeStruct((self._rows, *np.shape(leaf)), leaf.dtype, sharding=place)  # noqa: E731
-        return jax.tree.map(shaped, one)
+        return jax.tree.map(shaped, self._row(empty))
 
     # --- sampling -------------------------------------------------------------------------------------------------
 
@@ -142,7 +130,7 @@ class RolloutSource:
         epoch, place = divmod(self._asked + later, len(self._problems))
         return self._problems[_order(self._seed, epoch, len(self._problems))[place]]
 
-    def _sampled(self, params, problems: Sequence[Problem], step: int, attempt: int) -> list[list[Rollout]]:
+    def _sampled(self, params: Params, problems: Sequence[Problem], step: int, attempt: int) -> list[list[Rollout]]:
         cfg, samples = self._cfg, self._cfg.samples
         prompts = [self._prompt(problem) for problem in problems]
         key = jax.random.key(self._seed)
