@@ -148,7 +148,7 @@ def test_several_devices_of_one_cpu_have_threads_enough_for_collectives_that_wai
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux counts a process's threads there")
 def test_the_threads_are_there():
     program = (
-        "import os, jax; from qstar.cli import session; session.prepare_jax(); jax.devices(); "
+        "import os, jax; from qstar.cli import entry; entry.prepare_jax(); jax.devices(); "
         "print(len(os.listdir('/proc/self/task')))"
     )
 
