@@ -200,10 +200,10 @@ class Cups(tasks.Asked):
         """Raises ValueError where there are not as many different ones."""
         count, rng = getattr(self, tasks.known(split)), np.random.default_rng((self.seed, tasks.SPLITS.index(split)))
         cfg, found = CupsConfig(self.min_moves, self.max_moves), {}
-        for _ in range(100 * count):
-            if len(found) == count:
-                break
+        in_vain = 0  # draws since the last new one: of n different ones the last is missed 10 n times once in 20,000
+        while len(found) < count and in_vain < 10 * (len(found) + 20):
             game = draw(cfg, rng, split)
+            in_vain = in_vain + 1 if game.question in found else 0
             found.setdefault(game.question, game)
         if len(found) < count:
             raise ValueError(
