@@ -66,26 +66,26 @@ class Work:
         return Work(self.flops * times, self.bytes * times)
 
 
-def forward_flops(lm: LMConfig, one: Pass) -> int:
+def forward_flops(lm: LMConfig, pass_: Pass) -> int:
     """FLOPs of one forward pass."""
-    return sum(part.flops for part in _forward(lm, one, 1))
+    return sum(part.flops for part in _forward(lm, pass_, 1))
 
 
 def flops(lm: LMConfig, passes: Sequence[Pass], frozen: bool = False) -> int:
     """FLOPs of a training step on one window: three forward passes where there is a gradient, else one.
 
-    Where the language model is `frozen` beneath adapters, no gradient of its weights is computed, which leaves two of
+    Where the language model is `frozen` under adapters, no gradient of its weights is computed, which leaves two of
     every product with a weight; the adapters' own products are left out.
     """
-    return sum(_least(lm, one, frozen) for one in passes)
+    return sum(_least(lm, pass_, frozen) for pass_ in passes)
 
 
-def _least(lm: LMConfig, one: Pass, frozen: bool) -> int:
-    trunk, logits, heads = _forward(lm, one, 1)
+def _least(lm: LMConfig, pass_: Pass, frozen: bool) -> int:
+    trunk, logits, heads = _forward(lm, pass_, 1)
     forward = trunk.flops + logits.flops + heads.flops
-    if not one.gradient:
+    if not pass_.gradient:
         return forward
-    weights = 2 * one.columns * lm.layers * _layer_weights(lm) + logits.flops
+    weights = 2 * pass_.columns * lm.layers * _layer_weights(lm) + logits.flops
     return 3 * forward - (weights if frozen else 0)
 
 
@@ -95,42 +95,42 @@ def phases(lm: LMConfig, passes: Sequence[Pass], rows: int = 1) -> dict[str, Wor
     Layers run twice more than forward for a gradient, and what `lm.remat` recomputes runs once more again. Logits are
     recomputed always (`ops.chunk`). The update of the weights is not counted.
     """
-    found = dict.fromkeys(PHASES, Work())
-    for one in passes:
-        trunk, logits, heads = _forward(lm, one, rows)
-        found[one.phase] += trunk
-        found["vocabulary"] += logits
-        found["heads"] += heads
-        if one.gradient:
-            found["backward"] += (trunk + logits + heads) * 2
-            found["recomputation"] += logits + _recomputed(lm, one, trunk, rows)
-    return found
+    work = dict.fromkeys(PHASES, Work())
+    for pass_ in passes:
+        trunk, logits, heads = _forward(lm, pass_, rows)
+        work[pass_.phase] += trunk
+        work["vocabulary"] += logits
+        work["heads"] += heads
+        if pass_.gradient:
+            work["backward"] += (trunk + logits + heads) * 2
+            work["recomputation"] += logits + _recomputed(lm, pass_, trunk, rows)
+    return work
 
 
-def _recomputed(lm: LMConfig, one: Pass, trunk: Work, rows: int) -> Work:
+def _recomputed(lm: LMConfig, pass_: Pass, trunk: Work, rows: int) -> Work:
     """The layers again, but for products that are kept and the last of each layer: no gradient asks for its result."""
-    size, columns = SIZES[lm.dtype], rows * one.columns
+    size, columns = SIZES[lm.dtype], rows * pass_.columns
     if lm.remat == "none":
         return Work()
     if lm.remat == "minimal":
         products = 2 * columns * _layer_weights(lm)
-        return trunk + Work(products, _products_bytes(lm, one, columns)) * -lm.layers
+        return trunk + Work(products, _products_bytes(lm, pass_, columns)) * -lm.layers
     moved = lm.width * lm.ff + columns * (lm.width + lm.ff)
     return trunk + Work(2 * columns * lm.width * lm.ff, moved * size) * -lm.layers
 
 
-def _forward(lm: LMConfig, one: Pass, rows: int) -> tuple[Work, Work, Work]:
+def _forward(lm: LMConfig, pass_: Pass, rows: int) -> tuple[Work, Work, Work]:
     """Layers, logits and small heads of a forward pass over `rows` windows."""
-    size, columns, logits = SIZES[lm.dtype], rows * one.columns, rows * one.logits
+    size, columns, logits = SIZES[lm.dtype], rows * pass_.columns, rows * pass_.logits
     attention = lm.heads * lm.head_size
-    per_column = 2 * _layer_weights(lm) + 4 * attention * one.keys
-    trunk = Work(columns * lm.layers * per_column, lm.layers * _layer_bytes(lm, one, columns))
+    per_column = 2 * _layer_weights(lm) + 4 * attention * pass_.keys
+    trunk = Work(columns * lm.layers * per_column, lm.layers * _layer_bytes(lm, pass_, columns))
     table = lm.vocab * lm.width
-    read = one.runs * table * bool(logits) + logits * (lm.width + 4 * lm.vocab)  # written, and read for the softmax
+    read = pass_.runs * table * bool(logits) + logits * (lm.width + 4 * lm.vocab)  # written, and read for the softmax
     vocabulary = Work(2 * logits * table, size * read)
     perceptron = lm.width**2 + lm.width  # the last two layers of a small head
-    small = one.mixing * (2 * lm.width**2 + perceptron) + one.gate * perceptron
-    heads = Work(2 * rows * small, size * rows * (5 * one.mixing + 3 * one.gate) * lm.width)
+    small = pass_.mixing * (2 * lm.width**2 + perceptron) + pass_.gate * perceptron
+    heads = Work(2 * rows * small, size * rows * (5 * pass_.mixing + 3 * pass_.gate) * lm.width)
     return trunk, vocabulary, heads
 
 
@@ -139,7 +139,7 @@ def _layer_weights(lm: LMConfig) -> int:
     return 2 * lm.width * (lm.heads + lm.kv_heads) * lm.head_size + 3 * lm.width * lm.ff
 
 
-def _layer_bytes(lm: LMConfig, one: Pass, columns: int) -> int:
+def _layer_bytes(lm: LMConfig, pass_: Pass, columns: int) -> int:
     """What one layer reads and writes.
 
     In units of a column, beside the operands and results of its products: six times the width for a norm with its
@@ -148,13 +148,13 @@ def _layer_bytes(lm: LMConfig, one: Pass, columns: int) -> int:
     """
     size, wide = SIZES[lm.dtype], max(4, SIZES[lm.dtype])  # scores are float32 or better
     heads = (lm.heads + lm.kv_heads) * lm.head_size
-    attended = 2 * (lm.heads + one.runs * lm.kv_heads) * lm.head_size  # a column's own keys are read in every run
+    attended = 2 * (lm.heads + pass_.runs * lm.kv_heads) * lm.head_size  # a column's own keys are read in every run
     between = 12 * lm.width + 8 * heads + 3 * lm.ff
-    scores = lm.heads * one.keys * (9 * wide + size)
-    return _products_bytes(lm, one, columns) + columns * ((attended + between) * size + scores)
+    scores = lm.heads * pass_.keys * (9 * wide + size)
+    return _products_bytes(lm, pass_, columns) + columns * ((attended + between) * size + scores)
 
 
-def _products_bytes(lm: LMConfig, one: Pass, columns: int) -> int:
+def _products_bytes(lm: LMConfig, pass_: Pass, columns: int) -> int:
     """What the products of one layer with its weights read and write."""
     operands = 7 * lm.width + 2 * (lm.heads + lm.kv_heads) * lm.head_size + 3 * lm.ff
-    return SIZES[lm.dtype] * (one.runs * _layer_weights(lm) + columns * operands)
+    return SIZES[lm.dtype] * (pass_.runs * _layer_weights(lm) + columns * operands)

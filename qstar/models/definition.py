@@ -54,7 +54,7 @@ class Definition:
 
     @property
     def abstract_model(self) -> Any:
-        """The module with shapes for weights: what is asked for its configuration."""
+        """The module with shapes for weights: its configuration is read from it."""
         return self.bind(self.abstract)
 
     @property
@@ -95,18 +95,18 @@ class Definition:
 
 
 def join(trained: Params, frozen: Params | None) -> Params:
-    """The whole tree behind `Definition.split`."""
+    """The whole tree, from the parts that `Definition.split` gives."""
     return {**trained, **(frozen or {})}
 
 
-def differences(wanted: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> str:
+def differences(expected: dict[str, tuple[int, ...]], actual: dict[str, tuple[int, ...]]) -> str:
     """What keeps two trees (`shapes` of each) from being of one model, a line each, at most twelve; "" when nothing."""
-    problems = [f"missing {name} {wanted[name]}" for name in wanted if name not in found]
-    problems += [f"unexpected {name} {found[name]}" for name in found if name not in wanted]
+    problems = [f"missing {name} {expected[name]}" for name in expected if name not in actual]
+    problems += [f"unexpected {name} {actual[name]}" for name in actual if name not in expected]
     problems += [
-        f"{name} is {found[name]}, wanted {wanted[name]}"
-        for name in wanted
-        if name in found and found[name] != wanted[name]
+        f"{name} is {actual[name]}, wanted {expected[name]}"
+        for name in expected
+        if name in actual and actual[name] != expected[name]
     ]
     return "\n  ".join(problems[:12]) + (f"\n  and {len(problems) - 12} more" if len(problems) > 12 else "")
 

@@ -45,7 +45,7 @@ class Scorer(nnx.Module):
 
     @typed
     def scores(self, batch: Batch) -> Float[Array, "B S"]:
-        """The head's output at every token, of what stands up to it."""
+        """The head's output at every token, from the tokens up to it."""
         return self.score(self.lm.text(batch).hidden)
 
 

@@ -271,7 +271,7 @@ class LM(nnx.Module):
 
     @typed
     def next_logprobs(self, text: Text, tokens: Int[Array, "B S"]) -> Float[Array, "B J"]:
-        """Log-prob of every token but the first, after what stands before it: what training and scoring both read."""
+        """Log-prob of every token but the first, given the tokens before it: what training and scoring both read."""
         return vocabulary.logprobs(self.logits, text.hidden[:, :-1], tokens[:, 1:], 1, self.cfg.vocab)
 
     def take_apart(self, layers: tuple[Block, ...]) -> None:
@@ -320,8 +320,8 @@ class LM(nnx.Module):
         for number, (block, kind) in enumerate(zip(self.apart, self.cfg.windowed, strict=True)):
             frequency, mask = kinds[kind]
             of_layer = jax.tree.map(lambda leaf, i=number: leaf[i], extra)
-            x, found = block(x, position, frequency, attend(mask, of_layer))
-            keys.append(found)
+            x, layer_keys = block(x, position, frequency, attend(mask, of_layer))
+            keys.append(layer_keys)
         return self.norm(x), jax.tree.map(lambda *layers: jnp.stack(layers), *keys)
 
     @typed

@@ -48,7 +48,9 @@ class LoraConfig:
             raise ValueError(f"lora.targets = {self.targets}: name some of {', '.join(PROJECTIONS)}, each once, or all")
         if "all" in self.targets and len(self.targets) > 1:
             raise ValueError(f"lora.targets = {self.targets}: `all` stands alone")
-        changed = [f"lora.{one.name}" for one in dataclasses.fields(self) if getattr(self, one.name) != one.default]
+        changed = [
+            f"lora.{field.name}" for field in dataclasses.fields(self) if getattr(self, field.name) != field.default
+        ]
         if changed and not self.rank:
             raise ValueError(
                 f"lora.rank = 0 makes no adapters, yet {', '.join(changed)} is set: give lora.rank=8 as well"
@@ -115,10 +117,10 @@ class WithAdapters(Definition):
     def adapters(self, key: Key) -> Params:
         """New adapters: A normal with variance 1 / fan-in, B zero."""
         made = {}
-        for name, one in zip(self.targets, jax.random.split(key, len(self.targets)), strict=True):
+        for name, subkey in zip(self.targets, jax.random.split(key, len(self.targets)), strict=True):
             shape = self._shapes[name]
             fan_in = math.prod(shape["a"][1:-1])
-            made[name] = {"a": jax.random.normal(one, shape["a"]) * fan_in**-0.5, "b": jnp.zeros(shape["b"])}
+            made[name] = {"a": jax.random.normal(subkey, shape["a"]) * fan_in**-0.5, "b": jnp.zeros(shape["b"])}
         return made
 
     def freeze(self, lm: Params) -> Params:

@@ -51,16 +51,16 @@ def temporaries(
     """
     size = max(4, SIZES[lm.dtype]) if wide else SIZES[lm.dtype]
     rows = -(-rows // micro_batches)
-    backward = [one for one in passes if one.gradient]
-    largest = max(backward, key=lambda one: one.columns)
+    backward = [pass_ for pass_ in passes if pass_.gradient]
+    largest = max(backward, key=lambda pass_: pass_.columns)
     table = lm.vocab * lm.width * 4
     # Of the text's pass and of the columns', before they are added; the table's come from look-ups and logits too.
     gradients = trained * (2 if len(backward) > 1 else 1) + (2 * table if trained > table else 0)
     if micro_batches > 1:
         gradients += 2 * trained  # the sum so far, and the next
-    kept = sum(_kept(lm, one, size, rows) for one in backward)
-    logits = max(one.logits for one in backward) * rows * lm.vocab * 4
-    sampled = sum(one.columns for one in passes if one.phase == "sampling")
+    kept = sum(_kept(lm, pass_, size, rows) for pass_ in backward)
+    logits = max(pass_.logits for pass_ in backward) * rows * lm.vocab * 4
+    sampled = sum(pass_.columns for pass_ in passes if pass_.phase == "sampling")
     layer = largest.columns * (OF_WIDTH * lm.width + OF_FF * lm.ff)
     return Temporaries(
         gradients=gradients,
@@ -71,27 +71,27 @@ def temporaries(
     )
 
 
-def _scores(lm: LMConfig, one: Pass, size: int, rows: int) -> int:
+def _scores(lm: LMConfig, pass_: Pass, size: int, rows: int) -> int:
     """Bytes of the scores of a layer; float32 or better."""
-    return rows * one.columns * lm.heads * one.keys * max(4, size)
+    return rows * pass_.columns * lm.heads * pass_.keys * max(4, size)
 
 
-def _slice(one: Pass) -> float:
+def _slice(pass_: Pass) -> float:
     """Of scores that are there at a time: thoughts attend slice by slice."""
-    return chunk.BUDGET_BYTES if one.thoughts else math.inf
+    return chunk.BUDGET_BYTES if pass_.thoughts else math.inf
 
 
-def _kept(lm: LMConfig, one: Pass, size: int, rows: int) -> int:
+def _kept(lm: LMConfig, pass_: Pass, size: int, rows: int) -> int:
     """Of a pass: what layers hand on, the text's keys and values, and all that is not recomputed."""
-    layer = one.columns * lm.width
-    if one.phase == "text":
-        layer += 4 * one.columns * lm.kv_heads * lm.head_size  # and their gradients
+    layer = pass_.columns * lm.width
+    if pass_.phase == "text":
+        layer += 4 * pass_.columns * lm.kv_heads * lm.head_size  # and their gradients
     if lm.remat == "full":
         return rows * lm.layers * layer * size
     if lm.remat == "minimal":  # what its products with weights make, but for the last one
         made = lm.width + (lm.heads + 2 * lm.kv_heads) * lm.head_size + 2 * lm.ff
-        return rows * lm.layers * (layer + one.columns * made) * size
+        return rows * lm.layers * (layer + pass_.columns * made) * size
     of_width, of_ff, of_scores = KEPT_UNROLLED if lm.unrolled else KEPT
-    layer += one.columns * (of_width * lm.width + of_ff * lm.ff)
-    scores = _scores(lm, one, size, rows)
-    return lm.layers * (rows * layer * size + (of_scores * scores if scores <= _slice(one) else 0))
+    layer += pass_.columns * (of_width * lm.width + of_ff * lm.ff)
+    scores = _scores(lm, pass_, size, rows)
+    return lm.layers * (rows * layer * size + (of_scores * scores if scores <= _slice(pass_) else 0))

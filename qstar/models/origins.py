@@ -50,7 +50,7 @@ class Pretrained:
 
 
 def _switch(value: object) -> str:
-    """A setting of `SWITCHES` as text, also where YAML has made a truth of it."""
+    """A setting of `SWITCHES` as text, also where YAML has parsed it as a boolean."""
     return str(value).lower()
 
 

@@ -170,7 +170,7 @@ class Thinker(nnx.Module):
     def columns_input(
         self, inner: Float[Array, "B R A T D"], true: Float[Array, "B R A M D"]
     ) -> Float[Array, "B R A C D"]:
-        """Embeddings of all columns: start, the thought, end, and the M = N - 1 true tokens behind it."""
+        """Embeddings of all columns: start, the thought, end, and the M = N - 1 true tokens after it."""
         edge = (*inner.shape[:3], 1, inner.shape[-1])
         start, end = (
             jnp.broadcast_to(e[None, None, None, None], edge) for e in (self.start_embedding, self.end_embedding)

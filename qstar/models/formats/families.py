@@ -76,7 +76,7 @@ MAX_COUNT, MAX_LAYERS = 1 << 31, 10_000  # beyond those of any model
 
 
 def read(raw: dict, source: str) -> LMConfig:
-    """The shape behind the contents of a config.json.
+    """The shape that a config.json describes.
 
     Raises ValueError for what `models/lm.py` does not compute, for entries of another type, and for numbers that no
     model has.
@@ -156,35 +156,35 @@ def _short(value: object) -> str:
 
 def _problems(kind: str, raw: dict) -> list[str]:
     """Settings that are not computed, a line each."""
-    wanted = FAMILIES[kind].refused | {"quantization_config": None, "partial_rotary_factor": 1}
-    found = [(name, raw[name], only) for name, only in wanted.items() if name in raw]
+    supported = FAMILIES[kind].refused | {"quantization_config": None, "partial_rotary_factor": 1}
+    given = [(name, raw[name], only) for name, only in supported.items() if name in raw]
     wide, near = _rope_parameters(kind, raw)
     for rope, kinds in ((wide, ("default", "linear", "llama3")), (near, ("default",))):
         if any(isinstance(value, dict) for value in rope.values()):
-            found.append(("rope_parameters", rope, "one set for all layers"))
+            given.append(("rope_parameters", rope, "one set for all layers"))
         elif _rope_kind(rope) not in kinds:
-            found.append(("rope_scaling", _rope_kind(rope), ", ".join(kinds)))
-        found.append(("partial_rotary_factor", rope.get("partial_rotary_factor", 1), 1))
-    found += _window_problems(kind, raw)
+            given.append(("rope_scaling", _rope_kind(rope), ", ".join(kinds)))
+        given.append(("partial_rotary_factor", rope.get("partial_rotary_factor", 1), 1))
+    given += _window_problems(kind, raw)
     spelled = {None: "null", False: "false"}
     return [
         f"{name} is {value!r}, only {spelled.get(only, only)} is supported"
-        for name, value, only in found
+        for name, value, only in given
         if value != only and (value or only)  # what is off may be spelled null, false or 0
     ]
 
 
 def _window_problems(kind: str, raw: dict) -> list[tuple]:
     types, window, layers = raw.get("layer_types"), raw.get("sliding_window"), raw["num_hidden_layers"]
-    found = []
+    problems = []
     if types is not None and (set(types) - {FULL, SLIDING} or len(types) != layers):
-        found.append(("layer_types", types, f"{FULL} or {SLIDING} for each of {layers} layers"))
+        problems.append(("layer_types", types, f"{FULL} or {SLIDING} for each of {layers} layers"))
     # What transformers itself does not read, or cannot run.
     if kind == "mistral" and window is not None and FULL in (types or ()):
-        found.append(("layer_types", types, SLIDING))
+        problems.append(("layer_types", types, SLIDING))
     if kind == "gemma3_text" and window is None and SLIDING in (types or (SLIDING,)):
-        found.append(("sliding_window", None, "a number of positions"))
-    return found
+        problems.append(("sliding_window", None, "a number of positions"))
+    return problems
 
 
 def _rope_parameters(kind: str, raw: dict) -> tuple[dict, dict]:
@@ -204,18 +204,18 @@ def _attention(kind: str, raw: dict, head_size: int) -> dict:
     """Fields of LMConfig about windows, rotary positions and scales."""
     wide, near = _rope_parameters(kind, raw)
     sliding = [layer for layer, type in enumerate(_layer_types(kind, raw)) if type == SLIDING]
-    found = {"rope_theta": float(wide["rope_theta"]), "rope_scaling": _scaling(wide, raw["max_position_embeddings"])}
+    fields = {"rope_theta": float(wide["rope_theta"]), "rope_scaling": _scaling(wide, raw["max_position_embeddings"])}
     if sliding:
-        found["window"] = raw["sliding_window"]
-        found["global_layers"] = tuple(layer for layer in range(raw["num_hidden_layers"]) if layer not in sliding)
+        fields["window"] = raw["sliding_window"]
+        fields["global_layers"] = tuple(layer for layer in range(raw["num_hidden_layers"]) if layer not in sliding)
     if kind == "gemma3_text":
         local, scalar = float(near["rope_theta"]), raw["query_pre_attn_scalar"]
-        found["local_rope_theta"] = (
-            local if sliding and (local != found["rope_theta"] or found["rope_scaling"]) else None
+        fields["local_rope_theta"] = (
+            local if sliding and (local != fields["rope_theta"] or fields["rope_scaling"]) else None
         )
-        found["query_scalar"] = None if scalar == head_size else float(scalar)
-        found["embed_scale"] = math.sqrt(raw["hidden_size"])
-    return found
+        fields["query_scalar"] = None if scalar == head_size else float(scalar)
+        fields["embed_scale"] = math.sqrt(raw["hidden_size"])
+    return fields
 
 
 def _layer_types(kind: str, raw: dict) -> list[str]:

@@ -1,6 +1,6 @@
 """Weights from a GGUF file of the Llama, Mistral, Qwen 2 and 3 or Gemma 3 family, dequantised to float32.
 
-The file's fields are spelled as entries of a config.json, whose meaning `models/formats/families.py` knows. llama.cpp's
+The file's fields are renamed to entries of a config.json, whose meaning `models/formats/families.py` knows. llama.cpp's
 converter changes three things, undone here: it interleaves the two halves of every head's query and key rows in
 architecture llama, whose rotary pairs are neighbours there; it adds 1 to Gemma's norms; and it leaves Llama 3's
 rotary scaling as one factor per frequency. GGUF carries its tokenizer in pieces: `Vocabulary`.
@@ -216,8 +216,8 @@ def _check_plain(fields: _Fields) -> None:
 
 
 def _check_types(tensors: Iterable, path: Path) -> None:
-    found = {tensor.tensor_type: tensor.name for tensor in reversed(list(tensors))}
-    unread = {type: name for type, name in found.items() if not _is_read(type)}
+    by_type = {tensor.tensor_type: tensor.name for tensor in reversed(list(tensors))}
+    unread = {type: name for type, name in by_type.items() if not _is_read(type)}
     if unread:
         import gguf
 
@@ -280,23 +280,23 @@ def _gemma(fields: _Fields) -> dict:
 
 
 def _window(fields: _Fields, layers: int) -> dict:
-    """The window, and which layers have it: a period, of which the last sees everything, or a truth a layer."""
+    """The window, and which layers have it: a period, of which the last sees everything, or one boolean a layer."""
     gemma = fields.architecture == "gemma3"
     window = fields.count("attention.sliding_window", 0) or None
-    # As said, not as `own` shortens it: a list of one truth is no period.
+    # As stored, not as `own` shortens it: a list of one boolean is not a period.
     pattern = fields.get(f"{fields.architecture}.attention.sliding_window_pattern", 6 if gemma else None)
     if fields.architecture.startswith("qwen") and pattern is None:
         window = None  # as in llama.cpp: Qwen's configs name a window that none of its layers has
     if window is None:
         return {"sliding_window": None, "use_sliding_window": False}
-    found = {"sliding_window": window, "use_sliding_window": True}
+    config = {"sliding_window": window, "use_sliding_window": True}
     if pattern is None:
-        return found
+        return config
     if not isinstance(pattern, int | list):
         raise ValueError(f"{fields.path}: attention.sliding_window_pattern is {str(pattern)[:60]}, expected a number")
     if not isinstance(pattern, list):
         pattern = [not pattern or layer % pattern < pattern - 1 for layer in range(layers)]
-    return found | {"layer_types": [families.SLIDING if slides else families.FULL for slides in pattern]}
+    return config | {"layer_types": [families.SLIDING if slides else families.FULL for slides in pattern]}
 
 
 def _rope(fields: _Fields, factors: np.ndarray | None) -> dict:
@@ -418,7 +418,7 @@ def _token_id(fields: _Fields, token: str, count: int) -> int | None:
     id = fields.get(name)
     if id is not None and (isinstance(id, bool) or not isinstance(id, int)):
         raise ValueError(f"{fields.path}: {name} is {str(id)[:60]}, expected the id of a token")
-    return id if id is not None and 0 <= id < count else None  # beyond the vocabulary: there is none
+    return id if id is not None and 0 <= id < count else None  # outside the vocabulary: no such token
 
 
 def _hf_name(architecture: str, name: str) -> str:

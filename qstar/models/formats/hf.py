@@ -65,13 +65,13 @@ def _weight_files(path: Path) -> tuple[list[Path], dict[str, Path]]:
     if index.is_file():
         homes = _shards(path, index)
         return sorted(set(homes.values())), homes
-    found = [inside(path, file.name) for file in sorted(path.glob("*.safetensors"))]
-    if not found:
+    unindexed = [inside(path, file.name) for file in sorted(path.glob("*.safetensors"))]
+    if not unindexed:
         raise FileNotFoundError(
             f"{path} has no *.safetensors; weights in PyTorch's .bin form are loaded with transformers and saved again "
             "with save_pretrained, which writes safetensors"
         )
-    return found, {}
+    return unindexed, {}
 
 
 def _shards(path: Path, index: Path) -> dict[str, Path]:
@@ -127,19 +127,19 @@ def _leaf(tree: dict, path: tuple[str, ...], create: bool = False):
     return tree
 
 
-def _check_shapes(cfg: LMConfig, found: dict[str, tuple[int, ...]], source: str) -> None:
-    layers = _layers(found)
+def _check_shapes(cfg: LMConfig, shapes: dict[str, tuple[int, ...]], source: str) -> None:
+    layers = _layers(shapes)
     several = f"num_hidden_layers is {cfg.layers}, the tensors are those of {layers} layers"
-    if cfg.layers > len(found):  # too many to be listed
+    if cfg.layers > len(shapes):  # too many to be listed
         raise ValueError(f"weights of {source} do not fit its config: {several}")
-    wanted = {name: shape for name, _, shape in _places(cfg)}
+    expected = {name: shape for name, _, shape in _places(cfg)}
     # Old exports carry the rotary frequencies; tied models may carry the output layer a second time.
-    spare = {HEAD: wanted[EMBEDDING]} if cfg.tied and HEAD in found else {}
-    found = {name: shape for name, shape in found.items() if not name.endswith(BUFFER)}
-    problems = differences(wanted | spare, found)
+    spare = {HEAD: expected[EMBEDDING]} if cfg.tied and HEAD in shapes else {}
+    shapes = {name: shape for name, shape in shapes.items() if not name.endswith(BUFFER)}
+    problems = differences(expected | spare, shapes)
     if problems:
         problems += f"\n  {several}" if layers != cfg.layers else ""
-        hint = "; set tie_word_embeddings if the model ties them" if HEAD not in found and not cfg.tied else ""
+        hint = "; set tie_word_embeddings if the model ties them" if HEAD not in shapes and not cfg.tied else ""
         raise ValueError(f"weights of {source} do not fit its config:\n  {problems}{hint}")
 
 
@@ -292,7 +292,7 @@ def fetch(hub_id: str) -> Path:
     except ImportError as error:
         raise ImportError(f'{hub_id} is on the Hugging Face hub: pip install ".[hub]" to fetch it') from error
     try:
-        found = huggingface_hub.snapshot_download(
+        directory = huggingface_hub.snapshot_download(
             hub_id,
             allow_patterns=["*.json", "*.jinja", "*.safetensors"],
             ignore_patterns=["consolidated*", "original/*"],
@@ -304,4 +304,4 @@ def fetch(hub_id: str) -> Path:
             f"could not fetch {hub_id} from the Hugging Face hub ({str(error).splitlines()[0]}); on a machine with a "
             f"network run `hf download {hub_id} --local-dir DIR`, copy DIR here and give its path"
         ) from error
-    return Path(found)
+    return Path(directory)

@@ -81,10 +81,10 @@ def _shapes(cfg: LMConfig) -> dict[str, tuple[int, ...]]:
 
 
 def _check_size(cfg: LMConfig, path: Path) -> None:
-    wanted, found = HEADER.size + 4 * sum(map(math.prod, _shapes(cfg).values())), path.stat().st_size
-    if found != wanted:
+    expected, size = HEADER.size + 4 * sum(map(math.prod, _shapes(cfg).values())), path.stat().st_size
+    if size != expected:
         raise ValueError(
-            f"{path} has {found} bytes, its header promises {wanted}: it is damaged or another kind of file"
+            f"{path} has {size} bytes, its header promises {expected}: it is damaged or another kind of file"
         )
 
 
@@ -113,24 +113,24 @@ def _pieces(path: Path, count: int) -> Pieces:
         raise FileNotFoundError(
             f"no tokenizer at {path}: the tokenizer.bin that belongs to the weights is wanted there"
         )
-    contents, at, found = path.read_bytes(), 4, []  # behind the length of the longest piece
+    contents, at, pieces = path.read_bytes(), 4, []  # after the length of the longest piece
     try:
         for _ in range(count):
             score, length = struct.unpack_from("<fi", contents, at)
             if not math.isfinite(score) or not 0 <= length <= len(contents) - at - 8:
                 raise ValueError(f"a piece of {length} bytes with the score {score}")
-            found.append((contents[at + 8 : at + 8 + length].decode("utf-8"), score))
+            pieces.append((contents[at + 8 : at + 8 + length].decode("utf-8"), score))
             at += 8 + length
     except (struct.error, ValueError) as error:
-        raise ValueError(f"{path} ends or breaks off after {len(found)} of {count} pieces ({error})") from error
+        raise ValueError(f"{path} ends or breaks off after {len(pieces)} of {count} pieces ({error})") from error
     if at != len(contents):
         raise ValueError(f"{path} goes on behind its {count} pieces: it is the tokenizer of another model")
-    tokens = tuple(MARKED.get(token, token) for token, _ in found)
-    return Pieces(tokens, tuple(score for _, score in found), _companions(tokens))
+    tokens = tuple(MARKED.get(token, token) for token, _ in pieces)
+    return Pieces(tokens, tuple(score for _, score in pieces), _companions(tokens))
 
 
 def _companions(tokens: Sequence[str]) -> dict[str, str]:
-    """What llama2.c does without saying so: texts begin with <s>, which ends them as well as </s> does."""
+    """What llama2.c does implicitly: texts begin with <s>, which ends them as well as </s> does."""
     names = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     there = {name: token for name, token in names.items() if token in tokens}
     config = companions.PLAIN | there | {"add_bos_token": "<s>" in tokens}

@@ -1,4 +1,4 @@
-"""Files of a model's directory: what is read lies inside it, and is checked before memory is taken for it.
+"""Files of a model's directory: what is read is inside it, and is checked before memory is taken for it.
 
 A file of weights is opened by its header, which says the shape and the place of every tensor; weights are read one
 tensor at a time, and refused where a number is NaN or infinite.
