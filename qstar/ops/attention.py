@@ -34,7 +34,7 @@ def anchor_mask(segment: Int[Array, "B S"], anchors: Int[Array, "B A"]) -> Bool[
 
 @typed
 def within(query: Int[Array, "*rows Q"], key: Int[Array, "*rows U"], window: int) -> Bool[Array, "*rows Q U"]:
-    """True where a key lies fewer than `window` positions before the query: a sliding window, but for causality."""
+    """True where a key is fewer than `window` positions before the query: a sliding window, but for causality."""
     return query[..., :, None] - key[..., None, :] < window
 
 
@@ -135,7 +135,7 @@ def cached(
 ) -> Float[Array, "B R H K"]:
     """Attention of one new token a row to its prompt, which R rows share, and to what the row wrote, in one softmax.
 
-    The arithmetic is that of `columns`. The layouts are those that a batched matrix product takes as they lie: with any
+    The arithmetic is that of `columns`. The layouts are those that a batched matrix product takes as they are: with any
     other, XLA on CPU copies all keys for every new token. `scalar`: as in `causal`.
     """
     batch, samples, heads, width = query.shape

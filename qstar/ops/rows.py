@@ -32,8 +32,8 @@ def check(rows: Sequence[Sequence[int]], vocab: int, max_len: int, more: int = 0
         if not row:
             raise ValueError(f"text {number} has no tokens: at least one is wanted")
         if len(row) + more > max_len:
-            wanted = f"{len(row)} tokens" + (f" and {more} to write" if more else "")
-            raise ValueError(f"text {number} has {wanted}, the model was built for {max_len}: shorten it")
+            needed = f"{len(row)} tokens" + (f" and {more} to write" if more else "")
+            raise ValueError(f"text {number} has {needed}, the model was built for {max_len}: shorten it")
         outside = next((token for token in row if not 0 <= token < vocab), None)
         if outside is not None:
             raise ValueError(

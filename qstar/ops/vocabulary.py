@@ -111,9 +111,9 @@ def sample(
     """
     batch, samples, anchors, _ = hidden.shape
 
-    def noise(random, slots, dtype, *each):
+    def noise(random, slots, dtype, *trailing):
         # The keys are made from the slots here: `chunked` may pad, and must not see keys twice.
-        shape = (batch, samples, *each)
+        shape = (batch, samples, *trailing)
         return jax.vmap(lambda slot: random(jax.random.fold_in(key, slot), shape, dtype), out_axes=2)(slots)
 
     def slice_sample(arrays):
