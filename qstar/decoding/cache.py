@@ -1,7 +1,7 @@
 """Keys and values of a text that grows, extended in place, and the model's pass over one new token a row.
 
 Every layer has arrays of its own, and the layers are unrolled: under a scan over layers XLA writes the whole cache (and
-a copy of every weight) anew for every token. The keys of a prompt are read by all rows that continue it and stand once.
+a copy of every weight) again for every token. The keys of a prompt are read by all rows that continue it, stored once.
 """
 
 import jax
@@ -42,12 +42,12 @@ def layers(lm: LM) -> tuple:
 def read(lm: LM, batch: Batch, length: Int[Array, "B"]) -> tuple[Prompts, Float[Array, "B D"]]:
     """Prompts, and the hidden state of the last token of each: the trainer's pass over rows that start at slot 0."""
     text = lm.text(batch)
-    found = tuple(
+    keys = tuple(
         Keys(jnp.einsum("bugk->bgku", text.key[i]), jnp.einsum("bugk->bguk", text.value[i]))
         for i in range(lm.cfg.layers)
     )
     hidden = jnp.take_along_axis(text.hidden, length[:, None, None] - 1, 1)[:, 0]
-    return Prompts(found, batch.segment > 0, batch.position, length), hidden
+    return Prompts(keys, batch.segment > 0, batch.position, length), hidden
 
 
 def room(lm: LM, batch: int, samples: int, size: int) -> tuple[Keys, ...]:

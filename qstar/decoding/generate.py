@@ -2,7 +2,7 @@
 
 A text comes out the same with other texts beside it: its noise is a function of its own key and of the step, and which
 program computes it follows from its own length. Stop texts are looked for in the decoded text every few steps; what was
-computed behind them is thrown away and counted.
+computed after them is thrown away and counted.
 """
 
 import dataclasses
@@ -112,7 +112,7 @@ def generate(
     sampling = dataclasses.replace(sampling, stop_ids=(*sampling.stop_ids, *ends))
     _check(cfg, ids, sampling, samples, batch_size)
     keys = choosing.row_keys(key, len(ids) * samples).reshape(-1, samples)
-    found: list[_Row | None] = [None] * (len(ids) * samples)
+    results: list[_Row | None] = [None] * (len(ids) * samples)
     spent, done = Cost(), 0
     with sharding.on(mesh):
         params = score.placed(definition, params, mesh)
@@ -136,12 +136,12 @@ def generate(
             )
             batch = [_row(block, row, watcher) for row in range(len(index) * samples)]
             for number, i in enumerate(index):
-                found[i * samples : (i + 1) * samples] = batch[number * samples : (number + 1) * samples]
+                results[i * samples : (i + 1) * samples] = batch[number * samples : (number + 1) * samples]
             spent += _cost(cfg, block, [len(ids[i]) for i in index], sum(len(row.tokens) for row in batch), samples)
             done += len(index)
             if progress:
                 progress(done, len(ids))
-    columns = {name: [getattr(row, name) for row in found] for name in _Row.__dataclass_fields__}
+    columns = {name: [getattr(row, name) for row in results] for name in _Row.__dataclass_fields__}
     columns["finished"] = np.array(columns["finished"])
     return Written([prompt for prompt in ids for _ in range(samples)], **columns, cost=spent)
 

@@ -126,7 +126,7 @@ def likely(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Array
     """Logits of the likeliest tokens, `MASKED` elsewhere: the top_k (0: all), then of these those that make up top_p.
 
     Ties with the last token that is kept are kept too. Holtzman et al. 2020, equation 3, with probabilities
-    renormalised behind top-k, as in other libraries.
+    renormalised after top-k, as in other libraries.
     """
     if 0 < top_k < logits.shape[-1]:
         floor = jax.lax.top_k(logits, top_k)[0][:, -1:]

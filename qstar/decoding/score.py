@@ -40,15 +40,15 @@ def score(
     cfg = definition.abstract_model.lm.cfg
     rows.check(prompts, cfg.vocab, cfg.max_len)
     rows.check(texts, cfg.vocab, cfg.max_len)
-    found: list[np.ndarray] = [np.empty(0)] * len(texts)
+    token_logprobs: list[np.ndarray] = [np.empty(0)] * len(texts)
     with sharding.on(mesh):
         params = placed(definition, params, mesh)
         for width, index in batches([len(text) for text in texts], batch_size):
             filled = [texts[i] for i in index] + [texts[index[-1]]] * (batch_size - len(index))
             logprobs = np.asarray(_score(definition, params, rows.padded(filled, width)))
             for row, i in enumerate(index):
-                found[i] = logprobs[row, len(prompts[i]) - 1 : len(texts[i]) - 1]
-    return found
+                token_logprobs[i] = logprobs[row, len(prompts[i]) - 1 : len(texts[i]) - 1]
+    return token_logprobs
 
 
 def logits(definition: Definition, params: Params, tokens: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ def mismatch(sampler: Float[Array, "*rows"], trainer: Float[Array, "*rows"], mas
 
 
 def batches(lengths: Sequence[int], size: int) -> Iterator[tuple[int, list[int]]]:
-    """Width and members of batches of at most `size` texts, every text in one of the bucket that its own length asks.
+    """Width and members of batches of at most `size` texts, every text in one of the bucket for its own length.
 
     So which program computes a text depends on no other text. The longest come first: where one is too long for the
     memory, it shows soon.

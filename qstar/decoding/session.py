@@ -4,9 +4,9 @@
     firsts = session.write([session.start(0)] * 4, keys, delimiters=["\\n"])       four first steps of prompt 0
     seconds = session.write([firsts[2].row] * 4, keys, delimiters=["\\n"])         four second steps of the best one
 
-A row is a value: any number of rows go on from it, now or later. Its keys lie where the call that wrote it left them,
-and are gathered from there for the rows that go on; the oldest are let go where they take too much memory, and what
-they held is read again when it is asked for. All rows of a call write together, each until its step ends. Whether a
+A row is a value: any number of rows go on from it, now or later. Its keys stay where the call that wrote it left them,
+and are gathered from there for the rows that go on; the oldest are dropped where they take too much memory, and what
+they held is read again when it is needed. All rows of a call write together, each until its step ends. Whether a
 token completes a delimiter or a stop is looked up on the device, so that nothing is written that is thrown away; the
 decoded text has the last word.
 """
@@ -37,7 +37,7 @@ from qstar.typing import Array, Bool, Float, Int, Params
 from qstar.typing import Keys as RowKeys
 
 KEPT_BYTES = 2**30
-"""Of keys that rows left behind; beyond, the oldest are let go."""
+"""Of keys of earlier rows; above this limit the oldest are dropped."""
 
 
 @dataclass(eq=False)
@@ -102,7 +102,7 @@ class _State:
 
 @struct.dataclass
 class _Asked:
-    """What a call is asked for, row by row."""
+    """The inputs of a call, row by row."""
 
     given: Int[Array, "B R F"]  # tokens to read before the first new one
     given_count: Int[Array, "B R"]
@@ -140,7 +140,7 @@ class Session:
     ):
         cfg = definition.abstract_model.lm.cfg
         encode = tokenizer.encode_prompt
-        self.prompts = [tuple(encode(one) if isinstance(one, str) else map(int, one)) for one in prompts]
+        self.prompts = [tuple(encode(prompt) if isinstance(prompt, str) else map(int, prompt)) for prompt in prompts]
         texts.check(self.prompts, cfg.vocab, cfg.max_len, more=sampling.max_new_tokens)
         ends = [id for id in tokenizer.ends if id not in (*sampling.forbidden_ids, *sampling.stop_ids)]
         self.sampling = dataclasses.replace(sampling, stop_ids=(*sampling.stop_ids, *ends))
@@ -234,7 +234,8 @@ class Session:
             padding_tokens=len(self._filled) * width - sum(map(len, self.prompts)),
             flops=len(self._filled) * cost.flops(self._cfg, [Pass(width, width, 0, gradient=False)]),
         )
-        return _read(self._definition, self._params, texts.padded([one[:-1] for one in self._filled], width), length)
+        batch = texts.padded([prompt[:-1] for prompt in self._filled], width)
+        return _read(self._definition, self._params, batch, length)
 
     def _check(self, rows: Sequence[Row], keys: RowKeys | None, ranks: Sequence[int] | None) -> None:
         if not rows:
@@ -280,7 +281,7 @@ class Session:
     def _keep_keys(self, own: tuple[Keys, ...]) -> _Held:
         held = _Held(own, sum(leaf.nbytes for leaf in jax.tree.leaves(own)))
         self._held.append(held)
-        total = sum(one.size for one in self._held)
+        total = sum(entry.size for entry in self._held)
         while total > self._keep and self._held:
             oldest = self._held.pop(0)
             oldest.own, total = None, total - oldest.size
@@ -306,16 +307,18 @@ class _Ending:
 
 
 def _step(row: Row, ending: _Ending, columns: Columns, held: _Held, slot: int, fed: int) -> Step:
-    each = {name: getattr(columns, name)[: ending.count] for name in vars(columns)}
-    if not np.isfinite(each["logprob"]).all():
+    fields = {name: getattr(columns, name)[: ending.count] for name in vars(columns)}
+    if not np.isfinite(fields["logprob"]).all():
         raise ValueError("the prediction is not a number: the model's parameters have diverged")
-    ids = tuple(each["token"].tolist())
+    ids = tuple(fields["token"].tolist())
     after = Row(row.prompt, row.ids + ids, ending.before_stop, ending.finished, held, slot, fed + max(len(ids) - 1, 0))
-    return Step(after, ending.text, ids, each["logprob"], each["behaviour"], each["margin"], each["gap"], ending.ended)
+    return Step(
+        after, ending.text, ids, fields["logprob"], fields["behaviour"], fields["margin"], fields["gap"], ending.ended
+    )
 
 
 class _Call:
-    """Where the rows of a call lie: those of a prompt side by side, filled up to a power of two."""
+    """Where the rows of a call are: those of a prompt side by side, filled up to a power of two."""
 
     def __init__(self, session: Session, rows: Sequence[Row], limit: int | None):
         self.session, self.rows = session, rows
@@ -416,7 +419,9 @@ def _room(definition: Definition, batch: int, width: int, size: int) -> tuple[Ke
 @functools.partial(jax.jit, static_argnames="size")
 def _gathered(own: tuple[Keys, ...], index: Int[Array, "B R"], size: int) -> tuple[Keys, ...]:
     """Rows of `own` with places for `size` tokens."""
-    return tuple(Keys(_sized(_rows(one.key, index), size, 4), _sized(_rows(one.value, index), size, 3)) for one in own)
+    return tuple(
+        Keys(_sized(_rows(layer.key, index), size, 4), _sized(_rows(layer.value, index), size, 3)) for layer in own
+    )
 
 
 @functools.partial(jax.jit, donate_argnames="into")
@@ -465,7 +470,7 @@ def _go_on(
         columns = _chosen(lm.logits(hidden), asked, state.count, choice, impl, most)
         writes = state.live & (number >= asked.given_count - 1)
         at = (jnp.arange(state.columns.token.shape[2])[None, None] == state.count[..., None]) & writes[..., None]
-        written = jax.tree.map(lambda all, one: jnp.where(at, one[..., None], all), state.columns, columns)
+        written = jax.tree.map(lambda all, value: jnp.where(at, value[..., None], all), state.columns, columns)
         automaton = jnp.where(writes, table[state.automaton, columns.token], state.automaton)
         count = state.count + writes
         return _State(

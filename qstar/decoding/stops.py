@@ -26,21 +26,21 @@ def first(decode: Decode, ids: Sequence[int], stop: Sequence[str], seen: int = 0
     `seen` tokens are known to hold none. Text must grow with the tokens, but for a character at its end that is not
     complete: so it is with byte-level and SentencePiece decoders.
     """
-    if not _found(decode(ids), stop):
+    if not _first_stop(decode(ids), stop):
         return None
     for count in range(seen + 1, len(ids) + 1):
         text = decode(ids[:count])
-        found = _found(text, stop)
-        if found:
-            at, length = found
+        place = _first_stop(text, stop)
+        if place:
+            at, length = place
             return Ending(count, text[:at], text[at : at + length])
     return None
 
 
-def _found(text: str, stop: Sequence[str]) -> tuple[int, int] | None:
+def _first_stop(text: str, stop: Sequence[str]) -> tuple[int, int] | None:
     """Place and length of the first stop text."""
-    found = [(text.find(one), -len(one)) for one in stop]
-    at, length = min(((at, length) for at, length in found if at >= 0), default=(-1, 0))
+    places = [(text.find(stop_text), -len(stop_text)) for stop_text in stop]
+    at, length = min(((at, length) for at, length in places if at >= 0), default=(-1, 0))
     return (at, -length) if at >= 0 else None
 
 
@@ -118,7 +118,7 @@ def automaton(pieces: Sequence[str], texts: Sequence[str], ids: Sequence[int] = 
 
 
 def _after(text: str, beginnings: Sequence[str], texts: Sequence[str]) -> int:
-    if any(text.endswith(one) for one in texts):
+    if any(text.endswith(stop_text) for stop_text in texts):
         return len(beginnings)
     return next(i for i in _longest_first(beginnings) if text.endswith(beginnings[i]))
 

@@ -56,7 +56,7 @@ class State:
 
 @dataclass(frozen=True)
 class Block:
-    """A batch of rows, on the host; samples of a prompt one after another. What is behind `count` means nothing."""
+    """A batch of rows, on the host; samples of a prompt one after another. What is after `count` means nothing."""
 
     token: Int[np.ndarray, "B M"]
     logprob: Float[np.ndarray, "B M"]
@@ -95,7 +95,7 @@ def write(
         layers: `unrolled` of the same weights.
         keys: one for each of the B = len(prompts) * samples rows.
         width: to which prompts are padded; None: the bucket of the longest.
-        idle: so many prompts at the end are there to fill the batch, and nobody waits for them.
+        idle: so many prompts at the end are there to fill the batch, and their results are not used.
         watch: looks at the text every few steps.
     """
     length = np.array([len(prompt) for prompt in prompts], np.int32)
@@ -190,7 +190,7 @@ def _choose(logits: Array, words: Array, step: Array, choice: Choice, impl: Hash
 
 
 def _written(state: State, chosen: Chosen, choice: Choice) -> State:
-    columns = jax.tree.map(lambda all, one: all.at[:, :, state.step].set(one), state.columns, Columns(**vars(chosen)))
+    columns = jax.tree.map(lambda all, new: all.at[:, :, state.step].set(new), state.columns, Columns(**vars(chosen)))
     count = jnp.where(state.done, state.count, state.step + 1)
     done = state.done | jnp.isin(chosen.token, jnp.array(choice.stop_ids, chosen.token.dtype))
     return State(state.step + 1, chosen.token, state.own, done, count, columns)
