@@ -50,7 +50,7 @@ def importance(logprobs: Float[Array, "B R A T"], behaviour: Float[Array, "B R A
 
     One weight a token, not the product over a thought, which would be the exact one for thoughts of p: of thoughts of
     eight tokens drawn at temperature 1 and weighed at 3, on the bundled model, products leave an effective sample size
-    of 3 % and single weights 21 %. What is left out is the distribution of what stands before and behind the token: it
+    of 3 % and single weights 21 %. What is left out is the distribution of what comes before and after the token: it
     remains that of the thoughts as they are sampled (off-policy policy gradient, Degris et al. 2012). Exact for
     thoughts of one token.
     """

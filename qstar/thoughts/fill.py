@@ -1,4 +1,4 @@
-"""What stands between start and end: one mechanism, four fillings.
+"""What is between start and end: one mechanism, four fillings.
 
 `sampled` thoughts are the method. The others are its controls, with the same columns and the same compute: `pause`, one
 learned embedding repeated (Goyal et al. 2023); `dots`, a fixed token repeated (Pfau et al. 2024); `shuffled`, sampled

@@ -52,15 +52,15 @@ def likeliest(logprobs: Float[Array, "*rows V"]) -> Likeliest:
 
 
 @typed
-def effect(inner: Inner, found: Prediction, token: Int[Array, "B A"]) -> Effect:
+def effect(inner: Inner, prediction: Prediction, token: Int[Array, "B A"]) -> Effect:
     """Effect on this token after each anchor; rows are [B A]."""
-    mixed_BARV = jnp.moveaxis(found.mixed, 1, 2)
+    mixed_BARV = jnp.moveaxis(prediction.mixed, 1, 2)
     return Effect(
         thoughts=None if inner.tokens is None else jnp.moveaxis(inner.tokens, 1, 2),
-        weight=jnp.moveaxis(found.weight, 1, 2),
-        base=jnp.take_along_axis(found.base, token[..., None], -1)[..., 0],
+        weight=jnp.moveaxis(prediction.weight, 1, 2),
+        base=jnp.take_along_axis(prediction.base, token[..., None], -1)[..., 0],
         mixed=jnp.take_along_axis(mixed_BARV, token[..., None, None], -1)[..., 0],
-        base_likeliest=likeliest(found.base),
+        base_likeliest=likeliest(prediction.base),
         mixed_likeliest=likeliest(mixed_BARV),
     )
 
@@ -162,14 +162,14 @@ class Helpful:
 
 def best(readings: Sequence[Reading], n: int) -> list[Helpful]:
     """The n thoughts that helped most, best first; fewer where fewer helped."""
-    found = [
+    helpful = [
         Helpful(reading, position, thought)
         for reading in readings
         for position, step in enumerate(reading.steps, 1)
         for thought in step.thoughts
         if thought.gain > 0
     ]
-    return sorted(found, key=lambda one: -one.thought.gain)[:n]
+    return sorted(helpful, key=lambda entry: -entry.thought.gain)[:n]
 
 
 def read(
@@ -197,8 +197,8 @@ def read(
     # Three distributions over the vocabulary are alive at once: base, after the thought, mixed.
     fitting = slice_size(width, 3 * num_thoughts * cfg.vocab)
     at_once = 1 << (fitting.bit_length() - 1)  # a power of two, so that it divides the width
-    found = _effects(method, definition, params, rows.padded([tokens], width), key, greedy, num_thoughts, at_once)
-    return Reading(tokens[0], steps(jax.device_get(found), tokens[1:]), len(tokens))
+    effects = _effects(method, definition, params, rows.padded([tokens], width), key, greedy, num_thoughts, at_once)
+    return Reading(tokens[0], steps(jax.device_get(effects), tokens[1:]), len(tokens))
 
 
 @functools.partial(jax.jit, static_argnames=("method", "definition", "greedy", "num_thoughts", "at_once"))
@@ -219,34 +219,34 @@ def _effects(
 
     def one_slice(slice):
         anchors, key = slice
-        inner, found = method.think(thinker, Context(text, batch, anchors), key, greedy, num_thoughts)
+        inner, prediction = method.think(thinker, Context(text, batch, anchors), key, greedy, num_thoughts)
         following = jnp.take_along_axis(batch.tokens, jnp.minimum(anchors + 1, size - 1), 1)
-        return effect(inner, found, following)
+        return effect(inner, prediction, following)
 
     anchors = jnp.arange(size).reshape(-1, 1, at_once)
     slices = jax.lax.map(one_slice, (anchors, jax.random.split(key, len(anchors))))
     return jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[3:]), slices)
 
 
-def steps(found: Effect, tokens: Sequence[int]) -> tuple[Step, ...]:
-    """Effects on these tokens as plain values; row s of `found` (arrays of numpy) belongs to token s."""
-    return tuple(_step(jax.tree.map(lambda leaf, s=s: leaf[s], found), token) for s, token in enumerate(tokens))
+def steps(effects: Effect, tokens: Sequence[int]) -> tuple[Step, ...]:
+    """Effects on these tokens as plain values; row s of `effects` (arrays of numpy) belongs to token s."""
+    return tuple(_step(jax.tree.map(lambda leaf, s=s: leaf[s], effects), token) for s, token in enumerate(tokens))
 
 
-def _step(found: Effect, token: int) -> Step:
+def _step(effects: Effect, token: int) -> Step:
     thoughts = tuple(
         Thought(
             # A gate that was closed leaves -1.
-            tokens=() if found.thoughts is None else tuple(t for t in found.thoughts[r].tolist() if t >= 0),
-            weight=float(found.weight[r]),
-            base=float(found.base),
-            mixed=float(found.mixed[r]),
-            likeliest=_candidates(jax.tree.map(lambda leaf, r=r: leaf[r], found.mixed_likeliest)),
+            tokens=() if effects.thoughts is None else tuple(t for t in effects.thoughts[r].tolist() if t >= 0),
+            weight=float(effects.weight[r]),
+            base=float(effects.base),
+            mixed=float(effects.mixed[r]),
+            likeliest=_candidates(jax.tree.map(lambda leaf, r=r: leaf[r], effects.mixed_likeliest)),
         )
-        for r in range(len(found.weight))
+        for r in range(len(effects.weight))
     )
-    return Step(int(token), thoughts, _candidates(found.base_likeliest))
+    return Step(int(token), thoughts, _candidates(effects.base_likeliest))
 
 
-def _candidates(found: Likeliest) -> tuple[Candidate, ...]:
-    return tuple(map(Candidate, found.tokens.tolist(), found.logprobs.tolist()))
+def _candidates(top: Likeliest) -> tuple[Candidate, ...]:
+    return tuple(map(Candidate, top.tokens.tolist(), top.logprobs.tolist()))

@@ -45,7 +45,7 @@ class Thinking:
 
     def talk(self, model: Thinker, context: Context, inner: Inner) -> Talk:
         """What these thoughts did to the likelihood of the text."""
-        found = talk(
+        result = talk(
             model,
             context,
             inner.embedding,
@@ -54,7 +54,7 @@ class Thinking:
             mix=self.mix,
             temperature=self.score_temperature,
         )
-        return found.replace(behaviour=inner.logprobs)
+        return result.replace(behaviour=inner.logprobs)
 
     def think(
         self, model: Thinker, context: Context, key: Key, greedy: bool, num_thoughts: int = 1

@@ -29,7 +29,7 @@ from qstar.typing import Array, Float, Int, Key, Keys, Params, typed
 
 @struct.dataclass
 class Generated:
-    """What was written behind each prompt, the samples of a prompt one after another.
+    """What was written after each prompt, the samples of a prompt one after another.
 
     Log-probs are the model's own: nothing forbidden, temperature 1.
     """
@@ -40,11 +40,11 @@ class Generated:
     effect: Effect | None  # of the thoughts before them, one each: rows are [B M]; None without thinking
 
     def text(self, row: int) -> list[int]:
-        """The new tokens behind one prompt."""
+        """The new tokens after one prompt."""
         return np.asarray(self.tokens)[row, : int(self.count[row])].tolist()
 
     def behind(self, prompt: Reading, row: int) -> Reading:
-        """The reading of a prompt, with what was written and thought behind it."""
+        """The reading of a prompt, with what was written and thought after it."""
         written = jax.device_get(jax.tree.map(lambda leaf: leaf[row], self.effect))
         return dataclasses.replace(prompt, steps=prompt.steps + steps(written, self.text(row)))
 
@@ -110,7 +110,7 @@ def generate(
         block = write.write(definition, params, layers, prompts, keys, choice, **settings)
         return Generated(block.token[:, :max_new_tokens], block.count, block.logprob[:, :max_new_tokens], None)
     length = np.array([len(prompt) for prompt in prompts], np.int32)
-    found = _write(
+    padded = _write(
         method,
         definition,
         params,
@@ -124,8 +124,8 @@ def generate(
         choice=choice,
         greedy_thoughts=greedy_thoughts,
     )
-    trimmed = jax.tree.map(lambda leaf: leaf[:, :max_new_tokens], (found.tokens, found.logprobs, found.effect))
-    return Generated(trimmed[0], found.count, trimmed[1], trimmed[2])
+    trimmed = jax.tree.map(lambda leaf: leaf[:, :max_new_tokens], (padded.tokens, padded.logprobs, padded.effect))
+    return Generated(trimmed[0], padded.count, trimmed[1], trimmed[2])
 
 
 @functools.partial(jax.jit, static_argnames=("method", "definition", "room", "samples", "choice", "greedy_thoughts"))
@@ -154,23 +154,23 @@ def _write(
     batch = _with_room(prompt, length, room)
 
     def new_token(text, step):
-        # Prompts end at different places; behind them all rows stand at the same slot.
+        # Prompts end at different places; after them all rows are at the same slot.
         anchors = jnp.where(step == 0, length - 1, width + step - 1)[:, None]
         think_keys, choose_keys = sampling.step_keys(keys, step)
         context = Context(text, batch, anchors)
         if greedy_thoughts or method.thinking.dealt:
-            inner, found = method.think(model, context, think_keys[0], greedy_thoughts)
+            inner, prediction = method.think(model, context, think_keys[0], greedy_thoughts)
         else:
-            inner, found = think_by_row(method, model, context, think_keys)
-        logprobs = found.mixed[:, 0, 0]
+            inner, prediction = think_by_row(method, model, context, think_keys)
+        logprobs = prediction.mixed[:, 0, 0]
         token = sampling.choose(logprobs, choose_keys, choice).token
-        effects = jax.tree.map(lambda leaf: leaf[:, 0], effect(inner, found, token[:, None]))
+        effects = jax.tree.map(lambda leaf: leaf[:, 0], effect(inner, prediction, token[:, None]))
         return _New(token, jnp.take_along_axis(logprobs, token[:, None], 1)[:, 0], effects)
 
     def body(carry):
         step, text, done, count, written = carry
         new = new_token(text, step)
-        written = jax.tree.map(lambda all, one: all.at[:, step].set(one), written, new)
+        written = jax.tree.map(lambda all, value: all.at[:, step].set(value), written, new)
         text = _append(lm, text, batch, width + step, new.token)
         count = jnp.where(done, count, step + 1)
         return step + 1, text, done | jnp.isin(new.token, jnp.array(choice.stop_ids, new.token.dtype)), count, written
@@ -189,9 +189,9 @@ def _repeated(text: Text, times: int) -> Text:
 
 
 def _with_room(prompt: Batch, length: Int[Array, "B"], room: int) -> Batch:
-    """Places for `room` more tokens behind the padding; their positions follow the prompt's.
+    """Places for `room` more tokens after the padding; their positions follow the prompt's.
 
-    Only `segment` and `position` are looked at: what the new tokens are is told by their cached columns.
+    Only `segment` and `position` are looked at: what the new tokens are is in their cached columns.
     """
     grown = jax.tree.map(lambda leaf: jnp.pad(leaf, ((0, 0), (0, room))), prompt)
     after = length[:, None] + jnp.arange(room, dtype=length.dtype)[None]
@@ -210,7 +210,7 @@ def _append(lm: LM, text: Text, batch: Batch, slot: Int[Array, ""], token: Int[A
     at = jnp.broadcast_to(slot[None, None], (count, 1))
     before = jnp.arange(batch.segment.shape[1])[None, None] != slot
     mask = attention.anchor_mask(batch.segment, at) & before
-    # Column 0 of a thought sits at the position behind its anchor's.
+    # Column 0 of a thought is at the position after its anchor's.
     position = jnp.take_along_axis(batch.position, at, 1) - 1
     embedded = lm.embed(token)[:, None, None, None]
     index = jnp.zeros_like(slot)
