@@ -95,11 +95,11 @@ class Adaptive(QuietStar):
             hidden = base_hidden(context.text, context.anchors, 1)[:, :, 0]
             return nothing[0], nothing[1].replace(base=jax.nn.log_softmax(model.lm.logits(hidden)))
 
-        inner, found = jax.lax.cond(opens.any(), thinking, silent)
+        inner, prediction = jax.lax.cond(opens.any(), thinking, silent)
         kept = opens[:, None]
         tokens = None if inner.tokens is None else jnp.where(kept[..., None], inner.tokens, -1)
-        mixed = jnp.where(kept[..., None], found.mixed, found.base[:, None])
-        return inner.replace(tokens=tokens), Prediction(found.base, mixed, jnp.where(kept, found.weight, 0))
+        mixed = jnp.where(kept[..., None], prediction.mixed, prediction.base[:, None])
+        return inner.replace(tokens=tokens), Prediction(prediction.base, mixed, jnp.where(kept, prediction.weight, 0))
 
 
 @typed

@@ -95,7 +95,7 @@ def teacher_passes(teacher: Thinks, length: int) -> tuple[Pass, ...]:
     """What the teacher computes in a step on a window of `length` tokens, besides the student's `passes`: it thinks
     once before every token."""
     thinking = dataclasses.replace(teacher.thinking, num_thoughts=1, lookahead=1, scored=False)
-    return tuple(dataclasses.replace(one, gradient=False) for one in thinking.passes(length - 1, length))
+    return tuple(dataclasses.replace(pass_, gradient=False) for pass_ in thinking.passes(length - 1, length))
 
 
 @typed
@@ -107,11 +107,11 @@ def teacher_logprobs(teacher: Thinks, thinker: Thinker, batch: Batch, key: Key) 
     def after_thoughts(anchors: Array) -> Array:
         # Likeliest thoughts draw nothing; the key is for those that are dealt to other positions.
         own = jax.random.fold_in(key, anchors[0, 0])
-        found = teacher.think(thinker, Context(text, batch, anchors), own, greedy=True)[1]
+        prediction = teacher.think(thinker, Context(text, batch, anchors), own, greedy=True)[1]
         true = jnp.take_along_axis(batch.tokens, anchors + 1, 1)
-        return jnp.take_along_axis(found.mixed[:, 0], true[:, :, None], -1)[:, :, 0]
+        return jnp.take_along_axis(prediction.mixed[:, 0], true[:, :, None], -1)[:, :, 0]
 
     anchors = jnp.broadcast_to(jnp.arange(size - 1)[None], (rows, size - 1))
     # Three distributions over the vocabulary are alive at once: base, after the thought, mixed.
-    found = chunked(after_thoughts, anchors, 1, slice_size(size - 1, 3 * rows * thinker.lm.cfg.vocab))
-    return jax.lax.stop_gradient(found)
+    logprobs = chunked(after_thoughts, anchors, 1, slice_size(size - 1, 3 * rows * thinker.lm.cfg.vocab))
+    return jax.lax.stop_gradient(logprobs)

@@ -113,8 +113,8 @@ class OnPolicy(PlainLM):
             reward -= self.entropy_coef * jnp.where(counts, judged.old, 0)
         advantage, earned = self.advantage(batch, judged, reward, counts)
         fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
-        found = Credited(**fields, judged=judged, advantage=jnp.where(counts, advantage, 0), returns=earned)
-        return jax.lax.stop_gradient(found), _told(batch, judged, counts)
+        credited = Credited(**fields, judged=judged, advantage=jnp.where(counts, advantage, 0), returns=earned)
+        return jax.lax.stop_gradient(credited), _told(batch, judged, counts)
 
     def advantage(
         self, batch: Rollouts, judged: Judged, reward: Float[Array, "B J"], counts: Bool[Array, "B J"]

@@ -22,7 +22,7 @@ TOKEN_IDS = ("delimiter_id", "dot_id", "forbidden_ids")
 
 
 class Vocabulary(Protocol):
-    """What a method asks of a tokenizer."""
+    """What a method needs from a tokenizer."""
 
     def id_of(self, text: str) -> int | None: ...
 
@@ -116,8 +116,8 @@ class LossOfTerms:
         raise NotImplementedError(f"{type(self).__name__} does not define loss_terms")
 
     def loss(self, models: Models, batch: Batch, key: Key) -> tuple[Float[Array, ""], Metrics]:
-        found, metrics = self.loss_terms(models, batch, key)
-        return found.value, metrics | found.logged
+        terms, metrics = self.loss_terms(models, batch, key)
+        return terms.value, metrics | terms.logged
 
 
 def check_micro_batches(method: Method, count: int) -> None:
@@ -131,7 +131,7 @@ def check_micro_batches(method: Method, count: int) -> None:
 
 @runtime_checkable
 class Compares(Protocol):
-    """A method whose loss compares: it asks for reference weights, and finds them in its `Models`."""
+    """A method whose loss compares: it needs reference weights, and finds them in its `Models`."""
 
     @property
     def reference(self) -> Reference | None:
@@ -182,7 +182,7 @@ def thought_tokens(
 
 
 def single_token(vocabulary: Vocabulary | None, text: str, field: str) -> int:
-    found = None if vocabulary is None else vocabulary.id_of(text)
-    if found is None:
+    token = None if vocabulary is None else vocabulary.id_of(text)
+    if token is None:
         raise ValueError(f"method.{field} = {text!r} is not one token of this model's tokenizer; choose text that is")
-    return found
+    return token

@@ -215,7 +215,7 @@ class QuietStar(LossOfTerms):
         """Which entries count: of the base NLL [B S-1], the mixed NLL [B R A N], the reward [B A N].
 
         Differs from the official code, unless `positions=official`: there entries whose loss is exactly zero drop out
-        of the means, and anchors without N tokens and one more behind them earn nothing.
+        of the means, and anchors without N tokens and one more after them earn nothing.
         """
         base = where.next_counts(batch)
         mixed = jnp.broadcast_to(talk.counts[:, None], talk.mixed.shape)

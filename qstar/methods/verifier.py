@@ -78,7 +78,7 @@ class Verifier(LossOfTerms):
         return jnp.clip(output, 0, 1) if self.error == "mse" else jax.nn.sigmoid(output)
 
     def scores(self, model: Scorer, batch: Batch) -> Float[Array, "B S"]:
-        """The score at every token, of what stands up to it."""
+        """The score at every token, of the text up to it."""
         return self.score(model.scores(batch))
 
     def passes(self, length: int) -> tuple[Pass, ...]:
