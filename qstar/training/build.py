@@ -72,8 +72,8 @@ class Program:
         method names a token that the vocabulary does not have.
         """
         definition = lora.adapted(method.definition(lm, vocabulary), adapters or LoraConfig())
-        for one in (definition, other.definition) if other else (definition,):
-            sharding.check_divisible(one.axes, jax.tree.map(lambda leaf: leaf.shape, one.abstract), mesh)
+        for checked in (definition, other.definition) if other else (definition,):
+            sharding.check_divisible(checked.axes, jax.tree.map(lambda leaf: leaf.shape, checked.abstract), mesh)
         tx = optim.optimizer(cfg, steps * protocol.updates(method))
         comparison = Comparison.of(method, definition, other)
         return cls(

@@ -93,11 +93,11 @@ def load_params(path: str | Path, abstract: Params | None = None) -> Params:
     if not path.is_dir():
         raise FileNotFoundError(f"no parameters at {path}")
     _check_seal(path)
-    found = _metadata(path, "params")
+    metadata = _metadata(path, "params")
     if abstract is None:
-        abstract = _as_numpy(found)
+        abstract = _as_numpy(metadata)
     else:
-        _check(_shapes(abstract), _shapes(found), f"the parameters at {path}")
+        _check(_shapes(abstract), _shapes(metadata), f"the parameters at {path}")
     with _reading(path):
         return ocp.load_checkpointables(path, {"params": abstract})["params"]
 
@@ -247,7 +247,7 @@ class Checkpoints:
         return begun is not None
 
     def _finish(self, step: int, committed: Callable[[], object]) -> None:
-        committed()  # ends the thread it came with: one would stay behind for every save
+        committed()  # ends its thread, which would otherwise be left running after every save
         if jax.process_index() == 0:
             seal(self._directory / str(step))
 
@@ -255,7 +255,7 @@ class Checkpoints:
         """The state at `step` (default: latest) without frozen weights, and `source` moved to where it was.
 
         Args:
-            abstract_state: tree of `jax.ShapeDtypeStruct` with the shardings wanted now.
+            abstract_state: tree of `jax.ShapeDtypeStruct` with the current shardings.
 
         Raises:
             FileNotFoundError: no such checkpoint.
@@ -268,15 +268,15 @@ class Checkpoints:
         step = self._resolve(step)
         with self._reading(step) as path:
             _check_seal(path)
-            position, found = _position(path), _metadata(path, "state")
-        _check(_shapes(abstract_state), _shapes(found), f"step {step} of {self._directory}")
+            position, metadata = _position(path), _metadata(path, "state")
+        _check(_shapes(abstract_state), _shapes(metadata), f"step {step} of {self._directory}")
         # Asked for by name: what this state lacks may not have been a part of a state yet when it was saved.
         fields = [field.name for field in dataclasses.fields(abstract_state)]
-        wanted = {name: getattr(abstract_state, name) for name in fields if getattr(abstract_state, name) is not None}
+        present = {name: getattr(abstract_state, name) for name in fields if getattr(abstract_state, name) is not None}
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context, self._reading(step):
-            loaded = self._saver.load_checkpointables(step, {"state": wanted})["state"]
+            loaded = self._saver.load_checkpointables(step, {"state": present})["state"]
         source.restore(position)
         return abstract_state.replace(**loaded)
 
@@ -290,25 +290,25 @@ class Checkpoints:
         step = self._resolve(step)
         with self._reading(step) as path:
             _check_seal(path)
-            found = _metadata(path, "state")
-        name = "ema" if found.get("ema") else "params"
+            metadata = _metadata(path, "state")
+        name = "ema" if metadata.get("ema") else "params"
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context, self._reading(step):
-            return self._saver.load_checkpointables(step, {"state": {name: _as_numpy(found[name])}})["state"][name]
+            return self._saver.load_checkpointables(step, {"state": {name: _as_numpy(metadata[name])}})["state"][name]
 
     def load_optimizer(self, abstract_state: TrainState) -> tuple:
         """The newest state's optimizer, onto the places of the abstract one. Raises as `restore`."""
         from orbax.checkpoint import v1 as ocp
 
         step = self._resolve(None)
-        found = _metadata(self._directory / str(step), "state")
-        wanted = abstract_state.opt_state
-        _check(_shapes(wanted), _shapes(found["opt_state"]), f"the optimizer at step {step} of {self._directory}")
+        metadata = _metadata(self._directory / str(step), "state")
+        expected = abstract_state.opt_state
+        _check(_shapes(expected), _shapes(metadata["opt_state"]), f"the optimizer at step {step} of {self._directory}")
         context = ocp.Context()
         context.pytree.loading.partial_load = True
         with context:
-            return self._saver.load_checkpointables(step, {"state": {"opt_state": wanted}})["state"]["opt_state"]
+            return self._saver.load_checkpointables(step, {"state": {"opt_state": expected}})["state"]["opt_state"]
 
     def _resolve(self, step: int | None) -> int:
         latest = self.latest
@@ -334,8 +334,8 @@ class Checkpoints:
 
     def _with_way_back(self, step: int, fault: str) -> Damaged:
         before = [known.step for known in self._saver.checkpoints if known.step < step]
-        whole = next((one for one in reversed(before) if not damage(self._directory / str(one))), None)
-        aside = [one for one in (*before, step) if whole is None or one > whole]
+        whole = next((number for number in reversed(before) if not damage(self._directory / str(number))), None)
+        aside = [number for number in (*before, step) if whole is None or number > whole]
         then = "begins anew" if whole is None else f"goes on from step {whole}"
         return Damaged(
             self._directory / str(step),
@@ -362,7 +362,7 @@ class Checkpoints:
             file.write(bytes(65536))
 
     def _is_gone(self) -> bool:
-        # A save in flight makes its folder anew, with nothing of the run in it.
+        # A save in flight recreates its folder, with nothing of the run in it.
         return not self._directory.is_dir() or not os.path.samestat(self._directory.stat(), os.fstat(self._opened))
 
     def _committed(self) -> int | None:
@@ -383,7 +383,7 @@ class Checkpoints:
             number = _refusal(error)
             if number is None:
                 raise
-            # What the saver believes after a failed save is not what lies on disk.
+            # What the saver believes after a failed save is not what is on disk.
             self._saver.reload()
             good = self._committed()
             kept = "no checkpoint has been committed" if good is None else f"the last good checkpoint is step {good}"
@@ -432,7 +432,7 @@ def _position_file(process: int, count: int) -> str:
 
 
 def _position(path: Path) -> Position:
-    """Where this process stood in the data. What another number of processes kept has to be one position.
+    """This process's position in the data. What another number of processes kept has to be one position.
 
     Raises Damaged where there is none.
     """
@@ -463,12 +463,12 @@ def _metadata(path: Path, name: str) -> dict:
     from orbax.checkpoint import v1 as ocp
 
     try:
-        found = ocp.checkpointables_metadata(path).metadata.get(name)
+        metadata = ocp.checkpointables_metadata(path).metadata.get(name)
     except (ocp.errors.InvalidLayoutError, OSError, ValueError) as error:
         raise Damaged(path, f"it cannot be read, or is none ({error})") from error
-    if found is None:
+    if metadata is None:
         raise Damaged(path, f"its {name!r} cannot be read")
-    return found
+    return metadata
 
 
 def _shapes(tree) -> dict[str, tuple[int, ...]]:
@@ -483,8 +483,8 @@ def _shapes(tree) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path, simple=True, separator="/"): stored(leaf) for path, leaf in flat}
 
 
-def _check(wanted: dict, found: dict, source: str) -> None:
-    problems = differences(wanted, found)
+def _check(expected: dict, actual: dict, source: str) -> None:
+    problems = differences(expected, actual)
     if problems:
         raise ValueError(
             f"{source}: not of this model and optimiser:\n  {problems}\n"

@@ -43,9 +43,9 @@ class Progress:
 @functools.cache
 def console() -> Console:
     """The console of the process, on standard output. Lines are never folded where the output is not a terminal."""
-    found = Console(highlight=False)
-    if found.is_terminal:
-        return found
+    output = Console(highlight=False)
+    if output.is_terminal:
+        return output
     width = None if "COLUMNS" in os.environ else PLAIN_WIDTH
     return Console(highlight=False, width=width, soft_wrap=True)
 
@@ -75,8 +75,8 @@ def _values(values: dict[str, float], show: Sequence[str]) -> str:
 def _speed(means: dict[str, float]) -> str:
     """What the meter of a loop found, where there is one (`machine.Meter`)."""
     shown = {"tokens_per_s": "{:,.0f} tokens/s", "mfu": "{:.0%} of peak"}
-    found = {name: means.get(f"machine/{name}") for name in shown}
-    return "  ".join(shown[name].format(value) for name, value in found.items() if value is not None)
+    values = {name: means.get(f"machine/{name}") for name in shown}
+    return "  ".join(shown[name].format(value) for name, value in values.items() if value is not None)
 
 
 class Spinner:

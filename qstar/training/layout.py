@@ -40,7 +40,7 @@ def picked(program: Program, rows: int) -> jax.sharding.Mesh:
 
 
 def device_bytes() -> int | None:
-    """Memory of a device, the least of any process; the devices of one CPU share what is free. None: nobody knows."""
+    """Memory of a device, the least of any process; the devices of one CPU share what is free. None: unknown."""
     device = jax.local_devices()[0]
     free = machine.free_bytes(device)
     if free is not None and device.platform == "cpu":

@@ -219,9 +219,9 @@ class _Report:
         self._log.logger.add(metrics)
         self._progress.step(step, values)
 
-    def line(self, step: int, found: Sequence[dict[str, float] | None] = (), last: bool = False) -> None:
-        """Close the log interval with `step`, if it is time, `found` has values from hooks, or it is the last."""
-        values = {name: float(value) for one in found for name, value in (one or {}).items()}
+    def line(self, step: int, from_hooks: Sequence[dict[str, float] | None] = (), last: bool = False) -> None:
+        """Close the log interval with `step`, if it is time, `from_hooks` has values, or it is the last."""
+        values = {name: float(value) for metrics in from_hooks for name, value in (metrics or {}).items()}
         if last or values or step % self._log.every == 0:
             values |= self._log.meter.interval() if self._log.meter is not None else {}
             self._progress.interval(step, self._log.logger.write(step, values))

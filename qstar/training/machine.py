@@ -1,7 +1,7 @@
 """The machine that trains: the peak of its matrix products, the memory it has, and how fast and how full a run is.
 
 The peak is that of one large product in the model's type, measured once and kept in ~/.cache/qstar/peaks.json by
-machine, device and type; delete the file to measure anew. Model-FLOP utilisation is the FLOPs that the method asks for
+machine, device and type; delete the file to measure again. Model-FLOP utilisation is the FLOPs that the method asks for
 (`models.cost.flops`: sampling forward, what has a gradient three times, nothing that is recomputed) over time and peak.
 """
 
@@ -105,7 +105,7 @@ def _timed(product, matrix: jax.Array) -> float:
 def peak_bytes() -> int:
     """The most memory that was ever held: of the fullest device where it keeps count, else of this process."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
-    counted = [one["peak_bytes_in_use"] for one in stats if "peak_bytes_in_use" in one]
+    counted = [entry["peak_bytes_in_use"] for entry in stats if "peak_bytes_in_use" in entry]
     if counted:
         return max(counted)
     held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -113,15 +113,15 @@ def peak_bytes() -> int:
 
 
 def free_bytes(device: jax.Device) -> int | None:
-    """Memory that a step can still have: of the device, or of the system where that is the CPU. None: nobody knows."""
+    """Memory that a step can still have: of the device, or of the system where that is the CPU. None: unknown."""
     stats = device.memory_stats() or {}
     if "bytes_limit" in stats:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     if device.platform != "cpu":
         return None
     _give_back()
-    found = [free for free in (_system_free(), *map(_group_free, CONTROL_GROUPS)) if free is not None]
-    return min(found, default=None)
+    limits = [free for free in (_system_free(), *map(_group_free, CONTROL_GROUPS)) if free is not None]
+    return min(limits, default=None)
 
 
 # Of malloc.h: when the heap's end is trimmed, how much is mapped apart, and how many heaps there are. To keep: never,
@@ -133,7 +133,7 @@ _KEEP, _AS_IT_WAS = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0, _ARENA_MAX: 1}, {_TRIM_T
 def keep_freed_memory(keep: bool) -> None:
     """Let glibc keep what is freed for the next step, or give it back to the system; elsewhere nothing happens.
 
-    XLA on CPU asks for its temporaries anew in every step. By default glibc maps large ones freshly each time, and the
+    XLA on CPU allocates its temporaries in every step. By default glibc maps large ones freshly each time, and the
     system clears every page of them: a third of a small model's step. What is kept may hold them twice: where little
     things were put into the room of the last ones, the next do not fit into it.
     """
@@ -183,12 +183,12 @@ def _group_free(files: tuple[str, str, str, str]) -> int | None:
 
 
 class Meter:
-    """Speed of the steps of a log interval, without what stands between them: compiling, hooks, checkpoints.
+    """Speed of the steps of a log interval, without what happens between them: compiling, hooks, checkpoints.
 
     Args:
         tokens, thoughts: of one step.
         flops: of one step, as the method asks for them.
-        peak: FLOPs a second of the machine; 0 where nobody knows.
+        peak: FLOPs a second of the machine; 0 where unknown.
     """
 
     def __init__(self, tokens: int, thoughts: int, flops: int, peak: float):
@@ -197,7 +197,7 @@ class Meter:
         self._steps, self._seconds = 0, 0.0
 
     def step(self) -> None:
-        """A step has ended, right behind the one before it."""
+        """A step has ended, directly after the one before it."""
         now = time.monotonic()
         if self._since is not None:
             self._steps, self._seconds = self._steps + 1, self._seconds + now - self._since
@@ -210,12 +210,12 @@ class Meter:
     def interval(self) -> dict[str, float]:
         """The speed since the last call, by name, where there was a step to measure; and the peak of memory so far."""
         rate = self._steps / max(self._seconds, 1e-9)
-        found = {"peak_gib": peak_bytes() / 2**30}
+        values = {"peak_gib": peak_bytes() / 2**30}
         if self._steps:
-            found["tokens_per_s"] = rate * self._tokens
+            values["tokens_per_s"] = rate * self._tokens
             if self._thoughts:
-                found["thoughts_per_s"] = rate * self._thoughts
+                values["thoughts_per_s"] = rate * self._thoughts
             if self._peak:
-                found["mfu"] = rate * self._flops / self._peak
+                values["mfu"] = rate * self._flops / self._peak
         self._steps, self._seconds = 0, 0.0
-        return {GROUP + name: float(f"{value:.4g}") for name, value in found.items()}
+        return {GROUP + name: float(f"{value:.4g}") for name, value in values.items()}

@@ -62,8 +62,8 @@ class OptimConfig:
 
 def schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:
     """Learning rate by step: linear warm-up, then constant, linear or cosine down to `final_lr` of it."""
-    found = _whole_schedule(cfg, cfg.schedule_steps or steps)
-    return (lambda step: found(step + cfg.steps_before)) if cfg.steps_before else found
+    whole = _whole_schedule(cfg, cfg.schedule_steps or steps)
+    return (lambda step: whole(step + cfg.steps_before)) if cfg.steps_before else whole
 
 
 def _whole_schedule(cfg: OptimConfig, steps: int) -> optax.Schedule:

@@ -33,7 +33,7 @@ class Op:
 
 def operations(hlo: str, vocab: int) -> dict[str, Op]:
     """All operations of a program's text, by name; a fusion around a product is that product."""
-    shapes, found, products, fusions, computation = {}, {}, {}, {}, ""
+    shapes, ops, products, fusions, computation = {}, {}, {}, {}, ""
     for line in hlo.splitlines():
         begun, matched = _COMPUTATION.match(line), _INSTRUCTION.match(line)
         if begun:
@@ -41,13 +41,13 @@ def operations(hlo: str, vocab: int) -> dict[str, Op]:
         if not matched:
             continue
         name, _, shape, code, operands, rest = matched.groups()
-        shapes[name], found[name] = _sizes(shape), Op(code)
+        shapes[name], ops[name] = _sizes(shape), Op(code)
         left = operands.split(",")[0].split("%")[-1].strip()
         if code == "dot" and left in shapes:
-            found[name] = products[computation] = _product(shapes[left], shapes[name], rest, vocab)
+            ops[name] = products[computation] = _product(shapes[left], shapes[name], rest, vocab)
         elif code == "fusion":
             fusions[name] = re.search(r"calls=%?([\w.\-]+)", rest)[1]
-    return found | {name: products[called] for name, called in fusions.items() if called in products}
+    return ops | {name: products[called] for name, called in fusions.items() if called in products}
 
 
 def _sizes(text: str) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _product(left: tuple[int, ...], out: tuple[int, ...], rest: str, vocab: int) -> Op:
-    axes = lambda name: [int(one) for one in re.search(name + r"={([\d,]*)}", rest)[1].split(",")]  # noqa: E731
+    axes = lambda name: [int(axis) for axis in re.search(name + r"={([\d,]*)}", rest)[1].split(",")]  # noqa: E731
     summed = math.prod(left[axis] for axis in axes("lhs_contracting_dims"))
     flops = 2 * summed * math.prod(out)
     shape = f"{' x '.join(map(str, out))} over {summed}"
@@ -75,10 +75,10 @@ def profiled(run: Callable[[], object]) -> tuple[collections.Counter, collection
 
 def by_kind(ops: dict[str, Op], taken: collections.Counter) -> dict[str, float]:
     """Microseconds of each kind of operation, the longest first."""
-    found: collections.Counter = collections.Counter()
+    totals: collections.Counter = collections.Counter()
     for name, us in taken.items():
-        found[ops[name].kind if name in ops else "other"] += us
-    return dict(found.most_common())
+        totals[ops[name].kind if name in ops else "other"] += us
+    return dict(totals.most_common())
 
 
 def durations(folder: Path) -> tuple[collections.Counter, collections.Counter]:
@@ -97,8 +97,8 @@ def shared(edges: list[tuple[float, bool, str]]) -> collections.Counter:
     """Time by name, from (when, whether something of the name begins or ends, name); what runs at once shares it."""
     taken, running, last = collections.Counter(), collections.Counter(), 0.0
     for now, begins, name in sorted(edges):
-        for one, count in running.items():
-            taken[one] += (now - last) * count / running.total()
+        for active, count in running.items():
+            taken[active] += (now - last) * count / running.total()
         running[name] += 1 if begins else -1
         running, last = +running, now
     return taken

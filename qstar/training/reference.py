@@ -1,4 +1,4 @@
-"""Reference weights: what they begin as, how a step moves them, where they lie, and how a loss sees them.
+"""Reference weights: what they begin as, how a step moves them, where they are stored, and how a loss sees them.
 
 They are a part of the train state, so that checkpoints hold them and a resumed run compares with the same. Of a model
 with frozen weights only the trained part is doubled.

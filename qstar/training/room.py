@@ -52,8 +52,8 @@ def check(cfg: Batched, program: Program, state: TrainState, batch: Batch) -> No
         return
     held = sum(size for name, size in program.bytes_held.items() if name != "gradients")
     counts = isinstance(program.method, Counts)
-    found = suggestions(cfg, program, batch.tokens.shape[1], needed, free) if counts else []
-    way_out = f"What would fit, by formula: {'; or '.join(found)}" if found else (
+    fitting = suggestions(cfg, program, batch.tokens.shape[1], needed, free) if counts else []
+    way_out = f"What would fit, by formula: {'; or '.join(fitting)}" if fitting else (
         "No number of micro_batches, share of positions or length of window makes it fit: take a smaller model, or "
         "adapters (lora.rank=8)"
     )  # fmt: skip
@@ -69,8 +69,8 @@ def step_bytes(program: Program, state: TrainState, batch: Batch) -> int:
     stats = program.step.lower(state, batch).compile().memory_analysis()
     if stats is None:  # a backend that does not tell
         return 0
-    one = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
-    return one * _sharing(program)
+    per_device = stats.temp_size_in_bytes + stats.output_size_in_bytes - stats.alias_size_in_bytes
+    return per_device * _sharing(program)
 
 
 def predicted_bytes(program: Program, rows: int, sizes: Sizes) -> int:
@@ -81,8 +81,8 @@ def predicted_bytes(program: Program, rows: int, sizes: Sizes) -> int:
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     ways = _ways(mesh)
     held = program.bytes_held["trained"]
-    found = memory.temporaries(lm, method.passes(sizes.length), -(-rows // ways), held, sizes.micro_batches, on_cpu)
-    return found.peak * _sharing(program)
+    predicted = memory.temporaries(lm, method.passes(sizes.length), -(-rows // ways), held, sizes.micro_batches, on_cpu)
+    return predicted.peak * _sharing(program)
 
 
 def suggestions(cfg: Batched, program: Program, length: int, needed: int, free: int) -> list[str]:
@@ -91,12 +91,12 @@ def suggestions(cfg: Batched, program: Program, length: int, needed: int, free: 
     now = Sizes(program.lm.remat, cfg.micro_batches, fraction, length)
     # The formula for the proportions, the compiled step for the scale.
     scale = needed / predicted_bytes(program, cfg.batch_size, now)
-    found = {}
+    fitting = {}
     for name, value, sizes in _smaller(now, cfg.batch_size, _ways(program.mesh)):
-        wanted = scale * predicted_bytes(program, cfg.batch_size, sizes)
-        if name not in found and wanted <= SPARE * free:
-            found[name] = f"{name}={value} ({_gib(wanted)})"
-    return list(found.values())
+        predicted = scale * predicted_bytes(program, cfg.batch_size, sizes)
+        if name not in fitting and predicted <= SPARE * free:
+            fitting[name] = f"{name}={value} ({_gib(predicted)})"
+    return list(fitting.values())
 
 
 def _smaller(now: Sizes, rows: int, ways: int) -> Iterator[tuple[str, str | int | float, Sizes]]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # grain takes a second to import
     import grain
 
 Position = dict[str, Any]
-"""Values of JSON: where a source stands in its data."""
+"""Values of JSON: a source's position in its data."""
 
 
 class Source(Protocol):

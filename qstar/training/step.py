@@ -121,11 +121,11 @@ def _models(model: Definition, comparison: Comparison | None, state: TrainState,
 
 
 def by_slices(judged: Callable[[Batch], Judged], batch: Batch, count: int) -> Judged:
-    """What a function says of each row, asked of `count` slices of the batch in turn, which takes less memory."""
+    """What a function says of each row, called on `count` slices of the batch in turn, which takes less memory."""
     if count == 1:
         return judged(batch)
-    found = jax.lax.map(judged, _sliced(batch, count))
-    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), found)
+    stacked = jax.lax.map(judged, _sliced(batch, count))
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(-1, *x.shape[2:]), stacked)
 
 
 def over_minibatches(
@@ -136,20 +136,20 @@ def over_minibatches(
     epochs: int,
     count: int,
 ) -> tuple[TrainState, Metrics]:
-    """An update for each of `count` equal parts of the rows, drawn anew in every epoch, one after another."""
+    """An update for each of `count` equal parts of the rows, redrawn in every epoch, one after another."""
     order_key, key = jax.random.split(key)
     number = len(batch.tokens)
     orders = jax.vmap(lambda key: jax.random.permutation(key, number))(jax.random.split(order_key, epochs))
     if epochs * count == 1:
         return updated(state, batch, key)
 
-    def one(state: TrainState, drawn: tuple[Array, Key]) -> tuple[TrainState, Metrics]:
+    def update(state: TrainState, drawn: tuple[Array, Key]) -> tuple[TrainState, Metrics]:
         rows, key = drawn
         part = jax.tree.map(lambda x: sharding.shard(x[rows], "batch", *[None] * (x.ndim - 1)), batch)
         return updated(state, part, key)
 
     parts = orders.reshape(epochs * count, number // count)
-    state, metrics = jax.lax.scan(one, state, (parts, jax.random.split(key, epochs * count)))
+    state, metrics = jax.lax.scan(update, state, (parts, jax.random.split(key, epochs * count)))
     return state, jax.tree.map(lambda x: x.sum(0), metrics)
 
 
@@ -180,8 +180,8 @@ def accumulate(
     counts = _summed(lambda batch, key: loss_terms(params, batch, key)[0].counts, slices, jax.random.clone(keys))
 
     def share(params: Params, batch: Batch, key: Key):
-        found, metrics = loss_terms(params, batch, key)
-        return found.out_of(counts).value, (found, metrics)
+        terms, metrics = loss_terms(params, batch, key)
+        return terms.out_of(counts).value, (terms, metrics)
 
     grads, (loss, metrics) = _summed(partial(jax.grad(share, has_aux=True), params), slices, keys)
     return grads, metrics | loss.logged
@@ -194,7 +194,7 @@ def _sliced(batch: Batch, count: int) -> Batch:
 
 def _summed(function: Callable, slices: Batch, keys: Key):
     """The sum of what the function gives for every slice, leaf by leaf."""
-    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (slices, keys))
-    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *one))
-    add = lambda total, one: (jax.tree.map(jnp.add, total, function(*one)), None)  # noqa: E731
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (slices, keys))
+    empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *shapes))
+    add = lambda total, inputs: (jax.tree.map(jnp.add, total, function(*inputs)), None)  # noqa: E731
     return jax.lax.scan(add, empty, (slices, keys))[0]

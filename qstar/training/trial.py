@@ -25,7 +25,7 @@ def one_device() -> jax.sharding.Mesh:
 
 
 def state(program: Program) -> TrainState:
-    """A train state with random weights, made where it lies and in the types in which it is held."""
+    """A train state with random weights, created on its devices and in the types in which it is held."""
     definition = program.definition
 
     def made(key: jax.Array) -> TrainState:
@@ -80,19 +80,19 @@ def taken(program: Program, rows: int, length: int, count: int) -> Taken:
         moving, fixed = state(program), batch(program, rows, length)
         compiled = program.step.lower(moving, fixed).compile()
 
-        def one() -> None:
+        def take_step() -> None:
             nonlocal moving
             moving, metrics = compiled(moving, fixed)
             jax.block_until_ready((moving, metrics))
 
-        seconds = timed(one, count)
+        seconds = timed(take_step, count)
     passes = program.passes(length)
     return Taken(
         rows,
         seconds,
         rows * cost.flops(program.lm, passes, frozen=bool(program.definition.frozen)),
         rows * length,
-        rows * max(one.thoughts for one in passes),
+        rows * max(pass_.thoughts for pass_ in passes),
         machine.peak_flops(program.mesh, program.lm.dtype),
         machine.peak_bytes(),
         kernels(compiled),
