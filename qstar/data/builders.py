@@ -2,7 +2,7 @@
 
 Each builder reads files that the user has, checks every record while it still knows file and line, and writes
 ArrayRecord once into a cache folder named by the sha256 of the inputs. A second run with the same inputs reads the
-cache; changed inputs get a new folder; a failed preparation leaves no data behind. TensorFlow is not needed, and
+cache; changed inputs get a new folder; a failed preparation leaves no data. TensorFlow is not needed, and
 nothing is fetched. The prepared metadata lists every source file with its size, checksum and licence file.
 """
 
@@ -31,19 +31,19 @@ LETTERS = ("A", "B", "C", "D", "E")
 
 
 def text_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
-    """The files behind `paths`: files as they are, folders replaced by their text files in sorted order."""
-    found = []
+    """The files of `paths`: files as they are, folders replaced by their text files in sorted order."""
+    text_paths = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = sorted(f for f in path.rglob("*") if f.suffix in TEXT_SUFFIXES and f.is_file())
             if not inside:
                 raise ValueError(f"folder {path} holds no text: no file ends in {', '.join(TEXT_SUFFIXES)}")
-            found += inside
+            text_paths += inside
         else:
-            found.append(_existing(path))
-    if not found:
+            text_paths.append(_existing(path))
+    if not text_paths:
         raise ValueError("no paths given: name at least one text file, JSONL file or folder")
-    return found
+    return text_paths
 
 
 def _existing(path: Path) -> Path:
@@ -85,11 +85,11 @@ def documents(path: Path, field: str = "text", separator: str = SEPARATOR) -> It
     """
     if path.suffix == ".jsonl":
         names = field.split("+")
-        found = ("\n".join(lines.member(r, name, where) for name in names) for where, r in lines.json_lines(path))
+        texts = ("\n".join(lines.member(r, name, where) for name in names) for where, r in lines.json_lines(path))
     else:
         line = rf"^{re.escape(separator)}[ \t\r]*$"
-        found = iter(re.split(line, files.text(path), flags=re.MULTILINE))
-    return (document.strip("\r\n") for document in found if document.strip())
+        texts = iter(re.split(line, files.text(path), flags=re.MULTILINE))
+    return (document.strip("\r\n") for document in texts if document.strip())
 
 
 # --- builders -----------------------------------------------------------------------------------------------------

@@ -30,9 +30,9 @@ def render(template: str, messages: Sequence[Message], tokens: dict[str, str], r
 
     Args:
         tokens: spellings that templates ask for, bos_token and eos_token.
-        reply: the beginning of the assistant's reply stands at the end.
+        reply: the beginning of the assistant's reply is at the end.
 
-    Raises ValueError for a template that is none, that fails, or that refuses these messages.
+    Raises ValueError for a template that is invalid, that fails, or that refuses these messages.
     """
     try:
         return _environment().from_string(template).render(
@@ -48,12 +48,15 @@ def render(template: str, messages: Sequence[Message], tokens: dict[str, str], r
 
 def _environment() -> sandbox.ImmutableSandboxedEnvironment:
     """As the authors of templates expect it."""
-    found = sandbox.ImmutableSandboxedEnvironment(
+    environment = sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    found.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    found.globals |= {"raise_exception": _refuse, "strftime_now": lambda form: datetime.date.today().strftime(form)}
-    return found
+    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.globals |= {
+        "raise_exception": _refuse,
+        "strftime_now": lambda form: datetime.date.today().strftime(form),
+    }
+    return environment
 
 
 def _refuse(message: str) -> None:

@@ -1,9 +1,9 @@
 """Prompts with completions as rows of training text: several in a row, each seeing only itself.
 
-What is learnt of an example is its completion, with a weight: rationales that were sampled, graded and kept, human
-ones, bare answers. The tokenizer's end-of-text token, where it has one, stands behind every completion and is trained
-on: without it a model would not learn to stop. Rows are filled once, first fit over the examples in the order of a
-seed; which rows make a batch is `data/pipeline.py`'s matter.
+The model is trained on the completion of an example, with a weight: rationales that were sampled, graded and kept,
+human ones, bare answers. The tokenizer's end-of-text token, where it has one, comes after every completion and is
+trained on: without it a model would not learn to stop. Rows are filled once, first fit over the examples in the order
+of a seed; which rows make a batch is `data/pipeline.py`'s matter.
 """
 
 import bisect
@@ -87,7 +87,7 @@ class ExamplesText(Data):
 
 @dataclass(frozen=True)
 class Example:
-    """What the model is given, and what it should write behind it."""
+    """What the model is given, and what it should write after it."""
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...]
@@ -169,7 +169,7 @@ def _example(record: dict, where: str, tokenizer: Completing) -> Example:
 def as_sampled(tokens: Sequence[int], stored: str, tokenizer: Completing, stop: Sequence[str] = ()) -> list[int] | None:
     """The token ids of a completion that was stored of sampled `tokens`: those tokens, as they were sampled.
 
-    Where less was stored than was sampled (all behind a declared answer is left out, another stop than the stored one)
+    Where less was stored than was sampled (all after a declared answer is left out, another stop than the stored one)
     these are the tokens up to there, and the stop. An end-of-text token takes the place of the stop. Of tokenizers of
     characters the text is what counts, spaces at its ends included, as it was stored.
 
@@ -179,7 +179,7 @@ def as_sampled(tokens: Sequence[int], stored: str, tokenizer: Completing, stop: 
     None where what was stored does not begin what was sampled.
     """
     body = stored.strip()
-    body = next((body.removesuffix(one).rstrip() for one in stop if body.endswith(one)), body)
+    body = next((body.removesuffix(ending).rstrip() for ending in stop if body.endswith(ending)), body)
     at = stored.find(body)
     lead, tail = stored[:at], stored[at + len(body) :]
     ids = list(tokens)
@@ -200,7 +200,7 @@ def as_sampled(tokens: Sequence[int], stored: str, tokenizer: Completing, stop: 
         return [*tokenizer.encode(lead), *written[first:last], *tokenizer.encode(tail)]
     if (ended and not rest.strip()) or (tail in rest and rest.strip() == tail.strip()):
         return ids
-    # A token that goes on beyond what was stored is written anew.
+    # A token that goes on beyond what was stored is written again.
     kept = last if length(last) == upto else last - 1
     return [*written[:kept], *tokenizer.encode_after(text[length(kept) : upto] + tail)]
 
@@ -243,17 +243,17 @@ def _units(examples: Sequence[Example]) -> list[_Unit]:
 
 
 def _row(examples: Sequence[Example], length: int, prompts_count: bool) -> Examples:
-    batch = pack_row([[*one.prompt, *one.completion] for one in examples], length)
-    sizes = [len(one) for one in examples]
+    batch = pack_row([[*example.prompt, *example.completion] for example in examples], length)
+    sizes = [len(example) for example in examples]
     weight = np.zeros(length, np.float32)
-    weight[: sum(sizes)] = np.repeat([one.weight for one in examples], sizes)
+    weight[: sum(sizes)] = np.repeat([example.weight for example in examples], sizes)
     mask = batch.mask
     if not prompts_count:
-        learnt = [np.arange(len(one)) >= len(one.prompt) for one in examples]
-        mask = mask & np.concatenate([*learnt, np.zeros(length - sum(sizes), bool)])
-    begins = None
-    if any(one.group is not None for one in examples):
-        new = [i == 0 or one.group is None or one.group != examples[i - 1].group for i, one in enumerate(examples)]
+        counted = [np.arange(len(example)) >= len(example.prompt) for example in examples]
+        mask = mask & np.concatenate([*counted, np.zeros(length - sum(sizes), bool)])
+    begins, groups = None, [example.group for example in examples]
+    if any(group is not None for group in groups):
+        new = [i == 0 or group is None or group != groups[i - 1] for i, group in enumerate(groups)]
         begins = np.zeros(length, bool)
         begins[np.cumsum([0, *sizes[:-1]])] = new
     return Examples(batch.tokens, mask, batch.segment, batch.position, weight, begins)
@@ -262,10 +262,10 @@ def _row(examples: Sequence[Example], length: int, prompts_count: bool) -> Examp
 def _check(examples: Sequence[Example], units: Sequence[_Unit], length: int) -> None:
     if not examples:
         raise ValueError("there is no example to train on")
-    empty = sum(not one.completion for one in examples)
+    empty = sum(not example.completion for example in examples)
     if empty:
         raise ValueError(f"{empty} of {len(examples)} examples have no completion: there is nothing to learn in them")
-    grouped = {one.group is not None for one in examples}
+    grouped = {example.group is not None for example in examples}
     if len(grouped) > 1:
         raise ValueError("some examples name a group and some do not: name one for all of them, or for none")
     overlong.check(units, length, "groups of examples" if grouped == {True} else "examples")

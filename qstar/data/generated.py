@@ -75,6 +75,6 @@ def pack_row(documents: list[list[int]], length: int, uncounted: int | None = No
     position = np.concatenate([np.arange(size) for size in (*sizes, padding)]).astype(np.int32)
     counted = [np.arange(len(ids)) > (ids.index(uncounted) if uncounted is not None else -1) for ids in documents]
     if not closing:
-        counted = [one & (np.arange(len(one)) < len(one) - 1) for one in counted]
+        counted = [counts & (np.arange(len(counts)) < len(counts) - 1) for counts in counted]
     mask = np.concatenate([*counted, np.zeros(padding, bool)])
     return Batch(tokens, mask, segment, position)

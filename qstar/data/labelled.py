@@ -83,9 +83,9 @@ def read(cfg: LabelledText, tokenizer: Completing) -> list[Solution]:
             "prompt, completions and labels; or in the format of Math-Shepherd, PRM800K or OmegaPRM"
         )
     return [
-        _solution(each, where, cfg, tokenizer)
+        _solution(solution, where, cfg, tokenizer)
         for where, record in lines.json_lines(file)
-        for each in step_formats.stepwise(record, where)
+        for solution in step_formats.stepwise(record, where)
     ]
 
 
@@ -151,18 +151,18 @@ def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Comp
     at = text.find(bare)
     if at < 0:
         raise ValueError(f"{where}: the steps are {joined[:60]!r}, but the text of the completion is {text[:60]!r}")
-    found: list[int] = []
+    places: list[int] = []
     upto = at - (len(joined) - len(bare))
     for step in steps:
         upto += len(step)
         at = bisect.bisect_left(range(len(completion) + 1), upto, key=length) - 1
-        if found and at <= found[-1]:
+        if places and at <= places[-1]:
             raise ValueError(
-                f"{where}: steps {len(found)} and {len(found) + 1} end in the same token of this tokenizer; give a "
+                f"{where}: steps {len(places)} and {len(places) + 1} end in the same token of this tokenizer; give a "
                 "data.separator that is a token of its own, or longer steps"
             )
-        found.append(at)
-    return found
+        places.append(at)
+    return places
 
 
 def rows(solutions: Sequence[Solution], length: int, seed: int) -> list[Labelled]:
@@ -173,12 +173,12 @@ def rows(solutions: Sequence[Solution], length: int, seed: int) -> list[Labelled
     if not solutions:
         raise ValueError("there is no labelled solution to train on")
     overlong.check(solutions, length, "solutions")
-    filled = examples.filled([len(one) for one in solutions], length, seed)
+    filled = examples.filled([len(solution) for solution in solutions], length, seed)
     return [_row([solutions[i] for i in numbers], length) for numbers in filled]
 
 
 def _row(solutions: Sequence[Solution], length: int) -> Labelled:
-    batch = pack_row([[*one.prompt, *one.completion] for one in solutions], length)
+    batch = pack_row([[*solution.prompt, *solution.completion] for solution in solutions], length)
     label, judged, mask = np.zeros(length, np.float32), np.zeros(length, bool), np.zeros(length, bool)
     start = 0
     for solution in solutions:

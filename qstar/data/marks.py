@@ -1,6 +1,6 @@
 """Tokens around a text, as a model's files name them: begin of text, ends of text, the template of conversations.
 
-Read from the files of Hugging Face's layout that lie beside a tokenizer.json, and written back to the same files.
+Read from the files of Hugging Face's layout that are beside a tokenizer.json, and written back to the same files.
 
 begin  follows the tokenizer's own setting: `add_bos_token` of tokenizer_config.json, else what the post-processor of
        tokenizer.json puts before a text.
@@ -82,7 +82,7 @@ def of(texts: Mapping[str, str], backend: Backend) -> Marks:
 def settled(texts: Mapping[str, str], marks: Marks, backend: Backend) -> dict[str, str]:
     """These files, with `marks` where they say others, so that `read` gives the marks back.
 
-    A directory without tokenizer_config.json says that no token stands before texts: it is given one where a tokenizer
+    A directory without tokenizer_config.json says that no token comes before texts: it is given one where a tokenizer
     has such a token.
     """
     said, changed, own = of(texts, backend), dict(texts), {}
@@ -127,10 +127,10 @@ def known(folder: Path) -> bool:
 
 
 def _contents(texts: Mapping[str, str], name: str) -> dict:
-    found = files.parsed(texts.get(name, "{}"), name)
-    if not isinstance(found, dict):
-        raise ValueError(f"{name} holds a JSON {type(found).__name__}, expected an object")
-    return found
+    contents = files.parsed(texts.get(name, "{}"), name)
+    if not isinstance(contents, dict):
+        raise ValueError(f"{name} holds a JSON {type(contents).__name__}, expected an object")
+    return contents
 
 
 def _named(config: dict, spelled: dict, name: str, backend: Backend) -> int | None:
@@ -145,10 +145,10 @@ def _named(config: dict, spelled: dict, name: str, backend: Backend) -> int | No
 
 def _ids(contents: dict, name: str) -> list[int]:
     value = contents.get(name)
-    found = value if isinstance(value, list) else [] if value is None else [value]
-    if not all(isinstance(id, int) and not isinstance(id, bool) for id in found):
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    if not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
         raise ValueError(f"{name} is {str(value)[:60]!r}, expected a token id or a list of them")
-    return found
+    return ids
 
 
 def _ordinary(id: int, backend: Backend) -> bool:
@@ -170,15 +170,15 @@ def _ordinary(id: int, backend: Backend) -> bool:
 
 def _template(config: dict) -> str:
     """The template of conversations; of several the default one."""
-    found = config.get("chat_template")
-    if isinstance(found, list):
-        named = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
-        found = named.get("default")
-    return found if isinstance(found, str) else ""
+    template = config.get("chat_template")
+    if isinstance(template, list):
+        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else ""
 
 
-def _first(found: Iterable[int | None]) -> int | None:
-    return next((id for id in found if id is not None), None)
+def _first(ids: Iterable[int | None]) -> int | None:
+    return next((id for id in ids if id is not None), None)
 
 
 def _spelled(contents: dict) -> str:

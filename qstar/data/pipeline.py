@@ -138,7 +138,7 @@ def crop(corpus: Corpus, length: int, pad_id: int, index: int, rng: np.random.Ge
 def packed(corpus: Corpus, length: int, index: int) -> Batch:
     """Window `index` of the corpus laid end to end.
 
-    A document cut by the window's edge starts anew in the next window, at segment 1 and position 0: there it cannot
+    A document cut by the window's edge starts again in the next window, at segment 1 and position 0: there it cannot
     see what came before.
     """
     where = np.arange(index * length, (index + 1) * length)
@@ -158,7 +158,7 @@ def stack(rows: Sequence[Batch]) -> Batch:
 def text_dataset(
     cfg: TextConfig, tokenizer: Encoder, batch_size: int, seed: int, pad_id: int, split: str = "train"
 ) -> "grain.MapDataset":
-    """dataset[k] is the Batch [B S] of step k, for every k: shuffled anew each epoch, without end."""
+    """dataset[k] is the Batch [B S] of step k, for every k: reshuffled each epoch, without end."""
     import grain
 
     corpus = load_corpus(cfg, tokenizer, split)

@@ -2,10 +2,10 @@
 keeps its trees in one as well, a row for each step.
 
 Append-only, one file a batch: written under another name, synced, renamed into place, the folder synced. A killed
-writer loses at most the batch in flight; what it left behind is ignored by readers and removed by the next writer.
+writer loses at most the batch in flight; what it left is ignored by readers and removed by the next writer.
 Names carry iteration and batch, so a batch that is repeated after a crash replaces itself bit for bit and never
 doubles. `store.json` says which model, on which task, wrote the rows, and lists the files with their checksums: one
-that is missing, altered or a copy of another is an error where its rows are asked for. Queries are pyarrow expressions:
+that is missing, altered or a copy of another is an error where its rows are requested. Queries are pyarrow expressions:
 
     Store.open("runs/star/rationales").rows(CORRECT & ~HINTED & of_iteration(3), columns=["question", "stored"])
 """
@@ -53,7 +53,7 @@ def of_split(split: str) -> ds.Expression:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a step of a search stands in the tree of its question, and what it was worth (`search/protocol.py`)."""
+    """The place of a step of a search in the tree of its question, and what it was worth (`search/protocol.py`)."""
 
     node: int  # number of the node; 0: the prompt
     parent: int  # -1: of the prompt
@@ -202,10 +202,10 @@ class Store:
         """
         folder = Path(folder)
         about = _about(folder / ABOUT)
-        for name, wanted in (("model", model), ("task", task)):
-            if wanted is not None and about[name] != wanted:
+        for name, expected in (("model", model), ("task", task)):
+            if expected is not None and about[name] != expected:
                 raise ValueError(
-                    f"{folder} holds rationales of {name} {about[name]!r}, this is {name} {wanted!r}: "
+                    f"{folder} holds rationales of {name} {about[name]!r}, this is {name} {expected!r}: "
                     "go on with the former, or name another run directory"
                 )
         return cls(folder, about["model"], about["task"])
@@ -225,20 +225,20 @@ class Store:
 
     def batches(self, iteration: int) -> list[int]:
         """Numbers of the batches of an iteration that are on disk, ascending. Raises ValueError as `rows` does."""
-        found = {batch: file for (of, batch), file in self._files().items() if of == iteration}
-        self._check(found.values())
-        return list(found)
+        batch_files = {batch: file for (of, batch), file in self._files().items() if of == iteration}
+        self._check(batch_files.values())
+        return list(batch_files)
 
     def rows(self, where: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows for which `where` holds, in the order of iteration, batch and sample.
 
-        Raises ValueError for a file that is damaged, missing or a copy of another, and for columns that there are not.
+        Raises ValueError for a file that is damaged, missing or a copy of another, and for columns that do not exist.
         """
         unknown = [name for name in columns or () if name not in SCHEMA.names]
         if unknown:
             raise ValueError(f"no columns {', '.join(unknown)}; there are {', '.join(SCHEMA.names)}")
         dataset = self._dataset()
-        self._check(self.folder / Path(one.path).name for one in dataset.get_fragments(where))
+        self._check(self.folder / Path(fragment.path).name for fragment in dataset.get_fragments(where))
         try:
             return dataset.to_table(columns=None if columns is None else list(columns), filter=where)
         except (pa.ArrowInvalid, OSError) as error:
@@ -247,8 +247,8 @@ class Store:
     def _files(self) -> dict[tuple[int, int], Path]:
         """Complete files by (iteration, batch), ascending; those that are listed and missing too."""
         names = {file.name for file in self.folder.iterdir()} | self._listed().keys()
-        found = {numbers: self.folder / name for name in names if (numbers := _numbers(name))}
-        return dict(sorted(found.items()))
+        numbered = {numbers: self.folder / name for name in names if (numbers := _numbers(name))}
+        return dict(sorted(numbered.items()))
 
     def _dataset(self) -> ds.FileSystemDataset:
         parts = self._files()
@@ -330,7 +330,7 @@ def forget(folder: str | Path, name: str) -> None:
     file, about = Path(folder) / name, _about(Path(folder) / ABOUT)
     if file.exists():
         file.replace(file.with_name(f"{name}.damaged"))
-    parts = {one: part for one, part in about.get("parts", {}).items() if one != name}
+    parts = {listed: part for listed, part in about.get("parts", {}).items() if listed != name}
     files.write_json(Path(folder) / ABOUT, about | {"parts": parts})
 
 
@@ -386,8 +386,8 @@ def _name(iteration: int, batch: int) -> str:
 
 
 def _numbers(name: str) -> tuple[int, int] | None:
-    found = PART.fullmatch(name)
-    return found and (int(found[1]), int(found[2]))
+    match = PART.fullmatch(name)
+    return match and (int(match[1]), int(match[2]))
 
 
 def _unreadable(file: Path) -> str:

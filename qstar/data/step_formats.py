@@ -21,17 +21,17 @@ RIGHT = {1: True, 0: True, -1: False}
 def stepwise(record: Record, where: str) -> list[Record]:
     """The labelled solutions of a record in one of these formats; any other record as it is.
 
-    Raises ValueError for a record that begins like one of these formats and is none.
+    Raises ValueError for a record that begins like one of these formats and does not follow it.
     """
     for known, read in FORMATS.items():
         if set(known) <= record.keys():
             try:
-                found = list(read(record))
+                solutions = list(read(record))
             except (KeyError, TypeError, AttributeError, IndexError) as error:
                 raise ValueError(f"{where}: not as {' and '.join(known)} have it: {error!r}") from error
             except ValueError as error:
                 raise ValueError(f"{where}: {error}") from error
-            return found
+            return solutions
     return [record]
 
 
@@ -65,17 +65,17 @@ def _prm800k(record: Record) -> Iterator[Record]:
     taken: list[bool | None] = []
     for step in record["label"]["steps"]:
         completions, chosen, human = step["completions"] or [], step["chosen_completion"], step["human_completion"]
-        for number, one in enumerate(completions):
-            label = RIGHT.get(one["rating"])
+        for number, completion in enumerate(completions):
+            label = RIGHT.get(completion["rating"])
             if number != chosen and label is not None:
                 none = [None] * len(before)
-                yield {"prompt": prompt, "completions": [*before, one["text"]], "labels": [*none, label]}
+                yield {"prompt": prompt, "completions": [*before, completion["text"]], "labels": [*none, label]}
         if chosen is not None:
             before.append(completions[chosen]["text"])
             taken.append(RIGHT.get(completions[chosen]["rating"]))
         elif human is not None:
             before.append(human["text"])
-            taken.append(None)  # nobody rated it
+            taken.append(None)  # not rated
         else:
             break
     if any(label is not None for label in taken):
@@ -83,8 +83,8 @@ def _prm800k(record: Record) -> Iterator[Record]:
 
 
 def _omega(record: Record) -> Iterator[Record]:
-    found = record["reasoning_steps"]
-    yield from (_tree if isinstance(found, dict) else _prefixes)(record["question"], found)
+    steps = record["reasoning_steps"]
+    yield from (_tree if isinstance(steps, dict) else _prefixes)(record["question"], steps)
 
 
 def _tree(question: str, root: Record) -> Iterator[Record]:
@@ -105,14 +105,14 @@ def _tree(question: str, root: Record) -> Iterator[Record]:
             yield {"prompt": f"{question}\n", "completions": steps, "labels": labels}
 
 
-def _prefixes(question: str, found: Sequence[Record]) -> Iterator[Record]:
+def _prefixes(question: str, steps: Sequence[Record]) -> Iterator[Record]:
     """A solution of one step for every prefix that goes beyond the question."""
-    for one in found:
-        if not one["solution_prefix"].startswith(question):
-            raise ValueError(f"solution_prefix {one['solution_prefix'][:60]!r} does not begin with the question")
-        text = one["solution_prefix"][len(question) :].lstrip("\n")
+    for step in steps:
+        if not step["solution_prefix"].startswith(question):
+            raise ValueError(f"solution_prefix {step['solution_prefix'][:60]!r} does not begin with the question")
+        text = step["solution_prefix"][len(question) :].lstrip("\n")
         if text:
-            yield {"prompt": f"{question}\n", "completions": [text], "labels": [_share(one)]}
+            yield {"prompt": f"{question}\n", "completions": [text], "labels": [_share(step)]}
 
 
 def _share(node: Record) -> float:

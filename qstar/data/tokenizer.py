@@ -80,8 +80,8 @@ class Tokenizer:
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}: a tokenizer.json of the `tokenizers` library is wanted")
         try:
-            found = cls.from_json(files.text(path))
-            return found.marked(markings.read(path, found._backend))
+            tokenizer = cls.from_json(files.text(path))
+            return tokenizer.marked(markings.read(path, tokenizer._backend))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -193,9 +193,9 @@ class Tokenizer:
         return self.encode_whole(prompt) if messages is None else self._templated(messages, reply=True)
 
     def reply_end(self, prompt: str) -> list[int]:
-        """The end-of-text token behind what follows this prompt, where there is one.
+        """The end-of-text token after what follows this prompt, where there is one.
 
-        The tokenizer's own end of text; in a conversation that which its template writes behind a reply.
+        The tokenizer's own end of text; in a conversation that which its template writes after a reply.
         """
         messages = self._messages(prompt)
         if messages is None:
@@ -208,7 +208,7 @@ class Tokenizer:
         """Token ids of a prompt and of what follows it, encoded together as one text from its beginning.
 
         A token that holds characters of both belongs to the completion. In a conversation the completion is the reply,
-        with the end that the template writes behind it.
+        with the end that the template writes after it.
         """
         messages = self._messages(prompt)
         if messages is not None:
@@ -244,7 +244,7 @@ class Tokenizer:
         """Token ids of a conversation. Raises ValueError where the tokenizer has no template, or it fails.
 
         Special tokens are what the template writes: where a message spells one, its characters are encoded as text. A
-        character that stands nowhere else is put into such a spelling, and its tokens are taken out again.
+        character that appears nowhere else is put into such a spelling, and its tokens are taken out again.
         """
         if not self.marks.template:
             raise ValueError(
@@ -255,16 +255,16 @@ class Tokenizer:
         border = next(chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in texts)
         special = [re.escape(t.content) for t in self._backend.get_added_tokens_decoder().values() if t.special]
         pattern = re.compile("|".join(sorted(special, key=len, reverse=True)) or r"(?!)")
-        apart = lambda text: pattern.sub(lambda one: f"{one[0][0]}{border}{one[0][1:]}", text)  # noqa: E731
+        apart = lambda text: pattern.sub(lambda match: f"{match[0][0]}{border}{match[0][1:]}", text)  # noqa: E731
         ids = {"bos_token": self.marks.begin, "eos_token": next(iter(self.ends), None)}
         tokens = {name: "" if id is None else self._backend.id_to_token(id) for name, id in ids.items()}
         literal = [message | {"content": apart(message["content"])} for message in messages]
         text = chat.render(self.marks.template, literal, tokens, reply)
-        found = self._backend.encode(text, add_special_tokens=False)
-        return [id for id, (start, end) in zip(found.ids, found.offsets, strict=True) if text[start:end] != border]
+        encoded = self._backend.encode(text, add_special_tokens=False)
+        return [id for id, (start, end) in zip(encoded.ids, encoded.offsets, strict=True) if text[start:end] != border]
 
     def encode_after(self, text: str) -> list[int]:
-        """Token ids of a text that goes on behind another one: without the space that some put before a text."""
+        """Token ids of a text that goes on after another one: without the space that some put before a text."""
         if self._alphabet is not None:
             return self.encode(text)
         border = self.encode(_BORDER)
@@ -316,11 +316,11 @@ def _encode_all(backend: Backend) -> None:
 
 
 def characters(alphabet: str, words: Sequence[str] = ()) -> Tokenizer:
-    """A tokenizer whose tokens are these characters, numbered in this order, and behind them these words.
+    """A tokenizer whose tokens are these characters, numbered in this order, and after them these words.
 
-    A word, of characters of the alphabet, is one token wherever it stands; of two that begin alike the longer one.
+    A word, of characters of the alphabet, is one token wherever it appears; of two that begin alike the longer one.
 
-    Raises ValueError for a character or a word that stands twice, and a word that the alphabet cannot spell.
+    Raises ValueError for a character or a word that appears twice, and a word that the alphabet cannot spell.
     """
     if not alphabet or len(set(alphabet)) != len(alphabet):
         twice = sorted({char for char in alphabet if alphabet.count(char) > 1})
@@ -398,7 +398,7 @@ def sentencepiece_bpe(
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), spaces]) if prefix else spaces
     pieces = [decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()]
     backend.decoder = decoders.Sequence([*pieces, decoders.Strip(" ", 1, 0)] if prefix else pieces)
-    # Runs of spaces (Gemma) are looked for behind the normaliser, where they are spelled as here; one that puts a space
+    # Runs of spaces (Gemma) are looked for after the normaliser, where they are spelled as here; one that puts a space
     # before the text would put it before them too.
     added = [AddedToken(token, special=True, normalized="\u2581" in token and not prefix) for token in special]
     backend.add_special_tokens(added)
