@@ -62,11 +62,11 @@ class Confidence:
 def token_logprobs(node: Node) -> Float[np.ndarray, "T"]:
     """Of a solution's tokens."""
     steps = [step.candidate.logprobs for step in node.path]
-    if any(one is None for one in steps):
+    if any(logprobs is None for logprobs in steps):
         raise ValueError(
             f"propose gave no logprobs for problem {node.problem}; confidence expects those of every token"
         )
-    return np.concatenate([np.asarray(one, float) for one in steps])
+    return np.concatenate([np.asarray(logprobs, float) for logprobs in steps])
 
 
 def confidence(logprobs: Float[np.ndarray, "T"], measure: str, window: int) -> float:

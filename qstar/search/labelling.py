@@ -80,20 +80,20 @@ class MonteCarlo:
             raise ValueError(f"label.smaller = {list(self.smaller)}: {over[0]} is no smaller than label.k = {self.k}")
 
     def __call__(self, solutions: Sequence[Solution], complete: Complete) -> list[Labelled]:
-        prefixes = [Prefix(one, count) for one in solutions for count in range(1, len(one.steps))]
+        prefixes = [Prefix(solution, count) for solution in solutions for count in range(1, len(solution.steps))]
         written = iter(complete(prefixes, self.k) if prefixes else ())
-        found = []
-        for one in solutions:
-            before = tuple(tuple(each.right for each in next(written)) for _ in one.steps[1:])
-            outcomes = (*before, (one.right,))
-            found.append(Labelled(one, estimates(outcomes, self.k, self.soft), outcomes))
-        return found
+        labelled = []
+        for solution in solutions:
+            before = tuple(tuple(completion.right for completion in next(written)) for _ in solution.steps[1:])
+            outcomes = (*before, (solution.right,))
+            labelled.append(Labelled(solution, estimates(outcomes, self.k, self.soft), outcomes))
+        return labelled
 
 
 def estimates(outcomes: Sequence[Outcomes | None], k: int, soft: bool) -> tuple[Label, ...]:
     """Labels of steps from the first k completions after each."""
     return tuple(
-        None if each is None else sum(each[:k]) / len(each[:k]) if soft else any(each[:k]) for each in outcomes
+        None if right is None else sum(right[:k]) / len(right[:k]) if soft else any(right[:k]) for right in outcomes
     )
 
 
@@ -126,16 +126,16 @@ class OmegaPRM:
 
     def __call__(self, solutions: Sequence[Solution], complete: Complete) -> list[Labelled]:
         """All questions at once: each round completes one prefix of every question that is searched."""
-        trees = {problem: _Tree(self) for problem in dict.fromkeys(one.problem for one in solutions)}
-        for one in solutions:
-            trees[one.problem].add(one)
+        trees = {problem: _Tree(self) for problem in dict.fromkeys(solution.problem for solution in solutions)}
+        for solution in solutions:
+            trees[solution.problem].add(solution)
         while live := [tree for tree in trees.values() if tree.advance()]:
             written = complete([tree.asked for tree in live], self.k)
-            for tree, found in zip(live, written, strict=True):
-                tree.learn(found)
-        given = {id(each.solution): each for tree in trees.values() for each in tree.labelled if each.given}
-        more = [each for tree in trees.values() for each in tree.labelled if not each.given]
-        return [given[id(one)] for one in solutions] + more
+            for tree, completions in zip(live, written, strict=True):
+                tree.learn(completions)
+        given = {id(entry.solution): entry for tree in trees.values() for entry in tree.labelled if entry.given}
+        more = [entry for tree in trees.values() for entry in tree.labelled if not entry.given]
+        return [given[id(solution)] for solution in solutions] + more
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class _Tree:
             self.waiting.append(_Pair((), 0, 0.0, solution, True))
 
     def advance(self) -> bool:
-        """Go on to a prefix that is to be completed; False where there is none left."""
+        """Go on to a prefix that is to be completed; False where none is left."""
         while True:
             if self.pair is None and not self._select():
                 return False
@@ -189,7 +189,7 @@ class _Tree:
 
     def learn(self, written: Sequence[Solution]) -> None:
         """The completions of the prefix that was asked for."""
-        prefix, right = self.asked, tuple(one.right for one in written)
+        prefix, right = self.asked, tuple(completion.right for completion in written)
         self.outcomes[prefix.count] = right
         if any(right):
             self.low = prefix.count
@@ -197,16 +197,16 @@ class _Tree:
             self.high = prefix.count
         if any(right) and not all(right):
             share = sum(right) / len(right)
-            wrong = (one for one in written if not one.right and len(one.steps) > prefix.count)
-            self.pool += [_Pair(prefix.ids, prefix.count, share, one, False) for one in wrong]
+            wrong = (rollout for rollout in written if not rollout.right and len(rollout.steps) > prefix.count)
+            self.pool += [_Pair(prefix.ids, prefix.count, share, rollout, False) for rollout in wrong]
 
     def _select(self) -> bool:
-        share = sum(one.right for one in self.given) / len(self.given)
+        share = sum(solution.right for solution in self.given) / len(self.given)
         if self.waiting:
-            pair = max(self.waiting, key=lambda one: self._worth(one, share))
+            pair = max(self.waiting, key=lambda candidate: self._worth(candidate, share))
             self.waiting.remove(pair)
         elif self.pool and self.searched < self.cfg.searches:
-            pair = max(self.pool, key=lambda one: self._worth(one, one.share))
+            pair = max(self.pool, key=lambda candidate: self._worth(candidate, candidate.share))
             self.pool.remove(pair)
             self.searched += 1
         else:

@@ -277,7 +277,7 @@ def _distinct(siblings: Sequence[Node]) -> list[Node]:
 def priors(siblings: Sequence[Node]) -> np.ndarray:
     """exp(mean log-prob of the step), normalised over siblings; uniform where a step has no log-probs."""
     logprobs = [node.candidate.logprobs for node in siblings]
-    if any(one is None or not len(one) for one in logprobs):
+    if any(step is None or not len(step) for step in logprobs):
         return np.full(len(siblings), 1 / max(1, len(siblings)))
-    likely = np.exp([np.mean(one) for one in logprobs])
+    likely = np.exp([np.mean(step) for step in logprobs])
     return likely / likely.sum()

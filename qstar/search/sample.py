@@ -16,5 +16,5 @@ def sample(trees: Trees, problems: Sequence[int], n: int, *, greedy: bool = Fals
         greedy: they begin with the n likeliest first tokens, and go on with the likeliest ones.
     """
     firsts = trees.extend([trees.prompts[problem] for problem in problems], n, sampled=not greedy)
-    ends = iter(trees.complete([node for found in firsts for node in found], steps=STEPS, sampled=not greedy))
-    return {problem: [next(ends) for _ in found] for problem, found in zip(problems, firsts, strict=True)}
+    ends = iter(trees.complete([node for nodes in firsts for node in nodes], steps=STEPS, sampled=not greedy))
+    return {problem: [next(ends) for _ in nodes] for problem, nodes in zip(problems, firsts, strict=True)}

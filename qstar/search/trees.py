@@ -88,9 +88,9 @@ class Trees:
         for row, candidates in zip(rows, proposed, strict=True):
             self._check(prefixes[row], candidates, k)
             children[row] = [
-                self._add(prefixes[row].problem, one, prefixes[row], rollout=rollout) for one in candidates
+                self._add(prefixes[row].problem, candidate, prefixes[row], rollout=rollout) for candidate in candidates
             ]
-            spent = sum(one.tokens for one in candidates)
+            spent = sum(candidate.tokens for candidate in candidates)
             self._charge(prefixes[row].problem, candidates=len(candidates), generated=spent)
         for problem in {prefixes[row].problem for row in rows}:
             self._charge(problem, propose_calls=1)
@@ -110,14 +110,14 @@ class Trees:
         if not 1 <= len(candidates) <= k:
             raise ValueError(f"{where}: {len(candidates)} candidates; expected from 1 to {k}")
         limit = self.budget.step_tokens
-        for one in candidates:
-            if one.tokens < 0 or (limit is not None and one.tokens > limit):
+        for candidate in candidates:
+            if candidate.tokens < 0 or (limit is not None and candidate.tokens > limit):
                 raise ValueError(
-                    f"{where}: a step of {one.tokens} tokens; expected from 0 to budget.step_tokens = {limit}"
+                    f"{where}: a step of {candidate.tokens} tokens; expected from 0 to budget.step_tokens = {limit}"
                 )
-            if one.logprobs is not None and np.shape(one.logprobs) != (one.tokens,):
+            if candidate.logprobs is not None and np.shape(candidate.logprobs) != (candidate.tokens,):
                 raise ValueError(
-                    f"{where}: logprobs of shape {np.shape(one.logprobs)} for a step of {one.tokens} tokens"
+                    f"{where}: logprobs of shape {np.shape(candidate.logprobs)} for a step of {candidate.tokens} tokens"
                 )
 
     def complete(self, nodes: Sequence[Node], *, steps: int, sampled: bool = True, rollout: bool = False) -> list[Node]:
@@ -127,9 +127,9 @@ class Trees:
         for _ in range(steps):
             live = [row for row in live if not ends[row].finished]
             children = self.extend([ends[row] for row in live], 1, sampled=sampled, rollout=rollout)
-            live = [row for row, found in zip(live, children, strict=True) if found]
-            for row, found in zip(live, filter(None, children), strict=True):
-                ends[row] = found[0]
+            live = [row for row, extended in zip(live, children, strict=True) if extended]
+            for row, extended in zip(live, filter(None, children), strict=True):
+                ends[row] = extended[0]
             if not live:
                 break
         return ends
