@@ -58,7 +58,7 @@ def _sha256(path: Path) -> str:
 
 
 def _licence(path: Path) -> str | None:
-    """Text of the licence file beside `path`, or None where there is none."""
+    """Text of the licence file next to `path`, or None where there is none."""
     for name in ("LICENSE", "LICENSE.txt", "LICENSE.md", "LICENCE", "LICENCE.txt", "COPYING"):
         if (beside := path.parent / name).is_file():
             return beside.read_text(encoding="utf-8", errors="replace")

@@ -22,7 +22,7 @@ FAILURES = (
     TypeError,
     ValueError,
 )
-"""What a template may raise of its own making."""
+"""What a template itself may raise."""
 
 
 def render(template: str, messages: Sequence[Message], tokens: dict[str, str], reply: bool) -> str:

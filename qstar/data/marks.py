@@ -1,6 +1,6 @@
 """Tokens around a text, as a model's files name them: begin of text, ends of text, the template of conversations.
 
-Read from the files of Hugging Face's layout that are beside a tokenizer.json, and written back to the same files.
+Read from the files of Hugging Face's layout that are next to a tokenizer.json, and written back to the same files.
 
 begin  follows the tokenizer's own setting: `add_bos_token` of tokenizer_config.json, else what the post-processor of
        tokenizer.json puts before a text.
@@ -53,7 +53,7 @@ class Marks:
 
 
 def read(tokenizer_file: Path, backend: Backend) -> Marks:
-    """What the files beside this tokenizer.json say. Raises ValueError for a file or a value that cannot be read."""
+    """What the files next to this tokenizer.json say. Raises ValueError for a file or a value that cannot be read."""
     beside = {name: tokenizer_file.parent / name for name in (CONFIG, GENERATION, MODEL, MAP, TEMPLATE)}
     return of({name: files.text(file) for name, file in beside.items() if file.is_file()}, backend)
 

@@ -75,7 +75,7 @@ class Tokenizer:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Tokenizer":
-        """From a tokenizer.json and the files of settings beside it. Raises FileNotFoundError or ValueError."""
+        """From a tokenizer.json and the files of settings next to it. Raises FileNotFoundError or ValueError."""
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}: a tokenizer.json of the `tokenizers` library is wanted")

@@ -6,7 +6,7 @@
     use     where g < gate_at no thought is generated and the prediction is the one without
 
 Every position thinks while training, so the gain is known whether or not the gate is open: the target is a label, and
-a policy gradient with a price on thoughts would estimate from samples what is at hand. The threshold is that price.
+a policy gradient with a price on thoughts would estimate from samples what is known. The threshold is that price.
 """
 
 import dataclasses

@@ -142,7 +142,7 @@ def _layer_weights(lm: LMConfig) -> int:
 def _layer_bytes(lm: LMConfig, pass_: Pass, columns: int) -> int:
     """What one layer reads and writes.
 
-    In units of a column, beside the operands and results of its products: six times the width for a norm with its
+    In units of a column, besides the operands and results of its products: six times the width for a norm with its
     residual sum; queries, keys and values twice more to rotate and once more to lay out; scores eight times more for
     mask, maximum, exponential, sum and quotient; gate, its partner and their product.
     """

@@ -421,6 +421,6 @@ def _column_positions(position: Array, x: Array, number: Array) -> Array:
     return jnp.broadcast_to(position[:, None, :, None] + (1 + number)[None, None, None, :], x.shape[:4])
 
 
-@functools.cache  # one for one shape: what is compiled for it is found again
+@functools.cache  # one per config, so that compiled functions are reused
 def definition(cfg: LMConfig) -> Definition:
     return Definition(lambda rngs: LM(cfg, rngs))

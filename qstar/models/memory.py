@@ -1,4 +1,4 @@
-"""How much memory a training step takes beside its state, by formula: what to expect before anything is compiled.
+"""How much memory a training step takes besides its state, by formula: what to expect before anything is compiled.
 
 A step is at its fullest while it goes back through a layer (its recomputed activations and their gradients), while it
 goes back through a slice of the logits, or while it samples (the thoughts' own keys and values). What the layers hand
@@ -25,7 +25,7 @@ KEPT, KEPT_UNROLLED = (12, 5, 3), (8, 4, 2)
 
 @dataclass(frozen=True)
 class Temporaries:
-    """Bytes of what a step holds beside its state."""
+    """Bytes of what a step holds besides its state."""
 
     gradients: int
     kept: int  # from the forward for the backward pass
@@ -35,7 +35,7 @@ class Temporaries:
 
     @property
     def peak(self) -> int:
-        # Not sampling alone: what it lets go of is not where the layers' results are put.
+        # Not sampling alone: the memory it frees is not where the layers' results are put.
         return self.gradients + self.kept + max(self.layer, self.vocabulary, self.sampling)
 
 

@@ -1,7 +1,7 @@
 """Labels of steps from completions: how often a prefix of a solution still leads to the right answer.
 
 A labeller is given solutions, and `complete(prefixes, k)` that writes k completions of every prefix and grades them.
-What it returns has a label for every step: True and False, a share, or None where nothing was found out.
+What it returns has a label for every step: True and False, a share, or None where nothing is known.
 """
 
 import math

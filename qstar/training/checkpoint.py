@@ -1,6 +1,6 @@
 """Checkpoints: parameters alone, and whole training states with the position of the data.
 
-A checkpoint counts once it is committed: it is written beside its final name and renamed, and only then is an older
+A checkpoint counts once it is committed: it is written next to its final name and renamed, and only then is an older
 one deleted. A save that was killed or ran out of disk leaves the last committed checkpoint as the one to resume from.
 Then it is sealed: the checksums of its files are written beside them, and compared before it is read. Checkpoints
 without a seal (of earlier versions, or killed between the two) are read as they are.
@@ -194,7 +194,7 @@ class Checkpoints:
             preservation_policy=ocp.training.preservation_policies.LatestN(keep),
         )
 
-        self._opened = os.open(self._directory, os.O_RDONLY)  # the folder itself, whatever comes to bear its name
+        self._opened = os.open(self._directory, os.O_RDONLY)  # the folder itself, even if its name is reused
 
     def __enter__(self) -> "Checkpoints":
         return self

@@ -73,14 +73,14 @@ def _values(values: dict[str, float], show: Sequence[str]) -> str:
 
 
 def _speed(means: dict[str, float]) -> str:
-    """What the meter of a loop found, where there is one (`machine.Meter`)."""
+    """What the meter of a loop measured, where there is one (`machine.Meter`)."""
     shown = {"tokens_per_s": "{:,.0f} tokens/s", "mfu": "{:.0%} of peak"}
     values = {name: means.get(f"machine/{name}") for name in shown}
     return "  ".join(shown[name].format(value) for name, value in values.items() if value is not None)
 
 
 class Spinner:
-    """What is being done, beside something that turns."""
+    """What is being done, next to a spinner."""
 
     def __init__(self, text: str):
         self._text, self._status = text, Status(Text(text), console=console())

@@ -177,7 +177,7 @@ def _draw(source: Source, state: TrainState, now: int, steps: int) -> Batch:
 
 
 def _place(batch: Batch, mesh: jax.sharding.Mesh | None) -> Batch:
-    """Rows to the devices that want them; of several processes each takes those of its own."""
+    """Rows to the devices that need them; of several processes each takes its own rows."""
     if mesh is None:
         return jax.device_put(batch)
     place = sharding.named(mesh, "batch")

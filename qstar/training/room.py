@@ -65,7 +65,7 @@ def check(cfg: Batched, program: Program, state: TrainState, batch: Batch) -> No
 
 
 def step_bytes(program: Program, state: TrainState, batch: Batch) -> int:
-    """What a compiled step wants beside its state: on one device, or on all that share the memory of the CPU."""
+    """What a compiled step needs besides its state: on one device, or on all that share the memory of the CPU."""
     stats = program.step.lower(state, batch).compile().memory_analysis()
     if stats is None:  # a backend that does not tell
         return 0

@@ -117,7 +117,7 @@ def _open(path: Path):
     try:
         gguf_header.check(path, block_sizes)
         return gguf.GGUFReader(path)
-    # What the reader raises is of no type of its own.
+    # The reader's errors have no type of their own.
     except (ValueError, IndexError, KeyError) as error:
         size = path.stat().st_size
         raise ValueError(f"{path} ({size} bytes) is damaged or cut short ({error}); download it again") from error

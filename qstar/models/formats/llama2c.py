@@ -1,7 +1,7 @@
 """Weights in the legacy file of llama2.c, as the TinyStories models come in: seven sizes and then float32 matrices.
 
 Like llama.cpp it rotates neighbouring pairs of channels; here the two halves of every head are put apart. The tokenizer
-is a file beside it, `tokenizer.bin`: pieces of a SentencePiece model with their scores.
+is a file next to it, `tokenizer.bin`: pieces of a SentencePiece model with their scores.
 """
 
 import math
@@ -33,7 +33,7 @@ class Pieces:
 
 
 def read_file(path: str | Path) -> tuple[LMConfig, Params, Pieces]:
-    """Config, float32 weights (numpy) and tokenizer of a file of weights with its tokenizer.bin beside it.
+    """Config, float32 weights (numpy) and tokenizer of a file of weights with its tokenizer.bin next to it.
 
     Raises:
         FileNotFoundError: one of the two is missing.
