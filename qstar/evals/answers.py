@@ -137,7 +137,7 @@ class Answers:
                 batch_size=cfg.batch_size,
             )  # fmt: skip
             return [tokens.tolist() for tokens in written.tokens]
-        found = jax.device_get(
+        generated = jax.device_get(
             generate(
                 subject.method, subject.definition, subject.params,
                 [tokenizer.encode_prompt(prompt) for prompt in prompts], keys, max_new_tokens=room,
@@ -145,9 +145,9 @@ class Answers:
                 stop=tuple(id for id in tokenizer.ends if id not in model.forbidden),
             )
         )  # fmt: skip
-        if not np.isfinite(found.logprobs[:, 0]).all():
+        if not np.isfinite(generated.logprobs[:, 0]).all():
             raise ValueError("the prediction is not a number: the model's parameters have diverged")
-        return [found.text(row) for row in range(len(keys))]
+        return [generated.text(row) for row in range(len(keys))]
 
     def _sample(self, ids: list[int], problem: Problem, subject: Policy) -> "_Sample":
         """What was written within the budget of the question, whatever is asked beside it."""
@@ -159,7 +159,7 @@ class Answers:
         return _Sample(subject.tokenizer.decode(before), len(before) < len(ids), len(ids))
 
     def _columns(self, problem: Problem, samples: Sequence["_Sample"]) -> ItemRow:
-        verdicts = [tasks.graded(self.cfg.task, problem, one.text, one.finished) for one in samples]
+        verdicts = [tasks.graded(self.cfg.task, problem, sample.text, sample.finished) for sample in samples]
         answer = chain.majority([verdict.answer for verdict in verdicts])
         return {
             "question": problem.question,
@@ -171,16 +171,16 @@ class Answers:
             "answered": sum(bool(verdict.answer) for verdict in verdicts) / len(verdicts),
             "answers": [verdict.answer for verdict in verdicts],
             "reasons": [verdict.reason for verdict in verdicts],
-            "written": [one.text for one in samples],
-            "tokens": [one.tokens for one in samples],
+            "written": [sample.text for sample in samples],
+            "tokens": [sample.tokens for sample in samples],
         }
 
     def figures(self, rows: Sequence[ItemRow]) -> dict[str, Figure]:
         """`accuracy` of the answer of most samples (Wilson), `accuracy_of_1` of one, `answered`: share of samples."""
-        found = {"accuracy": measure.share(rows, "right")}
+        figures = {"accuracy": measure.share(rows, "right")}
         if self.cfg.samples > 1:
-            found["accuracy_of_1"] = measure.mean(rows, "right_alone")
-        return found | {"answered": measure.mean(rows, "answered")}
+            figures["accuracy_of_1"] = measure.mean(rows, "right_alone")
+        return figures | {"answered": measure.mean(rows, "answered")}
 
 
 @dataclass(frozen=True)
