@@ -186,17 +186,17 @@ def _measured(text: str) -> decimal.Decimal | None:
 
 def _complex(text: str) -> tuple[decimal.Decimal, decimal.Decimal] | None:
     """The parts of 48.0 + 36.0i."""
-    found = re.fullmatch(rf"\(?({_DECIMAL}) ?([-+]) ?((?!-){_DECIMAL})i\)?", text)
-    if found is None or (text[0] == "(") != (text[-1] == ")"):
+    match = re.fullmatch(rf"\(?({_DECIMAL}) ?([-+]) ?((?!-){_DECIMAL})i\)?", text)
+    if match is None or (text[0] == "(") != (text[-1] == ")"):
         return None
-    imaginary = decimal.Decimal(found[3])
-    return decimal.Decimal(found[1]), -imaginary if found[2] == "-" else imaginary
+    imaginary = decimal.Decimal(match[3])
+    return decimal.Decimal(match[1]), -imaginary if match[2] == "-" else imaginary
 
 
 def _fraction(text: str) -> tuple[int, int] | None:
     """Both numbers of 79/173, which stays apart from 158/346."""
-    found = re.fullmatch(r"\$?(?:([0-9]+) ?/ ?([0-9]+)|\\[dt]?frac ?\{([0-9]+)\} ?\{([0-9]+)\})\$?", text)
-    return None if found is None else (int(found[1] or found[3]), int(found[2] or found[4]))
+    match = re.fullmatch(r"\$?(?:([0-9]+) ?/ ?([0-9]+)|\\[dt]?frac ?\{([0-9]+)\} ?\{([0-9]+)\})\$?", text)
+    return None if match is None else (int(match[1] or match[3]), int(match[2] or match[4]))
 
 
 def _numbers(text: str) -> list[decimal.Decimal] | None:

@@ -91,9 +91,11 @@ class SVAMP(Worded):
         problem.known(split)
         path = lines.existing(Path(self.folder) / "SVAMP.json", "task.folder")
         rows = list(_rows(path))
-        found = problem.checked([(where, one) for where, one, _ in rows], self.grader)
+        problems = problem.checked([(where, example) for where, example, _ in rows], self.grader)
         first = families(tuple(body for _, _, body in rows))
-        return [one for one, place in zip(found, first, strict=True) if split_of(found[place].id) == split]
+        return [
+            example for example, place in zip(problems, first, strict=True) if split_of(problems[place].id) == split
+        ]
 
 
 def split_of(family: str) -> str:
