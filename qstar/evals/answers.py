@@ -1,8 +1,8 @@
-"""Answers in writing to the questions of a task, graded by its own grader, as self-training grades them.
+"""Written answers to the questions of a task, graded by its own grader, as self-training grades them.
 
 The model continues the task's prompt, with its few-shot examples where asked, up to one of the task's stops; what is
 cut off by the task's budget of tokens is no answer. Thoughts, where the model has them, come before every token. Of
-several samples the answer of most is the model's answer (self-consistency, Wang et al. 2023).
+several samples the majority answer is the model's (self-consistency, Wang et al. 2023).
 """
 
 import zlib
@@ -106,13 +106,13 @@ class Answers:
         return [len(tokenizer.encode_prompt(item.prompt)) + room for item in self.items]
 
     def batches(self) -> list[list[int]]:
-        """Questions of similar length, the longest first: if one is too long for the model or memory, it shows soon."""
+        """Questions of similar length, the longest first: one too long for the model or memory shows early."""
         order = sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].prompt), i))
         return [order[start : start + self.cfg.batch_size] for start in range(0, len(order), self.cfg.batch_size)]
 
     def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         """What is drawn for a sample depends on `key`, the question's id and the sample's number alone."""
-        # Filled up with the last question, so that one program serves all batches.
+        # Padded with the last question, so that one program serves all batches.
         asked = [self.items[i] for i in index] + [self.items[index[-1]]] * (self.cfg.batch_size - len(index))
         keys = measure.sample_keys(measure.item_keys(key, asked), self.cfg.samples)
         rows = []

@@ -1,7 +1,7 @@
 """Zero-shot chain of thought with a majority of votes: the model writes its reasoning, then is asked for the answer.
 
 A prompt "Q: ...\\nA: Let's think step by step." is continued by sampled tokens, several times; after each rationale
-stands "\\nTherefore, the answer (arabic numerals) is", and of the few tokens that follow the first number is a vote
+comes "\\nTherefore, the answer (arabic numerals) is", and of the few tokens that follow the first number is a vote
 (Kojima et al. 2022; self-consistency, Wang et al. 2023; Quiet-STaR, section 5.2 and the released script). Thoughts,
 where the model has them, come before every token of the rationale and of the answer.
 """
@@ -203,13 +203,13 @@ class Chain:
         ]
 
     def batches(self) -> list[list[int]]:
-        """Questions of similar length, the longest first: if one is too long for the model or memory, it shows soon."""
+        """Questions of similar length, the longest first: one too long for the model or memory shows early."""
         order = sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].question), i))
         return [order[start : start + self.cfg.batch_size] for start in range(0, len(order), self.cfg.batch_size)]
 
     def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         """What is drawn for a vote depends on `key`, the question's id and the vote's number alone."""
-        # Filled up with the last question, so that one program serves all batches.
+        # Padded with the last question, so that one program serves all batches.
         asked = [self.items[i] for i in index] + [self.items[index[-1]]] * (self.cfg.batch_size - len(index))
         keys = measure.sample_keys(measure.item_keys(key, asked), self.cfg.votes)
         rows = []

@@ -1,7 +1,7 @@
 """Answers on disk: a journal while questions are asked, a Parquet file when all are answered.
 
 The journal's first line says what is evaluated (which questions, of which weights, how, with what seed); every further
-line holds the rows of one batch. A process that is killed leaves whole lines and at most one torn one, which is
+line holds the rows of one batch. A process that is killed leaves whole lines and at most one incomplete one, which is
 dropped; the next process asks what is missing. What was written for another evaluation is never mixed in and never
 overwritten.
 """
@@ -79,7 +79,7 @@ class Journal:
         files.append(self._open, [{"batch": batch, "rows": list(rows)}], durable=True)
 
     def finish(self, rows: Sequence[ItemRow]) -> None:
-        """Rows of all items, in the order that readers shall see."""
+        """Rows of all items, in the order of the file."""
         table = pa.Table.from_pylist(list(rows))
         table = table.replace_schema_metadata({METADATA: json.dumps(self._identity).encode()})
         written = pa.BufferOutputStream()

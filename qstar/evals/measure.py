@@ -1,9 +1,9 @@
 """What an evaluation is made of: a measure has items, asks a subject about them in batches, and sums its rows up.
 
-A subject answers in up to three ways: `none`, without thoughts; `greedy`, with the likeliest thoughts; `sampled`, with
-thoughts drawn at the method's temperature, once or several times. A row is one item answered in one way (and, where
-thoughts are drawn, with one draw): a flat dict with the same columns for every item of the measure. `evals/suite.py`
-has the loop over batches, the journal that makes it resumable, and the files.
+A subject answers in up to three ways: `none`, without thoughts; `greedy`, with the most likely thoughts; `sampled`,
+with thoughts drawn at the method's temperature, once or several times. A row is one item answered in one way (and,
+where thoughts are drawn, with one draw): a flat dict with the same columns for every item of the measure.
+`evals/suite.py` has the loop over batches, the journal that makes it resumable, and the files.
 """
 
 import zlib
@@ -38,7 +38,7 @@ class Figure:
 
 
 class Identified(Protocol):
-    """An item. Its `repr` must hold all that it asks: by it an interrupted evaluation is known again."""
+    """An item. Its `repr` must hold all that it asks: an interrupted evaluation is recognised by it."""
 
     @property
     def id(self) -> str:

@@ -1,7 +1,7 @@
 """Two answers to the same items: how far apart, and could that be chance?
 
 Right or wrong answers are compared by McNemar's exact test, numbers by a permutation test that flips the signs of the
-items' differences; both ask what would be seen if it made no difference which of the two had answered.
+items' differences; both ask what would be observed if it made no difference which of the two had answered.
 """
 
 from collections.abc import Iterator, Sequence

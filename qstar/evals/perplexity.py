@@ -1,7 +1,7 @@
 """Perplexity and bits per byte of documents, with and without thoughts.
 
 A document is cut into windows that overlap by some tokens, and every token but the document's first is scored once, in
-the first window that has it after another token: log p(token | what stands before it in the window). Predictions after
+the first window that has it after another token: log p(token | the tokens before it in the window). Predictions after
 thoughts are normalised distributions. Of several thoughts before a token the probabilities are averaged, which is the
 model's own p(token) = E over thoughts of p(token | thought), estimated without bias.
 

@@ -1,6 +1,6 @@
 """Log-probs after chosen positions in every way of answering, from one pass over the text.
 
-Without a thought, with the likeliest and with sampled thoughts: the keys and hidden states of the text are computed
+Without a thought, with the most likely and with sampled thoughts: the keys and hidden states of the text are computed
 once, and one program is compiled for each width that texts are padded to.
 """
 

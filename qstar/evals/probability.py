@@ -2,7 +2,7 @@
 
 For every scored token the model's distribution is restricted to the item's valid tokens and renormalised; an item's
 score is the product over its scored tokens, newline included, and the paper's "accuracy" is the mean of these products.
-It rewards calibration: a model whose arg-max is always wrong still scores. So exact match by arg-max stands beside it.
+It rewards calibration: a model whose arg-max is always wrong still scores. So exact match by arg-max is reported too.
 """
 
 from collections.abc import Sequence

@@ -148,7 +148,7 @@ def data_folder(name: str) -> str:
 def check_folders(**folders: str) -> None:
     """Raise FileNotFoundError where a folder of questions, by the name of its setting, is none.
 
-    Not for __post_init__: a trained run is opened where its questions are not.
+    Not for __post_init__: a trained run may be opened where its questions are absent.
     """
     for name, folder in folders.items():
         if folder and not os.path.isdir(folder):

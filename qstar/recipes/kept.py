@@ -91,7 +91,7 @@ def unique(completions: Sequence[Kept]) -> list[Kept]:
 
 
 def some_of(completions: Sequence[Kept], count: int, seed: tuple[int, int]) -> list[Kept]:
-    """No more than so many, drawn at random."""
+    """At most this many, drawn at random."""
     if len(completions) <= count:
         return list(completions)
     chosen = np.random.default_rng(seed).choice(len(completions), count, replace=False)
@@ -117,7 +117,7 @@ def averaged(completions: Sequence[Kept]) -> list[Kept]:
 
 
 def merged(completions: Sequence[Kept]) -> list[Kept]:
-    """Equal completions of a question as one, their weights added; those that cancel are gone."""
+    """Equal completions of a question as one, their weights added; those that cancel are dropped."""
     sums: dict[tuple[str, str], float] = {}
     first: dict[tuple[str, str], Kept] = {}
     for completion in completions:

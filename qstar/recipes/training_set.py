@@ -36,7 +36,7 @@ def _example(kept: Kept, prompt: str, tokenizer: Completing | None, stop: Sequen
 
 
 def fitting(examples: Sequence[dict], tokenizer: Completing, length: int) -> list[dict]:
-    """Examples that fit into a row of so many tokens, all of their group with them."""
+    """Examples that fit into a row of `length` tokens together with all of their group."""
     sizes: Counter = Counter()
     groups = [example.get("group", number) for number, example in enumerate(examples)]
     for group, example in zip(groups, examples, strict=True):

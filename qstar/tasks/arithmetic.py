@@ -44,7 +44,7 @@ MOST = 20_000  # problems of one number of digits in dev and test: there are as 
 class Sums:
     """The line after the scratchpad, or the first line where there is no scratchpad, as in the official checker.
 
-    Its digits stand apart, as the paper has them. `strict` is the official checker's exact text.
+    Its digits are separated by spaces, as in the paper. `strict` is the official checker's exact text.
     """
 
     strict: bool = False
@@ -222,7 +222,7 @@ def _repeated(digits: int, split: str, count: int, rng: np.random.Generator) -> 
 
 
 def _different(digits: int, split: str, count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """As many different sums, or all that there are."""
+    """`count` different sums, or all where there are fewer."""
     if digits <= 2:
         numbers = range(10 ** (digits - 1), 10**digits)
         every = [(a, b) for a in numbers for b in numbers if split_of(a, b) == split]

@@ -197,7 +197,7 @@ class Cups(tasks.Asked):
         return Places()
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """Raises ValueError where there are not as many different ones."""
+        """Raises ValueError where there are fewer different ones than asked for."""
         count, rng = getattr(self, tasks.known(split)), np.random.default_rng((self.seed, tasks.SPLITS.index(split)))
         cfg, games = CupsConfig(self.min_moves, self.max_moves), {}
         in_vain = 0  # draws since the last new one: of n different ones the last is missed 10 n times once in 20,000

@@ -1,6 +1,6 @@
 """Does rationalization leak? Three questions to rationales that were written with the answer in sight.
 
-- Does the hint, as it was shown, stand in the text that is stored?
+- Does the stored text contain the hint as it was shown?
 - Where is the answer stated first: in the declaration at the end, or before anything has been derived?
 - What follows when the hint is wrong: a rationale that ends in the hint, whatever the question, is no reason.
 
@@ -41,7 +41,7 @@ def _plain(text: str) -> str:
 
 
 def stated(text: str, spellings: Sequence[str]) -> int | None:
-    """Where the first of these occurs in the text as a whole word or number; None where none does.
+    """Where any of these first occurs in the text, as a whole word or number; None where none does.
 
     A number within a longer one ("7" in "17", "7.5", "1,007" or "3 7") and a word within another do not count.
     """
