@@ -1,8 +1,8 @@
-"""Answers in writing to the questions of a task, graded by its own grader, as self-training grades them.
+"""Written answers to the questions of a task, graded by its own grader, as self-training grades them.
 
 The model continues the task's prompt, with its few-shot examples where asked, up to one of the task's stops; what is
 cut off by the task's budget of tokens is no answer. Thoughts, where the model has them, come before every token. Of
-several samples the answer of most is the model's answer (self-consistency, Wang et al. 2023).
+several samples the majority answer is the model's (self-consistency, Wang et al. 2023).
 """
 
 import zlib
@@ -106,13 +106,13 @@ class Answers:
         return [len(tokenizer.encode_prompt(item.prompt)) + room for item in self.items]
 
     def batches(self) -> list[list[int]]:
-        """Questions of similar length, the longest first: if one is too long for the model or memory, it shows soon."""
+        """Questions of similar length, the longest first: one too long for the model or memory shows early."""
         order = sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].prompt), i))
         return [order[start : start + self.cfg.batch_size] for start in range(0, len(order), self.cfg.batch_size)]
 
     def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         """What is drawn for a sample depends on `key`, the question's id and the sample's number alone."""
-        # Filled up with the last question, so that one program serves all batches.
+        # Padded with the last question, so that one program serves all batches.
         asked = [self.items[i] for i in index] + [self.items[index[-1]]] * (self.cfg.batch_size - len(index))
         keys = measure.sample_keys(measure.item_keys(key, asked), self.cfg.samples)
         rows = []
@@ -137,7 +137,7 @@ class Answers:
                 batch_size=cfg.batch_size,
             )  # fmt: skip
             return [tokens.tolist() for tokens in written.tokens]
-        found = jax.device_get(
+        generated = jax.device_get(
             generate(
                 subject.method, subject.definition, subject.params,
                 [tokenizer.encode_prompt(prompt) for prompt in prompts], keys, max_new_tokens=room,
@@ -145,9 +145,9 @@ class Answers:
                 stop=tuple(id for id in tokenizer.ends if id not in model.forbidden),
             )
         )  # fmt: skip
-        if not np.isfinite(found.logprobs[:, 0]).all():
+        if not np.isfinite(generated.logprobs[:, 0]).all():
             raise ValueError("the prediction is not a number: the model's parameters have diverged")
-        return [found.text(row) for row in range(len(keys))]
+        return [generated.text(row) for row in range(len(keys))]
 
     def _sample(self, ids: list[int], problem: Problem, subject: Policy) -> "_Sample":
         """What was written within the budget of the question, whatever is asked beside it."""
@@ -159,7 +159,7 @@ class Answers:
         return _Sample(subject.tokenizer.decode(before), len(before) < len(ids), len(ids))
 
     def _columns(self, problem: Problem, samples: Sequence["_Sample"]) -> ItemRow:
-        verdicts = [tasks.graded(self.cfg.task, problem, one.text, one.finished) for one in samples]
+        verdicts = [tasks.graded(self.cfg.task, problem, sample.text, sample.finished) for sample in samples]
         answer = chain.majority([verdict.answer for verdict in verdicts])
         return {
             "question": problem.question,
@@ -171,16 +171,16 @@ class Answers:
             "answered": sum(bool(verdict.answer) for verdict in verdicts) / len(verdicts),
             "answers": [verdict.answer for verdict in verdicts],
             "reasons": [verdict.reason for verdict in verdicts],
-            "written": [one.text for one in samples],
-            "tokens": [one.tokens for one in samples],
+            "written": [sample.text for sample in samples],
+            "tokens": [sample.tokens for sample in samples],
         }
 
     def figures(self, rows: Sequence[ItemRow]) -> dict[str, Figure]:
         """`accuracy` of the answer of most samples (Wilson), `accuracy_of_1` of one, `answered`: share of samples."""
-        found = {"accuracy": measure.share(rows, "right")}
+        figures = {"accuracy": measure.share(rows, "right")}
         if self.cfg.samples > 1:
-            found["accuracy_of_1"] = measure.mean(rows, "right_alone")
-        return found | {"answered": measure.mean(rows, "answered")}
+            figures["accuracy_of_1"] = measure.mean(rows, "right_alone")
+        return figures | {"answered": measure.mean(rows, "answered")}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Zero-shot chain of thought with a majority of votes: the model writes its reasoning, then is asked for the answer.
 
-A prompt "Q: ...\\nA: Let's think step by step." is continued by sampled tokens, several times; behind each rationale
-stands "\\nTherefore, the answer (arabic numerals) is", and of the few tokens that follow the first number is a vote
+A prompt "Q: ...\\nA: Let's think step by step." is continued by sampled tokens, several times; after each rationale
+comes "\\nTherefore, the answer (arabic numerals) is", and of the few tokens that follow the first number is a vote
 (Kojima et al. 2022; self-consistency, Wang et al. 2023; Quiet-STaR, section 5.2 and the released script). Thoughts,
 where the model has them, come before every token of the rationale and of the answer.
 """
@@ -31,7 +31,7 @@ from qstar.typing import Key, Keys
 OPENING = " Let's think step by step."
 NEXT = (LEAD, "\n\n\n")
 """Where a text goes on to something else: another question, or nothing. Differs from the released code, which cuts at
-the last of several, and only of those behind the first."""
+the last of several, and only of those after the first."""
 STOP = ("<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>")
 """What ends texts in the models that are read: asked of a base model too, whose files name one end of several."""
 
@@ -170,8 +170,8 @@ class Written:
     """One vote."""
 
     rationale: str  # up to where it ends, trailing space removed
-    answer: str  # what was written behind the closing
-    tokens: int  # written in all, those behind an end included
+    answer: str  # what was written after the closing
+    tokens: int  # all that were written, those after an end included
 
 
 @dataclass(frozen=True)
@@ -189,12 +189,12 @@ class Chain:
         return [self._length(problem, tokenizer) for problem in self.items]
 
     def _length(self, problem: Problem, tokenizer: Tokenizer) -> int:
-        """Of the prompt with the rationale behind it, or with the closing and the answer."""
+        """Of the prompt followed by the rationale, or with the closing and the answer."""
         size, closing = len(self._ids(problem, tokenizer)), len(tokenizer.encode(self.closing.text))
         return size + max(self.cfg.max_tokens, closing + self.cfg.answer_tokens)
 
     def _ids(self, problem: Problem, tokenizer: Tokenizer, written: str = "") -> list[int]:
-        """The prompt, with what was written behind it; in a chat the question is a message and the rest its reply."""
+        """The prompt, with what was written after it; in a chat the question is a message and the rest its reply."""
         if not tokenizer.marks.chat:
             return [*self.begin, *tokenizer.encode(prompt(problem) + written)]
         return [
@@ -203,13 +203,13 @@ class Chain:
         ]
 
     def batches(self) -> list[list[int]]:
-        """Questions of similar length, the longest first: if one is too long for the model or memory, it shows soon."""
+        """Questions of similar length, the longest first: one too long for the model or memory shows early."""
         order = sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].question), i))
         return [order[start : start + self.cfg.batch_size] for start in range(0, len(order), self.cfg.batch_size)]
 
     def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         """What is drawn for a vote depends on `key`, the question's id and the vote's number alone."""
-        # Filled up with the last question, so that one program serves all batches.
+        # Padded with the last question, so that one program serves all batches.
         asked = [self.items[i] for i in index] + [self.items[index[-1]]] * (self.cfg.batch_size - len(index))
         keys = measure.sample_keys(measure.item_keys(key, asked), self.cfg.votes)
         rows = []
@@ -221,7 +221,7 @@ class Chain:
         return rows
 
     def _columns(self, problem: Problem, written: Sequence[Written]) -> ItemRow:
-        votes = [self.closing.answer(one.answer) for one in written]
+        votes = [self.closing.answer(sample.answer) for sample in written]
         answer = majority(votes)
         return {
             "question": prompt(problem),
@@ -231,9 +231,9 @@ class Chain:
             "right_of": [chance(votes, problem.answer, count) for count in range(1, len(votes) + 1)],
             "answered": sum(map(bool, votes)) / len(votes),
             "votes": votes,
-            "rationales": [one.rationale for one in written],
-            "answers": [one.answer for one in written],
-            "tokens": [one.tokens for one in written],
+            "rationales": [sample.rationale for sample in written],
+            "answers": [sample.answer for sample in written],
+            "tokens": [sample.tokens for sample in written],
         }
 
     def _written(self, subject: Policy, way: str, problems: Sequence[Problem], keys: Keys) -> list[Written]:
@@ -247,13 +247,15 @@ class Chain:
                     f"{cfg.max_tokens} and eval.answer_tokens = {cfg.answer_tokens} are more than fit behind it: the "
                     f"model was built for {room}; lower them, or use a model with a longer context"
                 )
-        # The same keys in every way: the noise behind a token is common to the answers that are compared.
+        # The same keys in every way: the noise after a token is common to the answers that are compared.
         reason_keys, answer_keys = (jax.vmap(jax.random.fold_in, (0, None))(keys, phase) for phase in range(2))
         reasoned = self._continued(subject, way, prompts, reason_keys, cfg.max_tokens, cfg.votes)
         rationales = [_ended(text).rstrip() for text, _ in reasoned]
-        each = [problem for problem in problems for _ in range(cfg.votes)]
+        repeated = [problem for problem in problems for _ in range(cfg.votes)]
         limit = room - cfg.answer_tokens
-        closed = [self._closed(one, text, tokenizer, limit) for one, text in zip(each, rationales, strict=True)]
+        closed = [
+            self._closed(problem, text, tokenizer, limit) for problem, text in zip(repeated, rationales, strict=True)
+        ]
         answered = self._continued(subject, way, closed, answer_keys, cfg.answer_tokens, 1)
         return [
             Written(rationale, _ended(answer), before + after)
@@ -265,7 +267,7 @@ class Chain:
     ) -> list[tuple[str, int]]:
         """Text and number of tokens of every row."""
         never = subject.definition.abstract_model.forbidden
-        found = jax.device_get(
+        generated = jax.device_get(
             generate(
                 subject.method,
                 subject.definition,
@@ -280,13 +282,13 @@ class Chain:
                 stop=tuple(id for id in self.stop if id not in never),
             )
         )
-        if not np.isfinite(found.logprobs[:, 0]).all():
+        if not np.isfinite(generated.logprobs[:, 0]).all():
             raise ValueError("the prediction is not a number: the model's parameters have diverged")
-        ids = [found.text(row) for row in range(len(keys))]
+        ids = [generated.text(row) for row in range(len(keys))]
         return [(subject.tokenizer.decode([id for id in row if id not in self.stop]), len(row)) for row in ids]
 
     def _closed(self, problem: Problem, rationale: str, tokenizer: Tokenizer, limit: int) -> list[int]:
-        """Prompt, rationale and closing, read anew as one text. The rationale is cut where the text would not fit."""
+        """Prompt, rationale and closing, encoded as one text. The rationale is cut where the text would not fit."""
         while True:
             ids = self._ids(problem, tokenizer, rationale + self.closing.text)
             if len(ids) <= limit:
@@ -295,12 +297,12 @@ class Chain:
 
     def figures(self, rows: Sequence[ItemRow]) -> dict[str, Figure]:
         """`accuracy` of the majority of all votes (Wilson), `accuracy_of_J` of J votes, `answered`: share of votes."""
-        found = {"accuracy": measure.share(rows, "right")}
+        figures = {"accuracy": measure.share(rows, "right")}
         for count in (2**power for power in range(self.cfg.votes.bit_length())):
             if count < self.cfg.votes:
                 values = np.asarray([row["right_of"][count - 1] for row in rows])
-                found[f"accuracy_of_{count}"] = Figure(float(values.mean()), *intervals.bootstrap(values, seed=0))
-        return found | {"answered": measure.mean(rows, "answered")}
+                figures[f"accuracy_of_{count}"] = Figure(float(values.mean()), *intervals.bootstrap(values, seed=0))
+        return figures | {"answered": measure.mean(rows, "answered")}
 
 
 def _ended(text: str) -> str:

@@ -1,7 +1,7 @@
-"""Choosing by likelihood: the answer whose text the model finds likeliest behind the question.
+"""Choosing by likelihood: the answer whose text the model finds most likely after the question.
 
 For each choice the text "Q: {question}\\nA: {choice}" is read, without the choices listed before. Its log-likelihood
-is the sum of the log-probs of all tokens behind the last ":", under the whole vocabulary. `accuracy` picks the largest
+is the sum of the log-probs of all tokens after the last ":", under the whole vocabulary. `accuracy` picks the largest
 sum; sums favour short answers, so `accuracy_per_byte` picks the largest sum divided by the choice's bytes in UTF-8.
 `probability` is the softmax of the sums at the true choice.
 """
@@ -56,20 +56,20 @@ class ChoiceTexts:
         return predictions.partition([max(map(len, item.ids)) for item in self.items], self._questions)
 
     def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
-        items, each = [self.items[i] for i in index], len(self.items[0].choices)
-        keys = jax.vmap(jax.random.split, in_axes=(0, None))(measure.item_keys(key, items), each)
-        found = predictions.ask(
+        items, num_choices = [self.items[i] for i in index], len(self.items[0].choices)
+        keys = jax.vmap(jax.random.split, in_axes=(0, None))(measure.item_keys(key, items), num_choices)
+        predicted = predictions.ask(
             subject,
             ways,
             [query for item in items for query in _queries(item)],
             keys.reshape(-1),
-            batch_size=self._questions * each,
+            batch_size=self._questions * num_choices,
             anchors=max(len(anchors) for item in self.items for anchors in item.anchors),
             draws=self.draws,
         )
         rows = []
         for b, item in enumerate(items):
-            texts = jax.tree.map(lambda leaf, b=b: leaf[b * each : (b + 1) * each], found)
+            texts = jax.tree.map(lambda leaf, b=b: leaf[b * num_choices : (b + 1) * num_choices], predicted)
             rows += _rows(item, texts, predictions.labels(ways, self.draws), subject.tokenizer)
         return rows
 
@@ -89,18 +89,20 @@ def _queries(item: Choices) -> list[Query]:
     ]
 
 
-def _rows(item: Choices, found: Predictions, labels: Sequence[tuple[str, int]], tokenizer: Tokenizer) -> list[ItemRow]:
-    """Rows of one item; `found` has a row a choice."""
-    real = np.arange(found.logprobs.shape[2]) < np.asarray([[len(anchors)] for anchors in item.anchors])
-    sums = np.where(real[:, None], found.logprobs[..., 0].astype(np.float64), 0.0).sum(axis=-1)
+def _rows(
+    item: Choices, predicted: Predictions, labels: Sequence[tuple[str, int]], tokenizer: Tokenizer
+) -> list[ItemRow]:
+    """Rows of one item; `predicted` has a row per choice."""
+    real = np.arange(predicted.logprobs.shape[2]) < np.asarray([[len(anchors)] for anchors in item.anchors])
+    sums = np.where(real[:, None], predicted.logprobs[..., 0].astype(np.float64), 0.0).sum(axis=-1)
     return [
         {
             "item": item.id,
             "thoughts": way,
             "draw": draw,
             **_picked(item, sums[:, d]),
-            "weight": float(found.weight[item.gold, d][real[item.gold]].mean()),
-            "thought": thought(found, item.gold, d, tokenizer),
+            "weight": float(predicted.weight[item.gold, d][real[item.gold]].mean()),
+            "thought": thought(predicted, item.gold, d, tokenizer),
         }
         for d, (way, draw) in enumerate(labels)
     ]

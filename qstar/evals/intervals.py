@@ -70,7 +70,7 @@ def across(values: Mapping[tuple[int, int], float], questions: int = 0) -> Acros
     by_base: dict[int, list[float]] = {}
     for (base, _), value in sorted(values.items()):
         by_base.setdefault(base, []).append(value)
-    means = [math.fsum(each) / len(each) for each in by_base.values()]
+    means = [math.fsum(runs) / len(runs) for runs in by_base.values()]
     units = means if len(by_base) > 1 else next(iter(by_base.values()))
     varied = _varied(by_base, questions)
     if questions and len(units) > 1:
@@ -82,10 +82,10 @@ def across(values: Mapping[tuple[int, int], float], questions: int = 0) -> Acros
 
 
 def _varied(by_base: Mapping[int, Sequence[float]], questions: int) -> str:
-    seeds = sorted({len(each) for each in by_base.values()})
+    seeds = sorted({len(runs) for runs in by_base.values()})
     if len(by_base) > 1:
-        each = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        return f"{len(by_base)} bases, {each} seed{'s' * (seeds[-1] > 1)} of each"
+        count = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        return f"{len(by_base)} bases, {count} seed{'s' * (seeds[-1] > 1)} of each"
     if seeds[0] > 1:
         return f"{seeds[0]} seeds of one base"
     return f"{questions} questions to one run" if questions else "one run"

@@ -1,7 +1,7 @@
 """Answers on disk: a journal while questions are asked, a Parquet file when all are answered.
 
 The journal's first line says what is evaluated (which questions, of which weights, how, with what seed); every further
-line holds the rows of one batch. A process that is killed leaves whole lines and at most one torn one, which is
+line holds the rows of one batch. A process that is killed leaves whole lines and at most one incomplete one, which is
 dropped; the next process asks what is missing. What was written for another evaluation is never mixed in and never
 overwritten.
 """
@@ -64,8 +64,8 @@ class Journal:
             self.batches[line.record["batch"]] = line.record["rows"]
         os.truncate(self._open, sum(len(line.raw) for line in whole))
 
-    def _check(self, found: JsonObject, file: Path) -> None:
-        before, now = _flat(found), _flat(self._identity)
+    def _check(self, recorded: JsonObject, file: Path) -> None:
+        before, now = _flat(recorded), _flat(self._identity)
         earlier = {f"method.{name}" for name in TOKEN_IDS}
         keys = [key for key in {**before, **now} if before.get(key) != now.get(key) and key not in earlier]
         if keys:
@@ -79,7 +79,7 @@ class Journal:
         files.append(self._open, [{"batch": batch, "rows": list(rows)}], durable=True)
 
     def finish(self, rows: Sequence[ItemRow]) -> None:
-        """Rows of all items, in the order that readers shall see."""
+        """Rows of all items, in the order of the file."""
         table = pa.Table.from_pylist(list(rows))
         table = table.replace_schema_metadata({METADATA: json.dumps(self._identity).encode()})
         written = pa.BufferOutputStream()
@@ -134,17 +134,17 @@ def load(folder: str | Path) -> dict[str, pa.Table]:
     folder = Path(folder)
     if any(folder.glob("*.parquet")):
         return load_step(folder)
-    found: dict[str, list[pa.Table]] = {}
+    by_task: dict[str, list[pa.Table]] = {}
     for number, step in _steps(folder):
         for task, table in load_step(step).items():
             numbers = pa.array([number] * table.num_rows, pa.int64())
-            found.setdefault(task, []).append(table.append_column("step", numbers).replace_schema_metadata())
-    if not found:
+            by_task.setdefault(task, []).append(table.append_column("step", numbers).replace_schema_metadata())
+    if not by_task:
         raise FileNotFoundError(
             f"no answers in {folder}: qstar-evaluate out=FOLDER writes FOLDER/step_N/TASK.parquet when all questions "
             "of a task are answered"
         )
-    return {task: pa.concat_tables(tables, promote_options="default") for task, tables in found.items()}
+    return {task: pa.concat_tables(tables, promote_options="default") for task, tables in by_task.items()}
 
 
 def load_step(folder: str | Path) -> dict[str, pa.Table]:
@@ -167,5 +167,5 @@ def load_step(folder: str | Path) -> dict[str, pa.Table]:
 
 def _steps(folder: Path) -> list[tuple[int, Path]]:
     """Steps with answers below the folder of an evaluation, ascending."""
-    found = {file.parent for file in folder.glob("step_*/*.parquet") if file.parent.name[5:].isdigit()}
-    return sorted((int(step.name[5:]), step) for step in found)
+    steps = {file.parent for file in folder.glob("step_*/*.parquet") if file.parent.name[5:].isdigit()}
+    return sorted((int(step.name[5:]), step) for step in steps)

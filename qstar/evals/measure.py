@@ -1,9 +1,9 @@
 """What an evaluation is made of: a measure has items, asks a subject about them in batches, and sums its rows up.
 
-A subject answers in up to three ways: `none`, without thoughts; `greedy`, with the likeliest thoughts; `sampled`, with
-thoughts drawn at the method's temperature, once or several times. A row is one item answered in one way (and, where
-thoughts are drawn, with one draw): a flat dict with the same columns for every item of the measure. `evals/suite.py`
-has the loop over batches, the journal that makes it resumable, and the files.
+A subject answers in up to three ways: `none`, without thoughts; `greedy`, with the most likely thoughts; `sampled`,
+with thoughts drawn at the method's temperature, once or several times. A row is one item answered in one way (and,
+where thoughts are drawn, with one draw): a flat dict with the same columns for every item of the measure.
+`evals/suite.py` has the loop over batches, the journal that makes it resumable, and the files.
 """
 
 import zlib
@@ -38,7 +38,7 @@ class Figure:
 
 
 class Identified(Protocol):
-    """An item. Its `repr` must hold all that it asks: by it an interrupted evaluation is known again."""
+    """An item. Its `repr` must hold all that it asks: an interrupted evaluation is recognised by it."""
 
     @property
     def id(self) -> str:
@@ -52,7 +52,7 @@ class Measure(Protocol):
     items: Sequence[Identified]
 
     def lengths(self, tokenizer: Tokenizer) -> Sequence[int]:
-        """Tokens of each item, what may be written behind it included: what the model's context has to hold."""
+        """Tokens of each item, what may be written after it included: what the model's context has to hold."""
 
     def batches(self) -> Sequence[Sequence[int]]:
         """Which items are asked together, every item once; always the same for the same measure."""
@@ -89,8 +89,8 @@ _folded = jax.jit(jax.vmap(jax.random.fold_in, in_axes=(None, 0)))
 
 def sample_keys(keys: Keys, samples: int) -> Keys:
     """[items] -> [items * samples]; the first ones are the same however many there are."""
-    each = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(samples)))(keys)
-    return each.reshape(-1)
+    by_item = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, np.arange(samples)))(keys)
+    return by_item.reshape(-1)
 
 
 def check(cfg: Evaluation) -> None:
@@ -106,10 +106,10 @@ def check(cfg: Evaluation) -> None:
 
 def per_item(rows: Sequence[ItemRow], column: str) -> Float[np.ndarray, "n"]:
     """A column as numbers, one an item in the order of their first rows: the mean over its draws."""
-    found: dict[str, list[float]] = {}
+    by_item: dict[str, list[float]] = {}
     for row in rows:
-        found.setdefault(row["item"], []).append(float(row[column]))
-    return np.asarray([np.mean(values) for values in found.values()])
+        by_item.setdefault(row["item"], []).append(float(row[column]))
+    return np.asarray([np.mean(values) for values in by_item.values()])
 
 
 def mean(rows: Sequence[ItemRow], column: str) -> Figure:

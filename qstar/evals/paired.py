@@ -1,7 +1,7 @@
 """Two answers to the same items: how far apart, and could that be chance?
 
 Right or wrong answers are compared by McNemar's exact test, numbers by a permutation test that flips the signs of the
-items' differences; both ask what would be seen if it made no difference which of the two had answered.
+items' differences; both ask what would be observed if it made no difference which of the two had answered.
 """
 
 from collections.abc import Iterator, Sequence
@@ -66,7 +66,9 @@ def within(task: str, rows: Sequence[ItemRow]) -> list[Comparison]:
     ways = _by_way(rows)
     if NONE not in ways:
         return []
-    return [found for way in ways if way != NONE for found in _compared(task, (NONE, way), ways[NONE], ways[way])]
+    return [
+        comparison for way in ways if way != NONE for comparison in _compared(task, (NONE, way), ways[NONE], ways[way])
+    ]
 
 
 def between(task: str, first: Sequence[ItemRow], second: Sequence[ItemRow]) -> list[Comparison]:
@@ -74,16 +76,16 @@ def between(task: str, first: Sequence[ItemRow], second: Sequence[ItemRow]) -> l
 
     Raises ValueError where they share no item, or an item is not the same question in both.
     """
-    one, other = _by_way(first), _by_way(second)
-    pairs = [(way if way in one else NONE, way) for way in other]
+    ways_a, ways_b = _by_way(first), _by_way(second)
+    pairs = [(way if way in ways_a else NONE, way) for way in ways_b]
     return [
-        found for a, b in pairs if a in one for found in _compared(task, (a, b), one[a], other[b])
+        comparison for a, b in pairs if a in ways_a for comparison in _compared(task, (a, b), ways_a[a], ways_b[b])
     ]  # fmt: skip
 
 
 def _by_way(rows: Sequence[ItemRow]) -> dict[str, list[ItemRow]]:
-    found = {way: [row for row in rows if row["thoughts"] == way] for way in WAYS}
-    return {way: rows for way, rows in found.items() if rows}
+    by_way = {way: [row for row in rows if row["thoughts"] == way] for way in WAYS}
+    return {way: rows for way, rows in by_way.items() if rows}
 
 
 def _compared(

@@ -1,7 +1,7 @@
 """Perplexity and bits per byte of documents, with and without thoughts.
 
 A document is cut into windows that overlap by some tokens, and every token but the document's first is scored once, in
-the first window that has it behind another token: log p(token | what stands before it in the window). Predictions after
+the first window that has it after another token: log p(token | the tokens before it in the window). Predictions after
 thoughts are normalised distributions. Of several thoughts before a token the probabilities are averaged, which is the
 model's own p(token) = E over thoughts of p(token | thought), estimated without bias.
 
@@ -104,7 +104,7 @@ class Document:
     tokens: tuple[int, ...]
 
     def size(self, tokenizer: Tokenizer) -> int:
-        """UTF-8 bytes of its text but for the first token's; all of them behind a begin-of-text token.
+        """UTF-8 bytes of its text but for the first token's; all of them after a begin-of-text token.
 
         A first token that is part of a character only counts as the three bytes of the replacement character.
         """
@@ -147,15 +147,15 @@ class Likelihood:
 
     def batches(self) -> list[list[int]]:
         """Documents of similar length, as many together as fill a batch with windows."""
-        found: list[list[int]] = []
+        batches: list[list[int]] = []
         room = 0
         for i in sorted(range(len(self.items)), key=lambda i: (-len(self.items[i].tokens), i)):
             if room <= 0:
-                found.append([])
+                batches.append([])
                 room = self.cfg.batch_size
-            found[-1].append(i)
+            batches[-1].append(i)
             room -= sum(1 for _ in self._windows(i))
-        return found
+        return batches
 
     def _windows(self, i: int) -> Iterator[Window]:
         return windows(self.items[i].tokens, self.cfg.length, self.cfg.overlap, i)
@@ -167,17 +167,21 @@ class Likelihood:
         """
         keys = dict(zip(index, measure.item_keys(key, [self.items[i] for i in index]), strict=True))
         asked = [window for i in index for window in self._windows(i)]
-        asked.sort(key=lambda one: -len(one.tokens))  # short ones share a narrower batch
-        found: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        asked.sort(key=lambda window: -len(window.tokens))  # short ones share a narrower batch
+        by_window: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         for begin in range(0, len(asked), self.cfg.batch_size):
             batch = asked[begin : begin + self.cfg.batch_size]
-            drawn = [jax.random.fold_in(keys[one.document], one.start) for one in batch]
+            drawn = [jax.random.fold_in(keys[window.document], window.start) for window in batch]
             logprobs = self._logprobs(subject, ways, batch, drawn)
-            for row, one in enumerate(batch):
-                counted = slice(one.scored - one.start - 1, len(one.tokens) - 1)
-                found[one.document, one.start] = {way: values[row, counted] for way, values in logprobs.items()}
+            for row, window in enumerate(batch):
+                counted = slice(window.scored - window.start - 1, len(window.tokens) - 1)
+                by_window[window.document, window.start] = {
+                    way: values[row, counted] for way, values in logprobs.items()
+                }
         return [
-            self._row(subject, i, way, [found[i, one.start] for one in self._windows(i)]) for i in index for way in ways
+            self._row(subject, i, way, [by_window[i, window.start] for window in self._windows(i)])
+            for i in index
+            for way in ways
         ]
 
     def _logprobs(
@@ -185,7 +189,7 @@ class Likelihood:
     ) -> dict[str, np.ndarray]:
         """Log-prob of each window's next tokens by way, `none` always among them."""
         cfg = subject.definition.abstract_model.lm.cfg
-        texts = [one.tokens for one in batch]
+        texts = [window.tokens for window in batch]
         padding.check(texts, cfg.vocab, cfg.max_len)
         filled = [texts[min(i, len(texts) - 1)] for i in range(self.cfg.batch_size)]
         keys = jnp.stack([keys[min(i, len(keys) - 1)] for i in range(self.cfg.batch_size)])
@@ -193,7 +197,7 @@ class Likelihood:
         # Three distributions a thought are alive at once. The draws are by slice, so its size depends on no batch.
         fitting = slice_size(widest, 3 * self.cfg.num_thoughts * cfg.vocab)
         at_once = 1 << (fitting.bit_length() - 1)  # a power of two, so that it divides the width
-        found = jax.device_get(
+        logprobs = jax.device_get(
             _scores(
                 subject.method,
                 subject.definition,
@@ -205,26 +209,26 @@ class Likelihood:
                 min(at_once, width),
             )
         )
-        if any(np.isnan(values[: len(batch)]).any() for values in found.values()):
+        if any(np.isnan(values[: len(batch)]).any() for values in logprobs.values()):
             raise ValueError("the prediction is not a number: the model's parameters have diverged")
-        return found
+        return logprobs
 
     def _row(self, subject: Policy, i: int, way: str, logprobs: Sequence[dict[str, np.ndarray]]) -> ItemRow:
         document = self.items[i]
-        without, found = (
-            np.concatenate([window[each] for window in logprobs]).astype(np.float64) for each in (NONE, way)
+        without, values = (
+            np.concatenate([window[name] for window in logprobs]).astype(np.float64) for name in (NONE, way)
         )
-        nats = -float(found.sum())
+        nats = -float(values.sum())
         return {
             "item": document.id,
             "thoughts": way,
             "draw": 0,
-            "tokens": len(found),
+            "tokens": len(values),
             "bytes": document.size(subject.tokenizer),
             "nats": nats,
             "bits": nats / math.log(2),
             "ids": list(document.tokens[1:]),
-            "logprobs": found.tolist(),
+            "logprobs": values.tolist(),
             "logprobs_none": without.tolist(),
         }
 
@@ -254,7 +258,7 @@ def _scores(
     num_thoughts: int,
     at_once: int,
 ) -> dict[str, Float[Array, "B S"]]:
-    """Log-prob of the token behind every position, `none` and by way; at the end of a row it means nothing.
+    """Log-prob of the token after every position, `none` and by way; at the end of a row it means nothing.
 
     The text is read once; thoughts are worked through `at_once` positions of every row at a time, of which only the
     log-probs of the true tokens are kept.
@@ -263,11 +267,11 @@ def _scores(
     lm = model.lm
     text = lm.text(batch)
     following = jnp.roll(batch.tokens, -1, axis=1)
-    found = {NONE: vocabulary.logprobs(lm.logits, text.hidden, following, 1, lm.cfg.vocab)}
+    logprobs = {NONE: vocabulary.logprobs(lm.logits, text.hidden, following, 1, lm.cfg.vocab)}
     for way in ways:
         one_row = functools.partial(_row_scores, method, model, way, num_thoughts, at_once)
-        found[way] = jax.vmap(one_row, (ROWS.text, 0, 0, 0))(text, batch, following, keys)
-    return found
+        logprobs[way] = jax.vmap(one_row, (ROWS.text, 0, 0, 0))(text, batch, following, keys)
+    return logprobs
 
 
 def _row_scores(
@@ -290,9 +294,9 @@ def _row_scores(
         slice_key = jax.random.fold_in(key, number)
         count = 1 if way == GREEDY else num_thoughts
         context = Context(text, batch, anchors[None])
-        found = method.think(model, context, slice_key, way == GREEDY, count)[1]
+        prediction = method.think(model, context, slice_key, way == GREEDY, count)[1]
         targets = jnp.broadcast_to(following[anchors][None, :, None], (count, at_once, 1))
-        logprobs = jnp.take_along_axis(found.mixed[0], targets, -1)[..., 0]
+        logprobs = jnp.take_along_axis(prediction.mixed[0], targets, -1)[..., 0]
         return jax.nn.logsumexp(logprobs, axis=0) - math.log(count)
 
     anchors = jnp.arange(following.shape[0]).reshape(-1, at_once)

@@ -1,6 +1,6 @@
-"""Log-probs behind chosen positions in every way of answering, from one pass over the text.
+"""Log-probs after chosen positions in every way of answering, from one pass over the text.
 
-Without a thought, with the likeliest and with sampled thoughts: the keys and hidden states of the text are computed
+Without a thought, with the most likely and with sampled thoughts: the keys and hidden states of the text are computed
 once, and one program is compiled for each width that texts are padded to.
 """
 
@@ -26,7 +26,7 @@ from qstar.typing import Array, Float, Int, Key, Params
 
 @struct.dataclass
 class Predictions:
-    """What is predicted behind A anchors of B texts. D counts ways and draws, in the order of `labels`."""
+    """What is predicted after A anchors of B texts. D counts ways and draws, in the order of `labels`."""
 
     logprobs: Float[Array, "B D A M"]  # of M candidates, under the whole vocabulary
     weight: Float[Array, "B D A"]  # mixing weight of the thought, 0 where there is none
@@ -39,7 +39,7 @@ class Query:
 
     ids: Sequence[int]
     anchors: Sequence[int]  # positions whose next token is predicted; one at least
-    candidates: Sequence[Sequence[int]]  # for each anchor, M tokens whose log-probs are wanted
+    candidates: Sequence[Sequence[int]]  # for each anchor, M tokens whose log-probs are computed
 
 
 def labels(ways: tuple[str, ...], draws: int) -> list[tuple[str, int]]:
@@ -50,7 +50,7 @@ def labels(ways: tuple[str, ...], draws: int) -> list[tuple[str, int]]:
 def partition(lengths: Sequence[int], batch_size: int) -> list[list[int]]:
     """Texts of these lengths in batches of texts that are padded to the same width."""
     widths = [rows.bucket(length) for length in lengths]
-    groups = [[i for i, width in enumerate(widths) if width == each] for each in sorted(set(widths))]
+    groups = [[i for i, width in enumerate(widths) if width == bucket] for bucket in sorted(set(widths))]
     return [group[start : start + batch_size] for group in groups for start in range(0, len(group), batch_size)]
 
 
@@ -67,7 +67,7 @@ def ask(
     """Predictions for up to `batch_size` texts, as numpy arrays with a row a text.
 
     Texts are padded to a power of two, `batch_size` rows and this many anchors, so that few programs are compiled; what
-    is found at padded anchors means nothing.
+    is predicted at padded anchors means nothing.
 
     Raises ValueError where a prediction is not a number.
     """
@@ -80,13 +80,13 @@ def ask(
         [np.asarray(query.candidates, np.int32)[slot] for query, slot in zip(queries, slots, strict=True)]
     )
     batch = rows.padded([query.ids for query in queries], rows.bucket(max(len(query.ids) for query in queries)))
-    found = predictions(
+    predicted = predictions(
         subject.method, subject.definition, subject.params, batch, where, candidates, _taken(keys, index), ways, draws
     )
-    found = jax.tree.map(lambda leaf: np.asarray(leaf)[: index[-1] + 1], found)
-    if np.isnan(found.logprobs).any():
+    predicted = jax.tree.map(lambda leaf: np.asarray(leaf)[: index[-1] + 1], predicted)
+    if np.isnan(predicted.logprobs).any():
         raise ValueError("the prediction is not a number: the model's parameters have diverged")
-    return found
+    return predicted
 
 
 @jax.jit
@@ -106,7 +106,7 @@ def predictions(
     ways: tuple[str, ...],
     draws: int = 1,
 ) -> Predictions:
-    """Predictions behind these anchors; whole distributions are alive at once, so ask for few.
+    """Predictions after these anchors; whole distributions are alive at once, so ask for few.
 
     `keys` has one key a row (`measure.item_keys`): a row's sampled thoughts depend on its key alone, but for shuffled
     thoughts, which are dealt among the rows. A method that does not think is asked in the way `none` only.
@@ -122,8 +122,8 @@ def predictions(
         for way, shared in zip(WAYS, of_batch, strict=True)
         if way in ways
     ]
-    size = max(one.thoughts.shape[-1] for one in asked)
-    asked = [one.replace(thoughts=_widened(one.thoughts, size)) for one in asked]
+    size = max(predicted.thoughts.shape[-1] for predicted in asked)
+    asked = [predicted.replace(thoughts=_widened(predicted.thoughts, size)) for predicted in asked]
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *asked)
 
 
@@ -139,12 +139,12 @@ def _answered(
 ) -> Predictions:
     """Predictions of one way, drawn with a key for the whole batch or one for each row."""
     if way == SAMPLED and not method.thinking.dealt:
-        inner, found = think_by_row(method, model, context, of_rows, draws)
+        inner, prediction = think_by_row(method, model, context, of_rows, draws)
     else:
-        inner, found = method.think(model, context, of_batch, way != SAMPLED, draws if way == SAMPLED else 1)
+        inner, prediction = method.think(model, context, of_batch, way != SAMPLED, draws if way == SAMPLED else 1)
     if way == NONE:  # the compiler drops what is computed of the thought
-        return _chosen(found.base[:, None], candidates)
-    return _chosen(found.mixed, candidates, found.weight, inner.tokens)
+        return _chosen(prediction.base[:, None], candidates)
+    return _chosen(prediction.mixed, candidates, prediction.weight, inner.tokens)
 
 
 def _chosen(

@@ -2,7 +2,7 @@
 
 For every scored token the model's distribution is restricted to the item's valid tokens and renormalised; an item's
 score is the product over its scored tokens, newline included, and the paper's "accuracy" is the mean of these products.
-It rewards calibration: a model whose arg-max is always wrong still scores. So exact match by arg-max stands beside it.
+It rewards calibration: a model whose arg-max is always wrong still scores. So exact match by arg-max is reported too.
 """
 
 from collections.abc import Sequence
@@ -32,7 +32,7 @@ class Scores:
 class Direct:
     """The measure. One kind of question: all items have the same valid tokens.
 
-    Rows: question, answer, prediction (the most probable valid tokens, each behind the true ones before it), score,
+    Rows: question, answer, prediction (the most probable valid tokens, each given the true ones before it), score,
     exact, loglik, weight (mixing weight, mean over scored tokens), thought (before the first scored token), cut (tokens
     of the question left out).
 
@@ -67,7 +67,7 @@ class Direct:
 
     def ask(self, subject: Policy, ways: tuple[str, ...], index: Sequence[int], key: Key) -> list[ItemRow]:
         items = [self.items[i] for i in index]
-        found = predictions.ask(
+        predicted = predictions.ask(
             subject,
             ways,
             [Query(item.ids, item.anchors, [item.valid] * len(item.anchors)) for item in items],
@@ -77,7 +77,7 @@ class Direct:
             draws=self.draws,
         )
         labels = predictions.labels(ways, self.draws)
-        return [row for b, item in enumerate(items) for row in _rows(item, found, b, labels, subject.tokenizer)]
+        return [row for b, item in enumerate(items) for row in _rows(item, predicted, b, labels, subject.tokenizer)]
 
     def figures(self, rows: Sequence[ItemRow]) -> dict[str, Figure]:
         loglik = measure.mean(rows, "loglik")
@@ -89,11 +89,11 @@ class Direct:
 
 
 def _rows(
-    item: Item, found: Predictions, b: int, labels: Sequence[tuple[str, int]], tokenizer: Tokenizer
+    item: Item, predicted: Predictions, b: int, labels: Sequence[tuple[str, int]], tokenizer: Tokenizer
 ) -> list[ItemRow]:
     """Rows of the item in row b of a batch."""
     scored = len(item.anchors)
-    logprobs_DAM = found.logprobs[b, :, :scored].astype(np.float64)
+    logprobs_DAM = predicted.logprobs[b, :, :scored].astype(np.float64)
     true = np.searchsorted(item.valid, item.targets)
     scores = score(logprobs_DAM, true)
     guesses = np.asarray(item.valid)[logprobs_DAM.argmax(axis=-1)]
@@ -104,22 +104,22 @@ def _rows(
             "draw": draw,
             "question": item.question,
             "answer": item.gold,
-            # What comes behind the first newline is no answer any more.
+            # What comes after the first newline is not part of the answer.
             "prediction": tokenizer.decode(guesses[d].tolist()).strip(" ").partition("\n")[0],
             "score": float(scores.score[d]),
             "exact": bool(scores.exact[d]),
             "loglik": float(scores.loglik[d]),
-            "weight": float(found.weight[b, d, :scored].mean()),
-            "thought": thought(found, b, d, tokenizer),
+            "weight": float(predicted.weight[b, d, :scored].mean()),
+            "thought": thought(predicted, b, d, tokenizer),
             "cut": item.cut,
         }
         for d, (way, draw) in enumerate(labels)
     ]
 
 
-def thought(found: Predictions, b: int, d: int, tokenizer: Tokenizer) -> str:
+def thought(predicted: Predictions, b: int, d: int, tokenizer: Tokenizer) -> str:
     """The thought at the first anchor of row b; "" without one."""
-    return tokenizer.decode([token for token in found.thoughts[b, d, 0].tolist() if token >= 0])
+    return tokenizer.decode([token for token in predicted.thoughts[b, d, 0].tolist() if token >= 0])
 
 
 @typed

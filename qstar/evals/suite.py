@@ -106,17 +106,17 @@ class QuestionsEval:
 
         check_folders(gsm8k=self.gsm8k, commonsense_qa=self.commonsense_qa)
         bos = next(iter(tokenizer.begin), None)
-        found = []
+        measures = []
         if self.gsm8k:
             rows = numbered(builders.gsm8k(self.gsm8k, self.gsm8k_split), self.gsm8k_split, self.items)
-            found.append(self._direct("gsm8k", gsm8k.direct(rows, tokenizer, bos=bos)))
+            measures.append(self._direct("gsm8k", gsm8k.direct(rows, tokenizer, bos=bos)))
         if self.commonsense_qa:
             rows = numbered(builders.commonsense_qa(self.commonsense_qa, "dev"), "dev", self.items)
-            found.append(self._direct("commonsense_qa", commonsense_qa.direct(rows, tokenizer, bos=bos)))
+            measures.append(self._direct("commonsense_qa", commonsense_qa.direct(rows, tokenizer, bos=bos)))
             if self.choice_texts:
                 texts = tuple(commonsense_qa.texts(rows, tokenizer, bos=bos))
-                found.append(ChoiceTexts("commonsense_qa_text", texts, self.batch_size, self.draws))
-        return found
+                measures.append(ChoiceTexts("commonsense_qa_text", texts, self.batch_size, self.draws))
+        return measures
 
     def _direct(self, name: str, items: Sequence[Item]) -> Direct:
         return Direct(name, tuple(items), self.batch_size, self.draws)
@@ -148,7 +148,7 @@ def data_folder(name: str) -> str:
 def check_folders(**folders: str) -> None:
     """Raise FileNotFoundError where a folder of questions, by the name of its setting, is none.
 
-    Not for __post_init__: a trained run is opened where its questions are not.
+    Not for __post_init__: a trained run may be opened where its questions are absent.
     """
     for name, folder in folders.items():
         if folder and not os.path.isdir(folder):
@@ -170,9 +170,9 @@ def _cups_items(cfg: CupsEval, tokenizer: Tokenizer) -> tuple[Item, ...]:
 
 
 def cups_item(problem: Problem, tokenizer: Tokenizer) -> Item:
-    """A problem as an item: the token behind the question is scored, among the five places.
+    """A problem as an item: the token after the question is scored, among the five places.
 
-    Raises ValueError for a tokenizer that does not write every place behind a question as one token of its own.
+    Raises ValueError for a tokenizer that does not write every place after a question as one token of its own.
     """
     text = problem.question + problem.answer
     ids = tuple(tokenizer.encode_whole(text))
@@ -264,20 +264,20 @@ class Evaluator:
         """
         limit = self._definition.abstract_model.lm.cfg.max_len
         left: dict[str, list[str]] = {}
-        for number, one in enumerate(self._measures):
-            lengths = list(one.lengths(self._tokenizer))
+        for number, task in enumerate(self._measures):
+            lengths = list(task.lengths(self._tokenizer))
             longer = {i: length for i, length in enumerate(lengths) if length > limit}
             if longer and (self.cfg.overlong == "error" or len(longer) == len(lengths)):
-                named = ", ".join(f"{one.items[i].id} ({length} tokens)" for i, length in list(longer.items())[:5])
+                named = ", ".join(f"{task.items[i].id} ({length} tokens)" for i, length in list(longer.items())[:5])
                 raise ValueError(
-                    f"{one.name}: {len(longer)} of {len(lengths)} questions need more than the {limit} tokens that the "
-                    f"model was built for: {named}{', ...' if len(longer) > 5 else ''}; shorten them, let less be "
+                    f"{task.name}: {len(longer)} of {len(lengths)} questions need more than the {limit} tokens that "
+                    f"the model was built for: {named}{', ...' if len(longer) > 5 else ''}; shorten them, let less be "
                     "written behind them, use a model with a longer context, or leave them out with eval.overlong=skip"
                 )
             if longer:
-                left[one.name] = [one.items[i].id for i in longer]
-                kept = tuple(item for i, item in enumerate(one.items) if i not in longer)
-                self._measures[number] = dataclasses.replace(one, items=kept)
+                left[task.name] = [task.items[i].id for i in longer]
+                kept = tuple(item for i, item in enumerate(task.items) if i not in longer)
+                self._measures[number] = dataclasses.replace(task, items=kept)
         return left
 
     def __call__(
@@ -299,38 +299,38 @@ class Evaluator:
         """
         subject = Policy(self._method, self._definition, params, self._tokenizer)
         journals = self._journals(folder, subject, key)
-        asked = _Asked(progress, sum(len(one.items) for one in self._measures))
-        found = []
-        for one, journal in zip(self._measures, journals, strict=True):
-            rows = self._rows(one, subject, key, asked, journal)
-            found += [self._row(one, way, [row for row in rows if row["thoughts"] == way]) for way in self._ways]
-        return found
+        asked = _Asked(progress, sum(len(task.items) for task in self._measures))
+        table = []
+        for task, journal in zip(self._measures, journals, strict=True):
+            rows = self._rows(task, subject, key, asked, journal)
+            table += [self._row(task, way, [row for row in rows if row["thoughts"] == way]) for way in self._ways]
+        return table
 
     def _rows(
-        self, one: Measure, subject: Policy, key: Key, asked: "_Asked", journal: "Journal | None"
+        self, task: Measure, subject: Policy, key: Key, asked: "_Asked", journal: "Journal | None"
     ) -> list[ItemRow]:
         """Rows of all items, in their order."""
         if journal is not None and journal.rows is not None:
-            asked.more(len(one.items))
+            asked.more(len(task.items))
             return journal.rows
         rows = []
-        for number, index in enumerate(one.batches()):
+        for number, index in enumerate(task.batches()):
             known = {} if journal is None else journal.batches
             if number not in known:
-                batch = one.ask(subject, self._ways, index, key)
+                batch = task.ask(subject, self._ways, index, key)
                 if journal is not None:
                     journal.append(number, batch)
             rows += known[number] if number in known else batch
             asked.more(len(index))
-        place = {item.id: i for i, item in enumerate(one.items)}
+        place = {item.id: i for i, item in enumerate(task.items)}
         rows.sort(key=lambda row: (place[row["item"]], WAYS.index(row["thoughts"]), row["draw"]))
         if journal is not None:
             journal.finish(rows)
         return rows
 
-    def _row(self, one: Measure, way: str, rows: Sequence[ItemRow]) -> Row:
+    def _row(self, task: Measure, way: str, rows: Sequence[ItemRow]) -> Row:
         draws = 1 + max(row["draw"] for row in rows)
-        return Row(one.name, way != NONE, way, draws, len(one.items), one.figures(rows))
+        return Row(task.name, way != NONE, way, draws, len(task.items), task.figures(rows))
 
     def _journals(self, folder: Path | None, subject: Policy, key: Key) -> "list[Journal | None]":
         from qstar.evals.journal import Journal  # here: it imports Parquet
@@ -339,18 +339,18 @@ class Evaluator:
             return [None] * len(self._measures)
         weights = _digest(*jax.tree.leaves(subject.params))
         # All are opened before the first question is asked.
-        return [Journal(folder, one.name, self._identity(one, weights, key)) for one in self._measures]
+        return [Journal(folder, task.name, self._identity(task, weights, key)) for task in self._measures]
 
-    def _identity(self, one: Measure, weights: str, key: Key) -> JsonObject:
+    def _identity(self, task: Measure, weights: str, key: Key) -> JsonObject:
         asked = {"class": type(self.cfg).__name__, **dataclasses.asdict(self.cfg)}
         del asked["every"]  # of training
         asked.pop("overlong", None)  # which questions were asked is told by themselves
         return {
-            "task": one.name,
+            "task": task.name,
             "eval": asked,
             "method": {"class": type(self._method).__name__, **dataclasses.asdict(self._method)},
             "weights": weights,
-            "questions": hashlib.sha256(repr(one.items).encode()).hexdigest()[:16],
+            "questions": hashlib.sha256(repr(task.items).encode()).hexdigest()[:16],
             "key": jax.random.key_data(key).tolist(),
         }
 
@@ -369,7 +369,7 @@ class _Asked:
 
 
 def _digest(*arrays: jax.Array) -> str:
-    found = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(digest_size=8)
     for array in arrays:
-        found.update(np.ascontiguousarray(jax.device_get(array)).view(np.uint8))
-    return found.hexdigest()
+        digest.update(np.ascontiguousarray(jax.device_get(array)).view(np.uint8))
+    return digest.hexdigest()

@@ -1,7 +1,7 @@
 """Expert iteration: the model is its own expert as long as an answer can be checked.
 
-An iteration adds its right samples to those of all iterations so far, equal ones once, and goes on training from the
-weights before.
+An iteration adds its right samples to those of all iterations so far, equal ones once, and continues training from the
+previous weights.
 """
 
 from dataclasses import dataclass

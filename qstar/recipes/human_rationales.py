@@ -1,4 +1,4 @@
-"""Fine-tuning on human rationales: the baseline that a model which writes its own is held against."""
+"""Fine-tuning on human rationales: the baseline for a model that writes its own."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

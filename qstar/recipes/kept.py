@@ -63,8 +63,8 @@ def rationalized(group: Sequence[Graded]) -> list[Kept]:
 
     A rationalization stands for the sample that failed: one of a question weighs as one right sample would.
     """
-    found = [sample for sample in group if sample.hinted and sample.correct and sample.stored]
-    return [kept(sample, 1.0 / len(found)) for sample in found]
+    rationalizations = [sample for sample in group if sample.hinted and sample.correct and sample.stored]
+    return [kept(sample, 1.0 / len(rationalizations)) for sample in rationalizations]
 
 
 # --- what is given ------------------------------------------------------------------------------------------------
@@ -72,12 +72,14 @@ def rationalized(group: Sequence[Graded]) -> list[Kept]:
 
 def human(task: Task, problems: Sequence[Problem]) -> list[Kept]:
     """Human rationales, of the questions that have one."""
-    return [Kept(one.id, task.completion(one.rationale, one), 1.0) for one in problems if one.rationale]
+    return [
+        Kept(problem.id, task.completion(problem.rationale, problem), 1.0) for problem in problems if problem.rationale
+    ]
 
 
 def answers(task: Task, problems: Sequence[Problem]) -> list[Kept]:
     """Answers alone."""
-    return [Kept(one.id, task.direct(one), 1.0) for one in problems]
+    return [Kept(problem.id, task.direct(problem), 1.0) for problem in problems]
 
 
 # --- completions --------------------------------------------------------------------------------------------------
@@ -85,11 +87,11 @@ def answers(task: Task, problems: Sequence[Problem]) -> list[Kept]:
 
 def unique(completions: Sequence[Kept]) -> list[Kept]:
     """Equal texts once: the last of them, in the place of the first."""
-    return list({one.stored: one for one in completions}.values())
+    return list({completion.stored: completion for completion in completions}.values())
 
 
 def some_of(completions: Sequence[Kept], count: int, seed: tuple[int, int]) -> list[Kept]:
-    """No more than so many, drawn at random."""
+    """At most this many, drawn at random."""
     if len(completions) <= count:
         return list(completions)
     chosen = np.random.default_rng(seed).choice(len(completions), count, replace=False)
@@ -99,26 +101,28 @@ def some_of(completions: Sequence[Kept], count: int, seed: tuple[int, int]) -> l
 def share(completions: Sequence[Kept], size: float, iteration: int, seed: int) -> list[Kept]:
     """A share of them, drawn at random."""
     chosen = np.random.default_rng((seed, iteration)).random(len(completions)) < size
-    return [one for one, taken in zip(completions, chosen.tolist(), strict=True) if taken]
+    return [completion for completion, taken in zip(completions, chosen.tolist(), strict=True) if taken]
 
 
 def weighed(completions: Sequence[Kept]) -> list[Kept]:
     """Those whose weight is not 0."""
-    return [one for one in completions if one.weight]
+    return [completion for completion in completions if completion.weight]
 
 
 def averaged(completions: Sequence[Kept]) -> list[Kept]:
     """Those whose weight is not 0, with weights that average to 1."""
-    found = weighed(completions)
-    size = sum(abs(one.weight) for one in found) / max(len(found), 1)
-    return [dataclasses.replace(one, weight=one.weight / size) for one in found]
+    nonzero = weighed(completions)
+    size = sum(abs(completion.weight) for completion in nonzero) / max(len(nonzero), 1)
+    return [dataclasses.replace(completion, weight=completion.weight / size) for completion in nonzero]
 
 
 def merged(completions: Sequence[Kept]) -> list[Kept]:
-    """Equal completions of a question as one, their weights added; those that cancel are gone."""
+    """Equal completions of a question as one, their weights added; those that cancel are dropped."""
     sums: dict[tuple[str, str], float] = {}
     first: dict[tuple[str, str], Kept] = {}
-    for one in completions:
-        sums[one.problem, one.stored] = sums.get((one.problem, one.stored), 0.0) + one.weight
-        first.setdefault((one.problem, one.stored), one)
+    for completion in completions:
+        sums[completion.problem, completion.stored] = (
+            sums.get((completion.problem, completion.stored), 0.0) + completion.weight
+        )
+        first.setdefault((completion.problem, completion.stored), completion)
     return [dataclasses.replace(first[text], weight=weight) for text, weight in sums.items() if abs(weight) > 1e-12]

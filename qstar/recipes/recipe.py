@@ -186,15 +186,15 @@ class Recipe:
     def of_questions(self, samples: Sequence[Graded], iteration: int, seed: int) -> list[Kept]:
         """What is kept of the samples of each question."""
         remembered = samples if self.memory == "all" else keeping.of_iteration(samples, iteration)
-        found = []
+        completions = []
         for number, group in enumerate(keeping.by_question(remembered)):
             kept = self.of_question(group)
             if self.unique:
                 kept = keeping.unique(kept)
             if self.cap:
                 kept = keeping.some_of(kept, self.cap, (seed, number))
-            found += kept
-        return found
+            completions += kept
+        return completions
 
     def of_question(self, group: Sequence[Graded]) -> list[Kept]:
         return keeping.right(group, self.weighting) + keeping.rationalized(group)
@@ -205,7 +205,7 @@ class Recipe:
 
     @property
     def grouped(self) -> bool:
-        """The completions of a question stand in one row of training."""
+        """The completions of a question share one row of training."""
         return self.mean_over == "questions"
 
     # --- how it is trained --------------------------------------------------------------------------------------------
@@ -242,14 +242,16 @@ class Recipe:
 
 
 def drawn(count: int, size: int, iteration: int, seed: int) -> np.ndarray:
-    """`size` of `count` questions for an iteration: without replacement, in passes, so that all come up alike often.
+    """`size` of `count` questions for an iteration: without replacement, in passes, so all are drawn equally often.
 
     All of them where `size` is 0 or no less than `count`.
     """
     if not 0 < size < count:
         return np.arange(count)
     places = np.arange((iteration - 1) * size, iteration * size)
-    orders = {one: np.random.default_rng((seed, one)).permutation(count) for one in {*(places // count).tolist()}}
-    # At the seam of two passes a question may come up twice.
-    found = dict.fromkeys(int(orders[place // count][place % count]) for place in places.tolist())
-    return np.asarray(list(found))
+    orders = {
+        number: np.random.default_rng((seed, number)).permutation(count) for number in {*(places // count).tolist()}
+    }
+    # At the seam of two passes a question may be drawn twice.
+    chosen = dict.fromkeys(int(orders[place // count][place % count]) for place in places.tolist())
+    return np.asarray(list(chosen))

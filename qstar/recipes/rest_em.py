@@ -1,7 +1,7 @@
 """ReST-EM (Singh et al. 2023): expectation-maximization for reinforced self-training.
 
 E step: 32 samples a question of the newest model, right ones are kept, at most ten of each question, so that easy
-questions do not take over. M step: the base is trained on them, anew every time. A few iterations.
+questions do not take over. M step: every iteration starts from the base and trains on them. A few iterations.
 """
 
 from dataclasses import dataclass

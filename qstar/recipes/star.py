@@ -1,8 +1,8 @@
 """STaR: bootstrapping reasoning with reasoning (Zelikman et al. 2022, Algorithm 1).
 
-An iteration asks for one rationale a question, the likeliest one. Questions that came out wrong are asked again with
+An iteration asks for one rationale a question, by greedy decoding. Questions that came out wrong are asked again with
 the answer shown (rationalization). The base, not the model of the iteration before, is trained on all rationales that
-led to the right answer, a fifth more steps each time; what it became is asked next.
+led to the right answer, a fifth more steps each time; the trained model is sampled next.
 """
 
 from dataclasses import dataclass

@@ -21,8 +21,9 @@ def examples(
     end a completion.
     """
     return [
-        _example(one, prompts[one.problem], tokenizer, stop) | ({"group": one.problem} if grouped else {})
-        for one in kept
+        _example(completion, prompts[completion.problem], tokenizer, stop)
+        | ({"group": completion.problem} if grouped else {})
+        for completion in kept
     ]
 
 
@@ -35,9 +36,9 @@ def _example(kept: Kept, prompt: str, tokenizer: Completing | None, stop: Sequen
 
 
 def fitting(examples: Sequence[dict], tokenizer: Completing, length: int) -> list[dict]:
-    """Examples that fit into a row of so many tokens, all of their group with them."""
+    """Examples that fit into a row of `length` tokens together with all of their group."""
     sizes: Counter = Counter()
-    groups = [one.get("group", number) for number, one in enumerate(examples)]
-    for group, one in zip(groups, examples, strict=True):
-        sizes[group] += len(example_files.encoded(one, tokenizer))
-    return [one for group, one in zip(groups, examples, strict=True) if sizes[group] <= length]
+    groups = [example.get("group", number) for number, example in enumerate(examples)]
+    for group, example in zip(groups, examples, strict=True):
+        sizes[group] += len(example_files.encoded(example, tokenizer))
+    return [example for group, example in zip(groups, examples, strict=True) if sizes[group] <= length]

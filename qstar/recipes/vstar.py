@@ -1,7 +1,7 @@
 """V-STaR (Hosseini et al. 2024): wrong samples are worth something too, to a verifier.
 
 The generator: 16 samples a question, the first ones by a model fine-tuned on human rationales; the base is trained on
-the right ones of all iterations and on the human ones. All samples, right and wrong, are left to the verifier with
+the right ones of all iterations and on the human ones. All samples, right and wrong, go to the verifier with
 their labels (verifier.jsonl).
 """
 

@@ -31,4 +31,4 @@ def weights(right: Sequence[bool], kind: str, baseline: bool) -> list[float]:
         return [0.0] * len(right)
     # All right: no spread to divide by, and no baseline that would make it matter.
     scale = {"pg": 1.0, "deviation": 1 / (math.sqrt(share * (1 - share)) or 1.0), "ml": 1 / share}[kind]
-    return [(one - share * baseline) * scale / len(right) for one in right]
+    return [(reward - share * baseline) * scale / len(right) for reward in right]

@@ -1,7 +1,7 @@
 """STaR's arithmetic (Zelikman et al., 2022): sums of two n-digit numbers, worked out on a scratchpad.
 
 The first line of a scratchpad is the sum; each further one adds one pair of digits, from the right, and shows what has
-been found so far and the carry before it; the last one always begins with the carry, the answer never with a zero:
+been computed so far and the carry before it; the last one always begins with the carry, the answer never with a zero:
 
     Input:
     5 8 + 4 1
@@ -14,7 +14,7 @@ been found so far and the carry before it; the last one always begins with the c
     </scratch>
     9 9
 
-The hint shows the scratchpad's last line behind "Target:", as in the official code.
+The hint shows the scratchpad's last line after "Target:", as in the official code.
 """
 
 import functools
@@ -44,7 +44,7 @@ MOST = 20_000  # problems of one number of digits in dev and test: there are as 
 class Sums:
     """The line after the scratchpad, or the first line where there is no scratchpad, as in the official checker.
 
-    Its digits stand apart, as the paper has them. `strict` is the official checker's exact text.
+    Its digits are separated by spaces, as in the paper. `strict` is the official checker's exact text.
     """
 
     strict: bool = False
@@ -121,11 +121,11 @@ class Arithmetic(problem.Asked):
         return (f"{rationale}\n" if rationale else "") + problem.answer + END
 
     def cleaned(self, written: str) -> str | None:
-        found = re.match(r"\s*(<scratch>\n(?:.*\n)*?</scratch>\n[0-9][0-9 ]*)(?:\n|\Z)", written)
-        return found and found[1].rstrip(" ") + END
+        match = re.match(r"\s*(<scratch>\n(?:.*\n)*?</scratch>\n[0-9][0-9 ]*)(?:\n|\Z)", written)
+        return match and match[1].rstrip(" ") + END
 
     def reasons(self, stored: str) -> str | None:
-        """Down to the line behind the last pair of digits, which is the answer with its carry apart."""
+        """Up to the line after the last pair of digits, which is the answer with its carry apart."""
         before, line, _ = stored.partition("\n, ")
         return before if line else None
 
@@ -151,18 +151,18 @@ class Arithmetic(problem.Asked):
 
 def scratchpad(a: int, b: int) -> str:
     """The workings of a + b, numbers of as many digits each, from <scratch> to </scratch>."""
-    lines, found, carry = [f"{_spaced(a)} + {_spaced(b)} , C: 0"], "", 0
+    lines, so_far, carry = [f"{_spaced(a)} + {_spaced(b)} , C: 0"], "", 0
     for place, (p, q) in enumerate(zip(reversed(str(a)), reversed(str(b)), strict=True)):
         if place:  # the first pair can be read off the sum
-            lines.append(f"{p} + {q} , {found}C: {carry}")
+            lines.append(f"{p} + {q} , {so_far}C: {carry}")
         carry, digit = divmod(int(p) + int(q) + carry, 10)
-        found = f"{digit} {found}"
-    lines += [f", {found}C: {carry}", f"{carry} {found}".strip()]
+        so_far = f"{digit} {so_far}"
+    lines += [f", {so_far}C: {carry}", f"{carry} {so_far}".strip()]
     return "\n".join(["<scratch>", *lines, "</scratch>"])
 
 
 _STATE = re.compile(r"(?:([0-9]) \+ ([0-9]) |(?:[0-9] )+\+ (?:[0-9] )+)?, ((?:[0-9] )*)C: ([01])")
-"""A line of a scratchpad: a pair of digits (or the sum), what has been found so far, and the carry."""
+"""A line of a scratchpad: a pair of digits (or the sum), what has been computed so far, and the carry."""
 
 
 def follows(before: Sequence[str], gold: Sequence[str]) -> str | None:
@@ -181,16 +181,16 @@ def follows(before: Sequence[str], gold: Sequence[str]) -> str | None:
     state = _STATE.fullmatch(before[-1])
     if state is None:
         return None
-    p, q, found, carry = state.groups()
-    if place == len(gold) - 3:  # the carry before all that has been found
-        return f"{carry} {found}".strip() if before[-1].startswith(",") else None
+    p, q, so_far, carry = state.groups()
+    if place == len(gold) - 3:  # the carry before all digits computed so far
+        return f"{carry} {so_far}".strip() if before[-1].startswith(",") else None
     if place == 2:  # the first pair can be read off the sum
         p, q = (number.split()[-1] for number in gold[1].partition(" ,")[0].split("+"))
     if p is None:
         return None
     carry, digit = divmod(int(p) + int(q) + int(carry), 10)
     pair = gold[place].partition(",")[0]
-    return f"{pair}, {digit} {found}C: {carry}"
+    return f"{pair}, {digit} {so_far}C: {carry}"
 
 
 def _spaced(number: int) -> str:
@@ -222,16 +222,16 @@ def _repeated(digits: int, split: str, count: int, rng: np.random.Generator) -> 
 
 
 def _different(digits: int, split: str, count: int, rng: np.random.Generator) -> list[tuple[int, int]]:
-    """As many different sums, or all that there are."""
+    """`count` different sums, or all where there are fewer."""
     if digits <= 2:
         numbers = range(10 ** (digits - 1), 10**digits)
         every = [(a, b) for a in numbers for b in numbers if split_of(a, b) == split]
         return [every[i] for i in rng.permutation(len(every))[:count]]
-    found: dict[tuple[int, int], None] = {}
+    sums: dict[tuple[int, int], None] = {}
     draws = _draws(digits, split, rng)
-    while len(found) < count:
-        found[next(draws)] = None
-    return list(found)
+    while len(sums) < count:
+        sums[next(draws)] = None
+    return list(sums)
 
 
 @functools.lru_cache(maxsize=256)
@@ -243,4 +243,4 @@ def _longest(digits: int, tokenizer: Tokenizer) -> int:
     stop = sum(len(tokenizer.encode(character)) for character in END)
     nines = 10**digits - 1
     problems = [_problem("", nines // 9 * digit, nines) for digit in range(1, 10)]
-    return max(len(tokenizer.encode(f"{one.rationale}\n{one.answer}")) for one in problems) + stop
+    return max(len(tokenizer.encode(f"{example.rationale}\n{example.answer}")) for example in problems) + stop

@@ -155,8 +155,10 @@ class CommonsenseQA(Worded):
 
     def problems(self, split: str) -> Sequence[Problem]:
         path = lines.existing(Path(self.folder) / FILES[problem.known(split)], "task.folder")
-        found = [problem.with_listed_options(one, self.grader) for one in problem.checked(_rows(path), self.grader)]
-        return found if split == "test" else [one for one in found if _part(one) == split]
+        problems = [
+            problem.with_listed_options(example, self.grader) for example in problem.checked(_rows(path), self.grader)
+        ]
+        return problems if split == "test" else [example for example in problems if _part(example) == split]
 
     def ask(self, problem: Problem, hint: bool) -> str:
         """With a hint, the right option is marked."""
@@ -171,12 +173,12 @@ class CommonsenseQA(Worded):
         return (f" {rationale}" if rationale else "") + f" Therefore, the answer is ({problem.answer.lower()}).{END}"
 
     def cleaned(self, written: str) -> str | None:
-        found = self._ending(written)
-        return found and f" {written[: found.end()].strip()}{END}"
+        ending = self._ending(written)
+        return ending and f" {written[: ending.end()].strip()}{END}"
 
     def reasons(self, stored: str) -> str | None:
-        found = self._ending(stored)
-        return found and stored[: found.start()]
+        ending = self._ending(stored)
+        return ending and stored[: ending.start()]
 
     def _ending(self, text: str) -> re.Match | None:
         """The declared answer: STaR's form, or any other to the end of its line."""
@@ -189,8 +191,8 @@ class CommonsenseQA(Worded):
         return (letter, choice.removeprefix(letter).strip())
 
 
-def _part(one: Problem) -> str:
-    return "dev" if problem.share(one.question) < DEV else "train"
+def _part(example: Problem) -> str:
+    return "dev" if problem.share(example.question) < DEV else "train"
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Problem]]:

@@ -1,4 +1,4 @@
-"""Conversations as prompts: messages spelled as one text, so that they travel where prompts do.
+"""Conversations as prompts: messages spelled as one text, so that they are passed around like any prompt.
 
 A message is {"role": "system", "user" or "assistant", "content": text}, as chat models' templates take them.
 """

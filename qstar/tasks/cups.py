@@ -197,29 +197,29 @@ class Cups(tasks.Asked):
         return Places()
 
     def problems(self, split: str) -> Sequence[Problem]:
-        """Raises ValueError where there are not as many different ones."""
+        """Raises ValueError where there are fewer different ones than asked for."""
         count, rng = getattr(self, tasks.known(split)), np.random.default_rng((self.seed, tasks.SPLITS.index(split)))
-        cfg, found = CupsConfig(self.min_moves, self.max_moves), {}
+        cfg, games = CupsConfig(self.min_moves, self.max_moves), {}
         in_vain = 0  # draws since the last new one: of n different ones the last is missed 10 n times once in 20,000
-        while len(found) < count and in_vain < 10 * (len(found) + 20):
+        while len(games) < count and in_vain < 10 * (len(games) + 20):
             game = draw(cfg, rng, split)
-            in_vain = in_vain + 1 if game.question in found else 0
-            found.setdefault(game.question, game)
-        if len(found) < count:
+            in_vain = in_vain + 1 if game.question in games else 0
+            games.setdefault(game.question, game)
+        if len(games) < count:
             raise ValueError(
-                f"task.{split} = {count}: there are hardly more than {len(found)} different problems of "
+                f"task.{split} = {count}: there are hardly more than {len(games)} different problems of "
                 f"{self.min_moves} to {self.max_moves} moves in {split}; ask for fewer, or for more moves"
             )
-        return [game.problem(f"{split}-{i}") for i, game in enumerate(found.values())]
+        return [game.problem(f"{split}-{i}") for i, game in enumerate(games.values())]
 
     def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
         """Problems of the train split, none of them the question."""
-        cfg, found = CupsConfig(self.min_moves, self.max_moves), []
-        while len(found) < self.num_shots:
+        cfg, shots = CupsConfig(self.min_moves, self.max_moves), []
+        while len(shots) < self.num_shots:
             game = draw(cfg, rng)
             if game.question != problem.question:
-                found.append(game.problem(f"shot-{len(found)}"))
-        return found
+                shots.append(game.problem(f"shot-{len(shots)}"))
+        return shots
 
     def ask(self, problem: Problem, hint: bool) -> str:
         return (self.shown(problem) if hint else "") + problem.question
@@ -244,7 +244,7 @@ class Cups(tasks.Asked):
         return len(problem.rationale) + 2
 
     def steps(self, written: str) -> tuple[str, ...]:
-        """A place each, the first one with the dash before it; then the answer with what stands around it."""
+        """A place each, the first one with the dash before it; then the answer with the text around it."""
         return tuple(re.findall(r"^-[1-5]|-?[1-5];?$|[1-5]|.+", written, re.DOTALL))
 
     def truth(self, problem: Problem, steps: Sequence[str]) -> tasks.Truth:

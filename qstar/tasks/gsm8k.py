@@ -19,7 +19,7 @@ SPLITS = ("train", "test")  # of the files
 
 
 def gold(answer: str) -> str:
-    """The number behind "####", as written: "1,000" keeps its comma."""
+    """The number after "####", as written: "1,000" keeps its comma."""
     return answer.split("####")[-1].strip()
 
 
@@ -117,12 +117,12 @@ class GSM8K(Worded):
     def problems(self, split: str) -> Sequence[Problem]:
         file = "test" if problem.known(split) == "test" else "train"
         path = lines.existing(Path(self.folder) / f"{file}.jsonl", "task.folder")
-        found = problem.checked(_rows(path), self.grader)
-        return found if split == "test" else [one for one in found if _part(one) == split]
+        problems = problem.checked(_rows(path), self.grader)
+        return problems if split == "test" else [example for example in problems if _part(example) == split]
 
 
-def _part(one: Problem) -> str:
-    return "dev" if problem.share(one.question) < DEV else "train"
+def _part(example: Problem) -> str:
+    return "dev" if problem.share(example.question) < DEV else "train"
 
 
 def _rows(path: Path) -> Iterator[tuple[str, Problem]]:
@@ -131,5 +131,5 @@ def _rows(path: Path) -> Iterator[tuple[str, Problem]]:
         if not mark:
             raise ValueError(f"{where}: the answer has no '{worded.MARK} NUMBER' at its end")
         question = lines.member(record, "question", where).strip()
-        one = Problem(f"{path.stem}-{number}", question, answer.strip(), rationale=worded.flattened(rationale))
-        yield where, one
+        example = Problem(f"{path.stem}-{number}", question, answer.strip(), rationale=worded.flattened(rationale))
+        yield where, example

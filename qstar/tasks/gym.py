@@ -102,7 +102,7 @@ def questions(task: str, settings: Mapping[str, object], start: int, stop: int) 
 
 @dataclasses.dataclass(frozen=True)
 class ReasoningGym:
-    """The recorded answer, or one with which the task's scorer is content; `seconds` of processor time bound one score.
+    """The recorded answer, or one that the task's scorer accepts; `seconds` of processor time bound one score.
 
     `strict` compares with a recorded answer as text alone.
     """
@@ -186,17 +186,17 @@ def _measured(text: str) -> decimal.Decimal | None:
 
 def _complex(text: str) -> tuple[decimal.Decimal, decimal.Decimal] | None:
     """The parts of 48.0 + 36.0i."""
-    found = re.fullmatch(rf"\(?({_DECIMAL}) ?([-+]) ?((?!-){_DECIMAL})i\)?", text)
-    if found is None or (text[0] == "(") != (text[-1] == ")"):
+    match = re.fullmatch(rf"\(?({_DECIMAL}) ?([-+]) ?((?!-){_DECIMAL})i\)?", text)
+    if match is None or (text[0] == "(") != (text[-1] == ")"):
         return None
-    imaginary = decimal.Decimal(found[3])
-    return decimal.Decimal(found[1]), -imaginary if found[2] == "-" else imaginary
+    imaginary = decimal.Decimal(match[3])
+    return decimal.Decimal(match[1]), -imaginary if match[2] == "-" else imaginary
 
 
 def _fraction(text: str) -> tuple[int, int] | None:
-    """Both numbers of 79/173, which stays apart from 158/346."""
-    found = re.fullmatch(r"\$?(?:([0-9]+) ?/ ?([0-9]+)|\\[dt]?frac ?\{([0-9]+)\} ?\{([0-9]+)\})\$?", text)
-    return None if found is None else (int(found[1] or found[3]), int(found[2] or found[4]))
+    """Both numbers of 79/173, which is not reduced: 158/346 differs."""
+    match = re.fullmatch(r"\$?(?:([0-9]+) ?/ ?([0-9]+)|\\[dt]?frac ?\{([0-9]+)\} ?\{([0-9]+)\})\$?", text)
+    return None if match is None else (int(match[1] or match[3]), int(match[2] or match[4]))
 
 
 def _numbers(text: str) -> list[decimal.Decimal] | None:
@@ -316,7 +316,7 @@ def _made(task: str, settings: Mapping[str, object]):
 def score(gold: str, answer: str, of: str) -> str:
     """The score as Python spells it, or the flaw `of` the "gold" answer.
 
-    ValueError where the question is another one than the gold answer says.
+    Raises ValueError where the question differs from the gold answer's.
     """
     address = _address(gold)
     task = address["task"]
@@ -347,7 +347,7 @@ def _sound(task: str, answer: str, entry: dict) -> bool:
 
 
 def _computed(answer: str, numbers: list[int], target: int) -> bool:
-    """Whether an expression of exactly these numbers comes to exactly the target."""
+    """Whether an expression of exactly these numbers equals the target exactly."""
     tree = notation.read(answer)
     try:
         value = None if tree is None else notation.rational(tree)

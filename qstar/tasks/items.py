@@ -1,11 +1,11 @@
 """Questions whose answer is scored token by token: the zero-shot direct protocol of Quiet-STaR.
 
 An item is "Q: {question}\\nA: {gold}\\n" as one text, and the positions whose next token is scored. Scored are the
-tokens behind the last "\\nA:" that belong to a small valid set: the ten digits, or the five letters, and the newline
+tokens after the last "\\nA:" that belong to a small valid set: the ten digits, or the five letters, and the newline
 that ends the answer. Other tokens there (a bare space, a comma, a minus) are read but not scored.
 
 Differs from the official code, which cuts a random window out of an item over the limit and so may lose the answer:
-here such an item loses tokens from the left of its question, behind "Q:", and says how many.
+here such an item loses tokens from the left of its question, after "Q:", and says how many.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Choices:
-    """One question whose answers are compared as texts: the same prompt with each choice behind it."""
+    """One question whose answers are compared as texts: the same prompt followed by each choice."""
 
     id: str
     question: str
@@ -55,7 +55,7 @@ def render(question: str, gold: str) -> str:
 
 
 def valid_tokens(tokenizer: Tokenizer, answers: Sequence[str]) -> tuple[int, ...]:
-    """Ids of the one-character `answers` and of the newline, as this tokenizer writes them behind "A:", ascending.
+    """Ids of the one-character `answers` and of the newline, as this tokenizer writes them after "A:", ascending.
 
     Looked up in place, because the same letter can be another token at the start of a text. Raises ValueError where an
     answer is not a token of its own there.
@@ -109,7 +109,7 @@ def choices(
     bos: int | None = None,
     id: str = "",
 ) -> Choices:
-    """The texts "Q: {question}\\nA: {answer}" of one question; every token behind the ":" belongs to the answer."""
+    """The texts "Q: {question}\\nA: {answer}" of one question; every token after the ":" belongs to the answer."""
     texts = [_cut(f"{LEAD} {question}{MARKER} {answer}", answer, tokenizer, limit, bos) for answer in answers]
     anchors = tuple(tuple(range(prompt_len - 1, len(ids) - 1)) for ids, prompt_len, _ in texts)
     return Choices(id, question, tuple(answers), gold, tuple(ids for ids, _, _ in texts), anchors)

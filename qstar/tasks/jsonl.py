@@ -84,22 +84,22 @@ class Jsonl(Worded):
         own = {"dev": self.dev_path, "test": self.test_path}.get(problem.known(split), "")
         if own:
             return self._file(own, f"task.{split}_path")
-        return [one for one in self._file(self.path, "task.path") if self._part(one) == split]
+        return [example for example in self._file(self.path, "task.path") if self._part(example) == split]
 
-    def _part(self, one: Problem) -> str:
-        """Questions that stand twice fall into the same split."""
+    def _part(self, example: Problem) -> str:
+        """Questions that occur twice fall into the same split."""
         dev, test = (0 if file else part for file, part in ((self.dev_path, self.dev), (self.test_path, self.test)))
-        place = problem.share(one.question)
+        place = problem.share(example.question)
         return "test" if place < test else "dev" if place < test + dev else "train"
 
     def _file(self, path: str, what: str) -> list[Problem]:
         file = lines.existing(path, what)
-        found = problem.checked(self._rows(file), self.grader)
+        problems = problem.checked(self._rows(file), self.grader)
         if isinstance(self.grader, Choice):
-            found = [problem.with_listed_options(one, self.grader) for one in found]
-        if not found:
+            problems = [problem.with_listed_options(example, self.grader) for example in problems]
+        if not problems:
             raise ValueError(f"{file} holds no questions")
-        return found
+        return problems
 
     def _rows(self, file: Path) -> Iterator[tuple[str, Problem]]:
         for number, (where, record) in enumerate(lines.json_lines(file)):
@@ -139,7 +139,7 @@ class Jsonl(Worded):
         return re.sub(r"\{(question|hint)\}", lambda slot: slots[slot[1]], template)
 
     def shown(self, problem: Problem) -> str:
-        """The hint with what stands around it on its line in the template."""
+        """The hint with the text around it on its line in the template."""
         before, _, after = self.hint_template.partition("{hint}")
         before = before.rpartition("{question}")[2] if "{question}" in before else before
         around = before.rpartition("\n")[2], after.partition("{question}")[0].partition("\n")[0]

@@ -54,14 +54,14 @@ class Consensus:
         mine, theirs = (_read(name, getattr(self, name)) for name in ("first", "second"))
         if len(mine) != len(theirs):
             raise ValueError(f"label.first has {len(mine)} solutions, label.second {len(theirs)}: expected the same")
-        for one, other in zip(mine, theirs, strict=True):
-            if any(one[name] != other[name] for name in ("prompt", "completions")):
+        for own, other in zip(mine, theirs, strict=True):
+            if any(own[name] != other[name] for name in ("prompt", "completions")):
                 raise ValueError(
                     f"label.first and label.second are labels of different solutions, the first of which is of "
-                    f"{one['prompt'][:60]!r}: label the same file twice (source=FILE)"
+                    f"{own['prompt'][:60]!r}: label the same file twice (source=FILE)"
                 )
-            if first_wrong(one["labels"]) == first_wrong(other["labels"]):
-                yield one | {"kind": self.kind, "agreed": [one.get("kind", ""), other.get("kind", "")]}
+            if first_wrong(own["labels"]) == first_wrong(other["labels"]):
+                yield own | {"kind": self.kind, "agreed": [own.get("kind", ""), other.get("kind", "")]}
 
 
 def first_wrong(labels: Sequence[bool | float | None]) -> int | None:

@@ -1,6 +1,6 @@
 """Does rationalization leak? Three questions to rationales that were written with the answer in sight.
 
-- Does the hint, as it was shown, stand in the text that is stored?
+- Does the stored text contain the hint as it was shown?
 - Where is the answer stated first: in the declaration at the end, or before anything has been derived?
 - What follows when the hint is wrong: a rationale that ends in the hint, whatever the question, is no reason.
 
@@ -20,12 +20,12 @@ from qstar.tasks.problem import Problem, Task
 def hint_stands(stored: str, shown: str) -> bool:
     """Whether a stored completion holds the hint as the prompt showed it, up to spaces and the case of letters.
 
-    Raises ValueError for an empty hint, which stands everywhere.
+    Raises ValueError for an empty hint, which is part of every text.
     """
-    wanted = _plain(shown)
-    if not wanted:
+    hint = _plain(shown)
+    if not hint:
         raise ValueError("no hint was shown: there is nothing to look for")
-    return wanted in _plain(stored)
+    return hint in _plain(stored)
 
 
 def stored(task: Task, problem: Problem, written: str, hint: bool) -> str | None:
@@ -41,13 +41,13 @@ def _plain(text: str) -> str:
 
 
 def stated(text: str, spellings: Sequence[str]) -> int | None:
-    """Where one of these stands in the text first, by itself; None where none does.
+    """Where any of these first occurs in the text, as a whole word or number; None where none does.
 
     A number within a longer one ("7" in "17", "7.5", "1,007" or "3 7") and a word within another do not count.
     """
     standing = [rf"(?<![\w$.,])(?<!\d )\$?{re.escape(spelling)}(?!\w)(?![., ]\d)" for spelling in spellings if spelling]
-    found = [match.start() for one in standing if (match := re.search(one, text, re.IGNORECASE))]
-    return min(found, default=None)
+    places = [match.start() for pattern in standing if (match := re.search(pattern, text, re.IGNORECASE))]
+    return min(places, default=None)
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Statement:
     """Where the reasons of a completion state the gold answer first."""
 
     place: float  # share of the reasons that has gone by then; 1: they do not state it, only the declaration does
-    derived: bool  # not stated, or as the result of a calculation, behind "="
+    derived: bool  # not stated, or as the result of a calculation, after "="
 
     @property
     def early(self) -> bool:
@@ -83,14 +83,18 @@ class Statements:
     place: float  # mean
 
 
-def statements(found: Iterable[Statement | None]) -> Statements:
+def statements(declarations: Iterable[Statement | None]) -> Statements:
     """Raises ValueError where no rationale declares an answer."""
-    declared = [one for one in found if one is not None]
+    declared = [declaration for declaration in declarations if declaration is not None]
     if not declared:
         raise ValueError("no rationale declares an answer: nothing can be said about where answers are stated")
     said, early, place = (
-        float(np.mean([getter(one) for one in declared]))
-        for getter in (lambda one: one.place < 1, lambda one: one.early, lambda one: one.place)
+        float(np.mean([getter(declaration) for declaration in declared]))
+        for getter in (
+            lambda declaration: declaration.place < 1,
+            lambda declaration: declaration.early,
+            lambda declaration: declaration.place,
+        )
     )
     return Statements(len(declared), said, early, place)
 
@@ -110,18 +114,18 @@ def wrong_hints(problems: Sequence[Problem], rng: np.random.Generator) -> list[W
     Questions whose group has only one answer are left out.
     """
     told: dict[str, dict[str, str]] = {}  # by group: hint by answer
-    for one in problems:
-        told.setdefault(one.group, {}).setdefault(one.answer, one.told)
+    for problem in problems:
+        told.setdefault(problem.group, {}).setdefault(problem.answer, problem.told)
     hints = {group: list(by_answer.items()) for group, by_answer in told.items()}
     places = {group: {answer: i for i, answer in enumerate(by_answer)} for group, by_answer in told.items()}
-    found = []
-    for one in problems:
-        others = hints[one.group]
+    wrongly_hinted = []
+    for problem in problems:
+        others = hints[problem.group]
         if len(others) > 1:
             turn = int(rng.integers(1, len(others)))
-            answer, hint = others[(places[one.group][one.answer] + turn) % len(others)]
-            found.append(WronglyHinted(replace(one, hint=hint), answer))
-    return found
+            answer, hint = others[(places[problem.group][problem.answer] + turn) % len(others)]
+            wrongly_hinted.append(WronglyHinted(replace(problem, hint=hint), answer))
+    return wrongly_hinted
 
 
 @dataclass(frozen=True)
@@ -140,15 +144,15 @@ class WrongHints:
 
 
 def wrong_hint_count(answers: Iterable[tuple[str, str, str]]) -> WrongHints:
-    """Count (answer found, answer hinted at, gold answer), all as the grader spells them; "" where none was found.
+    """Count (declared answer, answer hinted at, gold answer), all as the grader spells them; "" where none is declared.
 
     Raises ValueError where a hint was not wrong, or nothing was asked.
     """
     counts: Counter[str] = Counter()
-    for found, hinted, gold in answers:
+    for given, hinted, gold in answers:
         if hinted == gold:
             raise ValueError(f"the hint {hinted!r} is the right answer: a wrong one was to be shown")
-        counts["none" if not found else "followed" if found == hinted else "right" if found == gold else "other"] += 1
+        counts["none" if not given else "followed" if given == hinted else "right" if given == gold else "other"] += 1
     if not counts:
         raise ValueError("no wrong hints were shown: nothing can be said about whether they are followed")
     return WrongHints(counts.total(), *(counts[name] for name in ("followed", "right", "other", "none")))

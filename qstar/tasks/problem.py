@@ -1,6 +1,6 @@
 """What self-training asks of a task: questions kept apart by split, prompts with and without a hint, and a grader.
 
-A training text is a prompt and its completion: question, rationale, declared answer, the stop behind it. Few-shot
+A training text is a prompt and its completion: question, rationale, declared answer, the stop after it. Few-shot
 examples are such texts one after another, in hinted prompts with their hints. What a model writes is graded by its
 declared answer alone. The test split is for numbers that are reported: `logged_test` writes down each time it is read.
 """
@@ -20,7 +20,7 @@ from qstar.tasks.grading.grade import Choice, Grader, Verdict, listed
 from qstar.tasks.items import Tokenizer
 
 SPLITS = ("train", "dev", "test")
-END = "\n\n"  # behind every completion; no rationale holds an empty line
+END = "\n\n"  # after every completion; no rationale holds an empty line
 TOUCHES = "test_touches.jsonl"  # of a run directory
 
 
@@ -89,13 +89,13 @@ class Task(Protocol):
         """Few-shot examples for this question; never the question itself."""
 
     def completion(self, rationale: str, problem: Problem) -> str:
-        """What a training text holds behind the prompt: rationale, declared answer, stop."""
+        """What a training text holds after the prompt: rationale, declared answer, stop."""
 
     def direct(self, problem: Problem) -> str:
         """The completion of direct-answer training: the declared answer and the stop."""
 
     def cleaned(self, written: str) -> str | None:
-        """The completion to store of what a model wrote: cut behind the declared answer, with the stop.
+        """The completion to store of what a model wrote: cut after the declared answer, with the stop.
 
         None where it declares no answer.
         """
@@ -179,16 +179,16 @@ def checked(problems: Iterable[tuple[str, Problem]], grader: Grader) -> list[Pro
     Args:
         problems: with the place that each comes from, for errors.
 
-    Raises ValueError for ids that stand twice and answers that the grader cannot parse.
+    Raises ValueError for ids that occur twice and answers that the grader cannot parse.
     """
     places: dict[str, str] = {}
-    found = []
+    canonical = []
     for where, problem in problems:
         if problem.id in places:
             raise ValueError(f"{where}: id {problem.id!r} stands at {places[problem.id]} already; ids must be unique")
         places[problem.id] = where
-        found.append(_canonical(problem, grader, where))
-    return found
+        canonical.append(_canonical(problem, grader, where))
+    return canonical
 
 
 def with_listed_options(problem: Problem, grader: Choice) -> Problem:

@@ -53,13 +53,15 @@ class Puzzles(Worded):
     def problems(self, split: str) -> Sequence[Problem]:
         """Different questions; fewer than asked for where the task repeats itself."""
         later = problem.SPLITS[problem.SPLITS.index(problem.known(split)) + 1 :]
-        seen = {one.question for other in later for one in self._made(other)}
-        found = {one.question: one for one in reversed(self._made(split)) if one.question not in seen}
-        if not found:
+        seen = {example.question for other in later for example in self._made(other)}
+        by_question = {
+            example.question: example for example in reversed(self._made(split)) if example.question not in seen
+        }
+        if not by_question:
             raise ValueError(
                 f"task {self.task}: all questions of {split} stand in {' or '.join(later)} too; it has few"
             )
-        return list(reversed(found.values()))
+        return list(reversed(by_question.values()))
 
     def _made(self, split: str) -> list[Problem]:
         seed, size = (self.seed * len(problem.SPLITS) + problem.SPLITS.index(split)) * APART, getattr(self, split)
@@ -85,7 +87,7 @@ class Puzzles(Worded):
         """Questions of train, none of them the question."""
         if not self.num_shots:
             return []
-        others = [one for one in self.problems("train") if one.question != problem.question]
+        others = [example for example in self.problems("train") if example.question != problem.question]
         return [others[i] for i in rng.permutation(len(others))[: self.num_shots]]
 
     def completion(self, rationale: str, problem: Problem) -> str:

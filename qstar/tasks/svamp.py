@@ -91,9 +91,11 @@ class SVAMP(Worded):
         problem.known(split)
         path = lines.existing(Path(self.folder) / "SVAMP.json", "task.folder")
         rows = list(_rows(path))
-        found = problem.checked([(where, one) for where, one, _ in rows], self.grader)
+        problems = problem.checked([(where, example) for where, example, _ in rows], self.grader)
         first = families(tuple(body for _, _, body in rows))
-        return [one for one, place in zip(found, first, strict=True) if split_of(found[place].id) == split]
+        return [
+            example for example, place in zip(problems, first, strict=True) if split_of(problems[place].id) == split
+        ]
 
 
 def split_of(family: str) -> str:
@@ -104,7 +106,7 @@ def split_of(family: str) -> str:
 
 @functools.lru_cache(maxsize=4)
 def families(bodies: tuple[str, ...]) -> list[int]:
-    """Of every text the place of the first in its family: two belong together where they share half their words.
+    """For every text the place of the first in its family: two belong together where they share half their words.
 
     So do two that belong with a third.
     """
@@ -141,7 +143,7 @@ def _joined(body: str, question: str) -> str:
 
 
 def worked(equation: str, answer: float) -> str:
-    """ "( ( 3.0 + 5.0 ) + 2.0 )" as "(3 + 5) + 2 = 10"; "" where it does not come to the answer."""
+    """ "( ( 3.0 + 5.0 ) + 2.0 )" as "(3 + 5) + 2 = 10"; "" where its value is not the answer."""
     try:
         value = _value(ast.parse(equation.strip(), mode="eval").body)
     except (SyntaxError, ZeroDivisionError, KeyError, TypeError, AttributeError):

@@ -1,10 +1,10 @@
-"""Questions in words, answered by reasons in words and an answer behind a mark, as GSM8K spells it:
+"""Questions in words, answered by reasons in words and an answer after a mark, as GSM8K spells it:
 
     Q: {question}
     A: {rationale}
     #### {answer}
 
-The hint is the answer in brackets behind the question, as in STaR. Tasks of this form say where questions come from.
+The hint is the answer in brackets after the question, as in STaR. Tasks of this form say where questions come from.
 """
 
 import re
@@ -54,8 +54,8 @@ class Worded(problem.Asked):
         return (f" {rationale}\n" if rationale else " ") + f"{MARK} {problem.answer}{END}"
 
     def cleaned(self, written: str) -> str | None:
-        found = re.search(rf"{MARK}.*", written)
-        return found and f" {written[: found.end()].strip()}{END}"
+        match = re.search(rf"{MARK}.*", written)
+        return match and f" {written[: match.end()].strip()}{END}"
 
     def reasons(self, stored: str) -> str | None:
         before, mark, _ = stored.partition(MARK)

@@ -83,7 +83,7 @@ def filter_for(machine: str, writes: bool) -> bytes:
     # As an older kernel would answer, so that the C library takes the older call.
     lines += [(_AT_LEAST, 0, 1, UNKNOWN), (_RETURN, 0, 0, NO_SUCH_CALL)]
     checked = {name: (numbers[place], alternatives) for name, (numbers, alternatives) in CHECKED.items()}
-    if machine == "aarch64":  # the C library marks the code of a library anew, with PROT_BTI
+    if machine == "aarch64":  # the C library changes the protection of a library's code, with PROT_BTI
         checked["mprotect"] = (checked["mprotect"][0], (((2, _EXECUTE, 0),), ((2, _WRITE, 0),)))
     free = FREE | WRITING if writes else FREE
     for name, (numbers, flags) in OPEN.items():
@@ -101,7 +101,7 @@ def filter_for(machine: str, writes: bool) -> bytes:
 
 
 def _alternative(conditions: tuple[tuple[int, int, int], ...]) -> list[tuple[int, int, int, int]]:
-    """Allow where all conditions hold, else go on behind this."""
+    """Allow where all conditions hold, else continue after this block."""
     tests = []
     for argument, mask, value in conditions:
         for half in (0, 1):  # both machines put the low half first

@@ -202,7 +202,7 @@ def _enter(folder, readable):
             _LIBC.umount2(os.fsencode(root), _DETACH)
             os.chdir(folder)
             return False
-        # The old root lies upon the new one now.
+        # The old root is mounted over the new one now.
         held = _LIBC.umount2(b".", _DETACH) == 0
         os.chdir("/")
         held = _mark(_HERE, b"/", 0, _UNCHANGEABLE | _NO_PRIVILEGES | _NO_DEVICES | _NO_CODE) and held
@@ -219,7 +219,7 @@ def _mark(tree, path, how, flags):
 
 
 def _place(path, folder):
-    """An empty folder or file to mount upon."""
+    """An empty folder or file as a mount point."""
     os.makedirs(path if folder else os.path.dirname(path), exist_ok=True)
     if not folder:
         os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o644))

@@ -61,7 +61,7 @@ class Grader(Protocol):
 class Declared:
     """How an answer is marked: it stands between a prefix and a suffix, without a suffix the line's end.
 
-    Capital or small ASCII letters are the same in both. A prefix that ends in a newline takes the line behind it. A
+    Capital or small ASCII letters are the same in both. A prefix that ends in a newline takes the line after it. A
     suffix that never comes leaves nothing declared.
     """
 
@@ -128,16 +128,16 @@ def declarations(written: str, declared: Declared, longest: int = LONGEST_ANSWER
     """(the different texts that are declared, ""), or ([], why there is none). More than a few are several answers."""
     if len(written) > LONGEST:
         return [], "too long"
-    found: dict[str, None] = {}
+    texts: dict[str, None] = {}
     for answer in declared.each(written, longest):
         if len(answer) > longest:
             return [], "too long"
-        found[answer] = None
-        if len(found) > MOST_SPELLINGS:
+        texts[answer] = None
+        if len(texts) > MOST_SPELLINGS:
             return [], "several answers"
-    if not any(found):
+    if not any(texts):
         return [], "no answer"
-    return list(found), ""
+    return list(texts), ""
 
 
 def _verdict(answer: str, gold: str) -> Verdict:
@@ -187,9 +187,9 @@ def same_text(text: str) -> str:
     return "".join(map(_small_letter, spelling.plain_marks(spelling.composed(text))))
 
 
-def _small_letter(one: str) -> str:
-    small = one if one.isascii() or one not in _LATIN_CAPITALS else one.lower()
-    return small if len(small) == 1 else one
+def _small_letter(character: str) -> str:
+    small = character if character.isascii() or character not in _LATIN_CAPITALS else character.lower()
+    return small if len(small) == 1 else character
 
 
 _LATIN_CAPITALS = frozenset(map(chr, range(0xC0, 0xDF)))  # À to Þ: not the Kelvin sign or a dotted I
@@ -235,8 +235,8 @@ class Numeric:
         read = [self._read(answer) for answer in answers]
         if None in read:
             return Verdict(False, *((answers[0], "unreadable") if len(read) == 1 else ("", "several answers")))
-        units = [one.unit for one in read if one.unit]
-        if len({one.value for one in read}) > 1 or (units and not frozenset.intersection(*units)):
+        units = [reading.unit for reading in read if reading.unit]
+        if len({reading.value for reading in read}) > 1 or (units and not frozenset.intersection(*units)):
             return Verdict(False, "", "several answers")
         value, unit = read[0].value, frozenset.intersection(*units) if units else frozenset()
         correct = value == right.value and (self.strict or spelling.agree(right.unit, unit, value))
@@ -298,7 +298,7 @@ class Choice:
         if self.strict:
             return self._letter(text) or self._labelled_letter(text, options)
         named = _chosen(text, options)
-        readings = (self._named_letter(one, options) for one in spelling.unwrapped(text))
+        readings = (self._named_letter(unwrapped, options) for unwrapped in spelling.unwrapped(text))
         letter = next(filter(None, readings), None)
         if letter is None:
             return named[0] if len(named) == 1 else None
@@ -310,47 +310,47 @@ class Choice:
     def _letter(self, text: str) -> str | None:
         """The letter that stands alone."""
         name = "" if self.strict else r"(?:(?:the )?(?:option|choice|letter|answer) )?"
-        one = f"[{self.letters}{self.letters.lower()}]"
+        letter = f"[{self.letters}{self.letters.lower()}]"
         bold = r"\*\*" if not self.strict else "(?!)"
-        found = re.fullmatch(
-            rf"(?i:{name})(?:\((?P<bracketed>{one})\)|{bold}\(?(?P<bold>{one})\)?{bold}|(?P<bare>{one})\)?)\.?",
+        match = re.fullmatch(
+            rf"(?i:{name})(?:\((?P<bracketed>{letter})\)|{bold}\(?(?P<bold>{letter})\)?{bold}|(?P<bare>{letter})\)?)\.?",
             text,
             re.ASCII,
         )
-        if found is None and not self.strict:
-            found = re.fullmatch(rf"\[(?P<bare>{one})\]", text, re.ASCII)
-        return None if found is None else next(filter(None, found.groups())).upper()
+        if match is None and not self.strict:
+            match = re.fullmatch(rf"\[(?P<bare>{letter})\]", text, re.ASCII)
+        return None if match is None else next(filter(None, match.groups())).upper()
 
     def _lettered(self, text: str, options: dict[str, str]) -> str | None:
         """The letter of "(C) ink", "C. ink", "C) ink", "C: ink"."""
-        one = f"[{self.letters}{self.letters.lower()}]"
-        mark = rf"(?:\((?P<bracketed>{one})\)[:.]?|(?P<bare>{one})(?:[.):]|\.\)))"
+        letter = f"[{self.letters}{self.letters.lower()}]"
+        mark = rf"(?:\((?P<bracketed>{letter})\)[:.]?|(?P<bare>{letter})(?:[.):]|\.\)))"
         name = r"(?:(?:the )?(?:option|choice|letter|answer) )?"
         text = re.sub(rf"\A(?:\*\*|\\text(?:bf)?\{{) ?({mark})(?:\*\*| ?\}})", r"\1 ", text)
-        found = re.fullmatch(
-            rf"(?i:{name})(?:{mark}|(?P<apart>{one})(?= [-\u2013\u2014] ))(?: [-\u2013\u2014])?[ \t]+(?P<label>.+)",
+        match = re.fullmatch(
+            rf"(?i:{name})(?:{mark}|(?P<apart>{letter})(?= [-\u2013\u2014] ))(?: [-\u2013\u2014])?[ \t]+(?P<label>.+)",
             text,
         )
-        return None if found is None else self._with_label(found, options)
+        return None if match is None else self._with_label(match, options)
 
     def _labelled_letter(self, text: str, options: dict[str, str]) -> str | None:
         """The letter of "ink (c)"."""
         if not self.labelled and (self.strict or not options):
             return None
-        found = re.fullmatch(rf"(?P<label>.*\S)\s?\((?P<bracketed>[{self.letters}{self.letters.lower()}])\)\.?", text)
-        return None if found is None else self._with_label(found, options)
+        match = re.fullmatch(rf"(?P<label>.*\S)\s?\((?P<bracketed>[{self.letters}{self.letters.lower()}])\)\.?", text)
+        return None if match is None else self._with_label(match, options)
 
-    def _with_label(self, found: re.Match, options: dict[str, str]) -> str | None:
-        letter = next(filter(None, (found.groupdict().get(name) for name in ("bracketed", "bare", "apart")))).upper()
+    def _with_label(self, match: re.Match, options: dict[str, str]) -> str | None:
+        letter = next(filter(None, (match.groupdict().get(name) for name in ("bracketed", "bare", "apart")))).upper()
         if options:
-            return letter if _chosen(found["label"], options) == [letter] else None
-        return letter if self._is_label(found["label"], letter) else None
+            return letter if _chosen(match["label"], options) == [letter] else None
+        return letter if self._is_label(match["label"], letter) else None
 
     def _is_label(self, label: str, letter: str) -> bool:
         """Whether a text beside a letter leaves no doubt that this letter is chosen. "a" is an article there."""
         label = spelling.plain_marks(label)
         near = rf"[\w{extract.APOSTROPHES}]"
-        others = string.ascii_letters.translate({ord(one): "" for one in f"aI{letter}"})
+        others = string.ascii_letters.translate({ord(character): "" for character in f"aI{letter}"})
         named = re.search(rf"(?<!{near})[{others}](?!{near})", label) or _OPEN.search(label)
         short = len(label.split(" ")) <= LONGEST_LABEL and _LABEL.fullmatch(label)
         return bool(short) and not named and not _HEDGES.search(without_accents(label))
@@ -365,7 +365,7 @@ _LABEL = re.compile(
     rf"(?![^ ]*[{_LATIN}][0-9]|[^ ]*[0-9][{_LATIN}])[{_LATIN}0-9$](?:(?:[{_LATIN}]|[ '%&$-]|[0-9](?![{_LATIN}])|,(?= )"
     rf"|\.(?=[{_LATIN}0-9]))*[{_LATIN}0-9%])?"
 )
-# What stands before a letter that it belongs to ("one of (c)") is no text of an option.
+# Words before a letter that belong to it ("one of (c)") are no text of an option.
 _OPEN = re.compile(
     r"\b(?:of|to|than|for|with|by|from|in|on|at|as|and|the|an?|into|over|under|between|one|my|our|your|his|her|their|this"
     r"|that|these|those|it|its|so|because|when|while|where|which|what|who|why|how)\Z",
@@ -399,13 +399,15 @@ _HEDGES = re.compile(
 
 
 def without_accents(text: str) -> str:
-    return "".join(one for one in unicodedata.normalize("NFD", text) if not unicodedata.combining(one))
+    return "".join(
+        character for character in unicodedata.normalize("NFD", text) if not unicodedata.combining(character)
+    )
 
 
 def _options(gold: str) -> dict[str, str]:
     """Texts by letter of a gold answer that knows them; empty where it is a letter alone."""
     lines = gold.strip(WHITE).split("\n")[1:]
-    return {found[1]: found[2] for found in (re.fullmatch(r"\(([A-Z])\) (.*)", line) for line in lines) if found}
+    return {match[1]: match[2] for match in (re.fullmatch(r"\(([A-Z])\) (.*)", line) for line in lines) if match}
 
 
 def listed(question: str, letters: str) -> tuple[str, ...]:
@@ -415,10 +417,10 @@ def listed(question: str, letters: str) -> tuple[str, ...]:
     """
     for form in (r"\(({})\) (.*)", r"({})\) (.*)", r"({})\. (.*)", r"({}): (.*)"):
         for every in (letters, letters.lower()):
-            found = [re.fullmatch(form.format(f"[{every}]"), line.strip(WHITE)) for line in question.split("\n")]
-            options = [one for one in found if one is not None]
-            if len(options) > 1 and [one[1] for one in options] == list(every[: len(options)]):
-                return tuple(one[2] for one in options)
+            matches = [re.fullmatch(form.format(f"[{every}]"), line.strip(WHITE)) for line in question.split("\n")]
+            options = [match for match in matches if match is not None]
+            if len(options) > 1 and [match[1] for match in options] == list(every[: len(options)]):
+                return tuple(match[2] for match in options)
     return ()
 
 
@@ -437,5 +439,5 @@ def _is_text(text: str, expected: str) -> bool:
     """Whether a text is the expected one, with something around it that only marks an answer or without."""
     expected = one_space(same_text(expected))
     texts = [*spelling.unwrapped(text), *spelling.unwrapped(same_text(text))]
-    plain = {one_space(same_text(one)) for text in texts for one in (text, spelling.without_stop(text))}
+    plain = {one_space(same_text(variant)) for text in texts for variant in (text, spelling.without_stop(text))}
     return bool(expected) and not plain.isdisjoint((expected, spelling.without_stop(expected)))

@@ -54,7 +54,7 @@ def outcome(program):
 
 
 def forget():
-    """Drop what led below Python. The kernel holds where it does; where nothing else is had, this is one step more."""
+    """Drop what led below Python. The kernel holds where it does; where nothing else is available, this adds a step."""
     for name in ("confine", "ctypes", "_ctypes", "ctypes._endian"):
         sys.modules.pop(name, None)
     confine.__dict__.clear()

@@ -106,8 +106,8 @@ def in_latex(text: str) -> str:
     text = re.sub(r"√ ?([0-9]+|[A-Za-z])(?![.])", r"\\sqrt{\1}", text)
     text = re.sub(r"√ ?(?=\()", r"\\sqrt ", text)
     raised = f"(?<=[\\w)}}\\]]) ?([{''.join(_RAISED)}]+)"
-    text = re.sub(raised, lambda found: f"^{{{_spelled(found[1], _RAISED)}}}", text)
-    text = re.sub(f"(?<=[A-Za-z])[{''.join(_LOWERED)}]+", lambda found: f"_{{{_spelled(found[0], _LOWERED)}}}", text)
+    text = re.sub(raised, lambda match: f"^{{{_spelled(match[1], _RAISED)}}}", text)
+    text = re.sub(f"(?<=[A-Za-z])[{''.join(_LOWERED)}]+", lambda match: f"_{{{_spelled(match[0], _LOWERED)}}}", text)
     return "".join(_UNICODE.get(character, character) for character in text)
 
 
@@ -121,11 +121,11 @@ def _tokens(text: str) -> list[str]:
     text = re.sub(r",([ \t]|\\[,;:! ])*\\q?quad(?![A-Za-z])", ",", text)
     tokens, place = [], 0
     while place < len(text):
-        found = _TOKEN.match(text, place)
-        if found is None:
+        match = _TOKEN.match(text, place)
+        if match is None:
             raise UnreadableError(text[place])
-        tokens.append(" " if found["space"] else "^" if found[0] == "**" else found[0])
-        place = found.end()
+        tokens.append(" " if match["space"] else "^" if match[0] == "**" else match[0])
+        place = match.end()
     return tokens
 
 
@@ -147,11 +147,11 @@ class _Reader:
         return self.tokens[self.at] if self.at < len(self.tokens) else ""
 
     def take(self, token: str = "") -> str:
-        found = self.peek()
-        if not found or (token and found != token):
-            raise UnreadableError(found)
+        taken = self.peek()
+        if not taken or (token and taken != token):
+            raise UnreadableError(taken)
         self.at += 1
-        return found
+        return taken
 
     def follows(self, *tokens: str) -> bool:
         """Whether these come next; then they are taken."""
@@ -184,11 +184,11 @@ class _Reader:
         """The closing bracket, with `\\right` exactly where the opening one had `\\left`."""
         if bracket.startswith(r"\left"):
             self.take(r"\right")
-        found = self.take()
-        if found not in allowed:
-            raise UnreadableError(found)
+        closing = self.take()
+        if closing not in allowed:
+            raise UnreadableError(closing)
         self.depth -= 1
-        return found
+        return closing
 
     # --- what a whole answer may be
 
@@ -283,9 +283,9 @@ class _Reader:
         self.depth += 1
         if self.depth > DEEPEST:
             raise UnreadableError("too deep")
-        found = self.part()
+        part = self.part()
         self.depth -= 1
-        return found
+        return part
 
     def matrix(self) -> Tree:
         self.take(r"\begin")
@@ -370,7 +370,7 @@ class _Reader:
         return ("neg", right) if negative else right
 
     def product(self) -> Tree:
-        """Factors side by side. A number stands first or behind a sign only: no 7 2, x2, (2)3."""
+        """Factors side by side. A number stands first or after a sign only: no 7 2, x2, (2)3."""
         first = self.factor()
         mixed = self.mixed(first)
         factors = [first if mixed is None else mixed]
@@ -414,7 +414,7 @@ class _Reader:
         return bool(token) and (token.isalpha() or _is_number(token))
 
     def factor(self) -> Tree:
-        """A value with what is raised or marked behind it."""
+        """A value with the powers and marks after it."""
         base, function = self.value()
         if function:
             return base
@@ -583,24 +583,24 @@ class _Reader:
         """The single letter or number that a function without a meaning here is of: f(x) is not f times x."""
         bracket = self.opening()
         self.open(bracket)
-        found = self.take()
-        if not (found.isalpha() or _is_number(found)):
-            raise UnreadableError(found)
+        symbol = self.take()
+        if not (symbol.isalpha() or _is_number(symbol)):
+            raise UnreadableError(symbol)
         self.close(bracket, ")")
-        return found
+        return symbol
 
     def index(self) -> str:
         self.take("_")
         if self.peek() == "{":
             self.take("{")
-            found = ""
+            text = ""
             while self.peek() != "}":
                 token = self.take()
                 if not (token.isalnum() or token in ("+", "-", ",")):
                     raise UnreadableError(token)
-                found += token
+                text += token
             self.take("}")
-            return found
+            return text
         token = self.take()
         if len(token) != 1 or not token.isalnum():
             raise UnreadableError(token)
@@ -621,12 +621,12 @@ class _Reader:
             if name not in INVERSES:
                 raise UnreadableError(name)
             return ("fn", INVERSES[name], value)
-        found = ("log", base, value) if base else ("fn", name, value)
+        tree = ("log", base, value) if base else ("fn", name, value)
         if exponent is None:
-            return found
+            return tree
         if exponent[0] != "num" or exponent[1].denominator != 1:
             raise UnreadableError(name)
-        return ("pow", found, exponent)
+        return ("pow", tree, exponent)
 
     def function_argument(self) -> Tree:
         if self.opening().removeprefix(r"\left") == "(":

@@ -44,21 +44,21 @@ class Program:
         return spelled if spelled is not None else grade.Exact(self.declared).canonical(gold)
 
     def __call__(self, written: str, gold: str) -> grade.Verdict:
-        wanted = self._spelled(gold)
+        expected = self._spelled(gold)
         program, problem = grade.settle(written, self.declared, lambda text: text or None, LONGEST)
         if problem:
             return grade.Verdict(False, program, problem)
         outcome = sandbox.run(program, self.limits)
         if outcome.status != "value":
             return grade.Verdict(False, outcome.detail, outcome.status)
-        right = self.equal(outcome.kind, outcome.text, wanted)
+        right = self.equal(outcome.kind, outcome.text, expected)
         return grade.Verdict(right, outcome.text, "right" if right else "wrong")
 
-    def equal(self, kind: str, text: str, wanted: str) -> bool:
-        """Whether a value of a kind, as Python spells it, is what is wanted in canonical spelling."""
-        number = grade.spelled_number(wanted)
+    def equal(self, kind: str, text: str, expected: str) -> bool:
+        """Whether a value of a kind, as Python spells it, equals the expected one in canonical spelling."""
+        number = grade.spelled_number(expected)
         if number is None:
-            return kind == "str" and grade.one_space(text) == wanted
+            return kind == "str" and grade.one_space(text) == expected
         value = _value(kind, text)
         if value is None:
             return False

@@ -365,12 +365,12 @@ class _Watch:
     def _lines(self) -> dict[str, str]:
         """Text by tag, of the lines that carry the token."""
         lines = [line.split() for line in self.said.decode("ascii", "replace").split("\n")[:-1]]
-        found: dict[str, str] = {}
+        texts: dict[str, str] = {}
         for line in lines:
             if line[:1] == [self.token] and 2 <= len(line) <= 3:
                 with contextlib.suppress(ValueError):  # only a forged line is not hexadecimal
-                    found.setdefault(line[1], bytes.fromhex("".join(line[2:])).decode("utf-8", "replace")[:LONGEST])
-        return found
+                    texts.setdefault(line[1], bytes.fromhex("".join(line[2:])).decode("utf-8", "replace")[:LONGEST])
+        return texts
 
     def heard_an_outcome(self) -> bool:
         return self.said.count(b"\n") > 1

@@ -84,7 +84,7 @@ def _unwrapped(text: str) -> str:
 
 
 def without_stop(text: str) -> str:
-    """A text without the full stop of its sentence: a single one, behind a letter, a digit or something that closes."""
+    """A text without the full stop of its sentence: a single one, after a letter, a digit or a closing sign."""
     return text[:-1].rstrip(" ") if re.search(r"""[\w)\]}"'$*%°`] ?\.\Z""", text) else text
 
 
@@ -171,12 +171,12 @@ _SIGNS = re.compile(r"\\?\$|[€£¥₹]|US\$|(?:USD|EUR|GBP|Rs\.?)(?= ?[0-9])")
 
 
 def _table() -> dict[str, frozenset[str]]:
-    found: dict[str, frozenset[str]] = {}
+    table: dict[str, frozenset[str]] = {}
     for unit, spellings in (*_UNITS.items(), *_DOUBTFUL.items()):
         for spelling in spellings.split():
             spelled = spelling.replace("-", " ")
-            found[spelled] = found.get(spelled, frozenset()) | {unit}
-    return found
+            table[spelled] = table.get(spelled, frozenset()) | {unit}
+    return table
 
 
 _SPELLED = _table()
@@ -210,9 +210,9 @@ def unit(text: str) -> frozenset[str] | None:
 
 
 def _unit(text: str) -> frozenset[str] | None:
-    found = _SPELLED.get(text) or _LOWER.get(text.lower())
-    if found:
-        return found
+    units = _SPELLED.get(text) or _LOWER.get(text.lower())
+    if units:
+        return units
     above, mark, below = re.sub(r" ?/ ?", "/", text).replace(" per ", "/").partition("/")
     if mark:
         return None if "/" in below else _joined(_unit(above), "/", _unit(below))
@@ -228,9 +228,9 @@ def _unit(text: str) -> frozenset[str] | None:
 
 
 def _joined(above: frozenset[str] | None, sign: str, below: frozenset[str] | None) -> frozenset[str] | None:
-    if above is None or below is None or any(one in _DOUBTFUL for one in (*above, *below)):
+    if above is None or below is None or any(part in _DOUBTFUL for part in (*above, *below)):
         return None
-    return frozenset(f"{one}{sign}{other}" for one in above for other in below)
+    return frozenset(f"{upper}{sign}{lower}" for upper in above for lower in below)
 
 
 def agree(gold: frozenset[str], answer: frozenset[str], value: Decimal | Fraction) -> bool:
@@ -286,12 +286,12 @@ def unmarked(text: str) -> Measured | None:
     if currency and re.match(r" ?(?:per |/)", following):
         currency, following = None, f" {currency[0]}{following}"  # $72 per hour
     own = unit(currency[0].strip()) if currency else frozenset()
-    behind = unit(following) if following.strip(" ") else frozenset()
-    if own is None or behind is None or re.fullmatch("[A-Za-z]| m", following):
+    trailing = unit(following) if following.strip(" ") else frozenset()
+    if own is None or trailing is None or re.fullmatch("[A-Za-z]| m", following):
         return None  # "3d" is a product, "72 m" may be millions
-    if own and behind and not (own & behind):
+    if own and trailing and not (own & trailing):
         return None
     whole = re.sub(r"[^0-9]", "", number["grouped"] or "0")
     value = Decimal(whole + (number["part"] or number["only"] or ""))
     negative = sign is not None and sign[0][0] != "+"
-    return Measured(value.copy_negate() if negative else value, own & behind or own or behind)
+    return Measured(value.copy_negate() if negative else value, own & trailing or own or trailing)

@@ -73,10 +73,13 @@ class Symbolic:
         answers, problem = grade.declarations(written, self.declared)
         if problem:
             return grade.Verdict(False, "", problem)
-        found = {None if one is None else (one.tree, one.name, one.unit): one for one in map(read, answers)}
-        if len(found) > 1 or (None in found and len(answers) > 1):
+        readings = {
+            None if reading is None else (reading.tree, reading.name, reading.unit): reading
+            for reading in map(read, answers)
+        }
+        if len(readings) > 1 or (None in readings and len(answers) > 1):
             return grade.Verdict(False, "", "several answers")
-        answer = next(iter(found.values()))
+        answer = next(iter(readings.values()))
         if answer is None:
             return grade.Verdict(False, answers[0], "unreadable")
         correct, reason = self._same(right, answer)
@@ -161,11 +164,11 @@ def _measured(text: str) -> Expression | None:
     if number is not None:
         return Expression(text, _number(number.value), name[1] if name else "", number.unit)
     value, unit = text, _NO_UNIT
-    behind = _UNIT.fullmatch(text)
-    if behind:
-        unit, value = spelling.unit(behind["unit"]), behind["value"]
+    match = _UNIT.fullmatch(text)
+    if match:
+        unit, value = spelling.unit(match["unit"]), match["value"]
     currency = _CURRENCY.match(value)
-    if currency and not behind:
+    if currency and not match:
         unit, value = spelling.unit(currency[1]), value[currency.end() :]
     tree = None if unit is None else notation.read(value)
     return None if tree is None else Expression(text, tree, unit=unit)
@@ -197,7 +200,7 @@ def _named(read: Expression) -> Expression:
 
 
 def _holds(tree: object, part: Tree) -> bool:
-    return tree == part or (isinstance(tree, tuple) and any(_holds(one, part) for one in tree))
+    return tree == part or (isinstance(tree, tuple) and any(_holds(branch, part) for branch in tree))
 
 
 _COMMANDS = frozenset(
@@ -252,8 +255,8 @@ def prepare() -> None:
 
 def compare(gold: str, answer: str, strict: str = "") -> str:
     """ "same" or "different"."""
-    right, found = expression(gold, bool(strict)), expression(answer, bool(strict))
-    same = right is not None and found is not None and _same(right.tree, found.tree, not strict)
+    right, given = expression(gold, bool(strict)), expression(answer, bool(strict))
+    same = right is not None and given is not None and _same(right.tree, given.tree, not strict)
     return "same" if same else "different"
 
 
@@ -299,8 +302,8 @@ def _parts_same(gold: tuple[Tree, ...], answer: tuple[Tree, ...], lenient: bool)
 def _matched(gold: tuple[Tree, ...], answer: tuple[Tree, ...], lenient: bool) -> bool:
     """The same parts in some order."""
     rest = list(answer)
-    for one in gold:
-        match = next((at for at, other in enumerate(rest) if _same(one, other, lenient)), None)
+    for part in gold:
+        match = next((at for at, other in enumerate(rest) if _same(part, other, lenient)), None)
         if match is None:
             return False
         rest.pop(match)
@@ -308,36 +311,37 @@ def _matched(gold: tuple[Tree, ...], answer: tuple[Tree, ...], lenient: bool) ->
 
 
 def _equal(gold: Tree, answer: Tree) -> bool:
-    right, found = _value(gold), _value(answer)
-    if right is None or found is None:
+    right, given = _value(gold), _value(answer)
+    if right is None or given is None:
         return False
     import sympy
 
-    if right.is_infinite or found.is_infinite:
-        return right == found
-    difference = right - found
+    if right.is_infinite or given.is_infinite:
+        return right == given
+    difference = right - given
     if difference.is_Rational or difference.has(sympy.nan, sympy.zoo):
         return difference == 0
-    return not _apart(right, found) and _vanishes(difference)
+    return not _apart(right, given) and _vanishes(difference)
 
 
 # Values of the letters where two expressions are compared first; some negative, for sqrt(x^2) is not x.
 _PROBES = ((3, 7), (-5, 11), (13, -17), (-19, -23))
 
 
-def _apart(right, found) -> bool:
+def _apart(right, given) -> bool:
     """Whether two expressions plainly differ at some place, to twenty digits: no proof has to be looked for then."""
     import sympy
 
-    difference = right - found
+    difference = right - given
     letters = sorted(difference.free_symbols, key=str)
     for above, below in _PROBES if letters else ((0, 1),):
-        places = {one: sympy.Rational(above + 2 * at, below + at) for at, one in enumerate(letters)}
-        if any(one.is_positive and value < 0 for one, value in places.items()):
+        places = {letter: sympy.Rational(above + 2 * at, below + at) for at, letter in enumerate(letters)}
+        if any(letter.is_positive and value < 0 for letter, value in places.items()):
             continue
-        apart, one, other = (abs(value.subs(places).evalf(30)) for value in (difference, right, found))
-        known = apart.is_Float and apart._prec > 1 and one.is_number and other.is_number  # else it may be zero
-        if known and apart > sympy.Float("1e-20") * sympy.Max(one, other):
+        apart, right_size, given_size = (abs(value.subs(places).evalf(30)) for value in (difference, right, given))
+        # A difference without a known digit may be zero.
+        known = apart.is_Float and apart._prec > 1 and right_size.is_number and given_size.is_number
+        if known and apart > sympy.Float("1e-20") * sympy.Max(right_size, given_size):
             return True
     return False
 
