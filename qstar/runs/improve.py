@@ -92,7 +92,7 @@ def _run(job: Job) -> list[dict]:
         lines[-1] = joined(lines[-1], _tested(job, lines[-1]["iteration"]))
         iterations.rewrite(directory, lines)
     if job.recipe.verifier:
-        prompts = {one.id: cfg.task.prompt(one) for one in job.problems}
+        prompts = {problem.id: cfg.task.prompt(problem) for problem in job.problems}
         example_files.write(directory / VERIFIER, list(rationales.verifier_examples(store, prompts)))
     files.write(directory / "summary.md", summaries.iterations(lines) + summaries.tokenizer(job.base.tokenizer))
     return lines
@@ -112,8 +112,8 @@ def _before(job: Job) -> dict:
 def _iteration(job: Job, store: Store | None, iteration: int) -> dict:
     """Ask, keep, train, ask dev: the line that says what came out."""
     files.make(iterations.folder(job.directory, iteration))
-    line, found = _kept(job, store, iteration)
-    line = joined(line, _train_on(job, iteration, found, line.get("mismatch", {})))
+    line, kept = _kept(job, store, iteration)
+    line = joined(line, _train_on(job, iteration, kept, line.get("mismatch", {})))
     return joined(line, answering.evaluated(job.cfg, job.policies.after(iteration), job.dev, "dev", iteration))
 
 
@@ -143,9 +143,9 @@ def _tested(job: Job, iteration: int) -> dict:
     cfg, left = job.cfg, {}
     problems = problems_of.logged_test(cfg.task, job.directory, f"accuracy after iteration {iteration}")
     problems = asking.fitting_asked(cfg, job.base, problems, "test", left)
-    found = answering.evaluated(cfg, job.policies.after(iteration), problems, "test", iteration)
-    test = {name: found[name] for name in found if name != "ledger"} | ({"overlong": left["test"]} if left else {})
-    return {"test": test, "ledger": found["ledger"]}
+    line = answering.evaluated(cfg, job.policies.after(iteration), problems, "test", iteration)
+    test = {name: line[name] for name in line if name != "ledger"} | ({"overlong": left["test"]} if left else {})
+    return {"test": test, "ledger": line["ledger"]}
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -153,20 +153,20 @@ def _tested(job: Job, iteration: int) -> dict:
 
 def _examples(job: Job, iteration: int, kept: Sequence[Kept], tokenizer: Tokenizer) -> list[dict]:
     """What was kept, after its questions, and some of it after its hints."""
-    task, names = job.cfg.task, {one.problem for one in kept}
-    problems = [one for one in job.problems if one.id in names]
+    task, names = job.cfg.task, {sample.problem for sample in kept}
+    problems = [problem for problem in job.problems if problem.id in names]
     again = job.recipe.after_hints(kept, iteration, job.cfg.seed) if iteration else []
     spelled = (job.recipe.grouped and iteration > 0, tokenizer, task.stop)
     return [
-        *examples(kept, {one.id: task.prompt(one) for one in problems}, *spelled),
-        *(examples(again, {one.id: task.hinted(one) for one in problems}, *spelled) if again else ()),
+        *examples(kept, {problem.id: task.prompt(problem) for problem in problems}, *spelled),
+        *(examples(again, {problem.id: task.hinted(problem) for problem in problems}, *spelled) if again else ()),
     ]
 
 
-def _train_on(job: Job, iteration: int, found: Sequence[dict], mismatch: dict[str, float]) -> dict:
+def _train_on(job: Job, iteration: int, kept: Sequence[dict], mismatch: dict[str, float]) -> dict:
     """Train on those examples that fit into a row; the metrics begin with the sampler's mismatch."""
-    fit = fitting(found, job.base.tokenizer, job.cfg.length)
-    line = {"examples": len(fit), "too_long": len(found) - len(fit)}
+    fit = fitting(kept, job.base.tokenizer, job.cfg.length)
+    line = {"examples": len(fit), "too_long": len(kept) - len(fit)}
     if not fit:
         return line
     folder, training = iterations.folder(job.directory, iteration), job.recipe.train(iteration)
