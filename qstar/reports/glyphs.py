@@ -43,8 +43,8 @@ def pieces(decoder: Decoder, ids: Sequence[int]) -> list[str]:
 
     A token is decoded behind the one before it, because some tokenizers drop the space that opens a text.
     """
-    found = [decoder.token(id) for id in ids[:1]]
+    texts = [decoder.token(id) for id in ids[:1]]
     for before, id in itertools.pairwise(ids):
         prefix, both = decoder.decode([before]), decoder.decode([before, id])
-        found.append(both[len(prefix) :] if both.startswith(prefix) and len(both) > len(prefix) else decoder.token(id))
-    return found
+        texts.append(both[len(prefix) :] if both.startswith(prefix) and len(both) > len(prefix) else decoder.token(id))
+    return texts
