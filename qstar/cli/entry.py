@@ -95,5 +95,5 @@ def own_folder(node: DictConfig, directory: Path) -> Iterator[Path]:
     if not by_clock or not processes.first():
         yield Path(processes.agreed(str(directory)))
         return
-    with files.fresh(directory) as found:
-        yield Path(processes.agreed(str(found)))
+    with files.fresh(directory) as made:
+        yield Path(processes.agreed(str(made)))
