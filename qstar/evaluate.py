@@ -49,7 +49,7 @@ def _main(node: DictConfig) -> None:
 
 def _again(cfg: EvaluateConfig, arguments: Sequence[str]) -> str:
     """The command that goes on with an evaluation: the same one, of the same run."""
-    others = [one for one in arguments if one.partition("=")[0] != "run"]
+    others = [argument for argument in arguments if argument.partition("=")[0] != "run"]
     return advice.command("qstar-evaluate", *others, advice.override("run", cfg.run))
 
 

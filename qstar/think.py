@@ -105,9 +105,9 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
     model = (run.method, run.definition, run.params)
     read_key, write_key = jax.random.split(jax.random.key(args.seed))
     greedy = not args.sample
-    found = read(*model, tokens, read_key, greedy=greedy, num_thoughts=args.thoughts)
+    reading = read(*model, tokens, read_key, greedy=greedy, num_thoughts=args.thoughts)
     if not args.generate:
-        return found
+        return reading
     written = generate(
         *model,
         [tokens],
@@ -117,7 +117,7 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
         greedy_thoughts=greedy,
         stop=run.tokenizer.ends,
     )
-    return written.behind(found, 0)
+    return written.behind(reading, 0)
 
 
 def about(run: "Run", args: argparse.Namespace) -> str:
