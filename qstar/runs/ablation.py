@@ -1,7 +1,7 @@
 """Ablations as their files say them: arms by name, each a run with changes; and their sweep, training and asking.
 
     title: Thought length
-    reference: "8"                         # the arm that the others are held against
+    reference: "8"                         # the arm that the others are compared with
     experiment: quiet_star/ablations       # the recipe that the arms change; this one where nothing is said
     checkpoints: false                     # ask every checkpoint instead of the last one
     arms:
@@ -46,7 +46,7 @@ ANSWERS, DONE, DIVERGED = "answers.jsonl", "done", "diverged.txt"
 
 @dataclass(frozen=True)
 class Arm:
-    """Overrides of the recipe: in training, and besides them when the trained model is asked."""
+    """Overrides of the recipe: in training, and in addition when the trained model is asked."""
 
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
@@ -188,7 +188,7 @@ def work(job: Job) -> str:
 
 
 def train(directory: Path, cfg: TrainConfig) -> None:
-    """Train, or go on training, unless it is done. Raises ValueError where the directory holds another run."""
+    """Train, or resume training, unless it is done. Raises ValueError where the directory holds another run."""
     if (directory / DONE).is_file() or (directory / DIVERGED).is_file():
         changes = configs.changes(configs.load(directory / "config.yaml"), cfg)
         if changes:

@@ -56,7 +56,7 @@ def fitting(
 ) -> tuple[list[Problem], list[Overlong]]:
     """The problems that the model can read and answer, and the others.
 
-    Looked at again where some were left out: which examples stand before a question may depend on its batch.
+    Checked again after some were left out: which examples stand before a question may depend on its batch.
     """
     left: list[Overlong] = []
     while True:
@@ -140,7 +140,7 @@ def samples(
     fixed |= {name: getattr(recipe, name) for name in ("temperature", "top_k", "top_p")}
     fixed |= {"grader": cfg.task.grader.name, "grader_version": cfg.task.grader.version}
     rows, written = [], answered.written
-    # An end-of-text token is none of the text, whose stop it takes the place of.
+    # An end-of-text token is not part of the text: it takes the place of the stop.
     ended = [len(tokens) and int(tokens[-1]) in sampler.tokenizer.ends for tokens in written.tokens]
     for i, verdict in enumerate(answered.verdicts):
         problem = batch[i // per_problem]
@@ -200,7 +200,7 @@ def _stated(task: Task, rows: Sequence[dict], problems: Mapping[str, Problem]) -
 
 
 def misled(problems: Sequence[Problem], count: int) -> list[WronglyHinted]:
-    """So many of the problems, with hints of other answers; the same whenever they are asked for."""
+    """`count` of the problems, with hints of other answers; every call returns the same ones."""
     rng = np.random.default_rng(WRONG_HINT_SEED)
     hinted = leaks.wrong_hints(problems, rng)
     return [hinted[i] for i in sorted(rng.permutation(len(hinted))[:count].tolist())]
@@ -311,7 +311,7 @@ def _asked(
     with console.counting(f"iteration {iteration}: asking") as progress:
         for number, batch in enumerate(parts):
             shots = [cfg.task.shots(problem, rng) if few_shot else () for problem in batch]
-            # The likeliest tokens want no randomness: any key will do.
+            # Greedy decoding uses no randomness: any key will do.
             answered = answer(cfg, sampler, batch, shots, False, 1, jax.random.key(cfg.seed), greedy=True)
             for problem, verdict in zip(batch, answered.verdicts, strict=True):
                 right.setdefault(problem.group, []).append(verdict.correct)

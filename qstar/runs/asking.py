@@ -30,7 +30,7 @@ FREE, HINTED, MISLED = range(3)  # what a key is folded with
 def fitting_asked(
     cfg: ImproveConfig, base: Policy, problems: Sequence[Problem], phase: str, left: dict[str, int]
 ) -> list[Problem]:
-    """The questions of dev or test that the model can read; how many it cannot is put down in `left`."""
+    """The questions of dev or test that the model can read; `left` records how many it cannot."""
     fit, over = answering.fitting(cfg, base, problems, lambda: answering.asking(cfg, phase))
     return _left_out(cfg, base, phase, fit, over, left)
 

@@ -118,7 +118,7 @@ def _iteration(job: Job, store: Store | None, iteration: int) -> dict:
 
 
 def _kept(job: Job, store: Store | None, iteration: int) -> tuple[dict, list[dict]]:
-    """What came out of asking, and the examples to train on."""
+    """The results of asking, and the examples to train on."""
     cfg, recipe = job.cfg, job.recipe
     policy = job.policies.after(iteration - 1) if store else job.base  # nothing is asked without a store
     plan, left, samples = recipe.plan(iteration, len(job.problems), cfg.seed), dict(job.left), []
@@ -259,7 +259,7 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
         )
     _check(cfg, recipe, base, problems)
     dev = asking.fitting_asked(cfg, base, dev, "dev", left)
-    if cfg.test:  # its questions' lengths alone are looked at
+    if cfg.test:  # only the lengths of its questions are checked
         asking.fitting_asked(cfg, base, cfg.task.problems("test"), "test", {})
     if recipe.asks_itself:  # all, with the examples of the first iteration before them
         asking.fitting_sampled(cfg, base, problems, 1, {})
@@ -267,7 +267,7 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
 
 
 def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
-    """So many of the problems, drawn by a seed that is no run's; 0: all."""
+    """`count` of the problems, drawn with a fixed seed; 0: all."""
     order = np.random.default_rng(DEV_SEED).permutation(len(problems))
     return [problems[i] for i in sorted(order[: count or None].tolist())]
 

@@ -1,6 +1,6 @@
 """The directory of a self-training run: its configuration, the weights after each iteration, a line for each.
 
-`runs/improve.py` writes it; what wants to ask the model of an iteration, or read what came out, starts here.
+`runs/improve.py` writes it; code that asks the model of an iteration, or reads its results, starts here.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ FIELDS = {"iteration": int, "accuracy": dict, "groups": dict}  # of every line
 
 
 def latest(root: str | Path = "runs") -> Path:
-    """The self-training under `root` that was started or gone on with last, of those that have sampled or asked.
+    """The self-training under `root` that was started or resumed last, of those that have sampled or asked.
 
     Raises FileNotFoundError where there is none.
     """
@@ -77,7 +77,7 @@ def lines(directory: Path) -> list[dict]:
 
 
 def _migrated(line: dict) -> dict:
-    """Lines of earlier versions: training and dev stood beside the ledger."""
+    """Lines of earlier versions: training and dev were next to the ledger."""
     moved = {phase: line.pop(name) for name, phase in (("train", "train"), ("asked", "dev")) if name in line}
     return joined(line, {"ledger": moved})
 
@@ -160,7 +160,7 @@ class Policies:
 
 
 def train_again(directory: Path, iteration: int) -> None:
-    """Make the weights after an iteration that is done anew, where its checkpoint was put aside."""
+    """Train again for the weights after an iteration, where its checkpoint was put aside."""
     folder = trained(directory, iteration)
     if folder is not None and not stored.saved_steps(folder):
         console.say(f"{folder} has no checkpoint: it is trained again on the examples of then")

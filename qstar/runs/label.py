@@ -61,7 +61,7 @@ class Job:
 
 
 def run(cfg: LabelConfig, directory: Path) -> dict:
-    """Label, or go on labelling, and return the summary.
+    """Label, or resume labelling, and return the summary.
 
     Raises FileNotFoundError, ValueError and its like for anything that cannot work, before anything is generated.
     """
@@ -252,7 +252,7 @@ class Batch:
 
 
 def _text(written: Written, row: int, policy: Policy) -> str:
-    """What was written, its stop text included; an end-of-text token is none of the text."""
+    """What was written, its stop text included; an end-of-text token is not part of it."""
     ids = written.tokens[row]
     ended = len(ids) and int(ids[-1]) in policy.tokenizer.ends
     return written.text[row] + ("" if ended else written.ending[row])

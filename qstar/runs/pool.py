@@ -51,7 +51,7 @@ def carry_out(
 
 
 def shares_of_processors(workers: int) -> list[list[int]]:
-    """The processors of every worker: each has one once, and no worker is without."""
+    """The processors of every worker: shared out, at least one for each worker."""
     processors = sorted(os.sched_getaffinity(0))
     return [processors[first::workers] or processors for first in range(workers)]
 

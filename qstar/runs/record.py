@@ -1,6 +1,6 @@
 """What is written down about a model while it trains: its answers in evals.jsonl, its thoughts in samples.jsonl.
 
-A run that was killed and resumed leaves the lines of an undisturbed one: `rewind` drops what the lost tail of the
+A run that was killed and resumed leaves the lines of an uninterrupted one: `rewind` drops what the lost tail of the
 earlier process wrote.
 """
 

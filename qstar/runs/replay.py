@@ -129,7 +129,7 @@ def _size(strategy: Strategy) -> int:
 
 
 def _resized(strategy: Strategy, size: int) -> Strategy:
-    """Of so many solutions."""
+    """The strategy with `size` solutions."""
     if isinstance(strategy, CoTDecoding):
         return dataclasses.replace(strategy, k=size)
     if isinstance(strategy, BestOfN):

@@ -79,7 +79,7 @@ def run(cfg: SolveConfig, directory: Path) -> list[report.Line]:
 
 
 def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
-    """The table of a run from what is stored, or of another strategy over it, whose seconds nobody measured."""
+    """The table of a run from what is stored, or of another strategy over it, whose seconds were not measured."""
     rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
     batches = files.records(directory / BATCHES, "a batch of questions", batch=int, seconds=float, most_tokens=int)
     lines = replay.lines(cfg, rows, batches)
@@ -212,7 +212,7 @@ def _solutions(cfg: SolveConfig, delimiters: Sequence[str]) -> list[str]:
 
 
 def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
-    """So many of the problems, drawn by a seed that is no run's; 0: all."""
+    """`count` of the problems, drawn with a fixed seed; 0: all."""
     order = np.random.default_rng(QUESTION_SEED).permutation(len(problems))
     return [problems[i] for i in sorted(order[: count or None].tolist())]
 

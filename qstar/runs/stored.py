@@ -65,7 +65,7 @@ def describe(
 
 
 def keep_frozen(directory: Path, frozen: Params, cfg: LoraConfig) -> None:
-    """Keep what checkpoints leave out: the frozen weights themselves, or the number that tells them from others."""
+    """Keep what checkpoints leave out: the frozen weights themselves, or their checksum."""
     if cfg.keep_base:
         checkpoint.save_params(directory / FROZEN, frozen)
     else:

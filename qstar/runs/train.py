@@ -77,7 +77,7 @@ class Arm:
 
 
 def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = None) -> Result:
-    """Train, or go on training, and show how it went.
+    """Train, or resume training, and show the results.
 
     Args:
         known: numbers from before training; they are the line of step 0 in metrics.jsonl.
