@@ -1,6 +1,6 @@
 """Results of ablations, one for a base, a seed, an arm and a way of asking: their record, and a table of each.
 
-What an interval is over, and by which method, says `evals/intervals.py`; a difference is paired by base and seed, which
+`evals/intervals.py` says what an interval is over and by which method; a difference is paired by base and seed, which
 fix the start, the text and the order in which arms see it.
 """
 
@@ -177,6 +177,6 @@ def _row(ablation: Ablation, line: Line, ready: Sequence[Line]) -> tuple[str, ..
 
 
 def _reference(ablation: Ablation, line: Line, ready: Sequence[Line]) -> Line | None:
-    """The line that this one is held against; an arm may take more steps than the reference to get where it does."""
+    """The line that this one is compared with; an arm may take more steps than the reference to get where it does."""
     references = [other for other in ready if other.arm == ablation.reference]
     return next((other for other in references if not ablation.checkpoints or other.step == line.step), None)

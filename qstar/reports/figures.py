@@ -102,7 +102,7 @@ def curves(axes: "Axes", shown: Sequence[Curve], x: str, y: str, limits: tuple[f
 
 
 def mean_of_runs(runs: Sequence[Sequence[float]]) -> list[float]:
-    """The mean at every place, of those runs that come so far."""
+    """The mean at every place, of those runs that reach it."""
     at = ([run[i] for run in runs if i < len(run)] for i in range(max(map(len, runs))))
     return [sum(values) / len(values) for values in at]
 
@@ -130,7 +130,7 @@ def histogram(axes: "Axes", values: np.ndarray, x: str, y: str, outer: float = 0
 
 
 def level(axes: "Axes", value: float, text: str = "", upright: bool = False) -> None:
-    """A dotted line for what a figure is held against (chance, a published number), across or `upright`."""
+    """A dotted line for what a figure is compared with (chance, a published number), across or `upright`."""
     (axes.axvline if upright else axes.axhline)(value, color="#bbbbbb", linewidth=0.8, linestyle=":")
     if text:
         axes.text(0, value + 0.005, text, fontsize=7, color="0.4", va="bottom")
