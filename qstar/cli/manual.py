@@ -35,7 +35,7 @@ def asked(arguments: Sequence[str]) -> bool:
 def show(name: str, arguments: Sequence[str]) -> None:
     """Print the help of the command whose configuration is `configs/NAME.yaml`, with these overrides.
 
-    Leaves with status 1 where they do not compose.
+    Exits with status 1 where they do not compose.
     """
     given = [argument for argument in arguments if not argument.startswith("-")]
     try:
