@@ -430,7 +430,7 @@ def _writable(schema: type) -> DictConfig:
 
 
 def build(node: DictConfig) -> Dataclass:
-    """The frozen dataclass behind a composed configuration.
+    """The frozen dataclass of a composed configuration.
 
     Raises ValueError where a value is missing or its interpolation fails, and what the dataclasses' checks raise.
     """
@@ -463,7 +463,7 @@ def _check_known(node: DictConfig, prefix: str = "") -> None:
 
 
 def _explained(error: OmegaConfBaseException) -> str:
-    """OmegaConf's message on one line, with the key and what is wanted."""
+    """OmegaConf's message on one line, with the key and what is expected."""
     key, message = error.full_key or "", str(error.msg or error).splitlines()[0]
     if isinstance(error, MissingMandatoryValue):
         return f"{key} has no value: give {key}=VALUE"
@@ -491,7 +491,7 @@ def _chosen(cfg: Dataclass, prefix: str = "") -> dict[str, str]:
 
 
 def _literal(tree: Json) -> Json:
-    """Values in which OmegaConf looks nothing up: a text may hold `${`."""
+    """Values that OmegaConf does not interpolate: a text may hold `${`."""
     if isinstance(tree, dict):
         return {key: _literal(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):

@@ -84,7 +84,7 @@ def write(file: str | Path, contents: str | bytes | memoryview) -> None:
                 os.fsync(out.fileno())
             fresh.replace(file)
         except OSError:
-            with contextlib.suppress(OSError):  # the error above is the one to hear of
+            with contextlib.suppress(OSError):  # the error above is the one to report
                 fresh.unlink()
             raise
         sync(file.parent)
@@ -108,7 +108,7 @@ def write_records(file: str | Path, records: Sequence[dict]) -> None:
 
 
 def append(file: str | Path, records: Sequence[dict], durable: bool = False) -> None:
-    """Add lines; on disk when this returns where `durable`. The file is opened anew: a kill tears one line at most."""
+    """Add lines; on disk when this returns where `durable`. Each call opens the file: a kill tears one line at most."""
     with explained(file), Path(file).open("a", encoding="utf-8") as out:
         out.writelines(json.dumps(record) + "\n" for record in records)
         if durable:
@@ -433,7 +433,7 @@ def claim(folder: str | Path) -> list[Path]:
 
 
 def _is_folder(path: Path) -> bool:
-    """Asked of the system once: between two questions another process can make it. Raises NotADirectoryError."""
+    """One system call: between two of them another process can make it. Raises NotADirectoryError."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

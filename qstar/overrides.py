@@ -1,6 +1,6 @@
 """What is wrong with the arguments of a command that Hydra composes, in a sentence with the way out.
 
-Asked when a configuration does not compose: by then it may take its time, so each argument is tried by itself.
+Used when a configuration does not compose: by then time does not matter, so each argument is tried by itself.
 """
 
 import difflib
@@ -34,7 +34,7 @@ OPTIONS = frozenset(
 
 
 def run(name: str, main: Callable[[], None]) -> None:
-    """A Hydra command, which leaves with status 1 and a message where its arguments do not compose.
+    """A Hydra command, which exits with status 1 and a message where its arguments do not compose.
 
     Args:
         name: of its configuration, `configs/NAME.yaml`.
@@ -45,7 +45,7 @@ def run(name: str, main: Callable[[], None]) -> None:
     if dashed:
         print(without_dashes(name, dashed[0]), file=sys.stderr)
         raise SystemExit(2)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or else Hydra prints its own message and leaves
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or else Hydra prints its own message and exits
     try:
         main()
     except ERRORS as error:
@@ -69,7 +69,7 @@ def explained(name: str, arguments: Sequence[str], error: Exception) -> str:
     parsed = []
     for argument in (argument for argument in arguments if not argument.startswith("-")):
         try:
-            parsed += _each(OverridesParser.create().parse_override(argument))
+            parsed += _expanded(OverridesParser.create().parse_override(argument))
         except HydraException:
             return unreadable(argument)
     wrong = [message for message in (_choice(name, override) for override in parsed) if message]
@@ -82,7 +82,7 @@ def explained(name: str, arguments: Sequence[str], error: Exception) -> str:
     return f"{type(error).__name__}: {error}{cause}"
 
 
-def _each(override: Override) -> list[Override]:
+def _expanded(override: Override) -> list[Override]:
     """The values of a sweep, each as an override of its own."""
     if not override.is_sweep_override() or not override.is_discrete_sweep():
         return [override]
@@ -194,7 +194,7 @@ def unknown(key: str, known: Iterable[str], value: str = "") -> str:
 
 
 def _near(text: str, known: Iterable[str]) -> list[str]:
-    """The names that a slip of the pen may have turned into this text; the last part of a path may be all of it."""
+    """The names that a typing error may have turned into this text; the last part of a path may be all of it."""
     there = list(known)
     best = difflib.get_close_matches(text, there, LISTED, 0.7)
     if not best:

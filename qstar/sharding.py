@@ -86,7 +86,7 @@ def pick(
     Args:
         rows: of a batch (a micro-batch where there are several).
         held: bytes of weights, gradients and optimizer.
-        memory: bytes of one device; None where nobody knows, which counts as enough.
+        memory: bytes of one device; None where it is unknown, which counts as enough.
         fits: whether the model's sizes divide over these sizes of the mesh axes.
         spare: devices may be left over where nothing else fits.
 

@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments; leaves with a message where they contradict each other."""
+    """The arguments; exits with a message where they contradict each other."""
     out = parser()
     args = out.parse_args(arguments)
     if args.thoughts > 1 and not args.sample:
@@ -81,7 +81,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def think(run: "Run", args: argparse.Namespace) -> "Reading":
-    """The reading of `args.text`, with what the model wrote behind it.
+    """The reading of `args.text`, with what the model wrote after it.
 
     Raises ValueError for a run whose method does not think, a text that its tokenizer or model cannot take, and a text
     in which nothing has a thought before it.
