@@ -1,6 +1,6 @@
 """The files of a run: written whole or not at all, read with the place of a fault named, one process at a time.
 
-A file is written under another name, synced and renamed, so that a reader or a kill never meets half of it. Lines are
+A file is written under another name, synced and renamed, so that a reader or a kill never sees half of it. Lines are
 appended, and a last line without its end is torn by a kill and counts as not written. What the system refuses (a full
 disk, a quota, a limit on the size of files, a folder that was deleted) is an OSError with the path and the way out.
 """

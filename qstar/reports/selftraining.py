@@ -65,7 +65,7 @@ def _iterations(runs: Iterable[Run]) -> int:
 
 
 def _at(runs: Iterable[Run], i: int) -> list[Run]:
-    """Those that have come to this iteration."""
+    """Those that have reached this iteration."""
     return [run for run in runs if i < len(run.lines)]
 
 

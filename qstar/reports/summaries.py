@@ -104,7 +104,7 @@ def helpful(helped: Helpful, tokenizer: Tokenizer) -> Text:
 
 
 def labels(summary: dict) -> str:
-    """What a labelling came to, and what it cost by phase, in Markdown."""
+    """The counts of a labelling, and its cost by phase, in Markdown."""
     head = ("solutions", "right", "skipped", "steps", "labels", "mean label")
     counts = [f"{summary[name]:,}" for name in ("solutions", "right", "skipped", "steps", "labels")]
     spent = [

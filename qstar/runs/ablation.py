@@ -158,7 +158,7 @@ class Job:
 
 
 def jobs(ablations: Sequence[Ablation], seeds: Sequence[int], out: Path, extra: Sequence[str] = ()) -> list[Job]:
-    """What is to be done for these ablations, each run once, in order of seeds."""
+    """The jobs of these ablations, each run once, in order of seeds."""
     planned: dict[Path, Job] = {}
     for seed in seeds:
         for ablation in ablations:
@@ -173,7 +173,7 @@ def jobs(ablations: Sequence[Ablation], seeds: Sequence[int], out: Path, extra: 
 
 
 def work(job: Job) -> str:
-    """Train and ask, as far as that was not done; how it went, in a line."""
+    """Train and ask what is not done yet; returns a line with the outcome."""
     directory, started = job.directory, time.monotonic()
     name = f"{directory.parent.name}, seed {directory.name}"
     try:

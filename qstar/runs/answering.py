@@ -211,7 +211,7 @@ FOLLOWED = ("problem", "answer", "gold", "prompt_tokens", "generated_tokens")
 
 
 def followed(sampler: Policy, asked: Sequence[WronglyHinted], rows: Sequence[dict]) -> dict:
-    """What was answered to wrong hints, of rows of a store of such answers."""
+    """Counts of the answers to wrong hints, from the rows of their store."""
     told = {question.problem.id: question.hinted for question in asked}
     count = leaks.wrong_hint_count((row["answer"], told[row["problem"]], row["gold"]) for row in rows)
     line = {"wrong_hints": dataclasses.asdict(count) | {"share_followed": count.share_followed}}

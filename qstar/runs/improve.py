@@ -4,8 +4,8 @@ A run directory holds improve.yaml, rationales/ (every sample, `data/rationales.
 asked with a wrong hint, never trained on), a folder for each iteration with the examples it trained on and its
 training, a run like any other (iteration_3 can be asked by qstar-evaluate or be a model.source), iterations.jsonl (a
 line for each that is done) and summary.md. An iteration is a function of the weights before it, the store and the seed:
-batches that are stored are not drawn again, training goes on from its checkpoint; a run that was killed anywhere comes
-to the same end.
+batches that are stored are not drawn again, training goes on from its checkpoint; a run that was killed anywhere ends
+with the same results.
 """
 
 import dataclasses

@@ -7,7 +7,7 @@
     RUN/trl.jsonl             the solutions all of whose steps have a label, in TRL's stepwise format
     RUN/summary.json          counts, and tokens and FLOPs by phase
 
-A batch is a function of the configuration and its number, so a run that was killed comes to the same files.
+A batch is a function of the configuration and its number, so a run that was killed and resumed writes the same files.
 """
 
 import dataclasses

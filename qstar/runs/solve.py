@@ -3,7 +3,7 @@
 A run directory holds solve.yaml, candidates/ (a store as `data/rationales.py` has it: a row for every prompt and every
 step that was proposed, with its place in the tree, its scores and its tokens), batches.jsonl and summary.md. A batch of
 questions is a function of the weights and the seed, and those that are stored are not searched again: a run that was
-killed anywhere comes to the same rows. Tables are made from the rows alone (`runs/replay.py`), at smaller budgets too.
+killed anywhere ends with the same rows. Tables are made from the rows alone (`runs/replay.py`), at smaller budgets too.
 """
 
 import dataclasses
