@@ -32,9 +32,9 @@ def _value(value: object) -> str:
         case int() | float():
             return repr(value)
         case list() | tuple():
-            return "[" + ",".join(_value(one) for one in value) + "]"
+            return "[" + ",".join(_value(item) for item in value) + "]"
         case dict():
-            return "{" + ",".join(f"{_text(str(key))}:{_value(one)}" for key, one in value.items()) + "}"
+            return "{" + ",".join(f"{_text(str(key))}:{_value(item)}" for key, item in value.items()) + "}"
     return _text(str(value))
 
 

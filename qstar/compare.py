@@ -38,17 +38,19 @@ def compare(first: Path, second: Path | None) -> list:
     """
     from qstar.evals import journal, paired  # here, so that --help answers at once
 
-    one = {task: table.to_pylist() for task, table in journal.load_step(first).items()}
+    first_rows = {task: table.to_pylist() for task, table in journal.load_step(first).items()}
     if second is None:
-        found = [each for task, rows in one.items() for each in paired.within(task, rows)]
-        if not found:
+        comparisons = [comparison for task, rows in first_rows.items() for comparison in paired.within(task, rows)]
+        if not comparisons:
             raise ValueError(f"{first} has answers in one way only: name a second folder to compare it with")
-        return found
-    other = {task: table.to_pylist() for task, table in journal.load_step(second).items()}
-    tasks = [task for task in one if task in other]
+        return comparisons
+    second_rows = {task: table.to_pylist() for task, table in journal.load_step(second).items()}
+    tasks = [task for task in first_rows if task in second_rows]
     if not tasks:
-        raise ValueError(f"{first} has {', '.join(one)}, {second} has {', '.join(other)}: no task in common")
-    return [each for task in tasks for each in paired.between(task, one[task], other[task])]
+        raise ValueError(
+            f"{first} has {', '.join(first_rows)}, {second} has {', '.join(second_rows)}: no task in common"
+        )
+    return [comparison for task in tasks for comparison in paired.between(task, first_rows[task], second_rows[task])]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -57,13 +59,13 @@ def main(arguments: list[str] | None = None) -> None:
 
     try:
         with console.phase("comparing", aside=True):
-            found = compare(args.first, args.second)
+            comparisons = compare(args.first, args.second)
     except (ValueError, OSError) as error:
         raise SystemExit(f"qstar-compare: {error}") from error
     from qstar.reports import summaries
 
     names = f"{args.second} against {args.first}" if args.second else f"{args.first}, thoughts against none"
-    console.console().print(summaries.comparisons(found, f"{names}, on the same items"))
+    console.console().print(summaries.comparisons(comparisons, f"{names}, on the same items"))
 
 
 if __name__ == "__main__":

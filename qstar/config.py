@@ -137,15 +137,15 @@ class TrainConfig:
             return
         method, data = _choice("method", type(self.method)), _choice("data", kind)
         if takes is Batch:  # which most formats are: the method is the one to change
-            takers = [name for name, one in SCHEMAS["method"].items() if protocol.trains_on(one) in kind.rows]
+            takers = [name for name, schema in SCHEMAS["method"].items() if protocol.trains_on(schema) in kind.rows]
             told = f"data={data} holds {kind.holds}, which method={method} does not train on, but {_named(takers)}"
             pairs = [(taker, kind) for taker in takers]
         else:
-            fitting = [one for one in SCHEMAS["data"].values() if takes in one.rows]
+            fitting = [schema for schema in SCHEMAS["data"].values() if takes in schema.rows]
             what = fitting[0].holds if fitting else takes.__name__
             alone = "" if as_text else " without a control (control=false)"
             told = f"method={method} trains on {what}{alone}, and data={data} holds {kind.holds}"
-            pairs = [(method, one) for one in fitting]
+            pairs = [(method, schema) for schema in fitting]
         raise ValueError(f"{told}: {_together(*pairs[0])}" if pairs else told)
 
     def _check_rollouts(self) -> None:
@@ -274,12 +274,12 @@ class SolveConfig:
 
     def __post_init__(self):
         scorer = (self.scorer,) if isinstance(self.scorer, str) else tuple(self.scorer or ())
-        object.__setattr__(self, "scorer", tuple(one for one in scorer if one))
+        object.__setattr__(self, "scorer", tuple(item for item in scorer if item))
         for name in ("budgets", "delimiters"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         settings.check(self)
         _check_run_dir(self.run_dir)
-        if not all(isinstance(one, str) for one in self.scorer) or len(set(self.scorer)) < len(self.scorer):
+        if not all(isinstance(item, str) for item in self.scorer) or len(set(self.scorer)) < len(self.scorer):
             raise ValueError(
                 f"scorer = {list(self.scorer)}: expected a run of method=orm or method=prm, oracle or logprob, or a "
                 "list of different ones"
@@ -430,7 +430,7 @@ def _writable(schema: type) -> DictConfig:
 
 
 def build(node: DictConfig) -> Dataclass:
-    """The frozen dataclass behind a composed configuration.
+    """The frozen dataclass of a composed configuration.
 
     Raises ValueError where a value is missing or its interpolation fails, and what the dataclasses' checks raise.
     """
@@ -453,17 +453,17 @@ def _check_known(node: DictConfig, prefix: str = "") -> None:
     schema = OmegaConf.get_type(node)
     if not dataclasses.is_dataclass(schema):
         return
-    known = [one.name for one in dataclasses.fields(schema)]
+    known = [setting.name for setting in dataclasses.fields(schema)]
     for name in node:
         if name not in known:
-            raise ValueError(overrides.unknown(f"{prefix}{name}", [f"{prefix}{one}" for one in known]))
+            raise ValueError(overrides.unknown(f"{prefix}{name}", [f"{prefix}{setting}" for setting in known]))
         child = node._get_node(name)
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
             _check_known(child, f"{prefix}{name}.")
 
 
 def _explained(error: OmegaConfBaseException) -> str:
-    """OmegaConf's message on one line, with the key and what is wanted."""
+    """OmegaConf's message on one line, with the key and what is expected."""
     key, message = error.full_key or "", str(error.msg or error).splitlines()[0]
     if isinstance(error, MissingMandatoryValue):
         return f"{key} has no value: give {key}=VALUE"
@@ -482,16 +482,16 @@ def save(cfg: TrainConfig | ImproveConfig | SolveConfig | LabelConfig, file: Pat
 def _chosen(cfg: Dataclass, prefix: str = "") -> dict[str, str]:
     """The schema of every group by its dotted key, of a task within an evaluation too."""
     chosen = {}
-    for one in dataclasses.fields(cfg):
-        value = getattr(cfg, one.name)
-        if one.name in SCHEMAS and dataclasses.is_dataclass(value):
-            key = f"{prefix}{one.name}"
+    for setting in dataclasses.fields(cfg):
+        value = getattr(cfg, setting.name)
+        if setting.name in SCHEMAS and dataclasses.is_dataclass(value):
+            key = f"{prefix}{setting.name}"
             chosen |= {key: type(value).__name__} | _chosen(value, f"{key}.")
     return chosen
 
 
 def _literal(tree: Json) -> Json:
-    """Values in which OmegaConf looks nothing up: a text may hold `${`."""
+    """Values that OmegaConf does not interpolate: a text may hold `${`."""
     if isinstance(tree, dict):
         return {key: _literal(value) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
@@ -517,14 +517,14 @@ def load(file: Path, given: Sequence[str] = (), schema: type[C] = TrainConfig) -
 def _loaded(file: Path, schema: type) -> DictConfig:
     try:
         contents = OmegaConf.load(file)
-        groups = [one.name for one in dataclasses.fields(schema) if one.name in SCHEMAS]
+        groups = [setting.name for setting in dataclasses.fields(schema) if setting.name in SCHEMAS]
         if contents.schemas.get("improve") == "Improve":  # of earlier versions: all settings, whatever recipe they made
             contents.schemas.improve = "Recipe"
         groups = [name for name in groups if contents.get(name) is not None or name in contents.schemas]
         schemas = {name: _schema(name, contents.schemas[name]) for name in groups}
         node = _writable(schema)
-        for name, found in schemas.items():
-            node[name] = _writable(found)
+        for name, group in schemas.items():
+            node[name] = _writable(group)
         for key in contents.schemas:
             parent, _, name = key.rpartition(".")
             if parent:
@@ -614,11 +614,11 @@ def differing(old: Dataclass, new: Dataclass) -> list[str]:
 
 def _flat(cfg: Dataclass, prefix: str = "") -> dict[str, object]:
     """Values by dotted key; of a nested configuration its class as well."""
-    found = {}
-    for one in dataclasses.fields(cfg):
-        key, value = prefix + one.name, getattr(cfg, one.name)
+    values = {}
+    for setting in dataclasses.fields(cfg):
+        key, value = prefix + setting.name, getattr(cfg, setting.name)
         if dataclasses.is_dataclass(value):
-            found |= {key: type(value).__name__} | _flat(value, f"{key}.")
+            values |= {key: type(value).__name__} | _flat(value, f"{key}.")
         else:
-            found[key] = value
-    return found
+            values[key] = value
+    return values

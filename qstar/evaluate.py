@@ -36,7 +36,7 @@ def _main(node: DictConfig) -> None:
             choices = ", ".join(name for name in configs.SCHEMAS["eval"] if name != "none")
             raise ValueError(f"eval=none asks nothing: choose one of {choices}")
         entry.prepare_jax()
-        if cfg.run == "latest":  # said in full, for what is the latest may change
+        if cfg.run == "latest":  # in full, because the latest may change
             cfg = dataclasses.replace(cfg, run=str(runs.latest_run()))
         if cfg.out:
             again = _again(cfg, sys.argv[1:])  # Hydra's own list of overrides has lost some of their quotes
@@ -49,12 +49,12 @@ def _main(node: DictConfig) -> None:
 
 def _again(cfg: EvaluateConfig, arguments: Sequence[str]) -> str:
     """The command that goes on with an evaluation: the same one, of the same run."""
-    others = [one for one in arguments if one.partition("=")[0] != "run"]
+    others = [argument for argument in arguments if argument.partition("=")[0] != "run"]
     return advice.command("qstar-evaluate", *others, advice.override("run", cfg.run))
 
 
 def _comparison(out: Path, groups: summaries.Groups) -> str:
-    """How to test what was found, where it can be tested by itself."""
+    """How to test the answers, where they can be tested by themselves."""
     folders = sorted({file.parent for file in out.glob("step_*/*.parquet")}, key=_step_of)
     ways = {row.way for _, rows in groups for row in rows}
     if len(folders) > 1:

@@ -1,6 +1,6 @@
 """The files of a run: written whole or not at all, read with the place of a fault named, one process at a time.
 
-A file is written under another name, synced and renamed, so that a reader or a kill never meets half of it. Lines are
+A file is written under another name, synced and renamed, so that a reader or a kill never sees half of it. Lines are
 appended, and a last line without its end is torn by a kill and counts as not written. What the system refuses (a full
 disk, a quota, a limit on the size of files, a folder that was deleted) is an OSError with the path and the way out.
 """
@@ -57,7 +57,9 @@ def explained(path: str | Path) -> Iterator[None]:
 def explanation_of(error: OSError, path: str | Path) -> OSError | None:
     """An OSError of the same kind that names `path` and the way out; None where the error says all that is known."""
     path = Path(path)
-    file = next((one for one in (path.parent, *path.parent.parents) if one.exists() and not one.is_dir()), None)
+    file = next(
+        (parent for parent in (path.parent, *path.parent.parents) if parent.exists() and not parent.is_dir()), None
+    )
     if file is not None:
         return NotADirectoryError(errno.ENOTDIR, f"cannot write {path}: {file} is a file; choose another place")
     if error.errno in (errno.ENOENT, errno.ESTALE) and not path.parent.is_dir():
@@ -82,7 +84,7 @@ def write(file: str | Path, contents: str | bytes | memoryview) -> None:
                 os.fsync(out.fileno())
             fresh.replace(file)
         except OSError:
-            with contextlib.suppress(OSError):  # the error above is the one to hear of
+            with contextlib.suppress(OSError):  # the error above is the one to report
                 fresh.unlink()
             raise
         sync(file.parent)
@@ -106,7 +108,7 @@ def write_records(file: str | Path, records: Sequence[dict]) -> None:
 
 
 def append(file: str | Path, records: Sequence[dict], durable: bool = False) -> None:
-    """Add lines; on disk when this returns where `durable`. The file is opened anew: a kill tears one line at most."""
+    """Add lines; on disk when this returns where `durable`. Each call opens the file: a kill tears one line at most."""
     with explained(file), Path(file).open("a", encoding="utf-8") as out:
         out.writelines(json.dumps(record) + "\n" for record in records)
         if durable:
@@ -141,13 +143,13 @@ def lines(file: str | Path, kind: str, **fields: type | tuple[type, ...]) -> lis
     text = file.read_bytes()
     # Without its end a line is torn, even one that parses: `"loss": 1.2` may have been 1.25.
     whole = text[: text.rfind(b"\n") + 1].split(b"\n")[:-1]
-    found = []
+    checked = []
     for number, raw in enumerate(whole, 1):
         where = f"{file}, line {number}"
         record = _record(raw, where, kind)
         check(record, where, kind, **fields)
-        found.append(Line(record, raw + b"\n", where))
-    return found
+        checked.append(Line(record, raw + b"\n", where))
+    return checked
 
 
 def records(file: str | Path, kind: str, **fields: type | tuple[type, ...]) -> list[JsonObject]:
@@ -158,22 +160,22 @@ def records(file: str | Path, kind: str, **fields: type | tuple[type, ...]) -> l
 def keep_until(file: str | Path, step: int, kind: str, **fields: type | tuple[type, ...]) -> list[Line]:
     """The lines up to `step`; the rest is removed from the file, and so is a line that a kill has torn."""
     kept = until(file, step, kind, **fields)
-    wanted = b"".join(line.raw for line in kept)
-    if Path(file).is_file() and wanted != Path(file).read_bytes():
-        write(file, wanted)
+    contents = b"".join(line.raw for line in kept)
+    if Path(file).is_file() and contents != Path(file).read_bytes():
+        write(file, contents)
     return kept
 
 
 def until(file: str | Path, step: int, kind: str, **fields: type | tuple[type, ...]) -> list[Line]:
     """The lines up to `step`, of a file whose steps never fall. Raises ValueError where one does."""
-    found = lines(file, kind, step=int)
-    for before, line in itertools.pairwise(found):
+    all_lines = lines(file, kind, step=int)
+    for before, line in itertools.pairwise(all_lines):
         if line.record["step"] < before.record["step"]:
             raise ValueError(
                 f"{line.where}: step {line.record['step']} after step {before.record['step']}: did two processes write "
                 f"this file? {WAY_OUT}"
             )
-    kept = [line for line in found if line.record["step"] <= step]
+    kept = [line for line in all_lines if line.record["step"] <= step]
     for line in kept:
         check(line.record, line.where, kind, **fields)
     return kept
@@ -210,7 +212,7 @@ def check(record: JsonObject, where: str, kind: str, **fields: type | tuple[type
             raise ValueError(f"{where}: no {name!r} in it, expected {kind}; it has {has}; {WAY_OUT}")
         value = record[name]
         if not isinstance(value, types) or (isinstance(value, bool) and bool not in _as_tuple(types)):  # True is an int
-            expected = " or ".join(one.__name__ for one in _as_tuple(types))
+            expected = " or ".join(expected_type.__name__ for expected_type in _as_tuple(types))
             raise ValueError(f"{where}: {name!r} is {value!r}, expected {expected}; {WAY_OUT}")
 
 
@@ -225,7 +227,7 @@ def read_json(file: str | Path) -> JsonObject:
         raise FileNotFoundError(f"{file} is missing: put back a copy of it")
     raw = file.read_bytes()
     try:
-        found = json.loads(raw.decode("utf-8"))
+        contents = json.loads(raw.decode("utf-8"))
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{file}, line {error.lineno}: not JSON ({_reason(error)}); put back a copy of the file"
@@ -233,9 +235,9 @@ def read_json(file: str | Path) -> JsonObject:
     except UnicodeDecodeError as error:
         number = raw.count(b"\n", 0, error.start) + 1
         raise ValueError(f"{file}, line {number}: {_reason(error)}; put back a copy of the file") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}, line 1: a JSON {type(found).__name__}, expected an object; put back a copy of it")
-    return found
+    if not isinstance(contents, dict):
+        raise ValueError(f"{file}, line 1: a JSON {type(contents).__name__}, expected an object; put back a copy of it")
+    return contents
 
 
 def place(file: str | Path, key: str) -> str:
@@ -408,30 +410,30 @@ def fresh(folder: str | Path) -> Iterator[Path]:
 
     It is made at once, and removed at the end if it is still empty.
     """
-    found = claim(folder)
+    claimed = claim(folder)
     try:
-        yield found[-1]
+        yield claimed[-1]
     finally:
-        remove_empty(found)
+        remove_empty(claimed)
 
 
 def claim(folder: str | Path) -> list[Path]:
     """Make a folder that is not there yet: `folder`, or with -2, -3, ... after it. What was made, its parents first."""
     number, made = 1, make(Path(folder).parent)
     while True:
-        found = Path(folder) if number == 1 else Path(f"{folder}-{number}")
+        candidate = Path(folder) if number == 1 else Path(f"{folder}-{number}")
         try:
-            with explained(found):
-                found.mkdir()
-            return [*made, found]
+            with explained(candidate):
+                candidate.mkdir()
+            return [*made, candidate]
         except FileExistsError:  # another process was faster, or there is a file of this name
             number += 1
         except FileNotFoundError:  # another process has just removed the parent, which was empty
-            made += make(found.parent)
+            made += make(candidate.parent)
 
 
 def _is_folder(path: Path) -> bool:
-    """Asked of the system once: between two questions another process can make it. Raises NotADirectoryError."""
+    """One system call: between two of them another process can make it. Raises NotADirectoryError."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):

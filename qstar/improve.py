@@ -56,7 +56,7 @@ def chosen(node: DictConfig, overrides: list[str]) -> tuple[ImproveConfig, Path]
         raise FileNotFoundError(
             f"resume={node.resume}: {directory} is no self-training run (no {iterations.CONFIG} in it)"
         )
-    values = [one for one in overrides if not one.startswith(("resume=", "run_dir="))]
+    values = [override for override in overrides if not override.startswith(("resume=", "run_dir="))]
     return configs.load(directory / iterations.CONFIG, values, ImproveConfig), directory
 
 

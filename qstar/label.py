@@ -36,8 +36,8 @@ def _main(node: DictConfig) -> None:
         entry.prepare_jax()
         with entry.own_folder(node, directory) as own:
             ending.go_on = lambda: entry.resume("qstar-label", own) if (own / label.CONFIG).is_file() else ""
-            found = label.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
-        console.console().print(summaries.labels(found), markup=False, highlight=False)
+            summary = label.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
+        console.console().print(summaries.labels(summary), markup=False, highlight=False)
         console.say(f"Labels are in {own / label.LABELS}")
 
 
@@ -54,7 +54,7 @@ def chosen(node: DictConfig, given: list[str]) -> tuple[LabelConfig, Path]:
     directory = Path(node.resume)
     if not (directory / label.CONFIG).is_file():
         raise FileNotFoundError(f"resume={node.resume}: {directory} is no run of qstar-label (no {label.CONFIG} in it)")
-    values = [one for one in given if not one.startswith(("resume=", "run_dir="))]
+    values = [override for override in given if not override.startswith(("resume=", "run_dir="))]
     return configs.load(directory / label.CONFIG, values, LabelConfig), directory
 
 

@@ -1,6 +1,6 @@
 """What is wrong with the arguments of a command that Hydra composes, in a sentence with the way out.
 
-Asked when a configuration does not compose: by then it may take its time, so each argument is tried by itself.
+Used when a configuration does not compose: by then time does not matter, so each argument is tried by itself.
 """
 
 import difflib
@@ -34,16 +34,18 @@ OPTIONS = frozenset(
 
 
 def run(name: str, main: Callable[[], None]) -> None:
-    """A Hydra command, which leaves with status 1 and a message where its arguments do not compose.
+    """A Hydra command, which exits with status 1 and a message where its arguments do not compose.
 
     Args:
         name: of its configuration, `configs/NAME.yaml`.
     """
-    dashed = [one for one in sys.argv[1:] if one.startswith("--") and one.partition("=")[0] not in OPTIONS]
+    dashed = [
+        argument for argument in sys.argv[1:] if argument.startswith("--") and argument.partition("=")[0] not in OPTIONS
+    ]
     if dashed:
         print(without_dashes(name, dashed[0]), file=sys.stderr)
         raise SystemExit(2)
-    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or else Hydra prints its own message and leaves
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or else Hydra prints its own message and exits
     try:
         main()
     except ERRORS as error:
@@ -57,30 +59,30 @@ def without_dashes(name: str, argument: str) -> str:
     key, _, value = argument.removeprefix("--").replace("-", "_").partition("=")
     cfg = _with_groups(name, [])
     known = keys(cfg) if cfg is not None else []
-    same = [one for one in known if one == key] or [one for one in known if one.rpartition(".")[2] == key]
-    meant = _meant(same[:LISTED] or _near(key, known), lambda one: f"{one}={value or 'VALUE'}")
+    same = [key] if key in known else [setting for setting in known if setting.rpartition(".")[2] == key]
+    meant = _meant(same[:LISTED] or _near(key, known), lambda setting: f"{setting}={value or 'VALUE'}")
     return f"there is no option {argument.partition('=')[0]}; settings are given as key=value, without dashes{meant}"
 
 
 def explained(name: str, arguments: Sequence[str], error: Exception) -> str:
     """What is wrong with the arguments of the command with this configuration, of which `error` came."""
     parsed = []
-    for argument in (one for one in arguments if not one.startswith("-")):
+    for argument in (argument for argument in arguments if not argument.startswith("-")):
         try:
-            parsed += _each(OverridesParser.create().parse_override(argument))
+            parsed += _expanded(OverridesParser.create().parse_override(argument))
         except HydraException:
             return unreadable(argument)
-    wrong = [message for message in (_choice(name, one) for one in parsed) if message]
+    wrong = [message for message in (_choice(name, override) for override in parsed) if message]
     if not wrong:
         cfg = _with_groups(name, parsed)
-        wrong = [message for message in (refusal(cfg, one) for one in parsed if cfg is not None) if message]
+        wrong = [message for message in (refusal(cfg, override) for override in parsed if cfg is not None) if message]
     if wrong:
         return "\n".join(wrong) + f"\nAll groups, choices and settings:  qstar-{name} --help"
     cause = f": {error.__cause__}" if error.__cause__ else ""
     return f"{type(error).__name__}: {error}{cause}"
 
 
-def _each(override: Override) -> list[Override]:
+def _expanded(override: Override) -> list[Override]:
     """The values of a sweep, each as an override of its own."""
     if not override.is_sweep_override() or not override.is_discrete_sweep():
         return [override]
@@ -116,12 +118,12 @@ def choices(name: str, group: str) -> dict[str, Path]:
 
 def recipes(name: str) -> dict[str, Path]:
     """The whole recipes of a command, by what `experiments=` calls them."""
-    found = {}
+    by_name = {}
     for file in sorted((ROOT / RECIPES).rglob("*.yaml")):
         text = file.read_text(encoding="utf-8")
         if text.startswith(GLOBAL) and (IMPROVES in text) == (name == "improve"):
-            found[file.relative_to(ROOT / RECIPES).with_suffix("").as_posix()] = file
-    return found
+            by_name[file.relative_to(ROOT / RECIPES).with_suffix("").as_posix()] = file
+    return by_name
 
 
 def _is_group(key: str) -> bool:
@@ -139,7 +141,7 @@ def _choice(name: str, override: Override) -> str:
     other = {"train": "improve", "improve": "train"}.get(name)
     if group == RECIPES and other and value in recipes(other):
         return f"{group}={value} is of another command: qstar-{other} {group}={value}"
-    meant = _meant(_near(value, known), lambda one: f"{group}={one}")
+    meant = _meant(_near(value, known), lambda choice: f"{group}={choice}")
     listed = "\n  ".join(["", *known]) if group == RECIPES else " " + ", ".join(known)
     return f"there is no {group}={value}{meant}\n{group} is one of{listed}"
 
@@ -149,7 +151,9 @@ def _choice(name: str, override: Override) -> str:
 
 def _with_groups(name: str, parsed: Sequence[Override]) -> DictConfig | None:
     """What the choices from groups compose alone; None where even these do not."""
-    groups = list({one.key_or_group: one.input_line for one in parsed if _is_group(one.key_or_group)}.values())
+    groups = list(
+        {override.key_or_group: override.input_line for override in parsed if _is_group(override.key_or_group)}.values()
+    )
     try:
         with hydra.initialize_config_dir(CONFIGS, version_base="1.3"):
             return hydra.compose(name, groups)
@@ -181,27 +185,27 @@ def unknown(key: str, known: Iterable[str], value: str = "") -> str:
     """That there is no such setting, and which may have been meant."""
     there = list(known)
     parent, _, last = key.rpartition(".")
-    beside = {one.rpartition(".")[2]: one for one in there if one.rpartition(".")[0] == parent}
-    elsewhere = [one for one in there if one.rpartition(".")[2] == last]
-    near = elsewhere or [beside[one] for one in _near(last, beside)] or ([] if parent in there else _near(key, there))
-    meant = _meant(near, lambda one: f"{one}={value}" if value else one)
+    beside = {setting.rpartition(".")[2]: setting for setting in there if setting.rpartition(".")[0] == parent}
+    elsewhere = [setting for setting in there if setting.rpartition(".")[2] == last]
+    near = elsewhere or [beside[name] for name in _near(last, beside)] or ([] if parent in there else _near(key, there))
+    meant = _meant(near, lambda setting: f"{setting}={value}" if value else setting)
     listed = f"; {parent} has {', '.join(beside)}" if parent in there and not meant else ""
     return f"there is no setting {key}{meant}{listed}"
 
 
 def _near(text: str, known: Iterable[str]) -> list[str]:
-    """The names that a slip of the pen may have turned into this text; the last part of a path may be all of it."""
+    """The names that a typing error may have turned into this text; the last part of a path may be all of it."""
     there = list(known)
     best = difflib.get_close_matches(text, there, LISTED, 0.7)
     if not best:
-        short = {one.rpartition("/")[2]: one for one in there}
-        best = [short[one] for one in difflib.get_close_matches(text.rpartition("/")[2], short, LISTED, 0.7)]
+        short = {name.rpartition("/")[2]: name for name in there}
+        best = [short[name] for name in difflib.get_close_matches(text.rpartition("/")[2], short, LISTED, 0.7)]
     rate = difflib.SequenceMatcher(None, text, best[0]).ratio() if best else 0.0
-    return [one for one in best if difflib.SequenceMatcher(None, text, one).ratio() > rate - 0.05]
+    return [name for name in best if difflib.SequenceMatcher(None, text, name).ratio() > rate - 0.05]
 
 
 def _meant(near: Sequence[str], spelled: Callable[[str], str]) -> str:
-    return f": did you mean {_or([spelled(one) for one in near])}?" if near else ""
+    return f": did you mean {_or([spelled(name) for name in near])}?" if near else ""
 
 
 def _or(options: Sequence[str]) -> str:
@@ -210,13 +214,13 @@ def _or(options: Sequence[str]) -> str:
 
 def keys(cfg: DictConfig, prefix: str = "") -> list[str]:
     """All settings of a configuration, dotted."""
-    found = []
+    dotted = []
     for name in cfg:
         child = cfg._get_node(name)
-        found.append(f"{prefix}{name}")
+        dotted.append(f"{prefix}{name}")
         if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
-            found += keys(child, f"{prefix}{name}.")
-    return found
+            dotted += keys(child, f"{prefix}{name}.")
+    return dotted
 
 
 def _parents(key: str) -> list[str]:

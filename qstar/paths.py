@@ -46,12 +46,12 @@ def check_file(key: str, given: str | os.PathLike) -> None:
 
 def _nearest(key: str, path: Path) -> Path:
     """The path, or the closest one above it that is there."""
-    for one in (path, *path.absolute().parents):
+    for place in (path, *path.absolute().parents):
         try:
-            os.lstat(one)
+            os.lstat(place)
         except (FileNotFoundError, NotADirectoryError):
             continue
         except (OSError, ValueError) as error:  # a name too long, a zero byte, a folder that may not be entered
             raise ValueError(f"{key} = {str(path)!r}: {error}") from error
-        return one
+        return place
     raise ValueError(f"{key} = {str(path)!r}: there is no such place")

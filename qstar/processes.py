@@ -56,7 +56,7 @@ def first() -> bool:
 
 
 def wait(name: str) -> None:
-    """Until every process is here."""
+    """Wait until every process is here."""
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices(name)
 

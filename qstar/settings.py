@@ -121,7 +121,7 @@ class Rule:
             return "" if self._holds(value) else f": {self.legal.advice(self.kind, value)}"
         if not isinstance(value, list | tuple):
             return ": expected a list"
-        wrong = [one for one in value if not self._holds(one)]
+        wrong = [item for item in value if not self._holds(item)]
         return f", in it {wrong[0]!r}: {self.legal.advice(self.kind, wrong[0])}" if wrong else ""
 
     def _holds(self, value: object) -> bool:
@@ -142,8 +142,8 @@ def _is(value: object, kind: type) -> bool:
 def rules(schema: type) -> Mapping[str, Rule]:
     """Of the fields that are numbers or choices."""
     hints = get_type_hints(schema, include_extras=True)
-    found = {one.name: rule(hints[one.name]) for one in dataclasses.fields(schema)}
-    return {name: rule for name, rule in found.items() if rule is not None}
+    by_name = {field.name: rule(hints[field.name]) for field in dataclasses.fields(schema)}
+    return {name: rule for name, rule in by_name.items() if rule is not None}
 
 
 def rule(hint: object) -> Rule | None:
@@ -155,7 +155,7 @@ def rule(hint: object) -> Rule | None:
         kind, legal, *_ = arguments
         return Rule(kind, legal) if isinstance(legal, Range | OneOf) else None
     if get_origin(hint) in (Union, types.UnionType) and type(None) in arguments:
-        inner = [rule(one) for one in arguments if one is not type(None)]
+        inner = [rule(argument) for argument in arguments if argument is not type(None)]
         return dataclasses.replace(inner[0], optional=True) if len(inner) == 1 and inner[0] else None
     if get_origin(hint) is tuple and arguments[1:] == (...,):
         inner = rule(arguments[0])

@@ -86,7 +86,7 @@ def pick(
     Args:
         rows: of a batch (a micro-batch where there are several).
         held: bytes of weights, gradients and optimizer.
-        memory: bytes of one device; None where nobody knows, which counts as enough.
+        memory: bytes of one device; None where it is unknown, which counts as enough.
         fits: whether the model's sizes divide over these sizes of the mesh axes.
         spare: devices may be left over where nothing else fits.
 
@@ -109,7 +109,7 @@ def pick(
 
 def _divisors(number: int) -> list[int]:
     """Largest first."""
-    return [one for one in range(number, 0, -1) if number % one == 0]
+    return [divisor for divisor in range(number, 0, -1) if number % divisor == 0]
 
 
 def make_mesh(cfg: MeshConfig, devices: list | None = None) -> jax.sharding.Mesh:
@@ -175,9 +175,9 @@ def check_divisible(axes: dict, shapes: dict, mesh: jax.sharding.Mesh) -> None:
 
     `axes` and `shapes` are trees of one structure: logical axis names and shapes of every weight.
     """
-    found = _odd(axes, shapes, mesh.shape)
-    if found:
-        path, shape, name, size = found
+    odd = _odd(axes, shapes, mesh.shape)
+    if odd:
+        path, shape, name, size = odd
         where = jax.tree_util.keystr(path, simple=True, separator="/")
         raise ValueError(
             f"weight {where} {shape}: its axis {name!r} of size {size} is not divisible by the mesh axis "

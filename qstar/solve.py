@@ -60,9 +60,9 @@ def chosen(node: DictConfig, overrides: list[str]) -> tuple[SolveConfig, Path]:
     directory = solve.latest() if node[key] == "latest" else Path(node[key])
     if not (directory / solve.CONFIG).is_file():
         raise FileNotFoundError(f"{key}={node[key]}: {directory} is no search (no {solve.CONFIG} in it)")
-    picked = [group for group in GROUPS if any(one.startswith(f"{group}=") for one in overrides)]
+    picked = [group for group in GROUPS if any(override.startswith(f"{group}=") for override in overrides)]
     own = ("resume=", "tables=", "run_dir=", *(f"{group}{after}" for group in picked for after in "=."))
-    values = [one for one in overrides if not one.startswith(own)]
+    values = [override for override in overrides if not override.startswith(own)]
     cfg = configs.load(directory / solve.CONFIG, values, SolveConfig)
     changes = {group: getattr(configs.build(node), group) for group in picked}
     return dataclasses.replace(cfg, tables=node.tables, **changes), directory

@@ -176,7 +176,7 @@ class Term:
     @classmethod
     def stack(cls, terms: "Sequence[Term]", weight: float) -> "Term":
         """Several means as one term."""
-        return cls(jnp.stack([one.sum for one in terms]), jnp.stack([one.count for one in terms]), weight)
+        return cls(jnp.stack([term.sum for term in terms]), jnp.stack([term.count for term in terms]), weight)
 
     @property
     def means(self) -> Float[Array, "*means"]:

@@ -66,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The arguments; leaves with a message where they contradict each other."""
+    """The arguments; exits with a message where they contradict each other."""
     out = parser()
     args = out.parse_args(arguments)
     if args.thoughts > 1 and not args.sample:
@@ -81,7 +81,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def think(run: "Run", args: argparse.Namespace) -> "Reading":
-    """The reading of `args.text`, with what the model wrote behind it.
+    """The reading of `args.text`, with what the model wrote after it.
 
     Raises ValueError for a run whose method does not think, a text that its tokenizer or model cannot take, and a text
     in which nothing has a thought before it.
@@ -105,9 +105,9 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
     model = (run.method, run.definition, run.params)
     read_key, write_key = jax.random.split(jax.random.key(args.seed))
     greedy = not args.sample
-    found = read(*model, tokens, read_key, greedy=greedy, num_thoughts=args.thoughts)
+    reading = read(*model, tokens, read_key, greedy=greedy, num_thoughts=args.thoughts)
     if not args.generate:
-        return found
+        return reading
     written = generate(
         *model,
         [tokens],
@@ -117,7 +117,7 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
         greedy_thoughts=greedy,
         stop=run.tokenizer.ends,
     )
-    return written.behind(found, 0)
+    return written.behind(reading, 0)
 
 
 def about(run: "Run", args: argparse.Namespace) -> str:

@@ -49,19 +49,22 @@ def chosen(cfg: TrainConfig, overrides: list[str]) -> tuple[TrainConfig, Path]:
     directory = runs.latest_run(trained_alone=True) if cfg.resume == "latest" else Path(cfg.resume)
     if not (directory / "config.yaml").is_file():
         raise FileNotFoundError(f"resume={cfg.resume}: {directory} is no run directory (no config.yaml in it)")
-    values = [one for one in overrides if not one.startswith(("resume=", "run_dir="))]
+    values = [override for override in overrides if not override.startswith(("resume=", "run_dir="))]
     groups = [
-        one
-        for one in values
-        if one.partition("=")[0].lstrip("+~") in (*configs.SCHEMAS, "experiments") and not one.startswith("mesh=")
+        override
+        for override in values
+        if override.partition("=")[0].lstrip("+~") in (*configs.SCHEMAS, "experiments")
+        and not override.startswith("mesh=")
     ]
     if groups:
         raise ValueError(
             f"{', '.join(groups)} with resume: a run goes on with its own configuration; override single values "
             "(steps=200), or start a new run without resume"
         )
-    resumed = configs.load(directory / "config.yaml", [one for one in values if not one.startswith("mesh=")])
-    mesh = cfg.mesh if any(one.startswith("mesh=") for one in values) else resumed.mesh
+    resumed = configs.load(
+        directory / "config.yaml", [override for override in values if not override.startswith("mesh=")]
+    )
+    mesh = cfg.mesh if any(override.startswith("mesh=") for override in values) else resumed.mesh
     return dataclasses.replace(resumed, mesh=mesh, resume=str(directory)), directory
 
 

@@ -35,17 +35,17 @@ def prepare_jax() -> None:
 
 @dataclass
 class Ending:
-    """What is said when a command ends before its time: how to go on, once there is something to go on from."""
+    """What is printed when a command ends early: how to go on, once there is something to go on from."""
 
     go_on: Callable[[], str] = lambda: ""
 
 
 @contextlib.contextmanager
 def errors() -> Iterator[Ending]:
-    """Print an expected error as a message and leave with status 1; QSTAR_TRACEBACK=1 shows all of it.
+    """Print an expected error as a message and exit with status 1; QSTAR_TRACEBACK=1 shows all of it.
 
-    Ctrl-C leaves with status 130, SIGTERM with 143. Where the command has told how to go on, that is printed after an
-    interruption, and after what another attempt may mend (a full disk, a damaged checkpoint).
+    Ctrl-C exits with status 130, SIGTERM with 143. Where the command has told how to go on, that is printed after an
+    interruption, and after what another attempt may fix (a full disk, a damaged checkpoint).
     """
     from qstar.training.checkpoint import Damaged
     from qstar.training.loop import Interrupted
@@ -87,7 +87,7 @@ def resume(program: str, directory: Path) -> str:
 def own_folder(node: DictConfig, directory: Path) -> Iterator[Path]:
     """The directory of a run; where it is named by the clock, one that no run begun in the same second has.
 
-    Of several processes the first one makes it, and the others hear of it.
+    Of several processes the first one makes it and tells the others.
     """
     from qstar import processes
 
@@ -95,5 +95,5 @@ def own_folder(node: DictConfig, directory: Path) -> Iterator[Path]:
     if not by_clock or not processes.first():
         yield Path(processes.agreed(str(directory)))
         return
-    with files.fresh(directory) as found:
-        yield Path(processes.agreed(str(found)))
+    with files.fresh(directory) as made:
+        yield Path(processes.agreed(str(made)))

@@ -34,7 +34,7 @@ def number(hint: object) -> Callable[[str], float]:
 
 
 def check(parser: argparse.ArgumentParser, rule: Callable[..., None], *arguments: object) -> None:
-    """Leave with the parser's message where `rule` raises ValueError for these arguments."""
+    """Exit with the parser's message where `rule` raises ValueError for these arguments."""
     try:
         rule(*arguments)
     except ValueError as error:

@@ -35,9 +35,9 @@ def asked(arguments: Sequence[str]) -> bool:
 def show(name: str, arguments: Sequence[str]) -> None:
     """Print the help of the command whose configuration is `configs/NAME.yaml`, with these overrides.
 
-    Leaves with status 1 where they do not compose.
+    Exits with status 1 where they do not compose.
     """
-    given = [one for one in arguments if not one.startswith("-")]
+    given = [argument for argument in arguments if not argument.startswith("-")]
     try:
         print(text(name, given))
     except overrides.ERRORS as error:
@@ -137,7 +137,7 @@ def _spelled(value: object) -> str:
     if isinstance(value, list | tuple):
         shown = f"[{','.join(map(_spelled, value))}]"
     elif isinstance(value, dict):
-        shown = "{" + ",".join(f"{name}:{_spelled(one)}" for name, one in value.items()) + "}"
+        shown = "{" + ",".join(f"{name}:{_spelled(item)}" for name, item in value.items()) + "}"
     else:
         shown = {None: "null", True: "true", False: "false", "": "''"}.get(value) if not _number(value) else str(value)
         shown = str(value) if shown is None else shown
@@ -160,24 +160,24 @@ def _about(schema: type) -> str:
 @functools.cache
 def meanings(schema: type) -> Mapping[str, str]:
     """What the comments say about the fields of a dataclass, those that it inherits included."""
-    found: dict[str, str] = {}
-    for one in reversed(schema.__mro__):
-        if dataclasses.is_dataclass(one):
+    comments: dict[str, str] = {}
+    for base in reversed(schema.__mro__):
+        if dataclasses.is_dataclass(base):
             # A field that is declared again, for another default, keeps what is said of it above.
-            found |= {name: said for name, said in _comments(one).items() if said or name not in found}
-    return found
+            comments |= {name: said for name, said in _comments(base).items() if said or name not in comments}
+    return comments
 
 
 def _comments(schema: type) -> dict[str, str]:
     """Of the fields of this class alone, by name: the comment at the end of the line, and the one above it."""
     lines = Path(sys.modules[schema.__module__].__file__).read_text(encoding="utf-8").splitlines()
     start = next(number for number, line in enumerate(lines) if re.match(rf"class {schema.__name__}\b", line))
-    found, above = {}, []
+    comments, above = {}, []
     for line in lines[start + 1 :]:
         if re.match(r"\S|    def |    @", line):
             break
         field, comment = _FIELD.match(line), _COMMENT.match(line)
         if field and field[1] in schema.__annotations__:
-            found[field[1]] = " ".join([*([field[2]] if field[2] else []), *above])
+            comments[field[1]] = " ".join([*([field[2]] if field[2] else []), *above])
         above = [*above, comment[1]] if comment else []
-    return found
+    return comments

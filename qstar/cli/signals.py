@@ -1,9 +1,9 @@
 """Ctrl-C and SIGTERM while a command starts, or does anything else than train: a line, and status 130 or 143, at once.
 
-Until the training loop takes the signals over there is nothing to save, and what is on disk stands a kill at any time.
-So the process just ends. An exception in the middle of an import or a compilation would instead pass through code that
-cannot take it (a traceback of someone's import, or an abort). The system tells a thread of ours at once, for the main
-thread hears of a signal only once it is back in Python, which can be half a minute when it compiles.
+Until the training loop takes the signals over there is nothing to save, and what is on disk survives a kill, so the
+process just ends. An exception in the middle of an import or a compilation would instead pass through code that
+cannot take it (a traceback of someone's import, or an abort). A thread of our own receives it at once: the main thread
+handles a signal only once it is back in Python, which can take half a minute when it compiles.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h"  # a live bar hides it
 
 _leaving = threading.Lock()
-_advice: list[Callable[[], str]] = []  # how to go on, from the newest who knows
+_advice: list[Callable[[], str]] = []  # how to go on; the last one is printed
 
 
 def install() -> None:
@@ -40,7 +40,7 @@ def status(number: int) -> int:
 
 @contextlib.contextmanager
 def advising(how: Callable[[], str]) -> Iterator[None]:
-    """When a signal ends the process meanwhile, `how()` is said."""
+    """When a signal ends the process meanwhile, `how()` is printed."""
     _advice.append(how)
     try:
         yield
@@ -60,7 +60,7 @@ def _handle(number: int, frame) -> None:
 
 
 def _leave(number: int) -> None:
-    if not _leaving.acquire(blocking=False):  # the other thread is at it
+    if not _leaving.acquire(blocking=False):  # the other thread is already exiting
         while True:
             time.sleep(1)
     try:

@@ -1,6 +1,6 @@
 """Results of ablations, one for a base, a seed, an arm and a way of asking: their record, and a table of each.
 
-What an interval is over, and by which method, says `evals/intervals.py`; a difference is paired by base and seed, which
+`evals/intervals.py` says what an interval is over and by which method; a difference is paired by base and seed, which
 fix the start, the text and the order in which arms see it.
 """
 
@@ -83,9 +83,9 @@ def merged(old: Sequence[Result], new: Sequence[Result], where: str, replace: bo
 
 def write(results: Iterable[Result], file: Path) -> None:
     """One line a result; numbers to six digits, what is not a number left out."""
-    kept = [{name: value for name, value in dataclasses.asdict(one).items() if value == value} for one in results]
+    kept = [{name: value for name, value in dataclasses.asdict(result).items() if value == value} for result in results]
     files.write_records(
-        file, [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in one.items()} for one in kept]
+        file, [{k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in record.items()} for record in kept]
     )
 
 
@@ -107,21 +107,21 @@ class Line:
 
     def values(self, way: str, name: str) -> dict[tuple[int, int], float]:
         """Of the finished runs, in order; what is not a number is left out."""
-        found = {run: getattr(result, name) for run, result in sorted(self.by_way.get(way, {}).items())}
-        return {run: value for run, value in found.items() if not math.isnan(value)}
+        numbers = {run: getattr(result, name) for run, result in sorted(self.by_way.get(way, {}).items())}
+        return {run: value for run, value in numbers.items() if not math.isnan(value)}
 
     def accuracy(self, way: str) -> Across | None:
         """None where it was not asked so, or every run diverged."""
         values, asked = self.values(way, "accuracy"), self.by_way.get(way, {}).values()
-        return intervals.across(values, min(one.n for one in asked)) if values else None
+        return intervals.across(values, min(result.n for result in asked)) if values else None
 
     @property
     def seeds(self) -> str:
         """How many there are, of how many bases where these are several, and how many of them diverged."""
         diverged, ran = self.by_way.get("diverged", {}), self.by_way.get("none", {})
         bases = {base for base, _ in (*ran, *diverged)}
-        each = f"{len(ran) + len(diverged)}" + (f" on {len(bases)} bases" if len(bases) > 1 else "")
-        return each + (f", {len(diverged)} diverged" if diverged else "")
+        text = f"{len(ran) + len(diverged)}" + (f" on {len(bases)} bases" if len(bases) > 1 else "")
+        return text + (f", {len(diverged)} diverged" if diverged else "")
 
     @property
     def main(self) -> dict[tuple[int, int], Result]:
@@ -134,37 +134,37 @@ class Line:
         return {run: self.main[run].accuracy - reference.main[run].accuracy for run in both}
 
 
-def lines(one: Ablation, results: Iterable[Result]) -> list[Line]:
+def lines(ablation: Ablation, results: Iterable[Result]) -> list[Line]:
     """A line for every arm of the ablation that has results, at every step asked, in the order of the file."""
-    found: dict[tuple[int, int], Line] = {}
-    order = list(one.arms)
+    by_place: dict[tuple[int, int], Line] = {}
+    order = list(ablation.arms)
     for result in results:
-        if result.ablation == one.name and result.arm in one.arms:
+        if result.ablation == ablation.name and result.arm in ablation.arms:
             place = (order.index(result.arm), result.step)
-            line = found.setdefault(place, Line(result.arm, result.step, result.cost, {}))
+            line = by_place.setdefault(place, Line(result.arm, result.step, result.cost, {}))
             line.by_way.setdefault(result.way, {})[result.run] = result
-    return [found[place] for place in sorted(found)]
+    return [by_place[place] for place in sorted(by_place)]
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def table(one: Ablation, results: Iterable[Result]) -> str:
+def table(ablation: Ablation, results: Iterable[Result]) -> str:
     """An ablation in Markdown; arms that were not run are named below."""
-    ready = lines(one, results)
-    text = tables.markdown(COLUMNS, [_row(one, line, ready) for line in ready])
-    missing = [arm for arm in one.arms if arm not in {line.arm for line in ready}]
+    ready = lines(ablation, results)
+    text = tables.markdown(COLUMNS, [_row(ablation, line, ready) for line in ready])
+    missing = [arm for arm in ablation.arms if arm not in {line.arm for line in ready}]
     return text + (f"\nNot run: {'; '.join(missing)}.\n" if missing else "")
 
 
 WAYS = ("none", "likeliest", "sampled")
 
 
-def _row(one: Ablation, line: Line, ready: Sequence[Line]) -> tuple[str, ...]:
-    reference = _reference(one, line, ready)
-    accuracy = {way: "" if found is None else found.written() for way in WAYS for found in [line.accuracy(way)]}
+def _row(ablation: Ablation, line: Line, ready: Sequence[Line]) -> tuple[str, ...]:
+    reference = _reference(ablation, line, ready)
+    accuracy = {way: "" if across is None else across.written() for way in WAYS for across in [line.accuracy(way)]}
     return (
-        f"{line.arm}, step {line.step}" if one.checkpoints else line.arm,
+        f"{line.arm}, step {line.step}" if ablation.checkpoints else line.arm,
         line.seeds,
         f"{line.cost / reference.cost:.2f}" if reference else "",
         accuracy["likeliest"],
@@ -176,7 +176,7 @@ def _row(one: Ablation, line: Line, ready: Sequence[Line]) -> tuple[str, ...]:
     )
 
 
-def _reference(one: Ablation, line: Line, ready: Sequence[Line]) -> Line | None:
-    """The line that this one is held against; an arm may take more steps than the reference to get where it does."""
-    found = [other for other in ready if other.arm == one.reference]
-    return next((other for other in found if not one.checkpoints or other.step == line.step), None)
+def _reference(ablation: Ablation, line: Line, ready: Sequence[Line]) -> Line | None:
+    """The line that this one is compared with; an arm may take more steps than the reference to get where it does."""
+    references = [other for other in ready if other.arm == ablation.reference]
+    return next((other for other in references if not ablation.checkpoints or other.step == line.step), None)

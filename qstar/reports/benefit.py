@@ -41,12 +41,12 @@ class Tokens:
 
 def gathered(readings: Sequence[Reading]) -> Tokens:
     """The likeliest thought's effect on every token but the first of each text."""
-    found = [
+    tokens = [
         (number, position, step.base, step.thoughts[0].gain, step.thoughts[0].weight)
         for number, reading in enumerate(readings)
         for position, step in enumerate(reading.steps, 1)
     ]
-    return Tokens(*map(np.asarray, zip(*found, strict=True)))
+    return Tokens(*map(np.asarray, zip(*tokens, strict=True)))
 
 
 def mean_gain(tokens: Tokens, chosen: np.ndarray) -> tuple[float, float, float]:
@@ -133,15 +133,15 @@ def question_gains(
     def gain(params, batch, anchors, key):
         thinker = definition.bind(params)
         context = Context(thinker.lm.text(batch), batch, anchors)
-        found = method.think(thinker, context, key, greedy=False)[1]
+        predicted = method.think(thinker, context, key, greedy=False)[1]
         true = jnp.roll(batch.tokens, -1, 1)[..., None]
-        return jnp.take_along_axis(found.mixed[:, 0] - found.base, true, -1)[..., 0]
+        return jnp.take_along_axis(predicted.mixed[:, 0] - predicted.base, true, -1)[..., 0]
 
-    params, found = jax.device_put(params), []
+    params, pairs = jax.device_put(params), []
     for first in range(0, len(items), batch_size):
         texts = Texts.of(items[first : first + batch_size])
         key = jax.random.fold_in(jax.random.key(seed), first)
         gains = np.asarray(gain(params, *jax.device_put((texts.batch, texts.anchors)), key))
-        found.append((gains[texts.scored], gains[texts.counts & ~texts.scored]))
-    scored, others = (float(np.concatenate(part).mean()) for part in zip(*found, strict=True))
+        pairs.append((gains[texts.scored], gains[texts.counts & ~texts.scored]))
+    scored, others = (float(np.concatenate(part).mean()) for part in zip(*pairs, strict=True))
     return scored, others

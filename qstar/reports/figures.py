@@ -88,13 +88,13 @@ def shades(count: int) -> list[Colour]:
 
 def curves(axes: "Axes", shown: Sequence[Curve], x: str, y: str, limits: tuple[float, float] | None = None) -> None:
     """Every curve with its band and the runs that it is the mean of; `limits` of the y axis."""
-    for one in shown:
-        for run in one.runs:
-            axes.plot(one.x[: len(run)], run, color=one.colour, linewidth=0.6, alpha=0.4)
-        style = {"color": one.colour, "linestyle": one.line, "linewidth": 1.4, "marker": "o", "markersize": 3}
-        axes.plot(one.x, one.y, label=one.label, **style)
-        if len(one.low):
-            axes.fill_between(one.x, one.low, one.high, color=one.colour, alpha=0.18, linewidth=0)
+    for curve in shown:
+        for run in curve.runs:
+            axes.plot(curve.x[: len(run)], run, color=curve.colour, linewidth=0.6, alpha=0.4)
+        style = {"color": curve.colour, "linestyle": curve.line, "linewidth": 1.4, "marker": "o", "markersize": 3}
+        axes.plot(curve.x, curve.y, label=curve.label, **style)
+        if len(curve.low):
+            axes.fill_between(curve.x, curve.low, curve.high, color=curve.colour, alpha=0.18, linewidth=0)
     axes.set_xlabel(x, fontsize=9)
     axes.set_ylabel(y, fontsize=9)
     if limits:
@@ -102,17 +102,17 @@ def curves(axes: "Axes", shown: Sequence[Curve], x: str, y: str, limits: tuple[f
 
 
 def mean_of_runs(runs: Sequence[Sequence[float]]) -> list[float]:
-    """The mean at every place, of those runs that come so far."""
+    """The mean at every place, of those runs that reach it."""
     at = ([run[i] for run in runs if i < len(run)] for i in range(max(map(len, runs))))
     return [sum(values) / len(values) for values in at]
 
 
 def points(axes: "Axes", names: Sequence[str], shown: Sequence[Point], bold: str, limits: tuple[float, float]) -> None:
     """Points with horizontal intervals, a row for every name from above; the name `bold` stands out."""
-    for one in shown:
-        around = [[one.mean - one.low], [one.high - one.mean]]
-        height = len(names) - 1 - one.row + one.above
-        axes.errorbar(one.mean, height, xerr=around, fmt=one.marker, color=one.colour, markersize=4, linewidth=1)
+    for point in shown:
+        around = [[point.mean - point.low], [point.high - point.mean]]
+        height = len(names) - 1 - point.row + point.above
+        axes.errorbar(point.mean, height, xerr=around, fmt=point.marker, color=point.colour, markersize=4, linewidth=1)
     axes.set_yticks(range(len(names)), list(reversed(names)), fontsize=8)
     for label in axes.get_yticklabels():
         label.set_fontweight("bold" if label.get_text() == bold else "normal")
@@ -130,7 +130,7 @@ def histogram(axes: "Axes", values: np.ndarray, x: str, y: str, outer: float = 0
 
 
 def level(axes: "Axes", value: float, text: str = "", upright: bool = False) -> None:
-    """A dotted line for what a figure is held against (chance, a published number), across or `upright`."""
+    """A dotted line for what a figure is compared with (chance, a published number), across or `upright`."""
     (axes.axvline if upright else axes.axhline)(value, color="#bbbbbb", linewidth=0.8, linestyle=":")
     if text:
         axes.text(0, value + 0.005, text, fontsize=7, color="0.4", va="bottom")

@@ -23,9 +23,9 @@ def lines(file: Path) -> list[JsonObject]:
 def columns(records: Sequence[JsonObject], *names: str) -> dict[str, np.ndarray]:
     """Numbers of records by name, each [N]; nan where a record lacks it. Without names: all that are numbers."""
     chosen = names or tuple(
-        dict.fromkeys(name for one in records for name, value in one.items() if isinstance(value, int | float))
+        dict.fromkeys(name for record in records for name, value in record.items() if isinstance(value, int | float))
     )
-    return {name: np.array([one.get(name, np.nan) for one in records], float) for name in chosen}
+    return {name: np.array([record.get(name, np.nan) for record in records], float) for name in chosen}
 
 
 def metrics(run: Path, *names: str) -> dict[str, np.ndarray]:
@@ -41,8 +41,8 @@ def evaluations(folder: Path) -> list[JsonObject]:
 
     Raises FileNotFoundError where there is none.
     """
-    found = _there(folder / "evals.jsonl", "a folder that qstar-evaluate wrote with out=FOLDER")
-    return sorted(found, key=lambda line: line["step"])
+    evaluated = _there(folder / "evals.jsonl", "a folder that qstar-evaluate wrote with out=FOLDER")
+    return sorted(evaluated, key=lambda line: line["step"])
 
 
 def _there(file: Path, expected: str) -> list[JsonObject]:
@@ -61,7 +61,7 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
 
 def first(items: Iterable[JsonObject], **fields: object) -> JsonObject | None:
     """The first record with these values; None where there is none."""
-    return next((one for one in items if all(one[name] == value for name, value in fields.items())), None)
+    return next((record for record in items if all(record[name] == value for name, value in fields.items())), None)
 
 
 def spent(lines: Iterable[JsonObject], name: str, phases: Sequence[str] = TRAINED) -> float:

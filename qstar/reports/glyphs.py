@@ -1,4 +1,4 @@
-"""How tokens are written where people read them: nothing invisible, nothing that a terminal or a page would obey."""
+"""How tokens are written where people read them: nothing invisible, nothing that terminals or pages would interpret."""
 
 import itertools
 import unicodedata
@@ -41,10 +41,10 @@ def quoted(text: str) -> str:
 def pieces(decoder: Decoder, ids: Sequence[int]) -> list[str]:
     """Every token's share of the text, as it is; `<id>` or what the tokenizer has for a token without one.
 
-    A token is decoded behind the one before it, because some tokenizers drop the space that opens a text.
+    A token is decoded after the one before it, because some tokenizers drop the space that opens a text.
     """
-    found = [decoder.token(id) for id in ids[:1]]
+    texts = [decoder.token(id) for id in ids[:1]]
     for before, id in itertools.pairwise(ids):
         prefix, both = decoder.decode([before]), decoder.decode([before, id])
-        found.append(both[len(prefix) :] if both.startswith(prefix) and len(both) > len(prefix) else decoder.token(id))
-    return found
+        texts.append(both[len(prefix) :] if both.startswith(prefix) and len(both) > len(prefix) else decoder.token(id))
+    return texts

@@ -25,7 +25,7 @@ def page(reading: Reading, decoder: Decoder, about: str) -> str:
         "given": reading.given,
         "summary": {"base": _number(reading.base_nll), "mixed": _number(reading.mixed_nll), "helped": reading.helped},
         "tokens": _tokens(reading, decoder),
-        "best": [[found.position, _thought(found.thought, decoder)] for found in read.best([reading], BEST)],
+        "best": [[helpful.position, _thought(helpful.thought, decoder)] for helpful in read.best([reading], BEST)],
     }
     return TEMPLATE.read_text(encoding="utf-8").replace("@DATA@", embedded(data))
 
@@ -68,14 +68,14 @@ def _thought(thought: Thought, decoder: Decoder) -> dict:
     }
 
 
-def _candidates(found: Sequence[Candidate], true: int, decoder: Decoder) -> list[dict]:
+def _candidates(candidates: Sequence[Candidate], true: int, decoder: Decoder) -> list[dict]:
     return [
         {
-            "name": glyphs.quoted(decoder.token(one.token)),
-            "share": _number(math.exp(one.logprob)),
-            "true": one.token == true,
+            "name": glyphs.quoted(decoder.token(candidate.token)),
+            "share": _number(math.exp(candidate.logprob)),
+            "true": candidate.token == true,
         }
-        for one in found
+        for candidate in candidates
     ]
 
 

@@ -65,7 +65,7 @@ def _iterations(runs: Iterable[Run]) -> int:
 
 
 def _at(runs: Iterable[Run], i: int) -> list[Run]:
-    """Those that have come to this iteration."""
+    """Those that have reached this iteration."""
     return [run for run in runs if i < len(run.lines)]
 
 
@@ -93,7 +93,8 @@ def leaks(arms: Arms) -> str:
         lines = [line for run in runs for line in run.lines]
         stated = [line["stated"] for line in lines if "stated" in line]
         early = [
-            _counted([one[kind] for one in stated if kind in one], "early", "count") for kind in ("free", "hinted")
+            _counted([counts[kind] for counts in stated if kind in counts], "early", "count")
+            for kind in ("free", "hinted")
         ]
         followed = _counted([line["wrong_hints"] for line in lines if "wrong_hints" in line], "followed", "asked")
         if any((*early, followed)):
@@ -101,8 +102,8 @@ def leaks(arms: Arms) -> str:
     return tables.markdown(["arm", "answer stated early", "the same with hint", "wrong hints followed"], rows)
 
 
-def _counted(found: Sequence[dict], part: str, whole: str) -> str:
-    return f"{sum(one[part] for one in found):.0f}/{sum(one[whole] for one in found)}" if found else ""
+def _counted(counts: Sequence[dict], part: str, whole: str) -> str:
+    return f"{sum(count[part] for count in counts):.0f}/{sum(count[whole] for count in counts)}" if counts else ""
 
 
 def iterations(runs: Mapping[str, Sequence[dict]]) -> str:
@@ -115,7 +116,7 @@ def _iteration_rows(name: str, lines: Sequence[dict]) -> Iterator[list[object]]:
     for line in lines:
         trained = (line.get(key, "") for key in ("examples", "steps"))
         nll = f"{line['nll']:.3f}" if "nll" in line else ""
-        groups = "; ".join(f"{group} {found['share']:.2f}" for group, found in line["groups"].items())
+        groups = "; ".join(f"{group} {share['share']:.2f}" for group, share in line["groups"].items())
         yield [name, line["iteration"], *sampled(line), *trained, nll, tables.share(line["accuracy"]), groups]
 
 
@@ -126,6 +127,6 @@ def sampled(line: dict) -> list[str]:
 
 def curve(runs: Sequence[Run], share: Callable[[dict], Mapping], label: str, colour: object) -> Curve:
     """A share over iterations: the mean over runs, and every run."""
-    each = [[share(line)["share"] for line in run.lines] for run in runs]
-    mean = figures.mean_of_runs(each)
-    return Curve(label, range(len(mean)), mean, colour, runs=each)
+    shares = [[share(line)["share"] for line in run.lines] for run in runs]
+    mean = figures.mean_of_runs(shares)
+    return Curve(label, range(len(mean)), mean, colour, runs=shares)

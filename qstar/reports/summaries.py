@@ -38,15 +38,15 @@ def markdown(groups: Groups) -> str:
 
 def _tables(groups: Groups) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
     """Columns and lines; rows that have the same figures are together."""
-    found: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    by_figures: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for name, rows in groups:
         for row in rows:
-            figures = [tables.interval(one.value, one.low, one.high) for one in row.figures.values()]
+            figures = [tables.interval(figure.value, figure.low, figure.high) for figure in row.figures.values()]
             line = (row.task, name, _thoughts(row), *figures, str(row.n))
-            found.setdefault(tuple(row.figures), []).append(line)
+            by_figures.setdefault(tuple(row.figures), []).append(line)
     return [
         (("task", "model", "thoughts", *(NAMES.get(name, name.replace("_", " ")) for name in names), "n"), lines)
-        for names, lines in found.items()
+        for names, lines in by_figures.items()
     ]
 
 
@@ -54,26 +54,30 @@ def _thoughts(row: Row) -> str:
     return {"none": "no", "greedy": "likeliest", "sampled": f"sampled x {row.draws}"}[row.way]
 
 
-def comparisons(found: Sequence[Comparison], title: str) -> Table:
+def comparisons(results: Sequence[Comparison], title: str) -> Table:
     """Paired tests for the screen."""
     out = Table(title=title, title_justify="left")
     out.caption = "difference: second - first, 95 % bootstrap interval over items; p: two-sided"
     for name in ("task", "number", "first", "second", "difference", "p", "test", "n"):
         out.add_column(name, justify="left" if name in ("task", "number", "test") else "right")
-    for one in found:
-        first, second = (f"{value:.3f} ({way})" for value, way in zip((one.first, one.second), one.ways, strict=True))
-        difference = tables.interval(one.difference, one.low, one.high, "+.3f")
-        out.add_row(one.task, one.column, first, second, difference, f"{one.p:.2g}", one.test, str(one.n))
+    for result in results:
+        first, second = (
+            f"{value:.3f} ({way})" for value, way in zip((result.first, result.second), result.ways, strict=True)
+        )
+        difference = tables.interval(result.difference, result.low, result.high, "+.3f")
+        out.add_row(
+            result.task, result.column, first, second, difference, f"{result.p:.2g}", result.test, str(result.n)
+        )
     return out
 
 
 def left_out(questions: Mapping[str, Sequence[str]]) -> str:
     """A line of a summary: how many questions of each task were too long for the model, and which."""
-    each = (
+    counts = (
         f"{len(ids)} of {task} ({', '.join(ids[:5])}{', ...' if len(ids) > 5 else ''})"
         for task, ids in questions.items()
     )
-    return f"\nLeft out, longer than the model can read: {'; '.join(each)}.\n" if questions else ""
+    return f"\nLeft out, longer than the model can read: {'; '.join(counts)}.\n" if questions else ""
 
 
 def tokenizer(tokenizer: Tokenizer) -> str:
@@ -81,35 +85,35 @@ def tokenizer(tokenizer: Tokenizer) -> str:
     return f"\nTokenizer: {visible(tokenizer.told())}.\n" if tokenizer.told() else ""
 
 
-def helpful(one: Helpful, tokenizer: Tokenizer) -> Text:
+def helpful(helped: Helpful, tokenizer: Tokenizer) -> Text:
     """A thought where it was thought: the text before it, <the thought>, the token it helped."""
-    tokens = one.reading.tokens
+    tokens = helped.reading.tokens
 
     def decode(ids: Sequence[int]) -> str:
         return visible(tokenizer.decode(ids))
 
     line = Text("  ")
-    line.append(decode(tokens[max(0, one.position - BEFORE) : one.position]))
-    line.append(f"<{decode(one.thought.tokens)}>", style="cyan")
-    line.append(decode(tokens[one.position : one.position + 1]), style="bold green")
-    line.append(f"   {one.thought.gain:+.2f} nats, mixing weight {one.thought.weight:.2f}", style="dim")
+    line.append(decode(tokens[max(0, helped.position - BEFORE) : helped.position]))
+    line.append(f"<{decode(helped.thought.tokens)}>", style="cyan")
+    line.append(decode(tokens[helped.position : helped.position + 1]), style="bold green")
+    line.append(f"   {helped.thought.gain:+.2f} nats, mixing weight {helped.thought.weight:.2f}", style="dim")
     return line
 
 
 # --- labels of steps ------------------------------------------------------------------------------------------------
 
 
-def labels(found: dict) -> str:
-    """What a labelling came to, and what it cost by phase, in Markdown."""
+def labels(summary: dict) -> str:
+    """The counts of a labelling, and its cost by phase, in Markdown."""
     head = ("solutions", "right", "skipped", "steps", "labels", "mean label")
-    counts = [f"{found[name]:,}" for name in ("solutions", "right", "skipped", "steps", "labels")]
+    counts = [f"{summary[name]:,}" for name in ("solutions", "right", "skipped", "steps", "labels")]
     spent = [
-        (phase, *(f"{one[name]:,}" for name in ("prompt_tokens", "generated_tokens", "discarded_tokens", "flops")))
-        for phase, one in found["ledger"].items()
+        (phase, *(f"{costs[name]:,}" for name in ("prompt_tokens", "generated_tokens", "discarded_tokens", "flops")))
+        for phase, costs in summary["ledger"].items()
     ]
     return "\n".join(
         (
-            tables.markdown(head, [(*counts, f"{found['mean_label']:.3f}")]),
+            tables.markdown(head, [(*counts, f"{summary['mean_label']:.3f}")]),
             tables.markdown(("phase", "tokens read", "tokens written", "tokens discarded", "FLOPs"), spent),
         )
     )
@@ -127,10 +131,10 @@ def iterations(lines: Sequence[dict]) -> str:
     rows = zip(_results(lines, ways, groups), _costs(lines), strict=True)
     parts = [tables.markdown((*head, *COSTS), [(*result, *cost) for result, cost in rows])]
     if "test" in lines[-1]:
-        found = lines[-1]["test"]
-        shown = {"Test, after the last iteration": found["accuracy"], **found.get("ways", {})}
-        shown |= {name: found["groups"][name] for name in groups}
-        parts.append("; ".join(f"{name}: {tables.share(one)}" for name, one in shown.items()) + "\n")
+        test = lines[-1]["test"]
+        shown = {"Test, after the last iteration": test["accuracy"], **test.get("ways", {})}
+        shown |= {name: test["groups"][name] for name in groups}
+        parts.append("; ".join(f"{name}: {tables.share(share)}" for name, share in shown.items()) + "\n")
     parts.append(tables.markdown(("phase", *SPENT.values()), _phases(lines)))
     leaks = [(str(line["iteration"]), *_leaks(line)) for line in lines if "stated" in line]
     if leaks:
@@ -191,19 +195,19 @@ def _costs(lines: Sequence[dict]) -> Iterator[tuple[str, ...]]:
     for line in lines:
         now = {name: frames.spent([line], name) for name in names}
         total = {name: total[name] + now[name] for name in names}
-        yield tuple(_spent(name, one[name]) for name in names for one in (now, total))
+        yield tuple(_spent(name, counts[name]) for name in names for counts in (now, total))
 
 
 def _phases(lines: Sequence[dict]) -> list[tuple[str, ...]]:
     """What each phase cost over all iterations, and their sum."""
-    found: dict[str, Counter[str]] = {phase: Counter() for phase in (*TRAINED, *MEASURED)}
+    by_phase: dict[str, Counter[str]] = {phase: Counter() for phase in (*TRAINED, *MEASURED)}
     for line in lines:
         for phase, spent in line["ledger"].items():
-            found[phase].update(spent)
-    found["all"] = sum(found.values(), Counter())
+            by_phase[phase].update(spent)
+    by_phase["all"] = sum(by_phase.values(), Counter())
     return [
         (phase.replace("_", " "), *(_spent(name, row[name]) if name in row else "" for name in SPENT))
-        for phase, row in found.items()
+        for phase, row in by_phase.items()
         if row
     ]
 
@@ -214,7 +218,7 @@ def _spent(name: str, count: int) -> str:
 
 def _leaks(line: dict) -> Iterator[str]:
     for name in ("free", "hinted"):
-        found = line["stated"].get(name)
-        yield f"{found['early']:.3f} of {found['count']}" if found else ""
+        stated = line["stated"].get(name)
+        yield f"{stated['early']:.3f} of {stated['count']}" if stated else ""
     wrong = line.get("wrong_hints")
     yield f"{wrong['share_followed']:.3f} of {wrong['asked']}" if wrong else ""

@@ -71,9 +71,9 @@ def figure(record: Mapping[str, float], name: str, form: str = ".3f") -> str:
     return interval(record[name], record[f"{name}_low"], record[f"{name}_high"], form) if name in record else ""
 
 
-def share(found: Mapping) -> str:
+def share(record: Mapping) -> str:
     """A share as iterations.jsonl has it: `0.812 [0.780, 0.841] of 500`."""
-    return f"{interval(found['share'], found['low'], found['high'])} of {found['n']}"
+    return f"{interval(record['share'], record['low'], record['high'])} of {record['n']}"
 
 
 def counted_share(right: Sequence[bool]) -> str:
@@ -95,18 +95,18 @@ def over_runs(values: Runs, sign: str = "", questions: int = 0) -> str:
     return intervals.across(values, questions).written(sign) if values else ""
 
 
-def shares_over_runs(found: Mapping[tuple[int, int], Mapping]) -> str:
+def shares_over_runs(by_run: Mapping[tuple[int, int], Mapping]) -> str:
     """The same of the shares of iterations.jsonl, `{"share": 0.9, "n": 100}`; n may be missing."""
-    questions = min((one.get("n", 0) for one in found.values()), default=0)
-    return over_runs({run: one["share"] for run, one in found.items()}, questions=questions)
+    questions = min((record.get("n", 0) for record in by_run.values()), default=0)
+    return over_runs({run: record["share"] for run, record in by_run.items()}, questions=questions)
 
 
 def varied(groups: Mapping[str, Iterable[tuple[int, int]]]) -> str:
     """A list of what the intervals are over; `groups` has the base and seed of every run of every arm."""
     kinds: dict[str, list[str]] = {}
     for name, runs in groups.items():
-        found: Across = intervals.across(dict.fromkeys(runs, 0.0))
-        kinds.setdefault(found.varied, []).append(name)
+        across: Across = intervals.across(dict.fromkeys(runs, 0.0))
+        kinds.setdefault(across.varied, []).append(name)
     return "".join(f"- {kind}: {', '.join(names)}\n" for kind, names in kinds.items())
 
 

@@ -92,10 +92,10 @@ def summary(reading: Reading, decoder: Decoder) -> Text:
         (f"{change:+z.3f} nats a token", style(change)),
         f"; {reading.helped:.0%} of {len(reading.steps)} tokens helped",
     )
-    for found in read.best([reading], 1):
-        token = glyphs.quoted(decoder.token(reading.tokens[found.position]))
+    for helpful in read.best([reading], 1):
+        token = glyphs.quoted(decoder.token(reading.tokens[helpful.position]))
         out.append("\nBest thought: ")
-        out.append(spelled(found.thought, decoder))
-        out.append(f" before {token} (token {found.position}): ")
-        out.append(f"{found.thought.gain:+.2f} nats", style(found.thought.gain))
+        out.append(spelled(helpful.thought, decoder))
+        out.append(f" before {token} (token {helpful.position}): ")
+        out.append(f"{helpful.thought.gain:+.2f} nats", style(helpful.thought.gain))
     return out

@@ -1,7 +1,7 @@
 """Ablations as their files say them: arms by name, each a run with changes; and their sweep, training and asking.
 
     title: Thought length
-    reference: "8"                         # the arm that the others are held against
+    reference: "8"                         # the arm that the others are compared with
     experiment: quiet_star/ablations       # the recipe that the arms change; this one where nothing is said
     checkpoints: false                     # ask every checkpoint instead of the last one
     arms:
@@ -46,7 +46,7 @@ ANSWERS, DONE, DIVERGED = "answers.jsonl", "done", "diverged.txt"
 
 @dataclass(frozen=True)
 class Arm:
-    """Overrides of the recipe: in training, and besides them when the trained model is asked."""
+    """Overrides of the recipe: in training, and in addition when the trained model is asked."""
 
     train: tuple[str, ...] = ()
     test: tuple[str, ...] = ()
@@ -88,7 +88,7 @@ def read(name: str) -> Ablation:
     if not file.is_file():
         raise FileNotFoundError(f"no ablation {name!r}: give a .yaml file or one of {', '.join(shipped())}")
     contents = yaml.safe_load(file.read_text(encoding="utf-8"))
-    fields = {one.name for one in dataclasses.fields(Ablation)} - {"name"}
+    fields = {field.name for field in dataclasses.fields(Ablation)} - {"name"}
     unknown, missing = contents.keys() - fields, {"title", "reference", "arms"} - contents.keys()
     if unknown or missing:
         raise ValueError(
@@ -129,13 +129,13 @@ def plan(ablation: Ablation, arm: Arm, seed: int, out: Path, extra: Sequence[str
 
 def changed(old: TrainConfig, new: TrainConfig) -> str:
     """What is different, short enough for the name of a directory: `beta=0.0,clip=0.0`; empty where nothing is."""
-    found = []
+    differences = []
     for line in configs.changes(old, new):
         key, _, values = line.partition(" = ")
         now = values.rpartition(", now ")[2]
         if now != "None":  # else a value of a method that was replaced
-            found.append(f"{key.rpartition('.')[2]}={now}")
-    return ",".join(found).replace("/", "_").replace(" ", "")
+            differences.append(f"{key.rpartition('.')[2]}={now}")
+    return ",".join(differences).replace("/", "_").replace(" ", "")
 
 
 def cost(cfg: TrainConfig) -> float:
@@ -158,22 +158,22 @@ class Job:
 
 
 def jobs(ablations: Sequence[Ablation], seeds: Sequence[int], out: Path, extra: Sequence[str] = ()) -> list[Job]:
-    """What is to be done for these ablations, each run once, in order of seeds."""
-    found: dict[Path, Job] = {}
+    """The jobs of these ablations, each run once, in order of seeds."""
+    planned: dict[Path, Job] = {}
     for seed in seeds:
-        for one in ablations:
-            for arm in one.arms.values():
-                run = plan(one, arm, seed, out, extra)
-                job = found.setdefault(run.directory, Job(run.directory, run.trained, {}, False))
+        for ablation in ablations:
+            for arm in ablation.arms.values():
+                run = plan(ablation, arm, seed, out, extra)
+                job = planned.setdefault(run.directory, Job(run.directory, run.trained, {}, False))
                 asked = {**job.asked, run.test: run.asked}
-                found[run.directory] = dataclasses.replace(
-                    job, asked=asked, checkpoints=job.checkpoints or one.checkpoints
+                planned[run.directory] = dataclasses.replace(
+                    job, asked=asked, checkpoints=job.checkpoints or ablation.checkpoints
                 )
-    return list(found.values())
+    return list(planned.values())
 
 
 def work(job: Job) -> str:
-    """Train and ask, as far as that was not done; how it went, in a line."""
+    """Train and ask what is not done yet; returns a line with the outcome."""
     directory, started = job.directory, time.monotonic()
     name = f"{directory.parent.name}, seed {directory.name}"
     try:
@@ -188,7 +188,7 @@ def work(job: Job) -> str:
 
 
 def train(directory: Path, cfg: TrainConfig) -> None:
-    """Train, or go on training, unless it is done. Raises ValueError where the directory holds another run."""
+    """Train, or resume training, unless it is done. Raises ValueError where the directory holds another run."""
     if (directory / DONE).is_file() or (directory / DIVERGED).is_file():
         changes = configs.changes(configs.load(directory / "config.yaml"), cfg)
         if changes:
@@ -206,11 +206,11 @@ def ask(directory: Path, test: str, cfg: TrainConfig, checkpoints: bool) -> list
     known = frames.lines(file)
     answers = []
     for step in stored.saved_steps(directory) if checkpoints else [cfg.steps]:
-        found = [row for row in known if (row["step"], row["test"]) == (step, test)]
-        if not found:
-            found = [{"step": step, "test": test, **row} for row in answered(load.load_run(directory, step), cfg)]
-            files.append(file, found)
-        answers += found
+        rows = [row for row in known if (row["step"], row["test"]) == (step, test)]
+        if not rows:
+            rows = [{"step": step, "test": test, **row} for row in answered(load.load_run(directory, step), cfg)]
+            files.append(file, rows)
+        answers += rows
     return answers
 
 
@@ -231,22 +231,24 @@ def _evaluator(questions, method: Method, run: Run) -> Evaluator:
     return _EVALUATORS[key]
 
 
-def collect(one: Ablation, seeds: Sequence[int], out: Path, extra: Sequence[str] = (), base: int = 0) -> list[Result]:
+def collect(
+    ablation: Ablation, seeds: Sequence[int], out: Path, extra: Sequence[str] = (), base: int = 0
+) -> list[Result]:
     """What the runs of an ablation from one base answered; runs that are not finished are left out."""
-    found = []
-    for arm, said in one.arms.items():
+    results = []
+    for arm, said in ablation.arms.items():
         for seed in seeds:
-            run = plan(one, said, seed, out, extra)
-            who, spent = (one.name, arm, seed), cost(run.trained)
+            run = plan(ablation, said, seed, out, extra)
+            who, spent = (ablation.name, arm, seed), cost(run.trained)
             if (run.directory / DIVERGED).is_file():
-                found.append(Result(*who, run.trained.steps, spent, "diverged", base=base))
+                results.append(Result(*who, run.trained.steps, spent, "diverged", base=base))
                 continue
             for row in frames.lines(run.directory / ANSWERS):
-                if row["test"] == run.test and (one.checkpoints or row["step"] == run.trained.steps):
+                if row["test"] == run.test and (ablation.checkpoints or row["step"] == run.trained.steps):
                     reward = _reward(run.directory, row["step"])
                     scores = (row["way"], row["accuracy"], row["probability"], row["n"], reward, base)
-                    found.append(Result(*who, row["step"], spent, *scores))
-    return found
+                    results.append(Result(*who, row["step"], spent, *scores))
+    return results
 
 
 def _reward(directory: Path, step: int) -> float:

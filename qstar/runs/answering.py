@@ -56,32 +56,32 @@ def fitting(
 ) -> tuple[list[Problem], list[Overlong]]:
     """The problems that the model can read and answer, and the others.
 
-    Looked at again where some were left out: which examples stand before a question may depend on its batch.
+    Checked again after some were left out: which examples stand before a question may depend on its batch.
     """
     left: list[Overlong] = []
     while True:
-        found = list(_overlong(cfg, loaded, problems, prompts()))
-        if not found:
+        overlong = list(_overlong(cfg, loaded, problems, prompts()))
+        if not overlong:
             return list(problems), left
-        left += found
-        ids = {one.id for one in found}
-        problems = [one for one in problems if one.id not in ids]
+        left += overlong
+        ids = {question.id for question in overlong}
+        problems = [problem for problem in problems if problem.id not in ids]
 
 
 def _overlong(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem], prompts: Prompts) -> Iterator[Overlong]:
     for number, batch in enumerate(batches(cfg, loaded, problems)):
-        room = max(cfg.task.budget(one, loaded.tokenizer) for one in batch)
-        for one, texts in zip(batch, prompts(batch, number), strict=True):
+        room = max(cfg.task.budget(problem, loaded.tokenizer) for problem in batch)
+        for problem, texts in zip(batch, prompts(batch, number), strict=True):
             size = max(len(loaded.tokenizer.encode_prompt(text)) for text in texts)
             if size + room > loaded.lm.max_len:
-                yield Overlong(one.id, size, room)
+                yield Overlong(problem.id, size, room)
 
 
 def check_fitting(cfg: ImproveConfig, loaded: Policy, split: str, count: int, left: Sequence[Overlong]) -> None:
     """Raise ValueError that names the overlong questions, unless they are to be left out and others remain."""
     if not left or (cfg.overlong == "skip" and len(left) < count):
         return
-    named = ", ".join(f"{one.id} ({one.tokens} tokens and {one.room} to write)" for one in left[:5])
+    named = ", ".join(f"{question.id} ({question.tokens} tokens and {question.room} to write)" for question in left[:5])
     raise ValueError(
         f"{cfg.task.name}: {len(left)} of {count} {split} questions do not fit into the {loaded.lm.max_len} tokens "
         f"that {loaded.name} was built for: {named}{', ...' if len(left) > 5 else ''}; shorten them, show fewer "
@@ -92,7 +92,7 @@ def check_fitting(cfg: ImproveConfig, loaded: Policy, split: str, count: int, le
 
 def batches(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem]) -> list[list[Problem]]:
     """The problems in batches whose answers take about as many tokens."""
-    ordered = sorted(problems, key=lambda one: cfg.task.budget(one, loaded.tokenizer))
+    ordered = sorted(problems, key=lambda problem: cfg.task.budget(problem, loaded.tokenizer))
     return [ordered[i : i + cfg.sample_batch] for i in range(0, len(ordered), cfg.sample_batch)]
 
 
@@ -108,12 +108,12 @@ def answer(
 ) -> Answered:
     """What the model writes after the prompts of these problems, and the verdicts."""
     recipe, task, tokenizer = cfg.improve, cfg.task, sampler.tokenizer
-    prompts = [(task.hinted if hint else task.prompt)(*one) for one in zip(batch, shots, strict=True)]
+    prompts = [(task.hinted if hint else task.prompt)(*pair) for pair in zip(batch, shots, strict=True)]
     sampling = Sampling(
         0.0 if greedy else recipe.temperature,
         0 if greedy else recipe.top_k,
         1.0 if greedy else recipe.top_p,
-        max(task.budget(one, tokenizer) for one in batch),
+        max(task.budget(problem, tokenizer) for problem in batch),
         tuple(task.stop),
     )
     written = decoding.generate(
@@ -126,33 +126,35 @@ def answer(
         samples=samples,
         batch_size=cfg.sample_batch,
     )
-    each = [problem for problem in batch for _ in range(samples)]
-    verdicts = [graded(task, *row) for row in zip(each, written.text, written.finished, strict=True)]
+    problems = [problem for problem in batch for _ in range(samples)]
+    verdicts = [graded(task, *row) for row in zip(problems, written.text, written.finished, strict=True)]
     return Answered(prompts, written, verdicts)
 
 
-def samples(cfg: ImproveConfig, sampler: Policy, batch: Sequence[Problem], found: Answered, hint: bool) -> list[Sample]:
+def samples(
+    cfg: ImproveConfig, sampler: Policy, batch: Sequence[Problem], answered: Answered, hint: bool
+) -> list[Sample]:
     """Rows of the store."""
-    recipe, each = cfg.improve, len(found.verdicts) // len(batch)
+    recipe, per_problem = cfg.improve, len(answered.verdicts) // len(batch)
     fixed = {"split": "train", "seed": cfg.seed, "checkpoint": sampler.name}
     fixed |= {name: getattr(recipe, name) for name in ("temperature", "top_k", "top_p")}
     fixed |= {"grader": cfg.task.grader.name, "grader_version": cfg.task.grader.version}
-    rows, written = [], found.written
-    # An end-of-text token is none of the text, whose stop it takes the place of.
+    rows, written = [], answered.written
+    # An end-of-text token is not part of the text: it takes the place of the stop.
     ended = [len(tokens) and int(tokens[-1]) in sampler.tokenizer.ends for tokens in written.tokens]
-    for i, verdict in enumerate(found.verdicts):
-        one = batch[i // each]
-        asked = {"problem": one.id, "question": one.question, "gold": one.answer, "group": one.group}
-        asked |= {"prompt": found.prompts[i // each], "hint": one.told if hint else ""}
+    for i, verdict in enumerate(answered.verdicts):
+        problem = batch[i // per_problem]
+        asked = {"problem": problem.id, "question": problem.question, "gold": problem.answer, "group": problem.group}
+        asked |= {"prompt": answered.prompts[i // per_problem], "hint": problem.told if hint else ""}
         tokens = {name: getattr(written, name)[i].tolist() for name in ("tokens", "logprobs", "margins")}
         counts = {"prompt_tokens": len(written.prompts[i]), "generated_tokens": len(written.tokens[i])}
         texts = {
             "written": written.text[i] + ("" if ended[i] else written.ending[i]),
-            "stored": leaks.stored(cfg.task, one, written.text[i], hint),
+            "stored": leaks.stored(cfg.task, problem, written.text[i], hint),
         }
-        found_out = {"answer": verdict.answer, "correct": verdict.correct, "reason": verdict.reason}
+        outcome = {"answer": verdict.answer, "correct": verdict.correct, "reason": verdict.reason}
         done = {"finished": bool(written.finished[i])}
-        rows.append(Sample(**fixed, **asked, **tokens, **counts, **texts, **found_out, **done))
+        rows.append(Sample(**fixed, **asked, **tokens, **counts, **texts, **outcome, **done))
     return rows
 
 
@@ -186,20 +188,22 @@ def counted(cfg: ImproveConfig, sampler: Policy, rows: Sequence[dict], problems:
 
 def _stated(task: Task, rows: Sequence[dict], problems: Mapping[str, Problem]) -> dict[str, dict]:
     """Where right rationales state the answer, those with a hint apart; no entry where none declares one."""
-    found = {}
+    stated = {}
     for name, hinted in (("free", False), ("hinted", True)):
         kept = [row for row in rows if row["correct"] and row["stored"] and row["hinted"] == hinted]
-        each = [leaks.statement(task.reasons(row["stored"]), task.spellings(problems[row["problem"]])) for row in kept]
-        if any(one is not None for one in each):
-            found[name] = dataclasses.asdict(leaks.statements(each))
-    return found
+        statements = [
+            leaks.statement(task.reasons(row["stored"]), task.spellings(problems[row["problem"]])) for row in kept
+        ]
+        if any(statement is not None for statement in statements):
+            stated[name] = dataclasses.asdict(leaks.statements(statements))
+    return stated
 
 
 def misled(problems: Sequence[Problem], count: int) -> list[WronglyHinted]:
-    """So many of the problems, with hints of other answers; the same whenever they are asked for."""
+    """`count` of the problems, with hints of other answers; every call returns the same ones."""
     rng = np.random.default_rng(WRONG_HINT_SEED)
-    found = leaks.wrong_hints(problems, rng)
-    return [found[i] for i in sorted(rng.permutation(len(found))[:count].tolist())]
+    hinted = leaks.wrong_hints(problems, rng)
+    return [hinted[i] for i in sorted(rng.permutation(len(hinted))[:count].tolist())]
 
 
 FOLLOWED = ("problem", "answer", "gold", "prompt_tokens", "generated_tokens")
@@ -207,10 +211,10 @@ FOLLOWED = ("problem", "answer", "gold", "prompt_tokens", "generated_tokens")
 
 
 def followed(sampler: Policy, asked: Sequence[WronglyHinted], rows: Sequence[dict]) -> dict:
-    """What was answered to wrong hints, of rows of a store of such answers."""
-    told = {one.problem.id: one.hinted for one in asked}
-    found = leaks.wrong_hint_count((row["answer"], told[row["problem"]], row["gold"]) for row in rows)
-    line = {"wrong_hints": dataclasses.asdict(found) | {"share_followed": found.share_followed}}
+    """Counts of the answers to wrong hints, from the rows of their store."""
+    told = {question.problem.id: question.hinted for question in asked}
+    count = leaks.wrong_hint_count((row["answer"], told[row["problem"]], row["gold"]) for row in rows)
+    line = {"wrong_hints": dataclasses.asdict(count) | {"share_followed": count.share_followed}}
     return line | {"ledger": {"wrong_hint": spent(sampler.lm, rows, 1)}}
 
 
@@ -252,13 +256,15 @@ def evaluated(cfg: ImproveConfig, sampler: Policy, problems: Sequence[Problem], 
 
     Where the configuration asks for it also both accuracies, with few-shot examples and without.
     """
-    found = {shots: _asked(cfg, sampler, problems, shots, phase, iteration) for shots in ways(cfg)}
-    right = found[cfg.ask_few_shot].right
-    groups = {name: _share(each) for name, each in sorted(right.items(), key=lambda one: (len(one[0]), one[0]))}
-    rows = [row for way in found.values() for row in way.rows]
-    line = {"accuracy": found[cfg.ask_few_shot].share, "groups": groups}
+    answers = {shots: _asked(cfg, sampler, problems, shots, phase, iteration) for shots in ways(cfg)}
+    right = answers[cfg.ask_few_shot].right
+    groups = {
+        name: _share(verdicts) for name, verdicts in sorted(right.items(), key=lambda group: (len(group[0]), group[0]))
+    }
+    rows = [row for way in answers.values() for row in way.rows]
+    line = {"accuracy": answers[cfg.ask_few_shot].share, "groups": groups}
     if cfg.ask_both:
-        line["ways"] = {"few-shot": found[True].share, "zero-shot": found[False].share}
+        line["ways"] = {"few-shot": answers[True].share, "zero-shot": answers[False].share}
     return line | {"ledger": {phase: spent(sampler.lm, rows, 1)}}
 
 
@@ -272,11 +278,11 @@ def asking(cfg: ImproveConfig, phase: str) -> Prompts:
     streams = {few_shot: asking_rng(cfg, phase) for few_shot in ways(cfg)}
 
     def prompts(batch: Sequence[Problem], number: int) -> list[list[str]]:
-        found = [
-            [cfg.task.prompt(one, cfg.task.shots(one, rng) if few_shot else ()) for one in batch]
+        by_way = [
+            [cfg.task.prompt(problem, cfg.task.shots(problem, rng) if few_shot else ()) for problem in batch]
             for few_shot, rng in streams.items()
         ]
-        return list(zip(*found, strict=True))
+        return list(zip(*by_way, strict=True))
 
     return prompts
 
@@ -292,7 +298,7 @@ class _Asked:
 
     @property
     def share(self) -> dict[str, float]:
-        return _share([one for found in self.right.values() for one in found])
+        return _share([verdict for verdicts in self.right.values() for verdict in verdicts])
 
 
 def _asked(
@@ -304,11 +310,11 @@ def _asked(
     rows: list[dict] = []
     with console.counting(f"iteration {iteration}: asking") as progress:
         for number, batch in enumerate(parts):
-            shots = [cfg.task.shots(one, rng) if few_shot else () for one in batch]
-            # The likeliest tokens want no randomness: any key will do.
+            shots = [cfg.task.shots(problem, rng) if few_shot else () for problem in batch]
+            # Greedy decoding uses no randomness: any key will do.
             answered = answer(cfg, sampler, batch, shots, False, 1, jax.random.key(cfg.seed), greedy=True)
-            for one, verdict in zip(batch, answered.verdicts, strict=True):
-                right.setdefault(one.group, []).append(verdict.correct)
+            for problem, verdict in zip(batch, answered.verdicts, strict=True):
+                right.setdefault(problem.group, []).append(verdict.correct)
             written = zip(answered.written.prompts, answered.written.tokens, strict=True)
             rows += [{"prompt_tokens": len(prompt), "generated_tokens": len(new)} for prompt, new in written]
             progress(number + 1, len(parts))

@@ -30,7 +30,7 @@ FREE, HINTED, MISLED = range(3)  # what a key is folded with
 def fitting_asked(
     cfg: ImproveConfig, base: Policy, problems: Sequence[Problem], phase: str, left: dict[str, int]
 ) -> list[Problem]:
-    """The questions of dev or test that the model can read; how many it cannot is put down in `left`."""
+    """The questions of dev or test that the model can read; `left` records how many it cannot."""
     fit, over = answering.fitting(cfg, base, problems, lambda: answering.asking(cfg, phase))
     return _left_out(cfg, base, phase, fit, over, left)
 
@@ -43,7 +43,7 @@ def fitting_sampled(
 
     def prompts(batch: Sequence[Problem], number: int) -> list[list[str]]:
         shots = _shots(cfg, batch, iteration, number)
-        return [[kind(*each) for kind in kinds] for each in zip(batch, shots, strict=True)]
+        return [[kind(*pair) for kind in kinds] for pair in zip(batch, shots, strict=True)]
 
     fit, over = answering.fitting(cfg, base, problems, lambda: prompts)
     return _left_out(cfg, base, "training", fit, over, left)
@@ -82,7 +82,7 @@ class Sampling:
             lambda batch, number: self._batch(batch, number, known),
         )
         rows = self.store.rows(rationales.of_iteration(self.iteration), answering.COUNTED).to_pylist()
-        return answering.counted(self.cfg, self.policy, rows, {one.id: one for one in problems})
+        return answering.counted(self.cfg, self.policy, rows, {problem.id: problem for problem in problems})
 
     def _known(self) -> set[str]:
         """Problems that a hint is not shown for, because a right rationale of them is stored."""
@@ -96,14 +96,14 @@ class Sampling:
         cfg, policy = self.cfg, self.policy
         key, shots = _key(cfg, self.iteration, number), _shots(cfg, batch, self.iteration, number)
         free = answering.answer(cfg, policy, batch, shots, False, self.plan.samples, jax.random.fold_in(key, FREE))
-        right = np.reshape([one.correct for one in free.verdicts], (len(batch), -1)).any(1)
-        found = answering.samples(cfg, policy, batch, free, False)
+        right = np.reshape([verdict.correct for verdict in free.verdicts], (len(batch), -1)).any(1)
+        samples = answering.samples(cfg, policy, batch, free, False)
         failed = [i for i in range(len(batch)) if not right[i] and batch[i].id not in known]
         if self.plan.hint != "never" and failed:
             again, theirs = [batch[i] for i in failed], [shots[i] for i in failed]
             hinted = answering.answer(cfg, policy, again, theirs, True, 1, jax.random.fold_in(key, HINTED))
-            found += answering.samples(cfg, policy, again, hinted, True)
-        return found
+            samples += answering.samples(cfg, policy, again, hinted, True)
+        return samples
 
     def mislead(self, problems: Sequence[Problem]) -> dict:
         """Ask some problems, the same in every iteration, with wrong hints, and count how often these are followed.
@@ -117,10 +117,10 @@ class Sampling:
         def ask(batch: Sequence[Problem], number: int) -> list[Sample]:
             shots = _shots(cfg, batch, self.iteration, number, MISLED)
             key = _key(cfg, self.iteration, number, MISLED)
-            found = answering.answer(cfg, policy, batch, shots, True, 1, key)
-            return answering.samples(cfg, policy, batch, found, True)
+            answered = answering.answer(cfg, policy, batch, shots, True, 1, key)
+            return answering.samples(cfg, policy, batch, answered, True)
 
-        batches = answering.batches(cfg, policy, [one.problem for one in asked])
+        batches = answering.batches(cfg, policy, [question.problem for question in asked])
         _fill(apart, self.iteration, "wrong hints", batches, ask)
         rows = apart.rows(rationales.of_iteration(self.iteration), answering.FOLLOWED).to_pylist()
         return answering.followed(policy, asked, rows)
@@ -132,12 +132,12 @@ def misled(cfg: ImproveConfig, base: Policy, problems: Sequence[Problem], iterat
 
     def prompts(batch: Sequence[Problem], number: int) -> list[list[str]]:
         shots = _shots(cfg, batch, iteration, number, MISLED)
-        return [[cfg.task.hinted(*each)] for each in zip(batch, shots, strict=True)]
+        return [[cfg.task.hinted(*pair)] for pair in zip(batch, shots, strict=True)]
 
-    fit, over = answering.fitting(cfg, base, [one.problem for one in asked], lambda: prompts)
+    fit, over = answering.fitting(cfg, base, [question.problem for question in asked], lambda: prompts)
     answering.check_fitting(cfg, base, "wrongly hinted", len(asked), over)
-    ids = {one.id for one in fit}
-    return [one for one in asked if one.problem.id in ids]
+    ids = {problem.id for problem in fit}
+    return [question for question in asked if question.problem.id in ids]
 
 
 def graded(store: Store, iteration: int) -> list[Graded]:
@@ -165,7 +165,7 @@ def _fill(
 def _shots(cfg: ImproveConfig, batch: Sequence[Problem], *numbers: int) -> list[Sequence[Problem]]:
     """The examples before the questions of a batch, drawn by these numbers and the seed."""
     rng = np.random.default_rng((cfg.seed, *numbers))
-    return [cfg.task.shots(one, rng) if cfg.improve.few_shot else () for one in batch]
+    return [cfg.task.shots(problem, rng) if cfg.improve.few_shot else () for problem in batch]
 
 
 def _key(cfg: ImproveConfig, *numbers: int) -> Key:

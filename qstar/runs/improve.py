@@ -4,8 +4,8 @@ A run directory holds improve.yaml, rationales/ (every sample, `data/rationales.
 asked with a wrong hint, never trained on), a folder for each iteration with the examples it trained on and its
 training, a run like any other (iteration_3 can be asked by qstar-evaluate or be a model.source), iterations.jsonl (a
 line for each that is done) and summary.md. An iteration is a function of the weights before it, the store and the seed:
-batches that are stored are not drawn again, training goes on from its checkpoint; a run that was killed anywhere comes
-to the same end.
+batches that are stored are not drawn again, training goes on from its checkpoint; a run that was killed anywhere ends
+with the same results.
 """
 
 import dataclasses
@@ -92,7 +92,7 @@ def _run(job: Job) -> list[dict]:
         lines[-1] = joined(lines[-1], _tested(job, lines[-1]["iteration"]))
         iterations.rewrite(directory, lines)
     if job.recipe.verifier:
-        prompts = {one.id: cfg.task.prompt(one) for one in job.problems}
+        prompts = {problem.id: cfg.task.prompt(problem) for problem in job.problems}
         example_files.write(directory / VERIFIER, list(rationales.verifier_examples(store, prompts)))
     files.write(directory / "summary.md", summaries.iterations(lines) + summaries.tokenizer(job.base.tokenizer))
     return lines
@@ -112,13 +112,13 @@ def _before(job: Job) -> dict:
 def _iteration(job: Job, store: Store | None, iteration: int) -> dict:
     """Ask, keep, train, ask dev: the line that says what came out."""
     files.make(iterations.folder(job.directory, iteration))
-    line, found = _kept(job, store, iteration)
-    line = joined(line, _train_on(job, iteration, found, line.get("mismatch", {})))
+    line, kept = _kept(job, store, iteration)
+    line = joined(line, _train_on(job, iteration, kept, line.get("mismatch", {})))
     return joined(line, answering.evaluated(job.cfg, job.policies.after(iteration), job.dev, "dev", iteration))
 
 
 def _kept(job: Job, store: Store | None, iteration: int) -> tuple[dict, list[dict]]:
-    """What came out of asking, and the examples to train on."""
+    """The results of asking, and the examples to train on."""
     cfg, recipe = job.cfg, job.recipe
     policy = job.policies.after(iteration - 1) if store else job.base  # nothing is asked without a store
     plan, left, samples = recipe.plan(iteration, len(job.problems), cfg.seed), dict(job.left), []
@@ -143,9 +143,9 @@ def _tested(job: Job, iteration: int) -> dict:
     cfg, left = job.cfg, {}
     problems = problems_of.logged_test(cfg.task, job.directory, f"accuracy after iteration {iteration}")
     problems = asking.fitting_asked(cfg, job.base, problems, "test", left)
-    found = answering.evaluated(cfg, job.policies.after(iteration), problems, "test", iteration)
-    test = {name: found[name] for name in found if name != "ledger"} | ({"overlong": left["test"]} if left else {})
-    return {"test": test, "ledger": found["ledger"]}
+    line = answering.evaluated(cfg, job.policies.after(iteration), problems, "test", iteration)
+    test = {name: line[name] for name in line if name != "ledger"} | ({"overlong": left["test"]} if left else {})
+    return {"test": test, "ledger": line["ledger"]}
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -153,20 +153,20 @@ def _tested(job: Job, iteration: int) -> dict:
 
 def _examples(job: Job, iteration: int, kept: Sequence[Kept], tokenizer: Tokenizer) -> list[dict]:
     """What was kept, after its questions, and some of it after its hints."""
-    task, names = job.cfg.task, {one.problem for one in kept}
-    problems = [one for one in job.problems if one.id in names]
+    task, names = job.cfg.task, {sample.problem for sample in kept}
+    problems = [problem for problem in job.problems if problem.id in names]
     again = job.recipe.after_hints(kept, iteration, job.cfg.seed) if iteration else []
     spelled = (job.recipe.grouped and iteration > 0, tokenizer, task.stop)
     return [
-        *examples(kept, {one.id: task.prompt(one) for one in problems}, *spelled),
-        *(examples(again, {one.id: task.hinted(one) for one in problems}, *spelled) if again else ()),
+        *examples(kept, {problem.id: task.prompt(problem) for problem in problems}, *spelled),
+        *(examples(again, {problem.id: task.hinted(problem) for problem in problems}, *spelled) if again else ()),
     ]
 
 
-def _train_on(job: Job, iteration: int, found: Sequence[dict], mismatch: dict[str, float]) -> dict:
+def _train_on(job: Job, iteration: int, kept: Sequence[dict], mismatch: dict[str, float]) -> dict:
     """Train on those examples that fit into a row; the metrics begin with the sampler's mismatch."""
-    fit = fitting(found, job.base.tokenizer, job.cfg.length)
-    line = {"examples": len(fit), "too_long": len(found) - len(fit)}
+    fit = fitting(kept, job.base.tokenizer, job.cfg.length)
+    line = {"examples": len(fit), "too_long": len(kept) - len(fit)}
     if not fit:
         return line
     folder, training = iterations.folder(job.directory, iteration), job.recipe.train(iteration)
@@ -259,7 +259,7 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
         )
     _check(cfg, recipe, base, problems)
     dev = asking.fitting_asked(cfg, base, dev, "dev", left)
-    if cfg.test:  # its questions' lengths alone are looked at
+    if cfg.test:  # only the lengths of its questions are checked
         asking.fitting_asked(cfg, base, cfg.task.problems("test"), "test", {})
     if recipe.asks_itself:  # all, with the examples of the first iteration before them
         asking.fitting_sampled(cfg, base, problems, 1, {})
@@ -267,7 +267,7 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
 
 
 def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
-    """So many of the problems, drawn by a seed that is no run's; 0: all."""
+    """`count` of the problems, drawn with a fixed seed; 0: all."""
     order = np.random.default_rng(DEV_SEED).permutation(len(problems))
     return [problems[i] for i in sorted(order[: count or None].tolist())]
 

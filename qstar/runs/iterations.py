@@ -1,6 +1,6 @@
 """The directory of a self-training run: its configuration, the weights after each iteration, a line for each.
 
-`runs/improve.py` writes it; what wants to ask the model of an iteration, or read what came out, starts here.
+`runs/improve.py` writes it; code that asks the model of an iteration, or reads its results, starts here.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ FIELDS = {"iteration": int, "accuracy": dict, "groups": dict}  # of every line
 
 
 def latest(root: str | Path = "runs") -> Path:
-    """The self-training under `root` that was started or gone on with last, of those that have sampled or asked.
+    """The self-training under `root` that was started or resumed last, of those that have sampled or asked.
 
     Raises FileNotFoundError where there is none.
     """
@@ -71,13 +71,13 @@ def lines(directory: Path) -> list[dict]:
     whole = files.lines(file, "the line of an iteration", **FIELDS)
     for number, line in enumerate(whole):
         if line.record["iteration"] != number:
-            found = f"iteration {line.record['iteration']} in the place of iteration {number}"
-            raise ValueError(f"{line.where}: {found}; {files.WAY_OUT}")
+            difference = f"iteration {line.record['iteration']} in the place of iteration {number}"
+            raise ValueError(f"{line.where}: {difference}; {files.WAY_OUT}")
     return [_migrated(line.record) for line in whole]
 
 
 def _migrated(line: dict) -> dict:
-    """Lines of earlier versions: training and dev stood beside the ledger."""
+    """Lines of earlier versions: training and dev were next to the ledger."""
     moved = {phase: line.pop(name) for name, phase in (("train", "train"), ("asked", "dev")) if name in line}
     return joined(line, {"ledger": moved})
 
@@ -95,14 +95,14 @@ def finish(directory: Path, line: dict) -> None:
 def _told(line: dict) -> str:
     said = f"iteration {line['iteration']}: {tables.share(line['accuracy'])} dev problems"
     if len(line["groups"]) > 1:
-        said += " (" + ", ".join(f"{name}: {found['share']:.2f}" for name, found in line["groups"].items()) + ")"
+        said += " (" + ", ".join(f"{name}: {share['share']:.2f}" for name, share in line["groups"].items()) + ")"
     if "sampled" in line:
         said += (
             f"; {line['right']}/{line['sampled']} samples right, {line['right_hinted']}/{line['hinted']} with a hint"
         )
     if "overlong" in line:
-        each = ", ".join(f"{count} {split}" for split, count in line["overlong"].items())
-        said += f"; left out, longer than the model can read: {each} questions"
+        counts = ", ".join(f"{count} {split}" for split, count in line["overlong"].items())
+        said += f"; left out, longer than the model can read: {counts} questions"
     if "wrong_hints" in line:
         said += f"; {line['wrong_hints']['followed']}/{line['wrong_hints']['asked']} wrong hints followed"
     if line.get("mismatch"):
@@ -127,19 +127,19 @@ def trained(directory: Path, iteration: int) -> Path | None:
 
     Iteration 0 is the fine-tuning on human rationales, where a recipe samples from that first.
     """
-    found = (folder(directory, number) for number in range(iteration, -1, -1))
-    return next((folder for folder in found if (folder / "config.yaml").is_file()), None)
+    folders = (folder(directory, number) for number in range(iteration, -1, -1))
+    return next((folder for folder in folders if (folder / "config.yaml").is_file()), None)
 
 
 def sampler(cfg: ImproveConfig, directory: Path, iteration: int, base: Policy | None = None) -> Policy:
     """The weights after this iteration; 0: the base, which is loaded where it is not given."""
-    found = trained(directory, iteration)
-    if found is None and base is not None:
+    training = trained(directory, iteration)
+    if training is None and base is not None:
         loaded = base
     else:
-        loaded = load.initial_model(cfg.model if found is None else pretrained(cfg, found), cfg.seed)
+        loaded = load.initial_model(cfg.model if training is None else pretrained(cfg, training), cfg.seed)
     params = jax.device_put(loaded.language_model)
-    name = "base" if found is None else found.name
+    name = "base" if training is None else training.name
     return Policy.of_language_model(loaded.lm, params, loaded.tokenizer, name, loaded.companions)
 
 
@@ -160,7 +160,7 @@ class Policies:
 
 
 def train_again(directory: Path, iteration: int) -> None:
-    """Make the weights after an iteration that is done anew, where its checkpoint was put aside."""
+    """Train again for the weights after an iteration, where its checkpoint was put aside."""
     folder = trained(directory, iteration)
     if folder is not None and not stored.saved_steps(folder):
         console.say(f"{folder} has no checkpoint: it is trained again on the examples of then")

@@ -7,7 +7,7 @@
     RUN/trl.jsonl             the solutions all of whose steps have a label, in TRL's stepwise format
     RUN/summary.json          counts, and tokens and FLOPs by phase
 
-A batch is a function of the configuration and its number, so a run that was killed comes to the same files.
+A batch is a function of the configuration and its number, so a run that was killed and resumed writes the same files.
 """
 
 import dataclasses
@@ -61,7 +61,7 @@ class Job:
 
 
 def run(cfg: LabelConfig, directory: Path) -> dict:
-    """Label, or go on labelling, and return the summary.
+    """Label, or resume labelling, and return the summary.
 
     Raises FileNotFoundError, ValueError and its like for anything that cannot work, before anything is generated.
     """
@@ -91,37 +91,39 @@ def _run(job: Job, directory: Path) -> dict:
         for number in range(len(batches))
         for line in files.records(folder / f"batch_{number:05d}.jsonl", "a labelled solution")
     ]
-    costs = [one for one in lines if "ledger" in one]
-    return _finish(job.cfg, directory, [one for one in lines if "ledger" not in one], costs)
+    costs = [line for line in lines if "ledger" in line]
+    return _finish(job.cfg, directory, [line for line in lines if "ledger" not in line], costs)
 
 
 def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: Sequence[dict]) -> dict:
     """Write what training reads, and the summary."""
     if not records:
         raise ValueError(
-            f"no solution has labels: {sum(one['skipped'] for one in costs)} of {cfg.task.name} have no steps that can "
-            "be told apart, or two labellers agree on none"
+            f"no solution has labels: {sum(cost['skipped'] for cost in costs)} of {cfg.task.name} have no steps that "
+            "can be told apart, or two labellers agree on none"
         )
     files.write_records(directory / LABELS, records)
-    files.write_records(directory / TRL, [one for one in map(step_formats.trl, records) if one is not None])
+    files.write_records(directory / TRL, [row for row in map(step_formats.trl, records) if row is not None])
     for k in cfg.label.smaller if isinstance(cfg.label, MonteCarlo) else ():
-        fewer = [one | {"labels": list(labelling.estimates(one["outcomes"], k, cfg.label.soft))} for one in records]
-        files.write_records(directory / f"labels_k{k}.jsonl", [one | {"k": k} for one in fewer])
-    labels = [label for one in records for label in one["labels"] if label is not None]
-    found = {
+        fewer = [
+            record | {"labels": list(labelling.estimates(record["outcomes"], k, cfg.label.soft))} for record in records
+        ]
+        files.write_records(directory / f"labels_k{k}.jsonl", [record | {"k": k} for record in fewer])
+    labels = [label for record in records for label in record["labels"] if label is not None]
+    summary = {
         "solutions": len(records),
-        "right": sum(one["correct"] for one in records),
-        "skipped": sum(one["skipped"] for one in costs),  # without steps, or with two in one token
-        "steps": sum(len(one["labels"]) for one in records),
+        "right": sum(record["correct"] for record in records),
+        "skipped": sum(cost["skipped"] for cost in costs),  # without steps, or with two in one token
+        "steps": sum(len(record["labels"]) for record in records),
         "labels": len(labels),
         "mean_label": float(np.mean(labels)),
         "ledger": {
-            phase: {name: sum(one["ledger"][phase][name] for one in costs) for name in (*LEDGER, "flops")}
+            phase: {name: sum(cost["ledger"][phase][name] for cost in costs) for name in (*LEDGER, "flops")}
             for phase in PHASES
         },
     }
-    files.write_json(directory / SUMMARY, found)
-    return found
+    files.write_json(directory / SUMMARY, summary)
+    return summary
 
 
 # --- a batch ------------------------------------------------------------------------------------------------------
@@ -138,29 +140,34 @@ class Batch:
 
     def records(self) -> list[dict]:
         """A line for every solution, and a last one with the cost."""
-        found = list(self._given() if self.job.given else self._sampled())
+        answers = list(self._given() if self.job.given else self._sampled())
         if isinstance(self.cfg.label, Truth):
-            labels = [self.cfg.label.of(self.cfg.task, self.problems[one.problem], one.steps) for one in found]
-            rows = [Labelled(one, each, (None,) * len(each)) for one, each in zip(found, labels, strict=True)]
+            labels = [
+                self.cfg.label.of(self.cfg.task, self.problems[answer.problem], answer.steps) for answer in answers
+            ]
+            rows = [
+                Labelled(answer, step_labels, (None,) * len(step_labels))
+                for answer, step_labels in zip(answers, labels, strict=True)
+            ]
         else:
-            rows = self.cfg.label(found, self._complete)
+            rows = self.cfg.label(answers, self._complete)
         ledger = {phase: cost.ledger(*LEDGER) for phase, cost in self.spent.items()}
         return [*map(self._record, rows), {"ledger": ledger, "skipped": self.skipped}]
 
     def _record(self, row: Labelled) -> dict:
-        one, problem, cfg = row.solution, self.problems[row.solution.problem], self.cfg
+        solution, problem, cfg = row.solution, self.problems[row.solution.problem], self.cfg
         return {
-            "prompt": one.prompt,
-            "completions": list(one.steps),
+            "prompt": solution.prompt,
+            "completions": list(solution.steps),
             "labels": list(row.labels),
-            "completion_ids": [id for step in one.ids for id in step],
+            "completion_ids": [id for step in solution.ids for id in step],
             "problem": problem.id,
             "gold": problem.answer,
-            "correct": one.right,
-            "source": one.source,
+            "correct": solution.right,
+            "source": solution.source,
             "kind": cfg.label.kind,
             "k": getattr(cfg.label, "k", 0),
-            "outcomes": [None if each is None else list(each) for each in row.outcomes],
+            "outcomes": [None if outcomes is None else list(outcomes) for outcomes in row.outcomes],
             "task": cfg.task.name,
             "split": cfg.split,
             "model": self.job.fingerprint,
@@ -175,19 +182,19 @@ class Batch:
     def _given(self) -> Iterator[Solution]:
         tokenizer = self.job.policy.tokenizer
         for index, problem in enumerate(self.problems):
-            for one in self.job.given[problem.id]:
-                yield solutions.cut(index, one, self._is_right(problem, one.text, True), tokenizer)
+            for given in self.job.given[problem.id]:
+                yield solutions.cut(index, given, self._is_right(problem, given.text, True), tokenizer)
 
     def _sampled(self) -> Iterator[Solution]:
-        cfg, prompts = self.cfg, [self.cfg.task.prompt(one) for one in self.problems]
+        cfg, prompts = self.cfg, [self.cfg.task.prompt(problem) for problem in self.problems]
         written = self._generate("sample", prompts, cfg.samples, jax.random.fold_in(self.key, SAMPLED))
         for row, ids in enumerate(written.tokens):
             index = row // cfg.samples
             right = self._is_right(self.problems[index], written.text[row], written.finished[row])
             text = _text(written, row, self.job.policy)
-            one = Given(self.problems[index].id, prompts[index], cfg.task.steps(text), tuple(ids.tolist()), "sampled")
+            given = Given(self.problems[index].id, prompts[index], cfg.task.steps(text), tuple(ids.tolist()), "sampled")
             try:
-                yield solutions.cut(index, one, right, self.job.policy.tokenizer)
+                yield solutions.cut(index, given, right, self.job.policy.tokenizer)
             except ValueError:  # nothing was written, or two steps end in one token
                 self.skipped += 1
 
@@ -202,8 +209,10 @@ class Batch:
         encode = self.job.policy.tokenizer.encode_prompt
         key = jax.random.fold_in(jax.random.fold_in(self.key, COMPLETED), self.calls)
         self.calls += 1
-        written = self._generate("label", [[*encode(one.solution.prompt), *one.ids] for one in prefixes], k, key)
-        return [[self._completion(one, written, n * k + i) for i in range(k)] for n, one in enumerate(prefixes)]
+        written = self._generate(
+            "label", [[*encode(prefix.solution.prompt), *prefix.ids] for prefix in prefixes], k, key
+        )
+        return [[self._completion(prefix, written, n * k + i) for i in range(k)] for n, prefix in enumerate(prefixes)]
 
     def _completion(self, prefix: Prefix, written: Written, row: int) -> Solution:
         whole, task = prefix.solution, self.cfg.task
@@ -211,16 +220,16 @@ class Batch:
         right = self._is_right(self.problems[whole.problem], before + written.text[row], written.finished[row])
         steps = task.steps(before + _text(written, row, self.job.policy))
         ids = (*prefix.ids, *written.tokens[row].tolist())
-        one = Given("", whole.prompt, steps, ids, f"completion of {prefix.count} steps")
+        completed = Given("", whole.prompt, steps, ids, f"completion of {prefix.count} steps")
         try:
-            found = solutions.cut(whole.problem, one, right, self.job.policy.tokenizer)
+            solution = solutions.cut(whole.problem, completed, right, self.job.policy.tokenizer)
         except ValueError:
-            found = None
-        if found is not None and found.ids[: prefix.count] == whole.ids[: prefix.count]:
-            return found
+            solution = None
+        if solution is not None and solution.ids[: prefix.count] == whole.ids[: prefix.count]:
+            return solution
         # Its steps cannot be told apart: it counts as right or wrong, and has none that could be searched.
         return dataclasses.replace(
-            whole, steps=whole.steps[: prefix.count], ids=whole.ids[: prefix.count], right=right, source=one.where
+            whole, steps=whole.steps[: prefix.count], ids=whole.ids[: prefix.count], right=right, source=completed.where
         )
 
     def _generate(self, phase: str, prompts: Sequence[str | Sequence[int]], count: int, key: Key) -> Written:
@@ -243,14 +252,14 @@ class Batch:
 
 
 def _text(written: Written, row: int, policy: Policy) -> str:
-    """What was written, its stop text included; an end-of-text token is none of the text."""
+    """What was written, its stop text included; an end-of-text token is not part of it."""
     ids = written.tokens[row]
     ended = len(ids) and int(ids[-1]) in policy.tokenizer.ends
     return written.text[row] + ("" if ended else written.ending[row])
 
 
 def _before_stop(text: str, stop: Sequence[str]) -> str:
-    return next((text.removesuffix(one) for one in stop if text.endswith(one)), text)
+    return next((text.removesuffix(ending) for ending in stop if text.endswith(ending)), text)
 
 
 # --- before anything is generated ---------------------------------------------------------------------------------
@@ -274,7 +283,7 @@ def claim(cfg: LabelConfig, directory: Path) -> None:
 def prepared(cfg: LabelConfig) -> Job:
     """The model, the questions and the solutions of a run, checked."""
     with console.phase("reading the questions"):
-        every = {one.id: one for one in cfg.task.problems(cfg.split)}
+        every = {problem.id: problem for problem in cfg.task.problems(cfg.split)}
     with console.phase("loading the model"):
         policy = load.initial_model(cfg.model, cfg.seed)
     given = solutions.read(cfg.source, every, cfg.task) if cfg.source else {}
@@ -282,7 +291,7 @@ def prepared(cfg: LabelConfig) -> Job:
     problems, given = {name: every[name] for name in names}, {name: given[name] for name in names} if given else {}
     if not problems:
         raise ValueError(f"{cfg.task.name} has no {cfg.split} problems: expected some")
-    room = max(cfg.task.budget(one, policy.tokenizer) for one in problems.values())
+    room = max(cfg.task.budget(problem, policy.tokenizer) for problem in problems.values())
     job = Job(cfg, policy, problems, given, room, policy.fingerprint)
     _check_steps(job)
     _check_fitting(job)
@@ -294,10 +303,10 @@ def _check_steps(job: Job) -> None:
     cfg, tokenizer = job.cfg, job.policy.tokenizer
     for problem in job.problems.values():
         asked = job.given.get(problem.id) or _worked(cfg, problem)
-        for one in asked:
+        for given in asked:
             if isinstance(cfg.label, Truth):
-                cfg.label.of(cfg.task, problem, one.steps)
-            solutions.cut(0, one, True, tokenizer)
+                cfg.label.of(cfg.task, problem, given.steps)
+            solutions.cut(0, given, True, tokenizer)
 
 
 def _worked(cfg: LabelConfig, problem: Problem) -> list[Given]:
@@ -312,8 +321,8 @@ def _check_fitting(job: Job) -> None:
     encode, most = job.policy.tokenizer.encode_prompt, job.policy.lm.max_len
     for name, problem in job.problems.items():
         size = len(encode(job.cfg.task.prompt(problem)))
-        for one in job.given.get(name, ()):
-            size = max(size, len(solutions.encoded(one, job.policy.tokenizer)))
+        for given in job.given.get(name, ()):
+            size = max(size, len(solutions.encoded(given, job.policy.tokenizer)))
         # A completion begins after all steps but the last one, and may take as much again as a whole answer.
         longest = size + job.room * (1 if job.given or isinstance(job.cfg.label, Truth) else 2)
         if longest > most:

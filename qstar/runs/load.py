@@ -42,7 +42,7 @@ def load_model(source: str | Path) -> Policy:
     Raises:
         FileNotFoundError: nothing there, or a file of it is missing.
         ValueError: it cannot be read, is of no family that is known, or its tokenizer does not fit its vocabulary.
-        ImportError, ConnectionError: the extra or the network that this kind wants is not there.
+        ImportError, ConnectionError: the extra or the network that this kind needs is missing.
     """
     text = str(source)
     if text.startswith("bundled:"):

@@ -1,4 +1,4 @@
-"""Many jobs: in processes that share the processors, and in processes of their own that say what they measured.
+"""Many jobs: in processes that share the processors, and in processes of their own that print what they measured.
 
 A job that is done has written something (a file, a line of a record) by which the next call skips it, so that a command
 can be given again after an interruption.
@@ -51,7 +51,7 @@ def carry_out(
 
 
 def shares_of_processors(workers: int) -> list[list[int]]:
-    """The processors of every worker: each has one once, and no worker is without."""
+    """The processors of every worker: shared out, at least one for each worker."""
     processors = sorted(os.sched_getaffinity(0))
     return [processors[first::workers] or processors for first in range(workers)]
 
@@ -75,7 +75,7 @@ def call(arguments: Sequence[str], log: Path) -> None:
 
 @dataclass(frozen=True)
 class Measured:
-    """What became of a process that measures."""
+    """The outcome of a process that measures."""
 
     status: str  # done, failed, too slow
     seconds: float
@@ -89,13 +89,13 @@ def say(record: Mapping) -> None:
 
 
 def said(text: str) -> dict | None:
-    """The last record that a process said in its output; None where it said none."""
+    """The last record that a process printed; None where it printed none."""
     marked = [line for line in text.splitlines() if line.startswith(MARK)]
     return json.loads(marked[-1].removeprefix(MARK)) if marked else None
 
 
 def measured(command: Sequence[str], environment: Mapping[str, str], log: Path, limit_s: float) -> Measured:
-    """Run a command that says what it measured, its output in a file; after the limit it is stopped."""
+    """Run a command that prints what it measured, its output in a file; after the limit it is stopped."""
     started, status, code = time.monotonic(), "done", 0
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as stream:

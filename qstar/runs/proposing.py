@@ -66,8 +66,8 @@ class Proposals:
         )
         draws = [-1 if key is None else prefix.draws for prefix in prefixes for _ in range(k)]
         problems = [self.problems[prefix.problem] for prefix in prefixes for _ in range(k)]
-        found = [self._candidate(*each) for each in zip(steps, draws, problems, strict=True)]
-        return [found[start : start + k] for start in range(0, len(found), k)]
+        candidates = [self._candidate(*parts) for parts in zip(steps, draws, problems, strict=True)]
+        return [candidates[start : start + k] for start in range(0, len(candidates), k)]
 
     def _candidate(self, step: Step, draw: int, problem: Problem) -> Candidate:
         row = step.row

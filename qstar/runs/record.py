@@ -1,6 +1,6 @@
 """What is written down about a model while it trains: its answers in evals.jsonl, its thoughts in samples.jsonl.
 
-A run that was killed and resumed leaves the lines of an undisturbed one: `rewind` drops what the lost tail of the
+A run that was killed and resumed leaves the lines of an uninterrupted one: `rewind` drops what the lost tail of the
 earlier process wrote.
 """
 
@@ -105,10 +105,10 @@ class Record:
         for reading in readings:
             text = self._tokenizer.decode(reading.tokens)
             changed = [
-                {"position": position, "thought": thought, "weight": round(one.thoughts[0].weight, 4),
-                 "gain": round(one.gain, 4)}
-                for position, one in enumerate(reading.steps, 1)
-                if self._differs(text, position, thought := self._tokenizer.decode(one.thoughts[0].tokens))
+                {"position": position, "thought": thought, "weight": round(token.thoughts[0].weight, 4),
+                 "gain": round(token.gain, 4)}
+                for position, token in enumerate(reading.steps, 1)
+                if self._differs(text, position, thought := self._tokenizer.decode(token.thoughts[0].tokens))
             ]  # fmt: skip
             _append(self._samples, [{"step": step, "text": text, "thoughts": changed}])
 

@@ -45,10 +45,10 @@ Stored = Mapping[int, Sequence[Tree]]
 
 
 def trees(rows: Sequence[dict]) -> Stored:
-    found: dict[int, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
+    batches: dict[int, dict[str, list[dict]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        found[row["batch"]][row["problem"]].append(row)
-    return {batch: [_tree(each) for each in problems.values()] for batch, problems in sorted(found.items())}
+        batches[row["batch"]][row["problem"]].append(row)
+    return {batch: [_tree(nodes) for nodes in problems.values()] for batch, problems in sorted(batches.items())}
 
 
 def _tree(rows: Sequence[dict]) -> Tree:
@@ -104,24 +104,24 @@ def lines(cfg: SolveConfig, rows: Sequence[dict], batches: Sequence[dict]) -> li
     Args:
         batches: the lines of batches.jsonl.
     """
-    about, stored = {each["batch"]: each for each in batches}, trees(rows)
+    about, stored = {batch["batch"]: batch for batch in batches}, trees(rows)
     if not stored:
         raise ValueError("no candidates are stored yet: go on with the search")
     most = {number: about[number]["most_tokens"] for number in stored}
     whole = _line(cfg, stored, most, cfg.search, cfg.max_tokens, "all")
     seconds = sum(about[number]["seconds"] for number in stored)
-    smaller = [_smaller(cfg, stored, most, each) for each in cfg.budgets or _halves(cfg)]
+    smaller = [_smaller(cfg, stored, most, size) for size in cfg.budgets or _halves(cfg)]
     return [*smaller, dataclasses.replace(whole, seconds=seconds / whole.questions)]
 
 
 def _halves(cfg: SolveConfig) -> list[int]:
     if cfg.search.stepwise:
         return []
-    found, size = [], _size(cfg.search)
-    while size > 1 and len(found) < HALVES:
+    sizes, size = [], _size(cfg.search)
+    while size > 1 and len(sizes) < HALVES:
         size //= 2
-        found.append(size)
-    return sorted(found)
+        sizes.append(size)
+    return sorted(sizes)
 
 
 def _size(strategy: Strategy) -> int:
@@ -129,7 +129,7 @@ def _size(strategy: Strategy) -> int:
 
 
 def _resized(strategy: Strategy, size: int) -> Strategy:
-    """Of so many solutions."""
+    """The strategy with `size` solutions."""
     if isinstance(strategy, CoTDecoding):
         return dataclasses.replace(strategy, k=size)
     if isinstance(strategy, BestOfN):
@@ -161,8 +161,8 @@ def _line(
             right.append(tree.rows[solution.chosen.state]["correct"])
             spent += _spent(tree, solution)
     low, high = wilson(sum(right), len(right))
-    each = spent / len(right)
-    return Line(type(strategy).__name__, name, len(right), sum(right) / len(right), low, high, *each.tolist())
+    mean = spent / len(right)
+    return Line(type(strategy).__name__, name, len(right), sum(right) / len(right), low, high, *mean.tolist())
 
 
 def _spent(tree: Tree, solution: Solution) -> np.ndarray:

@@ -68,10 +68,10 @@ class Scorer:
         Raises ValueError for a solution without steps or longer than the model reads, for two steps that end in one
         token, and for a score that is not a number; nothing is computed before all of them were checked.
         """
-        read = [self._read(i, *each) for i, each in enumerate(zip(prompts, steps, strict=True))]
+        read = [self._read(i, *pair) for i, pair in enumerate(zip(prompts, steps, strict=True))]
         texts, ends = [ids for ids, _ in read], [ends for _, ends in read]
         rows.check(texts, self.policy.lm.vocab, self.policy.lm.max_len)
-        found: list[np.ndarray] = [np.empty(0)] * len(texts)
+        step_scores: list[np.ndarray] = [np.empty(0)] * len(texts)
         spent = Cost()
         for width, index in reading.batches([len(text) for text in texts], self.batch_size):
             filled = [texts[i] for i in index] + [texts[index[-1]]] * (self.batch_size - len(index))
@@ -79,10 +79,10 @@ class Scorer:
                 _scores(self.policy.method, self.policy.definition, self._params, rows.padded(filled, width))
             )
             for row, i in enumerate(index):
-                found[i] = scores[row, ends[i]].astype(np.float64)
+                step_scores[i] = scores[row, ends[i]].astype(np.float64)
             spent += self._cost(width, sum(len(texts[i]) for i in index))
-        _check(found, self.policy.name)
-        return Scored(found, np.array([aggregated(scores, self.aggregation) for scores in found]), spent)
+        _check(step_scores, self.policy.name)
+        return Scored(step_scores, np.array([aggregated(scores, self.aggregation) for scores in step_scores]), spent)
 
     def value(self, text: Callable[[Any], Spelled]) -> Callable[[Sequence[Any]], Float[np.ndarray, "B"]]:
         """This scorer as `value` of a search (`search/protocol.py`); `text` spells the prompt and steps of a node."""
@@ -154,10 +154,10 @@ def _scores(method: Verifier, definition: Definition, params: Params, batch: Bat
 
 
 def _check(scores: Sequence[Float[np.ndarray, "N"]], name: str) -> None:
-    for number, found in enumerate(scores):
-        if not np.isfinite(found).all():
-            step = int(np.argmax(~np.isfinite(found)))
+    for number, step_scores in enumerate(scores):
+        if not np.isfinite(step_scores).all():
+            step = int(np.argmax(~np.isfinite(step_scores)))
             raise ValueError(
-                f"{name} gives step {step} of solution {number} the score {found[step]}: its weights have diverged; "
-                "train it again with a lower optim.lr"
+                f"{name} gives step {step} of solution {number} the score {step_scores[step]}: its weights have "
+                "diverged; train it again with a lower optim.lr"
             )

@@ -45,15 +45,15 @@ def read(source: str, problems: Mapping[str, Problem], task: Task) -> dict[str, 
             "directory of a qstar-improve run, or lines with problem and completion"
         )
     every = _of_store(store, task) if store.is_dir() else _of_file(path, problems, task)
-    found: dict[str, list[Given]] = {name: [] for name in problems}
-    for one in every:
-        if one.problem not in found:
+    by_problem: dict[str, list[Given]] = {name: [] for name in problems}
+    for given in every:
+        if given.problem not in by_problem:
             raise ValueError(
-                f"{one.where}: problem {one.problem!r} is none of {task.name}: give the task= and split= that the "
+                f"{given.where}: problem {given.problem!r} is none of {task.name}: give the task= and split= that the "
                 "solutions are of"
             )
-        found[one.problem].append(one)
-    return {name: each for name, each in found.items() if each}
+        by_problem[given.problem].append(given)
+    return {name: solutions for name, solutions in by_problem.items() if solutions}
 
 
 def _of_store(folder: Path, task: Task) -> list[Given]:
@@ -95,23 +95,23 @@ def _given(record: dict, where: str, problems: Mapping[str, Problem], task: Task
     return Given(name, prompt, tuple(steps), None if ids is None else tuple(ids), where)
 
 
-def encoded(one: Given, tokenizer: Tokenizer) -> list[int]:
+def encoded(given: Given, tokenizer: Tokenizer) -> list[int]:
     """Token ids of prompt and solution."""
-    if one.ids is None:
-        prompt, completion = tokenizer.encode_pair(one.prompt, one.text)
+    if given.ids is None:
+        prompt, completion = tokenizer.encode_pair(given.prompt, given.text)
         return [*prompt, *completion]
-    return [*tokenizer.encode_prompt(one.prompt), *one.ids]
+    return [*tokenizer.encode_prompt(given.prompt), *given.ids]
 
 
-def cut(problem: int, one: Given, right: bool, tokenizer: Tokenizer) -> Solution:
+def cut(problem: int, given: Given, right: bool, tokenizer: Tokenizer) -> Solution:
     """The solution with the tokens of each step; an end-of-text token belongs to the last one.
 
     Raises ValueError for no steps, for ids of another text, and where two steps end in one token.
     """
-    if not one.steps:
-        raise ValueError(f"{one.where}: the solution is empty")
-    ids = one.ids if one.ids is not None else tokenizer.encode_pair(one.prompt, one.text)[1]
-    ends = [end + 1 for end in labelled.last_tokens(one.steps, ids, tokenizer, one.where)]
+    if not given.steps:
+        raise ValueError(f"{given.where}: the solution is empty")
+    ids = given.ids if given.ids is not None else tokenizer.encode_pair(given.prompt, given.text)[1]
+    ends = [end + 1 for end in labelled.last_tokens(given.steps, ids, tokenizer, given.where)]
     ends[-1] = len(ids)
     pieces = tuple(tuple(ids[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True))
-    return Solution(problem, one.prompt, tuple(one.steps), pieces, right, one.where)
+    return Solution(problem, given.prompt, tuple(given.steps), pieces, right, given.where)

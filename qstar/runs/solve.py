@@ -3,7 +3,7 @@
 A run directory holds solve.yaml, candidates/ (a store as `data/rationales.py` has it: a row for every prompt and every
 step that was proposed, with its place in the tree, its scores and its tokens), batches.jsonl and summary.md. A batch of
 questions is a function of the weights and the seed, and those that are stored are not searched again: a run that was
-killed anywhere comes to the same rows. Tables are made from the rows alone (`runs/replay.py`), at smaller budgets too.
+killed anywhere ends with the same rows. Tables are made from the rows alone (`runs/replay.py`), at smaller budgets too.
 """
 
 import dataclasses
@@ -79,7 +79,7 @@ def run(cfg: SolveConfig, directory: Path) -> list[report.Line]:
 
 
 def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
-    """The table of a run from what is stored, or of another strategy over it, whose seconds nobody measured."""
+    """The table of a run from what is stored, or of another strategy over it, whose seconds were not measured."""
     rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
     batches = files.records(directory / BATCHES, "a batch of questions", batch=int, seconds=float, most_tokens=int)
     lines = replay.lines(cfg, rows, batches)
@@ -98,10 +98,10 @@ def tree(directory: Path, problem: str) -> str:
 
 def latest(root: str | Path = "runs") -> Path:
     """The search under `root` that was started last. Raises FileNotFoundError where there is none."""
-    found = list(Path(root).glob(f"**/{CONFIG}"))
-    if not found:
+    started = list(Path(root).glob(f"**/{CONFIG}"))
+    if not started:
         raise FileNotFoundError(f"no search under {Path(root).absolute()}: start one with qstar-solve")
-    return max(found, key=lambda file: (file.stat().st_mtime, str(file))).parent
+    return max(started, key=lambda file: (file.stat().st_mtime, str(file))).parent
 
 
 def _claim(cfg: SolveConfig, directory: Path) -> None:
@@ -163,13 +163,13 @@ def _check_budget(cfg: SolveConfig) -> None:
 def _delimiters(cfg: SolveConfig) -> tuple[str, ...]:
     if not cfg.search.stepwise:
         return ()
-    found = cfg.delimiters or cfg.task.delimiters
-    if not found:
+    delimiters = cfg.delimiters or cfg.task.delimiters
+    if not delimiters:
         raise ValueError(
             f"{cfg.task.name} has no steps, and search={type(cfg.search).__name__} goes step by step: give the texts "
             "that end one with delimiters=[TEXT], or choose search=best_of_n or search=majority"
         )
-    return tuple(found)
+    return tuple(delimiters)
 
 
 def _scorer(name: str, cfg: SolveConfig, base: Policy) -> Scorer | None:
@@ -192,8 +192,8 @@ def _check_scorers(
 ) -> None:
     """That they can read every solution whole."""
     sizes = [
-        len(base.tokenizer.encode_prompt(cfg.task.prompt(one))) + cfg.task.budget(one, base.tokenizer)
-        for one in problems
+        len(base.tokenizer.encode_prompt(cfg.task.prompt(problem))) + cfg.task.budget(problem, base.tokenizer)
+        for problem in problems
     ]
     for name, scorer in scorers.items():
         if scorer is not None and max(sizes) > scorer.policy.lm.max_len:
@@ -205,25 +205,25 @@ def _check_scorers(
 
 def _solutions(cfg: SolveConfig, delimiters: Sequence[str]) -> list[str]:
     """Texts in which delimiters stand as they do in solutions, up to the stop."""
-    known = [one for one in cfg.task.problems("dev") if one.rationale][:CHECKED]
-    whole = [cfg.task.completion(one.rationale, one) for one in known]
+    known = [problem for problem in cfg.task.problems("dev") if problem.rationale][:CHECKED]
+    whole = [cfg.task.completion(problem.rationale, problem) for problem in known]
     whole = [text.split(stop)[0] for text in whole for stop in cfg.task.stop[:1]]
     return whole or [PLAIN.format(delimiter) for delimiter in delimiters]
 
 
 def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
-    """So many of the problems, drawn by a seed that is no run's; 0: all."""
+    """`count` of the problems, drawn with a fixed seed; 0: all."""
     order = np.random.default_rng(QUESTION_SEED).permutation(len(problems))
     return [problems[i] for i in sorted(order[: count or None].tolist())]
 
 
 def _prompts(cfg: SolveConfig, batch: Sequence[Problem]) -> list[list[str]]:
     """The prompt of each, with examples that depend on the question alone."""
-    found = []
-    for one in batch:
-        rng = np.random.default_rng((cfg.seed, *one.id.encode()))
-        found.append([cfg.task.prompt(one, cfg.task.shots(one, rng) if cfg.few_shot else ())])
-    return found
+    prompts = []
+    for problem in batch:
+        rng = np.random.default_rng((cfg.seed, *problem.id.encode()))
+        prompts.append([cfg.task.prompt(problem, cfg.task.shots(problem, rng) if cfg.few_shot else ())])
+    return prompts
 
 
 # --- the search ---------------------------------------------------------------------------------------------------
@@ -246,7 +246,7 @@ def _search_all(job: Job, store: Store, directory: Path) -> None:
 
 def _most(job: Job, batch: Sequence[Problem]) -> int:
     """Tokens of a solution."""
-    return max(job.cfg.task.budget(one, job.policy.tokenizer) for one in batch)
+    return max(job.cfg.task.budget(problem, job.policy.tokenizer) for problem in batch)
 
 
 def searched(job: Job, batch: Sequence[Problem], number: int, layers: tuple | None = None) -> list[Sample]:
@@ -254,19 +254,19 @@ def searched(job: Job, batch: Sequence[Problem], number: int, layers: tuple | No
     cfg, policy = job.cfg, job.policy
     most = _most(job, batch)
     sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, most, tuple(cfg.task.stop))
-    prompts = [one for (one,) in _prompts(cfg, batch)]
+    prompts = [prompt for (prompt,) in _prompts(cfg, batch)]
     session = Session(
         policy.definition, policy.params, policy.tokenizer, prompts, sampling, layers=layers, size=cfg.sample_batch
     )
     limits = replay.budget(cfg, most, cfg.max_tokens)
     proposals = Proposals(session, cfg.task, batch, policy.tokenizer, job.delimiters, limits.step_tokens)
-    found = searches.search(
+    solved = searches.search(
         cfg.search, proposals.prompts, proposals.propose, values(job, proposals), proposals.answer,
         (cfg.seed, number), limits,
     )  # fmt: skip
     return [
         _sample(job, proposals, solution, node, prompts[problem])
-        for problem, solution in enumerate(found)
+        for problem, solution in enumerate(solved)
         for node in solution.nodes
     ]
 
@@ -276,9 +276,9 @@ def values(job: Job, proposals: Proposals) -> dict[str, Value]:
     own = {ORACLE: functools.partial(_truth, job, proposals), LOGPROB: _likelihood}
 
     def value(name: str, scorer: Scorer | None) -> Value:
-        each: Callable[[Node], float] | None = own.get(name)
+        score: Callable[[Node], float] | None = own.get(name)
         if scorer is None:
-            return lambda nodes: np.array([each(node) for node in nodes])
+            return lambda nodes: np.array([score(node) for node in nodes])
         return scorer.value(proposals.spelled)
 
     return {name: value(name, scorer) for name, scorer in job.scorers.items()}

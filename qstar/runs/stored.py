@@ -32,14 +32,14 @@ def shape(file: Path, part: str = "") -> LMConfig:
     if part:
         files.check(contents, f"{file}, line 1", "a prepared model", **{part: dict})
         contents = contents[part]
-    fields, types = {one.name: one for one in dataclasses.fields(LMConfig)}, typing.get_type_hints(LMConfig)
+    fields, types = {field.name: field for field in dataclasses.fields(LMConfig)}, typing.get_type_hints(LMConfig)
     for name, value in contents.items():
         where = files.place(file, name)
         if name not in fields:
             raise ValueError(f"{where}: {name!r} is no field of a model's shape, which has {', '.join(fields)}")
         if types[name] in PLAIN:
             files.check({name: value}, where, "the shape of a model", **{name: PLAIN[types[name]]})
-    missing = [name for name, one in fields.items() if one.default is dataclasses.MISSING and name not in contents]
+    missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in contents]
     if missing:
         raise ValueError(f"{file}, line 1: lacks {', '.join(missing)}; put back a copy of the file")
     try:
@@ -65,7 +65,7 @@ def describe(
 
 
 def keep_frozen(directory: Path, frozen: Params, cfg: LoraConfig) -> None:
-    """Keep what checkpoints leave out: the frozen weights themselves, or the number that tells them from others."""
+    """Keep what checkpoints leave out: the frozen weights themselves, or their checksum."""
     if cfg.keep_base:
         checkpoint.save_params(directory / FROZEN, frozen)
     else:
@@ -97,10 +97,10 @@ def frozen_weights(directory: Path, definition: Definition, lm_params: Callable[
 
 
 def _checksum(params: Params) -> int:
-    found = 0
+    checksum = 0
     for leaf in jax.tree.leaves(params):
-        found = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), found)
-    return found
+        checksum = zlib.crc32(np.ascontiguousarray(leaf).view(np.uint8), checksum)
+    return checksum
 
 
 def latest_run(root: str | Path = "runs", trained_alone: bool = False) -> Path:
@@ -133,12 +133,14 @@ def latest_store(root: str | Path = "runs") -> Path:
     """
     from qstar.data import rationales as store  # here: it imports Parquet
 
-    found = [file for file in Path(root).glob(f"**/{store.FOLDER}/{store.ABOUT}") if any(file.parent.glob("*.parquet"))]
-    if not found:
+    stores = [
+        file for file in Path(root).glob(f"**/{store.FOLDER}/{store.ABOUT}") if any(file.parent.glob("*.parquet"))
+    ]
+    if not stores:
         raise FileNotFoundError(
             f"no rationales under {Path(root).absolute()}: sample some with qstar-improve, or name a run directory"
         )
-    return _newest(found).parent
+    return _newest(stores).parent
 
 
 def _newest(of: Sequence[Path]) -> Path:
@@ -147,12 +149,12 @@ def _newest(of: Sequence[Path]) -> Path:
 
 def steps(path: str | Path) -> list[int]:
     """Steps of the checkpoints in a run directory, ascending. Raises FileNotFoundError where there are none."""
-    found = saved_steps(Path(path))
-    if not found:
+    saved = saved_steps(Path(path))
+    if not saved:
         raise FileNotFoundError(
             f"{Path(path) / 'checkpoints'} holds no committed checkpoint: did the run get as far as its first save?"
         )
-    return found
+    return saved
 
 
 def tokenizer_of(path: Path) -> Tokenizer:
@@ -166,7 +168,9 @@ def saved_steps(path: Path) -> list[int]:
     """Steps of the checkpoints in a run directory, ascending; none where nothing has been saved."""
     # A save in flight has another name until it is committed.
     return sorted(
-        int(one.name) for one in (path / "checkpoints").glob("*") if one.name.isdigit() and any(one.glob("*"))
+        int(folder.name)
+        for folder in (path / "checkpoints").glob("*")
+        if folder.name.isdigit() and any(folder.glob("*"))
     )
 
 

@@ -77,7 +77,7 @@ class Arm:
 
 
 def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = None) -> Result:
-    """Train, or go on training, and show how it went.
+    """Train, or resume training, and show the results.
 
     Args:
         known: numbers from before training; they are the line of step 0 in metrics.jsonl.
@@ -224,9 +224,9 @@ def _check_directory(arm: Arm, loaded: Policy, whole: Path) -> None:
 
 def _check_same_model(file: Path, loaded: Policy) -> None:
     """The shape that is recorded, apart from how it is computed."""
-    found = stored.shape(file)
-    found = dataclasses.replace(found, **{name: getattr(loaded.lm, name) for name in COMPUTED})
-    changes = configs.changes(found, loaded.lm)
+    recorded = stored.shape(file)
+    recorded = dataclasses.replace(recorded, **{name: getattr(loaded.lm, name) for name in COMPUTED})
+    changes = configs.changes(recorded, loaded.lm)
     if changes:
         raise ValueError(
             f"{file} describes another model than {loaded.name} is now:\n  " + "\n  ".join(changes) + "\n"
@@ -352,7 +352,7 @@ def _account(program: Program) -> str:
 
 def _meter(cfg: TrainConfig, program: Program) -> machine.Meter:
     passes = program.passes(cfg.data.length)
-    thoughts = max((one.thoughts for one in passes), default=0)
+    thoughts = max((forward.thoughts for forward in passes), default=0)
     flops = cost.flops(program.lm, passes, frozen=bool(program.definition.frozen))
     peak = machine.peak_flops(program.mesh, program.lm.dtype, 1e12 * cfg.peak_tflops)
     rows = cfg.batch_size
@@ -394,8 +394,8 @@ def _show(result: Result, arm: Arm, tokenizer: Tokenizer) -> None:
             files.write(result.directory / "summary.md", summaries.markdown(groups) + summaries.tokenizer(tokenizer))
     if result.helped:
         out.print("\nThoughts that helped most")
-    for one in result.helped:
-        out.print(summaries.helpful(one, tokenizer))
+    for helpful in result.helped:
+        out.print(summaries.helpful(helpful, tokenizer))
     console.say(f"\nEverything is in {result.directory}")
     if arm.reader and (text := arm.reader.example(tokenizer)):
         command = advice.command("qstar-think", "--run", advice.path(result.directory), "--", text)
