@@ -10,7 +10,7 @@ equations.
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from qstar.models.cost import Pass
 from qstar.ops import masked, policy, returns
 from qstar.ops.policy import AGGREGATIONS, KL_ESTIMATES, RATIOS
 from qstar.settings import Count, NonNegative, OneOf, Positive, Whole
-from qstar.structs import Credited, Judged, Loss, Mean, Metrics, Rollouts, Term
+from qstar.structs import Credited, Judged, Loss, Mean, Metrics, Rollouts, Term, Text
 from qstar.thoughts.anchors import next_counts
 from qstar.typing import Array, Bool, Float, Key
 
@@ -96,11 +96,17 @@ class OnPolicy(PlainLM):
 
     def judged(self, models: Models, batch: Rollouts) -> Judged:
         """What the models say of rollouts before the weights are updated."""
-        reference = models.reference
+        model, reference = models.policy, models.reference
+        text = model.lm.text(batch)
         return Judged(
-            _logprobs(models.policy, batch),
+            model.lm.next_logprobs(text, batch.tokens),
             reference=None if reference is None else _logprobs(reference, batch),
+            value=self.value(model, text),
         )
+
+    def value(self, model: Any, text: Text) -> Float[Array, "B J"] | None:
+        """What is expected before each next token is sampled; None for a method without values."""
+        return None
 
     def credited(self, batch: Rollouts, judged: Judged) -> tuple[Credited, Metrics]:
         """What every sampled token earned, from all rollouts of a step."""

@@ -21,7 +21,7 @@ from qstar.models.heads import Scorer
 from qstar.models.lm import LMConfig
 from qstar.ops import policy, returns
 from qstar.settings import NonNegative, Share
-from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts
+from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts, Text
 from qstar.thoughts.anchors import next_counts
 from qstar.typing import Array, Bool, Float, Int, Key, Params
 
@@ -53,8 +53,8 @@ class PPO(OnPolicy):
     def predict(self, model: Scorer, batch: Batch, anchors: Int[Array, "B A"]) -> Float[Array, "B A V"]:
         return super().predict(model.lm, batch, anchors)
 
-    def judged(self, models: Models, batch: Rollouts) -> Judged:
-        return super().judged(models, batch).replace(value=_values(models.policy, batch))
+    def value(self, model: Scorer, text: Text) -> Float[Array, "B J"]:
+        return model.score(text.hidden[:, :-1])
 
     def advantage(
         self, batch: Rollouts, judged: Judged, reward: Float[Array, "B J"], counts: Bool[Array, "B J"]
@@ -68,7 +68,7 @@ class PPO(OnPolicy):
         text = model.lm.text(batch)
         logprobs = model.lm.next_logprobs(text, batch.tokens)
         terms, metrics = self.policy_terms(logprobs, batch, counts)
-        value = model.score(text.hidden[:, :-1])
+        value = self.value(model, text)
         term = policy.aggregated(
             self.value_error(value, batch) / 2,
             counts,
@@ -86,11 +86,6 @@ class PPO(OnPolicy):
         old = batch.judged.value
         near = jnp.clip(value, old - self.value_clip, old + self.value_clip)
         return jnp.maximum(error, (near - batch.returns) ** 2)
-
-
-def _values(model: Scorer, batch: Rollouts) -> Float[Array, "B J"]:
-    """At the token before each one: what is expected before that is sampled."""
-    return model.score(model.lm.text(batch).hidden[:, :-1])
 
 
 def _explained(batch: Credited, counts: Bool[Array, "B J"]) -> Float[Array, ""]:

@@ -21,6 +21,7 @@ from qstar.decoding.sampling import Sampling
 from qstar.methods.protocol import Credits
 from qstar.models.definition import join
 from qstar.structs import Rollouts, TrainState
+from qstar.tasks import problem as tasks
 from qstar.tasks.grading import sandbox
 from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.problem import Problem, Task
@@ -148,7 +149,9 @@ class RolloutSource:
             batch_size=min(cfg.sample_batch, -(-self._rows // samples)),
             mesh=self._program.mesh if self._program.mesh.size > 1 else None,
         )
-        rollouts = [self._rollout(problems[i // samples], written, i) for i in range(len(written.tokens))]
+        rollouts = [
+            self._rollout(problems[i // samples], prompts[i // samples], written, i) for i in range(len(written.tokens))
+        ]
         return [rollouts[i : i + samples] for i in range(0, len(rollouts), samples)]
 
     def _prompt(self, problem: Problem) -> str:
@@ -157,13 +160,12 @@ class RolloutSource:
         rng = np.random.default_rng((self._seed, SHOTS, *problem.id.encode()))
         return self._task.prompt(problem, self._task.shots(problem, rng))
 
-    def _rollout(self, problem: Problem, written: Written, row: int) -> Rollout:
+    def _rollout(self, problem: Problem, asked: str, written: Written, row: int) -> Rollout:
         text, finished, tokens = written.text[row], bool(written.finished[row]), written.tokens[row]
-        # What was cut off at the limit is no answer: the rest of it could have been another one.
-        verdict = self._task.grader(text, problem.gold) if finished else Verdict(False, "", "too long")
+        verdict = tasks.graded(self._task, problem, text, finished)
         return Rollout(
             problem,
-            self._prompt(problem),
+            asked,
             written.prompts[row],
             tuple(tokens.tolist()),
             text,
@@ -215,17 +217,15 @@ class RolloutSource:
         )
 
     def _check_lengths(self) -> None:
-        longest = max(self._problems, key=lambda problem: len(self._encoded(problem)))
-        size = len(self._encoded(longest))
+        sizes = [len(self._tokenizer.encode_prompt(self._prompt(problem))) for problem in self._problems]
+        size = max(sizes)
+        longest = self._problems[sizes.index(size)]
         if size + self._room > self._cfg.length:
             raise ValueError(
                 f"data.length = {self._cfg.length}: question {longest.id} has a prompt of {size} tokens, and "
                 f"{self._room} may be generated after it: give data.length={size + self._room}, or less of "
                 "data.max_new_tokens"
             )
-
-    def _encoded(self, problem: Problem) -> Sequence[int]:
-        return self._tokenizer.encode_prompt(self._prompt(problem))
 
 
 def check(cfg: RolloutData, method: Credits, rows: int, micro_batches: int = 1) -> None:
