@@ -33,7 +33,7 @@ from qstar.search import labelling
 from qstar.search.labelling import Labelled, MonteCarlo, Prefix, Solution
 from qstar.tasks.grading import sandbox
 from qstar.tasks.labels import Consensus, Truth
-from qstar.tasks.problem import Problem
+from qstar.tasks.problem import Problem, graded
 from qstar.training import console
 from qstar.typing import Key
 
@@ -199,8 +199,7 @@ class Batch:
                 self.skipped += 1
 
     def _is_right(self, problem: Problem, text: str, finished: bool) -> bool:
-        # What was cut off by the limit is no answer: the rest of it could have been another one.
-        return bool(finished) and self.cfg.task.grader(_before_stop(text, self.cfg.task.stop), problem.gold).correct
+        return graded(self.cfg.task, problem, _before_stop(text, self.cfg.task.stop), bool(finished)).correct
 
     # --- completions ----------------------------------------------------------------------------------------------
 
@@ -246,8 +245,8 @@ class Batch:
             samples=count,
             batch_size=max(cfg.rows // count, 1),
         )
-        graded = Cost(graded_tokens=sum(map(len, written.tokens)))
-        self.spent[phase] += written.cost + graded
+        grading = Cost(graded_tokens=sum(map(len, written.tokens)))
+        self.spent[phase] += written.cost + grading
         return written
 
 
