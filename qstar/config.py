@@ -294,7 +294,7 @@ class LabelConfig:
 
     name: str = "label"  # of the run, in run_dir
     run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
-    resume: str = ""  # a run directory: go on with its own configuration
+    resume: str = ""  # a run directory, or `latest`: go on with its own configuration
     seed: Seed = 0  # of everything that is drawn
     # Where the solutions are from: a run of qstar-improve, or a file of JSON lines with problem and completion (or
     # completions); empty: sampled from the model.

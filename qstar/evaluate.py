@@ -6,13 +6,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import hydra
 import jax
 from omegaconf import DictConfig
 
-from qstar import advice, files, overrides, paths, runs
+from qstar import advice, files, paths, runs
 from qstar import config as configs
-from qstar.cli import entry, manual
+from qstar.cli import entry
 from qstar.config import EvaluateConfig
 from qstar.evals import suite
 from qstar.evals.measure import NONE
@@ -20,16 +19,13 @@ from qstar.evals.suite import Evaluator, NoEval
 from qstar.files import JsonObject
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Method
-from qstar.paths import CONFIGS
 from qstar.policy import Policy
 from qstar.reports import summaries
 from qstar.training import console
 
-configs.register()
 
-
-@hydra.main(version_base="1.3", config_path=CONFIGS, config_name="evaluate")
-def _main(node: DictConfig) -> None:
+@entry.command("evaluate")
+def main(node: DictConfig) -> None:
     with entry.errors() as ending:
         cfg = configs.build(node)
         if isinstance(cfg.eval, NoEval):
@@ -146,13 +142,6 @@ def _write(folder: Path, step: int, groups: summaries.Groups, told: str) -> None
     lines.sort(key=lambda line: line["step"])
     files.write_records(file, lines)
     files.write(folder / "summary.md", summaries.markdown(groups) + told)
-
-
-def main() -> None:
-    if manual.asked(sys.argv[1:]):
-        manual.show("evaluate", sys.argv[1:])
-    else:
-        overrides.run("evaluate", _main)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from qstar import config as configs
+from qstar.cli import entry
 from qstar.paths import CONFIGS
 
 ALPHABET = "12345abcdefghij=-;."
@@ -35,6 +36,16 @@ def composed(*overrides: str, name: str = "train"):
 def small(*overrides: str):
     """A tiny run of Quiet-STaR on the cups task."""
     return composed(*MODEL, *RUN, *overrides)
+
+
+def chosen(kind, *overrides: str):
+    """The configuration and directory of the run that these arguments of its command mean."""
+    named = ("resume", "tables", "run_dir", *kind.groups)
+    given = [override for override in overrides if override.partition("=")[0].partition(".")[0] in named]
+    configs.register()
+    with initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
+        node = compose(kind.command, given)
+    return entry.chosen(kind, node, overrides, "tables" if node.get("tables") else "resume")
 
 
 def lines(file: Path) -> list[dict]:

@@ -9,19 +9,19 @@ from pathlib import Path
 
 import jax
 import pytest
-from small_runs import ALPHABET, MODEL, RUN, composed, lines, small
+from small_runs import ALPHABET, MODEL, RUN, chosen, composed, lines, small
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from qstar import config as configs
-from qstar import evaluate, paths, prepare, runs, train
+from qstar import evaluate, paths, prepare, runs
 from qstar.config import EvaluateConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator
 from qstar.models import lm as language_model
 from qstar.models.formats import hf
-from qstar.runs import improve
+from qstar.runs import improve, stored
 from qstar.runs import train as train_run
 from qstar.training import checkpoint, loop
 from qstar.training.build import Program
@@ -261,8 +261,7 @@ def plain(*overrides: str):
 
 
 def resumed(directory: Path, *overrides: str):
-    overrides = (f"resume={directory}", *overrides)
-    return train.chosen(small(overrides[0]), list(overrides))[0]
+    return chosen(stored.TRAINING, f"resume={directory}", *overrides)[0]
 
 
 def test_a_directory_of_another_run_is_refused_and_left_alone(refused, copy):

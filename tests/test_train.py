@@ -10,13 +10,14 @@ from pathlib import Path
 import jax
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-from small_runs import MODEL, RUN, lines, small
+from small_runs import MODEL, RUN, chosen, composed, lines, small
 
 from qstar import config as configs
 from qstar import train
 from qstar.cli import entry
 from qstar.runs import train as train_run
 from qstar.runs.load import BUNDLED
+from qstar.runs.stored import TRAINING
 from qstar.training.loop import Interrupted
 
 
@@ -45,7 +46,7 @@ def qstar_train(monkeypatch, tmp_path, capsys):
 
 @pytest.fixture
 def saved(tmp_path) -> Path:
-    """A run directory as far as `train.chosen` looks at it."""
+    """A run directory as far as the choice of a run looks at it."""
     directory = tmp_path / "saved"
     directory.mkdir()
     configs.save(small("steps=5", "log_every=2", "optim.warmup_steps=3"), directory / "config.yaml")
@@ -56,38 +57,36 @@ def saved(tmp_path) -> Path:
 
 
 def test_a_new_run_is_what_was_given():
-    cfg = small("run_dir=runs/mine")
-    assert train.chosen(cfg, ["run_dir=runs/mine"]) == (cfg, Path("runs/mine"))
+    assert chosen(TRAINING, "run_dir=runs/mine") == (composed("run_dir=runs/mine"), Path("runs/mine"))
 
 
 def test_resume_takes_the_configuration_of_the_run_and_single_values_of_the_command_line(saved):
-    overrides = [f"resume={saved}", "steps=9", "mesh=fsdp", "method.delimiter=-"]
-    cfg, directory = train.chosen(small(f"resume={saved}", "mesh=fsdp"), overrides)
+    cfg, directory = chosen(TRAINING, f"resume={saved}", "steps=9", "mesh=fsdp", "method.delimiter=-")
     assert directory == saved
     assert (cfg.steps, cfg.mesh.fsdp, cfg.method.delimiter) == (9, -1, "-")
     assert (cfg.log_every, cfg.optim.warmup_steps) == (2, 3)
 
 
-def test_resume_latest_is_the_run_that_was_begun_last_and_not_its_control(saved, tmp_path, monkeypatch):
+def test_resume_latest_is_the_run_started_last_and_not_its_control(saved, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place in ("a/second", "b/first", "b/first/control", "a/second/control"):
         (tmp_path / "runs" / place / "checkpoints" / "5" / "state").mkdir(parents=True)
         file = tmp_path / "runs" / place / "config.yaml"
         file.write_bytes((saved / "config.yaml").read_bytes())
         os.utime(file, (2000, 2000) if "second" in place else (1000, 1000))
-    _, directory = train.chosen(small("resume=latest"), ["resume=latest"])
+    _, directory = chosen(TRAINING, "resume=latest")
     assert directory == Path("runs/a/second")
 
 
 @pytest.mark.parametrize("group", ["method=lm", "experiments=quiet_star/tiny", "optim=adamw", "~experiments"])
 def test_resume_with_another_option_of_a_group_is_refused(saved, group):
-    with pytest.raises(ValueError, match=f"{group} with resume: a run goes on with its own configuration"):
-        train.chosen(small(f"resume={saved}"), [f"resume={saved}", group])
+    with pytest.raises(ValueError, match=f"{group} with resume: "):
+        chosen(TRAINING, f"resume={saved}", group)
 
 
 def test_resume_of_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"resume=.*: .* is no run directory \(no config.yaml in it\)"):
-        train.chosen(small(f"resume={tmp_path}"), [f"resume={tmp_path}"])
+    with pytest.raises(FileNotFoundError, match=rf"resume={tmp_path}: .* no config.yaml"):
+        chosen(TRAINING, f"resume={tmp_path}")
 
 
 # --- the console script -------------------------------------------------------------------------------------------
@@ -136,7 +135,7 @@ def test_every_job_of_a_sweep_has_its_own_directory(qstar_train, tmp_path, monke
         (("data=text",), "ValueError: data.paths has no value: give data.paths=VALUE"),
         (("model.source=./absent",), "FileNotFoundError: no model at './absent'"),
         (("resume=latest",), "FileNotFoundError: no run under"),
-        (("resume=absent",), "FileNotFoundError: resume=absent: absent is no run directory"),
+        (("resume=absent",), "FileNotFoundError: resume=absent: .* no config.yaml"),
         (("eval=questions",), "FileNotFoundError: eval.gsm8k = '/gsm8k' is no folder: set QSTAR_DATA"),
         (("experiments=quiet_star/smollm2_math",), "Environment variable 'QSTAR_DATA' not found"),
         (("mesh.data=16",), r"ValueError: mesh \(data, fsdp, tensor\) = \(16, 1, 1\) wants 16 devices, found 8"),
@@ -192,7 +191,7 @@ def test_an_error_nobody_expected_keeps_its_traceback(monkeypatch):
 
 
 def test_the_sizes_of_a_run_can_be_changed_only_where_they_are_legal(saved):
-    cfg, _ = train.chosen(small(f"resume={saved}"), [f"resume={saved}", "steps=7"])
+    cfg, _ = chosen(TRAINING, f"resume={saved}", "steps=7")
     assert dataclasses.replace(cfg, resume="", steps=5) == configs.load(saved / "config.yaml")
     with pytest.raises(ValueError, match="steps = 0: expected a positive integer"):
-        train.chosen(small(f"resume={saved}"), [f"resume={saved}", "steps=0"])
+        chosen(TRAINING, f"resume={saved}", "steps=0")

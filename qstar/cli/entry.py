@@ -1,19 +1,49 @@
-"""What the console scripts share: a compile cache, memory that is kept, and errors that read as sentences."""
+"""What the console scripts share: the frame of a command and of a run, a compile cache, errors as messages."""
 
 import contextlib
+import dataclasses
+import functools
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from qstar import advice, files, paths
-from qstar.cli import signals
+from qstar import advice, files, overrides, paths
+from qstar import config as configs
+from qstar.cli import manual, signals
+from qstar.config import C
+
+if TYPE_CHECKING:  # a command imports the code of its runs late, so that --help answers at once
+    from qstar.runs.kinds import Kind
 
 EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError, OSError, FloatingPointError)
+
+
+def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Decorates what qstar-NAME does with its configuration, `configs/NAME.yaml`; gives its `main`."""
+    configs.register()
+
+    def decorated(body: Callable[[DictConfig], None]) -> Callable[[], None]:
+        composed = hydra.main(version_base="1.3", config_path=paths.CONFIGS, config_name=name)(body)
+
+        @functools.wraps(body)
+        def main() -> None:
+            if manual.asked(sys.argv[1:]):
+                manual.show(name, sys.argv[1:])
+            else:
+                overrides.run(name, composed)
+
+        return main
+
+    return decorated
 
 
 def prepare_jax() -> None:
@@ -83,9 +113,58 @@ def resume(program: str, directory: Path) -> str:
     return f"Go on with  {advice.resume(program, directory)}"
 
 
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def run(kind: "Kind[C]", node: DictConfig) -> Iterator[tuple[C, Path]]:
+    """The configuration and directory of a new run, or of the one to resume, with `errors` around its work."""
+    with errors() as ending:
+        job = HydraConfig.get()
+        if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
+            node.run_dir = os.path.relpath(job.runtime.output_dir)
+        cfg, directory = chosen(kind, node, job.overrides.task)
+        prepare_jax()
+        with own_folder(node, directory) as own:
+            ending.go_on = lambda: resume(f"qstar-{kind.command}", own) if kind.is_at(own) else ""
+            yield cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own
+
+
+def chosen(kind: "Kind[C]", node: DictConfig, given: Sequence[str], key: str = "resume") -> tuple[C, Path]:
+    """The configuration and directory of a new run, or of the stored one that `key` names, with overridden values.
+
+    A stored run keeps its choices from configuration groups, but for those in `kind.groups`.
+
+    Raises FileNotFoundError where `key` names no run of this kind, ValueError for any other choice from a group.
+    """
+    if not node[key]:
+        cfg = configs.build(node)
+        return cfg, Path(cfg.run_dir)
+    directory = kind.latest() if node[key] == "latest" else Path(node[key])
+    kind.check(directory, f"{key}={node[key]}")
+    given = [override for override in given if _name(override) not in (key, "run_dir")]
+    choices = [override for override in given if _name(override) in (*configs.SCHEMAS, "experiments")]
+    refused = [override for override in choices if _name(override) not in kind.groups]
+    if refused:
+        raise ValueError(
+            f"{', '.join(refused)} with {key}: a run keeps its own configuration; override single values as in "
+            f"seed=1, or start a new run without {key}"
+        )
+    groups = {_name(override) for override in choices}
+    values = [override for override in given if _name(override).partition(".")[0] not in groups]
+    cfg = configs.load(directory / kind.file, values, kind.schema)
+    again = {group: getattr(configs.build(node), group) for group in groups}
+    return dataclasses.replace(cfg, **again, **{key: str(directory)}), directory
+
+
+def _name(override: str) -> str:
+    """The group or the dotted setting of `key=value`, `+key=value` or `~key`."""
+    return override.partition("=")[0].lstrip("+~")
+
+
 @contextlib.contextmanager
 def own_folder(node: DictConfig, directory: Path) -> Iterator[Path]:
-    """The directory of a run; where it is named by the clock, one that no run begun in the same second has.
+    """The directory of a run; where it is named by the clock, one that no other run started in the same second has.
 
     Of several processes the first one makes it and tells the others.
     """

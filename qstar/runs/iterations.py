@@ -19,51 +19,35 @@ from qstar.policy import Policy
 from qstar.recipes.catalog import made
 from qstar.reports import tables
 from qstar.runs import load, stored, train
+from qstar.runs.kinds import Kind
 from qstar.training import console
 
-CONFIG = "improve.yaml"
 LINES = "iterations.jsonl"
 FIELDS = {"iteration": int, "accuracy": dict, "groups": dict}  # of every line
 
 
-def latest(root: str | Path = "runs") -> Path:
-    """The self-training under `root` that was started or resumed last, of those that have sampled or asked.
-
-    Raises FileNotFoundError where there is none.
-    """
-    started = list(Path(root).glob(f"**/{CONFIG}"))
-    begun = [file for file in started if _has_something(file.parent)]
-    if not begun:
-        some = f", of {len(started)} that were started, has sampled or asked anything yet" if started else ""
-        raise FileNotFoundError(
-            f"no self-training under {Path(root).absolute()}{some}: start one with qstar-improve, or name a directory"
-        )
-    return max(begun, key=lambda file: (file.stat().st_mtime, str(file))).parent
-
-
-def _has_something(directory: Path) -> bool:
+def _has_results(directory: Path) -> bool:
     return (directory / LINES).is_file() or any(directory.glob(f"{rationales.FOLDER}/*.parquet"))
 
 
-def claim(cfg: ImproveConfig, directory: Path) -> None:
-    """Write the configuration, or check that the directory holds this run.
+KIND = Kind(
+    "improve",
+    "self-training run",
+    ImproveConfig,
+    "improve.yaml",
+    free=("test", "overlong", "sandbox"),
+    has_results=_has_results,
+)
 
-    More iterations, the test, what to do with overlong questions and the settings of the sandbox may be new.
-    """
-    file = directory / CONFIG
-    if file.is_file():
-        old = configs.load(file, schema=ImproveConfig)
-        recipe = made(dataclasses.replace(old.improve, iterations=cfg.improve.iterations))
-        same = dataclasses.replace(old, test=cfg.test, overlong=cfg.overlong, sandbox=cfg.sandbox, improve=recipe)
-        changed = configs.changes(same, dataclasses.replace(cfg, improve=made(cfg.improve)))
-        if changed:
-            raise ValueError(
-                f"{directory} holds a run of another configuration:\n  "
-                + "\n  ".join(changed)
-                + "\nchoose another run_dir"
-            )
-    files.make(directory)
-    configs.save(dataclasses.replace(cfg, resume=""), file)
+
+def claim(cfg: ImproveConfig, directory: Path) -> None:
+    """Write the configuration, or check that the directory holds this run; more iterations may be new."""
+
+    def comparable(each: ImproveConfig) -> ImproveConfig:
+        recipe = made(dataclasses.replace(each.improve, iterations=cfg.improve.iterations))
+        return dataclasses.replace(each, improve=recipe)
+
+    KIND.claim(cfg, directory, comparable)
 
 
 def lines(directory: Path) -> list[dict]:

@@ -18,7 +18,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar import config as configs
 from qstar import files
 from qstar.config import LabelConfig
 from qstar.data import step_formats
@@ -28,6 +27,7 @@ from qstar.decoding.sampling import Sampling
 from qstar.models.cost import Cost
 from qstar.policy import Policy
 from qstar.runs import load, solutions
+from qstar.runs.kinds import Kind
 from qstar.runs.solutions import Given
 from qstar.search import labelling
 from qstar.search.labelling import Labelled, MonteCarlo, Prefix, Solution
@@ -37,7 +37,8 @@ from qstar.tasks.problem import Problem, graded
 from qstar.training import console
 from qstar.typing import Key
 
-CONFIG, LABELS, TRL, SUMMARY, BATCHES = "label.yaml", "labels.jsonl", "trl.jsonl", "summary.json", "batches"
+KIND = Kind("label", "labelling run", LabelConfig, "label.yaml", free=("sandbox",))
+LABELS, TRL, SUMMARY, BATCHES = "labels.jsonl", "trl.jsonl", "summary.json", "batches"
 SAMPLED, COMPLETED = range(2)  # what a key is folded with
 LEDGER = ("prompt_tokens", "padding_tokens", "generated_tokens", "discarded_tokens", "graded_tokens")
 PHASES = ("sample", "label")
@@ -67,11 +68,11 @@ def run(cfg: LabelConfig, directory: Path) -> dict:
     """
     if isinstance(cfg.label, Consensus):
         records = list(cfg.label.agreed())
-        claim(cfg, directory)
+        KIND.claim(cfg, directory)
         return _finish(cfg, directory, records, [])
     sandbox.configure(cfg.sandbox)
     job = prepared(cfg)
-    claim(cfg, directory)
+    KIND.claim(cfg, directory)
     with files.locked(directory):
         return _run(job, directory)
 
@@ -262,21 +263,6 @@ def _before_stop(text: str, stop: Sequence[str]) -> str:
 
 
 # --- before anything is generated ---------------------------------------------------------------------------------
-
-
-def claim(cfg: LabelConfig, directory: Path) -> None:
-    """Write the configuration, or check that the directory holds this run."""
-    file = directory / CONFIG
-    if file.is_file():
-        changed = configs.changes(configs.load(file, schema=LabelConfig), cfg)
-        if changed:
-            raise ValueError(
-                f"{directory} holds labels of another configuration:\n  "
-                + "\n  ".join(changed)
-                + "\nchoose another run_dir"
-            )
-    files.make(directory)
-    configs.save(dataclasses.replace(cfg, resume=""), file)
 
 
 def prepared(cfg: LabelConfig) -> Job:

@@ -30,6 +30,7 @@ from qstar.models.lm import LMConfig
 from qstar.policy import Policy
 from qstar.reports import searches as report
 from qstar.runs import answering, load, replay, scoring
+from qstar.runs.kinds import Kind
 from qstar.runs.proposing import Proposals, check_delimiters
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
 from qstar.runs.scoring import Scorer
@@ -40,7 +41,14 @@ from qstar.tasks.grading import sandbox
 from qstar.tasks.problem import Problem
 from qstar.training import console
 
-CONFIG = "solve.yaml"
+KIND = Kind(
+    "solve",
+    "search",
+    SolveConfig,
+    "solve.yaml",
+    groups=("model", "task", "search"),
+    free=("budgets", "tables", "tree", "sandbox"),
+)
 FOLDER = "candidates"
 BATCHES = "batches.jsonl"
 QUESTION_SEED = 20_240_806
@@ -68,7 +76,7 @@ def run(cfg: SolveConfig, directory: Path) -> list[report.Line]:
     sandbox.configure(cfg.sandbox)
     job = prepared(cfg)
     with files.locked(directory):
-        _claim(cfg, directory)
+        KIND.claim(cfg, directory)
         if cfg.split == "test":
             problems_of.logged_test(cfg.task, directory, f"solve, {type(cfg.search).__name__}")
         store = Store.create(directory / FOLDER, job.policy.fingerprint, cfg.task.name)
@@ -83,7 +91,7 @@ def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
     rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
     batches = files.records(directory / BATCHES, "a batch of questions", batch=int, seconds=float, most_tokens=int)
     lines = replay.lines(cfg, rows, batches)
-    measured = configs.load(directory / CONFIG, schema=SolveConfig).search == cfg.search
+    measured = configs.load(directory / KIND.file, schema=SolveConfig).search == cfg.search
     return lines if measured else [*lines[:-1], dataclasses.replace(lines[-1], seconds=None)]
 
 
@@ -94,28 +102,6 @@ def tree(directory: Path, problem: str) -> str:
     if problem not in known:
         raise ValueError(f"tree = {problem!r} is no question of {directory}, which has {', '.join(known[:8])}, ...")
     return report.tree([row for row in rows if row["problem"] == problem])
-
-
-def latest(root: str | Path = "runs") -> Path:
-    """The search under `root` that was started last. Raises FileNotFoundError where there is none."""
-    started = list(Path(root).glob(f"**/{CONFIG}"))
-    if not started:
-        raise FileNotFoundError(f"no search under {Path(root).absolute()}: start one with qstar-solve")
-    return max(started, key=lambda file: (file.stat().st_mtime, str(file))).parent
-
-
-def _claim(cfg: SolveConfig, directory: Path) -> None:
-    """Write the configuration, or check that the directory holds this run; tables of other budgets may be asked for."""
-    file = directory / CONFIG
-    if file.is_file():
-        old = configs.load(file, schema=SolveConfig)
-        same = dataclasses.replace(old, budgets=cfg.budgets, tables=cfg.tables, tree=cfg.tree, sandbox=cfg.sandbox)
-        changed = configs.changes(same, cfg)
-        if changed:
-            changes = "\n  ".join(changed)
-            raise ValueError(f"{directory} holds a run of another configuration:\n  {changes}\nchoose another run_dir")
-    files.make(directory)
-    configs.save(dataclasses.replace(cfg, resume=""), file)
 
 
 # --- before anything is written -----------------------------------------------------------------------------------

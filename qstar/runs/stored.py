@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from qstar import files
+from qstar.config import TrainConfig
 from qstar.data import marks as markings
 from qstar.data.tokenizer import Tokenizer
 from qstar.models.definition import Definition
@@ -19,6 +20,7 @@ from qstar.models.formats import companions
 from qstar.models.formats.companions import Companions
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
+from qstar.runs.kinds import Kind, newest
 from qstar.training import checkpoint
 from qstar.typing import Params
 
@@ -103,27 +105,9 @@ def _checksum(params: Params) -> int:
     return checksum
 
 
-def latest_run(root: str | Path = "runs", trained_alone: bool = False) -> Path:
-    """The run directory under `root` that was started last, of those that have a checkpoint.
-
-    Args:
-        trained_alone: leave out the trainings that are iterations of self-training, which goes on by itself.
-
-    Raises FileNotFoundError when there is none.
-    """
-    # A run's control lies inside it and is a run as well, but not the one that is meant.
-    started = [file for file in Path(root).glob("**/config.yaml") if not (file.parent.parent / "config.yaml").is_file()]
-    if trained_alone:
-        started = [file for file in started if not (file.parent.parent / "improve.yaml").is_file()]
-    saved = [file for file in started if saved_steps(file.parent)]
-    if saved:
-        return _newest(saved).parent
-    if started:
-        raise FileNotFoundError(
-            f"no run under {Path(root).absolute()} has a checkpoint yet, of {len(started)} that were started, the last "
-            f"one in {_newest(started).parent}: go on with that one by its name, or start one with qstar-train"
-        )
-    raise FileNotFoundError(f"no run under {Path(root).absolute()}: start one with qstar-train, or name a directory")
+def latest_run(root: str | Path = "runs") -> Path:
+    """The newest run under `root` with a checkpoint, a training within self-training included."""
+    return RUN.latest(root)
 
 
 def latest_store(root: str | Path = "runs") -> Path:
@@ -140,11 +124,7 @@ def latest_store(root: str | Path = "runs") -> Path:
         raise FileNotFoundError(
             f"no rationales under {Path(root).absolute()}: sample some with qstar-improve, or name a run directory"
         )
-    return _newest(stores).parent
-
-
-def _newest(of: Sequence[Path]) -> Path:
-    return max(of, key=lambda file: (file.stat().st_mtime, str(file)))
+    return newest(stores).parent
 
 
 def steps(path: str | Path) -> list[int]:
@@ -172,6 +152,21 @@ def saved_steps(path: Path) -> list[int]:
         for folder in (path / "checkpoints").glob("*")
         if folder.name.isdigit() and any(folder.glob("*"))
     )
+
+
+# A run's control lies inside it and is a run as well, but not the one that is meant.
+RUN = Kind(
+    "train",
+    "run",
+    TrainConfig,
+    "config.yaml",
+    groups=("mesh",),
+    part_of=("config.yaml",),
+    has_results=lambda directory: bool(saved_steps(directory)),
+)
+TRAINING = dataclasses.replace(
+    RUN, part_of=("config.yaml", "improve.yaml")
+)  # not one that qstar-improve resumes itself
 
 
 def rationales(path: str | Path = "latest", where: Any = None, columns: Sequence[str] | None = None) -> Any:

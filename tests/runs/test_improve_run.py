@@ -13,12 +13,10 @@ import jax
 import numpy as np
 import pytest
 import tolerances
-from hydra import compose, initialize_config_dir
-from small_runs import composed
+from small_runs import chosen, composed
 
 from qstar import config as configs
 from qstar import files, runs
-from qstar import improve as command
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.data.rationales import Store
@@ -417,7 +415,7 @@ def test_a_run_goes_on_with_other_settings_of_the_sandbox(tmp_path):
     iterations.claim(config(tmp_path), tmp_path)
     other = dataclasses.replace(config(tmp_path), sandbox=SandboxConfig(weak="allow", without=("bubblewrap",)))
     iterations.claim(other, tmp_path)
-    assert configs.load(tmp_path / iterations.CONFIG, schema=ImproveConfig) == other
+    assert configs.load(tmp_path / iterations.KIND.file, schema=ImproveConfig) == other
 
 
 def test_programs_are_refused_before_anything_is_written_where_the_sandbox_is_weak(tmp_path, monkeypatch):
@@ -556,21 +554,14 @@ def test_a_model_has_to_be_named():
         composed(name="improve")
 
 
-def chosen(*overrides):
-    """What the command line makes of these."""
-    configs.register()
-    with initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
-        return command.chosen(compose("improve", list(overrides)), list(overrides))
-
-
 def test_a_run_goes_on_with_its_own_configuration_and_what_is_changed(straight, tmp_path):
-    cfg, directory = chosen(f"resume={straight}", "improve.iterations=3", "test=true")
+    cfg, directory = chosen(iterations.KIND, f"resume={straight}", "improve.iterations=3", "test=true")
     assert directory == straight
     assert cfg == dataclasses.replace(
-        config(straight, iterations=3), test=True, task=Echo(), model=dataclasses.replace(MODEL)
+        config(straight, iterations=3), test=True, task=Echo(), model=dataclasses.replace(MODEL), resume=str(straight)
     )
-    with pytest.raises(FileNotFoundError, match=r"is no self-training run \(no improve.yaml in it\)"):
-        chosen(f"resume={tmp_path}")
+    with pytest.raises(FileNotFoundError, match=rf"resume={tmp_path}: .* no improve.yaml"):
+        chosen(iterations.KIND, f"resume={tmp_path}")
 
 
 @dataclass(frozen=True)
@@ -668,7 +659,7 @@ def test_settings_make_a_recipe_whatever_it_was_before():
 def test_a_configuration_of_an_earlier_version_is_that_of_its_recipe_now(tmp_path):
     cfg = dataclasses.replace(config(tmp_path), improve=TRICE(steps=20))
     iterations.claim(cfg, tmp_path)
-    file = tmp_path / iterations.CONFIG
+    file = tmp_path / iterations.KIND.file
     assert "  improve: TRICE\n" in file.read_text()
     file.write_text(file.read_text().replace("  improve: TRICE\n", "  improve: Improve\n"))
     earlier = configs.load(file, schema=ImproveConfig)

@@ -1,12 +1,16 @@
 """Labelling runs: what they write, that a kill changes nothing, and what is refused before anything is generated."""
 
 import json
+import os
 import shutil
+import sys
 
 import numpy as np
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 from small_runs import composed
 
+from qstar import label as command
 from qstar.data import labelled
 from qstar.data.labelled import LabelledText
 from qstar.runs import label, load
@@ -135,6 +139,21 @@ def test_the_first_wrong_step_by_halving(tmp_path):
     assert wrong["labels"] == [True, True, False, False, False, False, False]
     assert sum(each is not None for each in wrong["outcomes"][:-1]) <= 3
     assert right["labels"] == [True] * 7
+
+
+def test_resume_latest_goes_on_with_the_newest_labelling(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stopped = shutil.copytree(run, tmp_path / "runs" / "label" / "second")
+    shutil.copytree(run, tmp_path / "runs" / "label" / "first")
+    os.utime(tmp_path / "runs" / "label" / "first" / label.KIND.file, (1000, 1000))
+    for name in ("batches/batch_00001.jsonl", label.LABELS):
+        (stopped / name).unlink()
+    monkeypatch.setattr(sys, "argv", ["qstar-label", "resume=latest"])
+    try:
+        command.main()
+    finally:
+        GlobalHydra.instance().clear()
+    assert (stopped / label.LABELS).read_bytes() == (run / label.LABELS).read_bytes()
 
 
 def test_two_labellers_keep_what_they_agree_on(tmp_path):

@@ -163,15 +163,15 @@ def test_a_damaged_shape_of_a_model_is_named_with_its_line(shape, old, new, mess
 
 def test_the_latest_self_training_is_one_that_has_asked_or_sampled(tmp_path):
     cfg = ImproveConfig(model=Scratch(), task=Arithmetic(), improve=Recipe())
-    with pytest.raises(FileNotFoundError, match=r"no self-training under .*: start one with qstar-improve"):
-        iterations.latest(tmp_path)
+    with pytest.raises(FileNotFoundError, match=rf"no self-training run under {tmp_path}: .*qstar-improve"):
+        iterations.KIND.latest(tmp_path)
     for name in ("sampled", "interrupted"):
         iterations.claim(cfg, tmp_path / name)
-    with pytest.raises(FileNotFoundError, match=r"of 2 that were started, has sampled or asked anything yet"):
-        iterations.latest(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"of 2 that were started, the last one in .*interrupted"):
+        iterations.KIND.latest(tmp_path)
     write(tmp_path / "sampled" / iterations.LINES, ITERATION)
-    assert iterations.latest(tmp_path) == tmp_path / "sampled"
+    assert iterations.KIND.latest(tmp_path) == tmp_path / "sampled"
     shutil.rmtree(tmp_path / "sampled")
     (tmp_path / "interrupted" / "rationales").mkdir()
     (tmp_path / "interrupted" / "rationales" / "iteration_0001_batch_00000.parquet").touch()
-    assert iterations.latest(tmp_path) == tmp_path / "interrupted"
+    assert iterations.KIND.latest(tmp_path) == tmp_path / "interrupted"

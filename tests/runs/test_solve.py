@@ -5,16 +5,13 @@ import json
 import shutil
 from collections import defaultdict
 
-import hydra
 import jax
 import numpy as np
 import pytest
 import tiny
 import tolerances
-from small_runs import composed
+from small_runs import chosen, composed
 
-from qstar import config as configs
-from qstar import solve as command
 from qstar.data import rationales
 from qstar.data import tokenizer as tokenizers
 from qstar.data.rationales import Store
@@ -23,7 +20,6 @@ from qstar.decoding.sampling import Sampling
 from qstar.decoding.session import Session
 from qstar.methods.verifier import PRM
 from qstar.models import heads
-from qstar.paths import CONFIGS
 from qstar.policy import Policy
 from qstar.runs import load, proposing, solve
 from qstar.runs.proposing import Proposals
@@ -51,12 +47,6 @@ def beam(tmp_path_factory):
 def majority(tmp_path_factory):
     folder = tmp_path_factory.mktemp("solve") / "majority"
     return folder, run(folder, *MAJORITY)
-
-
-def compose_node(*overrides):
-    configs.register()
-    with hydra.initialize_config_dir(version_base="1.3", config_dir=CONFIGS):
-        return hydra.compose("solve", list(overrides))
 
 
 def rows_of(folder):
@@ -194,8 +184,7 @@ def test_another_strategy_chooses_among_the_same_samples(tmp_path, majority):
     best = ["search=best_of_n", "search.n=4", "search.select=max", "scorer=oracle", *SHORT]
     ceiling = run(tmp_path / "best", *best)[-1]
     arguments = ["search=majority", "search.n=4", f"tables={tmp_path / 'best'}"]
-    node = compose_node(*arguments)
-    cfg, folder = command.chosen(node, arguments)
+    cfg, folder = chosen(solve.KIND, *arguments)
     voted = solve.tabulated(cfg, folder)[-1]
     assert dataclasses.replace(voted, seconds=None) == dataclasses.replace(majority[1][-1], seconds=None)
     assert ceiling.accuracy > voted.accuracy
@@ -203,9 +192,8 @@ def test_another_strategy_chooses_among_the_same_samples(tmp_path, majority):
 
 def test_tables_and_resume_name_a_directory_of_a_search(tmp_path, majority):
     with pytest.raises(FileNotFoundError, match=r"solve\.yaml"):
-        command.chosen(compose_node(f"resume={tmp_path}"), [f"resume={tmp_path}"])
-    given = [f"tables={majority[0]}", "budgets=[2]"]
-    cfg, folder = command.chosen(compose_node(*given), given)
+        chosen(solve.KIND, f"resume={tmp_path}")
+    cfg, folder = chosen(solve.KIND, f"tables={majority[0]}", "budgets=[2]")
     assert (cfg.budgets, cfg.search.n, folder) == ((2,), 4, majority[0])
 
 

@@ -12,16 +12,15 @@ import numpy as np
 import pytest
 import shell
 import tolerances
-from small_runs import ALPHABET, lines, small
+from small_runs import ALPHABET, chosen, lines, small
 
 from qstar import config as configs
 from qstar import evaluate, runs, think
-from qstar import train as command
 from qstar.config import EvaluateConfig
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator, NoEval
 from qstar.methods.plain_lm import PlainLM
-from qstar.runs import train
+from qstar.runs import stored, train
 from qstar.training import loop
 from qstar.training.build import step as step_module
 
@@ -280,10 +279,9 @@ def test_a_run_is_prolonged_by_resume_with_more_steps(finished, tmp_path):
     directory = tmp_path / "run"
     short = dataclasses.replace(finished.cfg, steps=3, control=False)
     train.run(short, directory)
-    overrides = [f"resume={directory}", f"steps={STEPS}"]
-    cfg, chosen = command.chosen(small(*overrides), overrides)
-    assert chosen == directory
-    result = train.run(cfg, chosen)
+    cfg, resumed = chosen(stored.TRAINING, f"resume={directory}", f"steps={STEPS}")
+    assert resumed == directory
+    result = train.run(cfg, resumed)
     assert result.after == finished.result.after
     assert_same_state(directory, finished.directory)
     found, expected = contents(directory), contents(finished.directory)

@@ -132,7 +132,7 @@ def work(run: tuple[str, int, int], out: Path, more: tuple[str, ...]) -> str:
 def ask(directory: Path) -> None:
     """Sums of more digits than a run was trained on, from the test split."""
     entry.prepare_jax()
-    cfg = configs.load(directory / iterations.CONFIG, schema=ImproveConfig)
+    cfg = configs.load(directory / iterations.KIND.file, schema=ImproveConfig)
     task = dataclasses.replace(cfg.task, digits=UNSEEN, test=LONGER)
     cfg = dataclasses.replace(cfg, task=task, sample_batch=LONGER)
     sampler = iterations.sampler(cfg, directory, cfg.improve.iterations)

@@ -72,7 +72,7 @@ def main() -> None:
 
 def asked(args: argparse.Namespace) -> None:
     for run in args.runs:
-        cfg = configs.load(run / iterations.CONFIG, schema=ImproveConfig)
+        cfg = configs.load(run / iterations.KIND.file, schema=ImproveConfig)
         source = cfg.model if args.before else Pretrained(last(run), dtype=cfg.model.dtype, remat=cfg.model.remat)
         what = "before" if args.before else "asked"
         model = runs.initial_model(source, cfg.seed)

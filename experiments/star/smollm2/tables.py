@@ -21,7 +21,7 @@ from qstar.runs import iterations
 
 
 def spent_row(name: str, run: Path, lines: Sequence[dict]) -> list[str]:
-    cfg = configs.load(run / iterations.CONFIG, schema=ImproveConfig)
+    cfg = configs.load(run / iterations.KIND.file, schema=ImproveConfig)
     tokens = [frames.spent(lines, key) for key in ("prompt_tokens", "generated_tokens", "graded_tokens")]
     tokens += [frames.spent(lines, "generated_tokens", ["hint"]), frames.spent(lines, "trained_tokens")]
     flops = [frames.spent(lines, "flops", phases) for phases in (["sample", "hint"], ["train"], ["dev"])]
