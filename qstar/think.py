@@ -117,7 +117,7 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
         greedy_thoughts=greedy,
         stop=run.tokenizer.ends,
     )
-    return written.behind(reading, 0)
+    return written.extended(reading, 0)
 
 
 def about(run: "Run", args: argparse.Namespace) -> str:

@@ -15,7 +15,7 @@ from qstar import evaluate
 from qstar.paths import CONFIGS, ROOT
 from qstar.runs import improve, train
 from qstar.search import run as searches
-from qstar.search.protocol import Candidate
+from qstar.search.interface import Candidate
 
 MODULE = '''
 """A method, a recipe, a task, a strategy and a file format of somebody else."""

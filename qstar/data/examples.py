@@ -7,19 +7,17 @@ of a seed; which rows make a batch is `data/pipeline.py`'s matter.
 """
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from qstar import files, settings
-from qstar.data import overlong, pipeline
-from qstar.data.dataset import Data, RandomAccess
+from qstar import files
+from qstar.data import overlong
 from qstar.data.generated import pack_row
-from qstar.data.overlong import OVERLONG
-from qstar.settings import OneOf, Range
+from qstar.data.record_files import RecordFile
 from qstar.structs import Batch, Examples
 from qstar.tasks import conversation, lines
 
@@ -52,7 +50,7 @@ class Completing(Protocol):
 
 
 @dataclass(frozen=True)
-class ExamplesText(Data):
+class ExamplesText(RecordFile["Example"]):
     """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1. Those that name
     the same `group` stand in one row.
 
@@ -62,27 +60,23 @@ class ExamplesText(Data):
     model wrote: they are trained on as they are, after the tokens of the prompt alone.
     """
 
-    rows: ClassVar[tuple[type, ...]] = (Examples, Batch)  # whose weights methods on plain text leave aside
+    rows: ClassVar[tuple[type, ...]] = (Examples, Batch)  # methods on plain text ignore the weights
     holds: ClassVar[str] = "prompts with completions"
     example: ClassVar[str] = '{"prompt": "3aegbdh=", "completion": "4;"}'
+    expected: ClassVar[str] = "prompt and completion"
+    records: ClassVar[str] = "examples"
 
-    path: str  # of the file
-    length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole examples as fit
-    prompts_count: bool = False  # the tokens of prompts are learnt as well
-    # examples that are longer than a row: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+    prompts_count: bool = False  # the tokens of prompts are trained on as well
 
-    def __post_init__(self):
-        settings.check(self, "data")
+    def parsed(self, line: dict, where: str, tokenizer: Completing) -> Iterable["Example"]:
+        yield _example(line, where, tokenizer)
 
-    def build(
-        self, tokenizer: Completing, batch_size: int, seed: int, say: Callable[[str], None] = print
-    ) -> RandomAccess:
-        examples = read(self.path, tokenizer)
-        if self.overlong == "skip":
-            units = overlong.fitting(_units(examples), self.length, "examples", say)
-            examples = [example for unit in units for example in unit.examples]
-        return pipeline.source_dataset(rows(examples, self.length, seed, self.prompts_count), batch_size, seed)
+    def fitting(self, records: Sequence["Example"], say: Callable[[str], None]) -> list["Example"]:
+        units = overlong.fitting(_units(records), self.length, self.records, say)
+        return [example for unit in units for example in unit.examples]
+
+    def packed(self, records: Sequence["Example"], seed: int) -> list[Examples]:
+        return rows(records, self.length, seed, self.prompts_count)
 
 
 @dataclass(frozen=True)
@@ -116,19 +110,6 @@ class _Unit:
 def write(path: str | Path, examples: Sequence[dict]) -> None:
     """The file of these examples, {prompt, completion, weight} each; renamed into place, so that it is whole or not."""
     files.write_records(path, examples)
-
-
-def read(path: str | Path, tokenizer: Completing) -> list[Example]:
-    """The examples of a file, as token ids.
-
-    Raises FileNotFoundError; ValueError for a line that is no example.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"data.path = {str(path)!r} is no file: JSON lines with prompt and completion are wanted"
-        )
-    return [_example(record, where, tokenizer) for where, record in lines.json_lines(file)]
 
 
 def ids_of(record: dict, tokenizer: Completing, where: str) -> tuple[Sequence[int], Sequence[int]]:

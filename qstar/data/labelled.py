@@ -12,49 +12,41 @@ of their text without a separator between them. The prompt is never judged, nor 
 """
 
 import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from qstar import settings
-from qstar.data import examples, overlong, pipeline, step_formats
-from qstar.data.dataset import Data, RandomAccess
+from qstar.data import examples, overlong, step_formats
 from qstar.data.examples import Completing
 from qstar.data.generated import pack_row
-from qstar.data.overlong import OVERLONG
-from qstar.settings import OneOf, Range
+from qstar.data.record_files import RecordFile
 from qstar.structs import Labelled
-from qstar.tasks import lines
 
 
 @dataclass(frozen=True)
-class LabelledText(Data):
-    """A file of labelled solutions."""
+class LabelledText(RecordFile["Solution"]):
+    """A file of labelled solutions: JSON lines with prompt, completion and label, or prompt, completions and labels."""
 
     rows: ClassVar[tuple[type, ...]] = (Labelled,)
     holds: ClassVar[str] = "labelled solutions"
     example: ClassVar[str] = '{"prompt": "3aegbdh=", "completion": "4;", "label": 1}'
+    expected: ClassVar[str] = (
+        "prompt, completion and label, or with prompt, completions and labels; or in the format of Math-Shepherd, "
+        "PRM800K or OmegaPRM"
+    )
+    records: ClassVar[str] = "solutions"
 
-    path: str  # of the file: JSON lines with prompt, completion and label, or prompt, completions and labels
-    length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole solutions as fit
     separator: str = "\n"  # that follows every step which does not end with it
     until_first_wrong: bool = False  # steps after the first wrong one are not judged
-    # solutions that are longer than a row: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
 
-    def __post_init__(self):
-        settings.check(self, "data")
+    def parsed(self, line: dict, where: str, tokenizer: Completing) -> Iterable["Solution"]:
+        for solution in step_formats.stepwise(line, where):
+            yield _solution(solution, where, self, tokenizer)
 
-    def build(
-        self, tokenizer: Completing, batch_size: int, seed: int, say: Callable[[str], None] = print
-    ) -> RandomAccess:
-        solutions = read(self, tokenizer)
-        if self.overlong == "skip":
-            solutions = overlong.fitting(solutions, self.length, "solutions", say)
-        return pipeline.source_dataset(rows(solutions, self.length, seed), batch_size, seed)
+    def packed(self, records: Sequence["Solution"], seed: int) -> list[Labelled]:
+        return rows(records, self.length, seed)
 
 
 @dataclass(frozen=True)
@@ -69,24 +61,6 @@ class Solution:
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.completion)
-
-
-def read(cfg: LabelledText, tokenizer: Completing) -> list[Solution]:
-    """The solutions of a file, as token ids.
-
-    Raises FileNotFoundError; ValueError for a line that is no labelled solution, and where two steps end in one token.
-    """
-    file = Path(cfg.path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"data.path = {cfg.path!r} is no file: expected JSON lines with prompt, completion and label, or with "
-            "prompt, completions and labels; or in the format of Math-Shepherd, PRM800K or OmegaPRM"
-        )
-    return [
-        _solution(solution, where, cfg, tokenizer)
-        for where, record in lines.json_lines(file)
-        for solution in step_formats.stepwise(record, where)
-    ]
 
 
 def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing) -> Solution:
@@ -145,9 +119,8 @@ def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Comp
     """
     length = lambda count: len(tokenizer.decode(list(completion[:count])))  # noqa: E731
     text, joined = tokenizer.decode(list(completion)), "".join(steps)
-    bare = joined.lstrip(
-        " "
-    )  # some tokenizers put a space before a text, some take one away; an end of text may follow
+    # Some tokenizers put a space before a text, some take one away; an end of text may follow.
+    bare = joined.lstrip(" ")
     at = text.find(bare)
     if at < 0:
         raise ValueError(f"{where}: the steps are {joined[:60]!r}, but the text of the completion is {text[:60]!r}")

@@ -4,47 +4,34 @@ A file holds JSON lines {"prompt": ..., "chosen": ..., "rejected": ...}, as TRL 
 token, where it has one, follows both completions. A pair takes two rows of one length.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from qstar import settings
-from qstar.data import examples, overlong, pipeline
-from qstar.data.dataset import Data, RandomAccess
+from qstar.data import examples, overlong
 from qstar.data.examples import Completing, Example
 from qstar.data.generated import pack_row
-from qstar.data.overlong import OVERLONG
-from qstar.settings import OneOf, Range
+from qstar.data.record_files import RecordFile
 from qstar.structs import Batch, Pairs
-from qstar.tasks import lines
 
 
 @dataclass(frozen=True)
-class PairsText(Data):
-    """A file of pairs."""
+class PairsText(RecordFile["Pair"]):
+    """A file of pairs: JSON lines with prompt, chosen and rejected."""
 
     rows: ClassVar[tuple[type, ...]] = (Pairs,)
     holds: ClassVar[str] = "pairs of completions"
     example: ClassVar[str] = '{"prompt": "3aegbdh=", "chosen": "4;", "rejected": "2;"}'
+    expected: ClassVar[str] = "prompt, chosen and rejected"
+    records: ClassVar[str] = "pairs"
 
-    path: str  # of the file: JSON lines with prompt, chosen and rejected
-    length: Annotated[int, Range(2)] = 256  # tokens in a row: a prompt and one of its completions
-    # pairs one of which is longer than a row: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+    def parsed(self, line: dict, where: str, tokenizer: Completing) -> Iterable["Pair"]:
+        yield _pair(line, where, tokenizer)
 
-    def __post_init__(self):
-        settings.check(self, "data")
-
-    def build(
-        self, tokenizer: Completing, batch_size: int, seed: int, say: Callable[[str], None] = print
-    ) -> RandomAccess:
-        pairs = read(self, tokenizer)
-        if self.overlong == "skip":
-            pairs = overlong.fitting(pairs, self.length, "pairs", say)
-        return pipeline.source_dataset(rows(pairs, self.length), batch_size, seed)
+    def packed(self, records: Sequence["Pair"], seed: int) -> list[Pairs]:
+        return rows(records, self.length)
 
 
 @dataclass(frozen=True)
@@ -59,19 +46,6 @@ class Pair:
     @property
     def where(self) -> str:
         return self.chosen.where
-
-
-def read(cfg: PairsText, tokenizer: Completing) -> list[Pair]:
-    """The pairs of a file, as token ids.
-
-    Raises FileNotFoundError; ValueError for a line that is no pair, and for one whose completions are the same.
-    """
-    file = Path(cfg.path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"data.path = {cfg.path!r} is no file: expected JSON lines with prompt, chosen and rejected"
-        )
-    return [_pair(record, where, tokenizer) for where, record in lines.json_lines(file)]
 
 
 def _pair(record: dict, where: str, tokenizer: Completing) -> Pair:

@@ -53,7 +53,7 @@ def of_split(split: str) -> ds.Expression:
 
 @dataclass(frozen=True)
 class Place:
-    """The place of a step of a search in the tree of its question, and what it was worth (`search/protocol.py`)."""
+    """The place of a step of a search in the tree of its question, and what it was worth (`search/interface.py`)."""
 
     node: int  # number of the node; 0: the prompt
     parent: int  # -1: of the prompt

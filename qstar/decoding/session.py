@@ -76,14 +76,8 @@ class Step:
 
 
 @struct.dataclass
-class Columns:
-    """What a call writes."""
-
-    token: Int[Array, "B R M"]
-    logprob: Float[Array, "B R M"]
-    behaviour: Float[Array, "B R M"]
-    margin: Float[Array, "B R M"]
-    gap: Float[Array, "B R M"]
+class Columns(write.Columns):
+    gap: Float[Array, "B R M"]  # between the probabilities of the two likeliest tokens
 
 
 @struct.dataclass
@@ -500,5 +494,5 @@ def _chosen(
         chosen = choosing.instead(flat, chosen, jnp.where(count.reshape(-1) == 0, token, chosen.token))
     likeliest = vocabulary.forbid(flat, choice.forbidden_ids).max(-1) - jax.nn.logsumexp(flat, -1)
     gap = jnp.exp(likeliest) * -jnp.expm1(-chosen.margin)
-    columns = Columns(chosen.token, chosen.logprob, chosen.behaviour, chosen.margin, gap)
+    columns = Columns(**vars(chosen), gap=gap)
     return jax.tree.map(lambda leaf: leaf.reshape(shape), columns)

@@ -3,9 +3,9 @@
     loss = mean over tokens of -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) + kl_coef KL(pi | reference)
 
 Samples of a question are held against each other, or against the batch: that is the advantage A. ratio is that of the
-weights now to the weights that sampled; what "mean" means is a setting (`ops.policy.aggregated`). Presets that bear a
-paper's name are in `configs/method/`; sources of each are named there. `ops/returns.py` and `ops/policy.py` have the
-equations.
+weights now to the weights that sampled; what "mean" means is a setting (`ops.surrogates.aggregated`). Presets that bear
+a paper's name are in `configs/method/`; sources of each are named there. `ops/returns.py` and `ops/surrogates.py` have
+the equations.
 """
 
 import dataclasses
@@ -20,8 +20,8 @@ from qstar.decoding import score
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models, Reference
 from qstar.models.cost import Pass
-from qstar.ops import masked, policy, returns
-from qstar.ops.policy import AGGREGATIONS, KL_ESTIMATES, RATIOS
+from qstar.ops import masked, returns, surrogates
+from qstar.ops.surrogates import AGGREGATIONS, KL_ESTIMATES, RATIOS
 from qstar.settings import Count, NonNegative, OneOf, Positive, Whole
 from qstar.structs import Credited, Judged, Loss, Mean, Metrics, Rollouts, Term, Text
 from qstar.thoughts.anchors import next_counts
@@ -114,7 +114,7 @@ class OnPolicy(PlainLM):
         counts = next_counts(batch)
         reward = jnp.where(counts, batch.reward[:, 1:], 0)
         if self.kl_coef and self.kl_in == "reward":
-            reward -= self.kl_coef * jnp.where(counts, policy.kl(judged.old, judged.reference, self.kl), 0)
+            reward -= self.kl_coef * jnp.where(counts, surrogates.kl(judged.old, judged.reference, self.kl), 0)
         if self.entropy_coef:
             reward -= self.entropy_coef * jnp.where(counts, judged.old, 0)
         advantage, earned = self.advantage(batch, judged, reward, counts)
@@ -138,15 +138,15 @@ class OnPolicy(PlainLM):
     ) -> tuple[tuple[Term, ...], Metrics]:
         """The clipped surrogate, and the distance to the reference where it is in the loss."""
         judged, weigh = batch.judged, (self.aggregation, float(self.constant or 1))
-        ratio = policy.ratio(logprobs, judged.old, counts, self.ratio)
+        ratio = surrogates.ratio(logprobs, judged.old, counts, self.ratio)
         bounds = (self.clip_low or None, self.clip_high or None)
-        surrogate = policy.clipped_surrogate(ratio, batch.advantage, *bounds, self.dual_clip or None)
+        surrogate = surrogates.clipped_surrogate(ratio, batch.advantage, *bounds, self.dual_clip or None)
         if self.truncation:
             surrogate *= jnp.minimum(jnp.exp(judged.old - batch.behaviour[:, 1:]), self.truncation)
-        terms = (policy.aggregated(surrogate, counts, *weigh, name="policy"),)
+        terms = (surrogates.aggregated(surrogate, counts, *weigh, name="policy"),)
         if self.kl_coef and self.kl_in == "loss":
-            distance = policy.kl(logprobs, judged.reference, self.kl)
-            terms += (policy.aggregated(distance, counts, *weigh, weight=self.kl_coef, name="kl_term"),)
+            distance = surrogates.kl(logprobs, judged.reference, self.kl)
+            terms += (surrogates.aggregated(distance, counts, *weigh, weight=self.kl_coef, name="kl_term"),)
         return terms, {"clipped": Mean.of(_clipped(ratio, batch.advantage, *bounds), counts)}
 
 
@@ -234,5 +234,5 @@ def _told(batch: Rollouts, judged: Judged, counts: Bool[Array, "B J"]) -> Metric
         **score.mismatch(batch.behaviour[:, 1:], judged.old, counts),
     }
     if judged.reference is not None:
-        metrics["kl"] = Mean.of(policy.kl(judged.old, judged.reference, "k1"), counts)
+        metrics["kl"] = Mean.of(surrogates.kl(judged.old, judged.reference, "k1"), counts)
     return metrics

@@ -19,7 +19,7 @@ from qstar.models import heads
 from qstar.models.definition import Definition
 from qstar.models.heads import Scorer
 from qstar.models.lm import LMConfig
-from qstar.ops import policy, returns
+from qstar.ops import returns, surrogates
 from qstar.settings import NonNegative, Share
 from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts, Text
 from qstar.thoughts.anchors import next_counts
@@ -69,7 +69,7 @@ class PPO(OnPolicy):
         logprobs = model.lm.next_logprobs(text, batch.tokens)
         terms, metrics = self.policy_terms(logprobs, batch, counts)
         value = self.value(model, text)
-        term = policy.aggregated(
+        term = surrogates.aggregated(
             self.value_error(value, batch) / 2,
             counts,
             self.aggregation,

@@ -201,7 +201,7 @@ def _training(job: Job, folder: Path, training: Training, before: Path | None) -
         sample_every=0,
         model=cfg.model if before is None else iterations.pretrained(cfg, before),
         method=training.method,
-        data=ExamplesText(str(folder / "examples.jsonl"), cfg.length, training.prompts_count),
+        data=ExamplesText(str(folder / "examples.jsonl"), cfg.length, prompts_count=training.prompts_count),
         eval=NoEval(),
         optim=optim,
         mesh=cfg.mesh,

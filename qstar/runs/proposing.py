@@ -14,7 +14,7 @@ import numpy as np
 
 from qstar.data.tokenizer import Tokenizer
 from qstar.decoding.session import Row, Session, Step
-from qstar.search.protocol import Candidate, Key, Node, row_key
+from qstar.search.interface import Candidate, Key, Node, row_key
 from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.problem import Problem, Task, graded
 from qstar.typing import Keys

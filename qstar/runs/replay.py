@@ -21,8 +21,8 @@ from qstar.reports.searches import Line
 from qstar.search import run as searches
 from qstar.search.best_of_n import BestOfN
 from qstar.search.cot_decoding import CoTDecoding
-from qstar.search.protocol import Budget, Candidate, Key, Node, Solution
-from qstar.search.run import Strategy
+from qstar.search.interface import Budget, Candidate, Key, Node, Solution
+from qstar.search.strategy import Strategy
 
 COLUMNS = (
     "batch", "problem", "question", "written", "logprobs", "answer", "correct", "generated_tokens", "place"

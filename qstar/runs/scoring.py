@@ -85,7 +85,7 @@ class Scorer:
         return Scored(step_scores, np.array([aggregated(scores, self.aggregation) for scores in step_scores]), spent)
 
     def value(self, text: Callable[[Any], Spelled]) -> Callable[[Sequence[Any]], Float[np.ndarray, "B"]]:
-        """This scorer as `value` of a search (`search/protocol.py`); `text` spells the prompt and steps of a node."""
+        """This scorer as `value` of a search (`search/interface.py`); `text` spells the prompt and steps of a node."""
         return lambda nodes: self.score(*zip(*map(text, nodes), strict=True)).solutions if nodes else np.empty(0)
 
     @functools.cached_property

@@ -35,7 +35,7 @@ from qstar.runs.proposing import Proposals, check_delimiters
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
 from qstar.runs.scoring import Scorer
 from qstar.search import run as searches
-from qstar.search.protocol import Node, Solution, Value
+from qstar.search.interface import Node, Solution, Value
 from qstar.tasks import problem as problems_of
 from qstar.tasks.grading import sandbox
 from qstar.tasks.problem import Problem

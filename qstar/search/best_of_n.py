@@ -8,10 +8,10 @@ outcome verifier and a process verifier that gives its last step's score serve a
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
-from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Solutions
+from qstar.search.interface import Solutions
 from qstar.search.sample import sample
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf
 
@@ -19,22 +19,19 @@ SELECTS = ("max", "weighted", "vote")
 
 
 @dataclass(frozen=True)
-class BestOfN:
+class BestOfN(Strategy):
+    """The best of n solutions by the scorer, or votes weighed by it."""
+
     n: Count = 16  # solutions
     select: Annotated[str, OneOf(SELECTS)] = "weighted"  # how the answer is chosen
     top: Count = 3  # of select=vote
 
     guided: ClassVar[bool] = True
-    stepwise: ClassVar[bool] = False
 
     def __post_init__(self):
-        settings.check(self, "search")
+        super().__post_init__()
         if self.select == "vote" and self.top > self.n:
             raise ValueError(f"search.top = {self.top} of search.n = {self.n}: expected at most n")
-
-    @property
-    def branching(self) -> int:
-        return self.n
 
     def __call__(self, trees: Trees) -> Solutions:
         samples = sample(trees, range(len(trees.prompts)), self.n)

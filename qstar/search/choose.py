@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from qstar.search.protocol import Node
+from qstar.search.interface import Node
 from qstar.search.trees import Trees
 from qstar.typing import Float
 

@@ -12,14 +12,14 @@ the log-prob of the token that was sampled, which every sampler has.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 
-from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Node, Solutions
+from qstar.search.interface import Node, Solutions
 from qstar.search.sample import sample
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf, PositiveShare
 from qstar.typing import Float
@@ -30,22 +30,14 @@ BOTTOM = 0.1  # share of the windows
 
 
 @dataclass(frozen=True)
-class Confidence:
+class Confidence(Strategy):
+    """The most confident solution, or votes weighed by confidence."""
+
     n: Count = 16  # solutions
     measure: Annotated[str, OneOf(MEASURES)] = "mean"  # of the confidence of a solution
     window: Count = 2048  # tokens; a solution that is shorter is one window
     keep: PositiveShare = 1.0  # share of the samples that vote, the most confident ones; DeepConf: 0.1
     select: Annotated[str, OneOf(SELECTS)] = "max"  # how the answer is chosen
-
-    guided: ClassVar[bool] = False
-    stepwise: ClassVar[bool] = False
-
-    def __post_init__(self):
-        settings.check(self, "search")
-
-    @property
-    def branching(self) -> int:
-        return self.n
 
     def __call__(self, trees: Trees) -> Solutions:
         samples = sample(trees, range(len(trees.prompts)), self.n)

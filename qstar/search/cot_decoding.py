@@ -9,28 +9,23 @@ or, with `aggregate`, the answer whose deltas add up to most. Default of the pap
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 
-from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Node, Solutions
+from qstar.search.interface import Node, Solutions
 from qstar.search.sample import sample
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
 from qstar.settings import Count
 
 
 @dataclass(frozen=True)
-class CoTDecoding:
+class CoTDecoding(Strategy):
+    """Greedy continuations of the k likeliest first tokens; the one whose answer has the largest margin."""
+
     k: Count = 10  # first tokens
     aggregate: bool = False  # sum deltas over equal answers, the paper's second table
-
-    guided: ClassVar[bool] = False
-    stepwise: ClassVar[bool] = False
-
-    def __post_init__(self):
-        settings.check(self, "search")
 
     @property
     def branching(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from qstar.search import choose, steps
-from qstar.search.protocol import Solutions
+from qstar.search.interface import Solutions
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf
 

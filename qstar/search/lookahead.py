@@ -13,7 +13,7 @@ from typing import Annotated
 import numpy as np
 
 from qstar.search import choose, steps
-from qstar.search.protocol import Node, Solutions
+from qstar.search.interface import Node, Solutions
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf, Whole
 from qstar.typing import Float

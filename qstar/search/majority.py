@@ -9,18 +9,17 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
-from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Node, Solutions
+from qstar.search.interface import Node, Solutions
 from qstar.search.sample import sample
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
 from qstar.settings import Count, Share
 
 
 @dataclass(frozen=True)
-class Majority:
+class Majority(Strategy):
     """Self-consistency.
 
     Differs from the paper on adaptive consistency: votes are looked at after every `batch` samples, not after each.
@@ -30,11 +29,8 @@ class Majority:
     stop: Share = 0.0  # probability that the leader is ahead of the second, from which sampling ends (0.95); 0: never
     batch: Count = 4  # samples between two looks at the votes, where `stop` asks for them
 
-    guided: ClassVar[bool] = False
-    stepwise: ClassVar[bool] = False
-
     def __post_init__(self):
-        settings.check(self, "search")
+        super().__post_init__()
         if self.stop and self.stop < 0.5:
             raise ValueError(f"search.stop = {self.stop}: expected 0, or a probability of at least 0.5")
 

@@ -22,9 +22,9 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Node, Solutions
+from qstar.search.interface import Node, Solutions
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
 from qstar.settings import Count, NonNegative, OneOf, Positive, Share
 
@@ -35,7 +35,7 @@ SELECTS = ("visits", *choose.SELECTS)
 
 
 @dataclass(frozen=True)
-class MCTS:
+class MCTS(Strategy):
     """Defaults are rStar-Math's.
 
     Differs from the paper: a simulation adds one node and is completed by a rollout or a score, where those of rStar
@@ -62,9 +62,6 @@ class MCTS:
     select: Annotated[str, OneOf(SELECTS)] = "visits"
 
     stepwise: ClassVar[bool] = True
-
-    def __post_init__(self):
-        settings.check(self, "search")
 
     @property
     def guided(self) -> bool:

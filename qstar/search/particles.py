@@ -11,9 +11,9 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Key, Node, Solutions
+from qstar.search.interface import Key, Node, Solutions
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf, Positive
 from qstar.typing import Float
@@ -23,7 +23,9 @@ EDGE = 1e-7
 
 
 @dataclass(frozen=True)
-class ParticleFilter:
+class ParticleFilter(Strategy):
+    """Particle filtering."""
+
     n: Count = 16  # particles
     rounds: Count = 40  # steps of a solution at most
     temperature: Positive = 1.0  # of the softmax over logits
@@ -31,13 +33,6 @@ class ParticleFilter:
 
     guided: ClassVar[bool] = True
     stepwise: ClassVar[bool] = True
-
-    def __post_init__(self):
-        settings.check(self, "search")
-
-    @property
-    def branching(self) -> int:
-        return self.n
 
     def __call__(self, trees: Trees) -> Solutions:
         populations = [[prompt] * self.n for prompt in trees.prompts]

@@ -9,12 +9,12 @@ among those solutions again; `weighted` does so once over all; `majority` needs 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
-from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Node, Solutions
+from qstar.search.interface import Node, Solutions
 from qstar.search.sample import STEPS, sample
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf
 
@@ -22,16 +22,11 @@ SELECTS = ("hierarchical", "weighted", "majority")
 
 
 @dataclass(frozen=True)
-class Revise:
+class Revise(Strategy):
     chains: Count = 4  # in parallel; the paper varies chains : length at equal n
     length: Count = 4  # attempts of a chain
     context: Count = 4  # earlier attempts that are shown
     select: Annotated[str, OneOf(SELECTS)] = "hierarchical"
-
-    stepwise: ClassVar[bool] = False
-
-    def __post_init__(self):
-        settings.check(self, "search")
 
     @property
     def guided(self) -> bool:

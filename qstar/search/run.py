@@ -1,28 +1,11 @@
 """The way into a search."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-from qstar.search.protocol import Answer, Budget, Key, Propose, Solutions, Value
+from qstar.search.interface import Answer, Budget, Key, Propose, Solutions, Value
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
-
-
-class Strategy(Protocol):
-    """How trees are grown and a solution is chosen."""
-
-    @property
-    def guided(self) -> bool:
-        """Whether it needs a scorer."""
-
-    @property
-    def stepwise(self) -> bool:
-        """Whether `propose` is to give one step at a time; else a whole solution serves as well."""
-
-    @property
-    def branching(self) -> int:
-        """Candidates of a problem that the first round proposes."""
-
-    def __call__(self, trees: Trees) -> Solutions: ...
 
 
 def search(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from qstar.search.protocol import Node
+from qstar.search.interface import Node
 from qstar.search.trees import Trees
 
 STEPS = 1000

@@ -11,17 +11,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from qstar import settings
 from qstar.search import choose
-from qstar.search.protocol import Node, Solutions
+from qstar.search.interface import Node, Solutions
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
 from qstar.typing import Float
 
 
-class Rounds:
+class Rounds(Strategy):
     """A strategy of such rounds: n candidates in each, m next steps of every candidate that is kept."""
 
-    n: int
     m: int
     rounds: int
     select: str
@@ -29,15 +28,11 @@ class Rounds:
     stepwise: ClassVar[bool] = True
 
     def __post_init__(self):
-        settings.check(self, "search")
+        super().__post_init__()
         if self.n % self.m:
             raise ValueError(
                 f"search.n = {self.n} is not divisible by search.m = {self.m}: n / m candidates of a round are kept"
             )
-
-    @property
-    def branching(self) -> int:
-        return self.n
 
 
 Judge = Callable[[Trees, Sequence[Node]], Float[np.ndarray, "N"]]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from qstar.search.protocol import Answer, Budget, Candidate, Cost, Key, Node, Propose, Solution, Solutions, Value
+from qstar.search.interface import Answer, Budget, Candidate, Cost, Key, Node, Propose, Solution, Solutions, Value
 from qstar.typing import Float
 
 

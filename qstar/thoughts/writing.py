@@ -35,7 +35,7 @@ class Generated:
     """
 
     tokens: Int[Array, "B M"]
-    count: Int[Array, "B"]  # how many of them were written, the stop token included; what is behind them means nothing
+    count: Int[Array, "B"]  # how many of them were written, the stop token included; those after them mean nothing
     logprobs: Float[Array, "B M"]  # of the tokens, after the thought where there is one
     effect: Effect | None  # of the thoughts before them, one each: rows are [B M]; None without thinking
 
@@ -43,7 +43,7 @@ class Generated:
         """The new tokens after one prompt."""
         return np.asarray(self.tokens)[row, : int(self.count[row])].tolist()
 
-    def behind(self, prompt: Reading, row: int) -> Reading:
+    def extended(self, prompt: Reading, row: int) -> Reading:
         """The reading of a prompt, with what was written and thought after it."""
         written = jax.device_get(jax.tree.map(lambda leaf: leaf[row], self.effect))
         return dataclasses.replace(prompt, steps=prompt.steps + steps(written, self.text(row)))

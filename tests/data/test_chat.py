@@ -112,7 +112,7 @@ def test_the_template_is_read_where_the_layout_puts_it_and_kept(tmp_path, place)
 def test_examples_may_be_conversations_that_end_with_a_reply(tmp_path):
     file = tmp_path / "examples.jsonl"
     examples.write(file, [{"messages": [*HELLO, {"role": "assistant", "content": "Hi."}], "weight": 0.5}])
-    assert examples.read(file, MODEL) == [examples.Example(tuple(ASKED), (*ids("Hi."), END), 0.5)]
+    assert ExamplesText(str(file)).read(MODEL) == [examples.Example(tuple(ASKED), (*ids("Hi."), END), 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_messages_that_are_none_are_named(tmp_path, messages, message):
     file = tmp_path / "examples.jsonl"
     file.write_text(json.dumps({"messages": messages}) + "\n")
     with pytest.raises(ValueError, match=rf"jsonl:1: .*{message}"):
-        examples.read(file, MODEL)
+        ExamplesText(str(file)).read(MODEL)
 
 
 def test_questions_may_be_conversations_with_hints_and_examples_as_turns(tmp_path):

@@ -21,7 +21,7 @@ def config(folder, *records, **options):
 
 
 def read(folder, *records, **options):
-    return labelled.read(config(folder, *records, **options), LETTERS)
+    return config(folder, *records, **options).read(LETTERS)
 
 
 def test_the_last_token_of_each_step_is_judged(tmp_path):
@@ -114,7 +114,7 @@ def test_two_steps_that_end_in_one_token_are_refused(tmp_path):
     joined = tokenizers.characters("abcd=", words=("cd",))
     cfg = config(tmp_path, {"prompt": "a=", "completions": ["c", "d"], "labels": [1, 0]}, separator="")
     with pytest.raises(ValueError, match="steps 1 and 2 end in the same token"):
-        labelled.read(cfg, joined)
+        cfg.read(joined)
 
 
 def test_solutions_that_are_longer_than_a_row_are_named(tmp_path):
@@ -123,4 +123,4 @@ def test_solutions_that_are_longer_than_a_row_are_named(tmp_path):
     with pytest.raises(ValueError, match="no labelled solution"):
         labelled.rows([], 8, seed=0)
     with pytest.raises(FileNotFoundError, match=r"data.path = .*absent"):
-        labelled.read(LabelledText(str(tmp_path / "absent")), LETTERS)
+        LabelledText(str(tmp_path / "absent")).read(LETTERS)

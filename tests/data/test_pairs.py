@@ -15,7 +15,7 @@ PAIR = {"prompt": "ab=", "chosen": "cd;", "rejected": "e;"}
 
 def read(folder, *records):
     (folder / "pairs.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return pairs.read(PairsText(str(folder / "pairs.jsonl")), LETTERS)
+    return PairsText(str(folder / "pairs.jsonl")).read(LETTERS)
 
 
 def test_a_pair_is_two_rows_whose_completions_count(tmp_path):
@@ -52,4 +52,4 @@ def test_pairs_that_are_longer_than_a_row_are_named(tmp_path):
     with pytest.raises(ValueError, match="no pair to train on"):
         pairs.rows([], 5)
     with pytest.raises(FileNotFoundError, match=r"data.path = .*absent"):
-        pairs.read(PairsText(str(tmp_path / "absent")), LETTERS)
+        PairsText(str(tmp_path / "absent")).read(LETTERS)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from qstar.data import labelled, step_formats
+from qstar.data import step_formats
 from qstar.data import tokenizer as tokenizers
 from qstar.data.labelled import LabelledText
 
@@ -86,7 +86,7 @@ def test_all_formats_are_trained_on_from_one_file(tmp_path):
     file = tmp_path / "labels.jsonl"
     file.write_text("".join(json.dumps(record) + "\n" for record in (SHEPHERD, PRM800K, TREE, PREFIXES)))
     letters = tokenizers.characters("abcdefHowmny?Stp123:+=-.\n ")
-    solutions = labelled.read(LabelledText(str(file)), letters)
+    solutions = LabelledText(str(file)).read(letters)
     assert [one.labels for one in solutions] == [
         (1.0, 0.0), (0.0,), (1.0,), (1.0, 0.0), (0.75, 1.0), (0.0,), (0.25,)
     ]  # fmt: skip

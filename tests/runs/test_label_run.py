@@ -11,7 +11,6 @@ from hydra.core.global_hydra import GlobalHydra
 from small_runs import composed
 
 from qstar import label as command
-from qstar.data import labelled
 from qstar.data.labelled import LabelledText
 from qstar.runs import label, load
 from qstar.tasks.cups import Cups, Game
@@ -67,7 +66,7 @@ def test_fewer_completions_are_those_of_the_largest_number(run):
 
 def test_labels_are_what_a_reward_model_is_trained_on(run):
     tokenizer = load.load_model("bundled:cups").tokenizer
-    solutions = labelled.read(LabelledText(str(run / label.LABELS)), tokenizer)
+    solutions = LabelledText(str(run / label.LABELS)).read(tokenizer)
     for one, record in zip(solutions, records(run), strict=True):
         texts = [tokenizer.decode(one.completion[: end + 1]) for end in one.ends]
         assert texts == ["".join(record["completions"][: i + 1]) for i in range(len(texts))]

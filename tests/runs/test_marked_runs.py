@@ -91,7 +91,7 @@ def test_what_is_trained_on_is_the_prompt_the_sampled_ids_and_an_end_of_text(run
             sampled.setdefault(row["question"], set()).add(tuple(row["tokens"]))
     file = run / "iteration_1" / "examples.jsonl"
     records = [json.loads(line) for line in file.read_text().splitlines()]
-    for record, example in zip(records, examples.read(file, tokenizer), strict=True):
+    for record, example in zip(records, ExamplesText(str(file)).read(tokenizer), strict=True):
         ids = tuple(record["completion_ids"])
         assert ids in sampled[record["prompt"].partition("*")[0]]
         assert example.prompt == (BEGIN, *tokenizer.encode(record["prompt"]))
@@ -101,7 +101,7 @@ def test_what_is_trained_on_is_the_prompt_the_sampled_ids_and_an_end_of_text(run
 
 def test_rows_of_training_hold_these_tokens_and_learn_the_ends(run):
     tokenizer = runs.load_run(run / "iteration_1").tokenizer
-    found = examples.read(run / "iteration_1" / "examples.jsonl", tokenizer)
+    found = ExamplesText(str(run / "iteration_1" / "examples.jsonl")).read(tokenizer)
     packed = examples.rows(found, 20, seed=0)
     documents = [
         (tuple(row.tokens[row.segment == segment].tolist()), tuple(row.mask[row.segment == segment].tolist()))

@@ -24,7 +24,7 @@ from qstar.policy import Policy
 from qstar.runs import load, proposing, solve
 from qstar.runs.proposing import Proposals
 from qstar.runs.scoring import Scorer
-from qstar.search.protocol import Candidate, Node
+from qstar.search.interface import Candidate, Node
 from qstar.tasks.cups import Cups
 
 SHORT = ("task.min_moves=6", "task.max_moves=6", "questions=6", "sample_batch=3", "seed=1")

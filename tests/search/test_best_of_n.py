@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from qstar.search.best_of_n import BestOfN
-from qstar.search.protocol import Candidate
+from qstar.search.interface import Candidate
 from qstar.search.run import search
 
 SAMPLES = [("1", 0.9), ("2", 0.5), ("2", 0.6), (None, 1.0), ("3", 0.8), ("3", 0.1)]

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from qstar.search.confidence import Confidence, confidence
-from qstar.search.protocol import Candidate
+from qstar.search.interface import Candidate
 from qstar.search.run import search
 
 LOGPROBS = np.log([0.9, 0.9, 0.1, 0.4, 0.8])

@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from reference import search_trees
 
 from qstar.search.beam import Beam
+from qstar.search.interface import Budget
 from qstar.search.lookahead import Lookahead
-from qstar.search.protocol import Budget
 from qstar.search.run import search
 
 

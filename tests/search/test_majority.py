@@ -2,8 +2,8 @@ import pytest
 import toy
 from scipy.special import betainc
 
+from qstar.search.interface import Candidate
 from qstar.search.majority import Majority, lead
-from qstar.search.protocol import Candidate
 from qstar.search.run import search
 
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import search_trees
 
+from qstar.search.interface import Budget, Candidate
 from qstar.search.mcts import MCTS
-from qstar.search.protocol import Budget, Candidate
 from qstar.search.run import search
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from qstar.search.protocol import Budget, Candidate
+from qstar.search.interface import Budget, Candidate
 from qstar.search.revise import Revise
 from qstar.search.run import search
 

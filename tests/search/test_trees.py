@@ -13,11 +13,11 @@ from qstar.search.best_of_n import BestOfN
 from qstar.search.confidence import Confidence
 from qstar.search.cot_decoding import CoTDecoding
 from qstar.search.dvts import DVTS
+from qstar.search.interface import Budget, Candidate
 from qstar.search.lookahead import Lookahead
 from qstar.search.majority import Majority
 from qstar.search.mcts import MCTS
 from qstar.search.particles import ParticleFilter
-from qstar.search.protocol import Budget, Candidate
 from qstar.search.revise import Revise
 from qstar.search.run import search
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from qstar.search.protocol import Candidate, row_key
+from qstar.search.interface import Candidate, row_key
 
 
 @dataclasses.dataclass

@@ -107,7 +107,7 @@ def test_what_was_written_follows_the_prompt_with_the_thoughts_it_was_written_wi
     model, params = tiny.thinker_of()
     prompt = read(METHOD, model, params, TEXT, jax.random.key(0))
     written = generate(METHOD, model, params, [[1], TEXT], jax.random.key(0), max_new_tokens=4, greedy_thoughts=False)
-    found = written.behind(prompt, 1)
+    found = written.extended(prompt, 1)
     assert found.given == 9
     assert found.tokens == (*TEXT, *written.text(1))
     assert found.steps[:8] == prompt.steps

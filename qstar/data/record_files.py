@@ -1,0 +1,63 @@
+"""Training data from a file of JSON lines: a record a line, or several, packed into rows of one length."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, ClassVar, Generic
+
+from qstar import settings
+from qstar.data import overlong, pipeline
+from qstar.data.dataset import Data, RandomAccess
+from qstar.data.overlong import OVERLONG, R
+from qstar.settings import OneOf, Range
+from qstar.structs import Batch, Pairs
+from qstar.tasks import lines
+
+if TYPE_CHECKING:  # its library takes a while to import
+    from qstar.data.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class RecordFile(Data, Generic[R]):
+    """The base of the formats; each defines `parsed` and `packed`."""
+
+    expected: ClassVar[str]  # fields of a line, for messages
+    records: ClassVar[str]  # what is read from lines, in the plural
+
+    path: str  # of the file
+    length: Annotated[int, Range(2)] = 256  # tokens in a row
+    # records that are longer than a row: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+
+    def __post_init__(self):
+        settings.check(self, "data")
+
+    def read(self, tokenizer: "Tokenizer") -> list[R]:
+        """The records of the file, as token ids.
+
+        Raises FileNotFoundError; ValueError for a line that is no record of this format.
+        """
+        file = Path(self.path)
+        if not file.is_file():
+            raise FileNotFoundError(f"data.path = {self.path!r} is no file: expected JSON lines with {self.expected}")
+        return [record for where, line in lines.json_lines(file) for record in self.parsed(line, where, tokenizer)]
+
+    def build(
+        self, tokenizer: "Tokenizer", batch_size: int, seed: int, say: Callable[[str], None] = print
+    ) -> RandomAccess:
+        records = self.read(tokenizer)
+        if self.overlong == "skip":
+            records = self.fitting(records, say)
+        return pipeline.source_dataset(self.packed(records, seed), batch_size, seed)
+
+    def fitting(self, records: Sequence[R], say: Callable[[str], None]) -> list[R]:
+        """The records that fit into a row; the number of the others is said."""
+        return overlong.fitting(records, self.length, self.records, say)
+
+    def parsed(self, line: dict, where: str, tokenizer: "Tokenizer") -> Iterable[R]:
+        """The records of a line. Raises ValueError, with `where` in it, for a line that holds none."""
+        raise NotImplementedError(f"{type(self).__name__} does not define parsed")
+
+    def packed(self, records: Sequence[R], seed: int) -> Sequence[Batch | Pairs]:
+        """Rows [S = length] that hold every record once. Raises ValueError for no records, and for overlong ones."""
+        raise NotImplementedError(f"{type(self).__name__} does not define packed")
