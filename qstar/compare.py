@@ -14,8 +14,8 @@ examples
 
 Items that both have answered are paired by their ids. Right and wrong answers are compared by
 McNemar's exact test, numbers by a permutation test that flips the signs of the differences. Of two
-evaluations each way of answering is held against the same way of the other, or against no thoughts
-where the first has not been asked in that way.
+evaluations each way of answering is compared with the same way of the other, or with no thoughts
+where the first was not evaluated in that way.
 """
 
 

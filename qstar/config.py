@@ -92,10 +92,10 @@ def _check_run_dir(run_dir: str) -> None:
 class TrainConfig:
     """One training run."""
 
-    name: str = "run"  # of the run, in run_dir and in what loggers show
+    name: str = "run"  # of the run, in run_dir and in loggers
     run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
-    resume: str = ""  # a run directory, or `latest`: go on from its newest checkpoint with its own configuration
-    seed: Seed = 0  # of the weights that begin at random, the order of the data, and thoughts
+    resume: str = ""  # a run directory, or `latest`: resume it from its newest checkpoint, with its own configuration
+    seed: Seed = 0  # of randomly initialised weights, the order of the data, and thoughts
     steps: Count = 100  # of the optimiser
     batch_size: Count = 8  # sequences in an optimiser step
     micro_batches: Count = 1  # slices of it whose gradients are accumulated
@@ -104,14 +104,14 @@ class TrainConfig:
     save_every: Count = 50  # steps between checkpoints
     keep: Count = 2  # newest checkpoints kept
     sample_every: Whole = 50  # steps between samples of thoughts; 0 takes none
-    sinks: tuple[Annotated[str, OneOf(SINKS)], ...] = ()  # besides metrics.jsonl: tensorboard, wandb
-    # of one device, that machine/mfu is a share of; 0: that of a large product, measured
+    sinks: tuple[Annotated[str, OneOf(SINKS)], ...] = ()  # in addition to metrics.jsonl: tensorboard, wandb
+    # peak of one device, to which machine/mfu refers; 0: measured on a large matrix product
     peak_tflops: NonNegative = 0.0
     model: Any = MISSING  # where the language model comes from
     method: Any = MISSING  # how it is trained
     data: Any = MISSING  # what it is trained on
     eval: Any = MISSING  # what it is asked
-    task: Any = None  # whose questions the model answers while it trains, with data=rollouts
+    task: Any = None  # with data=rollouts: whose questions the model answers during training
     lora: LoraConfig = field(default_factory=LoraConfig)  # low-rank adapters on a frozen language model
     optim: OptimConfig = field(default_factory=OptimConfig)  # the optimiser
     mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices, and what is split over them
@@ -154,7 +154,7 @@ class TrainConfig:
             return
         if self.task is None:
             raise ValueError(
-                "data=rollouts asks the questions of a task, and there is none: give one, such as task=arithmetic"
+                "data=rollouts samples answers to the questions of a task: give one, such as task=arithmetic"
             )
         rollouts.check(self.data, self.method, self.batch_size, self.micro_batches)
 
@@ -184,10 +184,10 @@ class EvaluateConfig:
 
     run: str = "latest"  # a run directory, `latest`, or `none`
     step: Any = "newest"  # checkpoint to evaluate: a step, a list of steps, `newest`, or `all`
-    out: str = ""  # a folder for the table and the rows of all items; an evaluation that was stopped goes on there
+    out: str = ""  # a folder for the table and the rows of all items; an evaluation that was stopped is resumed there
     seed: Seed = 0  # of the thoughts that are drawn
-    method: dict[str, Any] = field(default_factory=dict)  # settings of the run's method that differ from its training
-    model: Any = MISSING  # the language model that is asked with run=none
+    method: dict[str, Any] = field(default_factory=dict)  # settings of the method to change
+    model: Any = MISSING  # the language model that is evaluated with run=none
     eval: Any = MISSING  # what is asked
 
     def __post_init__(self):
@@ -199,28 +199,28 @@ class EvaluateConfig:
         if self.step not in ("newest", "all") and not (numbers and steps):
             raise ValueError(f"step = {self.step!r}: expected a step, a list of steps as in [10,20], newest or all")
         if self.method and self.run == "none":
-            raise ValueError(f"method = {self.method!r} changes how a trained run is asked: give run=DIRECTORY")
+            raise ValueError(f"method = {self.method!r} changes how a trained run is evaluated: give run=DIRECTORY")
 
 
 @dataclass(frozen=True)
 class ImproveConfig:
     """One self-training run."""
 
-    name: str = "improve"  # of the run, in run_dir and in what loggers show
+    name: str = "improve"  # of the run, in run_dir and in loggers
     run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
-    resume: str = ""  # a run directory, or `latest`: go on with its own configuration
+    resume: str = ""  # a run directory, or `latest`: resume it, with its own configuration
     seed: Seed = 0  # of everything that is drawn
-    sample_batch: Count = 32  # prompts that are continued at once
+    sample_batch: Count = 32  # prompts continued in one batch
     batch_size: Count = 8  # rows in an optimiser step
     micro_batches: Count = 1  # slices of it whose gradients are accumulated
     length: Count = 256  # tokens in a row of training, which holds as many whole examples as fit
-    dev: Whole = 0  # dev problems asked after every iteration; 0: all
-    ask_few_shot: bool = False  # examples stand before the questions that are asked
-    ask_both: bool = False  # the other way as well
+    dev: Whole = 0  # dev problems evaluated after every iteration; 0: all
+    ask_few_shot: bool = False  # few-shot examples before the questions that are evaluated
+    ask_both: bool = False  # evaluate with few-shot examples and without
     # questions that are longer than the model can read: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
-    wrong_hints: Whole = 0  # training questions asked with a wrong hint in every iteration; nothing is learnt from them
-    test: bool = False  # ask the test split after the last iteration
+    wrong_hints: Whole = 0  # training questions sampled with a wrong hint in every iteration, never trained on
+    test: bool = False  # evaluate the test split after the last iteration
     log_every: Count = 10  # steps between lines of metrics
     save_every: Count = 100  # steps between checkpoints
     model: Any = MISSING  # where the language model comes from
@@ -245,26 +245,26 @@ class SolveConfig:
 
     name: str = "solve"  # of the run, in run_dir
     run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
-    resume: str = ""  # a run directory, or `latest`: go on with its own configuration
+    resume: str = ""  # a run directory, or `latest`: resume it, with its own configuration
     tables: str = ""  # a run directory, or `latest`: its table again at smaller budgets, without a model
     tree: str = ""  # with tables: the id of a question, whose tree is shown instead
     # of the table: solutions of a question, or of a search by steps tokens of a question; []: halves of what was spent
     budgets: tuple[Count, ...] = ()
     seed: Seed = 0  # of everything that is drawn
-    split: Annotated[str, OneOf(("dev", "test"))] = "dev"  # questions of dev, or of test, which is written down
+    split: Annotated[str, OneOf(("dev", "test"))] = "dev"  # questions of dev, or of test, which is recorded
     questions: Whole = 100  # of the split, drawn by a fixed seed; 0: all
-    sample_batch: Count = 8  # questions that are searched together
-    few_shot: bool = False  # examples stand before the questions
+    sample_batch: Count = 8  # questions searched in one batch
+    few_shot: bool = False  # few-shot examples before the questions
     # questions that are longer than the model can read: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     temperature: NonNegative = 1.0  # divides the logits; 0 takes the likeliest token
     top_k: Whole = 0  # only the k likeliest tokens; 0: all
-    top_p: PositiveShare = 1.0  # only the likeliest tokens that have this probability together
+    top_p: PositiveShare = 1.0  # only the likeliest tokens that together have this probability
     step_tokens: Count = 64  # most tokens of a step
     delimiters: tuple[str, ...] = ()  # texts that end a step; []: those of the task
     max_candidates: Whole = 0  # steps or solutions that are proposed for a question; 0: no limit
-    max_tokens: Whole = 0  # that are written for a question; 0: no limit
-    # runs of method=orm or method=prm, `oracle`, `logprob`; the first guides the search, all others are only asked
+    max_tokens: Whole = 0  # tokens generated for a question; 0: no limit
+    # runs of method=orm or method=prm, `oracle`, `logprob`; the first guides the search, the others only score it
     scorer: Any = ()
     aggregate: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # how scores of steps become the score of a solution
     model: Any = MISSING  # where the language model comes from
@@ -294,20 +294,20 @@ class LabelConfig:
 
     name: str = "label"  # of the run, in run_dir
     run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
-    resume: str = ""  # a run directory, or `latest`: go on with its own configuration
+    resume: str = ""  # a run directory, or `latest`: resume it, with its own configuration
     seed: Seed = 0  # of everything that is drawn
     # Where the solutions are from: a run of qstar-improve, or a file of JSON lines with problem and completion (or
     # completions); empty: sampled from the model.
     source: str = ""
     split: Annotated[str, OneOf(SPLITS)] = "train"  # whose questions
-    problems: Whole = 0  # the first so many questions; 0: all
-    samples: Count = 4  # solutions of each question, where they are sampled
+    problems: Whole = 0  # how many questions, from the first; 0: all
+    samples: Count = 4  # solutions of each question, if they are sampled
     temperature: Positive = 1.0  # of solutions and completions
-    top_k: Whole = 0  # of these: only the k likeliest tokens; 0: all
-    top_p: PositiveShare = 1.0  # of these: only the likeliest tokens of this probability
-    batch: Count = 16  # questions that are labelled at once; what a kill loses
-    rows: Count = 128  # completions that are written at once
-    model: Any = MISSING  # what writes solutions and completions
+    top_k: Whole = 0  # sample among the k likeliest tokens only; 0: all
+    top_p: PositiveShare = 1.0  # sample among the likeliest tokens that together have this probability only
+    batch: Count = 16  # questions labelled in one batch; a kill loses at most one batch
+    rows: Count = 128  # completions generated in one batch
+    model: Any = MISSING  # the model that generates solutions and completions
     task: Any = MISSING  # the questions
     label: Any = MISSING  # how a step is labelled
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
@@ -468,7 +468,7 @@ def _explained(error: OmegaConfBaseException) -> str:
     if isinstance(error, MissingMandatoryValue):
         return f"{key} has no value: give {key}=VALUE"
     if isinstance(error, InterpolationResolutionError):
-        message += f"; set what it asks for, or give {key.partition('[')[0]}=VALUE"
+        message += f"; set what it refers to, or give {key.partition('[')[0]}=VALUE"
     return f"{key}: {message}" if key else message
 
 

@@ -30,13 +30,13 @@ def main(node: DictConfig) -> None:
         cfg = configs.build(node)
         if isinstance(cfg.eval, NoEval):
             choices = ", ".join(name for name in configs.SCHEMAS["eval"] if name != "none")
-            raise ValueError(f"eval=none asks nothing: choose one of {choices}")
+            raise ValueError(f"eval=none evaluates nothing: choose one of {choices}")
         entry.prepare_jax()
         if cfg.run == "latest":  # in full, because the latest may change
             cfg = dataclasses.replace(cfg, run=str(runs.latest_run()))
         if cfg.out:
             again = _again(cfg, sys.argv[1:])  # Hydra's own list of overrides has lost some of their quotes
-            ending.go_on = lambda: f"Go on with  {again}" if Path(cfg.out).is_dir() else ""
+            ending.go_on = lambda: f"Resume with  {again}" if Path(cfg.out).is_dir() else ""
         groups = evaluate(cfg)
         console.console().print(summaries.table(groups))
         if cfg.out:
@@ -88,7 +88,7 @@ def _evaluated(cfg: EvaluateConfig) -> summaries.Groups:
             if told:
                 console.console().print(told.strip(), markup=False, highlight=False)
         folder = Path(cfg.out) / f"step_{step}" if cfg.out else None
-        with console.counting(f"questions to {name}") as progress:
+        with console.counting(f"evaluating {name}") as progress:
             rows = evaluator(jax.device_put(subject.params), jax.random.key(cfg.seed), progress, folder)
         groups.append((name, rows))
         if cfg.out:

@@ -373,7 +373,10 @@ def _lock(folder: Path, made: list[Path]) -> int:
                 raise Locked(_busy(folder, holder)) from None
             if error.errno not in NO_LOCKS:
                 raise
-            print(f"{folder}: this file system has no locks; see that no other process writes there", file=sys.stderr)
+            print(
+                f"{folder}: this file system has no locks; make sure that no other process writes there",
+                file=sys.stderr,
+            )
             return os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         if _is_named(handle, folder / LOCK):
             with contextlib.suppress(OSError):  # a full disk; the lock itself takes no room

@@ -26,10 +26,10 @@ examples
   qstar-prepare runs/mine export/mine-lora --to adapter
   qstar-prepare runs/prm export/prm --to token-classification
 
-Special tokens, chat template and generation config of SOURCE go along.
-A run exported as `huggingface` or `adapter` has its delimiters and mixing head beside it, in
+Special tokens, chat template and generation config of SOURCE are copied too.
+A run exported as `huggingface` or `adapter` has its delimiters and mixing head next to it, in
 thinker.safetensors. A prepared directory needs neither the network nor an extra, and is read
-wherever a model is asked for. Weights are kept in float32 in memory; --dtype is the type on disk.
+wherever a model is expected. Weights are kept in float32 in memory; --dtype is the type on disk.
 """
 
 

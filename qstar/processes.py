@@ -34,7 +34,7 @@ def join() -> None:
     """
     asked = os.environ.get("QSTAR_DISTRIBUTED", "auto")
     if asked not in ("auto", "0", "1"):
-        raise ValueError(f"QSTAR_DISTRIBUTED={asked}: 1 (join other processes), 0 (stay alone) or nothing is wanted")
+        raise ValueError(f"QSTAR_DISTRIBUTED={asked}: expected 1 (join other processes), 0 (stay alone) or nothing")
     if asked == "0" or jax.distributed.is_initialized():
         return
     given = [name for name in EXPLICIT[1:] if name in os.environ]

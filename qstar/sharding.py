@@ -69,7 +69,7 @@ class MeshConfig:
             sizes[sizes.index(-1)] = devices // fixed
         elif fixed > devices:
             raise ValueError(
-                f"mesh (data, fsdp, tensor) = {tuple(sizes)} wants {fixed} devices, found {devices}; "
+                f"mesh (data, fsdp, tensor) = {tuple(sizes)} needs {fixed} devices, found {devices}; "
                 "lower a size, or use mesh=single"
             )
         return tuple(sizes)

@@ -19,7 +19,7 @@ examples
   qstar-think "3aegbdh=4;"                         the newest run under runs/, its newest checkpoint
   qstar-think "3aegbdh=4;" --run runs/mine --step 200
   qstar-think "3aegbdh=4;" --sample --thoughts 4   four sampled thoughts before every token
-  qstar-think "3aegbdh=" --generate 2              let it go on, thinking before what it writes
+  qstar-think "3aegbdh=" --generate 2              let it continue the text, thinking before each token
   cat essay.txt | qstar-think - --html essay.html
 
 Every token is shown with the thought before it, the weight with which the prediction after that
@@ -70,9 +70,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     out = parser()
     args = out.parse_args(arguments)
     if args.thoughts > 1 and not args.sample:
-        out.error(f"--thoughts {args.thoughts} wants --sample: likeliest thoughts are all the same")
+        out.error(f"--thoughts {args.thoughts} needs --sample: the likeliest thoughts are all the same")
     if args.temperature is not None and not args.generate:
-        out.error(f"--temperature {args.temperature} is of the tokens written: it wants --generate")
+        out.error(f"--temperature {args.temperature} applies to the tokens written: it needs --generate")
     if not args.no_html:
         flags.check(out, paths.check_file, "--html", args.html)
     if args.text == "-":

@@ -106,7 +106,7 @@ def test_a_training_goes_on_by_what_it_advises(call, stopped, tmp_path):
     assert status == 1 and f"{directory / 'checkpoints' / '4'} is a damaged checkpoint" in err
     assert call(advised(err, "mv"))[0] == 0
     status, out, _ = call(advised(err, "qstar-train"))
-    assert status == 0 and f"going on from step 3 of {AWKWARD}/run" in out
+    assert status == 0 and f"resuming from step  3 of {AWKWARD}/run" in out
     assert steps_of(directory) == [1, 2, 3, 4]
     assert (directory / "damaged_checkpoint_4" / checkpoint.SEAL).is_file()
 
@@ -118,7 +118,7 @@ def test_a_self_training_goes_on_by_what_it_advises(call, stopped, tmp_path):
     assert (status, len(files.records(directory / iterations.LINES, "a line"))) == (143, 1)
     status, out, err = call(advised(err, "qstar-improve"))
     assert (status, err) == (0, "")
-    assert f"going on from step 2 of {AWKWARD}/iteration_1" in out
+    assert f"resuming from step  2 of {AWKWARD}/iteration_1" in out
     assert len(files.records(directory / iterations.LINES, "a line")) == 2
 
 
@@ -205,7 +205,7 @@ def test_a_run_that_fails_before_it_begins_leaves_no_folder(call, tmp_path):
 
 def test_a_full_disk_says_how_to_go_on_and_a_mistake_does_not(capsys, tmp_path):
     for error, expected in (
-        (OSError(28, "the disk is full"), "Go on with  qstar-train resume=runs/x\n"),
+        (OSError(28, "the disk is full"), "Resume with  qstar-train resume=runs/x\n"),
         (ValueError("a"), ""),
     ):
         with pytest.raises(SystemExit) as end, entry.errors() as ending:

@@ -80,7 +80,7 @@ def model_directory(folder: Path, tokenizer: Tokenizer, shape: language_model.LM
         (("mesh=fsdp_tensor", "batch_size=8"), r"weight .*embedding \(19, 16\): its axis 'vocab' of size 19 is not"),
         (("mesh.data=3",), r"a batch of 4 rows does not divide over data x fsdp = 3 of the mesh: make the batch a mul"),
         (("mesh=fsdp", "batch_size=16", "micro_batches=4"), "a batch of 4 rows does not divide over data x fsdp = 8"),
-        (("mesh.data=16",), r"\(16, 1, 1\) wants 16 devices, found 8; lower a size, or use mesh=single"),
+        (("mesh.data=16",), r"\(16, 1, 1\) .* 16 devices, found 8; .* mesh=single"),
         (("mesh.data=-1", "mesh.tensor=3"), "8 devices are not a multiple of 3"),
         (("data.length=100",), "data.length = 100 is longer than the context of scratch, 64 tokens: lower data.length"),
         (("method.delimiter=ab",), "method.delimiter = 'ab' is not one token of this model's tokenizer; choose text"),
@@ -103,7 +103,7 @@ def test_heads_that_the_mesh_does_not_divide_are_refused(refused):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("model.tokenizer='characters:'", "alphabet '' wants at least one character"),
+        ("model.tokenizer='characters:'", "alphabet ''"),
         ("model.tokenizer='characters:aab'", r"each once; repeated: \['a'\]"),
         ("model.tokenizer=absent.json", "no tokenizer at absent.json"),
     ],
@@ -267,7 +267,7 @@ def resumed(directory: Path, *overrides: str):
 def test_a_directory_of_another_run_is_refused_and_left_alone(refused, copy):
     message = (
         r"(?s)holds a run of another configuration:\n  steps = 2, now 3\n  optim.lr = 0.0003, now 0.002\n"
-        r"choose another run_dir, or go on with that run, changed, by resume="
+        r"choose another run_dir, or resume that run .*\n.* resume="
     )
     refused(plain("steps=3", "optim.lr=0.002"), message)
 
@@ -316,7 +316,7 @@ def test_a_checkpoint_of_processes_at_different_places_of_the_data_is_refused_by
     (data / "process_0-of-1.json").rename(data / "process_0-of-2.json")
     (data / "process_1-of-2.json").write_text("{}")
     checkpoint.seal(data.parent)
-    message = r"checkpoints/2 was saved by 2 processes that stood at different places .*, this run has 1; go on with 2"
+    message = r"checkpoints/2 was saved by 2 processes that stood at different places .*, this run has 1; .* 2"
     with pytest.raises(ValueError, match=message):
         train_run.run(resumed(copy, "steps=3"), copy)
 

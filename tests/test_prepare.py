@@ -146,7 +146,7 @@ def test_prepared_directories_of_another_format_or_model_are_refused(source, tmp
     with pytest.raises(ValueError, match="is of format 99, this qstar reads 1; run qstar-prepare again"):
         runs.load_model(tmp_path / "ckpt")
     file.write_text(json.dumps(contents | {"model": contents["model"] | {"ff": 32}}))
-    with pytest.raises(ValueError, match=r"blocks/gate is \(2, 16, 24\), wanted \(2, 16, 32\)"):
+    with pytest.raises(ValueError, match=r"blocks/gate is \(2, 16, 24\), expected \(2, 16, 32\)"):
         runs.load_model(tmp_path / "ckpt")
 
 

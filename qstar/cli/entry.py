@@ -110,7 +110,7 @@ def _resume(checkpoints: Path | None) -> str:
 
 def resume(program: str, directory: Path) -> str:
     """The line that says how to go on with a run."""
-    return f"Go on with  {advice.resume(program, directory)}"
+    return f"Resume with  {advice.resume(program, directory)}"
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------

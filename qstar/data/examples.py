@@ -245,7 +245,7 @@ def _check(examples: Sequence[Example], units: Sequence[_Unit], length: int) -> 
         raise ValueError("there is no example to train on")
     empty = sum(not example.completion for example in examples)
     if empty:
-        raise ValueError(f"{empty} of {len(examples)} examples have no completion: there is nothing to learn in them")
+        raise ValueError(f"{empty} of {len(examples)} examples have no completion to train on")
     grouped = {example.group is not None for example in examples}
     if len(grouped) > 1:
         raise ValueError("some examples name a group and some do not: name one for all of them, or for none")

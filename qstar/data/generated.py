@@ -20,7 +20,7 @@ class CupsText(cups.CupsConfig, Data):
 
     length: Count = 96  # tokens in a row, which holds as many whole problems as fit
     answers_only: bool = False  # count, in the loss, only what follows the question
-    closing: bool = True  # with answers_only: the semicolon behind the answer counts too
+    closing: bool = True  # with answers_only: the semicolon after the answer counts too
 
     def __post_init__(self):
         super().__post_init__()

@@ -29,7 +29,7 @@ class RolloutData(Data):
     # questions, and in the end trained on (refill).
     dead: Annotated[str, OneOf(DEAD)] = "keep"
     refills: Count = 4  # times in a step that such questions are replaced
-    sample_batch: Count = 64  # prompts that are continued at once
+    sample_batch: Count = 64  # prompts continued in one batch
     rewards: Rewards = field(default_factory=Rewards)  # what an answer earns
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
 

@@ -206,7 +206,7 @@ class Store:
             if expected is not None and about[name] != expected:
                 raise ValueError(
                     f"{folder} holds rationales of {name} {about[name]!r}, this is {name} {expected!r}: "
-                    "go on with the former, or name another run directory"
+                    "resume with the former, or name another run directory"
                 )
         return cls(folder, about["model"], about["task"])
 
@@ -305,7 +305,7 @@ class Store:
             return
         code = f"from qstar.data import rationales; rationales.forget({str(self.folder)!r}, {file.name!r})"
         raise ValueError(
-            f"{file}: {fault}. Put back a copy of it, or go on without its samples (an iteration that is not done "
+            f"{file}: {fault}. Put back a copy of it, or continue without its samples (an iteration that is not done "
             f"samples them again):\n{shlex.join(['python', '-c', code])}"
         )
 

@@ -78,7 +78,7 @@ class Tokenizer:
         """From a tokenizer.json and the files of settings next to it. Raises FileNotFoundError or ValueError."""
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"no tokenizer at {path}: a tokenizer.json of the `tokenizers` library is wanted")
+            raise FileNotFoundError(f"no tokenizer at {path}: expected a tokenizer.json of the `tokenizers` library")
         try:
             tokenizer = cls.from_json(files.text(path))
             return tokenizer.marked(markings.read(path, tokenizer._backend))
@@ -324,10 +324,10 @@ def characters(alphabet: str, words: Sequence[str] = ()) -> Tokenizer:
     """
     if not alphabet or len(set(alphabet)) != len(alphabet):
         twice = sorted({char for char in alphabet if alphabet.count(char) > 1})
-        raise ValueError(f"alphabet {alphabet!r} wants at least one character, each once; repeated: {twice}")
+        raise ValueError(f"alphabet {alphabet!r}: expected at least one character, each once; repeated: {twice}")
     strange = [word for word in words if len(word) < 2 or not set(word) <= set(alphabet)]
     if strange or len(set(words)) != len(words):
-        raise ValueError(f"words {list(words)}: different ones of at least two characters of {alphabet!r} are wanted")
+        raise ValueError(f"words {list(words)}: expected different ones of at least two characters of {alphabet!r}")
     backend = Backend(models.WordLevel({entry: i for i, entry in enumerate([*alphabet, *words])}, unk_token=""))
     spelled = [re.escape(word) for word in sorted(words, key=len, reverse=True)]
     backend.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*spelled, r"[\s\S]"])), "isolated")

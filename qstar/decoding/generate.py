@@ -148,7 +148,7 @@ def generate(
 
 def _check(cfg: LMConfig, prompts: Sequence[Sequence[int]], sampling: Sampling, samples: int, batch_size: int) -> None:
     if samples < 1 or batch_size < 1:
-        raise ValueError(f"samples = {samples}, batch_size = {batch_size}: at least 1 each is wanted")
+        raise ValueError(f"samples = {samples}, batch_size = {batch_size}: expected at least 1 each")
     rows.check(prompts, cfg.vocab, cfg.max_len, more=sampling.max_new_tokens)
     sampling.choice.check(cfg.vocab)
 

@@ -28,16 +28,16 @@ class Choice:
     stop_ids: tuple[int, ...] = ()
 
     def check(self, vocab: int) -> None:
-        """Raise ValueError for ids outside a vocabulary of this size, and where nothing is left to write."""
+        """Raise ValueError for ids outside a vocabulary of this size, and where nothing is left to generate."""
         for name, ids in (("forbidden", self.forbidden_ids), ("stop", self.stop_ids)):
             outside = [id for id in ids if not 0 <= id < vocab]
             if outside:
                 raise ValueError(f"{name} token ids {outside}: the model knows 0 to {vocab - 1}")
         if len(set(self.forbidden_ids)) == vocab:
-            raise ValueError(f"all {vocab} tokens are forbidden: nothing is left to write")
+            raise ValueError(f"all {vocab} tokens are forbidden: nothing is left to generate")
         never = sorted(set(self.stop_ids) & set(self.forbidden_ids))
         if never:
-            raise ValueError(f"stop token ids {never} are forbidden, so they would never be written: choose others")
+            raise ValueError(f"stop token ids {never} are forbidden, so they would never be generated: choose others")
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,21 @@ class Sampling:
 
     def __post_init__(self):
         if isinstance(self.stop, str):
-            raise ValueError(f"sampling.stop = {self.stop!r}: a list of texts is wanted, [{self.stop!r}]")
+            raise ValueError(f"sampling.stop = {self.stop!r}: expected a list of texts, [{self.stop!r}]")
         for name in ("stop", "stop_ids", "forbidden_ids"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         if not 0 <= self.temperature < math.inf:
-            raise ValueError(f"sampling.temperature = {self.temperature}: 0 or more is wanted")
+            raise ValueError(f"sampling.temperature = {self.temperature}: expected 0 or more")
         if self.top_k < 0:
-            raise ValueError(f"sampling.top_k = {self.top_k}: a number of tokens is wanted, or 0 for all")
+            raise ValueError(f"sampling.top_k = {self.top_k}: expected a number of tokens, or 0 for all")
         if not 0 < self.top_p <= 1:
-            raise ValueError(f"sampling.top_p = {self.top_p}: a probability above 0 and up to 1 is wanted")
+            raise ValueError(f"sampling.top_p = {self.top_p}: expected a probability above 0 and up to 1")
         if self.max_new_tokens < 1:
-            raise ValueError(f"sampling.max_new_tokens = {self.max_new_tokens}: at least 1 is wanted")
+            raise ValueError(f"sampling.max_new_tokens = {self.max_new_tokens}: expected at least 1")
         odd = [text for text in self.stop if not isinstance(text, str) or not text or "\ufffd" in text]
         if odd:
             raise ValueError(
-                f"sampling.stop: {odd} cannot end a text: texts of at least one character are wanted, without "
+                f"sampling.stop: {odd} cannot end a text: expected texts of at least one character, without "
                 "U+FFFD, which stands for characters whose tokens are not complete yet"
             )
 
@@ -175,7 +175,7 @@ def row_keys(key: Keys, count: int) -> Keys:
     if key.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
     if key.shape != (count,):
-        raise ValueError(f"keys of shape {key.shape} for {count} rows: one key, or one a row, is wanted")
+        raise ValueError(f"keys of shape {key.shape} for {count} rows: expected one key, or one for each row")
     return key
 
 

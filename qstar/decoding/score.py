@@ -35,7 +35,7 @@ def score(
     Raises ValueError for texts that the model cannot read.
     """
     if len(prompts) != len(written):
-        raise ValueError(f"{len(prompts)} prompts for {len(written)} texts: one each is wanted")
+        raise ValueError(f"{len(prompts)} prompts for {len(written)} texts: expected one each")
     texts = [[*map(int, prompt), *map(int, text)] for prompt, text in zip(prompts, written, strict=True)]
     cfg = definition.abstract_model.lm.cfg
     rows.check(prompts, cfg.vocab, cfg.max_len)

@@ -35,13 +35,13 @@ from qstar.typing import Key, Keys
 class TaskEval:
     """Questions of any task, answered in writing and graded by the task; task@eval.task=NAME picks it."""
 
-    task: Any = "???"  # which questions, and how they are asked
+    task: Any = "???"  # which questions, and how they are prompted
     split: Annotated[str, OneOf(tasks.SPLITS)] = "dev"  # `dev` for choices, `test` for numbers that are reported
     items: Count = 100  # questions, the first ones of the shuffled split
-    few_shot: bool = True  # the task's examples stand before a question
-    samples: Count = 1  # answers to a question, of which that of most counts
+    few_shot: bool = True  # few-shot examples of the task before a question
+    samples: Count = 1  # answers to a question, of which the most frequent counts
     temperature: NonNegative = 0.0  # of the text; 0 takes the likeliest tokens
-    batch_size: Count = 8  # questions answered at once, `samples` rows each
+    batch_size: Count = 8  # questions answered in one batch, `samples` rows each
     every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
     # questions that are longer than the model can read: error, or skip (left out and counted)

@@ -43,7 +43,7 @@ class ChainEval:
     gsm8k: str = field(default_factory=lambda: suite.data_folder("gsm8k"))  # a folder; empty: leave out
     commonsense_qa: str = ""  # the paper has votes for GSM8K only
     items: Count = 128  # of each, the first ones of the shuffled split
-    batch_size: Count = 2  # questions answered at once, `votes` rows each
+    batch_size: Count = 2  # questions answered in one batch, `votes` rows each
     every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
     votes: Count = 8  # rationales of a question
@@ -244,7 +244,7 @@ class Chain:
             if self._length(problem, tokenizer) > room:
                 raise ValueError(
                     f"{self.name}: question {problem.id} has {len(ids)} tokens, eval.max_tokens = "
-                    f"{cfg.max_tokens} and eval.answer_tokens = {cfg.answer_tokens} are more than fit behind it: the "
+                    f"{cfg.max_tokens} and eval.answer_tokens = {cfg.answer_tokens} are more than fit after it: the "
                     f"model was built for {room}; lower them, or use a model with a longer context"
                 )
         # The same keys in every way: the noise after a token is common to the answers that are compared.

@@ -60,7 +60,7 @@ class Journal:
                     raise ValueError(f"{line.where}: a row is {row!r}, expected an object; {files.WAY_OUT}")
                 files.check(row, line.where, KIND, item=str, thoughts=str, draw=int)
             if line.record["batch"] in self.batches:
-                raise ValueError(f"{line.where}: batch {line.record['batch']} stands there twice; {files.WAY_OUT}")
+                raise ValueError(f"{line.where}: batch {line.record['batch']} is there twice; {files.WAY_OUT}")
             self.batches[line.record["batch"]] = line.record["rows"]
         os.truncate(self._open, sum(len(line.raw) for line in whole))
 

@@ -111,7 +111,7 @@ def _check_same_questions(task: str, first: Sequence[ItemRow], second: Sequence[
     if other is not None:
         raise ValueError(
             f"{task}: item {other['item']} is {asked[other['item']]!r} in one evaluation and {other.get('question')!r} "
-            "in the other: were they asked from different files?"
+            "in the other: were they read from different files?"
         )
 
 

@@ -72,8 +72,8 @@ class PerplexityEval:
             )
         if not 1 <= self.overlap < self.length:
             raise ValueError(
-                f"eval.overlap = {self.overlap}: from 1 to eval.length - 1 = {self.length - 1} is wanted, for a window "
-                "has to score something, and behind something"
+                f"eval.overlap = {self.overlap}: expected 1 to eval.length - 1 = {self.length - 1}, because a window "
+                "has to score tokens, and after some context"
             )
 
     def measures(self, tokenizer: Tokenizer) -> list["Likelihood"]:

@@ -14,7 +14,7 @@ def check_replaced(
     or hold less of it: nothing is to be written then.
     """
     if not new:
-        raise ValueError(f"{where}: nothing was found to write there; it is left as it is")
+        raise ValueError(f"{where}: there is nothing to write; it is left unchanged")
     if not old:
         return
     lost = [
@@ -27,7 +27,7 @@ def check_replaced(
             "somewhere else"
         )
     if not replace:
-        raise ValueError(f"{where} holds {len(old)} entries already, and is left as it is: {request} replaces them")
+        raise ValueError(f"{where} holds {len(old)} entries already, and is left unchanged: {request} replaces them")
 
 
 def _named(key: Hashable) -> str:

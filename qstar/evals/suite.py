@@ -50,7 +50,7 @@ class CupsEval:
     """Held-out problems of the cups task; the answer's probability is renormalised over the five places."""
 
     items: Count = 500  # questions
-    batch_size: Count = 100  # questions asked at once
+    batch_size: Count = 100  # questions answered in one batch
     every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # ways of answering: none, greedy (likeliest thoughts), sampled
     draws: Count = 1  # sampled thoughts for each item, whose results are averaged
@@ -180,7 +180,7 @@ def cups_item(problem: Problem, tokenizer: Tokenizer) -> Item:
     places = tuple(sorted({by_place[-1] for by_place in written}))
     if len(places) != len(written) or any(tuple(by_place[:-1]) != ids[:-1] for by_place in written):
         raise ValueError(
-            f"this tokenizer does not write each place behind {problem.question!r} as one token of its own (it gives "
+            f"this tokenizer does not write each place after {problem.question!r} as one token of its own (it gives "
             f"{written}): the cups task needs one that does, such as that of model=tiny"
         )
     last = len(ids) - 2
@@ -272,7 +272,7 @@ class Evaluator:
                 raise ValueError(
                     f"{task.name}: {len(longer)} of {len(lengths)} questions need more than the {limit} tokens that "
                     f"the model was built for: {named}{', ...' if len(longer) > 5 else ''}; shorten them, let less be "
-                    "written behind them, use a model with a longer context, or leave them out with eval.overlong=skip"
+                    "written after them, use a model with a longer context, or leave them out with eval.overlong=skip"
                 )
             if longer:
                 left[task.name] = [task.items[i].id for i in longer]
@@ -344,7 +344,7 @@ class Evaluator:
     def _identity(self, task: Measure, weights: str, key: Key) -> JsonObject:
         asked = {"class": type(self.cfg).__name__, **dataclasses.asdict(self.cfg)}
         del asked["every"]  # of training
-        asked.pop("overlong", None)  # which questions were asked is told by themselves
+        asked.pop("overlong", None)  # which questions were asked follows from the items themselves
         return {
             "task": task.name,
             "eval": asked,

@@ -35,8 +35,8 @@ class Adaptive(QuietStar):
 
     headline: ClassVar[tuple[str, ...]] = ("nll", "nll_mixed", "reward", "gate_open")
 
-    threshold: Real = 0.0  # gain in log-likelihood of the judged tokens, nats, from which a thought counts as paying
-    gate_at: Share = 0.5  # think where the gate's probability that it pays is at least this
+    threshold: Real = 0.0  # gain in log-likelihood of the judged tokens, in nats, above which a thought pays off
+    gate_at: Share = 0.5  # think where the gate's probability that it pays off is at least this
 
     @property
     def thinking(self) -> Thinking:

@@ -34,9 +34,9 @@ class DPO(PlainLM):
 
     headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin")
 
-    beta: Positive = 0.1  # strength of the hold to the reference
+    beta: Positive = 0.1  # strength of the pull towards the reference
     loss_type: Annotated[str, OneOf(LOSSES)] = "sigmoid"  # sigmoid, hinge, or ipo (on log-probs a token)
-    label_smoothing: Annotated[float, Range(0, 0.5)] = 0.0  # probability that a pair is the wrong way round (sigmoid)
+    label_smoothing: Annotated[float, Range(0, 0.5)] = 0.0  # probability that a pair is swapped (sigmoid)
     nll_weight: NonNegative = 0.0  # of the negative log-likelihood a token of the chosen completion; IRPO: 1
 
     def __post_init__(self):

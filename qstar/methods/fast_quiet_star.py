@@ -43,7 +43,7 @@ class FastQuietStar(PlainLM):
     headline: ClassVar[tuple[str, ...]] = ("nll", "nll_teacher", "reward")
 
     teacher: str = ""  # a run directory of a method that thinks
-    student: Annotated[str, OneOf(STUDENTS)] = "paper"  # whose token is reinforced: the true one, or a draw (released)
+    student: Annotated[str, OneOf(STUDENTS)] = "paper"  # the reinforced token: the true one, or a draw (released)
     clamp: bool = True  # only tokens that the student knows better than the teacher are reinforced
     reinforce_temperature: Positive = 1.0  # divides the logits of the reinforced log-probs; released: 3
 

@@ -42,7 +42,7 @@ class OnPolicy(PlainLM):
     told: ClassVar[tuple[str, ...]] = ("entropy", "sampled_tokens", "dead")  # what the progress of training shows
     compares_samples: ClassVar[bool] = False  # a question needs two samples or more
 
-    epochs: Count = 1  # times that the rollouts of a step are trained on
+    epochs: Count = 1  # passes over the rollouts of a step
     minibatches: Count = 1  # updates of an epoch, each on an equal part of the rows
     ratio: Annotated[str, OneOf(RATIOS)] = "token"  # of probabilities, for each token or for the whole text
     clip_low: NonNegative = 0.2  # the ratio counts from 1 - clip_low; 0: from 0
@@ -169,7 +169,7 @@ class PolicyGradient(OnPolicy):
         if self.scale != "none" and self.baseline not in ("group", "leave_one_out"):
             raise ValueError(
                 f"method.scale = {self.scale!r} is that of a question's samples, and method.baseline = "
-                f"{self.baseline!r} holds none of them against another: give method.baseline=group or method.scale=none"
+                f"{self.baseline!r} compares none of them with another: give method.baseline=group or method.scale=none"
             )
 
         if self.scale != "none" and self.to_go:

@@ -142,7 +142,7 @@ class Compares(Protocol):
 class Credits(Protocol):
     """A method that trains on rollouts: it says what they earned, then updates the weights on parts of them."""
 
-    epochs: int  # times that the rollouts of a step are trained on
+    epochs: int  # passes over the rollouts of a step
     minibatches: int  # updates of an epoch
     compares_samples: bool  # whether a question needs two samples or more
     mismatch_limit: float  # nats a token between the log-probs of sampler and trainer, above which training stops

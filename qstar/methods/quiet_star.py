@@ -81,14 +81,14 @@ class QuietStar(LossOfTerms):
     num_thoughts: Count = 2  # R: thoughts at each position
     lookahead: Count = 4  # N: true tokens that judge a thought
     # What is blended. Paper: log-probs, which nothing normalises: with a share outside [0, 1] "probabilities" sum to
-    # more than 1, and a thought is paid for making the true token less likely. Seen on SmolLM2 in 20 steps: a share of
-    # -0.014 and a reward of 0.17 nats, with no better answers. Official: `hidden` states are blended before the output
-    # layer, so the softmax normalises. Train with that, or with mixing=sigmoid, which keeps the share in [0, 1].
+    # more than 1, and a thought is rewarded for making the true token less likely. Seen on SmolLM2 in 20 steps: a share
+    # of -0.014 and a reward of 0.17 nats, with no better answers. Official: `hidden` states are blended before the
+    # output layer, so the softmax normalises. Train with that, or with mixing=sigmoid, which keeps the share in [0, 1].
     mix: Annotated[str, OneOf(MIXES)] = "logprobs"
     # the head's output is the weight w as it is, its `sigmoid`, or there is `none` and w = 1
     mixing: Annotated[str, OneOf(MIXINGS)] = "raw"
     # Which prediction w multiplies; the other gets 1 - w. Algorithm 1 and preset quiet_star: `base`. Official, and runs
-    # from before there was a choice: `thought`. From one start both are one method, the head's sign turned round.
+    # from before there was a choice: `thought`. From the same start both are the same method, the head's sign flipped.
     mixing_side: Annotated[str, OneOf(SIDES)] = "thought"
     # Share of the thought before the first step. None: where a head that outputs zero puts it, 0 for `raw` on the
     # thought's side, 1 for `raw` on the base's side (predictions after thoughts only), 1/2 for `sigmoid`.
@@ -108,7 +108,7 @@ class QuietStar(LossOfTerms):
     # which positions count: `official` reproduces the released code's windows and means
     positions: Annotated[str, OneOf(POSITIONS)] = "counted"
     fill: Annotated[str, OneOf(FILLS)] = "sampled"  # what fills a thought: see thoughts/fill.py
-    think_fraction: PositiveShare = 1.0  # share of positions that think, drawn anew each step
+    think_fraction: PositiveShare = 1.0  # share of positions that think, drawn again in each step
     # what start, end and pause begin as: `token`, `random` or `mean`, see from_lm
     delimiter_init: Annotated[str, OneOf(INITS)] = "token"
     delimiter: str = "---"  # the token of delimiter_init=token
@@ -123,7 +123,7 @@ class QuietStar(LossOfTerms):
         settings.check(self, "method")
         thinker_model.check_start(self.mixing, self.mixing_start)
         if self.positions == "official" and self.think_fraction < 1:
-            raise ValueError("method.positions=official counts all positions: it wants method.think_fraction=1")
+            raise ValueError("method.positions=official counts all positions: expected method.think_fraction=1")
         if self.num_thoughts == 1 and self.baseline != "base" and self.reinforces:
             raise ValueError(
                 f"method.num_thoughts = 1 with method.baseline = {self.baseline!r} gives every thought an advantage "
@@ -132,7 +132,7 @@ class QuietStar(LossOfTerms):
         if self.importance_weights and not (self.reinforces and self.temperature > 0):
             raise ValueError(
                 f"method.importance_weights with method.temperature = {self.temperature}, method.fill = {self.fill!r}, "
-                f"method.beta = {self.beta}: they weigh sampled thoughts in REINFORCE; set a temperature above 0, "
+                f"method.beta = {self.beta}: they weight sampled thoughts in REINFORCE; set a temperature above 0, "
                 "fill=sampled and a positive beta, or leave them out"
             )
 

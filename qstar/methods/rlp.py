@@ -1,4 +1,4 @@
-"""RLP: a thought before one next token is paid by what it tells about that token.
+"""RLP: a thought before one next token is rewarded by what it tells about that token.
 
 The reward of a thought c_i is an information gain, log p(x | context, c_i) - log p_ref(x | context), against the same
 model without a thought, some steps ago: the reference is a moving average of the weights. Only the policy learns: the

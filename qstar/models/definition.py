@@ -104,7 +104,7 @@ def differences(expected: dict[str, tuple[int, ...]], actual: dict[str, tuple[in
     problems = [f"missing {name} {expected[name]}" for name in expected if name not in actual]
     problems += [f"unexpected {name} {actual[name]}" for name in actual if name not in expected]
     problems += [
-        f"{name} is {actual[name]}, wanted {expected[name]}"
+        f"{name} is {actual[name]}, expected {expected[name]}"
         for name in expected
         if name in actual and actual[name] != expected[name]
     ]

@@ -72,7 +72,7 @@ class LMConfig:
     local_rope_theta: Positive | None = None  # of the layers with a window, unscaled; None: as the others
     qkv_bias: bool = False
     qk_norm: bool = False  # norms over every head of queries and keys, before they are rotated
-    post_norms: bool = False  # norms behind each sub-layer too, before it is added
+    post_norms: bool = False  # norms after each sub-layer too, before it is added
     norm_offset: Real = 0.0  # norms multiply by offset + weight
     activation: Annotated[str, OneOf(ACTIVATIONS)] = "silu"  # of the gate: silu or gelu_tanh
     embed_scale: Positive = 1.0  # multiplies embeddings on their way in, not the tied output layer
@@ -87,10 +87,10 @@ class LMConfig:
         if self.heads % self.kv_heads:
             raise ValueError(f"model.heads = {self.heads} is not a multiple of model.kv_heads = {self.kv_heads}")
         if self.head_size % 2:
-            raise ValueError(f"model.head_size = {self.head_size}: rotary embeddings want an even size")
+            raise ValueError(f"model.head_size = {self.head_size}: rotary embeddings need an even size")
         if self.attention == "cudnn" and self.dtype != "bfloat16":
             raise ValueError(
-                f"model.attention = 'cudnn' with model.dtype = {self.dtype!r}: its kernel wants model.dtype=bfloat16"
+                f"model.attention = 'cudnn' with model.dtype = {self.dtype!r}: its kernel needs model.dtype=bfloat16"
             )
         self._check_window()
 

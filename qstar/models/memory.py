@@ -19,7 +19,7 @@ OF_WIDTH, OF_FF, OF_SCORES = 13, 6, 3  # in the backward pass of one layer, per 
 OF_SLICE = 3  # logits, their softmax, their gradient
 OF_CACHE = 2.2  # of the thoughts' own keys and values: what a pass over the layers reads, and what it writes
 # Kept of every layer, per column, where nothing of it is recomputed: arrays of the width, of the feed-forward width and
-# of scores. Layers that are written out want fewer, for theirs are not copied into stacks.
+# of scores. Layers that are written out need fewer, because theirs are not copied into stacks.
 KEPT, KEPT_UNROLLED = (12, 5, 3), (8, 4, 2)
 
 

@@ -27,11 +27,11 @@ class Pretrained:
     """A language model to start from.
 
     Of a run, what its method added to the language model (start, end and pause embeddings, mixing head, gate) is gone
-    on from as well, where the new method has such a part; `extras=false` starts these anew.
+    on from as well, where the new method has such a part; `extras=false` starts these fresh.
     """
 
     source: str  # bundled:NAME, DIRECTORY, FILE.gguf, FILE.bin, hub:ORG/NAME, or a run: see qstar-prepare --help
-    extras: bool = True  # of a run, go on from what its method added to the language model
+    extras: bool = True  # of a run, continue from what its method added to the language model
     # begin-of-text token before every text; auto: the tokenizer's own setting
     begin: Annotated[str, OneOf(SWITCHES)] = "auto"
     # every prompt is a message in the chat template; auto: as a run was trained, else false

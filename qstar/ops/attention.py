@@ -62,7 +62,7 @@ def causal(
     if kernel != "einsum":
         if kernel == "cudnn" and jax.default_backend() != "gpu":
             raise ValueError(
-                f"model.attention = 'cudnn' on {jax.default_backend()}: it wants an NVIDIA GPU; leave it out here"
+                f"model.attention = 'cudnn' on {jax.default_backend()}: it needs an NVIDIA GPU; leave it out here"
             )
         scale = (scalar or width) ** -0.5
         return jax.nn.dot_product_attention(query, key, value, mask=mask[:, None], scale=scale, implementation=kernel)

@@ -35,7 +35,7 @@ class Scaling:
         if any(given) and not all(given):
             raise ValueError("model.rope_scaling: low, high and original_len come together (llama3), or not at all")
         if all(given) and self.low >= self.high:
-            raise ValueError(f"model.rope_scaling: low = {self.low}, high = {self.high}: 0 < low < high is wanted")
+            raise ValueError(f"model.rope_scaling: low = {self.low}, high = {self.high}: expected 0 < low < high")
 
 
 def frequencies(size: int, theta: float, scaling: Scaling | None, dtype: jnp.dtype) -> np.ndarray:

@@ -27,10 +27,10 @@ def padded(rows: Sequence[Sequence[int]], width: int) -> Batch:
 def check(rows: Sequence[Sequence[int]], vocab: int, max_len: int, more: int = 0) -> None:
     """Raise ValueError for texts that a model of this vocabulary and length cannot read and continue by `more`."""
     if not rows:
-        raise ValueError("no text: at least one is wanted")
+        raise ValueError("no text: expected at least one")
     for number, row in enumerate(rows):
         if not row:
-            raise ValueError(f"text {number} has no tokens: at least one is wanted")
+            raise ValueError(f"text {number} has no tokens: expected at least one")
         if len(row) + more > max_len:
             needed = f"{len(row)} tokens" + (f" and {more} to write" if more else "")
             raise ValueError(f"text {number} has {needed}, the model was built for {max_len}: shorten it")

@@ -12,7 +12,7 @@ from qstar.settings import Count, NonNegative
 
 @dataclass(frozen=True)
 class ExpertIteration(Recipe):
-    """Expert iteration: right samples of all iterations so far, going on from the weights before."""
+    """Expert iteration: right samples of all iterations so far, training on from the weights before."""
 
     iterations: Count = 4
     samples: Count = 4

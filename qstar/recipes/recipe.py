@@ -43,7 +43,7 @@ class Plan:
 
     questions: Sequence[int]  # places among the training questions
     samples: int  # of each question; 0: nothing is sampled
-    hint: str  # who is asked again with the answer shown: never, failures, missing (nothing right stored)
+    hint: str  # questions sampled again with the answer shown: never, failures, missing (nothing right stored)
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Training:
     steps: int
     go_on: bool = False  # from the weights of the iteration before, or else from the base
     carry_moments: bool = False  # of the optimiser, from the iteration before
-    schedule_steps: int = 0  # that one schedule spans, over all iterations; 0: the schedule begins anew
+    schedule_steps: int = 0  # that one schedule spans, over all iterations; 0: the schedule restarts
     steps_before: int = 0  # of that schedule
     prompts_count: bool = False  # the loss is on prompts as well
 
@@ -94,13 +94,13 @@ class Recipe:
     baseline: bool = False  # the share of right samples is subtracted: wrong ones push away
     control_variate: bool = False  # subtract the newest sample, times the share of right ones of the other questions
     learn_hinted: Share = 0.0  # share of the training set that is also trained on after its hint
-    verifier: bool = False  # in the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
+    verifier: bool = False  # at the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
 
     # --- train: from which weights, for how long, on which loss
 
     restart: bool = True  # every iteration trains from the base, or else from the one before
     optimizer: Optimizer = "fresh"  # moments: fresh, or carried on from the iteration before
-    # of the learning rate, warm-up included: anew in every iteration, or one for the run
+    # of the learning rate, warm-up included: restarted in every iteration, or one for the run
     schedule: Schedule = "iteration"
     steps: Count = 40  # of the first iteration
     growth: Growth = 1.2  # of the steps, from one iteration to the next
@@ -135,13 +135,13 @@ class Recipe:
         if self.keep == "all" and self.baseline:
             raise ValueError("improve.keep=all ignores the grades, improve.baseline=true weighs by them: choose one")
         if self.memory == "newest" and (self.keep == "all" or self.baseline):
-            raise ValueError("improve.memory=newest keeps the right ones only: it goes with keep=right, baseline=false")
+            raise ValueError("improve.memory=newest keeps the right ones only: it needs keep=right, baseline=false")
         if self.control_variate and self.memory != "newest":
             raise ValueError("improve.control_variate belongs to the chain of improve.memory=newest (TRICE)")
         if self.optimizer == "carried" and self.restart:
             raise ValueError(
-                "improve.optimizer=carried goes on with moments that belong to the weights of the iteration before: it "
-                "needs improve.restart=false"
+                "improve.optimizer=carried continues with moments that belong to the weights of the iteration before: "
+                "it needs improve.restart=false"
             )
         if self.mean_over == "questions" and self.memory != "newest":
             raise ValueError(

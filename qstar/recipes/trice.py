@@ -39,7 +39,7 @@ class TRICE(Recipe):
     problems: Whole = 256
     temperature: NonNegative = 1.0
     few_shot: bool = False
-    hint: Hint = "missing"  # only where a chain has not begun
+    hint: Hint = "missing"  # only where a question has no chain yet
     memory: Memory = "newest"
     control_variate: bool = True
     mean_over: MeanOver = "questions"

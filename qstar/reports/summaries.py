@@ -159,7 +159,7 @@ def _trainings(lines: Sequence[dict]) -> str:
     moments = {"carried": "carried on from the iteration before", "fresh": "fresh in every iteration"}
     first, end, whole = last["schedule_steps"]
     where = f"steps {first} to {end} of {whole} in iteration {last['iteration']}"
-    schedule = {"run": f"one schedule for all iterations, {where}", "iteration": "begun anew in every iteration"}
+    schedule = {"run": f"one schedule for all iterations, {where}", "iteration": "restarted in every iteration"}
     return f"Optimizer: {moments[last['optimizer']]}. Learning rate: {schedule[last['schedule']]}.\n"
 
 

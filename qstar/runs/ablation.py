@@ -104,7 +104,7 @@ def _arm(said: list | dict, where: str) -> Arm:
     parts = {"train": said} if isinstance(said, list) else said
     wrong = parts.keys() - {"train", "test"}
     if wrong:
-        raise ValueError(f"{where}: {sorted(wrong)}: a list of overrides, or train and test, is wanted")
+        raise ValueError(f"{where}: {sorted(wrong)}: expected a list of overrides, or train and test")
     return Arm(*(tuple(parts.get(name, ())) for name in ("train", "test")))
 
 

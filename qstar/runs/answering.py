@@ -308,7 +308,7 @@ def _asked(
     parts = batches(cfg, sampler, problems)
     right: dict[str, list[bool]] = {}
     rows: list[dict] = []
-    with console.counting(f"iteration {iteration}: asking") as progress:
+    with console.counting(f"iteration {iteration}: evaluating") as progress:
         for number, batch in enumerate(parts):
             shots = [cfg.task.shots(problem, rng) if few_shot else () for problem in batch]
             # Greedy decoding uses no randomness: any key will do.

@@ -278,7 +278,7 @@ def _check(cfg: ImproveConfig, recipe: Recipe, base: Policy, problems: Sequence[
     shortest = min(recipe.train(number).steps for number in numbers)
     if not recipe.train(1).schedule_steps and cfg.optim.warmup_steps > shortest:
         raise ValueError(
-            f"optim.warmup_steps = {cfg.optim.warmup_steps}, but the schedule begins anew in every iteration, the "
+            f"optim.warmup_steps = {cfg.optim.warmup_steps}, but the schedule restarts in every iteration, the "
             f"shortest has {shortest} steps, and the learning rate would never be reached: shorten the warm-up, or "
             "give improve.schedule=run, one schedule for all iterations"
         )
@@ -299,6 +299,6 @@ def _advice(cfg: ImproveConfig, iteration: int, line: dict, directory: Path) -> 
         f"iteration {iteration}: none of {line['sampled']} samples (and {line['hinted']} with a hint) of "
         f"{line['problems']} problems of {cfg.task.name} {lacking}, so there is nothing to train on. "
         "Self-training needs a start above chance: show examples (improve.few_shot=true), draw more samples "
-        "(improve.samples=8 improve.temperature=0.7), begin with easier problems, or train on a few rationales "
+        "(improve.samples=8 improve.temperature=0.7), start with easier problems, or train on a few rationales "
         f"first ({sft} data.path=FILE). All samples are in {directory / rationales.FOLDER}"
     )

@@ -147,7 +147,7 @@ def train_again(directory: Path, iteration: int) -> None:
     """Train again for the weights after an iteration, where its checkpoint was put aside."""
     folder = trained(directory, iteration)
     if folder is not None and not stored.saved_steps(folder):
-        console.say(f"{folder} has no checkpoint: it is trained again on the examples of then")
+        console.say(f"{folder} has no checkpoint: it is trained again on the examples stored then")
         train.run(configs.load(folder / "config.yaml"), folder)
 
 

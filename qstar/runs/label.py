@@ -101,7 +101,7 @@ def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: S
     if not records:
         raise ValueError(
             f"no solution has labels: {sum(cost['skipped'] for cost in costs)} of {cfg.task.name} have no steps that "
-            "can be told apart, or two labellers agree on none"
+            "can be told apart, or the two labellers agree on none"
         )
     files.write_records(directory / LABELS, records)
     files.write_records(directory / TRL, [row for row in map(step_formats.trl, records) if row is not None])

@@ -333,7 +333,7 @@ def carried_on(loaded: Policy, method: Method) -> Params:
                 raise ValueError(
                     f"model.source = {loaded.name}: its {part} was trained with method.{name} = "
                     f"{getattr(old, name)!r}, this run has {getattr(new, name)!r}: give method.{name} the value of "
-                    "then, or start the parts that its method added anew with model.extras=false"
+                    "then, or start the parts that its method added fresh with model.extras=false"
                 )
     return kept
 

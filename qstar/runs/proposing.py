@@ -145,7 +145,7 @@ def check_delimiters(tokenizer: Tokenizer, delimiters: Sequence[str], texts: Seq
                     token = next(i for i in range(len(ids)) if ends[i + 1] > at + len(delimiter))
                     raise ValueError(
                         f"delimiters: {delimiter!r} ends within the token {text[ends[token] : ends[token + 1]]!r} of "
-                        "this tokenizer, so that no step can end with it; give another one with delimiters=[TEXT], or "
+                        "this tokenizer, so no step can end with it; give another one with delimiters=[TEXT], or "
                         "a strategy that samples whole solutions, such as search=best_of_n"
                     )
                 at = text.find(delimiter, at + 1)

@@ -86,7 +86,7 @@ class Record:
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Ask the questions; returns the answers as metrics."""
-        with console.phase(f"asking questions at step {step}"), processes.whole(weights(state)) as params:
+        with console.phase(f"evaluating at step {step}"), processes.whole(weights(state)) as params:
             rows = self._evaluator(params, jax.random.key(self._seed))
         self.evaluated[step] = rows
         _append(self._evals, [{"step": step, **suite.as_dict(row)} for row in rows])

@@ -106,7 +106,7 @@ def lines(cfg: SolveConfig, rows: Sequence[dict], batches: Sequence[dict]) -> li
     """
     about, stored = {batch["batch"]: batch for batch in batches}, trees(rows)
     if not stored:
-        raise ValueError("no candidates are stored yet: go on with the search")
+        raise ValueError("no candidates are stored yet: resume the search")
     most = {number: about[number]["most_tokens"] for number in stored}
     whole = _line(cfg, stored, most, cfg.search, cfg.max_tokens, "all")
     seconds = sum(about[number]["seconds"] for number in stored)

@@ -152,8 +152,8 @@ def _delimiters(cfg: SolveConfig) -> tuple[str, ...]:
     delimiters = cfg.delimiters or cfg.task.delimiters
     if not delimiters:
         raise ValueError(
-            f"{cfg.task.name} has no steps, and search={type(cfg.search).__name__} goes step by step: give the texts "
-            "that end one with delimiters=[TEXT], or choose search=best_of_n or search=majority"
+            f"{cfg.task.name} has no steps, and search={type(cfg.search).__name__} searches step by step: give the "
+            "texts that end a step with delimiters=[TEXT], or choose search=best_of_n or search=majority"
         )
     return tuple(delimiters)
 
@@ -168,7 +168,7 @@ def _check_oracle(cfg: SolveConfig, problems: Sequence[Problem]) -> None:
     guides = cfg.search.guided and cfg.search.stepwise and cfg.scorer[0] == ORACLE
     if guides and cfg.task.truth(problems[0], ()) is None:
         raise ValueError(
-            f"scorer=oracle: {cfg.task.name} does not know which beginnings of a solution are right, so its gold "
+            f"scorer=oracle: {cfg.task.name} does not know which prefixes of a solution are right, so its gold "
             "answers can score whole solutions only: choose search=best_of_n for the ceiling"
         )
 
@@ -185,7 +185,7 @@ def _check_scorers(
         if scorer is not None and max(sizes) > scorer.policy.lm.max_len:
             raise ValueError(
                 f"scorer {name} reads {scorer.policy.lm.max_len} tokens, a question with its solution may have "
-                f"{max(sizes)}: take a reward model of longer texts, or lower task.max_new_tokens"
+                f"{max(sizes)}: use a reward model with a longer context, or lower task.max_new_tokens"
             )
 
 

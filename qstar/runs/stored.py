@@ -93,7 +93,7 @@ def frozen_weights(directory: Path, definition: Definition, lm_params: Callable[
     if _checksum(frozen) != kept["crc32"]:
         raise ValueError(
             f"{directory} was trained on a frozen model of which it kept no copy (lora.keep_base=false), and "
-            "model.source has other weights now: put those of then back"
+            "model.source has other weights now: put the earlier ones back"
         )
     return frozen
 

@@ -213,7 +213,7 @@ def _check_directory(arm: Arm, loaded: Policy, whole: Path) -> None:
         way = ""
         if values:
             how = advice.command("qstar-train", advice.override("resume", whole), *values)
-            way = f", or go on with that run, changed, by resume=, as in\n{how}"
+            way = f", or resume that run with the changed values, as in\n{how}"
         raise ValueError(
             f"{directory} holds a run of another configuration:\n  "
             + "\n  ".join(changes)
@@ -230,7 +230,7 @@ def _check_same_model(file: Path, loaded: Policy) -> None:
     if changes:
         raise ValueError(
             f"{file} describes another model than {loaded.name} is now:\n  " + "\n  ".join(changes) + "\n"
-            "go on with the model that the run began with, or start a new run"
+            "resume with the model that the run began with, or start a new run"
         )
 
 
@@ -327,7 +327,7 @@ def _begin(arm: Arm, loaded: Policy, checkpoints: Checkpoints, record: Record) -
     with console.phase(f"reading the checkpoint of step {step}"):
         state = checkpoints.restore(program.abstract_state(cfg.seed), arm.source)
         state = program.with_frozen(state, _frozen(arm, loaded))
-    console.console().print(f"going on from step {step} of {arm.directory}")
+    console.console().print(f"resuming from step {step} of {arm.directory}")
     record.rewind(step)
     return state
 
@@ -377,7 +377,7 @@ def _helped(arm: Arm, loaded: Policy) -> list[read.Helpful]:
     with Checkpoints(arm.directory / "checkpoints", arm.cfg.save_every, arm.cfg.keep) as checkpoints:
         params = join(checkpoints.load_params(), _frozen(arm, loaded))
     places = join(arm.program.places.params, arm.program.places.frozen)
-    looking = console.phase("looking for the thoughts that helped most")
+    looking = console.phase("searching for the thoughts that helped most")
     with looking, jax.set_mesh(arm.program.mesh), processes.whole(params) as here:
         if jax.process_count() == 1:
             here = jax.device_put(here, places)

@@ -44,7 +44,7 @@ class MCTS(Strategy):
     """
 
     n: Count = 16  # simulations
-    k: Count = 8  # steps that are proposed at a node
+    k: Count = 8  # steps proposed at a node
     depth: Count = 16  # steps of a solution at most
     rule: Annotated[str, OneOf(RULES)] = "uct"  # by which a child is selected
     c: NonNegative = 2.0  # of UCT

@@ -64,7 +64,7 @@ def valid_tokens(tokenizer: Tokenizer, answers: Sequence[str]) -> tuple[int, ...
     ids = {token for ending in endings for token in ending}
     if len({ending[-1] for ending in endings}) != 1 or len(ids) != len(answers) + 1:
         raise ValueError(
-            f"this tokenizer does not write each of {', '.join(answers)} and the newline behind 'A:' as one token of "
+            f"this tokenizer does not write each of {', '.join(answers)} and the newline after 'A:' as one token of "
             f"its own (it ends them with the ids {endings}); the probability score needs a tokenizer that does"
         )
     return tuple(sorted(ids))

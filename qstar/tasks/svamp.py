@@ -123,7 +123,7 @@ def families(bodies: tuple[str, ...]) -> list[int]:
 def _rows(path: Path) -> Iterator[tuple[str, Problem, str]]:
     records = files.parsed(files.text(path), str(path))
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{path}: a list of problems is wanted, [{{...}}, ...]")
+        raise ValueError(f"{path}: expected a list of problems, [{{...}}, ...]")
     for number, record in enumerate(records, 1):
         where = f"{path}, problem {number}"
         body = lines.member(record, "Body", where).strip()

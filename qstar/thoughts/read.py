@@ -126,7 +126,7 @@ class Reading:
 
     first: int
     steps: tuple[Step, ...]
-    given: int  # tokens of the text that were given; those behind them the model wrote
+    given: int  # tokens of the text that were given; the model wrote those after them
 
     @property
     def tokens(self) -> tuple[int, ...]:

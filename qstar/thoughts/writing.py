@@ -95,8 +95,8 @@ def generate(
         raise ValueError(f"{type(method).__name__} does not think: generate with think=False")
     if max_new_tokens < 1 or samples < 1 or not 0 <= temperature < math.inf:
         raise ValueError(
-            f"max_new_tokens = {max_new_tokens}, samples = {samples}, temperature = {temperature}: at least 1, at "
-            "least 1 and at least 0 are wanted"
+            f"max_new_tokens = {max_new_tokens}, samples = {samples}, temperature = {temperature}: expected "
+            "at least 1, at least 1 and at least 0"
         )
     model = definition.abstract_model
     cfg = model.lm.cfg

@@ -180,7 +180,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         if every < 1 or keep < 1:
-            raise ValueError(f"checkpoints: every = {every}, keep = {keep}: positive integers are wanted")
+            raise ValueError(f"checkpoints: every = {every}, keep = {keep}: expected positive integers")
         check_path(directory)
         self.every = every
         self._directory = Path(directory).absolute()
@@ -336,7 +336,7 @@ class Checkpoints:
         before = [known.step for known in self._saver.checkpoints if known.step < step]
         whole = next((number for number in reversed(before) if not damage(self._directory / str(number))), None)
         aside = [number for number in (*before, step) if whole is None or number > whole]
-        then = "begins anew" if whole is None else f"goes on from step {whole}"
+        then = "starts again" if whole is None else f"continues from step {whole}"
         return Damaged(
             self._directory / str(step),
             fault,
@@ -378,7 +378,7 @@ class Checkpoints:
                 raise FileNotFoundError(
                     errno.ENOENT,
                     f"cannot write a checkpoint: {self._directory} is not there; was it deleted or moved while the run "
-                    "was going on?",
+                    "was running?",
                 ) from error
             number = _refusal(error)
             if number is None:
@@ -446,7 +446,7 @@ def _position(path: Path) -> Position:
     if any(position != positions[0] for position in positions):
         raise ValueError(
             f"{path} was saved by {len(positions)} processes that stood at different places of the data, this run has "
-            f"{jax.process_count()}; go on with {len(positions)} processes"
+            f"{jax.process_count()}; resume with {len(positions)} processes"
         )
     return positions[0]
 

@@ -44,7 +44,7 @@ class Hook:
 
     def __post_init__(self):
         if self.every < 1:
-            raise ValueError(f"hook every {self.every} steps: a positive number is wanted")
+            raise ValueError(f"hook every {self.every} steps: expected a positive number")
 
 
 class Interrupted(Exception):  # noqa: N818 (it is no error)
@@ -64,7 +64,7 @@ class BeyondLimit(ValueError):  # noqa: N818 (its base says so)
         super().__init__(
             f"step {step}: {name} is {value:.3g}, above its limit of {limit:g}. Where it is the distance between the "
             "log-probs of sampler and trainer, they no longer compute the same model: train with model.dtype=float32, "
-            f"give method.truncation=2, or method.{name}_limit={2 * value:.2g} to go on all the same"
+            f"give method.truncation=2, or method.{name}_limit={2 * value:.2g} to train on regardless"
         )
 
 

@@ -43,12 +43,12 @@ class OptimConfig:
     # The next three are for a run that is part of a longer one.
     schedule_steps: Whole = 0  # steps that the schedule spans; 0: those of the run
     steps_before: Whole = 0  # steps of the schedule that were taken before this run
-    moments_of: str = ""  # run directory whose moments are gone on with; empty: fresh ones
+    moments_of: str = ""  # run directory whose moments training continues with; empty: fresh ones
     ema: Decay = 0.0  # decay of the exponential moving average of the weights; 0 keeps none
     # Type that weights and moments are held in. `bfloat16` is what the released code does, without a copy in float32:
     # an Adam step of 1e-6 is less than half the distance between neighbours around 0.02 (1.2e-4) and is rounded away.
     # In 100 steps at that rate about 2 % of weights with a standard deviation of 0.02 can change at all, in float32 all
-    # of them: another optimiser, which wants a learning rate of its own. It also halves the state.
+    # of them: another optimiser, which needs a learning rate of its own. It also halves the state.
     weights: Annotated[str, OneOf(WEIGHTS)] = "float32"
 
     def __post_init__(self):

@@ -15,7 +15,7 @@ from qstar.structs import Batch, TrainState
 from qstar.training import machine
 from qstar.training.build import Program
 
-KEPT = 2  # times what a step wants may be held on a CPU (`machine.keep_freed_memory`)
+KEPT = 2  # times what a step needs may be held on a CPU (`machine.keep_freed_memory`)
 SPARE = 0.95  # of the memory that is free, for a suggestion: the formula errs by a few per cent
 SHORTEST = 32  # tokens of a window that is suggested
 
@@ -58,9 +58,9 @@ def check(cfg: Batched, program: Program, state: TrainState, batch: Batch) -> No
         "adapters (lora.rank=8)"
     )  # fmt: skip
     raise ValueError(
-        f"a step of {type(program.method).__name__} wants {_gib(needed)} beside its state of {_gib(held)} over all "
+        f"a step of {type(program.method).__name__} needs {_gib(needed)} besides its state of {_gib(held)} over all "
         f"devices, and {_gib(free)} are free on this {device.platform}. {way_out}. "
-        "(QSTAR_CHECK_MEMORY=0 tries it all the same.)"
+        "(QSTAR_CHECK_MEMORY=0 tries it anyway.)"
     )
 
 

@@ -1,7 +1,7 @@
 """Where the batches of a training come from: text that was prepared, or what the model itself generates.
 
 The batch of step k is a function of the seed, of k and, where the model generates it, of the state after k - 1 steps. A
-checkpoint keeps the state and the position, and a run that was killed goes on to the same bits.
+checkpoint keeps the state and the position, and a run that was killed ends with the same bits.
 """
 
 from collections.abc import Iterator

@@ -127,7 +127,7 @@ def test_words_of_a_character_tokenizer_are_single_tokens_the_longest_first():
 
 @pytest.mark.parametrize("words", [["a"], ["ac"], ["ab", "ab"]])
 def test_words_that_are_none_are_refused(words):
-    with pytest.raises(ValueError, match=r"different ones of at least two characters of 'ab' are wanted"):
+    with pytest.raises(ValueError, match=r"words \["):
         tokenizers.characters("ab", words)
 
 

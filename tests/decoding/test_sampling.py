@@ -145,7 +145,7 @@ def test_log_probs_are_those_of_a_softmax():
         ({"top_p": 0.0}, "sampling.top_p = 0.0"),
         ({"top_p": 1.5}, "sampling.top_p = 1.5"),
         ({"max_new_tokens": 0}, "sampling.max_new_tokens = 0"),
-        ({"stop": "ab"}, r"sampling.stop = 'ab': a list of texts is wanted"),
+        ({"stop": "ab"}, r"sampling.stop = 'ab'"),
         ({"stop": ("a", "")}, r"sampling.stop: \[''\] cannot end a text"),
         ({"stop": ("\ufffd",)}, "cannot end a text"),
     ],

@@ -31,7 +31,7 @@ def test_thinker_from_a_language_model_keeps_it_and_begins_its_delimiters_as_one
 
 def test_a_language_model_of_another_shape_is_refused():
     lm = tiny.lm_of(dataclasses.replace(tiny.LM, ff=24))[1]
-    with pytest.raises(ValueError, match=r"blocks/gate is \(2, 16, 24\), wanted \(2, 16, 20\)"):
+    with pytest.raises(ValueError, match=r"blocks/gate is \(2, 16, 24\), expected \(2, 16, 20\)"):
         thinker.from_lm(ThinkerConfig(tiny.LM, tokens=SEVEN), lm, jax.random.key(0))
 
 

@@ -147,7 +147,7 @@ def test_the_kernel_that_jax_offers_gives_the_same_attention_and_gradients(scala
 
 def test_the_fused_kernel_is_refused_without_its_gpu():
     x = jnp.zeros((1, 2, 1, 2), jnp.bfloat16)
-    with pytest.raises(ValueError, match=r"model.attention = 'cudnn' on cpu: it wants an NVIDIA GPU"):
+    with pytest.raises(ValueError, match=r"model.attention = 'cudnn' on cpu: .* NVIDIA GPU"):
         attention.causal(x, x, x, jnp.ones((1, 2, 2), bool), kernel="cudnn")
 
 

@@ -142,7 +142,7 @@ def test_a_share_of_what_is_learnt_is_the_same_for_the_same_seed_and_another_in_
         ({"iterations": 0}, "improve.iterations = 0: expected a positive integer"),
         ({"learn_hinted": 1.5}, "improve.learn_hinted = 1.5: expected a number from 0 up to 1"),
         ({"learn_hinted": 0.5, "hint": "never"}, "no hint is ever shown"),
-        ({"optimizer": "carried"}, "improve.optimizer=carried goes on with moments"),
+        ({"optimizer": "carried"}, "improve.optimizer=carried .* improve.restart=false"),
         ({"mean_over": "questions"}, "improve.mean_over=questions with improve.memory=iteration"),
         ({"sample_from": "sft", "target": "direct"}, "improve.sample_from=sft: nothing is sampled"),
         ({"schedule": "never"}, "improve.schedule = 'never': choose one of iteration, run"),

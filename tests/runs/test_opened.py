@@ -120,7 +120,7 @@ def test_weights_of_another_shape_than_the_run_says_are_refused(copy):
     file.write_text(file.read_text().replace('"width": 16', '"width": 24'))
     with pytest.raises(
         ValueError,
-        match=r"(?s)the weights of .*copy do not fit this model:.*lm/embedding is \(19, 16\), wanted \(19, 24\)",
+        match=r"(?s)the weights of .*copy do not fit this model:.*lm/embedding is \(19, 16\), expected \(19, 24\)",
     ):
         runs.load_run(copy)
 

@@ -246,7 +246,7 @@ def test_a_finished_run_is_shown_again_without_training_or_asking(finished, monk
         finished.result.before, finished.result.after, finished.result.control,
     )  # fmt: skip
     shown = capsys.readouterr().out
-    assert f"going on from step 5 of {finished.directory}" in shown
+    assert f"resuming from step 5 of {finished.directory}" in shown
     assert shown.count("control: plain LM") == 1
     assert "Thoughts that helped most" in shown
     program, *told = shell.arguments(re.search("Read its thoughts with  (.*)", shown)[1])

@@ -262,7 +262,7 @@ def test_bad_rows_are_refused_with_file_and_line(tmp_path, task, file, rows, mes
     ("contents", "message"),
     [
         ("[{", r"SVAMP.json is not JSON"),
-        ('{"ID": 1}', r"a list of problems is wanted"),
+        ('{"ID": 1}', r"expected a list of problems"),
         ('[{"ID": "1", "Body": "b.", "Question": "q?", "Answer": "two"}]',
          r"SVAMP.json, problem 1: field 'Answer' is a str \('two'\), expected a number"),
         ('[{"ID": "1", "Body": "b.", "Question": "q?", "Answer": NaN}]', r"problem 1: field 'Answer' is nan"),

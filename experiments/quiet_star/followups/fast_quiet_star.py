@@ -42,7 +42,7 @@ def plan(
     for stage, count in zip(stages, steps, strict=True):
         thought, _, ahead = stage.partition("-")
         if not (thought.isdigit() and ahead.isdigit()):
-            raise ValueError(f"--stages {stage}: THOUGHT-AHEAD is wanted, two numbers as in 12-4")
+            raise ValueError(f"--stages {stage}: expected THOUGHT-AHEAD, two numbers as in 12-4")
         directory = out / f"{len(found) + 1}_{stage}" / str(seed)
         changes = [f"method.thought_len={thought}", f"method.lookahead={ahead}", f"steps={count}", *after(found)]
         found.append((directory, configs.composed("train", [*common, *changes, f"run_dir={directory}"])))

@@ -197,7 +197,7 @@ def _check_plain(fields: _Fields) -> None:
     if architecture not in ARCHITECTURES:
         raise ValueError(f"{path}: architecture {architecture!r}; supported are {', '.join(ARCHITECTURES)}")
     if fields.get("general.type", "model") != "model":
-        raise ValueError(f"{path}: general.type is {fields.get('general.type')!r}; a whole model is wanted")
+        raise ValueError(f"{path}: general.type is {fields.get('general.type')!r}; expected a whole model")
     if fields.get("split.count", 0) not in (0, 1):
         raise ValueError(
             f"{path} is one of {fields.get('split.count')} parts (split.count); join them with llama-gguf-split --merge"

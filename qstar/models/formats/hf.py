@@ -52,7 +52,7 @@ def read_config(path: str | Path) -> LMConfig:
     """The config.json of a directory. Raises FileNotFoundError, or ValueError for models outside the families."""
     file = inside(Path(path), "config.json")
     if not file.is_file():
-        raise FileNotFoundError(f"{path} has no config.json: a Hugging Face model directory is wanted")
+        raise FileNotFoundError(f"{path} has no config.json: expected a Hugging Face model directory")
     return families.read(files.json_object(file), str(file))
 
 

@@ -83,9 +83,7 @@ def _shapes(cfg: LMConfig) -> dict[str, tuple[int, ...]]:
 def _check_size(cfg: LMConfig, path: Path) -> None:
     expected, size = HEADER.size + 4 * sum(map(math.prod, _shapes(cfg).values())), path.stat().st_size
     if size != expected:
-        raise ValueError(
-            f"{path} has {size} bytes, its header promises {expected}: it is damaged or another kind of file"
-        )
+        raise ValueError(f"{path} has {size} bytes, its header says {expected}: it is damaged or another kind of file")
 
 
 def _weights(cfg: LMConfig, path: Path) -> Params:
@@ -110,9 +108,7 @@ def _apart(weight: np.ndarray) -> np.ndarray:
 
 def _pieces(path: Path, count: int) -> Pieces:
     if not path.is_file():
-        raise FileNotFoundError(
-            f"no tokenizer at {path}: the tokenizer.bin that belongs to the weights is wanted there"
-        )
+        raise FileNotFoundError(f"no tokenizer at {path}: expected the tokenizer.bin that belongs to the weights there")
     contents, at, pieces = path.read_bytes(), 4, []  # after the length of the longest piece
     try:
         for _ in range(count):
@@ -124,7 +120,7 @@ def _pieces(path: Path, count: int) -> Pieces:
     except (struct.error, ValueError) as error:
         raise ValueError(f"{path} ends or breaks off after {len(pieces)} of {count} pieces ({error})") from error
     if at != len(contents):
-        raise ValueError(f"{path} goes on behind its {count} pieces: it is the tokenizer of another model")
+        raise ValueError(f"{path} goes on after its {count} pieces: it is the tokenizer of another model")
     tokens = tuple(MARKED.get(token, token) for token, _ in pieces)
     return Pieces(tokens, tuple(score for _, score in pieces), _companions(tokens))
 

@@ -133,12 +133,12 @@ def _places(adapters: Params) -> Iterator[tuple[str, str, str, int, tuple[int, i
 def _config(path: Path) -> dict:
     file = inside(path, CONFIG)
     if not file.is_file():
-        raise FileNotFoundError(f"{path} has no {CONFIG}: a directory that peft wrote is wanted")
+        raise FileNotFoundError(f"{path} has no {CONFIG}: expected a directory that peft wrote")
     raw = files.json_object(file)
     missing = [name for name in ("r", "lora_alpha") if name not in raw]
     if raw.get("peft_type") != "LORA" or missing:
         kind = raw.get("peft_type")
-        raise ValueError(f"{file}: peft_type {kind!r}, missing {missing}; an adapter of type LORA is wanted")
+        raise ValueError(f"{file}: peft_type {kind!r}, missing {missing}; expected an adapter of type LORA")
     rank, alpha = raw["r"], raw["lora_alpha"]
     if type(rank) is not int or rank < 1:
         raise ValueError(f"{file}: r is {str(rank)[:40]!r}, expected a positive integer")

@@ -68,7 +68,7 @@ class Tensors:
             if name not in self._of or homes.get(name) == file:
                 self._of[name] = file, opened
             elif name not in homes:
-                raise ValueError(f"{name} is in {self._of[name][0]} and in {file}: remove the file that is not meant")
+                raise ValueError(f"{name} is in {self._of[name][0]} and in {file}: remove one of the files")
 
     def __enter__(self) -> "Tensors":
         return self
@@ -104,7 +104,7 @@ def finite(weight: np.ndarray, name: str, source: str | Path) -> np.ndarray:
         wrong = ~np.isfinite(weight)
         raise ValueError(
             f"{source}: {name} holds {np.count_nonzero(wrong)} of {weight.size} numbers that are NaN or infinite, the "
-            f"first at {tuple(int(i) for i in np.argwhere(wrong)[0])}; take an undamaged copy of the weights"
+            f"first at {tuple(int(i) for i in np.argwhere(wrong)[0])}; use an undamaged copy of the weights"
         )
     return weight
 
@@ -125,7 +125,7 @@ def _cause(file: Path, size: int) -> str:
         start = opened.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
         if length > min(size - 8, MAX_HEADER):
-            return f"a header of {length} bytes is announced"
+            return f"a header of {length} bytes is declared"
         try:
             header = json.loads(opened.read(length))
         except (ValueError, RecursionError) as error:

@@ -272,7 +272,7 @@ class Choice:
 
     def __post_init__(self):
         if len(set(self.letters)) != len(self.letters) or not set(self.letters) <= set(string.ascii_uppercase):
-            raise ValueError(f"Choice.letters = {self.letters!r}: different capital letters A to Z are wanted")
+            raise ValueError(f"Choice.letters = {self.letters!r}: expected different capital letters A to Z")
 
     def with_options(self, gold: str, options: Sequence[str]) -> str:
         """A gold answer that knows the options' texts, in the order of the letters."""

@@ -33,7 +33,7 @@ class Program:
 
     def __post_init__(self):
         if not 0 <= self.tolerance < 1:
-            raise ValueError(f"Program.tolerance = {self.tolerance}: a share from 0 to below 1 is wanted")
+            raise ValueError(f"Program.tolerance = {self.tolerance}: expected a number from 0 to below 1")
 
     def canonical(self, gold: str) -> str:
         sandbox.ready()  # when questions are read, before a model is

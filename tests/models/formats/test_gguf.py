@@ -268,7 +268,7 @@ def test_another_architecture_is_refused(tmp_path, weights):
 @pytest.mark.parametrize(
     "field, value, message",
     [
-        ("general.type", "adapter", "general.type is 'adapter'; a whole model is wanted"),
+        ("general.type", "adapter", "general.type is 'adapter'"),
         ("split.count", 3, "is one of 3 parts (split.count); join them with llama-gguf-split --merge"),
         ("llama.expert_count", 8, "llama.expert_count is 8, only 0 is supported"),
         ("llama.final_logit_softcapping", 30.0, "llama.final_logit_softcapping is 30.0, only 0 is supported"),

@@ -157,7 +157,7 @@ def test_a_second_copy_under_other_names_is_not_read(copy):
         ({"rope_scaling": {"type": "dynamic", "factor": 2.0}, "rope_parameters": None}, "rope_scaling is 'dynamic'"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu', only silu"),
         ({"hidden_size": None}, "lacks 'hidden_size'"),
-        ({"intermediate_size": 32}, r"gate_proj.weight is \(24, 16\), wanted \(32, 16\)"),
+        ({"intermediate_size": 32}, r"gate_proj.weight is \(24, 16\), expected \(32, 16\)"),
         ({"num_hidden_layers": 1}, r"unexpected model.layers.1.input_layernorm.weight \(16,\)"),
         ({"num_hidden_layers": 3}, r"missing model.layers.2.input_layernorm.weight \(16,\)"),
         ({"tie_word_embeddings": True}, "lm_head.weight differs from the embedding by up to"),
@@ -210,7 +210,7 @@ def test_a_directory_without_weights_says_what_is_wanted(copy):
 
 
 def test_a_directory_without_config_is_no_model(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no config\.json: a Hugging Face model directory is wanted"):
+    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         hf.read_directory(tmp_path)
 
 
@@ -223,7 +223,7 @@ def test_a_config_that_is_not_json_is_named(copy):
 
 def test_weights_of_another_shape_are_not_written(tmp_path):
     cfg, params = hf.read_directory(GOLDEN / "llama_mha_tied")
-    with pytest.raises(ValueError, match=r"embedding is \(47, 16\), wanted \(48, 16\)"):
+    with pytest.raises(ValueError, match=r"embedding is \(47, 16\), expected \(48, 16\)"):
         hf.write_directory(tmp_path / "out", cfg, params | {"embedding": params["embedding"][1:]}, None)
     with pytest.raises(ValueError, match="dtype 'int8': choose one of float32, bfloat16, float16"):
         hf.write_directory(tmp_path / "out", cfg, params, None, "int8")

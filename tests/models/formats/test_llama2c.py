@@ -92,7 +92,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, change, error, message):
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     tail = lambda path: path.with_name("tokenizer.bin").open("ab").write(b"more")  # noqa: E731
-    with pytest.raises(ValueError, match="goes on behind its 48 pieces"):
+    with pytest.raises(ValueError, match="after its 48 pieces"):
         llama2c.read_file(broken(tmp_path, tail))
 
 

@@ -95,10 +95,10 @@ def test_bfloat16_rounds_what_is_stored(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"peft_type": "IA3"}, "peft_type 'IA3', missing .*an adapter of type LORA is wanted"),
+        ({"peft_type": "IA3"}, "peft_type 'IA3', missing .*LORA"),
         ({"use_dora": True}, "use_dora = True is not supported; merge the adapter with peft"),
         ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern = "),
-        ({"r": 4}, r"config and base model:\n  .*down_proj.lora_A.weight is \(3, 24\), wanted \(4, 24\)"),
+        ({"r": 4}, r"config and base model:\n  .*down_proj.lora_A.weight is \(3, 24\), expected \(4, 24\)"),
     ],
 )
 def test_other_kinds_of_adapters_are_refused(copy, changes, message):
@@ -120,7 +120,7 @@ def test_tensors_that_are_missing_or_foreign_are_listed(copy):
 
 
 def test_files_that_are_absent_or_damaged_are_named(copy, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"has no adapter_config\.json: a directory that peft wrote is wanted"):
+    with pytest.raises(FileNotFoundError, match=r"has no adapter_config\.json"):
         read(tmp_path)
     (copy / peft.WEIGHTS).write_bytes((copy / peft.WEIGHTS).read_bytes()[:700])
     with pytest.raises(ValueError, match=r"adapter_model.safetensors \(700 bytes\) is damaged or cut short"):
