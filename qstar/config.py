@@ -92,13 +92,13 @@ def _check_run_dir(run_dir: str) -> None:
 class TrainConfig:
     """One training run."""
 
-    name: str = "run"  # of the run, in run_dir and in loggers
-    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
+    name: str = "run"  # name of the run, in run_dir and in loggers
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder of the run
     resume: str = ""  # a run directory, or `latest`: resume it from its newest checkpoint, with its own configuration
-    seed: Seed = 0  # of randomly initialised weights, the order of the data, and thoughts
+    seed: Seed = 0  # of random initial weights, the order of the data, and thoughts
     steps: Count = 100  # of the optimiser
     batch_size: Count = 8  # sequences in an optimiser step
-    micro_batches: Count = 1  # slices of it whose gradients are accumulated
+    micro_batches: Count = 1  # slices of a batch whose gradients are accumulated
     control: bool = False  # also train a plain language model on the same batches for as many steps
     log_every: Count = 1  # steps between lines of metrics
     save_every: Count = 50  # steps between checkpoints
@@ -107,14 +107,14 @@ class TrainConfig:
     sinks: tuple[Annotated[str, OneOf(SINKS)], ...] = ()  # in addition to metrics.jsonl: tensorboard, wandb
     # peak of one device, to which machine/mfu refers; 0: measured on a large matrix product
     peak_tflops: NonNegative = 0.0
-    model: Any = MISSING  # where the language model comes from
-    method: Any = MISSING  # how it is trained
-    data: Any = MISSING  # what it is trained on
-    eval: Any = MISSING  # what it is asked
+    model: Any = MISSING  # the language model
+    method: Any = MISSING  # the training method
+    data: Any = MISSING  # the training data
+    eval: Any = MISSING  # the evaluation
     task: Any = None  # with data=rollouts: whose questions the model answers during training
     lora: LoraConfig = field(default_factory=LoraConfig)  # low-rank adapters on a frozen language model
     optim: OptimConfig = field(default_factory=OptimConfig)  # the optimiser
-    mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices, and what is split over them
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices, and how arrays are split over them
 
     def __post_init__(self):
         object.__setattr__(self, "sinks", tuple(self.sinks))
@@ -184,11 +184,11 @@ class EvaluateConfig:
 
     run: str = "latest"  # a run directory, `latest`, or `none`
     step: Any = "newest"  # checkpoint to evaluate: a step, a list of steps, `newest`, or `all`
-    out: str = ""  # a folder for the table and the rows of all items; an evaluation that was stopped is resumed there
-    seed: Seed = 0  # of the thoughts that are drawn
+    out: str = ""  # folder for the table and the rows of all items; a stopped evaluation resumes from it
+    seed: Seed = 0  # of sampled thoughts
     method: dict[str, Any] = field(default_factory=dict)  # settings of the method to change
     model: Any = MISSING  # the language model that is evaluated with run=none
-    eval: Any = MISSING  # what is asked
+    eval: Any = MISSING  # the evaluation
 
     def __post_init__(self):
         settings.check(self)
@@ -206,29 +206,29 @@ class EvaluateConfig:
 class ImproveConfig:
     """One self-training run."""
 
-    name: str = "improve"  # of the run, in run_dir and in loggers
-    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
+    name: str = "improve"  # name of the run, in run_dir and in loggers
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder of the run
     resume: str = ""  # a run directory, or `latest`: resume it, with its own configuration
-    seed: Seed = 0  # of everything that is drawn
+    seed: Seed = 0  # of all sampling
     sample_batch: Count = 32  # prompts continued in one batch
     batch_size: Count = 8  # rows in an optimiser step
-    micro_batches: Count = 1  # slices of it whose gradients are accumulated
-    length: Count = 256  # tokens in a row of training, which holds as many whole examples as fit
+    micro_batches: Count = 1  # slices of a batch whose gradients are accumulated
+    length: Count = 256  # tokens in a row of training, filled with as many whole examples as fit
     dev: Whole = 0  # dev problems evaluated after every iteration; 0: all
     ask_few_shot: bool = False  # few-shot examples before the questions that are evaluated
-    ask_both: bool = False  # evaluate with few-shot examples and without
-    # questions that are longer than the model can read: error, or skip (left out and counted)
+    ask_both: bool = False  # evaluate both with few-shot examples and without
+    # questions longer than the model's context: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     wrong_hints: Whole = 0  # training questions sampled with a wrong hint in every iteration, never trained on
     test: bool = False  # evaluate the test split after the last iteration
     log_every: Count = 10  # steps between lines of metrics
     save_every: Count = 100  # steps between checkpoints
-    model: Any = MISSING  # where the language model comes from
-    task: Any = MISSING  # what it is asked
+    model: Any = MISSING  # the language model
+    task: Any = MISSING  # the questions
     improve: Any = MISSING  # the recipe
-    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # isolation of the grading processes
     optim: OptimConfig = field(default_factory=OptimConfig)  # the optimiser
-    mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices, and what is split over them
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices, and how arrays are split over them
 
     def __post_init__(self):
         settings.check(self)
@@ -244,33 +244,33 @@ class SolveConfig:
     """One search for solutions of held-out questions."""
 
     name: str = "solve"  # of the run, in run_dir
-    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder of the run
     resume: str = ""  # a run directory, or `latest`: resume it, with its own configuration
     tables: str = ""  # a run directory, or `latest`: its table again at smaller budgets, without a model
-    tree: str = ""  # with tables: the id of a question, whose tree is shown instead
+    tree: str = ""  # with tables: the id of a question whose tree is shown instead
     # of the table: solutions of a question, or of a search by steps tokens of a question; []: halves of what was spent
     budgets: tuple[Count, ...] = ()
-    seed: Seed = 0  # of everything that is drawn
+    seed: Seed = 0  # of all sampling
     split: Annotated[str, OneOf(("dev", "test"))] = "dev"  # questions of dev, or of test, which is recorded
     questions: Whole = 100  # of the split, drawn by a fixed seed; 0: all
     sample_batch: Count = 8  # questions searched in one batch
     few_shot: bool = False  # few-shot examples before the questions
-    # questions that are longer than the model can read: error, or skip (left out and counted)
+    # questions longer than the model's context: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     temperature: NonNegative = 1.0  # divides the logits; 0 takes the likeliest token
     top_k: Whole = 0  # only the k likeliest tokens; 0: all
     top_p: PositiveShare = 1.0  # only the likeliest tokens that together have this probability
-    step_tokens: Count = 64  # most tokens of a step
-    delimiters: tuple[str, ...] = ()  # texts that end a step; []: those of the task
-    max_candidates: Whole = 0  # steps or solutions that are proposed for a question; 0: no limit
+    step_tokens: Count = 64  # maximal number of tokens in a step
+    delimiters: tuple[str, ...] = ()  # texts that end a step; []: the task's
+    max_candidates: Whole = 0  # steps or solutions proposed for a question; 0: no limit
     max_tokens: Whole = 0  # tokens generated for a question; 0: no limit
     # runs of method=orm or method=prm, `oracle`, `logprob`; the first guides the search, the others only score it
     scorer: Any = ()
-    aggregate: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # how scores of steps become the score of a solution
-    model: Any = MISSING  # where the language model comes from
-    task: Any = MISSING  # what it is asked
+    aggregate: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # from the scores of steps to that of a solution
+    model: Any = MISSING  # the language model
+    task: Any = MISSING  # the questions
     search: Any = MISSING  # the strategy
-    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # isolation of the grading processes
 
     def __post_init__(self):
         scorer = (self.scorer,) if isinstance(self.scorer, str) else tuple(self.scorer or ())
@@ -293,16 +293,16 @@ class LabelConfig:
     """One run of labelling: which steps of solutions are right."""
 
     name: str = "label"  # of the run, in run_dir
-    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder that holds all of the run
+    run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder of the run
     resume: str = ""  # a run directory, or `latest`: resume it, with its own configuration
-    seed: Seed = 0  # of everything that is drawn
+    seed: Seed = 0  # of all sampling
     # Where the solutions are from: a run of qstar-improve, or a file of JSON lines with problem and completion (or
     # completions); empty: sampled from the model.
     source: str = ""
     split: Annotated[str, OneOf(SPLITS)] = "train"  # whose questions
     problems: Whole = 0  # how many questions, from the first; 0: all
     samples: Count = 4  # solutions of each question, if they are sampled
-    temperature: Positive = 1.0  # of solutions and completions
+    temperature: Positive = 1.0  # sampling temperature of solutions and completions
     top_k: Whole = 0  # sample among the k likeliest tokens only; 0: all
     top_p: PositiveShare = 1.0  # sample among the likeliest tokens that together have this probability only
     batch: Count = 16  # questions labelled in one batch; a kill loses at most one batch
@@ -310,7 +310,7 @@ class LabelConfig:
     model: Any = MISSING  # the model that generates solutions and completions
     task: Any = MISSING  # the questions
     label: Any = MISSING  # how a step is labelled
-    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # isolation of the grading processes
 
     def __post_init__(self):
         settings.check(self)

@@ -44,7 +44,7 @@ class MeshConfig:
     data: Annotated[int, Range(-1)] = 1  # devices that share the batch, each with the whole model
     fsdp: Annotated[int, Range(-1)] = 1  # devices that share the batch and the weights
     tensor: Annotated[int, Range(-1)] = 1  # devices that share heads, feed-forward and vocabulary
-    auto: bool = False  # sizes are picked for the devices found and the model's size (`pick`)
+    auto: bool = False  # choose sizes for the devices and the model (`pick`)
 
     def __post_init__(self):
         settings.check(self, "mesh")

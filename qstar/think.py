@@ -19,7 +19,7 @@ examples
   qstar-think "3aegbdh=4;"                         the newest run under runs/, its newest checkpoint
   qstar-think "3aegbdh=4;" --run runs/mine --step 200
   qstar-think "3aegbdh=4;" --sample --thoughts 4   four sampled thoughts before every token
-  qstar-think "3aegbdh=" --generate 2              let it continue the text, thinking before each token
+  qstar-think "3aegbdh=" --generate 2              continue the text, thinking before each token
   cat essay.txt | qstar-think - --html essay.html
 
 Every token is shown with the thought before it, the weight with which the prediction after that

@@ -50,7 +50,7 @@ class Completing(Protocol):
 
 
 @dataclass(frozen=True)
-class ExamplesText(RecordFile["Example"]):
+class ExamplesText(RecordFile):
     """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1. Those that name
     the same `group` stand in one row.
 
@@ -66,7 +66,7 @@ class ExamplesText(RecordFile["Example"]):
     expected: ClassVar[str] = "prompt and completion"
     records: ClassVar[str] = "examples"
 
-    prompts_count: bool = False  # the tokens of prompts are trained on as well
+    prompts_count: bool = False  # also train on the tokens of prompts
 
     def parsed(self, line: dict, where: str, tokenizer: Completing) -> Iterable["Example"]:
         yield _example(line, where, tokenizer)

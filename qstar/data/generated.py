@@ -18,7 +18,7 @@ class CupsText(cups.CupsConfig, Data):
     """Text of the cups task. `answers_only` counts, in the loss, only what follows the question, and without `closing`
     not the semicolon at its end: then the answer to unworked problems is all that counts."""
 
-    length: Count = 96  # tokens in a row, which holds as many whole problems as fit
+    length: Count = 96  # tokens in a row, filled with as many whole problems as fit
     answers_only: bool = False  # count, in the loss, only what follows the question
     closing: bool = True  # with answers_only: the semicolon after the answer counts too
 

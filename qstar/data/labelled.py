@@ -26,7 +26,7 @@ from qstar.structs import Labelled
 
 
 @dataclass(frozen=True)
-class LabelledText(RecordFile["Solution"]):
+class LabelledText(RecordFile):
     """A file of labelled solutions: JSON lines with prompt, completion and label, or prompt, completions and labels."""
 
     rows: ClassVar[tuple[type, ...]] = (Labelled,)
@@ -38,8 +38,8 @@ class LabelledText(RecordFile["Solution"]):
     )
     records: ClassVar[str] = "solutions"
 
-    separator: str = "\n"  # that follows every step which does not end with it
-    until_first_wrong: bool = False  # steps after the first wrong one are not judged
+    separator: str = "\n"  # text appended to every step that does not end with it
+    until_first_wrong: bool = False  # do not judge steps after the first wrong one
 
     def parsed(self, line: dict, where: str, tokenizer: Completing) -> Iterable["Solution"]:
         for solution in step_formats.stepwise(line, where):

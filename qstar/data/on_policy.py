@@ -18,20 +18,20 @@ class RolloutData(Data):
     """Answers of the model that trains to the questions of `task`, sampled at temperature 1."""
 
     rows: ClassVar[tuple[type, ...]] = (Credited,)
-    holds: ClassVar[str] = "what the model itself answers to the questions of a task"
+    holds: ClassVar[str] = "the model's own answers to the questions of a task"
     beside: ClassVar[str] = "~experiments task=cups"
 
     length: Annotated[int, Range(2)] = 256  # tokens in a row: a prompt and what is generated after it
-    samples: Count = 8  # of each question; a step asks batch_size / samples questions
-    max_new_tokens: Whole = 0  # that are generated at most; 0: what the task's longest right completion may need
-    few_shot: bool = False  # examples stand before a question
-    # Questions whose samples all earn the same: trained on with the others, left out (drop), or replaced by other
-    # questions, and in the end trained on (refill).
+    samples: Count = 8  # answers to each question; a step has batch_size / samples questions
+    max_new_tokens: Whole = 0  # limit of an answer; 0: enough for the task's longest right completion
+    few_shot: bool = False  # few-shot examples before a question
+    # Questions whose samples all have the same reward: trained on with the others, left out (drop), or replaced by
+    # other questions, and trained on if none is found (refill).
     dead: Annotated[str, OneOf(DEAD)] = "keep"
     refills: Count = 4  # times in a step that such questions are replaced
     sample_batch: Count = 64  # prompts continued in one batch
-    rewards: Rewards = field(default_factory=Rewards)  # what an answer earns
-    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
+    rewards: Rewards = field(default_factory=Rewards)  # rewards of an answer
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # isolation of the grading processes
 
     def __post_init__(self):
         settings.check(self, "data")

@@ -24,7 +24,7 @@ def check(records: Sequence[R], length: int, what: str) -> None:
     longest = max(map(len, longer))
     named = "; ".join(f"{record.where}: {len(record)} tokens" for record in longer[:3] if record.where)
     raise ValueError(
-        f"{len(longer)} of {len(records)} {what} are longer than a row of {length} tokens; the longest has {longest}"
+        f"{len(longer)} of {len(records)} {what} are longer than a row of {length} tokens, the longest has {longest}"
         f"{f' ({named})' if named else ''}: give data.length={longest} or more, or leave them out with "
         "data.overlong=skip"
     )

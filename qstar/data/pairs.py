@@ -18,7 +18,7 @@ from qstar.structs import Batch, Pairs
 
 
 @dataclass(frozen=True)
-class PairsText(RecordFile["Pair"]):
+class PairsText(RecordFile):
     """A file of pairs: JSON lines with prompt, chosen and rejected."""
 
     rows: ClassVar[tuple[type, ...]] = (Pairs,)

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar, Generic
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from qstar import settings
 from qstar.data import overlong, pipeline
 from qstar.data.dataset import Data, RandomAccess
-from qstar.data.overlong import OVERLONG, R
+from qstar.data.overlong import OVERLONG, Record
 from qstar.settings import OneOf, Range
 from qstar.structs import Batch, Pairs
 from qstar.tasks import lines
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # its library takes a while to import
 
 
 @dataclass(frozen=True)
-class RecordFile(Data, Generic[R]):
+class RecordFile(Data):
     """The base of the formats; each defines `parsed` and `packed`."""
 
     expected: ClassVar[str]  # fields of a line, for messages
@@ -32,7 +32,7 @@ class RecordFile(Data, Generic[R]):
     def __post_init__(self):
         settings.check(self, "data")
 
-    def read(self, tokenizer: "Tokenizer") -> list[R]:
+    def read(self, tokenizer: "Tokenizer") -> list[Record]:
         """The records of the file, as token ids.
 
         Raises FileNotFoundError; ValueError for a line that is no record of this format.
@@ -50,14 +50,14 @@ class RecordFile(Data, Generic[R]):
             records = self.fitting(records, say)
         return pipeline.source_dataset(self.packed(records, seed), batch_size, seed)
 
-    def fitting(self, records: Sequence[R], say: Callable[[str], None]) -> list[R]:
+    def fitting(self, records: Sequence[Record], say: Callable[[str], None]) -> list[Record]:
         """The records that fit into a row; the number of the others is said."""
         return overlong.fitting(records, self.length, self.records, say)
 
-    def parsed(self, line: dict, where: str, tokenizer: "Tokenizer") -> Iterable[R]:
+    def parsed(self, line: dict, where: str, tokenizer: "Tokenizer") -> Iterable[Record]:
         """The records of a line. Raises ValueError, with `where` in it, for a line that holds none."""
         raise NotImplementedError(f"{type(self).__name__} does not define parsed")
 
-    def packed(self, records: Sequence[R], seed: int) -> Sequence[Batch | Pairs]:
+    def packed(self, records: Sequence[Record], seed: int) -> Sequence[Batch | Pairs]:
         """Rows [S = length] that hold every record once. Raises ValueError for no records, and for overlong ones."""
         raise NotImplementedError(f"{type(self).__name__} does not define packed")

@@ -37,16 +37,16 @@ class TaskEval:
 
     task: Any = "???"  # which questions, and how they are prompted
     split: Annotated[str, OneOf(tasks.SPLITS)] = "dev"  # `dev` for choices, `test` for numbers that are reported
-    items: Count = 100  # questions, the first ones of the shuffled split
+    items: Count = 100  # number of questions, from the first of the shuffled split
     few_shot: bool = True  # few-shot examples of the task before a question
     samples: Count = 1  # answers to a question, of which the most frequent counts
-    temperature: NonNegative = 0.0  # of the text; 0 takes the likeliest tokens
+    temperature: NonNegative = 0.0  # sampling temperature; 0: the likeliest tokens
     batch_size: Count = 8  # questions answered in one batch, `samples` rows each
     every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
-    # questions that are longer than the model can read: error, or skip (left out and counted)
+    # questions longer than the model's context: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
-    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # of the processes that grade what the model wrote
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # isolation of the grading processes
 
     def __post_init__(self):
         object.__setattr__(self, "thoughts", tuple(self.thoughts))

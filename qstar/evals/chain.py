@@ -46,13 +46,13 @@ class ChainEval:
     batch_size: Count = 2  # questions answered in one batch, `votes` rows each
     every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
-    votes: Count = 8  # rationales of a question
-    temperature: NonNegative = 0.9  # of the text, as in the released script; the paper's figure says 0.7
+    votes: Count = 8  # rationales per question
+    temperature: NonNegative = 0.9  # sampling temperature, as in the released script; the paper's figure says 0.7
     max_tokens: Count = 384  # of a rationale
     answer_tokens: Count = 12  # of an answer
-    stop: tuple[str, ...] = STOP  # tokens that end a text besides the tokenizer's own, where the vocabulary has them
-    begin: str = ""  # another token before every prompt than the tokenizer's own (see model.begin)
-    # questions that are longer than the model can read: error, or skip (left out and counted)
+    stop: tuple[str, ...] = STOP  # tokens that end a text in addition to the tokenizer's own
+    begin: str = ""  # a token before every prompt instead of the tokenizer's own (see model.begin)
+    # questions longer than the model's context: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     gsm8k_split: Annotated[str, OneOf(suite.GSM8K_SPLITS)] = "test"  # of GSM8K
 

@@ -44,22 +44,22 @@ class PerplexityEval:
     """The likelihood of text: documents as `data=text` reads them."""
 
     paths: tuple[str, ...]  # text or JSONL files, or folders of them
-    field: str = "text"  # of a JSONL line; several joined by "+"
+    field: str = "text"  # field of a JSONL line; several are joined by "+"
     separator: str = TextConfig.separator  # the line between two documents of a plain-text file
     # heldout: the documents that training with this heldout_fraction does not see; train; all
     split: Annotated[str, OneOf(SPLITS)] = "all"
     heldout_fraction: Decay = 0.0  # share of the documents kept out of training
-    items: Count = 100  # documents: the first ones of the split
-    document_tokens: Annotated[int, Range(2)] = 2048  # of a document: its first ones
+    items: Count = 100  # number of documents, from the first of the split
+    document_tokens: Annotated[int, Range(2)] = 2048  # tokens of a document, from its first
     length: Annotated[int, Range(2)] = 256  # tokens in a window
-    overlap: Count = 1  # tokens of a window that the one before it has scored already: the least context of a token
-    batch_size: Count = 4  # windows at once
+    overlap: Count = 1  # tokens of a window that the previous one has scored already: the minimal context of a token
+    batch_size: Count = 4  # windows in a batch
     every: Whole = 0  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # before every token: none, greedy (likeliest thoughts), sampled
-    # windows longer than the model can read: error, or skip (their documents are left out and counted)
+    # windows longer than the model's context: error, or skip (their documents are left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     num_thoughts: Count = 1  # sampled thoughts before every token, whose probabilities are averaged
-    cache_dir: str = ""  # of the prepared text
+    cache_dir: str = ""  # folder for the prepared text
 
     def __post_init__(self):
         for name in ("paths", "thoughts"):

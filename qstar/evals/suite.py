@@ -56,7 +56,7 @@ class CupsEval:
     draws: Count = 1  # sampled thoughts for each item, whose results are averaged
     min_moves: Count = 6  # of a problem
     max_moves: Count = 8  # of a problem
-    # questions that are longer than the model can read: error, or skip (left out and counted)
+    # questions longer than the model's context: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     # `dev` for choices, `test` for the numbers that are reported
     split: Annotated[str, OneOf(("dev", "test"))] = "test"
@@ -92,7 +92,7 @@ class QuestionsEval:
     every: Whole = 10  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...] = ("none", "greedy")  # ways of answering: none, greedy (likeliest thoughts), sampled
     draws: Count = 1  # sampled thoughts for each item, whose results are averaged
-    # questions that are longer than the model can read: error, or skip (left out and counted)
+    # questions longer than the model's context: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     gsm8k_split: Annotated[str, OneOf(GSM8K_SPLITS)] = "test"  # of GSM8K
 

@@ -35,9 +35,9 @@ class DPO(PlainLM):
     headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "margin")
 
     beta: Positive = 0.1  # strength of the pull towards the reference
-    loss_type: Annotated[str, OneOf(LOSSES)] = "sigmoid"  # sigmoid, hinge, or ipo (on log-probs a token)
+    loss_type: Annotated[str, OneOf(LOSSES)] = "sigmoid"  # sigmoid, hinge, or ipo (on log-probs per token)
     label_smoothing: Annotated[float, Range(0, 0.5)] = 0.0  # probability that a pair is swapped (sigmoid)
-    nll_weight: NonNegative = 0.0  # of the negative log-likelihood a token of the chosen completion; IRPO: 1
+    nll_weight: NonNegative = 0.0  # weight of the chosen completion's NLL per token; IRPO: 1
 
     def __post_init__(self):
         settings.check(self, "method")

@@ -35,7 +35,7 @@ from qstar.typing import Array, Float, typed
 class LaTRO(Straight):
     """Hyper-parameters of LaTRO. Defaults: the paper's for GSM8K, but for rationales of 500 tokens."""
 
-    num_thoughts: Annotated[int, Range(2)] = 16  # K: rationales at each position, judged against one another
+    num_thoughts: Annotated[int, Range(2)] = 16  # K: rationales at each position, compared with one another
     lookahead: Count = 4  # N: true tokens that judge a rationale
     beta: NonNegative = 0.05  # weight of the divergence from the model before training
 

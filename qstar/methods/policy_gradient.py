@@ -43,18 +43,18 @@ class OnPolicy(PlainLM):
     compares_samples: ClassVar[bool] = False  # a question needs two samples or more
 
     epochs: Count = 1  # passes over the rollouts of a step
-    minibatches: Count = 1  # updates of an epoch, each on an equal part of the rows
-    ratio: Annotated[str, OneOf(RATIOS)] = "token"  # of probabilities, for each token or for the whole text
-    clip_low: NonNegative = 0.2  # the ratio counts from 1 - clip_low; 0: from 0
-    clip_high: NonNegative = 0.2  # to 1 + clip_high; 0: without bound
-    dual_clip: NonNegative = 0.0  # bound of the ratio where the advantage is negative; 0: none
+    minibatches: Count = 1  # updates in an epoch, each on an equal part of the rows
+    ratio: Annotated[str, OneOf(RATIOS)] = "token"  # ratio of probabilities, per token or per text
+    clip_low: NonNegative = 0.2  # lower clip of the ratio at 1 - clip_low; 0: at 0
+    clip_high: NonNegative = 0.2  # upper clip of the ratio at 1 + clip_high; 0: none
+    dual_clip: NonNegative = 0.0  # bound of the ratio for negative advantages; 0: none
     # sequence_mean_token_mean, token_mean, sequence_sum_over_constant (method.constant)
     aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "token_mean"
-    constant: Whole = 0  # tokens that sums over texts are divided by, such as the longest that may be sampled
-    kl_coef: NonNegative = 0.0  # of the distance to the reference, the weights that training starts from; 0: none
-    kl: Annotated[str, OneOf(KL_ESTIMATES)] = "k3"  # estimate of that distance
-    kl_in: Annotated[str, OneOf(PLACES)] = "loss"  # where it stands: in the reward of each token, or in the loss
-    entropy_coef: NonNegative = 0.0  # of -log pi in the reward of each token: its policy gradient is the entropy's
+    constant: Whole = 0  # divisor of sums over texts, in tokens, such as the maximal number sampled
+    kl_coef: NonNegative = 0.0  # weight of the KL to the reference, the initial weights; 0: none
+    kl: Annotated[str, OneOf(KL_ESTIMATES)] = "k3"  # estimate of the KL
+    kl_in: Annotated[str, OneOf(PLACES)] = "loss"  # the KL is part of the reward of each token, or of the loss
+    entropy_coef: NonNegative = 0.0  # weight of -log pi in each token's reward: its policy gradient is the entropy's
     # Largest weight pi(trainer) / pi(sampler) of a token, for samplers that compute otherwise; 0: not weighted.
     truncation: NonNegative = 0.0
     # nats between the log-probs of sampler and trainer, a mean over tokens: above it training stops
@@ -160,9 +160,9 @@ class PolicyGradient(OnPolicy):
     # What it is divided by: nothing, the standard deviation of the question's samples, divided by their number
     # (population) or by one less (sample), or their mean (MaxRL)
     scale: Annotated[str, OneOf(SCALES)] = "none"
-    epsilon: NonNegative = 1e-4  # added to what it is divided by
-    to_go: bool = False  # a token earns what comes from it on, not all that the text earns
-    whiten: bool = False  # over all tokens of the batch: mean 0, variance 1
+    epsilon: NonNegative = 1e-4  # added to the divisor
+    to_go: bool = False  # the return of a token is the reward from it on, not that of the whole text
+    whiten: bool = False  # normalise over all tokens of the batch: mean 0, variance 1
 
     def __post_init__(self):
         super().__post_init__()

@@ -33,10 +33,10 @@ class PPO(OnPolicy):
     told: ClassVar[tuple[str, ...]] = ("entropy", "sampled_tokens", "explained")
 
     gamma: Share = 1.0  # discount of later rewards
-    lam: Share = 0.95  # of generalised advantage estimates: 0 trusts the value, 1 the sampled return
-    value_coef: NonNegative = 0.1  # of the error of the value
-    value_clip: NonNegative = 0.2  # how far a value may move in a step; 0: without bound
-    whiten: bool = True  # advantages, over all tokens of the batch
+    lam: Share = 0.95  # lambda of generalised advantage estimation: 0 trusts the value, 1 the sampled return
+    value_coef: NonNegative = 0.1  # weight of the value's error
+    value_clip: NonNegative = 0.2  # clip of a value's change in a step; 0: none
+    whiten: bool = True  # normalise advantages over all tokens of the batch
 
     def __post_init__(self):
         settings.check(self, "method")

@@ -107,11 +107,11 @@ class QuietStar(LossOfTerms):
     temperature: NonNegative = 1.0  # of sampling
     # which positions count: `official` reproduces the released code's windows and means
     positions: Annotated[str, OneOf(POSITIONS)] = "counted"
-    fill: Annotated[str, OneOf(FILLS)] = "sampled"  # what fills a thought: see thoughts/fill.py
+    fill: Annotated[str, OneOf(FILLS)] = "sampled"  # content of a thought: see thoughts/fill.py
     think_fraction: PositiveShare = 1.0  # share of positions that think, drawn again in each step
-    # what start, end and pause begin as: `token`, `random` or `mean`, see from_lm
+    # initial start, end and pause embeddings: `token`, `random` or `mean`, see from_lm
     delimiter_init: Annotated[str, OneOf(INITS)] = "token"
-    delimiter: str = "---"  # the token of delimiter_init=token
+    delimiter: str = "---"  # the token for delimiter_init=token
     # What start and end are stored divided by. Official: 100, see ThinkerConfig. The paper's "weight of 1e2 on the
     # gradients" is optim.delimiter_lr_scale = 100.
     delimiter_scale: Positive = 1.0

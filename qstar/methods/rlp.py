@@ -32,12 +32,12 @@ from qstar.typing import Array, Float, Int, typed
 class RLP(Straight):
     """Hyper-parameters of RLP. Defaults: the paper's, but for the thought, whose 2048 tokens few windows hold."""
 
-    num_thoughts: Annotated[int, Range(2)] = 16  # G: thoughts at each position, judged against one another
+    num_thoughts: Annotated[int, Range(2)] = 16  # G: thoughts at each position, compared with one another
     temperature: Positive = 0.7  # of sampling, and of the policy's log-probs
     positions: Whole = 1  # the paper thinks at one random position of every document
     # The paper's values of these two are not in its text, they are PPO's.
-    clip_low: Share = 0.2  # ratios below 1 - clip_low earn no gradient
-    clip_high: NonNegative = 0.2  # ratios above 1 + clip_high earn no gradient
+    clip_low: Share = 0.2  # ratios below 1 - clip_low get no gradient
+    clip_high: NonNegative = 0.2  # ratios above 1 + clip_high get no gradient
     reference_decay: Share = 0.999  # of the moving average that rewards are measured against
 
     def __post_init__(self):

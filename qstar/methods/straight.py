@@ -36,7 +36,7 @@ class Straight(LossOfTerms):
     num_thoughts: Annotated[int, Range(2)] = 2  # R: thoughts at each position, judged against one another
     lookahead: Count = 1  # N: true tokens that judge a thought
     temperature: Positive = 1.0  # of sampling, and of the policy's log-probs
-    positions: Whole = 1  # of each row, drawn again in each step among those that have a token to predict; 0: all
+    positions: Whole = 1  # positions of each row, drawn again in each step among those with a token to predict; 0: all
     delimiter: str = "---"  # token whose embedding start and end begin as
     forbidden: tuple[str, ...] = ()  # tokens never sampled in a thought
 

@@ -35,8 +35,8 @@ class Verifier(LossOfTerms):
 
     headline: ClassVar[tuple[str, ...]] = ("loss", "accuracy", "score_right", "score_wrong")
 
-    error: Annotated[str, OneOf(ERRORS)] = "cross_entropy"  # of a score: of its log-odds, or its squared difference
-    lm_weight: NonNegative = 0.0  # of the language-model term
+    error: Annotated[str, OneOf(ERRORS)] = "cross_entropy"  # of a score as log-odds, or squared error
+    lm_weight: NonNegative = 0.0  # weight of the language-model term
 
     def __post_init__(self):
         settings.check(self, "method")

@@ -37,7 +37,7 @@ class LoraConfig:
     rank: Whole = 0  # r; 0: no adapters, every weight trains
     alpha: Positive = 16.0  # the change is scaled by alpha / rank
     targets: tuple[str, ...] = ("query", "value")  # projections that get adapters: these names, or `all`
-    base: Annotated[str, OneOf(BASES)] = "float32"  # type in which the frozen weights are held: float32 or bfloat16
+    base: Annotated[str, OneOf(BASES)] = "float32"  # type of the frozen weights: float32 or bfloat16
     keep_base: bool = True  # a copy of the frozen weights in the run directory; false: model.source is read again
 
     def __post_init__(self):

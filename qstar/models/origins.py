@@ -34,13 +34,13 @@ class Pretrained:
     extras: bool = True  # of a run, continue from what its method added to the language model
     # begin-of-text token before every text; auto: the tokenizer's own setting
     begin: Annotated[str, OneOf(SWITCHES)] = "auto"
-    # every prompt is a message in the chat template; auto: as a run was trained, else false
+    # format every prompt with the chat template; auto: as the run was trained, else false
     chat: Annotated[str, OneOf(SWITCHES)] = "auto"
-    dtype: Annotated[str, OneOf(DTYPES)] = "float32"  # of the matrix products; weights are kept in float32
-    # What the backward pass computes again: `full`, every layer, the least memory; `minimal`, all but products with
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"  # type of matrix products; weights are kept in float32
+    # What the backward pass recomputes: `full`, every layer, for the least memory; `minimal`, all but products with
     # weights; `none`.
     remat: Annotated[str, OneOf(REMATS)] = "full"
-    attention: Annotated[str, OneOf(KERNELS)] = "einsum"  # what computes the text's attention to itself
+    attention: Annotated[str, OneOf(KERNELS)] = "einsum"  # implementation of the text's attention to itself
 
     def __post_init__(self):
         object.__setattr__(self, "remat", lm.remat_of(self.remat))
@@ -70,11 +70,11 @@ class Scratch:
     max_len: Count = 2048  # tokens of the context
     rope_theta: Positive = 10000.0  # base of the rotary frequencies
     tied: bool = True  # the output layer is the embedding
-    dtype: Annotated[str, OneOf(DTYPES)] = "float32"  # of the matrix products; weights are kept in float32
-    # What the backward pass computes again: `full`, every layer, the least memory; `minimal`, all but products with
+    dtype: Annotated[str, OneOf(DTYPES)] = "float32"  # type of matrix products; weights are kept in float32
+    # What the backward pass recomputes: `full`, every layer, for the least memory; `minimal`, all but products with
     # weights; `none`.
     remat: Annotated[str, OneOf(REMATS)] = "full"
-    attention: Annotated[str, OneOf(KERNELS)] = "einsum"  # what computes the text's attention to itself
+    attention: Annotated[str, OneOf(KERNELS)] = "einsum"  # implementation of the text's attention to itself
 
     def __post_init__(self):
         object.__setattr__(self, "remat", lm.remat_of(self.remat))

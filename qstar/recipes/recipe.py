@@ -56,58 +56,58 @@ class Training:
     carry_moments: bool = False  # of the optimiser, from the iteration before
     schedule_steps: int = 0  # that one schedule spans, over all iterations; 0: the schedule restarts
     steps_before: int = 0  # of that schedule
-    prompts_count: bool = False  # the loss is on prompts as well
+    prompts_count: bool = False  # the loss includes prompts
 
 
 @dataclass(frozen=True)
 class Recipe:
     """One self-training recipe; its settings stand under the answer that they make."""
 
-    iterations: Count = 1  # of sampling, grading and training
+    iterations: Count = 1  # rounds of sampling, grading and training
 
     # --- plan: which questions are asked, and how
 
-    problems: Whole = 0  # questions of an iteration, drawn without replacement; 0, or where there are fewer: all
-    samples: Count = 1  # for each of them
-    # Who is sampled first: the base, or a model fine-tuned from it on the human rationales of all questions (sft). What
-    # trains is the base in either case, unless restart=false.
+    problems: Whole = 0  # questions of an iteration, drawn without replacement; 0, or if there are fewer: all
+    samples: Count = 1  # samples of each question
+    # The model sampled first: the base, or one fine-tuned from it on the human rationales of all questions (sft). The
+    # base is what trains in either case, unless restart=false.
     sample_from: Start = "base"
-    sft_steps: Count = 40  # of that fine-tuning
+    sft_steps: Count = 40  # steps of that fine-tuning
     temperature: NonNegative = 0.0  # 0: the likeliest tokens
-    top_k: Whole = 0  # tokens that are drawn from, the likeliest ones; 0: no limit
-    top_p: PositiveShare = 1.0  # probability of the tokens that are drawn from, the likeliest ones; 1: all
-    few_shot: bool = True  # examples stand before a question when it is sampled; never in training
-    # Who is sampled again with the answer shown: never, failures, missing (nothing right stored).
+    top_k: Whole = 0  # sample among the k likeliest tokens only; 0: all
+    top_p: PositiveShare = 1.0  # sample among the likeliest tokens that together have this probability; 1: all
+    few_shot: bool = True  # few-shot examples before a sampled question; never in training
+    # Which questions are sampled again with the answer shown: never, failures, missing (nothing right stored).
     hint: Hint = "failures"
 
     # --- select: what is trained on, with which weights
 
     # what is trained on: own rationales, human ones, or the answer alone (direct)
     target: Target = "own"
-    human: bool = False  # human rationales are trained on as well, where a question has one
-    keep: Keep = "right"  # right ones, or all (no filter: the control)
-    # of this iteration, of all so far, or the newest right one of every question
+    human: bool = False  # also train on human rationales
+    keep: Keep = "right"  # samples to keep: right ones, or all (no filter: the control)
+    # samples of this iteration, of all so far, or the newest right one of every question
     memory: Memory = "iteration"
-    unique: bool = False  # equal texts of a question once
-    cap: Whole = 0  # most rows of a question, drawn at random; 0: no limit
+    unique: bool = False  # keep equal texts of a question once
+    cap: Whole = 0  # maximal number of rows of a question, drawn at random; 0: no limit
     weighting: Weighting = "pg"  # pg, deviation, ml: see recipes/weighting.py
-    baseline: bool = False  # the share of right samples is subtracted: wrong ones push away
+    baseline: bool = False  # subtract the share of right samples: wrong ones get negative weights
     control_variate: bool = False  # subtract the newest sample, times the share of right ones of the other questions
-    learn_hinted: Share = 0.0  # share of the training set that is also trained on after its hint
+    learn_hinted: Share = 0.0  # share of the training set that is also trained on with its hint
     verifier: bool = False  # at the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
 
     # --- train: from which weights, for how long, on which loss
 
-    restart: bool = True  # every iteration trains from the base, or else from the one before
-    optimizer: Optimizer = "fresh"  # moments: fresh, or carried on from the iteration before
+    restart: bool = True  # every iteration trains from the base; false: from the one before
+    optimizer: Optimizer = "fresh"  # moments: fresh, or carried over from the iteration before
     # of the learning rate, warm-up included: restarted in every iteration, or one for the run
     schedule: Schedule = "iteration"
-    steps: Count = 40  # of the first iteration
-    growth: Growth = 1.2  # of the steps, from one iteration to the next
-    max_steps: Whole = 0  # of an iteration; 0: no limit
+    steps: Count = 40  # steps of the first iteration
+    growth: Growth = 1.2  # growth of the steps, from one iteration to the next
+    max_steps: Whole = 0  # maximal number of steps in an iteration; 0: no limit
     # what the loss is a mean over: target tokens, or questions (a sum over tokens in each)
     mean_over: MeanOver = "tokens"
-    prompts_count: bool = False  # the loss is on prompts as well
+    prompts_count: bool = False  # the loss includes prompts
 
     asks_itself: ClassVar[bool] = True  # rationales are sampled, or else what trains is given
     # Settings that make any recipe this one, whatever it was: `improve=star improve.keep=all` is SSD.

@@ -22,9 +22,9 @@ class Beam(steps.Rounds):
     """The paper's settings: m = 4, and m = the square root of n."""
 
     n: Count = 16  # candidates of a round
-    m: Count = 4  # next steps of each that is kept
-    rounds: Count = 40  # steps of a solution at most
-    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # among the finished ones
+    m: Count = 4  # next steps of each candidate that is kept
+    rounds: Count = 40  # maximal number of steps in a solution
+    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # how the answer is chosen among finished candidates
 
     def __call__(self, trees: Trees) -> Solutions:
         return steps.search(trees, self, steps.judged_by_score)

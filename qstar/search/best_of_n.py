@@ -24,7 +24,7 @@ class BestOfN(Strategy):
 
     n: Count = 16  # solutions
     select: Annotated[str, OneOf(SELECTS)] = "weighted"  # how the answer is chosen
-    top: Count = 3  # of select=vote
+    top: Count = 3  # highest-scoring solutions that vote, with select=vote
 
     guided: ClassVar[bool] = True
 

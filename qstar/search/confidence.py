@@ -34,8 +34,8 @@ class Confidence(Strategy):
     """The most confident solution, or votes weighed by confidence."""
 
     n: Count = 16  # solutions
-    measure: Annotated[str, OneOf(MEASURES)] = "mean"  # of the confidence of a solution
-    window: Count = 2048  # tokens; a solution that is shorter is one window
+    measure: Annotated[str, OneOf(MEASURES)] = "mean"  # measure of a solution's confidence
+    window: Count = 2048  # tokens in a window; a shorter solution is one window
     keep: PositiveShare = 1.0  # share of the samples that vote, the most confident ones; DeepConf: 0.1
     select: Annotated[str, OneOf(SELECTS)] = "max"  # how the answer is chosen
 

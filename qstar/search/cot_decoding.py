@@ -25,7 +25,7 @@ class CoTDecoding(Strategy):
     """Greedy continuations of the k likeliest first tokens; the one whose answer has the largest margin."""
 
     k: Count = 10  # first tokens
-    aggregate: bool = False  # sum deltas over equal answers, the paper's second table
+    aggregate: bool = False  # sum deltas over equal answers, as in the paper's second table
 
     @property
     def branching(self) -> int:

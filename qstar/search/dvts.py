@@ -18,10 +18,12 @@ from qstar.settings import Count, OneOf
 
 @dataclass(frozen=True)
 class DVTS(steps.Rounds):
+    """Diverse verifier tree search: n / m beams of width one."""
+
     n: Count = 16  # candidates of a round
     m: Count = 4  # next steps of a subtree's best candidate
-    rounds: Count = 40  # steps of a solution at most
-    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # among the finished ones
+    rounds: Count = 40  # maximal number of steps in a solution
+    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # how the answer is chosen among finished candidates
 
     def __call__(self, trees: Trees) -> Solutions:
         return steps.search(trees, self, steps.judged_by_score, groups=self.n // self.m)

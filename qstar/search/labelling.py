@@ -69,8 +69,8 @@ class MonteCarlo:
     kind: ClassVar[str] = "monte_carlo"
 
     k: Count = 8  # completions from every step
-    soft: bool = False  # shares instead of true and false
-    smaller: tuple[Count, ...] = ()  # further files with the labels of the first completions alone
+    soft: bool = False  # fractions instead of true and false
+    smaller: tuple[Count, ...] = ()  # also write files with the labels from fewer completions
 
     def __post_init__(self):
         object.__setattr__(self, "smaller", tuple(self.smaller))
@@ -113,9 +113,9 @@ class OmegaPRM:
     kind: ClassVar[str] = "omega"
 
     k: Count = 8  # completions of a prefix
-    # shares, of the prefixes that were completed alone; other steps before the first wrong one: null
+    # fractions, for completed prefixes only; other steps before the first wrong one: null
     soft: bool = False
-    searches: Whole = 0  # of completions, for each question, besides the solutions that are given
+    searches: Whole = 0  # searches of completions per question, in addition to the given solutions
     alpha: Annotated[float, Range(0, 1, open_low=True)] = 0.5  # in Q: the base of 1 - MC
     beta: Annotated[float, Range(0, 1, open_low=True)] = 0.9  # in Q: the base of the length
     length: Count = 500  # in Q: tokens that a length is measured in

@@ -21,11 +21,13 @@ from qstar.typing import Float
 
 @dataclass(frozen=True)
 class Lookahead(steps.Rounds):
+    """Beam search that ranks a step by the score after a greedy rollout."""
+
     n: Count = 16  # candidates of a round
-    m: Count = 4  # next steps of each that is kept
+    m: Count = 4  # next steps of each candidate that is kept
     k: Whole = 1  # steps of a rollout
-    rounds: Count = 40  # steps of a solution at most
-    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # among the finished ones
+    rounds: Count = 40  # maximal number of steps in a solution
+    select: Annotated[str, OneOf(choose.SELECTS)] = "weighted"  # how the answer is chosen among finished candidates
 
     def __call__(self, trees: Trees) -> Solutions:
         return steps.search(trees, self, self._judge)

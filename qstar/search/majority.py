@@ -26,8 +26,8 @@ class Majority(Strategy):
     """
 
     n: Count = 40  # solutions
-    stop: Share = 0.0  # probability that the leader is ahead of the second, from which sampling ends (0.95); 0: never
-    batch: Count = 4  # samples between two looks at the votes, where `stop` asks for them
+    stop: Share = 0.0  # sampling ends when the leader is ahead with this probability (0.95); 0: never
+    batch: Count = 4  # samples between two checks of the votes, with `stop`
 
     def __post_init__(self):
         super().__post_init__()

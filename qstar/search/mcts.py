@@ -45,14 +45,14 @@ class MCTS(Strategy):
 
     n: Count = 16  # simulations
     k: Count = 8  # steps proposed at a node
-    depth: Count = 16  # steps of a solution at most
-    rule: Annotated[str, OneOf(RULES)] = "uct"  # by which a child is selected
+    depth: Count = 16  # maximal number of steps in a solution
+    rule: Annotated[str, OneOf(RULES)] = "uct"  # rule that selects a child
     c: NonNegative = 2.0  # of UCT
     c_init: NonNegative = 1.25  # of PUCT
     c_base: Positive = 19652.0  # of PUCT
     root_noise: Share = 0.0  # share of Dirichlet noise in the priors after the prompt; AlphaZero's self-play: 0.25
     dirichlet: Positive = 0.3  # its concentration
-    evaluate: Annotated[str, OneOf(EVALUATIONS)] = "scorer"  # value of a node that is visited first
+    evaluate: Annotated[str, OneOf(EVALUATIONS)] = "scorer"  # value of a node at its first visit
     terminal: Annotated[str, OneOf(TERMINALS)] = "scorer"  # value of a finished solution
     # Simulations of a problem that are evaluated together. Each counts as a visit of value 0 until it is backed up, and
     # fewer go together where they would need the same node.

@@ -27,9 +27,9 @@ class ParticleFilter(Strategy):
     """Particle filtering."""
 
     n: Count = 16  # particles
-    rounds: Count = 40  # steps of a solution at most
+    rounds: Count = 40  # maximal number of steps in a solution
     temperature: Positive = 1.0  # of the softmax over logits
-    select: Annotated[str, OneOf(choose.SELECTS)] = "max"  # among the particles of the last round, copies once
+    select: Annotated[str, OneOf(choose.SELECTS)] = "max"  # choice among the last particles, without copies
 
     guided: ClassVar[bool] = True
     stepwise: ClassVar[bool] = True

@@ -72,14 +72,14 @@ class Arithmetic(problem.Asked):
     independently, so short sums come more than once, as in the paper; those of dev and test are all different.
     """
 
-    digits: tuple[Annotated[int, Range(1, 18)], ...] = (1, 2, 3, 4, 5)  # of the numbers that are added
+    digits: tuple[Annotated[int, Range(1, 18)], ...] = (1, 2, 3, 4, 5)  # digits of the numbers that are added
     train: Count = 10_000  # problems of each number of digits
     # Problems of each number of digits, at most: of one digit there are 11 sums in dev, 10 in test.
     dev: Annotated[int, Range(1, MOST)] = 100
     test: Annotated[int, Range(1, MOST)] = 500  # problems of each number of digits, at most
     num_shots: Whole = 10  # few-shot examples, with as many digits as the question
     seed: Seed = 0  # of the problems
-    strict: bool = False  # answers are right as the official checker compares them only
+    strict: bool = False  # compare answers as the official checker does, only
 
     def __post_init__(self):
         object.__setattr__(self, "digits", tuple(self.digits))

@@ -143,7 +143,7 @@ class CommonsenseQA(Worded):
 
     folder: str = ""  # that holds the two files
     num_shots: Whole = 7  # few-shot examples before a question
-    max_new_tokens: Count = 128  # that a completion may have
+    max_new_tokens: Count = 128  # limit of a completion
 
     name = "commonsense_qa"
     examples = EXAMPLES

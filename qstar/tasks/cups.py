@@ -80,11 +80,11 @@ class CupsConfig:
 
     min_moves: Count = 6  # of a problem
     max_moves: Count = 8  # of a problem
-    worked: Share = 0.0  # of the examples: those that show their workings
-    slips: Share = 0.0  # of these: those that go wrong at one step and carry on from there
+    worked: Share = 0.0  # share of the examples that show intermediate places
+    slips: Share = 0.0  # share of these with an error at one step that is carried on
 
-    strides: tuple[Count, ...] = (1,)  # moves between places of the workings, each as often
-    padding: Whole = 0  # most dots after the places of the workings
+    strides: tuple[Count, ...] = (1,)  # moves between intermediate places, equally often
+    padding: Whole = 0  # maximal number of dots after intermediate places
 
     def __post_init__(self):
         object.__setattr__(self, "strides", tuple(self.strides))

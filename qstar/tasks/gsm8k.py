@@ -104,7 +104,7 @@ class GSM8K(Worded):
     """train.jsonl and test.jsonl of `folder`; dev is a fixed tenth of the former, by a hash of the question."""
 
     folder: str = ""  # that holds train.jsonl and test.jsonl
-    # that a completion may have: 99 in 100 human rationales have fewer, with SmolLM2's tokens
+    # limit of a completion; 99 % of human rationales are shorter in SmolLM2's tokens
     max_new_tokens: Count = 320
 
     name = "gsm8k"

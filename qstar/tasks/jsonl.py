@@ -34,16 +34,16 @@ class Jsonl(Worded):
     """Questions of files. Ids, hints, rationales and groups are read from the fields of that name, where they are."""
 
     path: str = ""  # of the questions, a JSON object a line
-    dev_path: str = ""  # where given, dev is this file and nothing of `path`
-    test_path: str = ""  # where given, test is this file and nothing of `path`
+    dev_path: str = ""  # dev questions; if given, none are taken from `path`
+    test_path: str = ""  # test questions; if given, none are taken from `path`
     dev: Share = 0.1  # of `path`, where there is no dev_path
     test: Share = 0.1  # of `path`, where there is no test_path
     question_field: str = "question"  # of a line
     answer_field: str = "answer"  # of a line
-    answers: Annotated[str, OneOf(ANSWERS)] = "exact"  # how they are graded
+    answers: Annotated[str, OneOf(ANSWERS)] = "exact"  # how answers are graded
     letters: str = "ABCD"  # of choices
     prompt_template: str = "Q: {question}\nA:"  # what the model continues
-    hint_template: str = "Q: {question} ({hint})\nA:"  # the same with the hint shown
+    hint_template: str = "Q: {question} ({hint})\nA:"  # the same with the hint
     shots_path: str = ""  # file of few-shot examples: the same fields, and "rationale"
     num_shots: Whole = 0  # few-shot examples before a question
 

@@ -18,7 +18,7 @@ class Truth:
 
     kind: ClassVar[str] = "truth"
 
-    what: Annotated[str, OneOf(TRUTHS)] = "right"  # follows from what stands before it, or the answer can be reached
+    what: Annotated[str, OneOf(TRUTHS)] = "right"  # it follows from earlier steps, or the answer can be reached
 
     def __post_init__(self):
         settings.check(self, "label")
@@ -43,7 +43,7 @@ class Consensus:
 
     kind: ClassVar[str] = "consensus"
 
-    first: str = ""  # labels.jsonl of a run of qstar-label, or the directory of one
+    first: str = ""  # labels.jsonl of a run of qstar-label, or its directory
     second: str = ""  # of another
 
     def __post_init__(self):

@@ -78,7 +78,7 @@ class SVAMP(Worded):
     """SVAMP.json of `folder`. The kind of operation is a problem's group, its equation its rationale."""
 
     folder: str = ""  # that holds SVAMP.json
-    max_new_tokens: Count = 128  # that a completion may have
+    max_new_tokens: Count = 128  # limit of a completion
 
     name = "svamp"
     examples = EXAMPLES

@@ -29,7 +29,7 @@ class Worded(problem.Asked):
     """The form alone: `examples` are the few-shot questions, of which the first `num_shots` are shown."""
 
     num_shots: Whole = 6  # few-shot examples before a question
-    max_new_tokens: Count = 256  # that a completion may have
+    max_new_tokens: Count = 256  # limit of a completion
     strict: bool = False  # answers are right in the plainest spellings only: 72, not 72 dollars or \boxed{72}
 
     stop = (END, "\nQ:")

@@ -30,22 +30,22 @@ class OptimConfig:
 
     lr: Positive = 1e-6  # learning rate after the warm-up
     schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"  # of the learning rate after the warm-up
-    warmup_steps: Whole = 20  # in which the learning rate grows to lr
+    warmup_steps: Whole = 20  # steps in which the learning rate grows to lr
     final_lr: NonNegative = 0.0  # as a share of lr, reached at the last step by linear and cosine
     beta1: Decay = 0.9  # of Adam's first moment
     beta2: Decay = 0.999  # of Adam's second moment
     eps: Positive = 1e-8  # in the denominator of Adam's step
-    weight_decay: NonNegative = 1e-3  # not on norms, biases and delimiters
-    clip: NonNegative = 1.0  # global norm of the gradient; 0 clips nothing
+    weight_decay: NonNegative = 1e-3  # on all weights except norms, biases and delimiters
+    clip: NonNegative = 1.0  # maximal global norm of the gradient; 0: no clipping
     delimiter_lr_scale: NonNegative = 100.0  # learning rate of start, end and pause embeddings, in lr
     mixing_lr_scale: NonNegative = 1.0  # learning rate of the mixing head and the gate, in lr
     lm_lr_scale: NonNegative = 1.0  # learning rate of all other weights, in lr; 0 freezes a part
     # The next three are for a run that is part of a longer one.
-    schedule_steps: Whole = 0  # steps that the schedule spans; 0: those of the run
-    steps_before: Whole = 0  # steps of the schedule that were taken before this run
+    schedule_steps: Whole = 0  # steps of the schedule; 0: those of the run
+    steps_before: Whole = 0  # steps of the schedule taken before this run
     moments_of: str = ""  # run directory whose moments training continues with; empty: fresh ones
-    ema: Decay = 0.0  # decay of the exponential moving average of the weights; 0 keeps none
-    # Type that weights and moments are held in. `bfloat16` is what the released code does, without a copy in float32:
+    ema: Decay = 0.0  # decay of the exponential moving average of the weights; 0: none
+    # Type of weights and moments. `bfloat16` is what the released code does, without a copy in float32:
     # an Adam step of 1e-6 is less than half the distance between neighbours around 0.02 (1.2e-4) and is rounded away.
     # In 100 steps at that rate about 2 % of weights with a standard deviation of 0.02 can change at all, in float32 all
     # of them: another optimiser, which needs a learning rate of its own. It also halves the state.

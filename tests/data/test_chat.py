@@ -8,6 +8,7 @@ from tokenizers import pre_tokenizers
 
 from qstar.data import chat, examples
 from qstar.data import tokenizer as tokenizers
+from qstar.data.examples import ExamplesText
 from qstar.data.marks import Marks
 from qstar.models.formats import companions
 from qstar.tasks import conversation

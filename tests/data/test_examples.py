@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qstar.data.examples import Example, read, rows, write
+from qstar.data.examples import Example, ExamplesText, rows, write
 
 
 class Letters:
@@ -24,7 +24,7 @@ class Letters:
 def test_a_file_of_examples_is_read_as_it_was_written(tmp_path):
     file = tmp_path / "examples.jsonl"
     write(file, [{"prompt": "a", "completion": "bc\n"}, {"prompt": "d", "completion": "e", "weight": -0.5}])
-    assert read(file, Letters()) == [Example((97,), (98, 99, 10)), Example((100,), (101,), -0.5)]
+    assert ExamplesText(str(file)).read(Letters()) == [Example((97,), (98, 99, 10)), Example((100,), (101,), -0.5)]
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_a_file_of_examples_is_read_as_it_was_written(tmp_path):
 def test_a_line_that_is_no_example_is_named(tmp_path, line, message):
     (tmp_path / "examples.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
     with pytest.raises(ValueError, match=message):
-        read(tmp_path / "examples.jsonl", Letters())
+        ExamplesText(str(tmp_path / "examples.jsonl")).read(Letters())
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_a_line_that_is_no_example_is_named(tmp_path, line, message):
 def test_a_damaged_line_is_named_by_file_and_number(tmp_path, line, place):
     (tmp_path / "examples.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
     with pytest.raises(ValueError, match=rf"examples\.jsonl{place}"):
-        read(tmp_path / "examples.jsonl", Letters())
+        ExamplesText(str(tmp_path / "examples.jsonl")).read(Letters())
 
 
 def test_lines_end_at_newlines_alone_and_blank_ones_and_a_mark_are_nothing(tmp_path):
     raw = '\ufeff{"prompt": "a\u2028b", "completion": "\u0085"}\r\n\n \t\n'
     raw += '{"prompt": "c", "completion": "\u2029d", "weight": null}'
     (tmp_path / "examples.jsonl").write_bytes(raw.encode())
-    assert read(tmp_path / "examples.jsonl", Letters()) == [
+    assert ExamplesText(str(tmp_path / "examples.jsonl")).read(Letters()) == [
         Example((97, 0x2028, 98), (0x85,)),
         Example((99,), (0x2029, 100), 1.0),
     ]
@@ -76,18 +76,18 @@ def test_lines_end_at_newlines_alone_and_blank_ones_and_a_mark_are_nothing(tmp_p
 
 def test_escaped_characters_of_two_halves_are_read(tmp_path):
     (tmp_path / "examples.jsonl").write_text(r'{"prompt": "\ud83d\ude00", "completion": "b"}')
-    assert read(tmp_path / "examples.jsonl", Letters()) == [Example((0x1F600,), (98,))]
+    assert ExamplesText(str(tmp_path / "examples.jsonl")).read(Letters()) == [Example((0x1F600,), (98,))]
 
 
 def test_examples_in_another_encoding_are_named_with_the_byte(tmp_path):
     (tmp_path / "examples.jsonl").write_bytes(b'{"prompt": "a", "completion": "b"}\n{"prompt": "\xff')
     with pytest.raises(ValueError, match=r"examples\.jsonl is not UTF-8: byte 0xff at byte offset 47"):
-        read(tmp_path / "examples.jsonl", Letters())
+        ExamplesText(str(tmp_path / "examples.jsonl")).read(Letters())
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none.jsonl' is no file: JSON lines with prompt and completion"):
-        read(tmp_path / "none.jsonl", Letters())
+    with pytest.raises(FileNotFoundError, match=r"none.jsonl' is no file: .* prompt and completion"):
+        ExamplesText(str(tmp_path / "none.jsonl")).read(Letters())
 
 
 def test_a_row_holds_whole_examples_and_only_completions_count():

@@ -13,6 +13,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from qstar import runs
 from qstar.data import examples, rationales
+from qstar.data.examples import ExamplesText
 from qstar.data.rationales import Store
 from qstar.data.tokenizer import Tokenizer
 from qstar.decoding import generate

@@ -58,8 +58,8 @@ class TooWeak(OSError):  # noqa: N818 (it is what is said)
 class SandboxConfig:
     """How programs and answers that a model wrote are locked in when they are run to grade them."""
 
-    weak: str = "refuse"  # what a model wrote where the system has too few layers: refuse to run it, or allow it
-    without: tuple[str, ...] = ()  # layers left out, as in [bubblewrap]
+    weak: str = "refuse"  # if too few isolation layers are available: refuse to run model-written code, or allow it
+    without: tuple[str, ...] = ()  # isolation layers to leave out, as in [bubblewrap]
 
     def __post_init__(self):
         object.__setattr__(self, "without", tuple(self.without))
