@@ -119,7 +119,7 @@ def test_what_cannot_be_read_is_refused_with_the_way_out(text, method, message):
         (["--temperature", "nan", "--generate", "1"], "argument --temperature: nan"),
         (["--temperature", "-0.5", "--generate", "1"], "argument --temperature: -0.5"),
         (["--html", "."], "--html = .: this is a folder"),
-        (["--temperature", "1"], "it wants --generate"),
+        (["--temperature", "1"], "needs --generate"),
         (["--html", "nowhere/x.html"], "there is no directory nowhere"),
         (["--html", "x.html", "--no-html"], "not allowed with"),
     ],

@@ -172,7 +172,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, arm):
         raise Interrupted(7, Path("runs/mine") / arm / "checkpoints")
     assert end.value.code == 130
     assert "interrupted after step 7" in (err := capsys.readouterr().err)
-    assert err.endswith("Resume with   qstar-train resume=runs/mine\n")
+    assert err.endswith("Resume with  qstar-train resume=runs/mine\n")
 
 
 def test_ctrl_c_outside_the_loop_is_no_traceback(capsys):

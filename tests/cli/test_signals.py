@@ -68,7 +68,7 @@ BUSY = """
     import hashlib
     from qstar.cli import signals
     signals.install()
-    with signals.advising(lambda: "first"), signals.advising(lambda: "Resume with   qstar-train resume=x"):
+    with signals.advising(lambda: "first"), signals.advising(lambda: "Resume with  qstar-train resume=x"):
         print("busy", flush=True)
         hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)  # half an hour in C, without a look at signals
 """
@@ -81,7 +81,7 @@ def test_a_signal_ends_a_process_that_does_not_come_back_to_python(tmp_path, num
     process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode == signals.status(number) == 128 + number
-    assert err.endswith("\nResume with   qstar-train resume=x\n")
+    assert err.endswith("\nResume with  qstar-train resume=x\n")
 
 
 TAKEN_OVER = """

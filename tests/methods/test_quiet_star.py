@@ -368,7 +368,7 @@ def test_weights_that_begin_as_a_token_need_its_id():
         ({"reinforce_temperature": 0.0}, "method.reinforce_temperature = 0.0"),
         ({"base_weight": 1.5}, "method.base_weight = 1.5"),
         ({"think_fraction": 0.0}, "method.think_fraction = 0.0"),
-        ({"positions": "official", "think_fraction": 0.5}, "wants method.think_fraction=1"),
+        ({"positions": "official", "think_fraction": 0.5}, "method.think_fraction=1"),
     ],
 )
 def test_illegal_values_are_named(wrong, message):

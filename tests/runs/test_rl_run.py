@@ -1,4 +1,4 @@
-"""Runs that train on their own answers: stopped and gone on with, saved and loaded, refused."""
+"""Runs that train on their own answers: stopped and resumed, saved and loaded, refused."""
 
 import jax
 import numpy as np

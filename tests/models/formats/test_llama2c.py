@@ -73,7 +73,7 @@ def broken(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        (lambda path: path.write_bytes(path.read_bytes()[:-4]), ValueError, "bytes, its header promises"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-4]), ValueError, r"has \d+ bytes, its header"),
         (lambda path: path.write_bytes(b"GGUF" + bytes(2000)), ValueError, "does not begin with the sizes"),
         (lambda path: path.write_bytes(b""), ValueError, "does not begin with the sizes"),
         (lambda path: (path.parent / "tokenizer.bin").unlink(), FileNotFoundError, "no tokenizer at .*tokenizer.bin"),
@@ -139,7 +139,7 @@ def test_sizes_whose_product_overflows_are_refused_before_the_tokenizer_is_asked
     # The product of four of them is 0 in 64 bits.
     sizes = (1 << 19, 1 << 19, 1 << 19, 1 << 17, 1 << 17, 1 << 19, 1 << 19)
     (tmp_path / "m.bin").write_bytes(struct.pack("<7i", *sizes) + bytes(100))
-    with pytest.raises(ValueError, match=r"m\.bin has 128 bytes, its header promises \d{18,}"):
+    with pytest.raises(ValueError, match=r"m\.bin has 128 bytes, .* \d{18,}"):
         llama2c.read_file(tmp_path / "m.bin")
     (tmp_path / "m.bin").write_bytes(struct.pack("<7i", 12, 4, 1, 4, 4, 8, 8) + bytes(100))
     with pytest.raises(ValueError, match=r"m\.bin: model\.head_size = 3"):
