@@ -26,7 +26,7 @@ from qstar.reports import tables
 from qstar.tasks.grading import confine, sandbox
 
 NAMES = ("grader", "kind", "tried", "accepted", "longest, s")
-NAMES_SANDBOX = ("in force, beside limits and identity", "tried", "got through", "a program, ms")
+NAMES_SANDBOX = ("in force, besides limits and identity", "tried", "succeeded", "a program, ms")
 PROGRAMS = 50  # that are timed
 
 
