@@ -79,7 +79,7 @@ def test_arms_of_equal_compute_have_it(name, arm, runs):
     assert ratio == pytest.approx(1, abs=0.005)
 
 
-def test_an_arm_is_trained_by_its_overrides_and_asked_by_them_and_more():
+def test_an_arm_is_trained_by_its_overrides_and_evaluated_by_them_and_more():
     one = Ablation("x", "X", "a", {"a": Arm(("method.beta=0",), ("method.thought_len=4",))})
     run = ablation.plan(one, one.arms["a"], 7, Path("out"), ["steps=3"])
     assert run.directory == Path("out/quiet_star.ablations/beta=0.0/7")
@@ -108,7 +108,7 @@ def test_an_arm_is_trained_by_its_overrides_and_asked_by_them_and_more():
         ),
     ],
 )
-def test_a_file_that_is_no_ablation_is_refused(contents, message, tmp_path):
+def test_a_file_that_is_not_an_ablation_is_refused(contents, message, tmp_path):
     (tmp_path / "x.yaml").write_text(contents)
     with pytest.raises(ValueError, match=message):
         ablation.read(str(tmp_path / "x.yaml"))
@@ -146,7 +146,7 @@ arms:
 """
 
 
-def test_a_sweep_trains_and_asks_what_is_missing_and_the_report_finds_it(tmp_path, monkeypatch):
+def test_a_sweep_trains_and_evaluates_what_is_missing_for_the_report(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "BEST_OF", 1)
     (tmp_path / "small.yaml").write_text(FILE)
     small = [one for one in SMALL if not one.startswith("method.")]  # `method=lm` has no thoughts to shorten
@@ -222,7 +222,7 @@ RESULTS = [
 ]
 
 
-def test_a_mean_over_seeds_is_told_with_its_interval():
+def test_a_mean_over_seeds_is_shown_with_its_interval():
     assert tables.over_runs({(0, 0): 0.8, (0, 1): 0.9, (0, 2): 1.0}) == "0.900 ± 0.248"
     assert (tables.over_runs({(0, 0): 0.5}), tables.over_runs({}), tables.over_runs({(0, 0): 743629.3})) == (
         "0.500",
@@ -307,7 +307,7 @@ def test_results_are_read_as_they_were_written(tmp_path):
     assert len(found) == len(RESULTS)
 
 
-def test_the_page_has_the_tables_of_the_results_that_ship_and_a_place_for_every_ablation():
+def test_the_page_has_the_tables_of_the_shipped_results_for_every_ablation():
     page = script.PAGE.read_text()
     assert sorted(tables.places(page)) == ablation.shipped()
     results, read = ablations.load(script.RESULTS), [ablation.read(name) for name in tables.places(page)]

@@ -68,14 +68,14 @@ def test_a_run_says_how_much_trains(source, tmp_path, capsys):
     assert "136 of " in said and " weights train; held over all devices, in MiB: frozen " in said
 
 
-def test_a_run_that_was_stopped_goes_on_bit_for_bit(finished, source, tmp_path):
+def test_a_run_that_was_stopped_resumes_bit_for_bit(finished, source, tmp_path):
     train.run(of_source(source, "steps=1"), tmp_path)
     train.run(of_source(source, f"resume={tmp_path}"), tmp_path)
     assert_same(runs.load_run(tmp_path).params, runs.load_run(finished).params)
     assert small_runs.lines(tmp_path / "metrics.jsonl") == small_runs.lines(finished / "metrics.jsonl")
 
 
-def test_a_run_that_keeps_no_base_goes_on_bit_for_bit(source, tmp_path):
+def test_a_run_that_keeps_no_base_resumes_bit_for_bit(source, tmp_path):
     settings = ("method=lm", "lora.keep_base=false")
     train.run(of_source(source, *settings), tmp_path / "straight")
     train.run(of_source(source, *settings, "steps=1"), tmp_path / "stopped")

@@ -84,7 +84,7 @@ def steps_of(directory):
     return [json.loads(line)["step"] for line in (directory / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_training_goes_on_by_what_it_advises(call, stopped, tmp_path):
+def test_a_training_resumes_by_the_command_it_prints(call, stopped, tmp_path):
     directory = tmp_path / AWKWARD / "run"
     stopped(signal.SIGTERM)
     command = advice.command("qstar-train", *TRAIN, "steps=3", advice.override("run_dir", f"{AWKWARD}/run"))
@@ -111,7 +111,7 @@ def test_a_training_goes_on_by_what_it_advises(call, stopped, tmp_path):
     assert (directory / "damaged_checkpoint_4" / checkpoint.SEAL).is_file()
 
 
-def test_a_self_training_goes_on_by_what_it_advises(call, stopped, tmp_path):
+def test_a_self_training_resumes_by_the_command_it_prints(call, stopped, tmp_path):
     directory = tmp_path / AWKWARD
     stopped(signal.SIGTERM)
     status, _, err = call(advice.command("qstar-improve", *SUMS, advice.override("run_dir", AWKWARD)))
@@ -130,7 +130,7 @@ def run(call, tmp_path):
     return directory
 
 
-def test_an_evaluation_goes_on_and_is_compared_by_what_it_advises(call, run, tmp_path, monkeypatch):
+def test_an_evaluation_resumes_and_is_compared_by_the_printed_commands(call, run, tmp_path, monkeypatch):
     ask = Evaluator.__call__
 
     def interrupted(self, *arguments):
@@ -203,7 +203,7 @@ def test_a_run_that_fails_before_it_begins_leaves_no_folder(call, tmp_path):
 # --- what else is said --------------------------------------------------------------------------------------------
 
 
-def test_a_full_disk_says_how_to_go_on_and_a_mistake_does_not(capsys, tmp_path):
+def test_a_full_disk_says_how_to_resume_and_a_mistake_does_not(capsys, tmp_path):
     for error, expected in (
         (OSError(28, "the disk is full"), "Resume with  qstar-train resume=runs/x\n"),
         (ValueError("a"), ""),

@@ -208,7 +208,7 @@ def test_nothing_imports_tensorflow_or_torch():
     assert wrong == []
 
 
-def test_checked_classes_are_no_pytrees():
+def test_checked_classes_are_not_pytrees():
     """`@typed` on a flax dataclass breaks tree_map, scan and grad, which rebuild it with leaves that are no arrays."""
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):

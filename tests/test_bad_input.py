@@ -147,7 +147,7 @@ def test_a_run_directory_without_a_name_is_refused(name):
         composed("run_dir=", "model.source=bundled:cups", name=name)
 
 
-def test_outputs_of_the_other_commands_that_cannot_be_are_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+def test_impossible_outputs_of_other_commands_are_refused_before_loading(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"out = .*notes.txt.x: .*notes.txt is a file"):
         evaluate.evaluate(EvaluateConfig(run="nowhere", out=str(tmp_path / "notes.txt" / "x"), eval=composed().eval))
@@ -181,7 +181,7 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(refused, tmp_pat
     )
 
 
-def test_a_tokenizer_that_joins_an_answer_to_its_question_cannot_be_asked_the_cups_task(refused, tmp_path):
+def test_a_tokenizer_that_joins_an_answer_to_its_question_is_refused_for_cups(refused, tmp_path):
     vocab = {letter: id for id, letter in enumerate(ALPHABET)} | {"=1": 19}
     joined = Backend(models.BPE(vocab=vocab, merges=[("=", "1")]))
     model_directory(tmp_path / "model", Tokenizer(joined), dataclasses.replace(SHAPE, vocab=20))
@@ -272,7 +272,7 @@ def test_a_directory_of_another_run_is_refused_and_left_alone(refused, copy):
     refused(plain("steps=3", "optim.lr=0.002"), message)
 
 
-def test_the_same_configuration_goes_on_where_it_was(copy):
+def test_the_same_configuration_resumes_where_it_was(copy):
     before = files(copy / "checkpoints")
     train_run.run(plain("steps=2", "name=other", "run_dir=elsewhere"), copy)
     assert [line["step"] for line in lines(copy / "metrics.jsonl")] == [1, 2]
@@ -327,7 +327,7 @@ def test_a_run_that_has_not_saved_yet_cannot_be_evaluated(copy):
         evaluate.evaluate(EvaluateConfig(run=str(copy), eval=composed().eval))
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_it_to_go_on_from(tmp_path, finished, monkeypatch):
+def test_a_full_disk_leaves_the_previous_checkpoint_to_resume_from(tmp_path, finished, monkeypatch):
     from orbax.checkpoint._src.path import atomicity
 
     commit = atomicity.AtomicRenameTemporaryPath.finalize

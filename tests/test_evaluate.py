@@ -57,7 +57,7 @@ def table_of(folder: Path, step: int = 2) -> list[dict]:
 # --- asked otherwise than trained ---------------------------------------------------------------------------------
 
 
-def test_a_run_is_asked_with_thoughts_of_another_length(directory, tmp_path):
+def test_a_run_is_evaluated_with_thoughts_of_another_length(directory, tmp_path):
     trained, longer = tmp_path / "trained", tmp_path / "longer"
     evaluate.evaluate(asked(directory, out=str(trained)))
     evaluate.evaluate(asked(directory, out=str(longer), method={"thought_len": 5}))
@@ -77,7 +77,7 @@ def test_a_setting_that_the_method_does_not_have_is_refused(directory):
 # --- steps --------------------------------------------------------------------------------------------------------
 
 
-def test_every_checkpoint_of_a_run_is_asked_with_one_command(directory, tmp_path):
+def test_every_checkpoint_of_a_run_is_evaluated_with_one_command(directory, tmp_path):
     groups = evaluate.evaluate(asked(directory, step="all", out=str(tmp_path / "out")))
     assert [name for name, _ in groups] == [f"{directory}, step 1", f"{directory}, step 2"]
     assert [[row.way for row in rows] for _, rows in groups] == [["none", "greedy", "sampled"]] * 2
@@ -135,7 +135,7 @@ def test_a_checkpoint_that_is_not_there_is_refused(directory, tmp_path):
 # --- on disk ------------------------------------------------------------------------------------------------------
 
 
-def test_an_evaluation_that_is_killed_goes_on_and_gives_the_same_numbers(directory, tmp_path):
+def test_an_evaluation_that_is_killed_resumes_and_gives_the_same_numbers(directory, tmp_path):
     cfg = asked(directory, eval=dataclasses.replace(CUPS, items=300, draws=2, thoughts=("none", "sampled")))
     command = [
         sys.executable, "-m", "qstar.evaluate", f"run={directory}", "eval.items=300", "eval.batch_size=2",
@@ -183,7 +183,7 @@ def test_other_tasks_and_steps_of_a_folder_stay_in_its_table(directory, tmp_path
     assert stale not in found
 
 
-def test_a_file_is_no_folder_for_answers(directory, tmp_path):
+def test_a_file_is_not_a_folder_for_answers(directory, tmp_path):
     (tmp_path / "scores.jsonl").touch()
     with pytest.raises(ValueError, match=r"scores.jsonl is a file: name a folder"):
         evaluate.evaluate(asked(directory, out=str(tmp_path / "scores.jsonl")))

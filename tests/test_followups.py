@@ -51,7 +51,7 @@ def started(cfg):
     return program.start(loaded.language_model, cfg.seed, runs.carried_on(loaded, cfg.method)).params
 
 
-def test_a_run_begins_with_the_weights_of_another_delimiters_and_mixing_head_included(quiet):
+def test_a_run_starts_from_another_with_its_delimiters_and_mixing_head(quiet):
     saved = runs.load_run(quiet).params
     assert np.abs(saved["mixing"]["last"]).max() > 0  # it has learned
     for leaf, wanted in zip(jax.tree.leaves(started(going_on(quiet))), jax.tree.leaves(saved), strict=True):
@@ -65,7 +65,7 @@ def test_extras_false_begins_with_the_language_model_alone(quiet):
     assert np.abs(found["start"] - saved["start"]).max() > 0
 
 
-def test_parts_that_the_other_run_lacks_begin_anew(quiet):
+def test_parts_that_the_other_run_lacks_begin_again(quiet):
     cfg = going_on(quiet, "method=adaptive_cups", "method.thought_len=2")
     saved, found = runs.load_run(quiet).params, started(cfg)
     np.testing.assert_array_equal(found["mixing"]["last"], saved["mixing"]["last"])
@@ -90,7 +90,7 @@ def student(quiet, *overrides):
     )
 
 
-def test_the_student_of_a_run_trains_stops_and_goes_on_bit_for_bit(quiet, tmp_path, monkeypatch):
+def test_the_student_of_a_run_trains_stops_and_resumes_bit_for_bit(quiet, tmp_path, monkeypatch):
     train.run(student(quiet, "steps=3", "save_every=1"), tmp_path / "straight")
     stopped = {"now": False}
     monkeypatch.setattr(loop._StopSignals, "asked", lambda self, step, every: step == 1 and not stopped["now"])
@@ -106,7 +106,7 @@ def test_the_student_of_a_run_trains_stops_and_goes_on_bit_for_bit(quiet, tmp_pa
     assert "mixing" not in trained.params  # a language model like any other
 
 
-def test_a_method_with_a_reference_runs_is_asked_and_opened_again(tmp_path):
+def test_a_method_with_a_reference_is_trained_evaluated_and_loaded(tmp_path):
     cfg = small("method=rlp_cups", "steps=2", "control=false", "sample_every=0")
     train.run(cfg, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["step"] == 2
@@ -224,7 +224,7 @@ def answer(way, accuracy):
     return {"way": way, "accuracy": accuracy, "accuracy_low": 0.25, "accuracy_high": 0.25}
 
 
-def test_seeds_of_an_arm_are_one_line_with_students_interval_and_one_seed_has_that_of_its_questions(scripts):
+def test_seeds_of_an_arm_have_students_interval_and_one_seed_its_questions(scripts):
     compare, cfg = scripts["compare"], composed("steps=7")
     gains = dict(zip(compare.PLACES, (1.0, -0.25), strict=True))
     first, second = (

@@ -110,7 +110,7 @@ def test_hub_models_are_fetched_once_named_either_way(source, monkeypatch):
 
 
 @pytest.mark.parametrize("absent", ["./some/model", "/some/model", "some/deep/model", "model", "../model"])
-def test_paths_that_do_not_exist_are_not_asked_of_the_hub(absent, monkeypatch):
+def test_paths_that_do_not_exist_are_not_fetched_from_the_hub(absent, monkeypatch):
     monkeypatch.setattr(hf, "fetch", lambda name: pytest.fail(f"fetched {name}"))
     with pytest.raises(FileNotFoundError, match=f"no model at '{absent}'; a model is one of"):
         runs.load_model(absent)

@@ -38,7 +38,7 @@ def test_links_between_nodes_carry_what_leaves_a_node():
     assert [MACHINE.link(4, 4), MACHINE.link(8, 4), MACHINE.link(8, 1)] == [100.0, 40.0, 10.0]
 
 
-def test_data_parallel_sums_the_gradients_of_layers_for_text_and_columns_and_those_of_tables_once():
+def test_data_parallel_sums_gradients_of_layers_for_text_and_columns_tables_once():
     one = of((4, 1, 1))
     assert one.data_s == pytest.approx(2 * 3 / 4 * 4 * (2 * LAYERS + TABLES) / 100)
     assert (one.fsdp_s, one.tensor_s) == (0, 0)

@@ -81,7 +81,7 @@ def test_every_number_refuses_by_its_key_what_cannot_work(group, schema):
 
 
 @pytest.mark.parametrize(("group", "schema"), SCHEMAS, ids=lambda one: getattr(one, "__name__", one))
-def test_every_number_refuses_by_its_key_what_is_no_number(group, schema):
+def test_every_number_refuses_by_its_key_what_is_not_a_number(group, schema):
     for name, rule in numeric(schema).items():
         key = f"{group}.{name}" if group else name
         wrong = ["many", True, [1], *([] if rule.optional else [None]), *([1.5] if rule.kind is int else [])]

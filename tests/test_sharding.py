@@ -129,9 +129,7 @@ def compile_afresh():
 
 
 @pytest.mark.parametrize("name", MESHES)
-def test_devices_think_the_same_thoughts_and_lose_the_same_as_one_and_say_no_more_than_they_must(
-    name, x64, capfd, caplog, compile_afresh
-):
+def test_devices_have_the_thoughts_and_loss_of_one_with_minimal_communication(name, x64, capfd, caplog, compile_afresh):
     wanted_history, wanted_tokens, alone = on_one_device()
     capfd.readouterr()
     with jax.log_compiles(), caplog.at_level("WARNING"):

@@ -80,7 +80,7 @@ def test_the_ledger_leaves_asking_apart_and_leaks_are_counted_over_seeds(modules
     assert cells(tables.all_tables(runs)["leaks"]) == [["STaR, goes on", "2/10", "", "1/8"]]
 
 
-def test_bases_and_seeds_are_told_apart_and_what_varied_is_said(modules, tmp_path):
+def test_bases_and_seeds_are_distinguished_and_what_varied_is_named(modules, tmp_path):
     tables = modules["tables"]
     for base, seed, last in ((0, 0, 0.9), (0, 1, 0.7), (1, 0, 0.5), (2, 0, 0.4)):
         test = {"accuracy": {"share": last, "n": 100}, "groups": {"2": {"share": last, "n": 100}}}
@@ -103,7 +103,7 @@ def test_bases_and_seeds_are_told_apart_and_what_varied_is_said(modules, tmp_pat
     )
 
 
-def test_a_page_is_written_anew_on_request_alone_and_never_from_fewer_runs(modules, folder, tmp_path, monkeypatch):
+def test_a_page_is_written_again_on_request_alone_and_never_from_fewer_runs(modules, folder, tmp_path, monkeypatch):
     tables = modules["tables"]
     page = tmp_path / "README.md"
     monkeypatch.setattr(tables, "draw", lambda runs, out: None)
@@ -166,7 +166,7 @@ def test_hint_success_of_bases_beside_where_star_ends(modules, tmp_path, monkeyp
         called("0.7=absent", out="few")
 
 
-def test_a_base_that_cannot_add_two_digits_is_trained_anew_with_more_steps(modules, tmp_path, monkeypatch):
+def test_a_base_that_cannot_add_two_digits_is_trained_again_with_more_steps(modules, tmp_path, monkeypatch):
     study, trained, shares = modules["study"], [], iter([0.2, 0.95])
 
     def call(command, log):

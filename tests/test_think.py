@@ -72,7 +72,7 @@ def _model(run):
     return run.method, run.definition, run.params
 
 
-def test_sampled_thoughts_come_in_the_asked_number_and_follow_the_seed():
+def test_sampled_thoughts_come_in_the_requested_number_and_follow_the_seed():
     first, again, other = (
         think.think(opened(), think.parse(["badge", "--sample", "--thoughts", "2", "--seed", seed])) for seed in "001"
     )
@@ -81,7 +81,7 @@ def test_sampled_thoughts_come_in_the_asked_number_and_follow_the_seed():
     assert first != other
 
 
-def test_what_is_generated_stands_behind_the_text_and_never_holds_what_is_forbidden():
+def test_what_is_generated_stands_after_the_text_and_never_holds_what_is_forbidden():
     hot = ["badge", "--generate", "20", "--temperature", "5", "--sample"]
     found = think.think(opened(), think.parse(hot))
     assert LETTERS.decode(found.tokens[:5]) == "badge"

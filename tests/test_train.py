@@ -60,7 +60,7 @@ def test_a_new_run_is_what_was_given():
     assert chosen(TRAINING, "run_dir=runs/mine") == (composed("run_dir=runs/mine"), Path("runs/mine"))
 
 
-def test_resume_takes_the_configuration_of_the_run_and_single_values_of_the_command_line(saved):
+def test_resume_takes_the_runs_configuration_and_single_values_of_the_command_line(saved):
     cfg, directory = chosen(TRAINING, f"resume={saved}", "steps=9", "mesh=fsdp", "method.delimiter=-")
     assert directory == saved
     assert (cfg.steps, cfg.mesh.fsdp, cfg.method.delimiter) == (9, -1, "-")
@@ -84,7 +84,7 @@ def test_resume_with_another_option_of_a_group_is_refused(saved, group):
         chosen(TRAINING, f"resume={saved}", group)
 
 
-def test_resume_of_what_is_no_run_is_refused(tmp_path):
+def test_resume_of_what_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=rf"resume={tmp_path}: .* no config.yaml"):
         chosen(TRAINING, f"resume={tmp_path}")
 
@@ -167,7 +167,7 @@ def test_damaged_weights_are_one_message_and_status_1(qstar_train, tmp_path, dam
 
 
 @pytest.mark.parametrize("arm", ["", "control"])
-def test_an_interrupted_run_says_how_to_go_on(capsys, arm):
+def test_an_interrupted_run_says_how_to_resume(capsys, arm):
     with pytest.raises(SystemExit) as end, entry.errors():
         raise Interrupted(7, Path("runs/mine") / arm / "checkpoints")
     assert end.value.code == 130
@@ -175,7 +175,7 @@ def test_an_interrupted_run_says_how_to_go_on(capsys, arm):
     assert err.endswith("Resume with  qstar-train resume=runs/mine\n")
 
 
-def test_ctrl_c_outside_the_loop_is_no_traceback(capsys):
+def test_ctrl_c_outside_the_loop_is_not_a_traceback(capsys):
     with pytest.raises(SystemExit) as end, entry.errors():
         raise KeyboardInterrupt
     assert end.value.code == 130

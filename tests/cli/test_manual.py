@@ -48,7 +48,7 @@ def test_help_shows_what_the_arguments_compose():
     assert "  * lm      " in shown and "    quiet_star_cups  " in shown
 
 
-def test_help_lists_the_choices_of_the_groups_that_the_command_has_with_what_they_are():
+def test_help_lists_the_choices_of_the_commands_groups_with_their_meaning():
     shown = manual.text("improve", [])
     lines = shown.splitlines()
     tasks = entries(lines[lines.index("  task") + 1 : lines.index("", lines.index("  task"))])

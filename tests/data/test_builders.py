@@ -70,7 +70,7 @@ def test_the_same_content_is_prepared_once_even_from_another_place(tmp_path):
     assert only(tmp_path / "cache", "*/qstar_text/1.0.1/*array_record*").stat().st_mtime == 1
 
 
-def test_changed_content_and_changed_options_are_prepared_anew(tmp_path):
+def test_changed_content_and_changed_options_are_prepared_again(tmp_path):
     file = write(tmp_path / "a.txt", "one\n--\ntwo")
     assert texts(file) == ["one\n--\ntwo"]
     assert texts(file, separator="--") == ["one", "two"]

@@ -38,7 +38,7 @@ def test_a_file_of_examples_is_read_as_it_was_written(tmp_path):
         ),
     ],
 )
-def test_a_line_that_is_no_example_is_named(tmp_path, line, message):
+def test_a_line_that_is_not_an_example_is_named(tmp_path, line, message):
     (tmp_path / "examples.jsonl").write_text('{"prompt": "a", "completion": "b"}\n' + line + "\n")
     with pytest.raises(ValueError, match=message):
         ExamplesText(str(tmp_path / "examples.jsonl")).read(Letters())

@@ -105,7 +105,7 @@ def test_rows_hold_every_solution_once_with_its_labels(tmp_path):
         (OUTCOME | {"completion_ids": [99]}, "completion_ids"),
     ],
 )
-def test_lines_that_are_no_labelled_solutions_are_named(tmp_path, record, message):
+def test_lines_that_are_not_labelled_solutions_are_named(tmp_path, record, message):
     with pytest.raises(ValueError, match=rf"labelled.jsonl.*1.*{message}"):
         read(tmp_path, record)
 

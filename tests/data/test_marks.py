@@ -93,7 +93,7 @@ def test_ends_are_those_of_tokenizer_generation_and_model_the_tokenizers_own_fir
     assert saved(tmp_path, text, **(files | {"tokenizer_config": {}, "generation_config": {}})).ends == (first,)
 
 
-def test_ids_of_ordinary_text_are_no_ends_whatever_a_config_written_with_defaults_says(tmp_path):
+def test_ids_of_ordinary_text_end_nothing_whatever_a_default_config_says(tmp_path):
     text = byte_level(r"\p{L}+|\s+", ["<|im_end|>"])
     defaults = {"bos_token_id": 1, "eos_token_id": 2}  # the letters b and c here
     tokenizer = saved(tmp_path, text, config=defaults, generation_config=defaults)
@@ -103,7 +103,7 @@ def test_ids_of_ordinary_text_are_no_ends_whatever_a_config_written_with_default
 
 
 @pytest.mark.parametrize("value", ["2", [2, "x"], True, 1.5])
-def test_an_end_that_is_no_id_is_named(tmp_path, value):
+def test_an_end_that_is_not_an_id_is_named(tmp_path, value):
     with pytest.raises(ValueError, match="eos_token_id"):
         saved(tmp_path, llama3(), generation_config={"eos_token_id": value})
 
@@ -162,7 +162,7 @@ def test_a_token_of_both_belongs_to_the_completion(backend, prompt, completion, 
     assert Tokenizer(backend(), Marks(1, True, (2,))).encode_pair(prompt, completion) == expected
 
 
-def test_tokens_of_the_prompt_alone_stay_in_the_prompt_where_its_end_is_cut_otherwise():
+def test_tokens_of_the_prompt_alone_stay_in_it_where_its_end_is_split_differently():
     vocab = {letter: id for id, letter in enumerate("abcd")} | {"bc": 4, "cd": 5}
     tokenizer = tokenizers.byte_level_bpe(vocab, [("c", "d"), ("b", "c")], [], "gpt-2")
     assert tokenizer.encode("abc") == [0, 4]
@@ -210,7 +210,7 @@ def test_what_was_sampled_is_trained_on_as_it_was_sampled(tokens, stored, expect
     assert as_sampled(tokens, stored, tokenizer, ("\n\n", "\nb")) == expected
 
 
-def test_a_stop_with_letters_is_told_from_the_text():
+def test_a_stop_with_letters_is_distinguished_from_the_text():
     vocab = {letter: id for id, letter in enumerate("ab!")} | {"<e>": 3}
     tokenizer = tokenizers.byte_level_bpe(vocab, [], ["<e>"], "gpt-2").marked(Marks(ends=(3,)))
     assert as_sampled([0, 2], "a!", tokenizer, ("!",)) == [0, 2]
@@ -218,7 +218,7 @@ def test_a_stop_with_letters_is_told_from_the_text():
     assert as_sampled([0, 1, 2], "a!", tokenizer, ("!",)) == [0, 2]
 
 
-def test_of_characters_the_stored_text_is_trained_on_with_the_tokens_that_were_sampled():
+def test_with_characters_the_stored_text_is_trained_on_with_the_sampled_tokens():
     tokenizer = tokenizers.characters("ab \n", ["ab"])
     assert as_sampled([3, 0, 1, 3, 3], "ab\n\n", tokenizer, ("\n\n",)) == [0, 1, 3, 3]  # "a", "b": no word
     assert as_sampled([4, 3, 3], " ab\n\n", tokenizer, ("\n\n",)) == [2, 4, 3, 3]

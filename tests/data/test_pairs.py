@@ -41,7 +41,7 @@ def test_sampled_ids_are_kept(tmp_path):
         (PAIR | {"chosen_ids": [77]}, "completion_ids"),
     ],
 )
-def test_lines_that_are_no_pairs_are_named(tmp_path, record, message):
+def test_lines_that_are_not_pairs_are_named(tmp_path, record, message):
     with pytest.raises(ValueError, match=rf"pairs.jsonl.*1.*{message}"):
         read(tmp_path, record)
 

@@ -60,7 +60,7 @@ def test_windows_of_one_document_differ_between_epochs(tmp_path):
     assert len({row[0] for row in rows(take(batches, 8))}) > 3
 
 
-def test_packing_fills_windows_and_numbers_documents_and_positions_anew(tmp_path):
+def test_packing_fills_windows_and_numbers_documents_and_positions_again(tmp_path):
     cfg = config(tmp_path, "abc", "defg", "ab", "xyzv", window="pack", length=4)
     corpus = pipeline.load_corpus(cfg, LETTERS)
     first, second, third = (pipeline.packed(corpus, 4, i) for i in range(3))
@@ -92,7 +92,7 @@ def test_batch_k_is_a_function_of_seed_and_k(tmp_path, window):
     assert rows(take(pipeline.text_batches(cfg, LETTERS, 4, seed=8, pad_id=PAD), 30)) != straight
 
 
-def test_an_iterator_restored_from_its_state_goes_on_where_it_was(tmp_path):
+def test_an_iterator_restored_from_its_state_resumes_where_it_was(tmp_path):
     cfg = config(tmp_path, *words(40), length=3)
     batches = pipeline.text_batches(cfg, LETTERS, 4, seed=7, pad_id=PAD)
     take(batches, 11)
@@ -121,7 +121,7 @@ def test_a_document_stays_in_its_split_when_others_come_and_go(tmp_path):
     assert heldout == more & set(words(100))
 
 
-def test_an_end_of_text_token_follows_every_document_where_it_is_asked_for(tmp_path):
+def test_an_end_of_text_token_follows_every_document_where_it_is_requested(tmp_path):
     ending = LETTERS.marked(dataclasses.replace(LETTERS.marks, ends=(25, 24)))
     plain, ended = (
         pipeline.load_corpus(config(tmp_path, "abc", "de", end_of_text=end), ending) for end in (False, True)

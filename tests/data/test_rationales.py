@@ -205,7 +205,7 @@ def flip(file, byte):
     file.write_bytes(contents)
 
 
-def test_every_flipped_byte_is_noticed_where_its_rows_are_asked_for(full):
+def test_every_flipped_byte_is_noticed_where_its_rows_are_read(full):
     size = part(full, 1, 0).stat().st_size
     for byte in range(0, size, 97):
         flip(part(full, 1, 0), byte)
@@ -243,7 +243,7 @@ def test_a_copy_over_another_file_and_one_under_a_strange_name_are_named(full):
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_the_command_that_is_advised_goes_on_without_the_file(full, gone):
+def test_the_command_that_is_advised_resumes_without_the_file(full, gone):
     part(full, 1, 0).unlink() if gone else flip(part(full, 1, 0), 500)
     with pytest.raises(ValueError) as error:
         Store.open(full).rows()

@@ -17,7 +17,7 @@ def test_merges_join_pieces_and_spaces_lead_words():
     assert bpe().decode([6, 7]) == "ab ab"
 
 
-def test_digits_stand_alone_only_where_asked():
+def test_digits_are_separate_only_where_requested():
     assert bpe("smollm").encode("12") == [3, 4]
     assert bpe("gpt-2").encode("12") == [8]
 
@@ -61,7 +61,7 @@ def test_json_round_trip_gives_the_same_ids(tmp_path):
     assert again.decode([6, 5, 3, 4, 0, 9, 10]) == "ab 12<|end|>é"
 
 
-def test_no_special_tokens_are_added_though_the_file_asks_for_them():
+def test_no_special_tokens_are_added_even_where_the_file_says_so():
     raw = json.loads(bpe().to_json())
     raw["post_processor"] = {
         "type": "TemplateProcessing",
@@ -110,7 +110,7 @@ def test_pieces_that_do_not_fit_together_are_refused():
         tokenizers.byte_level_bpe(VOCAB, [("a", "Ġ")], [], "smollm")
 
 
-def test_files_that_are_no_tokenizer_are_named(tmp_path):
+def test_files_that_are_not_tokenizer_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no tokenizer at .*tokenizer\.json"):
         tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
     (tmp_path / "tokenizer.json").write_text("{}")

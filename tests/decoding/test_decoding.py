@@ -97,7 +97,7 @@ def test_texts_are_asked_as_their_ids():
 # --- what a row depends on ----------------------------------------------------------------------------------------
 
 
-def test_a_row_is_the_same_to_the_last_bit_whatever_stands_beside_it():
+def test_a_row_is_the_same_to_the_last_bit_whatever_rows_are_beside_it():
     prompts = [
         LONG[token:] + LONG[:more] for token, more in ((20, 0), (0, 9), (23, 0), (31, 0), (0, 4), (25, 0), (29, 0))
     ]
@@ -127,7 +127,7 @@ def test_samples_of_a_prompt_are_those_of_the_prompt_given_as_often(x64):
     assert len({tuple(row) for row in once.tokens}) == 4
 
 
-def test_one_key_draws_anew_for_every_row_and_every_token():
+def test_one_key_draws_again_for_every_row_and_every_token():
     found = written([[1, 2]], 0, dataclasses.replace(SAMPLED, top_k=0, top_p=1.0), tiny.LM, samples=200, batch_size=1)
     tokens = np.array(found.tokens)
     # Of 199 pairs of neighbours, as many agree as chance has it: far from all.
@@ -191,7 +191,7 @@ def test_cost_by_hand():
     assert (found.cost + found.cost).prompt_tokens == 74
 
 
-def test_progress_is_told_in_prompts():
+def test_progress_is_counted_in_prompts():
     told = []
     written([[1] * 33, [2, 3], [4], [5]], 0, SAMPLED, tiny.LM, progress=lambda *now: told.append(now))
     assert told == [(1, 4), (3, 4), (4, 4)]

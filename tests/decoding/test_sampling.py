@@ -70,9 +70,7 @@ def drawn(choice, count=20000):
     ],
 )
 @pytest.mark.parametrize("large", [vocabulary.LARGE, 0])
-def test_tokens_are_drawn_from_the_distribution_whose_log_probs_are_kept_as_the_behaviour_s(
-    choice, wanted, large, monkeypatch
-):
+def test_tokens_are_drawn_from_the_distribution_of_the_stored_behaviour_logprobs(choice, wanted, large, monkeypatch):
     monkeypatch.setattr(vocabulary, "LARGE", large)
     found, wanted = drawn(choice), np.array(wanted)
     share = np.bincount(np.asarray(found.token), minlength=6) / 20000
@@ -82,7 +80,7 @@ def test_tokens_are_drawn_from_the_distribution_whose_log_probs_are_kept_as_the_
     np.testing.assert_allclose(np.exp(found.logprob), np.array(PROBS)[found.token], rtol=rounding(10))
 
 
-def test_the_likeliest_token_has_behaviour_zero_and_a_margin_over_those_that_may_be_written():
+def test_the_likeliest_token_has_behaviour_zero_and_a_margin_over_allowed_tokens():
     found = drawn(Choice(temperature=0.0), 2)
     assert found.token.tolist() == [2, 2]
     assert found.behaviour.tolist() == [0.0, 0.0]

@@ -96,7 +96,7 @@ def test_a_row_depends_on_its_key_and_on_no_other_row():
     assert len({step.ids for step in together}) == 5
 
 
-def test_a_given_row_goes_on_as_the_one_that_was_written():
+def test_a_given_row_continues_as_the_one_that_was_written():
     writing = session()
     first = writing.write([writing.start(2)], keys(3), limit=6)[0]
     given_row = writing.row(2, first.ids)
@@ -128,7 +128,7 @@ def test_without_keys_rows_begin_with_the_likeliest_tokens_and_go_on_with_them()
 # --- where a step ends --------------------------------------------------------------------------------------------
 
 
-def test_a_step_ends_with_its_delimiter_and_the_next_goes_on_from_there():
+def test_a_step_ends_with_its_delimiter_and_the_next_continues_from_there():
     writing = session()
     row, texts = writing.start(0), []
     while len(row.ids) < SAMPLED.max_new_tokens:
@@ -231,7 +231,7 @@ def test_a_program_is_compiled_for_a_shape_and_for_no_other_number_of_rows():
 # --- errors -------------------------------------------------------------------------------------------------------
 
 
-def test_rows_that_cannot_go_on_are_refused():
+def test_rows_that_cannot_continue_are_refused():
     writing = session(dataclasses.replace(SAMPLED, max_new_tokens=2))
     full = writing.write([writing.start(0)], keys(0))[0].row
     with pytest.raises(ValueError, match="max_new_tokens = 2"):

@@ -30,7 +30,7 @@ def test_a_stop_text_may_begin_and_end_within_tokens():
     assert first([A, B, C], "bb", "ca") is None
 
 
-def test_the_first_to_be_complete_ends_the_text_and_of_several_in_a_token_the_first_to_begin():
+def test_the_first_complete_stop_ends_the_text_within_a_token_the_first_to_begin():
     assert first([A, B, C], "c", "ab") == Ending(2, "", "ab")
     assert first([Q, ABC], "c", "bc", "b") == Ending(2, "Qa", "bc")  # of two that begin together the longer
     assert first([Q, ABC], "c", "ab") == Ending(2, "Q", "ab")

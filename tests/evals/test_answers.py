@@ -88,7 +88,7 @@ def test_the_verdicts_of_samples_are_the_graders_and_the_answer_of_most_counts(b
     assert len({text for row in rows.values() for text in row["written"]}) > 4
 
 
-def test_what_is_written_after_thoughts_depends_on_neither_batches_nor_the_number_of_samples(x64):
+def test_text_after_thoughts_depends_on_neither_batches_nor_the_number_of_samples(x64):
     cfg = dataclasses.replace(CFG, thoughts=("sampled",), items=2, batch_size=2, samples=2, temperature=1.0)
     whole = asked(cfg, thinker())
     ((place, row),) = asked(dataclasses.replace(cfg, items=1, batch_size=1, samples=1), thinker()).items()
@@ -104,7 +104,7 @@ def test_a_row_holds_plain_values(bundled):
     assert json.loads(json.dumps(row)) == row
 
 
-def test_a_file_of_questions_is_asked_with_the_tasks_own_prompt(tmp_path):
+def test_a_file_of_questions_uses_the_tasks_own_prompt(tmp_path):
     lines = [{"question": f"{i} and 1?", "answer": str(i + 1)} for i in range(8)]
     (tmp_path / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     task = Jsonl(path=str(tmp_path / "sums.jsonl"), answers="numeric", dev=0, test=0)
@@ -115,7 +115,7 @@ def test_a_file_of_questions_is_asked_with_the_tasks_own_prompt(tmp_path):
         assert (item.problem.answer, item.prompt) == (str(number + 1), f"Q: {number} and 1?\nA:")
 
 
-def test_examples_before_a_question_are_the_same_in_every_evaluation_and_can_be_left_out():
+def test_few_shot_examples_are_the_same_in_every_evaluation_and_optional():
     cfg = TaskEval(task=Arithmetic(digits=(1,), num_shots=2), items=3)
     with_shots, again, fewer = (
         one.measures(TOKENIZER)[0].items for one in (cfg, cfg, dataclasses.replace(cfg, items=2))

@@ -108,7 +108,7 @@ def test_prompts_are_those_of_the_released_script():
     assert [one.answer for one in QUESTIONS] == ["2", "1000.5", "0"]
 
 
-def test_a_choice_is_asked_for_and_read_as_a_letter():
+def test_a_choice_is_requested_and_read_as_a_letter():
     row = {"id": "dev-1", "question": "Where?", "choices": ["bank", "sea", "bed", "sky", "home"], "answer": "C"}
     problem = chain.letter_problem(row)
     choices = "(A) bank\n(B) sea\n(C) bed\n(D) sky\n(E) home"
@@ -141,7 +141,7 @@ def scripted(monkeypatch, *calls, cfg=CFG, questions=QUESTIONS, ways=("greedy",)
     return script, measure.ask(thinker(QUICK), ways, range(len(questions)), jax.random.key(0))
 
 
-def test_a_rationale_ends_where_the_next_question_begins_and_the_answer_is_asked_behind_it(monkeypatch):
+def test_a_rationale_ends_at_the_next_question_and_the_answer_follows_it(monkeypatch):
     reasons = [" One,\ntwo. \n", " Two.\nQ: And three? 3", " 7\n\n\n8<|endoftext|>", "<|endoftext|>", " 1000.5", ""]
     answers = [" 2.", " -2", " $2.00, 9", " x", " 1,000.50.", "\nQ: 1000.5"]
     script, rows = scripted(monkeypatch, reasons, answers, questions=QUESTIONS[:2])
@@ -206,7 +206,7 @@ def test_figures_are_the_majority_of_all_votes_and_of_fewer():
 # --- a real model -------------------------------------------------------------------------------------------------
 
 
-def test_what_is_written_for_a_question_depends_on_neither_batches_nor_the_number_of_votes(x64):
+def test_the_text_for_a_question_depends_on_neither_batches_nor_votes(x64):
     subject, ways = thinker(), ("none", "sampled")
     whole = asked(measured(), subject, ways)
     assert len(whole) == 6
@@ -234,7 +234,7 @@ def test_a_model_that_does_not_think_answers_as_the_language_model_inside_a_thin
     assert row == asked(measured(CFG, QUESTIONS[:1]), subject, ("none",))["test-4", "none"]
 
 
-def test_weights_that_are_no_numbers_are_refused(x64):
+def test_weights_that_are_not_numbers_are_refused(x64):
     subject = thinker()
     broken = subject.params | {"lm": jax.tree.map(lambda leaf: leaf * jnp.nan, subject.params["lm"])}
     with pytest.raises(ValueError, match="not a number"):
@@ -301,7 +301,7 @@ def test_settings_out_of_range_are_refused(change, message):
 
 
 @pytest.mark.parametrize("change", [{"max_tokens": 213}, {"answer_tokens": 200}])
-def test_more_than_fits_behind_the_longest_question_is_refused_before_anything_is_written(change, monkeypatch):
+def test_answers_too_long_for_the_longest_question_are_refused_first(change, monkeypatch):
     monkeypatch.setattr(chain, "generate", None)
     with pytest.raises(ValueError, match=r"gsm8k_chain: question test-9 has 54 tokens, .* was built for 256"):
         asked(measured(dataclasses.replace(CFG, **change)), thinker(QUICK), ("none",))

@@ -56,7 +56,7 @@ def test_length_is_counted_in_bytes_not_characters():
     assert (row["prediction"], row["prediction_per_byte"]) == ("xy", "éé")
 
 
-def test_the_texts_of_commonsense_qa_have_each_choice_behind_the_question_and_nothing_listed():
+def test_commonsense_qa_texts_have_each_choice_after_the_question_unlisted():
     row = {"id": "dev-3", "question": "bag:", "choices": ["a", "bc", "d", "e", "fg h"], "answer": "B"}
     (item,) = commonsense_qa.texts([row], LETTERS)
     assert [LETTERS.decode(ids) for ids in item.ids] == [

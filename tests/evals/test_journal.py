@@ -52,7 +52,7 @@ def test_a_line_that_is_no_json_is_named(tmp_path):
         Journal(tmp_path, "cups", IDENTITY)
 
 
-def test_finishing_replaces_the_journal_by_a_parquet_file_that_says_what_was_evaluated(tmp_path):
+def test_finishing_replaces_the_journal_by_a_parquet_file_with_its_configuration(tmp_path):
     open = Journal(tmp_path, "cups", IDENTITY)
     open.append(0, ROWS)
     open.finish(ROWS)

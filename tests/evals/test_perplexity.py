@@ -49,7 +49,7 @@ def asked(measure, subject, ways, key=7):
 # --- windows ------------------------------------------------------------------------------------------------------
 
 
-def test_windows_score_every_token_but_the_first_once_behind_the_overlap():
+def test_windows_score_every_token_but_the_first_once_after_the_overlap():
     found = [(one.start, one.scored, one.tokens) for one in windows((10, 11, 12, 13, 14, 15, 16, 17, 18), 4, 2)]
     assert found == [
         (0, 1, (10, 11, 12, 13)),
@@ -230,7 +230,7 @@ def test_text_without_documents_is_refused(tmp_path):
         cfg.measures(LETTERS)
 
 
-def test_weights_that_are_no_numbers_are_refused():
+def test_weights_that_are_not_numbers_are_refused():
     model, params = tiny.thinker_of()
     broken = params | {"lm": params["lm"] | {"embedding": params["lm"]["embedding"] * jnp.nan}}
     with pytest.raises(ValueError, match="not a number"):

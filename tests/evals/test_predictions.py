@@ -50,7 +50,7 @@ def predicted(batch, anchors, think):
     return found.mixed[0, 0] if think else found.base[0]
 
 
-def test_answers_are_those_of_the_method_asked_for_one_text_alone():
+def test_answers_are_those_of_the_method_for_a_single_text():
     found = ask(ways=("none", "greedy")).logprobs
     for row, query in enumerate(QUERIES):
         padding = [0] * (8 - len(query.ids))

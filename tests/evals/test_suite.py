@@ -22,7 +22,7 @@ TOKENIZER = tokenizers.characters(cups.ALPHABET)
 PLACES = (0, 1, 2, 3, 4)  # the ids of 1 to 5
 
 
-def test_a_cups_item_scores_the_token_behind_the_equals_sign_among_the_places():
+def test_a_cups_item_scores_the_token_after_the_equals_sign_among_the_places():
     item = suite.cups_item(Game(3, "ab").problem("0-3ab="), TOKENIZER)
     # Move a takes the ball from cup 3 to 4, b from 4 to 3; ids count along "12345abcdefghij=-;.".
     assert item.text == "3ab=3"
@@ -38,7 +38,7 @@ def test_a_question_that_is_drawn_twice_is_two_items():
     assert len({item.id for item in measure.items}) == 200
 
 
-def test_problems_are_of_the_split_the_same_for_every_run_and_of_the_lengths_asked_for():
+def test_problems_are_those_of_the_split_with_the_requested_lengths_in_every_run():
     cfg = CupsEval(items=50, min_moves=2, max_moves=3, split="dev")
     problems = cfg.problems()
     assert problems == CupsEval(items=50, min_moves=2, max_moves=3, split="dev", batch_size=7, every=3).problems()
@@ -115,7 +115,7 @@ def write(file, records):
     file.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
-def test_questions_come_from_the_folder_of_the_environment_with_their_place_in_the_file_as_id(folders):
+def test_questions_of_the_environments_folder_have_their_line_as_id(folders):
     direct, letters, texts = QuestionsEval(items=7).measures(LETTERS)
     assert [direct.name, letters.name, texts.name] == ["gsm8k", "commonsense_qa", "commonsense_qa_text"]
     assert [len(measure.items) for measure in (direct, letters, texts)] == [7, 7, 7]
@@ -188,7 +188,7 @@ def evaluator(cfg=Questions(), method=asked.Fixed()):  # noqa: B008 (both are fr
     return Evaluator(cfg, method, asked.Weights(), TOKENIZER)
 
 
-def test_rows_hold_accuracy_renormalised_probability_and_nll_without_and_with_thoughts():
+def test_rows_hold_accuracy_probability_and_nll_with_and_without_thoughts():
     plain, thinking = evaluator()(asked.PARAMS, jax.random.key(0))
     assert (plain.task, plain.thoughts, plain.way, plain.draws, plain.n) == ("cups", False, "none", 1, 3)
     assert (thinking.task, thinking.thoughts, thinking.way, thinking.draws, thinking.n) == (
@@ -217,7 +217,7 @@ def test_rows_come_in_one_order_of_ways():
     ]  # fmt: skip
 
 
-def test_a_method_that_does_not_think_is_asked_once():
+def test_a_method_that_does_not_think_is_evaluated_once():
     params = asked.table({}, size=19)
     for thoughts in (("none", "greedy"), ("sampled",)):
         rows = evaluator(Questions(thoughts=thoughts), asked.Table())(params, jax.random.key(0))
@@ -305,7 +305,7 @@ def test_a_row_for_every_item_way_and_draw_is_written_as_parquet(tmp_path):
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
-def test_a_stopped_evaluation_goes_on_where_it_was_and_gives_the_same_numbers(tmp_path, monkeypatch, batches):
+def test_a_stopped_evaluation_resumes_where_it_was_and_gives_the_same_numbers(tmp_path, monkeypatch, batches):
     cfg = dataclasses.replace(ALL, batch_size=1)
     straight = evaluator(cfg)(asked.PARAMS, jax.random.key(0), folder=tmp_path / "straight")
     with pytest.raises(KeyboardInterrupt):
@@ -362,7 +362,7 @@ def test_answers_of_another_evaluation_are_refused_and_left_alone(tmp_path, chan
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 
-def test_an_evaluation_that_wrote_the_ids_of_the_methods_tokens_goes_on(tmp_path):
+def test_an_evaluation_that_wrote_the_ids_of_the_methods_tokens_continues(tmp_path):
     ask = evaluator(dataclasses.replace(ALL, batch_size=1))
     with pytest.raises(KeyboardInterrupt):
         ask(asked.PARAMS, jax.random.key(0), stopped_after(2), tmp_path)

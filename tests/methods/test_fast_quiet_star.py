@@ -59,7 +59,7 @@ def rewards(params, batch):
 
 
 @pytest.mark.parametrize("clamp", [True, False])
-def test_the_papers_student_reinforces_true_tokens_that_it_knows_better_than_the_teacher(x64, clamp):
+def test_the_papers_student_reinforces_true_tokens_likelier_than_for_the_teacher(x64, clamp):
     student, params, teacher, taught, batch = setting()
     method = dataclasses.replace(PAPER, clamp=clamp)
     loss, metrics = loss_of(method, student, params, teacher, taught, batch, jax.random.key(2))

@@ -88,7 +88,7 @@ def test_delimiters_and_mixing_head_survive_saving_loading_and_two_forwards(trai
     assert np.abs(predicted(run.method, run.definition, reset, batch) - wanted).max() > 0.01
 
 
-def test_training_goes_on_from_the_loaded_delimiters_and_mixing_head(trained):
+def test_training_continues_from_the_loaded_delimiters_and_mixing_head(trained):
     program = trained.program
     with Checkpoints(f"{trained.directory}/checkpoints", every=1, keep=1) as saved:
         source = build.stream(small_runs.small().data.build(_tokenizer(trained), 4, 0))
@@ -220,7 +220,7 @@ def test_tokens_that_a_thought_may_not_hold_are_in_neither_softmax_of_it():
 # --- prompts longer than the window were cropped at random ---------------------------------------------------------
 
 
-def test_a_question_that_is_too_long_is_shortened_the_same_way_every_time_and_counted():
+def test_a_question_that_is_too_long_is_always_shortened_alike_and_counted():
     tokenizer = tokenizers.characters("0123456789QA:\n abcdefghijklmnopqrstuvwxyz")
     row = {"question": "how many are " + " ".join("abcdefghij" * 5) + " then", "answer": "so #### 42"}
     once, again = (gsm8k.direct([row, {"question": "one", "answer": "#### 1"}], tokenizer, limit=64) for _ in range(2))

@@ -108,7 +108,7 @@ def test_equal_rewards_of_every_question_give_no_gradient(name, x64):
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_before_the_first_update_ratios_are_one_and_the_reference_is_no_distance_away():
+def test_before_the_first_update_ratios_are_one_and_the_kl_is_zero():
     method = preset("grpo")
     definition, params = tiny.lm_of()
     same = Models(definition.bind(params), definition.bind(params))

@@ -31,7 +31,7 @@ def written(value):
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def test_the_presets_of_paper_and_released_code_differ_in_the_switches_of_the_table_and_nothing_else():
+def test_the_paper_and_official_presets_differ_in_the_tables_switches_alone():
     paper, official = values("quiet_star"), values("quiet_star_official")
     found = {name: [written(paper[name]), written(official[name])] for name in paper if paper[name] != official[name]}
     assert found == {name: cells[:2] for name, cells in table("Switches in which the presets differ").items()}

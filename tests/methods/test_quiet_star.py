@@ -246,7 +246,7 @@ def at_step_zero(lm=tiny.LM):
 
 
 @pytest.mark.parametrize("mix", ["hidden", "logprobs"])
-def test_at_step_zero_thoughts_earn_exactly_nothing_and_only_the_last_mixing_layer_learns_of_them(mix):
+def test_at_step_zero_rewards_are_zero_and_only_the_last_mixing_layer_has_a_gradient(mix):
     model, params = at_step_zero()
     method = dataclasses.replace(PAPER, mix=mix, beta=1e6)
     gradients = jax.jit(
@@ -376,7 +376,7 @@ def test_illegal_values_are_named(wrong, message):
         QuietStar(**wrong)
 
 
-def test_predictions_with_and_without_thinking_differ_and_the_latter_are_the_language_model_s(x64):
+def test_predictions_without_thinking_are_the_language_models_and_differ_with_it(x64):
     model, params = model_of(PAPER)
     batch, anchors = tiny.packed(), jnp.array([[1, 7], [0, 4]])
 

@@ -80,9 +80,7 @@ def expected_policy_loss(model, params, method, groups, behaviour=None):
     ],
     ids=["base", "leave_one_out", "mean"],
 )
-def test_expected_policy_gradient_is_minus_the_gradient_of_the_expected_reward_over_the_thought_length(
-    x64, method, groups, share
-):
+def test_the_policy_gradient_is_that_of_the_expected_reward_over_thought_length(x64, method, groups, share):
     model, params = tiny.thinker_of(LM)
     gradient = jax.jit(jax.grad(lambda params: expected_policy_loss(model, params, method, groups)))(params)
     for seed in (1, 2):
@@ -93,7 +91,7 @@ def test_expected_policy_gradient_is_minus_the_gradient_of_the_expected_reward_o
         assert found == pytest.approx(wanted, abs=tolerances.difference(LM, 1e-5, wanted))
 
 
-def test_importance_weights_give_the_gradient_of_the_reward_when_one_token_at_a_time_follows_the_policy(x64):
+def test_importance_weights_give_the_rewards_gradient_one_token_at_a_time(x64):
     """Thoughts are sampled at temperature 1, the policy has temperature 2. For thoughts of two tokens that is the sum
     of two expected rewards: one token from the policy, the other one as it was sampled."""
     model, params = tiny.thinker_of(LM)

@@ -170,7 +170,7 @@ def test_one_position_of_every_row_thinks_and_it_has_a_token_to_predict():
     assert set(five[0]) == {0, 1, 2, 4, 6, 7} and {0, 1, 2, 3, 4} < set(five[1])
 
 
-def test_predictions_stand_behind_the_thought_alone(x64):
+def test_predictions_follow_the_thought_alone(x64):
     model, params, _, batch = setting()
     anchors = jnp.array([[1, 7], [0, 4]])
     predicted = lambda thinker: METHOD.think(  # noqa: E731

@@ -167,7 +167,7 @@ def differs(before, after):
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_steps_move_adapters_and_what_the_method_adds_and_no_bit_of_the_language_model(name, x64):
+def test_steps_move_adapters_and_the_methods_parts_and_no_bit_of_the_lm(name, x64):
     before, after, history = on_one_device(name)
     frozen = after.frozen["lm"] if name == "quiet_star" else after.frozen
     jax.tree.map(np.testing.assert_array_equal, frozen, base_weights())

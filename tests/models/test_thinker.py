@@ -15,7 +15,7 @@ from qstar.models.thinker import ThinkerConfig, Tokens
 SEVEN = Tokens(delimiter=7)
 
 
-def test_thinker_from_a_language_model_keeps_it_and_begins_its_delimiters_as_one_token():
+def test_a_thinker_keeps_its_language_model_and_starts_delimiters_as_one_token():
     lm = tiny.lm_of()[1]
     params = thinker.from_lm(
         ThinkerConfig(tiny.LM, delimiter_scale=4.0, pause=True, tokens=SEVEN), lm, jax.random.key(0)

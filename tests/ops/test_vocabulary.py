@@ -77,7 +77,7 @@ def test_sliced_draws_reuse_no_key_under_jit(drawing, monkeypatch):
     )
 
 
-def test_the_draw_of_an_anchor_does_not_depend_on_the_anchors_behind_it(drawing):
+def test_the_draw_of_an_anchor_does_not_depend_on_the_anchors_after_it(drawing):
     many, _ = vocabulary.sample(head, HIDDEN, jax.random.key(0), VOCAB)
     few, _ = vocabulary.sample(head, HIDDEN[:, :, :4], jax.random.key(0), VOCAB)
     np.testing.assert_array_equal(few, many[:, :, :4])
@@ -120,7 +120,7 @@ def test_logprobs_of_draws_are_those_of_the_distribution_drawn_from(drawing):
     np.testing.assert_allclose(np.exp(logprobs), (sharpened / sharpened.sum())[np.asarray(tokens)], rtol=rounding(10))
 
 
-def test_temperature_zero_takes_the_likeliest_token_with_its_logprob_at_temperature_one(drawing):
+def test_temperature_zero_takes_the_likeliest_token_with_its_own_logprob(drawing):
     tokens, logprobs = draws(jax.random.key(0), 0.0)
     assert np.all(tokens == 0)
     np.testing.assert_allclose(np.exp(logprobs), 0.5, rtol=rounding(10))

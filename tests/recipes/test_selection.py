@@ -42,7 +42,7 @@ MANY = [row("a", one, f"a{i}") for i, one in enumerate((1, 1, 1, 0))] + [
 ]
 
 
-def test_policy_gradient_keeps_all_that_is_right_and_maximum_likelihood_weighs_questions_alike():
+def test_policy_gradient_keeps_all_right_samples_and_ml_weights_questions_alike():
     sampled = {"samples": 4, "temperature": 1.0}
     assert weights(MANY, Recipe(**sampled)) == {("a", "a0"): 1, ("a", "a1"): 1, ("a", "a2"): 1, ("b", "b1"): 1}
     found = weights(MANY, Recipe(weighting="ml", **sampled))
@@ -122,7 +122,7 @@ def test_examples_of_a_question_name_their_group_where_they_belong_together():
     assert [(one["group"], one["weight"]) for one in found] == [("a", 1.0), ("a", -0.5)]
 
 
-def test_a_share_of_what_is_learnt_is_the_same_for_the_same_seed_and_another_in_another_iteration():
+def test_the_hinted_share_depends_on_the_seed_and_the_iteration_alone():
     kept = [Kept(str(i), "text", 1.0) for i in range(1000)]
     quarter = share(kept, 0.25, 1, seed=0)
     assert 200 < len(quarter) < 300

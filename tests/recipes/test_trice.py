@@ -105,7 +105,7 @@ def test_the_control_variate_takes_the_variance_to_zero_as_the_model_gets_right(
     assert variance(params, nearly, RECIPE) < 0.2 * variance(params, nearly, plain)
 
 
-def test_both_samples_of_a_question_stand_in_one_row_and_questions_are_counted():
+def test_both_samples_of_a_question_are_in_one_row_and_questions_are_counted():
     pairs = [Example((1,) * 3, (2,) * (2 + i % 3), weight, str(i)) for i in range(20) for weight in (1.0, -0.5)]
     found = rows(pairs, 16, seed=3)
     assert sum(row.begins.sum() for row in found) == 20

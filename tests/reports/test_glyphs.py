@@ -22,7 +22,7 @@ def test_nothing_invisible_stays_invisible_and_nothing_else_changes(text, shown)
 
 
 @pytest.mark.parametrize(("text", "shown"), [(" a b ", "␣a b␣"), ("  ", "␣␣"), ("", ""), (" \n", "␣↵")])
-def test_spaces_at_the_ends_of_what_stands_alone_are_shown(text, shown):
+def test_spaces_at_the_ends_of_a_text_alone_are_shown(text, shown):
     assert glyphs.quoted(text) == shown
 
 

@@ -29,7 +29,7 @@ def test_a_tree_shows_steps_below_their_parents_with_scores_and_verdicts():
     ]
 
 
-def test_a_line_of_the_table_has_its_interval_and_costs_and_seconds_where_they_were_measured():
+def test_a_line_of_the_table_has_interval_costs_and_measured_seconds():
     line = Line("Beam", "all", 50, 0.5, 0.366, 0.634, 16, 80.25, 1234.5, 3.21e8)
     table = searches.markdown([line, Line("Beam", "all", 50, 0.5, 0.366, 0.634, 16, 80.25, 1234.5, 3.21e8, 0.25)])
     cells = "| Beam | all | 0.500 [0.366, 0.634] | 50 | 16.0 | 80.2 | 1234.5 | 3.21e+08 |"

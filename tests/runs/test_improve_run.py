@@ -163,7 +163,7 @@ def test_the_store_holds_every_sample_with_its_history(straight):
         assert row["correct"] == (row["finished"] and row["written"] == row["gold"] + "!")
 
 
-def test_what_is_learnt_is_right_and_holds_no_hint(straight):
+def test_what_is_learned_is_right_and_holds_no_hint(straight):
     for iteration in (1, 2):
         file = straight / f"iteration_{iteration}" / "examples.jsonl"
         found = [json.loads(line) for line in file.read_text().splitlines()]
@@ -171,7 +171,7 @@ def test_what_is_learnt_is_right_and_holds_no_hint(straight):
         assert all(one["completion"] == one["prompt"][0] + "!" and "*" not in one["prompt"] for one in found)
 
 
-def test_what_is_learnt_is_learnt_behind_its_hint_too_where_asked_for(straight, tmp_path):
+def test_what_is_learned_is_learned_after_its_hint_too_where_requested(straight, tmp_path):
     improve.run(config(tmp_path / "run", iterations=1, learn_hinted=1.0), tmp_path / "run")
     lines = [
         (directory / "iteration_1" / "examples.jsonl").read_text().splitlines()
@@ -184,7 +184,7 @@ def test_what_is_learnt_is_learnt_behind_its_hint_too_where_asked_for(straight, 
         assert behind["prompt"][0] == one["prompt"][0] and "*" in behind["prompt"]
 
 
-def test_every_iteration_restarts_from_the_base_unless_it_goes_on(straight, tmp_path):
+def test_every_iteration_restarts_from_the_base_unless_it_continues(straight, tmp_path):
     assert runs.load_run(straight / "iteration_2").config.model == MODEL
     improve.run(config(tmp_path / "on", restart=False), tmp_path / "on")
     assert runs.load_run(tmp_path / "on" / "iteration_2").config.model.source == str(tmp_path / "on" / "iteration_1")
@@ -215,7 +215,7 @@ def test_the_metrics_of_a_training_begin_with_the_samplers_mismatch(straight):
         assert metrics[0]["mismatch_largest"] == line["mismatch"]["largest"]
 
 
-def test_wrong_hints_are_asked_apart_and_never_learnt(straight):
+def test_wrong_hints_are_asked_apart_and_never_learned(straight):
     rows = Store.open(straight / asking.WRONG_HINTS).rows().to_pylist()
     lines = without_clock(straight)
     assert all(row["prompt"] == f"{row['gold']}?*{row['hint']}" and row["hint"] != row["gold"] for row in rows)
@@ -264,7 +264,7 @@ def test_the_summary_says_what_was_spent_and_what_leaks(straight):
 
 
 @pytest.mark.parametrize("stop", ["sampling", "misleading", "training", "asking"])
-def test_a_run_that_is_stopped_anywhere_comes_to_the_same_bits(stop, straight, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(stop, straight, tmp_path, monkeypatch):
     directory = tmp_path / "run"
 
     class Stopped(Exception):  # noqa: N818
@@ -324,7 +324,7 @@ def test_a_run_that_another_process_writes_is_refused_and_left_alone(straight):
     assert {file: file.read_bytes() for file in straight.rglob("*") if file.is_file()} == before
 
 
-def test_without_a_filter_wrong_ones_are_learnt_too(tmp_path):
+def test_without_a_filter_wrong_ones_are_learned_too(tmp_path):
     improve.run(config(tmp_path / "run", keep="all", iterations=1), tmp_path / "run")
     found = [
         json.loads(line) for line in (tmp_path / "run" / "iteration_1" / "examples.jsonl").read_text().splitlines()
@@ -332,7 +332,7 @@ def test_without_a_filter_wrong_ones_are_learnt_too(tmp_path):
     assert any(one["completion"][0] != one["prompt"][0] for one in found)
 
 
-def test_answers_alone_can_be_learnt(tmp_path):
+def test_answers_alone_can_be_learned(tmp_path):
     cfg = config(tmp_path / "run", target="direct", iterations=1, steps=40)
     cfg = dataclasses.replace(cfg, wrong_hints=0, micro_batches=2)
     lines = improve.run(cfg, tmp_path / "run")
@@ -354,7 +354,7 @@ def test_what_a_verifier_learns_from_is_written_with_labels_and_changes_nothing(
     same(trained(directory, 1), trained(straight, 1))  # nor do the wrong hints of that run
 
 
-def test_dev_problems_are_asked_with_examples_and_without(tmp_path):
+def test_dev_problems_are_evaluated_with_examples_and_without(tmp_path):
     class Misleading(Echo):
         """The example takes the place of the question."""
 
@@ -401,7 +401,7 @@ def test_where_nothing_is_right_it_stops_with_advice_and_the_samples_stay(tmp_pa
     assert not (tmp_path / "run" / "iteration_1" / "checkpoints").exists()
 
 
-def test_more_iterations_go_on_and_another_recipe_is_refused(straight, tmp_path):
+def test_more_iterations_continue_and_another_recipe_is_refused(straight, tmp_path):
     directory = tmp_path / "run"
     improve.run(config(directory, iterations=1), directory)
     improve.run(config(directory), directory)
@@ -410,7 +410,7 @@ def test_more_iterations_go_on_and_another_recipe_is_refused(straight, tmp_path)
         improve.run(config(directory, samples=4), directory)
 
 
-def test_a_run_goes_on_with_other_settings_of_the_sandbox(tmp_path):
+def test_a_run_resumes_with_other_settings_of_the_sandbox(tmp_path):
     """Another machine may have other layers; no number depends on them."""
     iterations.claim(config(tmp_path), tmp_path)
     other = dataclasses.replace(config(tmp_path), sandbox=SandboxConfig(weak="allow", without=("bubblewrap",)))
@@ -433,7 +433,7 @@ def test_programs_are_refused_before_anything_is_written_where_the_sandbox_is_we
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_of_an_earlier_version_goes_on_with_its_ledger_in_one_place(straight, tmp_path):
+def test_a_run_of_an_earlier_version_resumes_with_its_ledger_in_one_place(straight, tmp_path):
     directory = tmp_path / "run"
     shutil.copytree(straight, directory)
     lines = without_clock(directory)
@@ -554,7 +554,7 @@ def test_a_model_has_to_be_named():
         composed(name="improve")
 
 
-def test_a_run_goes_on_with_its_own_configuration_and_what_is_changed(straight, tmp_path):
+def test_a_run_resumes_with_its_own_configuration_and_what_is_changed(straight, tmp_path):
     cfg, directory = chosen(iterations.KIND, f"resume={straight}", "improve.iterations=3", "test=true")
     assert directory == straight
     assert cfg == dataclasses.replace(

@@ -87,7 +87,7 @@ def test_all_tokens_are_counted(run):
     assert found["ledger"]["label"]["flops"] > found["ledger"]["sample"]["flops"] > 0
 
 
-def test_a_run_that_was_killed_comes_to_the_same_bits(run, tmp_path):
+def test_a_run_that_was_killed_ends_with_the_same_bits(run, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(run, again)
     (again / label.BATCHES / "batch_00001.jsonl").unlink()
@@ -140,7 +140,7 @@ def test_the_first_wrong_step_by_halving(tmp_path):
     assert right["labels"] == [True] * 7
 
 
-def test_resume_latest_goes_on_with_the_newest_labelling(run, tmp_path, monkeypatch):
+def test_resume_latest_resumes_with_the_newest_labelling(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     stopped = shutil.copytree(run, tmp_path / "runs" / "label" / "second")
     shutil.copytree(run, tmp_path / "runs" / "label" / "first")
@@ -179,7 +179,7 @@ def test_two_labellers_keep_what_they_agree_on(tmp_path):
         ({"problem": "train-0", "completion": "what"}, r"alphabet"),
     ],
 )
-def test_lines_that_are_no_solutions_are_named(tmp_path, line, fault):
+def test_lines_that_are_not_solutions_are_named(tmp_path, line, fault):
     source = solutions_file(tmp_path, line)
     with pytest.raises(ValueError, match=fault):
         label.run(config(tmp_path / "run", "label=truth", source), tmp_path / "run")

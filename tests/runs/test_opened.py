@@ -52,7 +52,7 @@ def test_an_opened_run_knows_its_method_model_tokenizer_and_step(run_directory):
     np.testing.assert_array_equal(run.params["start"], run.params["lm"]["embedding"][16])
 
 
-def test_a_run_that_is_asked_otherwise_has_the_tokens_of_the_method_that_asks(run_directory):
+def test_a_run_evaluated_with_another_method_has_the_tokens_of_that_method(run_directory):
     run = runs.load_run(run_directory)
     assert runs.definition_for(run, run.method) is run.definition
     dots = dataclasses.replace(run.method, fill="dots", dot="3", forbidden=("a",))
@@ -99,7 +99,7 @@ def test_no_run_at_all_says_where_was_looked(tmp_path):
         runs.latest_run(tmp_path / "absent")
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"is no run directory \(no config.yaml in it\): qstar-train makes one"):
         runs.load_run(tmp_path)
 

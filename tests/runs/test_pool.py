@@ -40,7 +40,7 @@ def test_shares_have_every_processor_once(monkeypatch):
     assert pool.shares_of_processors(2) == [[0, 3], [1]]
 
 
-def test_a_process_that_says_nothing_or_fails_or_is_slow_is_told_apart(tmp_path, monkeypatch):
+def test_a_silent_a_failing_and_a_slow_process_are_distinguished(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "GRACE_S", 0.5)
 
     def measured(code, limit_s=20.0):

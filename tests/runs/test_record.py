@@ -125,7 +125,7 @@ def test_a_damaged_configuration_is_named_with_its_line(saved, tmp_path, old, ne
 
 
 @pytest.mark.parametrize("contents", [b"\xff\xfe\x00binary", b"", b"- a list", b"text", b"a: 1\nb: 2\n"])
-def test_a_file_that_is_no_configuration_is_named(tmp_path, contents):
+def test_a_file_that_is_not_a_configuration_is_named(tmp_path, contents):
     file = tmp_path / "config.yaml"
     file.write_bytes(contents)
     with pytest.raises(ValueError, match=rf"{file}.* is not a configuration"):

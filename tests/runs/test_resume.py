@@ -142,7 +142,7 @@ def test_second_ctrl_c_quits_at_once(tmp_path):
     assert saved_steps(tmp_path) == []
 
 
-def test_run_on_8_devices_goes_on_with_2(tmp_path, straight):
+def test_run_on_8_devices_resumes_with_2(tmp_path, straight):
     interrupt = loop.Hook(13, lambda step, state: signal.raise_signal(signal.SIGTERM))
     with pytest.raises(loop.Interrupted, match="after step 13"):
         resume_driver.run(tmp_path, STEPS, devices=8, hooks=(interrupt,))

@@ -48,7 +48,7 @@ def weights(directory):
         ("method=reft", "method.minibatches=2"),
     ],
 )
-def test_a_stopped_run_goes_on_to_the_same_bits(method, tmp_path, monkeypatch):
+def test_a_stopped_run_ends_with_the_same_bits(method, tmp_path, monkeypatch):
     straight = tmp_path / "straight"
     train.run(composed(straight, *method), straight)
     halved = tmp_path / "halved"

@@ -76,7 +76,7 @@ def test_a_solution_has_the_aggregated_score_of_its_steps():
     assert Scorer(policy(ORM())).score(PROMPTS, STEPS).solutions[1] != least.solutions[1]  # no sigmoid, clipped
 
 
-def test_nodes_of_a_search_are_scored_by_the_text_they_stand_for():
+def test_nodes_of_a_search_are_scored_by_their_text():
     scorer = Scorer(policy(), "product")
     nodes = [SimpleNamespace(state=(prompt, steps)) for prompt, steps in zip(PROMPTS, STEPS, strict=True)]
     value = scorer.value(lambda node: node.state)

@@ -17,7 +17,7 @@ def examples(tmp_path):
     return file
 
 
-def test_completions_are_learnt_and_prompts_are_not(examples, tmp_path):
+def test_completions_are_trained_on_and_prompts_are_not(examples, tmp_path):
     data = ("method=sft", "data=examples", f"data.path={examples}", "data.length=16", "eval=none", "control=false")
     length = ("steps=30", "batch_size=4", "optim.lr=0.01", "optim.warmup_steps=1", "sample_every=0", "log_every=10")
     cfg = composed(*MODEL, *data, *length)

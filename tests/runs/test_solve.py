@@ -117,7 +117,7 @@ def test_stored_logprobs_are_those_of_the_whole_text_read_at_once(beam):
         np.testing.assert_allclose(np.concatenate([step["logprobs"] for step in steps]), logprobs, rtol=0, atol=bound)
 
 
-def test_a_search_that_was_killed_comes_to_the_same_rows_and_searches_the_rest_alone(beam, tmp_path):
+def test_a_killed_search_resumes_with_the_rest_and_ends_with_the_same_rows(beam, tmp_path):
     again = tmp_path / "again"
     shutil.copytree(beam[0], again)
     rationales.forget(again / solve.FOLDER, "iteration_0000_batch_00001.parquet")
@@ -302,7 +302,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(overrides, messa
     assert not (tmp_path / "run").exists()
 
 
-def test_a_scorer_that_is_no_run_is_refused(tmp_path):
+def test_a_scorer_that_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         run(tmp_path / "run", "search=best_of_n", f"scorer={tmp_path}/nowhere")
     with pytest.raises(ValueError, match="scorer = "):

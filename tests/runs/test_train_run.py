@@ -255,7 +255,7 @@ def test_a_finished_run_is_shown_again_without_training_or_asking(finished, monk
     assert len(read.text) > 1 and set(read.text) <= set(ALPHABET)
 
 
-def test_a_run_that_is_stopped_goes_on_to_the_same_end(finished, tmp_path, monkeypatch):
+def test_a_run_that_is_stopped_ends_the_same(finished, tmp_path, monkeypatch):
     hooks = train._hooks
     stop = loop.Hook(3, lambda step, state: signal.raise_signal(signal.SIGTERM))
     with monkeypatch.context() as patch:

@@ -59,7 +59,7 @@ def test_halving_finds_the_first_wrong_step_in_three_calls_of_eight_steps(first)
     assert sum(each is not None for each in found.outcomes) == 4  # and the answer's own
 
 
-def test_any_right_completion_makes_a_prefix_right_and_a_right_solution_costs_nothing():
+def test_any_right_completion_makes_a_prefix_right_and_right_solutions_are_free():
     complete = Completer({"ab": "0000001"})
     wrong, right = OmegaPRM(k=7)([solution("abcd", False), solution("abcx", True)], complete)
     assert wrong.labels == (True, True, False, False)

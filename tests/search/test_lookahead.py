@@ -44,7 +44,7 @@ def test_a_step_is_ranked_by_the_score_at_the_end_of_its_rollout():
     assert run(Lookahead(2, 2, 1), trap(), ("q",)).answer == "right"
 
 
-def test_rollouts_are_greedy_and_paid_for_and_have_no_vote():
+def test_rollouts_are_greedy_count_in_the_cost_and_have_no_vote():
     one = trap()
     solution = run(Lookahead(2, 2, 1, rounds=1), one, ("q",))
     assert [key for _, _, key in one.calls] == [(0,), None]
@@ -53,6 +53,6 @@ def test_rollouts_are_greedy_and_paid_for_and_have_no_vote():
     assert solution.chosen.state == ("q", "b")
 
 
-def test_a_rollout_that_the_budget_ends_is_scored_where_it_stands():
+def test_a_rollout_that_the_budget_ends_is_scored_at_its_end():
     solution = run(Lookahead(2, 2, 1, rounds=1), trap(), ("q",), budget=Budget(candidates=3))
     assert solution.value[1:3].tolist() == [0.1, 0.6]

@@ -133,7 +133,7 @@ def test_a_batch_of_simulations_shares_its_calls():
     assert calls[4] <= calls[1] / 2
 
 
-def test_equal_steps_are_one_child_and_are_paid_for():
+def test_equal_steps_are_one_child_and_count_in_the_cost():
     def propose(prefixes, k, key):
         return [[Candidate((*prefix.state, "x"), 1, True, "x") for _ in range(k)] for prefix in prefixes]
 

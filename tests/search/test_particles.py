@@ -50,7 +50,7 @@ def test_one_particle_is_one_sample():
     assert solution.chosen.finished
 
 
-def test_scores_that_are_no_probabilities_are_refused():
+def test_scores_that_are_not_probabilities_are_refused():
     assert logits("prm", np.array([0.5, 1.0]))[0] == 0
     with pytest.raises(ValueError, match=r"prm: 1\.5"):
         logits("prm", np.array([0.5, 1.5]))

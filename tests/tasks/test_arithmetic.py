@@ -87,7 +87,7 @@ def test_every_problem_is_a_right_sum_with_its_hint_and_scratchpad():
             assert f"\n{problem.hint}\n</scratch>" in problem.rationale
 
 
-def test_splits_share_no_sum_not_even_turned_round():
+def test_splits_share_no_sum_not_even_with_swapped_terms():
     task = Arithmetic(digits=(1, 2), train=3000, dev=500, test=500)
     sums = {
         split: {frozenset(problem.question.split(" + ")) for problem in task.problems(split)}
@@ -168,12 +168,12 @@ def test_the_alphabet_spells_every_prompt_and_completion():
         ("", False, "no answer"),
     ],
 )
-def test_the_line_behind_the_scratchpad_is_graded(written, correct, reason):
+def test_the_line_after_the_scratchpad_is_graded(written, correct, reason):
     verdict = SMALL.grader(written, "1 0 5 4")
     assert (verdict.correct, verdict.reason) == (correct, reason)
 
 
-def test_what_is_stored_is_cut_behind_the_answer():
+def test_what_is_stored_is_cut_after_the_answer():
     assert SMALL.cleaned("\n" + PLAIN + "Input:\n3 + 3\nTarget:\n") == PLAIN
     assert SMALL.cleaned(PLAIN.replace("\n9 9\n\n", "\n9 9")) == PLAIN
     assert SMALL.cleaned("9 9\n\n") is None

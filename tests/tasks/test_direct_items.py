@@ -102,5 +102,5 @@ def test_tokenizers_that_cannot_be_scored_are_refused():
         commonsense_qa.direct([UMBRELLA], Pieces(r"[A-E]\n|."))
 
 
-def test_the_gold_number_is_what_stands_behind_the_hashes():
+def test_the_gold_number_is_what_stands_after_the_hashes():
     assert gsm8k.gold("2*3=6\n6+1=7\n#### 1,007") == "1,007"

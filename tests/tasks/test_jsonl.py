@@ -32,7 +32,7 @@ def test_a_file_of_questions_and_answers_is_a_task(write):
     assert task.problems("dev") == splits["dev"]
 
 
-def test_a_question_that_stands_twice_falls_into_one_split(write):
+def test_a_question_that_occurs_twice_falls_into_one_split(write):
     task = Jsonl(path=write("twice.jsonl", ROWS + ROWS), answers="numeric", dev=0.3, test=0.3)
     questions = [{one.question for one in task.problems(split)} for split in ("train", "dev", "test")]
     assert sum(map(len, questions)) == len(set.union(*questions)) == 200

@@ -66,7 +66,7 @@ def test_an_answer_is_stated_where_it_stands_by_itself(text, spellings, place):
         ("Eight times nine.", 1.0, True, False),
     ],
 )
-def test_statements_behind_an_equals_sign_are_derived(reasons, place, derived, early):
+def test_statements_after_an_equals_sign_are_derived(reasons, place, derived, early):
     found = leaks.statement(reasons, ("72",))
     assert found == Statement(pytest.approx(place), derived)
     assert found.early is early

@@ -45,7 +45,7 @@ def test_the_hint_is_the_readable_answer():
     assert SMALL.direct(one) == f" <answer>{value}</answer>\n\n"
 
 
-def test_what_is_stored_is_cut_behind_the_answer():
+def test_what_is_stored_is_cut_after_the_answer():
     text = " First.\n<answer>1 0\n0 1</answer>\n\n"
     assert SMALL.cleaned(text + "Q: more") == text
     assert SMALL.reasons(text) == " First.\n"

@@ -125,7 +125,7 @@ def test_the_examples_of_commonsense_qa_do_not_favour_a_letter():
     assert set(letters) == set("ABCDE") and max(map(letters.count, letters)) <= 2
 
 
-def test_fewer_examples_can_be_asked_for_but_not_more():
+def test_fewer_examples_can_be_requested_but_not_more():
     assert [shot.id for shot in GSM8K(num_shots=2).shots(HENS, RNG)] == ["shot-0", "shot-1"]
     with pytest.raises(ValueError, match=r"num_shots = 8: there are 7 few-shot examples"):
         CommonsenseQA(num_shots=8)
@@ -136,7 +136,7 @@ def test_fewer_examples_can_be_asked_for_but_not_more():
 # --- texts --------------------------------------------------------------------------------------------------------
 
 
-def test_gsm8k_is_asked_as_in_star():
+def test_gsm8k_is_prompted_as_in_star():
     task, shot = GSM8K(), replace(HENS, question="One and one?", answer="2", rationale="1 + 1 = 2")
     assert task.prompt(HENS) == "Q: Ana has 3 hens, Ben 4. How many hens?\nA:"
     assert task.completion(HENS.rationale, HENS) == " 3 + 4 = <<3+4=7>>7\n#### 7\n\n"
@@ -148,7 +148,7 @@ def test_gsm8k_is_asked_as_in_star():
     assert task.prompt(HENS, [replace(shot, rationale="")]).startswith("Q: One and one?\nA: #### 2\n\nQ: Ana")
 
 
-def test_commonsense_qa_is_asked_as_in_star():
+def test_commonsense_qa_is_prompted_as_in_star():
     task = CommonsenseQA()
     assert task.prompt(PET) == f"Q: {PET.question}\nA:"
     assert task.hinted(PET) == (
@@ -174,7 +174,7 @@ def test_commonsense_qa_is_asked_as_in_star():
         (CommonsenseQA(), " Dogs, so (b).", None, None),
     ],
 )
-def test_what_is_stored_is_cut_behind_the_declared_answer(task, written, stored, reasons):
+def test_what_is_stored_is_cut_after_the_declared_answer(task, written, stored, reasons):
     assert task.cleaned(written) == stored
     assert (stored and task.reasons(stored)) == reasons
 

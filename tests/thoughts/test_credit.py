@@ -65,7 +65,7 @@ def test_reinforce_is_the_mean_over_judged_thoughts_of_advantage_times_mean_logp
     assert reinforce(LOGPROBS, ADVANTAGE, jnp.array([[False, False]])).mean == 0
 
 
-def test_gradient_of_reinforce_by_a_tokens_logprob_is_minus_its_share_of_the_advantage():
+def test_reinforces_gradient_by_a_logprob_is_minus_its_share_of_the_advantage():
     where = jnp.array([[True, True]])
     mean = lambda *args: reinforce(*args).mean  # noqa: E731
     gradient = jax.grad(mean)(LOGPROBS, ADVANTAGE, where)

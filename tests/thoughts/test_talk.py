@@ -85,14 +85,14 @@ def reach(field):
     return [np.flatnonzero(row).tolist() for row in moved]
 
 
-def test_predictions_after_a_thought_depend_on_no_token_behind_the_lookahead(x64):
+def test_predictions_after_a_thought_depend_on_no_token_after_the_lookahead(x64):
     # The third target is position anchor + 3: it is predicted, not read.
     found = reach("mixed")
     assert found[3] == [3, 4, 5]
     assert found[5] == [3, 4, 5, 6, 7]
 
 
-def test_thoughts_depend_on_no_token_behind_their_anchor_and_on_no_other_document(x64):
+def test_thoughts_depend_on_no_token_after_their_anchor_and_on_no_other_document(x64):
     assert reach("thought") == [
         [0], [0, 1], [0, 1, 2], [3], [3, 4], [3, 4, 5], [3, 4, 5, 6], [3, 4, 5, 6, 7], [3, 4, 5, 6, 7, 8]
     ]  # fmt: skip

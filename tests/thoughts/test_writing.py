@@ -50,7 +50,7 @@ def naive(method, model, params, prompt, count):
     [THINKING, dataclasses.replace(THINKING, mix="hidden"), dataclasses.replace(THINKING, fill="pause")],
     ids=["logprobs", "hidden", "pause"],
 )
-def test_every_prompt_of_a_batch_is_continued_as_if_its_growing_text_were_read_again_for_every_token(x64, method):
+def test_batched_generation_equals_reading_the_growing_text_for_every_token(x64, method):
     model, params = tiny.thinker_of(tiny.EXACT, pause=method.fill == "pause", tokens=LAST)
     found = generate(method, model, params, PROMPTS, jax.random.key(0), max_new_tokens=6)
     for row, prompt in enumerate(PROMPTS):
@@ -76,7 +76,7 @@ def greedy_without_thoughts(params, prompt, count, forbidden):
     return text[len(prompt) :], logprobs
 
 
-def test_without_thinking_a_thinker_and_its_language_model_write_the_reference_s_greedy_text(x64):
+def test_without_thinking_a_thinker_and_its_lm_write_the_references_greedy_text(x64):
     model, params = tiny.thinker_of(tiny.EXACT, tokens=LAST)
     plain = PlainLM().definition(tiny.EXACT)
     settings = {"max_new_tokens": 5, "think": False}
@@ -115,7 +115,7 @@ def test_sampled_tokens_come_at_their_probabilities_under_the_temperature():
     assert error.max() < 0.01  # the bound above means something
 
 
-def test_a_text_ends_with_its_stop_token_and_the_others_go_on(x64):
+def test_a_text_ends_with_its_stop_token_and_the_others_continue(x64):
     model, params = tiny.thinker_of(tiny.EXACT, tokens=LAST)
     free = generate(THINKING, model, params, PROMPTS, jax.random.key(0), max_new_tokens=6)
     texts = [free.text(row) for row in range(3)]
@@ -152,7 +152,7 @@ def test_samples_of_a_prompt_are_those_of_the_prompt_given_as_often(x64):
     assert len({tuple(row) for row in np.asarray(once.tokens)}) == 4
 
 
-def test_one_key_draws_anew_for_every_row_and_every_token():
+def test_one_key_draws_again_for_every_row_and_every_token():
     model, params = tiny.thinker_of(tokens=LAST)
     found = generate(THINKING, model, params, [[1, 2]], jax.random.key(0), samples=200, **SAMPLED)
     thoughts = np.asarray(found.effect.thoughts)[:, :, 0]

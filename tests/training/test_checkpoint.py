@@ -61,7 +61,7 @@ def same(a, b):
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(raw(x), raw(y)), a, b)
 
 
-def test_restored_state_equals_the_saved_one_and_the_data_go_on(tmp_path):
+def test_restored_state_equals_the_saved_one_and_the_data_continue(tmp_path):
     with Checkpoints(tmp_path, every=2, keep=3) as saver:
         assert saver.latest is None
         assert saver.save(4, state(4), advance(data(), 4))
@@ -116,7 +116,7 @@ def test_saves_fall_on_multiples_and_only_the_newest_are_kept(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["6", "7"]
 
 
-def test_no_thread_stays_behind_from_a_save(tmp_path):
+def test_no_thread_remains_after_a_save(tmp_path):
     with Checkpoints(tmp_path, every=1, keep=1) as saver:
         saver.save(1, state(1), data())
         saver.wait()
@@ -164,7 +164,7 @@ def saved_by_two(directory, positions):
     checkpoint.seal(directory / "4")
 
 
-def test_what_two_processes_saved_goes_on_in_one(tmp_path):
+def test_what_two_processes_saved_continues_in_one(tmp_path):
     saved_by_two(tmp_path, (4, 4))
     source = data()
     with Checkpoints(tmp_path, every=2, keep=3) as saver:

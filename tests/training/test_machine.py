@@ -23,7 +23,7 @@ def clock(monkeypatch):
     return now
 
 
-def test_speed_is_that_of_the_steps_without_the_first_and_without_what_stands_between_them(clock, monkeypatch):
+def test_speed_counts_the_steps_without_the_first_and_without_work_between_them(clock, monkeypatch):
     monkeypatch.setattr(machine, "peak_bytes", lambda: 3 * 2**29)
     meter = Meter(tokens=640, thoughts=1280, flops=2000, peak=10000.0)
     clock[0] += 30  # compiles
@@ -64,7 +64,7 @@ def test_the_peak_is_measured_once_and_kept(tmp_path, monkeypatch):
     assert [name.split(", ")[-2:] for name in kept] == [["cpu", "float32"], ["cpu", "bfloat16"]]
 
 
-def test_a_torn_file_of_peaks_is_written_anew(tmp_path, monkeypatch):
+def test_a_torn_file_of_peaks_is_written_again(tmp_path, monkeypatch):
     monkeypatch.setenv("QSTAR_CACHE", str(tmp_path))
     (tmp_path / "peaks.json").write_text('{"a": 1')
     monkeypatch.setattr(machine, "measured_peak", lambda device, dtype: 7.0)
@@ -108,7 +108,7 @@ def test_free_memory_is_the_least_of_the_systems_and_the_containers(tmp_path, mo
     assert free() is None
 
 
-def test_an_accelerator_tells_what_it_has_and_what_is_in_use(monkeypatch):
+def test_an_accelerator_reports_its_memory_and_what_is_in_use(monkeypatch):
     class Device:
         platform = "gpu"
 
@@ -129,7 +129,7 @@ def test_plain_lines_show_the_speed_where_it_was_measured(capsys):
     assert "  12,346 tokens/s  31% of peak  " in second
 
 
-def test_several_devices_of_one_cpu_have_threads_enough_for_collectives_that_wait_for_each_other(monkeypatch):
+def test_several_devices_of_one_cpu_have_enough_threads_for_their_collectives(monkeypatch):
     monkeypatch.setattr(machine, "_cores", lambda: 2)
 
     def threads(devices: int, flags: str = "", given: str | None = None) -> str | None:

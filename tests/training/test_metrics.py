@@ -61,7 +61,7 @@ def test_torn_last_line_is_removed(torn, tmp_path):
 
 
 @pytest.mark.parametrize("bad", ["{nonsense", "[3]", '{"loss": 1.0}'])
-def test_line_that_is_no_record_is_an_error_that_names_it(bad, tmp_path):
+def test_line_that_is_not_a_record_is_an_error_that_names_it(bad, tmp_path):
     good = '{"step": 2, "time_s": 1.0}'
     (tmp_path / "metrics.jsonl").write_text(f"{good}\n{bad}\n{good}\n")
     with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: .*remove the line"):
@@ -91,7 +91,7 @@ def test_log_interval_of_another_save_is_not_taken_up(tmp_path):
     assert resumed.write(3) == {"loss": 3.0}
 
 
-def test_clock_goes_on_where_the_kept_part_of_the_run_stopped(tmp_path):
+def test_clock_continues_where_the_kept_part_of_the_run_stopped(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 2, "time_s": 50.0}\n{"step": 4, "time_s": 900.0}\n')
     (tmp_path / "metrics_open.jsonl").write_text('{"step": 3, "time_s": 70.0, "sums": {}}\n')
     logger_at(tmp_path, 3).write(4)

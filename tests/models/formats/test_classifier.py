@@ -44,7 +44,7 @@ def written(name, folder, kind, log_odds):
     return json.loads((folder / "config.json").read_text()), safetensors.numpy.load_file(folder / "model.safetensors")
 
 
-def test_a_token_classifier_of_log_odds_has_two_labels_and_the_head_is_the_difference(tmp_path):
+def test_a_token_classifier_of_log_odds_has_two_labels_whose_difference_is_the_head(tmp_path):
     config, tensors = written("llama_gqa_untied", tmp_path, "token-classification", True)
     score = scorer("llama_gqa_untied")[2]
     assert config["architectures"] == ["LlamaForTokenClassification"]

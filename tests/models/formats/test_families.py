@@ -407,7 +407,7 @@ def test_columns_equal_the_ordinary_text_with_the_thought_written_into_it(x64, f
         np.testing.assert_allclose(thoughts.logprobs[at], picked, rtol=0, atol=tolerances.forward(THINKERS[family]))
 
 
-def test_writing_goes_on_as_if_the_text_so_far_were_the_prompt(x64):
+def test_writing_continues_as_if_the_text_so_far_were_the_prompt(x64):
     model, params = thinker_of(THINKERS["gemma"])
     method = QuietStar(thought_len=3)
     # Prompts of different lengths stand in rows of one width: what is new lies far behind the end of the shorter.
@@ -435,7 +435,7 @@ def test_delimiters_and_pauses_are_scaled_as_tokens_are(x64):
     np.testing.assert_allclose(pause.embedding[0, 0, 0, 0], wanted[2], rtol=tolerances.rounding(1, "float64"))
 
 
-def test_a_window_as_long_as_the_row_is_no_window():
+def test_a_window_as_long_as_the_row_is_not_a_window():
     batch = tiny.packed()
     plain, windowed = (lm.definition(dataclasses.replace(tiny.LM, window=window)) for window in (None, 9))
     params = tiny.lm_of()[1]

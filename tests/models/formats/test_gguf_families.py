@@ -217,7 +217,7 @@ def gemma_tensors(config):
     return out | {"token_embd.weight": np.ones((config["vocab_size"], width)), "output_norm.weight": np.ones(width)}
 
 
-def test_the_largest_gemma_scales_scores_by_its_width_and_every_sixth_layer_sees_everything(tmp_path):
+def test_the_largest_gemma_scales_by_its_width_and_every_sixth_layer_is_global(tmp_path):
     cfg = reader.read_file(write(tmp_path / "m.gguf", GEMMA_27B, gemma_tensors(GEMMA_27B)))[0]
     assert cfg.query_scalar == 4.0  # width / heads, though a head has 2 channels
     assert cfg.global_layers == (5, 11, 17, 23, 29, 35, 41, 47, 53, 59)

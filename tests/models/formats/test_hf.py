@@ -202,14 +202,14 @@ def test_a_truncated_file_is_named_with_its_size(copy):
         hf.read_directory(path)
 
 
-def test_a_directory_without_weights_says_what_is_wanted(copy):
+def test_a_directory_without_weights_says_what_is_expected(copy):
     path = copy("llama_mha_tied")
     (path / "model.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"no \*\.safetensors; weights in PyTorch's \.bin form"):
         hf.read_directory(path)
 
 
-def test_a_directory_without_config_is_no_model(tmp_path):
+def test_a_directory_without_config_is_not_a_model(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
         hf.read_directory(tmp_path)
 

@@ -135,7 +135,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path):
         llama2c.read_file(write(tmp_path, cfg, params))
 
 
-def test_sizes_whose_product_overflows_are_refused_before_the_tokenizer_is_asked_for(tmp_path):
+def test_sizes_whose_product_overflows_are_refused_before_the_tokenizer_is_read(tmp_path):
     # The product of four of them is 0 in 64 bits.
     sizes = (1 << 19, 1 << 19, 1 << 19, 1 << 17, 1 << 17, 1 << 19, 1 << 19)
     (tmp_path / "m.bin").write_bytes(struct.pack("<7i", *sizes) + bytes(100))

@@ -157,7 +157,7 @@ def test_numbers_of_an_adapter_that_cannot_be_are_named_before_memory_is_taken(c
 
 
 @pytest.mark.parametrize("contents", ["[]", "{", "null"])
-def test_an_adapter_config_that_is_no_object_is_named(copy, contents):
+def test_an_adapter_config_that_is_not_an_object_is_named(copy, contents):
     (copy / "adapter_config.json").write_text(contents)
     with pytest.raises(ValueError, match=r"adapter_config\.json is "):
         read(copy)

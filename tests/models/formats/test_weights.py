@@ -244,7 +244,7 @@ def test_settings_of_another_type_or_size_are_refused_by_name_and_value(model, f
 
 
 @pytest.mark.parametrize("value", ["x", True, None, 0, -1.0, float("nan"), float("inf")])
-def test_rotary_settings_that_are_no_positive_numbers_are_refused(model, value):
+def test_rotary_settings_that_are_not_positive_numbers_are_refused(model, value):
     for name in ("rope_theta", "factor"):
         rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0} | {name: value}
         edit(model, rope_parameters=rope)
@@ -253,7 +253,7 @@ def test_rotary_settings_that_are_no_positive_numbers_are_refused(model, value):
 
 
 @pytest.mark.parametrize("contents", ["[]", "3", "null", '"llama"', "{", "", 5000 * "[", '{"a": ' + 5000 * "9" + "}"])
-def test_a_config_that_is_no_object_is_refused_by_its_name(model, contents):
+def test_a_config_that_is_not_an_object_is_refused_by_its_name(model, contents):
     (model / "config.json").write_text(contents)
     with pytest.raises(ValueError, match=r"config\.json is "):
         hf.read_config(model)

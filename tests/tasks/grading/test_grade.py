@@ -28,7 +28,7 @@ needs_gym = pytest.mark.skipif(importlib.util.find_spec("reasoning_gym") is None
         (grade.Declared("<answer>", "</answer>"), "<answer>1\n2</answer><answer>3", ["1\n2"]),
     ],
 )
-def test_answers_are_what_stands_behind_the_prefix(declared, written, answers):
+def test_answers_are_what_follows_the_prefix(declared, written, answers):
     assert declared.answers(written) == answers
 
 
@@ -64,7 +64,7 @@ def test_gold_numbers_have_one_spelling(gold, canonical):
 
 
 @pytest.mark.parametrize("gold", ["", "x", "1/2", "1e5", "nan", "7 2", "٧٢", "9**9**9", "1,00", "7" * 2000])
-def test_gold_answers_that_are_no_numbers_are_refused(gold):
+def test_gold_answers_that_are_not_numbers_are_refused(gold):
     with pytest.raises(ValueError, match="is no number"):
         grade.Numeric(HASH).canonical(gold)
 
@@ -164,7 +164,7 @@ def test_expressions_are_equal_by_value():
 
 
 @needs_sympy
-def test_expressions_without_a_value_are_no_gold_answers():
+def test_expressions_without_a_value_are_not_gold_answers():
     grader = symbolic.Symbolic(HASH)
     assert grader.canonical(r"$\frac{1}{2}$") == r"\frac{1}{2}"
     for gold in ("", "the cat", "0/0", "((1)", r"\input{x}"):
@@ -359,7 +359,7 @@ def test_recorded_answers_are_compared_here(gold, right, wrong):
     assert [text for text in wrong if gym.recorded(text, gold, strict=True)] == []
 
 
-def test_numbers_may_stand_in_another_order_where_the_task_says_so():
+def test_numbers_may_be_in_another_order_where_the_task_says_so():
     assert gym.recorded("0.5909, 0", "0.0, 0.5909", ordered=False)
     assert not gym.recorded("0.5909, 0", "0.0, 0.5909")
     assert not gym.recorded("0.5909", "0.0, 0.5909", ordered=False)
