@@ -52,5 +52,5 @@ def path(value: str | Path) -> str:
 
 
 def resume(program: str, directory: str | Path) -> str:
-    """The command that goes on with a run."""
+    """The command that resumes a run."""
     return command(program, override("resume", directory))

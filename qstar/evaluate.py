@@ -44,7 +44,7 @@ def main(node: DictConfig) -> None:
 
 
 def _again(cfg: EvaluateConfig, arguments: Sequence[str]) -> str:
-    """The command that goes on with an evaluation: the same one, of the same run."""
+    """The command that resumes an evaluation: the same one, of the same run."""
     others = [argument for argument in arguments if argument.partition("=")[0] != "run"]
     return advice.command("qstar-evaluate", *others, advice.override("run", cfg.run))
 
@@ -97,7 +97,7 @@ def _evaluated(cfg: EvaluateConfig) -> summaries.Groups:
 
 
 def _subjects(cfg: EvaluateConfig) -> Iterator[tuple[str, int, Policy]]:
-    """Who is asked: its name, its step (0 for a language model as it is), itself."""
+    """What is evaluated: its name, its step (0 for a language model as it is), itself."""
     if cfg.run == "none":
         with console.phase("loading the model"):
             loaded, method = runs.initial_model(cfg.model, cfg.seed), PlainLM()

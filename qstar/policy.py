@@ -1,4 +1,4 @@
-"""A model to ask: whoever generates, scores, evaluates or trains takes one of these."""
+"""A model ready for use: generation, scoring, evaluation and training take one of these."""
 
 import dataclasses
 import functools

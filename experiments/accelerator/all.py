@@ -1,13 +1,13 @@
-"""Everything that wants an accelerator, in order of value, within so many minutes.
+"""Everything that needs an accelerator, in order of value, within so many minutes.
 
     python experiments/accelerator/all.py --prepare FOLDER --gguf SmolLM2-135M-Instruct.Q4_1.gguf    # once, beforehand
     python experiments/accelerator/all.py --minutes 25 --data FOLDER [--out FOLDER] [--part a b ...]
     python experiments/accelerator/all.py --size tiny --minutes 5              # a rehearsal on any machine, no data
 
-Every job is a process of its own: one that fails or takes too long is reported and passed over. Results are written as
-they come, a line a job, into OUT/results.jsonl, and OUT/tables.md is made anew after each. The command can be given
-again: jobs that are done are not repeated, trainings go on from their checkpoints. Before it starts it says what it
-will do, how long each part should take, and what it leaves out for want of time.
+Every job is a process of its own: one that fails or takes too long is reported and skipped. Results are written as
+they come, a line per job, into OUT/results.jsonl, and OUT/tables.md is rewritten after each. The command can be given
+again: jobs that are done are not repeated, trainings resume from their checkpoints. Before it starts it prints what it
+will do, how long each part should take, and what it skips to save time.
 """
 
 import json
@@ -102,7 +102,7 @@ def run(jobs: Sequence[Job], out: Path, minutes: float, carry_out: Runner = carr
         said = f"{one.status} in {one.seconds:.0f} s (estimated {job.seconds:.0f})"
         print(f"[{job.part}] {job.name}: {said}" + (f": {one.error}" if one.error else ""), flush=True)
     if left_out:
-        print("left out for want of time: " + ", ".join(job.name for job in left_out))
+        print("left out to save time:  " + ", ".join(job.name for job in left_out))
     return outcomes(out)
 
 
@@ -112,9 +112,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
     parser.add_argument("--data", type=Path, help="what --prepare wrote")
     parser.add_argument("--part", nargs="+", choices=plan.PARTS, default=list(plan.PARTS))
-    parser.add_argument("--size", choices=plan.SIZES, default="full", help="tiny: a rehearsal, of no use as a number")
-    parser.add_argument("--devices", type=int, default=0, help="on a CPU, so many devices stand in for accelerators")
-    parser.add_argument("--plan", action="store_true", help="say what would be done, and do nothing")
+    parser.add_argument(
+        "--size", choices=plan.SIZES, default="full", help="tiny: a rehearsal"
+    )
+    parser.add_argument(
+        "--devices", type=int, default=0, help="so many CPU devices instead of accelerators"
+    )
+    parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="only write what the machine needs")
     parser.add_argument("--gguf", type=Path, help="with --prepare: SmolLM2-135M's weights")
     parser.add_argument("--sources", type=Path, default=os.environ.get("QSTAR_DATA"), help="with --prepare: the data")

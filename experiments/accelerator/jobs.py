@@ -170,7 +170,7 @@ def profiled_step(shape: str, length: int, dtype: str, rows: int) -> dict:
 
 
 def sharded(shape: str, length: int, dtype: str, steps: int, layout: str) -> dict:
-    """A row a device on all devices laid out one way, beside a row on one device."""
+    """A row per device on all devices in one layout, and a row on one device."""
     count = len(jax.devices())
     if count == 1:
         return {"devices": 1}
@@ -257,7 +257,7 @@ def resumed(out: str, steps: int) -> dict:
 
 
 def trained(folder: str, experiment_name: str, model: str, overrides: list[str]) -> dict:
-    """Train an arm, or go on, and ask its last weights everything; its rows for paired tests lie in FOLDER/asked."""
+    """Train or resume an arm and evaluate its last weights; the rows for paired tests are in FOLDER/asked."""
     own = [f"experiments={experiment_name}", f"run_dir={folder}", f"model.source={model}", *overrides]
     cfg = configs.composed("train", own)
     started = time.monotonic()

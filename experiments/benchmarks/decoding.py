@@ -6,12 +6,12 @@
 SOURCE is anything that init.source takes. Where torch and transformers can be imported, the same weights are run by
 `transformers` too, on the same cores, and the two take turns within each repeat. Printed: median and range over
 repeats, the time to compile, the median as time of a step, how much of that the library's products with the weights
-take by themselves, one behind the other, and which share reading every weight once per step is of the rate at which
+take alone, one after the other, and which share reading every weight once per step is of the rate at which
 this machine reads memory (a large matrix times a vector). Both are measured between the repeats, each at its best.
 
-With --think every new token is written behind a thought of so many tokens. `passes` is the time of a new token over
+With --think every new token is written after a thought of so many tokens. `passes` is the time of a new token over
 that of one without thoughts at the same batch size: reading the weights is most of a pass over few rows, and a token
-behind a thought of T takes T + 2 of them (T to sample, one over the whole thought, one to read the token).
+after a thought of T takes T + 2 of them (T to sample, one over the whole thought, one to read the token).
 """
 
 import argparse
@@ -19,7 +19,6 @@ import functools
 import importlib.util
 import itertools
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -131,12 +130,6 @@ def thinking(model: Policy, new: int, thought_len: int) -> Writer:
     return write
 
 
-def timed(write: Callable, prompts: object, seed: int) -> float:
-    start = time.perf_counter()
-    write(prompts, seed)
-    return time.perf_counter() - start
-
-
 def read_rate() -> float:
     """Bytes a second that are read from memory, at best: a matrix of 512 MB times a vector."""
     matrix, vector = jnp.ones((8192, 16384)), jnp.ones(16384)
@@ -146,12 +139,9 @@ def read_rate() -> float:
 
 def measured(writers: dict[str, Writer], prompts: np.ndarray, repeats: int) -> dict[str, tuple[float, np.ndarray]]:
     """Seconds of the first call, and of every later one, the writers taking turns."""
-    first = {name: timed(write, prompts, 0) for name, write in writers.items()}
-    later: dict[str, list[float]] = {name: [] for name in writers}
-    for repeat in range(repeats):
-        for name, write in writers.items():
-            later[name].append(timed(write, prompts, 1 + repeat))
-    return {name: (first[name], np.array(later[name])) for name in writers}
+    timed = lambda write: lambda seed: trial.seconds_of(lambda: write(prompts, seed))  # noqa: E731
+    times = trial.in_turns({name: timed(write) for name, write in writers.items()}, 1 + repeats)
+    return {name: (first, np.array(later)) for name, (first, *later) in times.items()}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -185,7 +175,7 @@ def compared(model: Policy, args: argparse.Namespace) -> Table:
 
 
 def thoughts(model: Policy, args: argparse.Namespace) -> Table:
-    """A new token's time behind thoughts of several lengths, against one without; the prompt's reading is taken off."""
+    """A new token's time after thoughts of several lengths and without; the time to read the prompt is subtracted."""
     rows = []
     for length, batch in itertools.product(args.prompt, args.batch):
         prompts = np.random.default_rng(batch).integers(0, model.lm.vocab, (batch, length))

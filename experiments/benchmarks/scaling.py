@@ -4,8 +4,8 @@
 
 FLOPs and bytes are those of `qstar.models.cost`, memory that of `qstar.models.memory`, collectives those counted in the
 compiled step (tests/test_sharding.py); the accelerator is given by arguments, by default an H100 SXM. Rows are per
-device, so the batch grows with the machine. What is not known on paper is bounded from both sides: communication wholly
-behind the computation, and not at all.
+device, so the batch grows with the machine. What is not known on paper is bounded from both sides: communication fully
+overlapped with the computation, and not at all.
 """
 
 import argparse
@@ -75,7 +75,7 @@ class Step:
 
     @property
     def hidden_s(self) -> float:
-        """With all communication behind the computation."""
+        """With all communication overlapped."""
         return max(self.compute_s + self.update_s, self.data_s + self.fsdp_s + self.tensor_s)
 
     @property

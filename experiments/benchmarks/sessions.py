@@ -4,11 +4,9 @@
 
 Rows of two prompts are continued by steps x tokens new tokens, none of which ends a text. `generate` samples them
 plainly; a session writes the same rows whole, in steps, and in steps after each of which every fourth row is kept and
-goes on four times. All take turns within a repeat, reading of the prompts included, programs compiled before. A ratio
-is that of a repeat's times to `generate` in the same repeat; printed is its median, and the shortest time.
+is continued four times. All take turns within a repeat, reading of the prompts included, programs compiled before. A
+ratio is that of a repeat's times to `generate` in the same repeat; printed is its median, and the shortest time.
 """
-
-import time
 
 import jax
 import numpy as np
@@ -21,7 +19,7 @@ from qstar.decoding.sampling import Sampling
 from qstar.decoding.session import Session
 from qstar.reports import tables
 from qstar.settings import Count
-from qstar.training import console
+from qstar.training import console, trial
 
 PROMPT = 24  # tokens
 
@@ -48,7 +46,7 @@ def main() -> None:
         )  # fmt: skip
 
     def stepwise(limit: int, kept: int) -> None:
-        """Steps of so many tokens, after each of which one of so many rows goes on."""
+        """Steps of so many tokens, after each of which one of so many rows is continued."""
         writing = Session(model.definition, params, model.tokenizer, prompts, sampling, layers=layers)
         rows = [writing.start(prompt) for prompt in start]
         for _ in range(sampling.max_new_tokens // limit):
@@ -61,14 +59,8 @@ def main() -> None:
         "session, steps": lambda: stepwise(options.tokens, 1),
         "session, beams": lambda: stepwise(options.tokens, 4),
     }
-    for way in ways.values():
-        way()
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(options.repeats):
-        for name, way in ways.items():
-            begun = time.perf_counter()
-            way()
-            taken[name].append(time.perf_counter() - begun)
+    calls = {name: lambda _, way=way: trial.seconds_of(way) for name, way in ways.items()}
+    taken = {name: times[1:] for name, times in trial.in_turns(calls, 1 + options.repeats).items()}
     base = np.array(taken["generate"])
     cells = [(name, f"{min(found):.3f}", f"{np.median(found / base):.3f}") for name, found in taken.items()]
     console.console().print(tables.screen(("way", "seconds, least", "of generate, median"), cells, text=1))

@@ -2,7 +2,7 @@
 
     python experiments/benchmarks/startup.py [--repeats 5] [--only import help step]
 
-Every line is a process of its own, started anew for each repeat; the lines take turns. Printed: median and range of
+Every line is a process of its own, started again for each repeat; the lines take turns. Printed: median and range of
 the wall time, and the median of the processor time of the process and its children. A first step is there when its
 line is in metrics.jsonl, evaluation before training included; `compiled` is a second start, with the programs that
 the first one left in the compile cache.
@@ -23,6 +23,7 @@ from rich.table import Table
 
 from qstar.cli import flags
 from qstar.reports import tables
+from qstar.training import trial
 
 COMMANDS = ("train", "improve", "evaluate", "compare", "think", "prepare")
 POLL_S = 0.02
@@ -105,11 +106,8 @@ def main() -> None:
     args = options.parse_args()
     with tempfile.TemporaryDirectory() as caches:
         kinds = measurements(Path(caches))
-        wanted = {name: measure for kind in args.only for name, measure in kinds[kind].items()}
-        found: dict[str, list[Timed]] = {name: [] for name in wanted}
-        for repeat in range(args.repeats):
-            for name, measure in wanted.items():
-                found[name].append(measure(repeat))
+        chosen = {name: measure for kind in args.only for name, measure in kinds[kind].items()}
+        found = trial.in_turns(chosen, args.repeats)
     Console().print(table(found))
 
 

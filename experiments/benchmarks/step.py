@@ -7,10 +7,10 @@ two thoughts; four layers; ours recomputes all but products with weights (model.
 github.com/ezelikman/quiet-star at 892446b, PYTHON an interpreter with torch and transformers 4.37.2; without them ours
 is measured alone. Every side is a process of its own, which sits idle while another is timed; they take turns; programs
 are compiled beforehand. Printed: medians and ranges over repeats, peak memory above the interpreter's with its
-libraries (`program`: what ours holds before its first step beside weights and moments, compiled programs that is; torch
-has them in its libraries; memory is compared with it and without), and the share of the machine's matrix-product peak
-in ideal FLOPs (sampling forward, the rest forward and backward, nothing that is recomputed). `at the peak` is how many
-times faster than the released code a step of these FLOPs would be at that peak.
+libraries (`program`: what ours holds before its first step besides weights and moments, compiled programs that is;
+torch has them in its libraries; memory is compared with it and without), and the share of the machine's matrix-product
+peak in ideal FLOPs (sampling forward, the rest forward and backward, nothing that is recomputed). `at the peak` is how
+many times faster than the released code a step of these FLOPs would be at that peak.
 """
 
 import argparse
@@ -126,11 +126,11 @@ def serve(side: str, case: Case) -> None:
 
 
 def serve_official(case: Case, checkout: Path) -> None:
-    """The same of the released code; wants torch and transformers 4.37.2."""
+    """The same of the released code; needs torch and transformers 4.37.2."""
     sys.path.insert(0, str(HERE.parent.parent / "tests" / "golden"))
     import make_official
     import torch
-    import torch._dynamo  # which the optimiser asks for: later it stumbles over the modules that are emptied
+    import torch._dynamo  # which the optimiser imports; later the import fails on the emptied modules
 
     configuration, modeling = make_official.official(checkout)
     before = peak()

@@ -1,4 +1,4 @@
-"""How many wrong answers does each grader take, and how many programs leave the sandbox? Two tables.
+"""How many wrong answers does each grader accept, and how many programs leave the sandbox? Two tables.
 
     python experiments/checks/adversarial.py [name ...]
 

@@ -1,4 +1,4 @@
-"""Do graders take wrong answers, refuse right ones or hang? Random pairs.
+"""Do graders accept wrong answers, refuse right ones or hang? Random pairs.
 
     python experiments/checks/fuzz_graders.py [--pairs 5000] [--seconds 5]
 

@@ -1,12 +1,12 @@
 """Does qstar compute what the released Quiet-STaR code computes? Losses, rewards and gradients of tiny random models.
 
 Weights, text and the thoughts that the released code sampled go through method preset `quiet_star_official` in float64.
-An error is norm-wise: the largest difference over the largest wanted entry, of every array on its own.
+An error is norm-wise: the largest difference over the largest expected entry, for every array separately.
 
     python experiments/checks/official_parity.py                        # against the arrays in tests/golden/official
     python experiments/checks/official_parity.py --checkout quiet-star  # against what its code computes now
 
-The second wants `pip install -e . torch==2.13.0 transformers==4.37.2` and a clone of github.com/ezelikman/quiet-star at
+The second needs `pip install -e . torch==2.13.0 transformers==4.37.2` and a clone of github.com/ezelikman/quiet-star at
 commit 892446b. A minute on two CPU cores.
 """
 
@@ -183,7 +183,7 @@ def errors(golden: Golden) -> dict[str, float]:
 
 
 def _gradient_errors(path: str, found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
-    """One figure for every array of theirs: stacked layers are told apart."""
+    """One figure for every array of theirs: stacked layers are compared separately."""
     if not path.startswith("lm/blocks/"):
         return {f"gradient/{path}": relative_error(found, wanted)}
     pairs = enumerate(zip(found, wanted, strict=True))

@@ -1,4 +1,4 @@
-"""How often is a right answer refused for its spelling, and a wrong one taken? The lists of spellings.
+"""How often is a right answer refused for its spelling, and a wrong one accepted? The lists of spellings.
 
     python experiments/checks/right_spellings.py [GRADER ...]
 

@@ -1,7 +1,8 @@
 """What does the rationale store lose when its writer is killed? SIGKILL at random moments of an endless append.
 
-A process appends batches as fast as it can and notes each before and after; it is killed, the next one goes on behind
-the last batch in the store. After every kill all new files are read back and compared with what was to be written.
+A process appends batches as fast as it can and notes each before and after; it is killed, and the next one continues
+after the last batch in the store. After every kill all new files are read back and compared with what was to be
+written.
 
     python experiments/checks/store_kills.py --kills 50      # a minute or two on two CPU cores
 """
@@ -82,7 +83,7 @@ def kill_one(folder: Path, notes: Path, finished: int, delay: float) -> None:
     deadline = time.monotonic() + 120
     while not _got_on(notes, finished) and time.monotonic() < deadline:
         if writer.poll() is not None:
-            raise RuntimeError(f"the writer ended by itself with status {writer.returncode}")
+            raise RuntimeError(f"the writer ended with status {writer.returncode}")
         time.sleep(0.002)
     time.sleep(delay)
     writer.send_signal(signal.SIGKILL)

@@ -1,10 +1,10 @@
-"""What thoughts did to every token of a text: how much, to which tokens, and the thoughts that helped most.
+"""The effect of thoughts on every token of a text: how large, on which tokens, and the thoughts that helped most.
 
     python experiments/quiet_star/token_benefit.py RUN TEXT.jsonl --field question+answer --texts 40 --out FOLDER
 
 Every token of every text (its first `--tokens` tokens) is predicted with and without the likeliest thought before it,
 as in Figures 7 and 8 of the paper. Writes `tokens.parquet` (a row for every token), `benefit.md` (the numbers and the
-best thoughts) and `benefit.png` (wants matplotlib: pip install '.[figures]'). The gain of a token is the change in its
+best thoughts) and `benefit.png` (needs matplotlib: pip install '.[figures]'). The gain of a token is the change in its
 log-likelihood, in nats; intervals are 95 % bootstraps over texts, since tokens of one text are not independent.
 """
 

@@ -65,7 +65,7 @@ def prepare_jax() -> None:
 
 @dataclass
 class Ending:
-    """What is printed when a command ends early: how to go on, once there is something to go on from."""
+    """What is printed when a command ends early: how to resume, once there is something to resume from."""
 
     go_on: Callable[[], str] = lambda: ""
 
@@ -74,7 +74,7 @@ class Ending:
 def errors() -> Iterator[Ending]:
     """Print an expected error as a message and exit with status 1; QSTAR_TRACEBACK=1 shows all of it.
 
-    Ctrl-C exits with status 130, SIGTERM with 143. Where the command has told how to go on, that is printed after an
+    Ctrl-C exits with status 130, SIGTERM with 143. If the command has said how to resume, that is printed after an
     interruption, and after what another attempt may fix (a full disk, a damaged checkpoint).
     """
     from qstar.training.checkpoint import Damaged
@@ -101,7 +101,7 @@ def _leave(text: str, advice: str, status: int) -> None:
 
 
 def _resume(checkpoints: Path | None) -> str:
-    """How to go on from a checkpoint directory, the control's included."""
+    """How to resume from a checkpoint directory, also the control's."""
     if checkpoints is None:
         return ""
     directory = checkpoints.parent
@@ -109,7 +109,7 @@ def _resume(checkpoints: Path | None) -> str:
 
 
 def resume(program: str, directory: Path) -> str:
-    """The line that says how to go on with a run."""
+    """The line that says how to resume a run."""
     return f"Resume with  {advice.resume(program, directory)}"
 
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a command starts, or does anything else than train: a line, and status 130 or 143, at once.
+"""Ctrl-C and SIGTERM while a command starts, or does anything but train: a line, and status 130 or 143, at once.
 
 Until the training loop takes the signals over there is nothing to save, and what is on disk survives a kill, so the
 process just ends. An exception in the middle of an import or a compilation would instead pass through code that
@@ -18,7 +18,7 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 SHOW_CURSOR = b"\x1b[?25h"  # a live bar hides it
 
 _leaving = threading.Lock()
-_advice: list[Callable[[], str]] = []  # how to go on; the last one is printed
+_advice: list[Callable[[], str]] = []  # how to resume; the last one is printed
 
 
 def install() -> None:

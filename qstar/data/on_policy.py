@@ -1,4 +1,4 @@
-"""Settings of rollouts: what the model that trains is asked, how often, and what its answers earn."""
+"""Settings of rollouts: which questions the model answers, how often, and the rewards of its answers."""
 
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar

@@ -1,4 +1,4 @@
-"""Zero-shot chain of thought with a majority of votes: the model writes its reasoning, then is asked for the answer.
+"""Zero-shot chain of thought with a majority of votes: the model writes its reasoning, then the answer.
 
 A prompt "Q: ...\\nA: Let's think step by step." is continued by sampled tokens, several times; after each rationale
 comes "\\nTherefore, the answer (arabic numerals) is", and of the few tokens that follow the first number is a vote

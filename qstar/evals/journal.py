@@ -1,4 +1,4 @@
-"""Answers on disk: a journal while questions are asked, a Parquet file when all are answered.
+"""Answers on disk: a journal while questions are answered, a Parquet file when all are.
 
 The journal's first line says what is evaluated (which questions, of which weights, how, with what seed); every further
 line holds the rows of one batch. A process that is killed leaves whole lines and at most one incomplete one, which is

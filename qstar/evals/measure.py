@@ -1,4 +1,4 @@
-"""What an evaluation is made of: a measure has items, asks a subject about them in batches, and sums its rows up.
+"""What an evaluation is made of: a measure has items, evaluates a model on them in batches, and sums its rows up.
 
 A subject answers in up to three ways: `none`, without thoughts; `greedy`, with the most likely thoughts; `sampled`,
 with thoughts drawn at the method's temperature, once or several times. A row is one item answered in one way (and,
@@ -68,7 +68,7 @@ class Measure(Protocol):
 
 
 class Evaluation(Protocol):
-    """A frozen dataclass that says which questions are asked, and how."""
+    """A frozen dataclass that says which questions are evaluated, and how."""
 
     every: int  # steps between evaluations during training; 0: only before and after
     thoughts: tuple[str, ...]  # ways of answering

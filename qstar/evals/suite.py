@@ -1,4 +1,4 @@
-"""Evaluations by name: which questions, asked in which ways, as rows of one table and rows of items on disk."""
+"""Evaluations by name: which questions, answered in which ways, as rows of one table and rows of items on disk."""
 
 import dataclasses
 import functools
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from qstar.evals.journal import Journal
 
 GSM8K_SPLITS = gsm8k.SPLITS
-EVAL_SEED = 20_240_318  # which questions are asked; the same for every run
+EVAL_SEED = 20_240_318  # which questions are chosen; the same for every run
 
 
 @runtime_checkable
@@ -164,7 +164,7 @@ def numbered(rows: Sequence[dict], split: str, count: int) -> list[dict]:
     return [{"id": f"{split}-{i}", **rows[i]} for i in order[:count]]
 
 
-@functools.lru_cache(maxsize=1)  # the arms of a run are asked the same
+@functools.lru_cache(maxsize=1)  # the arms of a run share their questions
 def _cups_items(cfg: CupsEval, tokenizer: Tokenizer) -> tuple[Item, ...]:
     return tuple(cups_item(problem, tokenizer) for problem in cfg.problems())
 
@@ -192,7 +192,7 @@ def cups_item(problem: Problem, tokenizer: Tokenizer) -> Item:
 
 @dataclass(frozen=True)
 class Row:
-    """One task, asked in one way."""
+    """One task, answered in one way."""
 
     task: str
     thoughts: bool

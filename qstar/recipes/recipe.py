@@ -1,6 +1,6 @@
 """What a recipe of self-training is: three answers for every iteration, and the settings that they depend on.
 
-    plan(iteration)    which questions are asked, and who is asked again with the answer shown
+    plan(iteration)    which questions are sampled, and which again with the answer shown
     select(samples)    what is trained on, with weights
     train(iteration)   by which method, from which weights, for how many steps, with which optimiser state and schedule
 
@@ -39,7 +39,7 @@ Growth = Annotated[float, Range(1, 100)]
 
 @dataclass(frozen=True)
 class Plan:
-    """What an iteration asks."""
+    """What an iteration samples."""
 
     questions: Sequence[int]  # places among the training questions
     samples: int  # of each question; 0: nothing is sampled
@@ -65,7 +65,7 @@ class Recipe:
 
     iterations: Count = 1  # rounds of sampling, grading and training
 
-    # --- plan: which questions are asked, and how
+    # --- plan: which questions are sampled, and how
 
     problems: Whole = 0  # questions of an iteration, drawn without replacement; 0, or if there are fewer: all
     samples: Count = 1  # samples of each question
@@ -169,7 +169,7 @@ class Recipe:
     # --- what is trained on -------------------------------------------------------------------------------------------
 
     def first(self, task: Task, problems: Sequence[Problem]) -> list[Kept]:
-        """What the base is fine-tuned on before it is asked for the first time; usually nothing."""
+        """What the base is fine-tuned on before it is sampled for the first time; usually nothing."""
         return keeping.human(task, problems) if self.sample_from == "sft" else []
 
     def given(self, task: Task, problems: Sequence[Problem]) -> list[Kept]:

@@ -1,6 +1,6 @@
 """STaR: bootstrapping reasoning with reasoning (Zelikman et al. 2022, Algorithm 1).
 
-An iteration asks for one rationale a question, by greedy decoding. Questions that came out wrong are asked again with
+An iteration samples one rationale a question, by greedy decoding. Questions that came out wrong are sampled again with
 the answer shown (rationalization). The base, not the model of the iteration before, is trained on all rationales that
 led to the right answer, a fifth more steps each time; the trained model is sampled next.
 """

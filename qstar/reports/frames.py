@@ -1,4 +1,4 @@
-"""What runs wrote down, as arrays and as records: metrics, evaluations, and what self-training spent."""
+"""What runs recorded, as arrays and as records: metrics, evaluations, and the costs of self-training."""
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path

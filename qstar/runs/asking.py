@@ -1,4 +1,4 @@
-"""What an iteration asks: questions, failures again with a hint, wrong hints; every answer goes to a store."""
+"""What an iteration samples: questions, failures again with a hint, wrong hints; every answer goes to a store."""
 
 import functools
 from collections.abc import Callable, Sequence

@@ -1,19 +1,17 @@
-"""One self-training run from its configuration to its table: what a recipe asks, keeps and trains on, again and again.
+"""One self-training run from its configuration to its table: sampling, selection and training, iteration by iteration.
 
 A run directory holds improve.yaml, rationales/ (every sample, `data/rationales.py`), wrong_hints/ (the same of what was
-asked with a wrong hint, never trained on), a folder for each iteration with the examples it trained on and its
-training, a run like any other (iteration_3 can be asked by qstar-evaluate or be a model.source), iterations.jsonl (a
-line for each that is done) and summary.md. An iteration is a function of the weights before it, the store and the seed:
-batches that are stored are not drawn again, training goes on from its checkpoint; a run that was killed anywhere ends
-with the same results.
+sampled with a wrong hint, never trained on), a folder for each iteration with the examples it trained on and its
+training, a run like any other (iteration_3 can be evaluated by qstar-evaluate or be a model.source), iterations.jsonl
+(a line for each that is done) and summary.md. An iteration is a function of the weights before it, the store and the
+seed: batches that are stored are not drawn again, training resumes from its checkpoint; a run that was killed anywhere
+ends with the same results.
 """
 
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from qstar import files, paths
 from qstar.config import ImproveConfig, TrainConfig
@@ -99,7 +97,7 @@ def _run(job: Job) -> list[dict]:
 
 
 def _before(job: Job) -> dict:
-    """The line of iteration 0: the model that is asked first."""
+    """The line of iteration 0: the model that is sampled first."""
     first = job.recipe.first(job.cfg.task, job.problems)
     line = {"iteration": 0}
     if first:
@@ -110,7 +108,7 @@ def _before(job: Job) -> dict:
 
 
 def _iteration(job: Job, store: Store | None, iteration: int) -> dict:
-    """Ask, keep, train, ask dev: the line that says what came out."""
+    """Sample, keep, train, evaluate: the line with the results."""
     files.make(iterations.folder(job.directory, iteration))
     line, kept = _kept(job, store, iteration)
     line = joined(line, _train_on(job, iteration, kept, line.get("mismatch", {})))
@@ -120,7 +118,7 @@ def _iteration(job: Job, store: Store | None, iteration: int) -> dict:
 def _kept(job: Job, store: Store | None, iteration: int) -> tuple[dict, list[dict]]:
     """The results of asking, and the examples to train on."""
     cfg, recipe = job.cfg, job.recipe
-    policy = job.policies.after(iteration - 1) if store else job.base  # nothing is asked without a store
+    policy = job.policies.after(iteration - 1) if store else job.base  # nothing is sampled without a store
     plan, left, samples = recipe.plan(iteration, len(job.problems), cfg.seed), dict(job.left), []
     asked = [job.problems[i] for i in plan.questions]
     if store:
@@ -139,7 +137,7 @@ def _kept(job: Job, store: Store | None, iteration: int) -> tuple[dict, list[dic
 
 
 def _tested(job: Job, iteration: int) -> dict:
-    """The test split, asked once; the directory remembers it."""
+    """The test split, evaluated once; the directory records it."""
     cfg, left = job.cfg, {}
     problems = problems_of.logged_test(cfg.task, job.directory, f"accuracy after iteration {iteration}")
     problems = asking.fitting_asked(cfg, job.base, problems, "test", left)
@@ -246,12 +244,12 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
     """The model and the questions of a run, checked."""
     recipe, left = catalog.made(cfg.improve), {}
     with console.phase("loading the model"):
-        # Earlier versions put no begin-of-text token before texts: a run of theirs goes on without.
+        # Earlier versions put no begin-of-text token before texts: a run of theirs continues without.
         base = load.as_begun(iterations.folder(directory, 1), load.initial_model(cfg.model, cfg.seed))
     if base.tokenizer.told():
         console.console().print(f"tokenizer: {base.tokenizer.told()}", markup=False, highlight=False)
     with console.phase("reading the questions"):
-        problems, dev = cfg.task.problems("train"), _some(cfg.task.problems("dev"), cfg.dev)
+        problems, dev = cfg.task.problems("train"), problems_of.drawn(cfg.task.problems("dev"), cfg.dev, DEV_SEED)
     checkpoint.check_path(directory)
     if not problems or not dev:
         raise ValueError(
@@ -264,12 +262,6 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
     if recipe.asks_itself:  # all, with the examples of the first iteration before them
         asking.fitting_sampled(cfg, base, problems, 1, {})
     return Job(cfg, recipe, directory, base, problems, dev, left, Policies(cfg, directory, base))
-
-
-def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
-    """`count` of the problems, drawn with a fixed seed; 0: all."""
-    order = np.random.default_rng(DEV_SEED).permutation(len(problems))
-    return [problems[i] for i in sorted(order[: count or None].tolist())]
 
 
 def _check(cfg: ImproveConfig, recipe: Recipe, base: Policy, problems: Sequence[Problem]) -> None:

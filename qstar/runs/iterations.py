@@ -1,6 +1,6 @@
 """The directory of a self-training run: its configuration, the weights after each iteration, a line for each.
 
-`runs/improve.py` writes it; code that asks the model of an iteration, or reads its results, starts here.
+`runs/improve.py` writes it; code that uses the model of an iteration, or reads its results, starts here.
 """
 
 import dataclasses
@@ -128,7 +128,7 @@ def sampler(cfg: ImproveConfig, directory: Path, iteration: int, base: Policy | 
 
 
 class Policies:
-    """The models of a run, asked for in the order of its iterations: each is read once, and the newest is held."""
+    """The models of a run, requested in the order of its iterations: each is read once, and the newest is held."""
 
     def __init__(self, cfg: ImproveConfig, directory: Path, base: Policy):
         self._cfg, self._directory, self._base = cfg, directory, base

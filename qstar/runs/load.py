@@ -317,7 +317,7 @@ def other_model(method: Method, loaded: Policy) -> Policy | None:
 
 
 def carried_on(loaded: Policy, method: Method) -> Params:
-    """The extras of a loaded run that a run of `method` goes on from.
+    """The extras of a loaded run that a run of `method` starts from.
 
     Raises ValueError where a number of theirs means something else to `method` than it did in that run.
     """

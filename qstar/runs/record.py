@@ -1,4 +1,4 @@
-"""What is written down about a model while it trains: its answers in evals.jsonl, its thoughts in samples.jsonl.
+"""What is recorded about a model while it trains: its answers in evals.jsonl, its thoughts in samples.jsonl.
 
 A run that was killed and resumed leaves the lines of an uninterrupted one: `rewind` drops what the lost tail of the
 earlier process wrote.
@@ -85,7 +85,7 @@ class Record:
                 self._thoughts[line.record["text"], thought["position"]] = thought["thought"]
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Ask the questions; returns the answers as metrics."""
+        """Evaluate; returns the results as metrics."""
         with console.phase(f"evaluating at step {step}"), processes.whole(weights(state)) as params:
             rows = self._evaluator(params, jax.random.key(self._seed))
         self.evaluated[step] = rows

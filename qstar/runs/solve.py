@@ -120,7 +120,7 @@ def prepared(cfg: SolveConfig) -> Job:
         base = load.initial_model(cfg.model, cfg.seed)
         scorers = {name: _scorer(name, cfg, base) for name in cfg.scorer}
     with console.phase("reading the questions"):
-        problems = _some(cfg.task.problems(cfg.split), cfg.questions)
+        problems = problems_of.drawn(cfg.task.problems(cfg.split), cfg.questions, QUESTION_SEED)
     if not problems:
         raise ValueError(f"{cfg.task.name} has no {cfg.split} questions: expected some")
     _check_oracle(cfg, problems)
@@ -195,12 +195,6 @@ def _solutions(cfg: SolveConfig, delimiters: Sequence[str]) -> list[str]:
     whole = [cfg.task.completion(problem.rationale, problem) for problem in known]
     whole = [text.split(stop)[0] for text in whole for stop in cfg.task.stop[:1]]
     return whole or [PLAIN.format(delimiter) for delimiter in delimiters]
-
-
-def _some(problems: Sequence[Problem], count: int) -> list[Problem]:
-    """`count` of the problems, drawn with a fixed seed; 0: all."""
-    order = np.random.default_rng(QUESTION_SEED).permutation(len(problems))
-    return [problems[i] for i in sorted(order[: count or None].tolist())]
 
 
 def _prompts(cfg: SolveConfig, batch: Sequence[Problem]) -> list[list[str]]:

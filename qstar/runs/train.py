@@ -2,7 +2,7 @@
 
 A run directory holds everything: config.yaml, environment.json, lm.json and tokenizer.json, metrics.jsonl,
 evals.jsonl, samples.jsonl, checkpoints/, the same again of the control under control/, and summary.md at the end.
-Called on a directory that has checkpoints it goes on from them; an arm that is done is not trained again.
+Called on a directory that has checkpoints it resumes from them; an arm that is done is not trained again.
 """
 
 import dataclasses
@@ -69,7 +69,7 @@ class Arm:
     cfg: TrainConfig
     directory: Path
     program: Program
-    extras: Params  # weights beside the language model's that it goes on from
+    extras: Params  # weights besides the language model's that it starts from
     source: Source
     batch: Batch  # its shapes, types and places
     evaluator: Evaluator
@@ -286,7 +286,7 @@ def _train(arm: Arm, loaded: Policy, known: Mapping[str, float]) -> Record:
         if known and not int(state.step):
             logger.rewind(-1)
             logger.write(0, dict(known))
-        _save_config(arm)  # as it goes on: values may have been changed with resume
+        _save_config(arm)  # again: values may have been changed with resume
         log = loop.Log(
             logger,
             cfg.log_every,
@@ -305,7 +305,7 @@ def _train(arm: Arm, loaded: Policy, known: Mapping[str, float]) -> Record:
 
 
 def _begin(arm: Arm, loaded: Policy, checkpoints: Checkpoints, record: Record) -> TrainState:
-    """The state to go on from: that of the newest checkpoint, or a new one, evaluated."""
+    """The state to continue from: that of the newest checkpoint, or a new one, evaluated."""
     cfg, program, step = arm.cfg, arm.program, checkpoints.latest
     if program.definition.frozen:
         console.console().print(_account(program), highlight=False)

@@ -1,4 +1,4 @@
-"""Labels of steps that cost no tokens: what a task knows exactly, and what two labellers agree on."""
+"""Labels of steps that cost no tokens: exact ones of a task, and those on which two labellers agree."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What self-training asks of a task: questions kept apart by split, prompts with and without a hint, and a grader.
+"""What self-training needs from a task: questions kept apart by split, prompts with and without a hint, and a grader.
 
 A training text is a prompt and its completion: question, rationale, declared answer, the stop after it. Few-shot
 examples are such texts one after another, in hinted prompts with their hints. What a model writes is graded by its
@@ -204,6 +204,12 @@ def _canonical(problem: Problem, grader: Grader, where: str) -> Problem:
         raise ValueError(f"{where}: answer {problem.answer!r} is none that can be graded ({error})") from error
     values = {**problem.__dict__, "answer": answer}
     return Problem(**values)
+
+
+def drawn(problems: Sequence[Problem], count: int, seed: int) -> list[Problem]:
+    """`count` of the problems in their order, drawn with a fixed seed; 0: all."""
+    order = np.random.default_rng(seed).permutation(len(problems))
+    return [problems[i] for i in sorted(order[: count or None].tolist())]
 
 
 def logged_test(task: Task, run_directory: str | Path, reason: str) -> Sequence[Problem]:

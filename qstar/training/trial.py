@@ -3,8 +3,9 @@
 import collections
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -17,6 +18,8 @@ from qstar.structs import Batch, TrainState
 from qstar.training import machine, room
 from qstar.training import step as steps
 from qstar.training.build import Program
+
+T = TypeVar("T")
 
 
 def one_device() -> jax.sharding.Mesh:
@@ -102,12 +105,23 @@ def taken(program: Program, rows: int, length: int, count: int) -> Taken:
 def timed(run: Callable[[], object], times: int) -> list[float]:
     """Seconds of so many calls, waited for, after one that compiles."""
     jax.block_until_ready(run())
-    seconds = []
-    for _ in range(times):
-        started = time.perf_counter()
-        jax.block_until_ready(run())
-        seconds.append(time.perf_counter() - started)
-    return seconds
+    return [seconds_of(run) for _ in range(times)]
+
+
+def in_turns(ways: Mapping[str, Callable[[int], T]], repeats: int) -> dict[str, list[T]]:
+    """What every way returns for each repeat, which it is given; within a repeat the ways take turns."""
+    found: dict[str, list[T]] = {name: [] for name in ways}
+    for repeat in range(repeats):
+        for name, way in ways.items():
+            found[name].append(way(repeat))
+    return found
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Of one call, waited for."""
+    started = time.perf_counter()
+    jax.block_until_ready(run())
+    return time.perf_counter() - started
 
 
 def kernels(compiled: jax.stages.Compiled) -> dict[str, int]:

@@ -1,9 +1,9 @@
-"""Train every arm of every ablation with every seed, and ask what was trained.
+"""Train every arm of every ablation with every seed, and evaluate it.
 
     python experiments/quiet_star/ablations/sweep.py [NAME ...] [--seeds 0 1 2] [--out runs/ablations] [--workers 1]
 
-Runs that are finished are not repeated and interrupted ones go on, so the command can be given again. Arms that are the
-same run, in one ablation or in several, are trained once. A run is asked three ways on the same questions: without
+Finished runs are not repeated and interrupted ones resume, so the command can be given again. Arms that are the same
+run, in one ablation or in several, are trained once. A run is evaluated in three ways on the same questions: without
 thoughts, with its likeliest thoughts, with sampled ones; the answers lie in its directory in answers.jsonl. Then
 `tables.py` makes the tables. Seeds come in order: after the first one there is something to see of everything.
 """

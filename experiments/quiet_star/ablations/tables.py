@@ -35,7 +35,7 @@ def texts(read: Sequence[Ablation], results: Sequence[Result]) -> dict[str, str]
 
 
 def draw(read: Sequence[Ablation], results: Sequence[Result], folder: Path) -> None:
-    """A panel of points for every ablation; of one whose checkpoints were asked, the reference arm over steps."""
+    """A panel of points for every ablation; of one whose checkpoints were evaluated, the reference arm over steps."""
     ready = [(one, lines) for one in read if (lines := ablations.lines(one, results))]
     draw_arms([pair for pair in ready if not pair[0].checkpoints], folder / "arms.png")
     for one, lines in ready:

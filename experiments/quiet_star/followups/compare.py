@@ -1,15 +1,15 @@
-"""What came after Quiet-STaR, beside it at equal FLOPs: trains every arm, asks it, writes the table.
+"""What came after Quiet-STaR, compared with it at equal FLOPs: trains and evaluates every arm, writes the table.
 
     python experiments/quiet_star/followups/compare.py [--seeds 0 1 2] [--out runs/followups]
     python experiments/quiet_star/followups/compare.py --answers [--lr 3e-5 1e-4 3e-4 1e-3 3e-3] [--methods RLP LaTRO]
 
 The arms are those of followups.yaml and the stages of fast_quiet_star.py. With --answers they are Quiet-STaR, RLP and
 LaTRO where thoughts pay, before the answers alone, each with every learning rate and as many steps as make it cost what
-Quiet-STaR's steps of the recipe cost: all are asked the dev problems, and of each method the rate with the best answers
-after sampled thoughts is asked the test problems. Runs that are finished are not repeated and interrupted ones go on,
-so the command can be given again. Tables go to the screen and into table.md or answers.md of --out, which are replaced
-with --replace only and never by fewer runs: of several seeds the mean with its 95 % interval
-(`qstar/evals/intervals.py`), of one the interval over the questions.
+Quiet-STaR's steps of the recipe cost: all are evaluated on the dev problems, and of each method the rate with the best
+answers after sampled thoughts on the test problems. Finished runs are not repeated and interrupted ones resume, so the
+command can be given again. Tables go to the screen and into table.md or answers.md of --out, which are replaced with
+--replace only and never by fewer runs: of several seeds the mean with its 95 % interval (`qstar/evals/intervals.py`),
+of one the interval over the questions.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class Row:
 
 
 def table_rows(seed: int, out: Path) -> list[Row]:
-    """Every arm, trained and asked."""
+    """Every arm, trained and evaluated."""
     found = []
     arms = ablation.read(str(HERE / "followups.yaml"))
     for name, arm in arms.arms.items():
@@ -100,7 +100,7 @@ RATES = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
 def answer_arms(
     methods: Sequence[str], rates: Sequence[float], extra: Sequence[str], steps: int = 0
 ) -> dict[tuple[str, float], Arm]:
-    """By method and rate: arms that are asked the dev problems. With `steps` 0 they cost what Quiet-STaR's do."""
+    """By method and rate: arms evaluated on the dev problems. With `steps` 0 they cost what Quiet-STaR's do."""
     whole = ablation.cost(ablation.composed(ablation.RECIPE, tuple(extra)))
     found = {}
     for method in methods:
@@ -116,7 +116,7 @@ def answer_arms(
 def answered_rows(
     arms: dict[tuple[str, float], Arm], seeds: Sequence[int], out: Path, extra: Sequence[str]
 ) -> list[Row]:
-    """Every arm, trained and asked as it says."""
+    """Every arm, trained and evaluated as it says."""
     group = Ablation("answers", "", "", {})
     found = []
     for seed in seeds:
@@ -129,7 +129,7 @@ def answered_rows(
 
 
 def best(arms: dict[tuple[str, float], Arm], found: Sequence[Row]) -> dict[tuple[str, float], Arm]:
-    """Of each method the rate with the best answers after sampled thoughts, to be asked the test problems."""
+    """Of each method the rate with the best answers after sampled thoughts, to be evaluated on the test problems."""
     scores = {
         name: np.mean([frames.first(row.answers, way="sampled")["accuracy"] for row in rows])
         for name, rows in by_arm(found).items()

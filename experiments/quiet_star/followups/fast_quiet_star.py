@@ -5,9 +5,9 @@
         --stages 16-8 12-4 8-4 --steps 100 100 100 --student-steps 100 model.source=DIRECTORY    the paper's stages
 
 A stage THOUGHT-AHEAD is `qstar-train method.thought_len=THOUGHT method.lookahead=AHEAD model.source=STAGE BEFORE`: it
-goes on from all that was learned, mixing head and delimiters included. The student is `method=fast_quiet_star` with the
-last stage as `model.source` and as `method.teacher`. Differs from the paper: the last checkpoint of a stage is gone on
-from, not the one that did best on an evaluation. Stages that are done are not trained again.
+continues from all trained weights, mixing head and delimiters included. The student is `method=fast_quiet_star` with
+the last stage as `model.source` and as `method.teacher`. Differs from the paper: each stage continues from the last
+checkpoint of a stage, not from the best one of an evaluation. Stages that are done are not repeated.
 """
 
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def plan(
 
 
 def after(found: Sequence[tuple[Path, TrainConfig]]) -> list[str]:
-    """What makes a run go on from the last one."""
+    """Overrides that start a run from the last one."""
     return [f"model.source='{found[-1][0]}'"] if found else []
 
 

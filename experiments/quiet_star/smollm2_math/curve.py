@@ -3,7 +3,7 @@
     python experiments/quiet_star/smollm2_math/curve.py NAME=FOLDER ... --out experiments/quiet_star/smollm2_math
 
 A folder is what `qstar-evaluate step=all out=FOLDER` wrote; that of a model before training has step 0 alone, and is
-put in front of every curve. Writes curve.md and curve.png (wants matplotlib: pip install '.[figures]').
+put in front of every curve. Writes curve.md and curve.png (needs matplotlib: pip install '.[figures]').
 """
 
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Is there anything for a thought to do? The base model before the first Quiet-STaR step.
+"""Can a thought help? The base model before the first Quiet-STaR step.
 
     python experiments/quiet_star/tiny/headroom.py [--items 500] [--split dev]
 
@@ -28,7 +28,7 @@ from qstar.training import console
 
 
 def written(model: Policy, problems: list[Problem], temperature: float) -> np.ndarray:
-    """Whether the answer behind the model's own workings is right, per problem."""
+    """Whether the answer after the model's own workings is right, per problem."""
     prompts = [model.tokenizer.encode(problem.question + "-") for problem in problems]
     method = PlainLM()
     longest = max(len(problem.rationale) for problem in problems) + 1

@@ -1,10 +1,10 @@
-"""Run STaR's arithmetic with every arm, base and seed, and ask each result sums that are longer than any it has seen.
+"""Run STaR's arithmetic with every arm, base and seed, and evaluate each on sums longer than any it has seen.
 
     python experiments/star/arithmetic/study.py [ARM ...] [--bases 0 1 2] [--seeds 0] [--out FOLDER] [--workers 2]
 
 A base is a warm-up of its own: examples and training drawn with another seed. Bases are made first, each once, and
-every arm starts from each of them with every seed of STaR. Runs that are finished are not repeated and interrupted ones
-go on, so the command can be given again. Each run is the command that is printed. Seeds come in order, then bases:
+every arm starts from each of them with every seed of STaR. Finished runs are not repeated and interrupted ones
+resume, so the command can be given again. Each run is the command that is printed. Seeds come in order, then bases:
 after the first one there is something to see of every arm. `tables.py` makes the tables.
 
 A folder holds warmup (base 0), warmup_B (the others) and ARM/base_B/SEED. Earlier versions had one base and ARM/SEED,
@@ -43,7 +43,7 @@ ARMS = {
 }
 """What each changes in the recipe. `no_filter` trains on all that the model wrote without hints, `hints_no_filter` on
 that and on all it wrote with them; `human` on the task's own scratchpads and `direct` on its answers alone, both of all
-20,000 questions; the last two have 2,000 questions in all, where STaR draws as many anew in each iteration."""
+20,000 questions; the last two have 2,000 questions in all, where STaR draws as many again in each iteration."""
 ABLE = 0.9  # of the dev sums of two digits, right before STaR begins
 TRIES = 3  # trainings of a base, each with half as many steps more
 TWO_DIGITS_FILE = "two_digits.json"
@@ -80,7 +80,7 @@ def command(arm: str, base: int, seed: int, out: Path, more: tuple[str, ...] = (
 def warm_up(out: Path, base: int, more: tuple[str, ...], examples: Sequence[str] = (), able: float = ABLE) -> None:
     """A model that runs begin with: its examples and its training have a seed of their own.
 
-    One that gets fewer than `able` of the sums of two digits right is put aside, and trained anew with half as many
+    One that gets fewer than `able` of the sums of two digits right is put aside, and trained again with half as many
     steps more. `examples` are arguments of warmup.py.
     """
     folder = base_folder(out, base)
@@ -117,7 +117,7 @@ def ask_two_digits(folder: Path) -> None:
 
 
 def work(run: tuple[str, int, int], out: Path, more: tuple[str, ...]) -> str:
-    """An arm with a base and a seed, and what is asked after it; how it went, in a line."""
+    """An arm with a base and a seed, and the evaluation after it; the outcome in a line."""
     directory, started = run_folder(out, *run), time.monotonic()
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / "summary.md").is_file():
@@ -151,8 +151,8 @@ def main() -> None:
     flags.overriding(parser, "--set-warmup", "overrides of the training of all bases")
     parser.add_argument("--hinted", type=float, help="share of warm-up examples after a hint")
     parser.add_argument("--able", type=float, default=ABLE, help="share of two-digit sums that a base has to add")
-    parser.add_argument("--two-digits", type=Path, metavar="BASE", help="only ask this base sums of two digits")
-    parser.add_argument("--ask", type=Path, metavar="RUN", help="only ask this finished run the longer sums")
+    parser.add_argument("--two-digits", type=Path, metavar="BASE", help="only evaluate this base on sums of two digits")
+    parser.add_argument("--ask", type=Path, metavar="RUN", help="only evaluate this finished run on the longer sums")
     args = parser.parse_args()
     if args.ask:
         return ask(args.ask)

@@ -3,7 +3,7 @@
     python experiments/star/arithmetic/tables.py [--runs runs/star_arithmetic] [--out FOLDER] [--replace]
 
 Means over bases, or over the seeds of the only base, with the 95 % intervals of `qstar/evals/intervals.py`. A page that
-has its tables already is written anew with --replace only, and never from fewer runs of an arm than it tells of. The
+has its tables already is rewritten with --replace only, and never from fewer runs of an arm than it reports. The
 figures need matplotlib: pip install '.[figures]'.
 """
 
@@ -118,7 +118,7 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/star_arithmetic"))
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--replace", action="store_true", help="write the tables of a page that has them already anew")
+    parser.add_argument("--replace", action="store_true", help="rewrite the tables of a page that has them already")
     args = parser.parse_args()
     with entry.errors():
         runs = collect(args.runs)

@@ -4,8 +4,8 @@
     qstar-train experiments=star/arithmetic/warmup data.path=warmup/examples.jsonl model.tokenizer=warmup/tokenizer.json
 
 The paper starts from GPT-J and shows it ten worked sums before every question. A model of this size cannot learn from
-what is shown, so it is trained on scratchpads of short sums first, some behind hints as rationalization will show them.
-Longer sums it has to find out by itself.
+what is shown, so it is trained on scratchpads of short sums first, some after hints as in rationalization.
+It has to learn longer sums on its own.
 """
 
 from pathlib import Path
@@ -18,7 +18,7 @@ from qstar.data import tokenizer as tokenizers
 from qstar.tasks.arithmetic import ALPHABET, Arithmetic
 
 WORDS = ("Input:\n", "Target:", "<scratch>\n", "</scratch>\n", " C:", " ,", " +", *(f" {digit}" for digit in range(10)))
-"""Tokens beside single characters: texts become less than half as long."""
+"""Tokens in addition to single characters: texts become less than half as long."""
 
 
 DIGITS = ("1:500", "2:8000", "3:300", "4:300", "5:300")

@@ -1,4 +1,4 @@
-"""Tables of self-training runs beside each other, in Markdown: dev and test, what was spent, and paired comparisons.
+"""Tables of several self-training runs in Markdown: dev and test accuracy, costs, and paired comparisons.
 
     python experiments/star/smollm2/tables.py star=runs/star ssd=runs/ssd direct=runs/direct --before runs/star
 
@@ -46,7 +46,7 @@ def comparison(first: str, second: str, one: Sequence[dict], other: Sequence[dic
 
 
 def answered(runs: dict[str, Path], before: Path | None, split: str) -> dict[str, list[dict]]:
-    """Rows of everyone who was asked, the base first."""
+    """Rows of all evaluated models, the base first."""
     base = frames.lines(before / f"before_{split}.jsonl") if before else []
     found = {
         f"before, {'with' if few_shot else 'without'} examples": [row for row in base if row["few_shot"] == few_shot]

@@ -1,4 +1,4 @@
-"""Does a process reward model see slips? Workings that go wrong, labelled exactly, on cups and on sums.
+"""Does a process reward model detect slips? Workings with errors, labelled exactly, on cups and on sums.
 
     qstar-train experiments=star/arithmetic/warmup ...           # a base for the sums; see experiments/star/arithmetic
     python experiments/verifiers/slips/slips.py cups --out runs/slips/cups
