@@ -147,7 +147,7 @@ def rules(schema: type) -> Mapping[str, Rule]:
 
 
 def rule(hint: object) -> Rule | None:
-    """What a type says; None where it is no number and no choice."""
+    """What a type says; None where it is neither a number nor a choice."""
     if hint in (int, float):
         return Rule(hint, Range())
     arguments = get_args(hint)

@@ -157,7 +157,7 @@ def test_runs_without_adapters_or_without_a_base_have_none_to_export(tmp_path, s
     train.run(plain, tmp_path / "plain")
     with pytest.raises(SystemExit, match=r"plain is trained without adapters \(lora.rank = 0\)"):
         prepare.main([str(tmp_path / "plain"), str(tmp_path / "out"), "--to", "adapter"])
-    with pytest.raises(SystemExit, match="is no run directory"):
+    with pytest.raises(SystemExit, match="is not a run directory"):
         prepare.main([str(source), str(tmp_path / "out"), "--to", "adapter"])
     assert not (tmp_path / "out").exists()
 

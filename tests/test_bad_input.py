@@ -228,14 +228,14 @@ def test_text_that_cannot_be_used_is_refused(refused, tmp_path, contents, messag
 def test_questions_that_are_not_there_are_refused_with_the_ways_out(refused, tmp_path, monkeypatch):
     refused(
         composed(*MODEL, "eval=questions"),
-        r"eval.gsm8k = '/gsm8k' is no folder: set QSTAR_DATA .* eval.gsm8k=FOLDER, .* or use eval=none",
+        r"eval.gsm8k = '/gsm8k' is not a folder: set QSTAR_DATA .* eval.gsm8k=FOLDER, .* or use eval=none",
         error=FileNotFoundError,
     )
     (tmp_path / "gsm8k").mkdir()
     monkeypatch.setenv("QSTAR_DATA", str(tmp_path))
     cfg = composed(*MODEL, "eval=questions", "eval.commonsense_qa=")
     refused(cfg, r"gsm8k/test.jsonl does not exist", error=FileNotFoundError)
-    with pytest.raises(FileNotFoundError, match=r"eval.commonsense_qa = .* is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"eval.commonsense_qa = .* is not a folder"):
         evaluate.evaluate(EvaluateConfig(run="none", model=cfg.model, eval=composed("eval=questions").eval))
 
 

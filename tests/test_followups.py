@@ -120,7 +120,7 @@ def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(quiet
     train.run(composed(*small_runs.MODEL, "method=lm", *SMALL), plain)
     with pytest.raises(ValueError, match="was trained with PlainLM, which does not think"):
         train.run(student(quiet, f"method.teacher={plain}"), tmp_path / "student")
-    with pytest.raises(FileNotFoundError, match="no_such is no run directory"):
+    with pytest.raises(FileNotFoundError, match="no_such is not a run directory"):
         train.run(student(quiet, "method.teacher=no_such"), tmp_path / "student")
     with pytest.raises(ValueError, match="has another tokenizer than bundled:cups"):
         cups = composed("method=fast_quiet_star", f"method.teacher={quiet}", *SMALL)

@@ -10,5 +10,5 @@ def test_texts_without_the_fields_are_refused(tmp_path):
     assert token_benefit.texts(tmp_path / "t.jsonl", ["question", "answer"], 3) == ["q\na"]
     with pytest.raises(ValueError, match=r"t.jsonl: its records lack body; choose other fields with --field"):
         token_benefit.texts(tmp_path / "t.jsonl", ["body"], 3)
-    with pytest.raises(FileNotFoundError, match=r"none.jsonl is no file"):
+    with pytest.raises(FileNotFoundError, match=r"none.jsonl is not a file"):
         token_benefit.texts(tmp_path / "none.jsonl", ["body"], 3)

@@ -136,7 +136,7 @@ def test_every_job_of_a_sweep_has_its_own_directory(qstar_train, tmp_path, monke
         (("model.source=./absent",), "FileNotFoundError: no model at './absent'"),
         (("resume=latest",), "FileNotFoundError: no run under"),
         (("resume=absent",), "FileNotFoundError: resume=absent: .* no config.yaml"),
-        (("eval=questions",), "FileNotFoundError: eval.gsm8k = '/gsm8k' is no folder: set QSTAR_DATA"),
+        (("eval=questions",), "FileNotFoundError: eval.gsm8k = '/gsm8k' is not a folder: set QSTAR_DATA"),
         (("experiments=quiet_star/smollm2_math",), "Environment variable 'QSTAR_DATA' not found"),
         (("mesh.data=16",), r"ValueError: mesh \(data, fsdp, tensor\) = \(16, 1, 1\) .* 16 devices, found 8"),
     ],

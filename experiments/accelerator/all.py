@@ -112,12 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
     parser.add_argument("--data", type=Path, help="what --prepare wrote")
     parser.add_argument("--part", nargs="+", choices=plan.PARTS, default=list(plan.PARTS))
-    parser.add_argument(
-        "--size", choices=plan.SIZES, default="full", help="tiny: a rehearsal"
-    )
-    parser.add_argument(
-        "--devices", type=int, default=0, help="so many CPU devices instead of accelerators"
-    )
+    parser.add_argument("--size", choices=plan.SIZES, default="full", help="tiny: a rehearsal")
+    parser.add_argument("--devices", type=int, default=0, help="so many CPU devices instead of accelerators")
     parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="only write what the machine needs")
     parser.add_argument("--gguf", type=Path, help="with --prepare: SmolLM2-135M's weights")

@@ -43,7 +43,7 @@ def draw(tokens: Tokens, file: Path) -> None:
 def texts(file: Path, fields: Sequence[str], count: int) -> list[str]:
     """The first `count` records, their fields joined by a newline."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is no file: expected a .jsonl with the fields {', '.join(fields)}")
+        raise FileNotFoundError(f"{file} is not a file: expected a .jsonl with the fields {', '.join(fields)}")
     found = frames.lines(file)[:count]
     lacking = sorted({name for record in found for name in fields if name not in record})
     if lacking or not found:

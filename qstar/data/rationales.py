@@ -183,7 +183,7 @@ class Store:
             model: fingerprint of the model that self-training started from.
             task: what tells its questions from others.
 
-        Raises ValueError for a store of another model or task, or a folder with Parquet files that is no store.
+        Raises ValueError for a store of another model or task, or a folder with Parquet files that is not a store.
         """
         folder = Path(folder)
         if not (folder / ABOUT).is_file():
@@ -286,7 +286,7 @@ class Store:
         """Raise ValueError for the first of these files that is not what was written, and for strangers among all."""
         stranger = next((file for file in sorted(self.folder.glob("*.parquet")) if not _numbers(file.name)), None)
         if stranger is not None:
-            raise ValueError(f"{stranger} is no file of this store, which are named {PART.pattern}: move it away")
+            raise ValueError(f"{stranger} is not a file of this store, which are named {PART.pattern}: move it away")
         listed = self._listed()
         for file in asked:
             part = listed.get(file.name)
@@ -415,14 +415,15 @@ def _rows_of(file: Path, numbers: tuple[int, int]) -> int:
 def _begin(folder: Path, model: str, task: str) -> None:
     files.make(folder)
     if any(folder.glob("*.parquet")):
-        raise ValueError(f"{folder} holds Parquet files but no {ABOUT}: it is no store of rationales; name another")
+        raise ValueError(f"{folder} holds Parquet files but no {ABOUT}: it is not a store of rationales; name another")
     files.write_json(folder / ABOUT, {"format": FORMAT, "model": model, "task": task})
     files.sync(folder.parent)
 
 
 def _about(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        raise FileNotFoundError(f"{file.parent} is no store of rationales (no {ABOUT} in it): self-training makes one")
+        told = f"{file.parent} is not a store of rationales (no {ABOUT} in it): self-training makes one"
+        raise FileNotFoundError(told)
     try:
         about = files.read_json(file)
         needed = {name: about[name] for name in ("format", "model", "task")}
@@ -433,5 +434,5 @@ def _about(file: Path) -> dict[str, Any]:
         raise ValueError(f"{file} is of format {needed['format']!r}, this qstar reads {FORMAT}: use the qstar it is of")
     stranger = next((name for name in listed if not _numbers(name)), None)
     if stranger is not None:
-        raise ValueError(f"{file} lists {stranger!r}, which is no name of a file of the store: put back a copy of it")
+        raise ValueError(f"{file} lists {stranger!r}, not a name of a file of the store: put back a copy of it")
     return about

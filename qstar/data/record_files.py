@@ -35,7 +35,7 @@ class RecordFile(Data):
     def read(self, tokenizer: "Tokenizer") -> list[Record]:
         """The records of the file, as token ids.
 
-        Raises FileNotFoundError; ValueError for a line that is no record of this format.
+        Raises FileNotFoundError; ValueError for a line that is not a record of this format.
         """
         file = Path(self.path)
         if not file.is_file():

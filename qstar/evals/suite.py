@@ -153,7 +153,7 @@ def check_folders(**folders: str) -> None:
     for name, folder in folders.items():
         if folder and not os.path.isdir(folder):
             raise FileNotFoundError(
-                f"eval.{name} = {folder!r} is no folder: set QSTAR_DATA to the folder that holds gsm8k/ and "
+                f"eval.{name} = {folder!r} is not a folder: set QSTAR_DATA to the folder that holds gsm8k/ and "
                 f"commonsenseqa/, give eval.{name}=FOLDER, leave it out with eval.{name}=, or use eval=none"
             )
 

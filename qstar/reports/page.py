@@ -80,5 +80,5 @@ def _candidates(candidates: Sequence[Candidate], true: int, decoder: Decoder) ->
 
 
 def _number(value: float) -> float | None:
-    """Four decimals; what is no number is null in JSON."""
+    """Four decimals; what is not a number is null in JSON."""
     return round(value, 4) if math.isfinite(value) else None

@@ -82,7 +82,7 @@ def shipped() -> list[str]:
 def read(name: str) -> Ablation:
     """The ablation of that name, or in a file with that path.
 
-    Raises FileNotFoundError where there is none, ValueError for a file that is no ablation.
+    Raises FileNotFoundError where there is none, ValueError for a file that is not an ablation.
     """
     file = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
     if not file.is_file():

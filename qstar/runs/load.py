@@ -271,7 +271,7 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     """
     path = stored.latest_run() if str(path) == "latest" else Path(path)
     if not (path / "config.yaml").is_file():
-        raise FileNotFoundError(f"{path} is no run directory (no config.yaml in it): qstar-train makes one")
+        raise FileNotFoundError(f"{path} is not a run directory (no config.yaml in it): qstar-train makes one")
     cfg = configs.load(path / "config.yaml")
     config = stored.shape(path / "lm.json")
     tokenizer = stored.tokenizer_of(path)

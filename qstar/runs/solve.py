@@ -100,7 +100,7 @@ def tree(directory: Path, problem: str) -> str:
     rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
     known = list(dict.fromkeys(row["problem"] for row in rows))
     if problem not in known:
-        raise ValueError(f"tree = {problem!r} is no question of {directory}, which has {', '.join(known[:8])}, ...")
+        raise ValueError(f"tree = {problem!r} is not a question of {directory}, which has {', '.join(known[:8])}, ...")
     return report.tree([row for row in rows if row["problem"] == problem])
 
 

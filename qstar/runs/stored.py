@@ -38,7 +38,7 @@ def shape(file: Path, part: str = "") -> LMConfig:
     for name, value in contents.items():
         where = files.place(file, name)
         if name not in fields:
-            raise ValueError(f"{where}: {name!r} is no field of a model's shape, which has {', '.join(fields)}")
+            raise ValueError(f"{where}: {name!r} is not a field of a model's shape, which has {', '.join(fields)}")
         if types[name] in PLAIN:
             files.check({name: value}, where, "the shape of a model", **{name: PLAIN[types[name]]})
     missing = [name for name, field in fields.items() if field.default is dataclasses.MISSING and name not in contents]

@@ -54,7 +54,7 @@ class Sums:
     def canonical(self, gold: str) -> str:
         spelled = grade.one_space(gold)
         if not re.fullmatch(r"[0-9]( [0-9])*", spelled):
-            raise ValueError(f"gold answer {gold!r} is no number in spaced digits, such as '1 0 5'")
+            raise ValueError(f"gold answer {gold!r} is not a number in spaced digits, such as '1 0 5'")
         return spelled
 
     def __call__(self, written: str, gold: str) -> Verdict:

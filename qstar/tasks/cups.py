@@ -155,7 +155,7 @@ class Places:
 
     def canonical(self, gold: str) -> str:
         if not re.fullmatch("[1-5]", gold):
-            raise ValueError(f"gold answer {gold!r} is no place from 1 to {NUMBER_OF_CUPS}")
+            raise ValueError(f"gold answer {gold!r} is not a place from 1 to {NUMBER_OF_CUPS}")
         return gold
 
     def __call__(self, written: str, gold: str) -> Verdict:

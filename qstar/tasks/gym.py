@@ -241,7 +241,7 @@ def _address(gold: str) -> dict:
         address = None
     if not isinstance(address, dict) or sorted(address) != ["answer", "index", "settings", "task"]:
         raise ValueError(
-            f"gold answer {gold[:200]!r} is no address of a reasoning_gym question: questions() makes them"
+            f"gold answer {gold[:200]!r} is not an address of a reasoning_gym question: questions() makes them"
         )
     return address
 

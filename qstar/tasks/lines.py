@@ -16,7 +16,7 @@ SEPARATOR = "<|doc|>"  # the line between two documents of a plain-text file
 def existing(path: str | Path, what: str) -> Path:
     """The path of a file that is there; `what` names the setting that gives it."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"{what}: {str(path)!r} is no file (looked in {Path.cwd()}); name an existing one")
+        raise FileNotFoundError(f"{what}: {str(path)!r} is not a file (looked in {Path.cwd()}); name an existing one")
     return Path(path)
 
 

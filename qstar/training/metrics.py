@@ -110,7 +110,7 @@ def _mean(pair: object, where: str) -> Mean:
     match pair:
         case [int() | float() as sum, int() | float() as count]:
             return Mean(sum, count)
-    raise ValueError(f"{where}: {pair!r} is no sum and count; {files.WAY_OUT}")
+    raise ValueError(f"{where}: {pair!r} is not a sum and count; {files.WAY_OUT}")
 
 
 class TensorboardSink:

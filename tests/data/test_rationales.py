@@ -235,7 +235,7 @@ def test_a_copy_under_another_number_is_named_and_never_counted_twice(full, name
 
 def test_a_copy_over_another_file_and_one_under_a_strange_name_are_named(full):
     (full / "iteration_0001_batch_00001 (copy).parquet").write_bytes(part(full, 1, 1).read_bytes())
-    with pytest.raises(ValueError, match=r"batch_00001 \(copy\).parquet is no file of this store"):
+    with pytest.raises(ValueError, match=r"batch_00001 \(copy\).parquet is not a file of this store"):
         Store.open(full).rows()
     (full / "iteration_0001_batch_00001 (copy).parquet").replace(part(full, 1, 0))
     with pytest.raises(ValueError, match=r"iteration_0001_batch_00000.parquet: holds other bytes"):
@@ -279,7 +279,7 @@ def test_a_store_of_another_model_or_task_is_refused_with_both_named(store):
 
 
 def test_a_folder_without_a_store_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is no store of rationales \(no store.json in it\)"):
+    with pytest.raises(FileNotFoundError, match=r"is not a store of rationales \(no store.json in it\)"):
         Store.open(tmp_path)
     (tmp_path / "answers.parquet").touch()
     with pytest.raises(ValueError, match=r"holds Parquet files but no store.json"):

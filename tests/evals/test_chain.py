@@ -265,7 +265,7 @@ def test_questions_come_from_the_folders_the_longest_first(tmp_path, monkeypatch
     assert (number.begin, number.stop) == (tuple(TOKENIZER.encode("A")), (END,))
     with pytest.raises(ValueError, match=r"eval.begin = 'AB' is not one token"):
         ChainEval(gsm8k=gsm8k, begin="AB").measures(TOKENIZER)
-    with pytest.raises(FileNotFoundError, match=r"eval.gsm8k = .*/none' is no folder"):
+    with pytest.raises(FileNotFoundError, match=r"eval.gsm8k = .*/none' is not a folder"):
         ChainEval(gsm8k=str(tmp_path / "none")).measures(TOKENIZER)
 
 

@@ -100,7 +100,7 @@ def test_no_run_at_all_says_where_was_looked(tmp_path):
 
 
 def test_a_folder_that_is_not_a_run_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"is no run directory \(no config.yaml in it\): qstar-train makes one"):
+    with pytest.raises(FileNotFoundError, match=r"is not a run directory \(no config.yaml in it\)"):
         runs.load_run(tmp_path)
 
 

@@ -73,7 +73,7 @@ def test_what_is_no_line_of_metrics_is_named_and_stays(tmp_path, bad, message):
 
 def test_sums_of_an_open_interval_that_are_none_are_named(tmp_path):
     write(tmp_path / "metrics_open.jsonl", {"step": 2, "time_s": 1.0, "sums": {"loss": [1.0]}})
-    with pytest.raises(ValueError, match=r"metrics_open.jsonl, line 1: \[1.0\] is no sum and count"):
+    with pytest.raises(ValueError, match=r"metrics_open.jsonl, line 1: \[1.0\] is not a sum and count"):
         metrics.MetricLogger(tmp_path).rewind(2)
 
 
@@ -145,7 +145,7 @@ def shape(tmp_path):
     [
         ('"width": 16,', '"width": 16', "line 4: not JSON"),
         ('"width": 16', '"width": "wide"', "line 3: 'width' is 'wide', expected int"),
-        ('"width": 16', '"widht": 16', "line 3: 'widht' is no field"),
+        ('"width": 16', '"widht": 16', "line 3: 'widht' is not a field"),
         ('"width": 16,', "", "line 1: lacks width"),
         ("{", "[", "line 2: not JSON"),
         ('"tied": true', '"tied": 1', "line [0-9]+: 'tied' is 1, expected bool"),

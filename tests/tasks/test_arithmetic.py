@@ -197,7 +197,7 @@ def test_settings_that_cannot_be_are_refused(values, message):
 
 
 def test_a_gold_answer_must_be_spaced_digits():
-    with pytest.raises(ValueError, match=r"gold answer '1054' is no number in spaced digits"):
+    with pytest.raises(ValueError, match=r"gold answer '1054' is not a number in spaced digits"):
         SMALL.grader.canonical("1054")
     with pytest.raises(ValueError, match=r"split is 'val', expected one of train, dev, test"):
         SMALL.problems("val")

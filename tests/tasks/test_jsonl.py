@@ -174,9 +174,9 @@ def test_settings_that_cannot_be_are_refused(values, message):
 
 
 def test_missing_files_are_named_with_their_setting(write):
-    with pytest.raises(FileNotFoundError, match=r"path: 'nowhere.jsonl' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"path: 'nowhere.jsonl' is not a file"):
         Jsonl(path="nowhere.jsonl").problems("train")
-    with pytest.raises(FileNotFoundError, match=r"test_path: 'nowhere.jsonl' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"test_path: 'nowhere.jsonl' is not a file"):
         Jsonl(path=write("q.jsonl", ROWS), test_path="nowhere.jsonl").problems("test")
-    with pytest.raises(FileNotFoundError, match=r"shots_path: 'nowhere.jsonl' is no file"):
+    with pytest.raises(FileNotFoundError, match=r"shots_path: 'nowhere.jsonl' is not a file"):
         Jsonl(path="q.jsonl", shots_path="nowhere.jsonl", num_shots=1)

@@ -287,7 +287,7 @@ def test_a_whole_number_in_svamp_is_that_number(tmp_path):
 
 def test_a_missing_file_is_named():
     for task in (GSM8K, CommonsenseQA, SVAMP):
-        with pytest.raises(FileNotFoundError, match=r"task.folder: 'nowhere/\w+.json(l)?' is no file"):
+        with pytest.raises(FileNotFoundError, match=r"task.folder: 'nowhere/\w+.json(l)?' is not a file"):
             task(folder="nowhere").problems("train")
 
 

@@ -44,9 +44,7 @@ def main() -> None:
     parser.add_argument("--split", choices=("dev", "test"), default="dev")
     parser.add_argument("--before", action="store_true", help="the base that the runs began with")
     parser.add_argument("--replace", action="store_true", help="replace answers that a run has already")
-    parser.add_argument(
-        "--most", type=int, default=0, help="questions of test; 0: all (of dev: the run's own)"
-    )
+    parser.add_argument("--most", type=int, default=0, help="questions of test; 0: all (of dev: the run's own)")
     args = parser.parse_args()
     with entry.errors():
         entry.prepare_jax()

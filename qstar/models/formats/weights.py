@@ -29,7 +29,7 @@ def inside(directory: Path, name: str) -> Path:
     """
     plain = name == Path(name).name and name != ".." and not {"\0", "\\"} & set(name)
     if not plain or len(name.encode("utf-8", "replace")) > 255:
-        raise ValueError(f"{directory}: {name[:60]!r} is no name of a file in this directory")
+        raise ValueError(f"{directory}: {name[:60]!r} is not a name of a file in this directory")
     path, home = directory / name, directory.resolve()
     if path.is_symlink():
         allowed = next((folder.parent for folder in home.parents[:2] if folder.name == "snapshots"), home)

@@ -221,7 +221,7 @@ class Numeric:
         """The number; with its unit where that is neither a sign of currency nor of percent."""
         read = self._read(gold)
         if read is None:
-            raise ValueError(f"gold answer {gold[:SHOWN]!r} is no number: write it as 72, -1.5 or 1,000")
+            raise ValueError(f"gold answer {gold[:SHOWN]!r} is not a number: write it as 72, -1.5 or 1,000")
         spelled = spelled_number(gold)
         return spelled or (spelling.bare(gold) if read.unit else extract.plain(read.value))
 

@@ -88,7 +88,7 @@ class Symbolic:
     def _gold(self, gold: str) -> Expression:
         right = expression(gold, self.strict)
         if right is None:
-            raise ValueError(f"gold answer {gold[:200]!r} is no expression that the symbolic grader reads")
+            raise ValueError(f"gold answer {gold[:200]!r} is not an expression that the symbolic grader reads")
         return right
 
     def _same(self, gold: Expression, answer: Expression, valued: bool = True) -> tuple[bool, str]:

@@ -149,7 +149,7 @@ def test_an_index_that_names_a_file_elsewhere_is_refused(model, name):
     name = str(model.parent / "outside.safetensors") if name == "OUTSIDE" else name
     (model / "model.safetensors").unlink()
     (model / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": name}}))
-    with pytest.raises(ValueError, match=rf"{INDEX} names a file that is not read: .* is no name of a file"):
+    with pytest.raises(ValueError, match=rf"{INDEX} names a file that is not read: .* is not a name of a file"):
         hf.read_directory(model)
 
 
