@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_refused_with_the_way_out(text, method, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--thoughts", "2"], "--thoughts 2 wants --sample"),
+        (["--thoughts", "2"], "--thoughts 2 needs --sample"),
         (["--thoughts", "0"], "argument --thoughts: 0: expected a positive integer"),
         (["--generate", "-1"], "argument --generate: -1: expected 0 or a positive integer"),
         (["--seed", "-1"], "argument --seed: -1"),

@@ -54,7 +54,7 @@ def check(cfg: Batched, program: Program, state: TrainState, batch: Batch) -> No
     counts = isinstance(program.method, Counts)
     fitting = suggestions(cfg, program, batch.tokens.shape[1], needed, free) if counts else []
     way_out = f"What would fit, by formula: {'; or '.join(fitting)}" if fitting else (
-        "No number of micro_batches, share of positions or length of window makes it fit: take a smaller model, or "
+        "No number of micro_batches, share of positions or length of window makes it fit: use a smaller model, or "
         "adapters (lora.rank=8)"
     )  # fmt: skip
     raise ValueError(

@@ -130,7 +130,7 @@ def test_check_lists_what_is_missing_unexpected_and_of_another_shape():
         "the file do not fit this model:",
         "  missing head (13, 16)",
         "  unexpected extra (13, 16)",
-        "  embedding is (5, 16), wanted (13, 16)",
+        "  embedding is (5, 16), expected (13, 16)",
         "is it a checkpoint of another model?",
     ]
     model.check(params)
