@@ -101,7 +101,7 @@ HOMES = {
     "reasoning_gym": {"tasks/gym.py"},
     "sympy": {"tasks/grading/symbolic.py"},
     "tokenizers": {"data/tokenizer.py", "data/marks.py"},
-    "pyarrow": {"evals/journal.py", "data/rationales.py"},
+    "pyarrow": {"evals/journal.py", "data/rationales.py", "data/record_files.py"},
     "beartype": {"typing.py"},
     "jaxtyping": {"typing.py"},
     "jinja2": {"data/chat.py"},

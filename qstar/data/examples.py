@@ -15,13 +15,13 @@ from typing import Annotated, ClassVar, Protocol
 import numpy as np
 
 from qstar import files, settings
-from qstar.data import overlong, pipeline
+from qstar.data import overlong, pipeline, record_files, trl
 from qstar.data.dataset import Data, RandomAccess
 from qstar.data.generated import pack_row
 from qstar.data.overlong import OVERLONG
 from qstar.settings import OneOf, Range
 from qstar.structs import Batch, Examples
-from qstar.tasks import conversation, lines
+from qstar.tasks import lines
 
 OPEN_ROWS = 64  # that an example is tried in, the newest ones; looking through all would take quadratic time
 
@@ -53,10 +53,10 @@ class Completing(Protocol):
 
 @dataclass(frozen=True)
 class ExamplesText(Data):
-    """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1. Those that name
-    the same `group` stand in one row.
+    """A file of examples (`data/record_files.py`): `prompt` and `completion`, and `weight` where it is not 1. Those
+    that name the same `group` stand in one row.
 
-    Or with `messages`, a conversation that ends with the assistant's reply: that is the completion.
+    Both may be conversations as TRL has them (`data/trl.py`), or be within one, `messages`.
 
     Prompt and completion are encoded together, as one text. `completion_ids` are the tokens of a completion that a
     model wrote: they are trained on as they are, after the tokens of the prompt alone.
@@ -66,7 +66,7 @@ class ExamplesText(Data):
     holds: ClassVar[str] = "prompts with completions"
     example: ClassVar[str] = '{"prompt": "3aegbdh=", "completion": "4;"}'
 
-    path: str  # of the file
+    path: str  # of the file: JSON lines, Parquet, or a folder of Dataset.save_to_disk
     length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole examples as fit
     prompts_count: bool = False  # the tokens of prompts are learnt as well
     # examples that are longer than a row: error, or skip (left out and counted)
@@ -123,12 +123,7 @@ def read(path: str | Path, tokenizer: Completing) -> list[Example]:
 
     Raises FileNotFoundError; ValueError for a line that is no example.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"data.path = {str(path)!r} is no file: JSON lines with prompt and completion are wanted"
-        )
-    return [_example(record, where, tokenizer) for where, record in lines.json_lines(file)]
+    return [_example(record, where, tokenizer) for where, record in record_files.read(path, "prompt and completion")]
 
 
 def ids_of(record: dict, tokenizer: Completing, where: str) -> tuple[Sequence[int], Sequence[int]]:
@@ -153,12 +148,11 @@ def encoded(record: dict, tokenizer: Completing, where: str = "") -> Example:
 
 
 def _example(record: dict, where: str, tokenizer: Completing) -> Example:
-    if "messages" in record:
-        *messages, reply = conversation.checked(record["messages"], where, "assistant")
-        record = record | {"prompt": conversation.spelled(messages), "completion": reply["content"]}
+    record = trl.texts(record, where)
     lacking = [name for name in ("prompt", "completion") if not isinstance(record.get(name), str)]
     if lacking:
-        raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")
+        said = f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}"
+        raise ValueError(said + ("; documents are read with data=text" if "text" in record else ""))
     record = record | {"weight": lines.optional(record, "weight", where, 1.0, float)}
     group = record.get("group")
     if group is not None and not isinstance(group, str):

@@ -1,11 +1,12 @@
 """Solutions with labels as rows of training text: what reward models are trained on.
 
-A file holds JSON lines of one of two kinds, in the names that TRL gives them:
+A file (`data/record_files.py`) holds records of one of two kinds, in the names that TRL gives them:
 
     {"prompt": ..., "completion": ..., "label": 1}                       an outcome: every token of it is judged
     {"prompt": ..., "completions": [STEP, ...], "labels": [true, 0.25]}  steps: the last token of each is judged
 
-The formats of Math-Shepherd, PRM800K and OmegaPRM are read as well (`data/step_formats.py`).
+Prompt and completion may be conversations (`data/trl.py`). The formats of Math-Shepherd, PRM800K and OmegaPRM are read
+as well (`data/step_formats.py`).
 
 `completion_ids` are the tokens of a solution that a model wrote: they are judged as they are, and the steps are cut out
 of their text without a separator between them. The prompt is never judged, nor is a step whose label is null.
@@ -14,20 +15,18 @@ of their text without a separator between them. The prompt is never judged, nor 
 import bisect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
 
 from qstar import settings
-from qstar.data import examples, overlong, pipeline, step_formats
+from qstar.data import examples, overlong, pipeline, record_files, step_formats, trl
 from qstar.data.dataset import Data, RandomAccess
 from qstar.data.examples import Completing
 from qstar.data.generated import pack_row
 from qstar.data.overlong import OVERLONG
 from qstar.settings import OneOf, Range
 from qstar.structs import Labelled
-from qstar.tasks import lines
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,9 @@ class LabelledText(Data):
     holds: ClassVar[str] = "labelled solutions"
     example: ClassVar[str] = '{"prompt": "3aegbdh=", "completion": "4;", "label": 1}'
 
-    path: str  # of the file: JSON lines with prompt, completion and label, or prompt, completions and labels
+    # of the file: JSON lines, Parquet, or a folder of Dataset.save_to_disk, with prompt, completion and label, or
+    # prompt, completions and labels
+    path: str
     length: Annotated[int, Range(2)] = 256  # tokens in a row, which holds as many whole solutions as fit
     separator: str = "\n"  # that follows every step which does not end with it
     until_first_wrong: bool = False  # steps after the first wrong one are not judged
@@ -76,15 +77,10 @@ def read(cfg: LabelledText, tokenizer: Completing) -> list[Solution]:
 
     Raises FileNotFoundError; ValueError for a line that is no labelled solution, and where two steps end in one token.
     """
-    file = Path(cfg.path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"data.path = {cfg.path!r} is no file: expected JSON lines with prompt, completion and label, or with "
-            "prompt, completions and labels; or in the format of Math-Shepherd, PRM800K or OmegaPRM"
-        )
+    expected = "prompt, completion and label; prompt, completions and labels; or of Math-Shepherd, PRM800K or OmegaPRM"
     return [
-        _solution(solution, where, cfg, tokenizer)
-        for where, record in lines.json_lines(file)
+        _solution(trl.texts(solution, where), where, cfg, tokenizer)
+        for where, record in record_files.read(cfg.path, expected)
         for solution in step_formats.stepwise(record, where)
     ]
 
@@ -145,16 +141,17 @@ def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Comp
     """
     length = lambda count: len(tokenizer.decode(list(completion[:count])))  # noqa: E731
     text, joined = tokenizer.decode(list(completion)), "".join(steps)
-    bare = joined.lstrip(
-        " "
-    )  # some tokenizers put a space before a text, some take one away; an end of text may follow
+    bare = joined.lstrip(" ")  # some tokenizers put a space before a text, some take one away; an end may follow
+    if bare not in text:
+        bare = bare.rstrip()  # as chat templates trim a reply
     at = text.find(bare)
     if at < 0:
         raise ValueError(f"{where}: the steps are {joined[:60]!r}, but the text of the completion is {text[:60]!r}")
     places: list[int] = []
-    upto = at - (len(joined) - len(bare))
+    end = at + len(bare)
+    upto = at - (len(joined) - len(joined.lstrip(" ")))
     for step in steps:
-        upto += len(step)
+        upto = min(upto + len(step), end)
         at = bisect.bisect_left(range(len(completion) + 1), upto, key=length) - 1
         if places and at <= places[-1]:
             raise ValueError(

@@ -1,25 +1,24 @@
 """Two completions of a prompt, the better and the worse one, as rows: what preference optimisation is trained on.
 
-A file holds JSON lines {"prompt": ..., "chosen": ..., "rejected": ...}, as TRL names them. The tokenizer's end-of-text
+A file (`data/record_files.py`) holds {"prompt": ..., "chosen": ..., "rejected": ...}, as TRL names them, in texts or
+conversations; without `prompt`, it is what both completions begin with (`data/trl.py`). The tokenizer's end-of-text
 token, where it has one, follows both completions. A pair takes two rows of one length.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, ClassVar
 
 import numpy as np
 
 from qstar import settings
-from qstar.data import examples, overlong, pipeline
+from qstar.data import examples, overlong, pipeline, record_files, trl
 from qstar.data.dataset import Data, RandomAccess
 from qstar.data.examples import Completing, Example
 from qstar.data.generated import pack_row
 from qstar.data.overlong import OVERLONG
 from qstar.settings import OneOf, Range
 from qstar.structs import Batch, Pairs
-from qstar.tasks import lines
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class PairsText(Data):
     holds: ClassVar[str] = "pairs of completions"
     example: ClassVar[str] = '{"prompt": "3aegbdh=", "chosen": "4;", "rejected": "2;"}'
 
-    path: str  # of the file: JSON lines with prompt, chosen and rejected
+    path: str  # of the file, with prompt, chosen and rejected: JSON lines, Parquet, or a folder of Dataset.save_to_disk
     length: Annotated[int, Range(2)] = 256  # tokens in a row: a prompt and one of its completions
     # pairs one of which is longer than a row: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
@@ -66,15 +65,12 @@ def read(cfg: PairsText, tokenizer: Completing) -> list[Pair]:
 
     Raises FileNotFoundError; ValueError for a line that is no pair, and for one whose completions are the same.
     """
-    file = Path(cfg.path)
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"data.path = {cfg.path!r} is no file: expected JSON lines with prompt, chosen and rejected"
-        )
-    return [_pair(record, where, tokenizer) for where, record in lines.json_lines(file)]
+    expected = "prompt, chosen and rejected"
+    return [_pair(record, where, tokenizer) for where, record in record_files.read(cfg.path, expected)]
 
 
 def _pair(record: dict, where: str, tokenizer: Completing) -> Pair:
+    record = trl.texts(record, where)
     lacking = [name for name in ("prompt", "chosen", "rejected") if not isinstance(record.get(name), str)]
     if lacking:
         raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")

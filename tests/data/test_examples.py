@@ -86,7 +86,9 @@ def test_examples_in_another_encoding_are_named_with_the_byte(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none.jsonl' is no file: JSON lines with prompt and completion"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none.jsonl' is no file: expected JSON lines.* with prompt and completion"
+    ):
         read(tmp_path / "none.jsonl", Letters())
 
 

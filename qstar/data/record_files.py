@@ -1,0 +1,76 @@
+"""Records of training data from files: JSON lines, Parquet, Arrow, or a folder that `Dataset.save_to_disk` wrote.
+
+pyarrow reads what the `datasets` library saves, so the library itself is not needed.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from qstar import files
+from qstar.files import JsonObject
+from qstar.tasks import lines
+
+COLUMNAR = (".parquet", ".arrow")
+STATE, SPLITS = "state.json", "dataset_dict.json"  # of a folder that `datasets` saved: one split, or several
+KINDS = "JSON lines, a .parquet file, or a folder of Dataset.save_to_disk"
+
+
+def read(path: str | Path, expected: str) -> Iterator[tuple[str, JsonObject]]:
+    """Yields (place, record) of every record; a place is "file:line", or "file, row N" counted from 1.
+
+    A column of Parquet or Arrow that is null in a row is absent from its record.
+
+    Args:
+        path: the setting data.path.
+        expected: what a record holds, in words.
+
+    Raises FileNotFoundError; ValueError for a file that is damaged, or a folder with several splits.
+    """
+    for file in _files(Path(path), expected):
+        yield from rows(file) if file.suffix in COLUMNAR else lines.json_lines(file)
+
+
+def _files(path: Path, expected: str) -> list[Path]:
+    listed = [path] if path.is_file() else saved_files(path)
+    missing = next((file for file in listed if not file.is_file()), path)
+    if missing != path or not listed:
+        raise FileNotFoundError(f"data.path = {str(missing)!r} is no file: expected {KINDS}, with {expected}")
+    return listed
+
+
+def saved_files(folder: Path) -> list[Path]:
+    """The Arrow files of a folder that `Dataset.save_to_disk` wrote; none where it is no such folder.
+
+    Raises ValueError for a folder of several splits.
+    """
+    if (folder / SPLITS).is_file():
+        splits = ", ".join(str(folder / name) for name in files.json_object(folder / SPLITS)["splits"])
+        raise ValueError(f"{folder} holds several splits: name one of them: {splits}")
+    if not (folder / STATE).is_file():
+        return []
+    listed = files.json_object(folder / STATE).get("_data_files", [])
+    return [folder / Path(entry["filename"]).name for entry in listed]
+
+
+def rows(file: Path) -> Iterator[tuple[str, JsonObject]]:
+    """Yields (place, record) of a Parquet or an Arrow file, read batch by batch."""
+    number = 0
+    try:
+        for batch in _batches(file):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file}, row {number}", {name: value for name, value in row.items() if value is not None}
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _batches(file: Path) -> Iterator[pa.RecordBatch]:
+    if file.suffix == ".parquet":
+        with pq.ParquetFile(file) as table:
+            yield from table.iter_batches()
+    else:
+        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+            yield from stream
