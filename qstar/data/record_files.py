@@ -5,13 +5,14 @@ pyarrow reads what the `datasets` library saves, so the library itself is not ne
 
 from collections.abc import Iterator
 from pathlib import Path
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING
 
 from qstar import files
 from qstar.files import JsonObject
 from qstar.tasks import lines
+
+if TYPE_CHECKING:  # it takes a while to import
+    import pyarrow as pa
 
 COLUMNAR = (".parquet", ".arrow")
 STATE, SPLITS = "state.json", "dataset_dict.json"  # of a folder that `datasets` saved: one split, or several
@@ -57,6 +58,8 @@ def saved_files(folder: Path) -> list[Path]:
 
 def rows(file: Path) -> Iterator[tuple[str, JsonObject]]:
     """Yields (place, record) of a Parquet or an Arrow file, read batch by batch."""
+    import pyarrow as pa
+
     number = 0
     try:
         for batch in _batches(file):
@@ -67,7 +70,10 @@ def rows(file: Path) -> Iterator[tuple[str, JsonObject]]:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _batches(file: Path) -> Iterator[pa.RecordBatch]:
+def _batches(file: Path) -> Iterator["pa.RecordBatch"]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     if file.suffix == ".parquet":
         with pq.ParquetFile(file) as table:
             yield from table.iter_batches()

@@ -1,6 +1,7 @@
 """Read and write language models: one function for every kind of source."""
 
 import dataclasses
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
+from qstar.methods.adaptive import Adaptive
 from qstar.methods.protocol import Compares, Method
 from qstar.methods.verifier import Verifier
 from qstar.models import lm, lora, thinker
 from qstar.models.definition import Definition, differences, join, shapes
-from qstar.models.formats import companions, gguf, hf, llama2c, peft
+from qstar.models.formats import companions, gguf, hf, llama2c, peft, thinkers
 from qstar.models.formats.weights import finite, inside
 from qstar.models.lm import LMConfig
 from qstar.models.origins import KINDS, Pretrained, Scratch
@@ -101,6 +103,30 @@ def save_classifier(path: str | Path, source: str | Path, kind: str, dtype: str 
     hf.write_classifier(path, run.lm, run.language_model, run.params["score"], kind, log_odds, tokenizer, dtype, ids)
     companions.write(Path(path), beside)
     return run.lm
+
+
+def save_thinker(path: str | Path, run: Policy, dtype: str = "float32") -> None:
+    """Write a model with its thoughts, as a directory that transformers loads with `trust_remote_code=True`.
+
+    Raises ValueError for a model that does not think, or whose thoughts depend on other texts.
+    """
+    if not isinstance(run.method, Thinks):
+        raise ValueError(
+            f"{run.name} was trained with {type(run.method).__name__}, which does not think: write it with --to "
+            "huggingface, or name a run of a method that thinks"
+        )
+    thinking, cfg = run.method.thinking, run.definition.abstract_model.cfg
+    gate_at = run.method.gate_at if isinstance(run.method, Adaptive) else None
+    habits = thinkers.Habits(thinking.thought_len, thinking.mix, thinking.fill, gate_at)
+    beside = dict(run.tokenizer.settled(run.companions))
+    ids = companions.token_ids(beside, run.lm.vocab)
+    # Texts have none of them either.
+    suppressed = {"suppress_tokens": list(cfg.tokens.forbidden)} if cfg.tokens.forbidden else {}
+    said = json.loads(beside.get(companions.GENERATION, "{}")) | {"use_cache": False} | suppressed
+    beside[companions.GENERATION] = companions.spelled(said)
+    params = {"lm": run.language_model, **run.extras}
+    thinkers.write(Path(path), cfg, habits, params, run.tokenizer.exported_json(), dtype, ids)
+    companions.write(Path(path), beside)
 
 
 def save_adapter(path: str | Path, source: str | Path, dtype: str = "float32") -> LMConfig:

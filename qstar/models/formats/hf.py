@@ -192,7 +192,12 @@ def write_directory(
     """
     contents = _config(cfg, dtype) | dict(ids)
     lm.definition(cfg).check(params)
-    _write(Path(path), contents, {name: make(params) for name, make, _ in _places(cfg)}, tokenizer_json, dtype)
+    write_files(Path(path), contents, tensors(cfg, params), tokenizer_json, dtype)
+
+
+def tensors(cfg: LMConfig, params: Params) -> dict[str, np.ndarray]:
+    """The weights under Hugging Face's names."""
+    return {name: make(params) for name, make, _ in _places(cfg)}
 
 
 CLASSIFIERS = {"token-classification": "ForTokenClassification", "sequence-classification": "ForSequenceClassification"}
@@ -245,8 +250,9 @@ def write_classifier(
         **({} if "score.bias" in head else {"score_bias": float(bias[0])}),
     }
     lm.definition(cfg).check(params)
-    trunk = {name: make(params) for name, make, _ in _places(cfg) if name != HEAD}
-    _write(Path(path), contents, trunk | head, tokenizer_json, dtype)
+    trunk = tensors(cfg, params)
+    trunk.pop(HEAD, None)
+    write_files(Path(path), contents, trunk | head, tokenizer_json, dtype)
 
 
 def _config(cfg: LMConfig, dtype: str) -> dict:
@@ -255,9 +261,10 @@ def _config(cfg: LMConfig, dtype: str) -> dict:
     return families.write(cfg, dtype)
 
 
-def _write(
+def write_files(
     path: Path, contents: dict, tensors: Mapping[str, np.ndarray], tokenizer_json: str | None, dtype: str
 ) -> None:
+    """Write config.json, model.safetensors and, where it is given, tokenizer.json."""
     path.mkdir(parents=True, exist_ok=True)
     stored = {name: np.ascontiguousarray(leaf, WRITTEN[dtype]) for name, leaf in tensors.items()}
     # transformers refuses files whose metadata does not name a framework.
