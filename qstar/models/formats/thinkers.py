@@ -1,4 +1,4 @@
-"""A thinker as a directory that transformers loads with `trust_remote_code=True`: its code is `modeling_qstar.py`.
+"""A thinker as a directory for transformers with `trust_remote_code=True`: its code is `exported/modeling_qstar.py`.
 
 Embeddings beside the table are stored as the first layer takes them, with their scales multiplied in.
 """
@@ -14,7 +14,7 @@ from qstar.models.formats import families, hf
 from qstar.models.thinker import ThinkerConfig
 from qstar.typing import Params
 
-CODE = Path(__file__).with_name("modeling_qstar.py")
+CODE = Path(__file__).parent / "exported" / "modeling_qstar.py"  # no module of qstar: it needs torch
 CLASSES = {"AutoConfig": "QStarConfig", "AutoModelForCausalLM": "QStarForCausalLM"}
 FILLS = ("sampled", "pause", "dots")
 
