@@ -264,7 +264,8 @@ class SolveConfig:
     delimiters: tuple[str, ...] = ()  # texts that end a step; []: those of the task
     max_candidates: Whole = 0  # steps or solutions that are proposed for a question; 0: no limit
     max_tokens: Whole = 0  # that are written for a question; 0: no limit
-    # runs of method=orm or method=prm, `oracle`, `logprob`; the first guides the search, all others are only asked
+    # runs of method=orm or method=prm, classifiers, bundled:NAME, judge:MODEL (any language model), `oracle`,
+    # `logprob`; the first guides the search, the others only score
     scorer: Any = ()
     aggregate: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # how scores of steps become the score of a solution
     model: Any = MISSING  # where the language model comes from

@@ -1,4 +1,7 @@
-"""`qstar-improve`: a language model teaches itself to reason: sample, grade, keep what is right, train, again."""
+"""`qstar-improve`: a language model teaches itself to reason: sample, grade, keep what is right, train, again.
+
+Without arguments: the bundled model of sums, three iterations, in a few minutes.
+"""
 
 import dataclasses
 import os
@@ -17,6 +20,8 @@ from qstar.config import ImproveConfig
 from qstar.paths import CONFIGS
 
 configs.register()
+
+ALONE = "experiments=star/sums"  # what the command does without arguments
 
 
 @hydra.main(version_base="1.3", config_path=CONFIGS, config_name="improve")
@@ -37,8 +42,8 @@ def _main(node: DictConfig) -> None:
         with entry.own_folder(node, directory) as own:
             ending.go_on = lambda: entry.resume("qstar-improve", own) if (own / iterations.CONFIG).is_file() else ""
             lines = improve.run(cfg if own == directory else dataclasses.replace(cfg, run_dir=str(own)), own)
-        console.console().print(summaries.iterations(lines), markup=False)
-        console.say(f"Everything is in {own}")
+        console.console().print(summaries.progress(lines))
+        console.say(f"Everything is in {own}; summary.md has what it cost")
 
 
 def chosen(node: DictConfig, overrides: list[str]) -> tuple[ImproveConfig, Path]:
@@ -64,6 +69,9 @@ def main() -> None:
     if manual.asked(sys.argv[1:]):
         manual.show("improve", sys.argv[1:])
     else:
+        if not sys.argv[1:]:
+            print(f"without arguments, the same as: qstar-improve {ALONE}", file=sys.stderr, flush=True)
+            sys.argv.append(ALONE)
         overrides.run("improve", _main)
 
 

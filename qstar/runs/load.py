@@ -18,7 +18,7 @@ from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.protocol import Compares, Method
-from qstar.methods.verifier import Verifier
+from qstar.methods.verifier import ORM, PRM, Verifier
 from qstar.models import lm, lora, thinker
 from qstar.models.definition import Definition, differences, join, shapes
 from qstar.models.formats import companions, gguf, hf, llama2c, peft, thinkers
@@ -60,6 +60,40 @@ def load_model(source: str | Path) -> Policy:
     except ValueError as error:
         raise ValueError(f"{text}: {error}") from error
     return dataclasses.replace(loaded, name=text)
+
+
+def load_scorer(source: str | Path) -> Policy:
+    """The reward model at `source`: a run that trained one, or a classifier that `save_classifier` wrote.
+
+    A classifier of two labels is read as a process reward model, whose scores are probabilities; of one label as an
+    outcome reward model. Raises as `load_model`, and ValueError for a model of another kind.
+    """
+    text = str(source)
+    if text == "latest" or (not text.startswith(("bundled:", "hub:")) and stored.is_run(text)):
+        return load_run(Path(text).expanduser())
+    path = _directory(text)
+    beside = companions.read(path)
+    tokenizer = Tokenizer.from_file(inside(path, "tokenizer.json"))
+    cfg, params, score, log_odds = hf.read_classifier(path)
+    tokenizer = tokenizers.without_added(tokenizer, cfg.vocab)
+    tokenizers.check_fits(tokenizer, cfg.vocab)
+    method = PRM() if log_odds else ORM()
+    return Policy(method, method.definition(cfg), {"lm": params, "score": score}, tokenizer, text, beside)
+
+
+def _directory(text: str) -> Path:
+    """Of a Hugging Face model that is bundled, on the hub, or here. Raises FileNotFoundError where there is none."""
+    if text.startswith("bundled:"):
+        return _bundled(text.removeprefix("bundled:"))
+    if text.startswith("hub:"):
+        return hf.fetch(text.removeprefix("hub:"))
+    path = Path(text).expanduser()
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no reward model at {text!r}: expected a run of method=orm or method=prm, a classifier that qstar-prepare "
+            "wrote, or bundled:NAME"
+        )
+    return path
 
 
 def save_model(path: str | Path, model: Policy, dtype: str = "float32") -> None:

@@ -81,12 +81,16 @@ class Scorer:
             for row, i in enumerate(index):
                 step_scores[i] = scores[row, ends[i]].astype(np.float64)
             spent += self._cost(width, sum(len(texts[i]) for i in index))
-        _check(step_scores, self.policy.name)
+        finite(step_scores, self.policy.name)
         return Scored(step_scores, np.array([aggregated(scores, self.aggregation) for scores in step_scores]), spent)
 
     def value(self, text: Callable[[Any], Spelled]) -> Callable[[Sequence[Any]], Float[np.ndarray, "B"]]:
         """This scorer as `value` of a search (`search/protocol.py`); `text` spells the prompt and steps of a node."""
         return lambda nodes: self.score(*zip(*map(text, nodes), strict=True)).solutions if nodes else np.empty(0)
+
+    def spent(self, tokens: int) -> tuple[int, int]:
+        """Tokens that are read, and FLOPs, to score a solution of so many tokens with its prompt."""
+        return tokens, cost.flops(self.policy.lm, [Pass(tokens, tokens, 0, gradient=False)])
 
     @functools.cached_property
     def _params(self) -> Params:
@@ -118,14 +122,14 @@ class Scorer:
 
 
 def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: str = "last") -> Scorer:
-    """The scorer of a run that trained a reward model.
+    """The scorer of a run that trained a reward model, of a classifier that `qstar-prepare` wrote, or `bundled:NAME`.
 
     Args:
         tokenizer: of the model whose solutions will be scored; None does not compare it.
 
-    Raises FileNotFoundError for no run; ValueError for a run of another method, or of another tokenizer.
+    Raises FileNotFoundError where there is none; ValueError for another model, or one of another tokenizer.
     """
-    scorer = Scorer(load.load_run(source), aggregation)
+    scorer = Scorer(load.load_scorer(source), aggregation)
     if tokenizer is not None:
         check_tokenizer(scorer.policy, tokenizer)
     return scorer
@@ -153,7 +157,8 @@ def _scores(method: Verifier, definition: Definition, params: Params, batch: Bat
     return method.scores(definition.bind(params), batch)
 
 
-def _check(scores: Sequence[Float[np.ndarray, "N"]], name: str) -> None:
+def finite(scores: Sequence[Float[np.ndarray, "N"]], name: str) -> None:
+    """Raise ValueError where a model of this name gives a score that is not a number."""
     for number, step_scores in enumerate(scores):
         if not np.isfinite(step_scores).all():
             step = int(np.argmax(~np.isfinite(step_scores)))

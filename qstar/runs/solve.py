@@ -29,7 +29,8 @@ from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
 from qstar.policy import Policy
 from qstar.reports import searches as report
-from qstar.runs import answering, load, replay, scoring
+from qstar.runs import answering, judge, load, replay
+from qstar.runs.judge import Judge
 from qstar.runs.proposing import Proposals, check_delimiters
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
 from qstar.runs.scoring import Scorer
@@ -55,7 +56,7 @@ class Job:
     cfg: SolveConfig
     policy: Policy  # on the device
     problems: Sequence[Problem]
-    scorers: dict[str, Scorer | None]  # by name; None: oracle and logprob
+    scorers: dict[str, Scorer | Judge | None]  # by name; None: oracle and logprob
     delimiters: tuple[str, ...]  # none: whole solutions are proposed
 
 
@@ -90,10 +91,15 @@ def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
 def tree(directory: Path, problem: str) -> str:
     """All that was proposed for a question, as text. Raises ValueError where it was not searched."""
     rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
-    known = list(dict.fromkeys(row["problem"] for row in rows))
+    known = questions(directory)
     if problem not in known:
         raise ValueError(f"tree = {problem!r} is no question of {directory}, which has {', '.join(known[:8])}, ...")
     return report.tree([row for row in rows if row["problem"] == problem])
+
+
+def questions(directory: Path) -> list[str]:
+    """Ids of the questions that were searched, in the order in which they were."""
+    return list(dict.fromkeys(Store.open(directory / FOLDER).rows(columns=["problem"])["problem"].to_pylist()))
 
 
 def latest(root: str | Path = "runs") -> Path:
@@ -172,10 +178,10 @@ def _delimiters(cfg: SolveConfig) -> tuple[str, ...]:
     return tuple(delimiters)
 
 
-def _scorer(name: str, cfg: SolveConfig, base: Policy) -> Scorer | None:
+def _scorer(name: str, cfg: SolveConfig, base: Policy) -> Scorer | Judge | None:
     if name in NO_MODEL:
         return None
-    return scoring.opened(name, base.tokenizer, cfg.aggregate)
+    return judge.opened(name, base.tokenizer, cfg.aggregate)
 
 
 def _check_oracle(cfg: SolveConfig, problems: Sequence[Problem]) -> None:
@@ -188,7 +194,7 @@ def _check_oracle(cfg: SolveConfig, problems: Sequence[Problem]) -> None:
 
 
 def _check_scorers(
-    cfg: SolveConfig, base: Policy, scorers: Mapping[str, Scorer | None], problems: Sequence[Problem]
+    cfg: SolveConfig, base: Policy, scorers: Mapping[str, Scorer | Judge | None], problems: Sequence[Problem]
 ) -> None:
     """That they can read every solution whole."""
     sizes = [
@@ -196,7 +202,7 @@ def _check_scorers(
         for problem in problems
     ]
     for name, scorer in scorers.items():
-        if scorer is not None and max(sizes) > scorer.policy.lm.max_len:
+        if isinstance(scorer, Scorer) and max(sizes) > scorer.policy.lm.max_len:
             raise ValueError(
                 f"scorer {name} reads {scorer.policy.lm.max_len} tokens, a question with its solution may have "
                 f"{max(sizes)}: take a reward model of longer texts, or lower task.max_new_tokens"
@@ -275,11 +281,11 @@ def values(job: Job, proposals: Proposals) -> dict[str, Value]:
     """The scorers of a run, by name."""
     own = {ORACLE: functools.partial(_truth, job, proposals), LOGPROB: _likelihood}
 
-    def value(name: str, scorer: Scorer | None) -> Value:
+    def value(name: str, scorer: Scorer | Judge | None) -> Value:
         score: Callable[[Node], float] | None = own.get(name)
         if scorer is None:
             return lambda nodes: np.array([score(node) for node in nodes])
-        return scorer.value(proposals.spelled)
+        return scorer.value(proposals.texts if isinstance(scorer, Judge) else proposals.spelled)
 
     return {name: value(name, scorer) for name, scorer in job.scorers.items()}
 
@@ -319,7 +325,7 @@ def _sample(job: Job, proposals: Proposals, solution: Solution, node: Node, prom
 def _place(job: Job, proposals: Proposals, solution: Solution, node: Node) -> Place:
     read = len(proposals.session.prompts[node.problem]) + len(node.state.row.ids)
     scores = {name: float(of[node.id]) for name, of in solution.scores.items() if not math.isnan(of[node.id])}
-    models = [job.scorers[name].policy.lm for name in scores if job.scorers[name] is not None]
+    asked = [job.scorers[name].spent(read) for name in scores if job.scorers[name] is not None]
     value = solution.value[node.id]
     return Place(
         node=node.id,
@@ -334,11 +340,11 @@ def _place(job: Job, proposals: Proposals, solution: Solution, node: Node) -> Pl
         flops=_flops(job.policy.lm, read)
         if node.parent is None
         else node.candidate.tokens * _flops(job.policy.lm, read, columns=1),
-        scored_tokens=read * len(models),
-        scoring_flops=sum(_flops(lm, read, logits=0) for lm in models),
+        scored_tokens=sum(tokens for tokens, _ in asked),
+        scoring_flops=sum(flops for _, flops in asked),
     )
 
 
-def _flops(lm: LMConfig, keys: int, columns: int | None = None, logits: int = 1) -> int:
+def _flops(lm: LMConfig, keys: int, columns: int | None = None) -> int:
     """Of columns that attend to so many keys; of as many columns where that is not said: a text that is read."""
-    return cost.flops(lm, [Pass(keys if columns is None else columns, keys, logits, gradient=False)])
+    return cost.flops(lm, [Pass(keys if columns is None else columns, keys, 1, gradient=False)])

@@ -163,3 +163,23 @@ def test_a_run_is_written_as_a_classifier_with_its_head(run, tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
     with pytest.raises(ValueError, match="PlainLM"):
         scoring.Scorer(load.load_model("bundled:cups"))
+
+
+@pytest.mark.parametrize("kind", ["token-classification", "sequence-classification"])
+def test_a_classifier_scores_as_the_run_that_it_was_written_from(kind, run, tmp_path):
+    prepare.prepare(str(run), tmp_path / "out", kind, "float32")
+    tokenizer = tokenizers.characters(small_runs.ALPHABET)
+    prompts, steps = ["3aegb=", "1ab="], [("-4", "5", "4", "3", "-3;"), ("-2", "1")]
+    expected = scoring.opened(run, tokenizer).score(prompts, steps)
+    scored = scoring.opened(tmp_path / "out", tokenizer).score(prompts, steps)
+    with pytest.raises(ValueError, match=f"reward model.*{kind}"):
+        load.load_model(tmp_path / "out")
+    for ours, theirs in zip(scored.steps, expected.steps, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=4 * np.finfo(np.float32).eps)
+
+
+def test_a_language_model_is_refused_as_a_scorer_and_no_directory_named():
+    with pytest.raises(ValueError, match=r"bundled.cups.*LlamaForCausalLM"):
+        scoring.opened("bundled:cups")
+    with pytest.raises(FileNotFoundError, match="runs/none"):
+        scoring.opened("runs/none")
