@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from qstar.models.definition import Definition
 from qstar.ops import rows
 from qstar.policy import Policy
 from qstar.runs import load, scoring
-from qstar.runs.scoring import Scored, Scorer, Spelled, aggregated, finite
+from qstar.runs.scoring import Scored, Scores, Spelled, aggregated, finite
 from qstar.search.choose import AGGREGATIONS
 from qstar.settings import Count, OneOf
 from qstar.structs import Batch
@@ -50,7 +50,7 @@ PAIR = (
 
 
 @dataclass(frozen=True)
-class Judge:
+class Judge(Scores):
     """A language model and what it is asked."""
 
     policy: Policy
@@ -99,14 +99,7 @@ class Judge:
         before, after = np.split(chosen, 2)
         return (before + 1 - after) / 2, spent
 
-    def value(
-        self, text: Callable[[Any], tuple[str, Sequence[str]]]
-    ) -> Callable[[Sequence[Any]], Float[np.ndarray, "B"]]:
-        """This judge as `value` of a search; `text` gives the prompt and the steps of a node as texts."""
-        return lambda nodes: self.score(*zip(*map(text, nodes), strict=True)).solutions if nodes else np.empty(0)
-
     def spent(self, tokens: int) -> tuple[int, int]:
-        """Tokens that are read, and FLOPs, to ask about a solution of so many tokens with its prompt."""
         whole = tokens + self._frame
         return whole, cost.flops(self.policy.lm, [Pass(whole, whole, 1, gradient=False)])
 
@@ -162,7 +155,7 @@ class Judge:
         return ids[0], ids[1]
 
 
-def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: str = "last") -> Scorer | Judge:
+def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: str = "last") -> Scores:
     """A reward model as `scoring.opened` opens it, or the judge of `judge:MODEL`, any language model.
 
     A judge reads texts, so it may have any tokenizer. Raises as `scoring.opened` and `load.load_model`.

@@ -33,7 +33,7 @@ from qstar.runs import answering, judge, load, replay
 from qstar.runs.judge import Judge
 from qstar.runs.proposing import Proposals, check_delimiters
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
-from qstar.runs.scoring import Scorer
+from qstar.runs.scoring import Preference, Scores
 from qstar.search import run as searches
 from qstar.search.protocol import Node, Solution, Value
 from qstar.tasks import problem as problems_of
@@ -56,7 +56,7 @@ class Job:
     cfg: SolveConfig
     policy: Policy  # on the device
     problems: Sequence[Problem]
-    scorers: dict[str, Scorer | Judge | None]  # by name; None: oracle and logprob
+    scorers: dict[str, Scores | None]  # by name; None: oracle and logprob
     delimiters: tuple[str, ...]  # none: whole solutions are proposed
 
 
@@ -178,7 +178,7 @@ def _delimiters(cfg: SolveConfig) -> tuple[str, ...]:
     return tuple(delimiters)
 
 
-def _scorer(name: str, cfg: SolveConfig, base: Policy) -> Scorer | Judge | None:
+def _scorer(name: str, cfg: SolveConfig, base: Policy) -> Scores | None:
     if name in NO_MODEL:
         return None
     return judge.opened(name, base.tokenizer, cfg.aggregate)
@@ -194,15 +194,21 @@ def _check_oracle(cfg: SolveConfig, problems: Sequence[Problem]) -> None:
 
 
 def _check_scorers(
-    cfg: SolveConfig, base: Policy, scorers: Mapping[str, Scorer | Judge | None], problems: Sequence[Problem]
+    cfg: SolveConfig, base: Policy, scorers: Mapping[str, Scores | None], problems: Sequence[Problem]
 ) -> None:
-    """That they can read every solution whole."""
+    """That they can read every solution whole, and that the first gives the search what it needs."""
+    guide = scorers[cfg.scorer[0]] if cfg.search.guided and cfg.scorer else None
+    if isinstance(guide, Preference) and cfg.search.select == "weighted":
+        raise ValueError(
+            f"search.select = 'weighted' adds up scores, and those of {cfg.scorer[0]} (method=dpo) are log-ratios, "
+            "which only rank: give search.select=max or search.select=vote"
+        )
     sizes = [
         len(base.tokenizer.encode_prompt(cfg.task.prompt(problem))) + cfg.task.budget(problem, base.tokenizer)
         for problem in problems
     ]
     for name, scorer in scorers.items():
-        if isinstance(scorer, Scorer) and max(sizes) > scorer.policy.lm.max_len:
+        if not isinstance(scorer, Judge | None) and max(sizes) > scorer.policy.lm.max_len:
             raise ValueError(
                 f"scorer {name} reads {scorer.policy.lm.max_len} tokens, a question with its solution may have "
                 f"{max(sizes)}: take a reward model of longer texts, or lower task.max_new_tokens"
@@ -281,7 +287,7 @@ def values(job: Job, proposals: Proposals) -> dict[str, Value]:
     """The scorers of a run, by name."""
     own = {ORACLE: functools.partial(_truth, job, proposals), LOGPROB: _likelihood}
 
-    def value(name: str, scorer: Scorer | Judge | None) -> Value:
+    def value(name: str, scorer: Scores | None) -> Value:
         score: Callable[[Node], float] | None = own.get(name)
         if scorer is None:
             return lambda nodes: np.array([score(node) for node in nodes])

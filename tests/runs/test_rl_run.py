@@ -128,7 +128,7 @@ def test_a_reward_model_pays_for_steps(tmp_path):
     scorer = ("data.rewards.scorer=bundled:cups_prm", "data.rewards.scorer_as=softmin", "data.rewards.nothing=0")
     cfg = small_runs.composed(
         *(setting for setting in SETTINGS if setting not in small_runs.MODEL),
-        *("model=tiny", "steps=1", "save_every=1", *scorer, f"run_dir={tmp_path}"),
+        *("method=policy_gradient", "model=tiny", "steps=1", "save_every=1", *scorer, f"run_dir={tmp_path}"),
     )
     train.run(cfg, tmp_path)
     (line,) = small_runs.lines(tmp_path / "metrics.jsonl")
@@ -142,6 +142,7 @@ def test_a_reward_model_of_another_tokenizer_is_refused(tmp_path):
         train.run(
             composed(
                 tmp_path,
+                "method=policy_gradient",
                 "model.tokenizer='characters:0123456789abcdefghij=-;.'",
                 "data.rewards.scorer=bundled:cups_prm",
             ),
