@@ -264,7 +264,8 @@ class SolveConfig:
     delimiters: tuple[str, ...] = ()  # texts that end a step; []: the task's
     max_candidates: Whole = 0  # steps or solutions proposed for a question; 0: no limit
     max_tokens: Whole = 0  # tokens generated for a question; 0: no limit
-    # runs of method=orm or method=prm, `oracle`, `logprob`; the first guides the search, the others only score it
+    # runs of method=orm or method=prm, classifiers, bundled:NAME, judge:MODEL (any language model), `oracle`,
+    # `logprob`; the first guides the search, the others only score
     scorer: Any = ()
     aggregate: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # from the scores of steps to that of a solution
     model: Any = MISSING  # the language model

@@ -1,4 +1,7 @@
-"""`qstar-improve`: a language model teaches itself to reason: sample, grade, keep what is right, train, again."""
+"""`qstar-improve`: a language model teaches itself to reason: sample, grade, keep what is right, train, again.
+
+Without arguments: the bundled model of sums, three iterations, in a few minutes.
+"""
 
 import sys
 
@@ -6,8 +9,10 @@ from omegaconf import DictConfig
 
 from qstar.cli import entry
 
+ALONE = ("experiments=star/sums",)  # what the command does without arguments
 
-@entry.command("improve")
+
+@entry.command("improve", ALONE)
 def main(node: DictConfig) -> None:
     # Here, so that --help and bad values are answered at once.
     from qstar.training import console
@@ -18,8 +23,8 @@ def main(node: DictConfig) -> None:
 
     with entry.run(iterations.KIND, node) as (cfg, directory):
         lines = improve.run(cfg, directory)
-        console.console().print(summaries.iterations(lines), markup=False)
-        console.say(f"Everything is in {directory}")
+        console.console().print(summaries.progress(lines))
+        console.say(f"Everything is in {directory}; summary.md has what it cost")
 
 
 if __name__ == "__main__":

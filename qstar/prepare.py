@@ -25,11 +25,17 @@ examples
   qstar-prepare runs/mine export/mine --to huggingface
   qstar-prepare runs/mine export/mine-lora --to adapter
   qstar-prepare runs/prm export/prm --to token-classification
+  qstar-prepare runs/mine export/mine-thinking --to thinker
+  qstar-prepare runs/star export/rationales --to trl
 
 Special tokens, chat template and generation config of SOURCE are copied too.
 A run exported as `huggingface` or `adapter` has its delimiters and mixing head next to it, in
-thinker.safetensors. A prepared directory needs neither the network nor an extra, and is read
+thinker.safetensors; as a `thinker` it thinks in transformers too, slowly: the code that it needs is
+written next to the weights. A prepared directory needs neither the network nor an extra, and is read
 wherever a model is expected. Weights are kept in float32 in memory; --dtype is the type on disk.
+
+Of self-training, reinforcement learning or labelling, `--to trl` writes what was sampled as data
+sets in TRL's formats: prompt and completion, preferences, labels, steps.
 """
 
 
@@ -44,12 +50,14 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("out", metavar="OUT", type=Path, help="directory to write; must be new or empty")
     out.add_argument(
         "--to",
-        choices=("checkpoint", "huggingface", "adapter", *CLASSIFIERS),
+        choices=("checkpoint", "huggingface", "adapter", *CLASSIFIERS, "thinker", "trl"),
         metavar="KIND",
         default="checkpoint",
         help="what to write: a checkpoint of qstar (checkpoint, the default), a directory that transformers loads "
         "(huggingface), the low-rank adapters of a run alone, as a directory that peft loads (adapter), or a run's "
-        f"reward model as a classifier of transformers ({' or '.join(CLASSIFIERS)})",
+        f"reward model as a classifier of transformers ({' or '.join(CLASSIFIERS)}); a run with its "
+        "thoughts, for transformers with trust_remote_code (thinker); or what a run sampled, as data sets in TRL's "
+        "formats (trl)",
     )
     out.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the stored weights")
     return out
@@ -63,12 +71,22 @@ def prepare(source: str, out: Path, to: str, dtype: str) -> str:
     # Here and not above, so that --help and a full OUT answer at once.
     from qstar import runs
     from qstar.models import lm
+    from qstar.runs import trl_export
     from qstar.training import console
 
     began = time.monotonic()
+    if to == "trl":
+        with console.phase(f"reading {source} and writing {out}"):
+            counts = trl_export.save(out, source)
+        return f"wrote {out}: " + ", ".join(f"{count:,} of {name}" for name, count in counts.items())
     if to == "adapter":
         with console.phase(f"reading {source} and writing {out}"):
             cfg = runs.save_adapter(out, source, dtype)
+    elif to == "thinker":
+        with console.phase(f"reading {source} and writing {out}"):
+            run = runs.load_run(source)
+            cfg = run.lm
+            runs.save_thinker(out, run, dtype)
     elif to in CLASSIFIERS:
         with console.phase(f"reading {source} and writing {out}"):
             cfg = runs.save_classifier(out, source, to, dtype)

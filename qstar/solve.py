@@ -1,14 +1,27 @@
-"""`qstar-solve`: held-out questions, solved by search with scorers; and tables of a search at smaller budgets."""
+"""`qstar-solve`: held-out questions, solved by search with scorers; and tables of a search at smaller budgets.
+
+Without arguments: three strategies with the bundled model and its bundled reward model, in a table.
+"""
 
 import sys
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from qstar import advice
+from qstar import config as configs
 from qstar.cli import entry
+from qstar.config import SolveConfig
+
+ALONE = (  # what the command does without arguments
+    "-m", "search=majority,best_of_n,beam", "search.n=16", "scorer=bundled:cups_prm", "aggregate=min"
+)  # fmt: skip
+
+_swept: list[Path] = []  # directories of the jobs of a sweep that are done
 
 
-@entry.command("solve")
+@entry.command("solve", ALONE, lambda: compare(_swept))
 def main(node: DictConfig) -> None:
     # Here, so that --help and bad values are answered at once.
     from qstar.training import console
@@ -22,8 +35,28 @@ def main(node: DictConfig) -> None:
             show(node)
         return
     with entry.run(solve.KIND, node) as (cfg, directory):
-        console.console().print(searches.table(solve.run(cfg, directory)))
+        lines = solve.run(cfg, directory)
+        if entry.in_a_sweep():  # its table is part of that of the sweep
+            _swept.append(directory)
+        else:
+            console.console().print(searches.table(lines))
         console.say(f"Every candidate is in {directory}")
+
+
+def compare(directories: list[Path]) -> None:
+    """The jobs of a sweep in one table, and the command that shows a tree."""
+    if len(directories) < 2:
+        return
+    from qstar.reports import searches
+    from qstar.runs import solve
+    from qstar.training import console
+
+    runs = [(configs.load(path / solve.KIND.file, schema=SolveConfig), path) for path in directories]
+    lines = [line for cfg, path in runs for line in solve.tabulated(cfg, path)]
+    console.console().print(searches.table(lines))
+    last = directories[-1]
+    shown = (advice.override("tables", str(last)), advice.override("tree", solve.questions(last)[0]))
+    console.say(f"All candidates of a question:  {advice.command('qstar-solve', *shown)}")
 
 
 def show(node: DictConfig) -> None:

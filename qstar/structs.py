@@ -55,6 +55,7 @@ class Rollouts(Batch):
     behaviour: Float[Array, "B S"]  # log-prob of a sampled token under the distribution that it was drawn from, nats
     reward: Float[Array, "B S"]  # earned with a token; what was said of a whole text stands at its last one
     rewards: dict[str, Float[Array, "B"]]  # what the reward of a text is the sum of, by name
+    right: Bool[Array, "B"]  # its answer is; only shown, where it is not what earns
     live: Bool[Array, "B"]  # True: the text is trained on
     past: Float[Array, "B"]  # moving average of the rewards of earlier steps, the same for all
     samples: int = struct.field(pytree_node=False)  # texts of a question

@@ -33,6 +33,7 @@ def batch(rewards=REWARDS, samples=3, live=None, past=0.25, behaviour=-1.0):
         behaviour=jnp.full((6, 8), behaviour, wide),
         reward=jnp.asarray(reward, wide),
         rewards={"grade": jnp.asarray(rewards, wide)},
+        right=jnp.asarray(rewards) > 0.5,
         live=jnp.asarray(np.ones(6, bool) if live is None else np.array(live, bool)),
         past=jnp.full(6, past, wide),
         samples=samples,

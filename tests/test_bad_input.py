@@ -200,7 +200,7 @@ def test_a_model_of_more_processes_or_without_files_is_refused(refused, tmp_path
     for source, message in (
         (tmp_path / "empty", "holds neither a config.json nor a model.json"),
         (tmp_path / "absent", "no model at"),
-        ("bundled:caps", "no bundled model 'caps'; there are: cups"),
+        ("bundled:caps", "no bundled model 'caps'; there are: cups, cups_prm, sums"),
     ):
         refused(composed(f"model.source={source}"), message, error=(ValueError, FileNotFoundError))
 

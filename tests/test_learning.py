@@ -66,7 +66,7 @@ def test_as_much_computation_without_the_content_of_thoughts_answers_by_chance(a
 def test_a_process_reward_model_sees_slips(tmp_path):
     """Workings that go wrong at two of five steps: seen with three seeds 0.87 of the labels after 1,000 steps, where
     saying the same of all steps is 0.60."""
-    data = {"task": "cups", "label": "right", "slips": 0.4, "problems": 4000, "held_out": 300}
+    data = {"task": "cups", "label": "right", "slips": 0.4, "problems": 4000, "held_out": 300, "direct": 0.0}
     args = SimpleNamespace(**data, base="bundled:cups", until_first_wrong=False, steps=800, out=tmp_path)
     found = experiment_scripts.load("verifiers/slips/slips").measured(args, seed=0)
     assert found["accuracy"] > found["base_rate"] + 0.15

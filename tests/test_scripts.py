@@ -69,6 +69,10 @@ RUNS = {
     "star/smollm2/sums.py": ["OUT", "--train", 3, "--dev", 2, "--test", 2],
     "star/arithmetic/warmup.py": ["OUT", "--digits", "1:3", "2:3"],
     "verifiers/slips/slips.py": ["cups", "--problems", 8, "--held-out", 4, "--steps", 1, "--seeds", 0, "--out", "OUT"],
+    "verifiers/truth/truth.py": [
+        "cups", "--problems", 4, "--samples", 2, "--ks", 1, 2, "--omega", 2, "--subset", 3, "--rollouts", 4,
+        "--held-out", 3, "--solutions", 2, "--models", "soft_2", "--steps", 1, "--seeds", 0, "--out", "OUT",
+    ],
 }  # fmt: skip
 """Those that need no run before them."""
 AFTER_RUNS = {

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +28,15 @@ if TYPE_CHECKING:  # a command imports the code of its runs late, so that --help
 EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError, OSError, FloatingPointError)
 
 
-def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
-    """Decorates what qstar-NAME does with its configuration, `configs/NAME.yaml`; gives its `main`."""
+def command(
+    name: str, alone: Sequence[str] = (), after: Callable[[], None] = lambda: None
+) -> Callable[[Callable[[DictConfig], None]], Callable[[], None]]:
+    """Decorates what qstar-NAME does with its configuration, `configs/NAME.yaml`; gives its `main`.
+
+    Args:
+        alone: the arguments of the command where it is given none.
+        after: called at the end, after all jobs of a sweep.
+    """
     configs.register()
 
     def decorated(body: Callable[[DictConfig], None]) -> Callable[[], None]:
@@ -38,8 +46,12 @@ def command(name: str) -> Callable[[Callable[[DictConfig], None]], Callable[[], 
         def main() -> None:
             if manual.asked(sys.argv[1:]):
                 manual.show(name, sys.argv[1:])
-            else:
-                overrides.run(name, composed)
+                return
+            if alone and not sys.argv[1:]:
+                print(f"without arguments, the same as: qstar-{name} {shlex.join(alone)}", file=sys.stderr, flush=True)
+                sys.argv += alone
+            overrides.run(name, composed)
+            after()
 
         return main
 
@@ -116,12 +128,16 @@ def resume(program: str, directory: Path) -> str:
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
+def in_a_sweep() -> bool:
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
 @contextlib.contextmanager
 def run(kind: "Kind[C]", node: DictConfig) -> Iterator[tuple[C, Path]]:
     """The configuration and directory of a new run, or of the one to resume, with `errors` around its work."""
     with errors() as ending:
         job = HydraConfig.get()
-        if job.mode == RunMode.MULTIRUN:  # the jobs of a sweep share a second, so a directory by time would clash
+        if in_a_sweep():  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)
         cfg, directory = chosen(kind, node, job.overrides.task)
         prepare_jax()

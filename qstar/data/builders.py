@@ -17,12 +17,14 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 
 from qstar import files, paths
+from qstar.data import record_files
 from qstar.files import JsonObject
 from qstar.tasks import lines
 from qstar.tasks.lines import SEPARATOR
 
-TEXT_SUFFIXES = (".jsonl", ".md", ".tex", ".text", ".txt")
-"""What is read from a folder; a file named directly may have any suffix. `.jsonl` is read line by line as JSON."""
+TEXT_SUFFIXES = (".jsonl", ".md", ".parquet", ".tex", ".text", ".txt")
+"""What is read from a folder; a file named directly may have any suffix. `.jsonl` is read line by line as JSON, and of
+Parquet and of folders that `Dataset.save_to_disk` wrote, a row is a record as well."""
 
 LETTERS = ("A", "B", "C", "D", "E")
 
@@ -35,7 +37,8 @@ def text_files(paths: Sequence[str | os.PathLike]) -> list[Path]:
     text_paths = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(f for f in path.rglob("*") if f.suffix in TEXT_SUFFIXES and f.is_file())
+            texts = (f for f in path.rglob("*") if f.suffix in TEXT_SUFFIXES and f.is_file())
+            inside = record_files.saved_files(path) or sorted(texts)
             if not inside:
                 raise ValueError(f"folder {path} holds no text: no file ends in {', '.join(TEXT_SUFFIXES)}")
             text_paths += inside
@@ -74,18 +77,24 @@ def _source(path: Path) -> JsonObject:
     }
 
 
+def _kind(path: Path) -> str | bool:
+    """How a file is read: its columnar suffix, or whether it is JSON lines."""
+    return path.suffix if path.suffix in record_files.COLUMNAR else path.suffix == ".jsonl"
+
+
 # --- reading, with the place named when something is wrong --------------------------------------------------------
 
 
 def documents(path: Path, field: str = "text", separator: str = SEPARATOR) -> Iterator[str]:
     """The documents of one file; those of only whitespace are left out.
 
-    Plain text is split at lines that hold `separator` alone. Of JSONL, `field` is the document, or several fields
-    joined by newlines: "question+answer".
+    Plain text is split at lines that hold `separator` alone. Of records (JSONL, Parquet, Arrow), `field` is the
+    document, or several fields joined by newlines: "question+answer".
     """
-    if path.suffix == ".jsonl":
+    if path.suffix in (".jsonl", *record_files.COLUMNAR):
         names = field.split("+")
-        texts = ("\n".join(lines.member(r, name, where) for name in names) for where, r in lines.json_lines(path))
+        read = lines.json_lines if path.suffix == ".jsonl" else record_files.rows
+        texts = ("\n".join(lines.member(r, name, where) for name in names) for where, r in read(path))
     else:
         line = rf"^{re.escape(separator)}[ \t\r]*$"
         texts = iter(re.split(line, files.text(path), flags=re.MULTILINE))
@@ -106,7 +115,7 @@ class _LocalFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self.files = files
         self.sources = {split: [_source(path) for path in paths] for split, paths in files.items()}
         # The suffix decides how a file is read; its name and place do not change what comes out.
-        parts = [(s, Path(f["path"]).suffix == ".jsonl", f["sha256"]) for s in files for f in self.sources[s]]
+        parts = [(s, _kind(Path(f["path"])), f["sha256"]) for s in files for f in self.sources[s]]
         self.digest = hashlib.sha256(repr((parts, options)).encode()).hexdigest()
         super().__init__(data_dir=paths.cache_folder(cache_dir) / self.digest[:16], file_format="array_record")
 

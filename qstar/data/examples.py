@@ -15,11 +15,11 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from qstar import files
-from qstar.data import overlong
+from qstar.data import overlong, trl
+from qstar.data.from_file import FileData
 from qstar.data.generated import pack_row
-from qstar.data.record_files import RecordFile
 from qstar.structs import Batch, Examples
-from qstar.tasks import conversation, lines
+from qstar.tasks import lines
 
 OPEN_ROWS = 64  # that an example is tried in, the newest ones; looking through all would take quadratic time
 
@@ -50,11 +50,11 @@ class Completing(Protocol):
 
 
 @dataclass(frozen=True)
-class ExamplesText(RecordFile):
-    """A file of examples: JSON lines with `prompt` and `completion`, and `weight` where it is not 1. Those that name
-    the same `group` stand in one row.
+class ExamplesText(FileData):
+    """A file of examples (`data/record_files.py`): `prompt` and `completion`, and `weight` where it is not 1. Those
+    that name the same `group` stand in one row.
 
-    Or with `messages`, a conversation that ends with the assistant's reply: that is the completion.
+    Both may be conversations as TRL has them (`data/trl.py`), or be within one, `messages`.
 
     Prompt and completion are encoded together, as one text. `completion_ids` are the tokens of a completion that a
     model wrote: they are trained on as they are, after the tokens of the prompt alone.
@@ -134,12 +134,11 @@ def encoded(record: dict, tokenizer: Completing, where: str = "") -> Example:
 
 
 def _example(record: dict, where: str, tokenizer: Completing) -> Example:
-    if "messages" in record:
-        *messages, reply = conversation.checked(record["messages"], where, "assistant")
-        record = record | {"prompt": conversation.spelled(messages), "completion": reply["content"]}
+    record = trl.texts(record, where)
     lacking = [name for name in ("prompt", "completion") if not isinstance(record.get(name), str)]
     if lacking:
-        raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")
+        said = f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}"
+        raise ValueError(said + ("; documents are read with data=text" if "text" in record else ""))
     record = record | {"weight": lines.optional(record, "weight", where, 1.0, float)}
     group = record.get("group")
     if group is not None and not isinstance(group, str):

@@ -1,11 +1,12 @@
 """Solutions with labels as rows of training text: what reward models are trained on.
 
-A file holds JSON lines of one of two kinds, in the names that TRL gives them:
+A file (`data/record_files.py`) holds records of one of two kinds, in the names that TRL gives them:
 
     {"prompt": ..., "completion": ..., "label": 1}                       an outcome: every token of it is judged
     {"prompt": ..., "completions": [STEP, ...], "labels": [true, 0.25]}  steps: the last token of each is judged
 
-The formats of Math-Shepherd, PRM800K and OmegaPRM are read as well (`data/step_formats.py`).
+Prompt and completion may be conversations (`data/trl.py`). The formats of Math-Shepherd, PRM800K and OmegaPRM are read
+as well (`data/step_formats.py`).
 
 `completion_ids` are the tokens of a solution that a model wrote: they are judged as they are, and the steps are cut out
 of their text without a separator between them. The prompt is never judged, nor is a step whose label is null.
@@ -18,23 +19,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from qstar.data import examples, overlong, step_formats
+from qstar.data import examples, overlong, step_formats, trl
 from qstar.data.examples import Completing
+from qstar.data.from_file import FileData
 from qstar.data.generated import pack_row
-from qstar.data.record_files import RecordFile
 from qstar.structs import Labelled
 
 
 @dataclass(frozen=True)
-class LabelledText(RecordFile):
-    """A file of labelled solutions: JSON lines with prompt, completion and label, or prompt, completions and labels."""
+class LabelledText(FileData):
+    """A file of labelled solutions, with prompt, completion and label, or prompt, completions and labels."""
 
     rows: ClassVar[tuple[type, ...]] = (Labelled,)
     holds: ClassVar[str] = "labelled solutions"
     example: ClassVar[str] = '{"prompt": "3aegbdh=", "completion": "4;", "label": 1}'
     expected: ClassVar[str] = (
-        "prompt, completion and label, or with prompt, completions and labels; or in the format of Math-Shepherd, "
-        "PRM800K or OmegaPRM"
+        "prompt, completion and label; prompt, completions and labels; or of Math-Shepherd, PRM800K or OmegaPRM"
     )
     records: ClassVar[str] = "solutions"
 
@@ -43,7 +43,7 @@ class LabelledText(RecordFile):
 
     def parsed(self, line: dict, where: str, tokenizer: Completing) -> Iterable["Solution"]:
         for solution in step_formats.stepwise(line, where):
-            yield _solution(solution, where, self, tokenizer)
+            yield _solution(trl.texts(solution, where), where, self, tokenizer)
 
     def packed(self, records: Sequence["Solution"], seed: int) -> list[Labelled]:
         return rows(records, self.length, seed)
@@ -119,15 +119,17 @@ def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Comp
     """
     length = lambda count: len(tokenizer.decode(list(completion[:count])))  # noqa: E731
     text, joined = tokenizer.decode(list(completion)), "".join(steps)
-    # Some tokenizers put a space before a text, some take one away; an end of text may follow.
-    bare = joined.lstrip(" ")
+    bare = joined.lstrip(" ")  # some tokenizers put a space before a text, some take one away; an end may follow
+    if bare not in text:
+        bare = bare.rstrip()  # as chat templates trim a reply
     at = text.find(bare)
     if at < 0:
         raise ValueError(f"{where}: the steps are {joined[:60]!r}, but the text of the completion is {text[:60]!r}")
     places: list[int] = []
-    upto = at - (len(joined) - len(bare))
+    end = at + len(bare)
+    upto = at - (len(joined) - len(joined.lstrip(" ")))
     for step in steps:
-        upto += len(step)
+        upto = min(upto + len(step), end)
         at = bisect.bisect_left(range(len(completion) + 1), upto, key=length) - 1
         if places and at <= places[-1]:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Two completions of a prompt, the better and the worse one, as rows: what preference optimisation is trained on.
 
-A file holds JSON lines {"prompt": ..., "chosen": ..., "rejected": ...}, as TRL names them. The tokenizer's end-of-text
+A file (`data/record_files.py`) holds {"prompt": ..., "chosen": ..., "rejected": ...}, as TRL names them, in texts or
+conversations; without `prompt`, it is what both completions begin with (`data/trl.py`). The tokenizer's end-of-text
 token, where it has one, follows both completions. A pair takes two rows of one length.
 """
 
@@ -10,16 +11,16 @@ from typing import ClassVar
 
 import numpy as np
 
-from qstar.data import examples, overlong
+from qstar.data import examples, overlong, trl
 from qstar.data.examples import Completing, Example
+from qstar.data.from_file import FileData
 from qstar.data.generated import pack_row
-from qstar.data.record_files import RecordFile
 from qstar.structs import Batch, Pairs
 
 
 @dataclass(frozen=True)
-class PairsText(RecordFile):
-    """A file of pairs: JSON lines with prompt, chosen and rejected."""
+class PairsText(FileData):
+    """A file of pairs, with prompt, chosen and rejected."""
 
     rows: ClassVar[tuple[type, ...]] = (Pairs,)
     holds: ClassVar[str] = "pairs of completions"
@@ -49,6 +50,7 @@ class Pair:
 
 
 def _pair(record: dict, where: str, tokenizer: Completing) -> Pair:
+    record = trl.texts(record, where)
     lacking = [name for name in ("prompt", "chosen", "rejected") if not isinstance(record.get(name), str)]
     if lacking:
         raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")

@@ -1,63 +1,82 @@
-"""Training data from a file of JSON lines: a record a line, or several, packed into rows of one length."""
+"""Records of training data from files: JSON lines, Parquet, Arrow, or a folder that `Dataset.save_to_disk` wrote.
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+pyarrow reads what the `datasets` library saves, so the library itself is not needed.
+"""
+
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING
 
-from qstar import settings
-from qstar.data import overlong, pipeline
-from qstar.data.dataset import Data, RandomAccess
-from qstar.data.overlong import OVERLONG, Record
-from qstar.settings import OneOf, Range
-from qstar.structs import Batch, Pairs
+from qstar import files
+from qstar.files import JsonObject
 from qstar.tasks import lines
 
-if TYPE_CHECKING:  # its library takes a while to import
-    from qstar.data.tokenizer import Tokenizer
+if TYPE_CHECKING:  # it takes a while to import
+    import pyarrow as pa
+
+COLUMNAR = (".parquet", ".arrow")
+STATE, SPLITS = "state.json", "dataset_dict.json"  # of a folder that `datasets` saved: one split, or several
+KINDS = "JSON lines, a .parquet file, or a folder of Dataset.save_to_disk"
 
 
-@dataclass(frozen=True)
-class RecordFile(Data):
-    """The base of the formats; each defines `parsed` and `packed`."""
+def read(path: str | Path, expected: str) -> Iterator[tuple[str, JsonObject]]:
+    """Yields (place, record) of every record; a place is "file:line", or "file, row N" counted from 1.
 
-    expected: ClassVar[str]  # fields of a line, for messages
-    records: ClassVar[str]  # what is read from lines, in the plural
+    A column of Parquet or Arrow that is null in a row is absent from its record.
 
-    path: str  # of the file
-    length: Annotated[int, Range(2)] = 256  # tokens in a row
-    # records that are longer than a row: error, or skip (left out and counted)
-    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
+    Args:
+        path: the setting data.path.
+        expected: what a record holds, in words.
 
-    def __post_init__(self):
-        settings.check(self, "data")
+    Raises FileNotFoundError; ValueError for a file that is damaged, or a folder with several splits.
+    """
+    for file in _files(Path(path), expected):
+        yield from rows(file) if file.suffix in COLUMNAR else lines.json_lines(file)
 
-    def read(self, tokenizer: "Tokenizer") -> list[Record]:
-        """The records of the file, as token ids.
 
-        Raises FileNotFoundError; ValueError for a line that is not a record of this format.
-        """
-        file = Path(self.path)
-        if not file.is_file():
-            raise FileNotFoundError(f"data.path = {self.path!r} is no file: expected JSON lines with {self.expected}")
-        return [record for where, line in lines.json_lines(file) for record in self.parsed(line, where, tokenizer)]
+def _files(path: Path, expected: str) -> list[Path]:
+    listed = [path] if path.is_file() else saved_files(path)
+    missing = next((file for file in listed if not file.is_file()), path)
+    if missing != path or not listed:
+        raise FileNotFoundError(f"data.path = {str(missing)!r} is no file: expected {KINDS}, with {expected}")
+    return listed
 
-    def build(
-        self, tokenizer: "Tokenizer", batch_size: int, seed: int, say: Callable[[str], None] = print
-    ) -> RandomAccess:
-        records = self.read(tokenizer)
-        if self.overlong == "skip":
-            records = self.fitting(records, say)
-        return pipeline.source_dataset(self.packed(records, seed), batch_size, seed)
 
-    def fitting(self, records: Sequence[Record], say: Callable[[str], None]) -> list[Record]:
-        """The records that fit into a row; the number of the others is said."""
-        return overlong.fitting(records, self.length, self.records, say)
+def saved_files(folder: Path) -> list[Path]:
+    """The Arrow files of a folder that `Dataset.save_to_disk` wrote; none where it is no such folder.
 
-    def parsed(self, line: dict, where: str, tokenizer: "Tokenizer") -> Iterable[Record]:
-        """The records of a line. Raises ValueError, with `where` in it, for a line that holds none."""
-        raise NotImplementedError(f"{type(self).__name__} does not define parsed")
+    Raises ValueError for a folder of several splits.
+    """
+    if (folder / SPLITS).is_file():
+        splits = ", ".join(str(folder / name) for name in files.json_object(folder / SPLITS)["splits"])
+        raise ValueError(f"{folder} holds several splits: name one of them: {splits}")
+    if not (folder / STATE).is_file():
+        return []
+    listed = files.json_object(folder / STATE).get("_data_files", [])
+    return [folder / Path(entry["filename"]).name for entry in listed]
 
-    def packed(self, records: Sequence[Record], seed: int) -> Sequence[Batch | Pairs]:
-        """Rows [S = length] that hold every record once. Raises ValueError for no records, and for overlong ones."""
-        raise NotImplementedError(f"{type(self).__name__} does not define packed")
+
+def rows(file: Path) -> Iterator[tuple[str, JsonObject]]:
+    """Yields (place, record) of a Parquet or an Arrow file, read batch by batch."""
+    import pyarrow as pa
+
+    number = 0
+    try:
+        for batch in _batches(file):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{file}, row {number}", {name: value for name, value in row.items() if value is not None}
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _batches(file: Path) -> Iterator["pa.RecordBatch"]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if file.suffix == ".parquet":
+        with pq.ParquetFile(file) as table:
+            yield from table.iter_batches()
+    else:
+        with pa.memory_map(str(file)) as source, pa.ipc.open_stream(source) as stream:
+            yield from stream

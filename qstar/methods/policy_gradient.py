@@ -226,6 +226,7 @@ def _told(batch: Rollouts, judged: Judged, counts: Bool[Array, "B J"]) -> Metric
     grouped = batch.reward.sum(-1).reshape(-1, batch.samples)
     metrics = {
         "reward": Mean.of(batch.reward.sum(-1)),
+        "right": Mean.of(batch.right.astype(jnp.float32)),
         **{f"reward_{name}": Mean.of(values) for name, values in batch.rewards.items()},
         "live_reward": Mean.of(total, batch.live),
         "entropy": Mean.of(-judged.old, counts),

@@ -153,6 +153,31 @@ def iterations(lines: Sequence[dict]) -> str:
     return "\n".join(parts)
 
 
+def progress(lines: Sequence[dict]) -> Table:
+    """Self-training for a terminal: a row for every iteration that is done, with its accuracy by group of questions."""
+    names = list(lines[0]["groups"])
+    groups = names if len(names) > 1 else []
+    rows, tokens = [], 0
+    for line in lines:
+        tokens += sum(frames.spent([line], name) for name in ("generated_tokens", "trained_tokens"))
+        accuracy = line["accuracy"]
+        rows.append((
+            line["iteration"],
+            tables.fraction(line, "right", "sampled"),
+            tables.fraction(line, "right_hinted", "hinted"),
+            tables.interval(accuracy["share"], accuracy["low"], accuracy["high"]),
+            *(f"{line['groups'][name]['share']:.2f}" for name in groups),
+            tables.tokens(tokens),
+        ))  # fmt: skip
+    out = tables.screen(("", "right", "with hint", "dev", *groups, "tokens"), rows)
+    for column in out.columns:
+        column.justify, column.no_wrap = "right", True
+    by_group = "; then of each group, such as sums of so many digits" if groups else ""
+    dev = f"dev: {lines[0]['accuracy']['n']} questions, 95 % interval{by_group}"
+    out.caption = f"{dev}; tokens written and trained on so far"
+    return out
+
+
 def _trainings(lines: Sequence[dict]) -> str:
     """What each iteration's training began with, in a line."""
     last = next(line for line in reversed(lines) if "schedule" in line)

@@ -13,6 +13,7 @@ from qstar.runs.load import (
     save_classifier,
     save_huggingface,
     save_model,
+    save_thinker,
 )
 from qstar.runs.stored import (
     FROZEN,
@@ -50,6 +51,7 @@ __all__ = [
     "save_classifier",
     "save_huggingface",
     "save_model",
+    "save_thinker",
     "saved_steps",
     "shape",
     "steps",

@@ -17,7 +17,7 @@ from qstar.models import lm
 from qstar.models.origins import Pretrained
 from qstar.policy import Policy
 from qstar.recipes.catalog import made
-from qstar.reports import tables
+from qstar.reports import summaries, tables
 from qstar.runs import load, stored, train
 from qstar.runs.kinds import Kind
 from qstar.training import console
@@ -71,9 +71,13 @@ def rewrite(directory: Path, lines: Sequence[dict]) -> None:
 
 
 def finish(directory: Path, line: dict) -> None:
-    """Write the line of an iteration, which is done then, and show it."""
-    rewrite(directory, [*lines(directory), line])
-    console.console().print(_told(line), markup=False)
+    """Write the line of an iteration, which is done then, and show it: in a terminal the table of all of them."""
+    done = [*lines(directory), line]
+    rewrite(directory, done)
+    if console.console().is_interactive:
+        console.console().print(summaries.progress(done))
+    else:
+        console.console().print(_told(line), markup=False)
 
 
 def _told(line: dict) -> str:

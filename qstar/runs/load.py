@@ -1,6 +1,7 @@
 """Read and write language models: one function for every kind of source."""
 
 import dataclasses
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data import tokenizer as tokenizers
 from qstar.data.tokenizer import Tokenizer
+from qstar.methods.adaptive import Adaptive
 from qstar.methods.protocol import Compares, Method
-from qstar.methods.verifier import Verifier
+from qstar.methods.verifier import ORM, PRM, Verifier
 from qstar.models import lm, lora, thinker
 from qstar.models.definition import Definition, differences, join, shapes
-from qstar.models.formats import companions, gguf, hf, llama2c, peft
+from qstar.models.formats import companions, gguf, hf, llama2c, peft, thinkers
 from qstar.models.formats.weights import finite, inside
 from qstar.models.lm import LMConfig
 from qstar.models.origins import KINDS, Pretrained, Scratch
@@ -58,6 +60,40 @@ def load_model(source: str | Path) -> Policy:
     except ValueError as error:
         raise ValueError(f"{text}: {error}") from error
     return dataclasses.replace(loaded, name=text)
+
+
+def load_scorer(source: str | Path) -> Policy:
+    """The reward model at `source`: a run that trained one, or a classifier that `save_classifier` wrote.
+
+    A classifier of two labels is read as a process reward model, whose scores are probabilities; of one label as an
+    outcome reward model. Raises as `load_model`, and ValueError for a model of another kind.
+    """
+    text = str(source)
+    if text == "latest" or (not text.startswith(("bundled:", "hub:")) and stored.is_run(text)):
+        return load_run(Path(text).expanduser())
+    path = _directory(text)
+    beside = companions.read(path)
+    tokenizer = Tokenizer.from_file(inside(path, "tokenizer.json"))
+    cfg, params, score, log_odds = hf.read_classifier(path)
+    tokenizer = tokenizers.without_added(tokenizer, cfg.vocab)
+    tokenizers.check_fits(tokenizer, cfg.vocab)
+    method = PRM() if log_odds else ORM()
+    return Policy(method, method.definition(cfg), {"lm": params, "score": score}, tokenizer, text, beside)
+
+
+def _directory(text: str) -> Path:
+    """Of a Hugging Face model that is bundled, on the hub, or here. Raises FileNotFoundError where there is none."""
+    if text.startswith("bundled:"):
+        return _bundled(text.removeprefix("bundled:"))
+    if text.startswith("hub:"):
+        return hf.fetch(text.removeprefix("hub:"))
+    path = Path(text).expanduser()
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no reward model at {text!r}: expected a run of method=orm or method=prm, a classifier that qstar-prepare "
+            "wrote, or bundled:NAME"
+        )
+    return path
 
 
 def save_model(path: str | Path, model: Policy, dtype: str = "float32") -> None:
@@ -101,6 +137,30 @@ def save_classifier(path: str | Path, source: str | Path, kind: str, dtype: str 
     hf.write_classifier(path, run.lm, run.language_model, run.params["score"], kind, log_odds, tokenizer, dtype, ids)
     companions.write(Path(path), beside)
     return run.lm
+
+
+def save_thinker(path: str | Path, run: Policy, dtype: str = "float32") -> None:
+    """Write a model with its thoughts, as a directory that transformers loads with `trust_remote_code=True`.
+
+    Raises ValueError for a model that does not think, or whose thoughts depend on other texts.
+    """
+    if not isinstance(run.method, Thinks):
+        raise ValueError(
+            f"{run.name} was trained with {type(run.method).__name__}, which does not think: write it with --to "
+            "huggingface, or name a run of a method that thinks"
+        )
+    thinking, cfg = run.method.thinking, run.definition.abstract_model.cfg
+    gate_at = run.method.gate_at if isinstance(run.method, Adaptive) else None
+    habits = thinkers.Habits(thinking.thought_len, thinking.mix, thinking.fill, gate_at)
+    beside = dict(run.tokenizer.settled(run.companions))
+    ids = companions.token_ids(beside, run.lm.vocab)
+    # Texts have none of them either.
+    suppressed = {"suppress_tokens": list(cfg.tokens.forbidden)} if cfg.tokens.forbidden else {}
+    said = json.loads(beside.get(companions.GENERATION, "{}")) | {"use_cache": False} | suppressed
+    beside[companions.GENERATION] = companions.spelled(said)
+    params = {"lm": run.language_model, **run.extras}
+    thinkers.write(Path(path), cfg, habits, params, run.tokenizer.exported_json(), dtype, ids)
+    companions.write(Path(path), beside)
 
 
 def save_adapter(path: str | Path, source: str | Path, dtype: str = "float32") -> LMConfig:

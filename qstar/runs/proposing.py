@@ -118,6 +118,10 @@ class Proposals:
         cuts = [0, *sorted(ends)[:-1], len(ids)]
         return self.task.prompt(self.problems[node.problem]), [ids[at:to] for at, to in itertools.pairwise(cuts)]
 
+    def texts(self, node: Node) -> tuple[str, tuple[str, ...]]:
+        """The prompt of a node without examples, and its steps, as texts."""
+        return self.task.prompt(self.problems[node.problem]), self.steps(node)
+
     def _without_end(self, node: Node) -> Sequence[int]:
         ids = node.state.row.ids
         return ids[:-1] if ids and ids[-1] in self.session.sampling.stop_ids else ids

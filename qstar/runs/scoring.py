@@ -19,6 +19,7 @@ from qstar import settings, sharding
 from qstar.data import labelled
 from qstar.data.tokenizer import Tokenizer
 from qstar.decoding import score as reading
+from qstar.methods.dpo import DPO
 from qstar.methods.verifier import Verifier
 from qstar.models import cost
 from qstar.models.cost import Cost, Pass
@@ -46,8 +47,26 @@ class Scored:
     cost: Cost
 
 
+class Scores:
+    """What scores solutions: a reward model, a preference verifier, a judge."""
+
+    policy: Policy
+
+    def score(self, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]) -> Scored:
+        """Scores of solutions whose steps are given."""
+        raise NotImplementedError(f"{type(self).__name__} does not define score")
+
+    def spent(self, tokens: int) -> tuple[int, int]:
+        """Tokens that are read, and FLOPs, to score a solution that has so many tokens with its prompt."""
+        raise NotImplementedError(f"{type(self).__name__} does not define spent")
+
+    def value(self, text: Callable[[Any], Spelled]) -> Callable[[Sequence[Any]], Float[np.ndarray, "B"]]:
+        """This scorer as `value` of a search (`search/interface.py`); `text` spells the prompt and steps of a node."""
+        return lambda nodes: self.score(*zip(*map(text, nodes), strict=True)).solutions if nodes else np.empty(0)
+
+
 @dataclass(frozen=True)
-class Scorer:
+class Scorer(Scores):
     """A reward model and how its scores of steps become one score of a solution."""
 
     policy: Policy  # whose method is a `Verifier`
@@ -59,7 +78,7 @@ class Scorer:
         if not isinstance(self.policy.method, Verifier):
             raise ValueError(
                 f"{self.policy.name} was trained with {type(self.policy.method).__name__}, which gives no scores: "
-                "expected a run of method=orm or method=prm"
+                "expected a run of method=orm, method=prm or method=dpo"
             )
 
     def score(self, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]) -> Scored:
@@ -68,8 +87,9 @@ class Scorer:
         Raises ValueError for a solution without steps or longer than the model reads, for two steps that end in one
         token, and for a score that is not a number; nothing is computed before all of them were checked.
         """
-        read = [self._read(i, *pair) for i, pair in enumerate(zip(prompts, steps, strict=True))]
-        texts, ends = [ids for ids, _ in read], [ends for _, ends in read]
+        read = _all_read(self.policy.tokenizer, prompts, steps)
+        texts = [[*prompt, *written] for prompt, written, _ in read]
+        ends = [[len(prompt) + end for end in ends] for prompt, _, ends in read]
         rows.check(texts, self.policy.lm.vocab, self.policy.lm.max_len)
         step_scores: list[np.ndarray] = [np.empty(0)] * len(texts)
         spent = Cost()
@@ -81,32 +101,15 @@ class Scorer:
             for row, i in enumerate(index):
                 step_scores[i] = scores[row, ends[i]].astype(np.float64)
             spent += self._cost(width, sum(len(texts[i]) for i in index))
-        _check(step_scores, self.policy.name)
+        finite(step_scores, self.policy.name)
         return Scored(step_scores, np.array([aggregated(scores, self.aggregation) for scores in step_scores]), spent)
 
-    def value(self, text: Callable[[Any], Spelled]) -> Callable[[Sequence[Any]], Float[np.ndarray, "B"]]:
-        """This scorer as `value` of a search (`search/interface.py`); `text` spells the prompt and steps of a node."""
-        return lambda nodes: self.score(*zip(*map(text, nodes), strict=True)).solutions if nodes else np.empty(0)
+    def spent(self, tokens: int) -> tuple[int, int]:
+        return tokens, cost.flops(self.policy.lm, [Pass(tokens, tokens, 0, gradient=False)])
 
     @functools.cached_property
     def _params(self) -> Params:
         return jax.device_put(self.policy.params)
-
-    def _read(self, number: int, prompt: Text, steps: Sequence[Text]) -> tuple[list[int], list[int]]:
-        """Token ids of prompt and solution, and the place of the last token of every step."""
-        tokenizer, where = self.policy.tokenizer, f"solution {number}"
-        if not len(steps) or not all(len(step) for step in steps):
-            raise ValueError(f"{where}: a step is empty, or there is none: expected one or more steps of text")
-        if all(isinstance(step, str) for step in steps):
-            if not isinstance(prompt, str):
-                raise ValueError(f"{where}: the prompt is token ids and the steps are text: expected both of one kind")
-            before, written = tokenizer.encode_pair(prompt, "".join(steps))
-            ends = labelled.last_tokens(steps, written, tokenizer, where)
-        else:
-            before = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else prompt
-            written = [int(id) for step in steps for id in step]
-            ends = (np.cumsum([len(step) for step in steps]) - 1).tolist()
-        return [*map(int, before), *written], [len(before) + end for end in ends]
 
     def _cost(self, width: int, tokens: int) -> Cost:
         reading = Pass(width, width, 0, gradient=False)
@@ -117,15 +120,88 @@ class Scorer:
         )
 
 
-def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: str = "last") -> Scorer:
-    """The scorer of a run that trained a reward model.
+def _all_read(
+    tokenizer: Tokenizer, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]
+) -> list[tuple[list[int], list[int], list[int]]]:
+    """Token ids of each prompt and of its solution, and the place in it of the last token of every step."""
+    return [_read(tokenizer, i, *pair) for i, pair in enumerate(zip(prompts, steps, strict=True))]
+
+
+def _read(
+    tokenizer: Tokenizer, number: int, prompt: Text, steps: Sequence[Text]
+) -> tuple[list[int], list[int], list[int]]:
+    where = f"solution {number}"
+    if not len(steps) or not all(len(step) for step in steps):
+        raise ValueError(f"{where}: a step is empty, or there is none: expected one or more steps of text")
+    if all(isinstance(step, str) for step in steps):
+        if not isinstance(prompt, str):
+            raise ValueError(f"{where}: the prompt is token ids and the steps are text: expected both of one kind")
+        before, written = tokenizer.encode_pair(prompt, "".join(steps))
+        ends = labelled.last_tokens(steps, written, tokenizer, where)
+    else:
+        before = tokenizer.encode_prompt(prompt) if isinstance(prompt, str) else prompt
+        written = [int(id) for step in steps for id in step]
+        ends = (np.cumsum([len(step) for step in steps]) - 1).tolist()
+    return [*map(int, before)], [*written], ends
+
+
+@dataclass(frozen=True)
+class Preference(Scores):
+    """V-STaR's verifier (Hosseini et al. 2024): a model trained with DPO on right against wrong samples of a question.
+
+    The score after a step is log pi - log pi_ref of all that was written up to it, in nats: DPO's implicit reward over
+    its beta. It ranks; it is no probability.
+    """
+
+    policy: Policy  # whose method is `DPO`
+    reference: Policy  # the model that its training started from
+    aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # of the scores after each step
+    batch_size: Count = 32  # solutions that are read at once
+
+    def __post_init__(self):
+        settings.check(self, "scorer")
+
+    def score(self, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]) -> Scored:
+        """As `Scorer.score`."""
+        read = _all_read(self.policy.tokenizer, prompts, steps)
+        before, written = [prompt for prompt, _, _ in read], [ids for _, ids, _ in read]
+        ours, theirs = (
+            reading.score(of.definition, params, before, written, batch_size=self.batch_size)
+            for of, params in ((self.policy, self._params[0]), (self.reference, self._params[1]))
+        )
+        scores = [
+            np.cumsum(np.subtract(mine, other, dtype=np.float64))[ends]
+            for mine, other, (_, _, ends) in zip(ours, theirs, read, strict=True)
+        ]
+        finite(scores, self.policy.name)
+        spent = [self.spent(len(prompt) + len(ids)) for prompt, ids, _ in read]
+        total = Cost(prompt_tokens=sum(tokens for tokens, _ in spent), flops=sum(flops for _, flops in spent))
+        return Scored(scores, np.array([aggregated(of, self.aggregation) for of in scores]), total)
+
+    def spent(self, tokens: int) -> tuple[int, int]:
+        one = cost.flops(self.policy.lm, [Pass(tokens, tokens, tokens - 1, gradient=False)])
+        return 2 * tokens, 2 * one
+
+    @functools.cached_property
+    def _params(self) -> tuple[Params, Params]:
+        return jax.device_put(self.policy.params), jax.device_put(self.reference.params)
+
+
+def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: str = "last") -> Scorer | Preference:
+    """The scorer of a run that trained a reward model, or of method=dpo; of a classifier; or `bundled:NAME`.
 
     Args:
         tokenizer: of the model whose solutions will be scored; None does not compare it.
 
-    Raises FileNotFoundError for no run; ValueError for a run of another method, or of another tokenizer.
+    Raises FileNotFoundError where there is none; ValueError for another model, or one of another tokenizer.
     """
-    scorer = Scorer(load.load_run(source), aggregation)
+    model = load.load_scorer(source)
+    if isinstance(model.method, DPO):
+        start = load.initial_model(model.config.model, model.config.seed)
+        reference = Policy.of_language_model(start.lm, start.language_model, start.tokenizer, start.name)
+        scorer = Preference(model, reference, aggregation)
+    else:
+        scorer = Scorer(model, aggregation)
     if tokenizer is not None:
         check_tokenizer(scorer.policy, tokenizer)
     return scorer
@@ -153,7 +229,8 @@ def _scores(method: Verifier, definition: Definition, params: Params, batch: Bat
     return method.scores(definition.bind(params), batch)
 
 
-def _check(scores: Sequence[Float[np.ndarray, "N"]], name: str) -> None:
+def finite(scores: Sequence[Float[np.ndarray, "N"]], name: str) -> None:
+    """Raise ValueError where a model of this name gives a score that is not a number."""
     for number, step_scores in enumerate(scores):
         if not np.isfinite(step_scores).all():
             step = int(np.argmax(~np.isfinite(step_scores)))

@@ -29,11 +29,12 @@ from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
 from qstar.policy import Policy
 from qstar.reports import searches as report
-from qstar.runs import answering, load, replay, scoring
+from qstar.runs import answering, judge, load, replay
+from qstar.runs.judge import Judge
 from qstar.runs.kinds import Kind
 from qstar.runs.proposing import Proposals, check_delimiters
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
-from qstar.runs.scoring import Scorer
+from qstar.runs.scoring import Preference, Scores
 from qstar.search import run as searches
 from qstar.search.interface import Node, Solution, Value
 from qstar.tasks import problem as problems_of
@@ -63,7 +64,7 @@ class Job:
     cfg: SolveConfig
     policy: Policy  # on the device
     problems: Sequence[Problem]
-    scorers: dict[str, Scorer | None]  # by name; None: oracle and logprob
+    scorers: dict[str, Scores | None]  # by name; None: oracle and logprob
     delimiters: tuple[str, ...]  # none: whole solutions are proposed
 
 
@@ -98,10 +99,15 @@ def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
 def tree(directory: Path, problem: str) -> str:
     """All that was proposed for a question, as text. Raises ValueError where it was not searched."""
     rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
-    known = list(dict.fromkeys(row["problem"] for row in rows))
+    known = questions(directory)
     if problem not in known:
         raise ValueError(f"tree = {problem!r} is not a question of {directory}, which has {', '.join(known[:8])}, ...")
     return report.tree([row for row in rows if row["problem"] == problem])
+
+
+def questions(directory: Path) -> list[str]:
+    """Ids of the questions that were searched, in the order in which they were."""
+    return list(dict.fromkeys(Store.open(directory / FOLDER).rows(columns=["problem"])["problem"].to_pylist()))
 
 
 # --- before anything is written -----------------------------------------------------------------------------------
@@ -158,10 +164,10 @@ def _delimiters(cfg: SolveConfig) -> tuple[str, ...]:
     return tuple(delimiters)
 
 
-def _scorer(name: str, cfg: SolveConfig, base: Policy) -> Scorer | None:
+def _scorer(name: str, cfg: SolveConfig, base: Policy) -> Scores | None:
     if name in NO_MODEL:
         return None
-    return scoring.opened(name, base.tokenizer, cfg.aggregate)
+    return judge.opened(name, base.tokenizer, cfg.aggregate)
 
 
 def _check_oracle(cfg: SolveConfig, problems: Sequence[Problem]) -> None:
@@ -174,15 +180,21 @@ def _check_oracle(cfg: SolveConfig, problems: Sequence[Problem]) -> None:
 
 
 def _check_scorers(
-    cfg: SolveConfig, base: Policy, scorers: Mapping[str, Scorer | None], problems: Sequence[Problem]
+    cfg: SolveConfig, base: Policy, scorers: Mapping[str, Scores | None], problems: Sequence[Problem]
 ) -> None:
-    """That they can read every solution whole."""
+    """That they can read every solution whole, and that the first gives the search what it needs."""
+    guide = scorers[cfg.scorer[0]] if cfg.search.guided and cfg.scorer else None
+    if isinstance(guide, Preference) and cfg.search.select == "weighted":
+        raise ValueError(
+            f"search.select = 'weighted' adds up scores, and those of {cfg.scorer[0]} (method=dpo) are log-ratios, "
+            "which only rank: give search.select=max or search.select=vote"
+        )
     sizes = [
         len(base.tokenizer.encode_prompt(cfg.task.prompt(problem))) + cfg.task.budget(problem, base.tokenizer)
         for problem in problems
     ]
     for name, scorer in scorers.items():
-        if scorer is not None and max(sizes) > scorer.policy.lm.max_len:
+        if not isinstance(scorer, Judge | None) and max(sizes) > scorer.policy.lm.max_len:
             raise ValueError(
                 f"scorer {name} reads {scorer.policy.lm.max_len} tokens, a question with its solution may have "
                 f"{max(sizes)}: use a reward model with a longer context, or lower task.max_new_tokens"
@@ -255,11 +267,11 @@ def values(job: Job, proposals: Proposals) -> dict[str, Value]:
     """The scorers of a run, by name."""
     own = {ORACLE: functools.partial(_truth, job, proposals), LOGPROB: _likelihood}
 
-    def value(name: str, scorer: Scorer | None) -> Value:
+    def value(name: str, scorer: Scores | None) -> Value:
         score: Callable[[Node], float] | None = own.get(name)
         if scorer is None:
             return lambda nodes: np.array([score(node) for node in nodes])
-        return scorer.value(proposals.spelled)
+        return scorer.value(proposals.texts if isinstance(scorer, Judge) else proposals.spelled)
 
     return {name: value(name, scorer) for name, scorer in job.scorers.items()}
 
@@ -299,7 +311,7 @@ def _sample(job: Job, proposals: Proposals, solution: Solution, node: Node, prom
 def _place(job: Job, proposals: Proposals, solution: Solution, node: Node) -> Place:
     read = len(proposals.session.prompts[node.problem]) + len(node.state.row.ids)
     scores = {name: float(of[node.id]) for name, of in solution.scores.items() if not math.isnan(of[node.id])}
-    models = [job.scorers[name].policy.lm for name in scores if job.scorers[name] is not None]
+    asked = [job.scorers[name].spent(read) for name in scores if job.scorers[name] is not None]
     value = solution.value[node.id]
     return Place(
         node=node.id,
@@ -314,11 +326,11 @@ def _place(job: Job, proposals: Proposals, solution: Solution, node: Node) -> Pl
         flops=_flops(job.policy.lm, read)
         if node.parent is None
         else node.candidate.tokens * _flops(job.policy.lm, read, columns=1),
-        scored_tokens=read * len(models),
-        scoring_flops=sum(_flops(lm, read, logits=0) for lm in models),
+        scored_tokens=sum(tokens for tokens, _ in asked),
+        scoring_flops=sum(flops for _, flops in asked),
     )
 
 
-def _flops(lm: LMConfig, keys: int, columns: int | None = None, logits: int = 1) -> int:
+def _flops(lm: LMConfig, keys: int, columns: int | None = None) -> int:
     """Of columns that attend to so many keys; of as many columns where that is not said: a text that is read."""
-    return cost.flops(lm, [Pass(keys if columns is None else columns, keys, logits, gradient=False)])
+    return cost.flops(lm, [Pass(keys if columns is None else columns, keys, 1, gradient=False)])

@@ -30,7 +30,7 @@ from qstar.models.definition import join
 from qstar.models.lm import COMPUTED
 from qstar.policy import Policy
 from qstar.reports import summaries
-from qstar.runs import load, stored
+from qstar.runs import judge, load, stored
 from qstar.runs.record import Reader, Record, RolloutRecord
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, TrainState
@@ -183,8 +183,11 @@ def source(
 ) -> tuple[Source, Batch]:
     """Where the batches come from, and shapes, types and places of one."""
     if data is None:
-        seen = (RolloutRecord(directory, loaded.fingerprint, cfg),) if cfg.sample_every else ()
-        rollouts = RolloutSource(cfg.data, cfg.task, program, loaded.tokenizer, cfg.batch_size, cfg.seed, *seen)
+        seen = {"seen": RolloutRecord(directory, loaded.fingerprint, cfg)} if cfg.sample_every else {}
+        scores = judge.of_steps(cfg.data.rewards.scorer, loaded.tokenizer) if cfg.data.rewards.scorer else None
+        rollouts = RolloutSource(
+            cfg.data, cfg.task, program, loaded.tokenizer, cfg.batch_size, cfg.seed, scores=scores, **seen
+        )
         return rollouts, rollouts.abstract()
     return build.stream(data), build.abstract_batch(data, cfg.batch_size, program.mesh)
 

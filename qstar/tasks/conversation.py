@@ -23,17 +23,20 @@ def parsed(prompt: str) -> list[Message] | None:
     return json.loads(prompt.removeprefix(MARK)) if prompt.startswith(MARK) else None
 
 
-def checked(messages: Json, where: str, last: str) -> list[Message]:
-    """The messages of a record, the last of which is of the role `last`. Raises ValueError with place and value."""
+def checked(messages: Json, where: str, last: str, field: str = "messages") -> list[Message]:
+    """The messages in this field of a record, the last of which is of the role `last`.
+
+    Raises ValueError with place, field and value.
+    """
     if not isinstance(messages, list) or not messages:
-        raise ValueError(f"{where}: messages is {str(messages)[:60]!r}, expected a list of them")
+        raise ValueError(f"{where}: {field} is {str(messages)[:60]!r}, expected a list of messages")
     for number, message in enumerate(messages):
         texts = isinstance(message, dict) and isinstance(message.get("content"), str)
         if not texts or message.get("role") not in ROLES:
             raise ValueError(
-                f"{where}: messages[{number}] is {str(message)[:80]}, expected a role ({', '.join(ROLES)}) and a "
+                f"{where}: {field}[{number}] is {str(message)[:80]}, expected a role ({', '.join(ROLES)}) and a "
                 "content, both texts"
             )
     if messages[-1]["role"] != last:
-        raise ValueError(f"{where}: the last of its messages is of role {messages[-1]['role']!r}, expected {last!r}")
+        raise ValueError(f"{where}: the last message of {field} is of role {messages[-1]['role']!r}, expected {last!r}")
     return [{"role": message["role"], "content": message["content"]} for message in messages]

@@ -5,7 +5,9 @@ and the moving average of the rewards are kept with each checkpoint. The token i
 are trained on.
 """
 
+import dataclasses
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ import jax
 import numpy as np
 
 from qstar import sharding
+from qstar.data import labelled
 from qstar.data.on_policy import RolloutData
 from qstar.data.tokenizer import Tokenizer
 from qstar.decoding import generate as decoding
@@ -28,6 +31,11 @@ from qstar.tasks.problem import Problem, Task
 from qstar.training.build import Program
 from qstar.training.sources import Position
 from qstar.typing import Params
+
+Spelled = tuple[Sequence[int], Sequence[Sequence[int]]]
+"""Token ids of a prompt, and of each step after it."""
+Scores = Callable[[Sequence[Spelled]], Sequence[np.ndarray]]
+"""A score for each step of every text."""
 
 KEPT = 0.9  # of the moving average of rewards, from one step to the next
 QUESTIONS, SHOTS, TOKENS = range(3)  # what draws with the seed
@@ -48,6 +56,7 @@ class Rollout:
     verdict: Verdict
     finished: bool
     rewards: dict[str, float]
+    earned: tuple[tuple[int, float], ...] = ()  # by a scorer: index of the token, and what was earned with it
 
     @property
     def reward(self) -> float:
@@ -60,8 +69,10 @@ class RolloutSource:
     Args:
         rows: rollouts of a step: `cfg.samples` of each of rows / cfg.samples questions.
         seen: told the number of each step and its rollouts; those of questions that were replaced are left out.
+        scores: of the scorer that the rewards name.
 
-    Raises ValueError where no question fits into a row, or rows and samples do not divide.
+    Raises ValueError where no question fits into a row, rows and samples do not divide, the task does not know what the
+    rewards ask for, or the scorer is missing.
     """
 
     def __init__(
@@ -73,8 +84,11 @@ class RolloutSource:
         rows: int,
         seed: int,
         seen: Callable[[int, Sequence[Rollout]], None] = lambda step, rollouts: None,
+        scores: Scores | None = None,
     ):
         check(cfg, program.method, rows)
+        if bool(cfg.rewards.scorer) != (scores is not None):
+            raise ValueError(f"data.rewards.scorer = {cfg.rewards.scorer!r}: expected its scores, and none without one")
         if jax.process_count() > 1:
             raise ValueError(
                 f"rollouts are sampled by one process, and there are {jax.process_count()}: start one, on as many of "
@@ -82,10 +96,15 @@ class RolloutSource:
             )
         sandbox.configure(cfg.sandbox)
         self._cfg, self._task, self._program, self._tokenizer = cfg, task, program, tokenizer
-        self._rows, self._seed, self._seen = rows, seed, seen
+        self._rows, self._seed, self._seen, self._scores = rows, seed, seen, scores
         self._problems = list(task.problems("train"))
         self._room = cfg.max_new_tokens or max(task.budget(problem, tokenizer) for problem in self._problems)
         self._check_lengths()
+        if cfg.rewards.steps and task.truth(self._problems[0], ()) is None:
+            raise ValueError(
+                f"data.rewards.steps = {cfg.rewards.steps}: {task.name} does not know which steps are right; "
+                "arithmetic and cups do. Elsewhere give a reward model, data.rewards.scorer=RUN"
+            )
         self._asked, self._past = 0, 0.0  # questions so far; moving average of the rewards
 
     def next(self, state: TrainState) -> Rollouts:
@@ -152,6 +171,8 @@ class RolloutSource:
         rollouts = [
             self._rollout(problems[i // samples], prompts[i // samples], written, i) for i in range(len(written.tokens))
         ]
+        if self._scores is not None:
+            rollouts = self._scored(rollouts)
         return [rollouts[i : i + samples] for i in range(0, len(rollouts), samples)]
 
     def _prompt(self, problem: Problem) -> str:
@@ -174,14 +195,50 @@ class RolloutSource:
             written.margins[row],
             verdict,
             finished,
-            self._cfg.rewards.terms(verdict, finished, len(tokens), self._room),
+            self._cfg.rewards.terms(verdict, finished, len(tokens), self._room, self._right_steps(problem, text)),
         )
+
+    def _right_steps(self, problem: Problem, text: str) -> float:
+        """The share of its steps that are right; 0 where that earns nothing."""
+        if not self._cfg.rewards.steps:
+            return 0.0
+        right = self._task.truth(problem, self._task.steps(text)).right
+        return sum(right) / len(right) if right else 0.0
+
+    def _scored(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """With what the scorer says of their steps; of a text without a token it says nothing."""
+        steps = [self._steps(rollout) for rollout in rollouts]
+        written = [i for i, ends in enumerate(steps) if ends]
+        spelled = [
+            (rollouts[i].prompt, [rollouts[i].tokens[a:b] for a, b in zip([0, *steps[i]], steps[i], strict=False)])
+            for i in written
+        ]
+        scores = dict(zip(written, self._scores(spelled), strict=True))
+        scored = []
+        for i, rollout in enumerate(rollouts):
+            amounts = self._cfg.rewards.shaped(scores[i]).tolist() if i in scores else []
+            earned = tuple((end - 1, amount) for end, amount in zip(steps[i], amounts, strict=True))
+            scored.append(
+                dataclasses.replace(rollout, rewards=rollout.rewards | {"scorer": math.fsum(amounts)}, earned=earned)
+            )
+        return scored
+
+    def _steps(self, rollout: Rollout) -> list[int]:
+        """The number of tokens up to the end of each step; the whole text is one where they cannot be told apart."""
+        steps = self._task.steps(rollout.text + rollout.ending)
+        try:
+            ends = [end + 1 for end in labelled.last_tokens(steps, rollout.tokens, self._tokenizer)] if steps else []
+        except ValueError:  # two steps end in one token
+            ends = []
+        # An end-of-text token belongs to the last step.
+        return [*ends[:-1], len(rollout.tokens)] if rollout.tokens else []
 
     # --- rows -----------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def _no(self) -> dict[str, float]:
-        return dict.fromkeys(self._cfg.rewards.terms(Verdict(False, "", ""), False, 1, self._room), 0.0)
+        terms = self._cfg.rewards.terms(Verdict(False, "", ""), False, 1, self._room)
+        return dict.fromkeys([*terms, *["scorer"] * bool(self._cfg.rewards.scorer)], 0.0)
 
     def _batch(self, groups: Sequence[Sequence[Rollout]]) -> Rollouts:
         rows = [
@@ -202,7 +259,9 @@ class RolloutSource:
         )
         tokens[:end] = [*rollout.prompt, *rollout.tokens]
         behaviour[prompt:end] = rollout.behaviour
-        reward[end - 1] = rollout.reward
+        reward[end - 1] = rollout.reward - rollout.rewards.get("scorer", 0.0)
+        for token, amount in rollout.earned:
+            reward[prompt + token] += amount
         return Rollouts(
             tokens,
             mask=(place >= prompt) & (place < end),
@@ -211,6 +270,7 @@ class RolloutSource:
             behaviour=behaviour,
             reward=reward,
             rewards={name: np.float32(value) for name, value in rollout.rewards.items()},
+            right=np.bool_(rollout.verdict.correct and rollout.finished),
             live=np.bool_(live),
             past=np.float32(self._past),
             samples=self._cfg.samples,

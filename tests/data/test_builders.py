@@ -3,6 +3,8 @@ import os
 import re
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from qstar.data import builders
@@ -207,3 +209,16 @@ def test_no_gsm8k_test_question_is_in_the_mathematical_text(data, cache):
 def plain(text: str) -> str:
     """Letters and digits only, so that spacing, case and punctuation cannot hide a copy."""
     return re.sub(r"[\W_]+", " ", text).lower().strip()
+
+
+@pytest.mark.parametrize("name", ["texts.parquet", "texts.arrow"])
+def test_columnar_files_give_the_named_field(tmp_path, name):
+    table = pa.table({"text": ["one", " ", "two\n"], "other": [1, 2, 3]})
+    if name.endswith("parquet"):
+        pq.write_table(table, tmp_path / name)
+    else:
+        with pa.OSFile(str(tmp_path / name), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    assert texts(tmp_path / name) == ["one", "two"]
+    with pytest.raises(ValueError, match=rf"{name}, row 1.*field 'other' is a int"):
+        texts(tmp_path / name, field="other")

@@ -122,7 +122,7 @@ def test_examples_may_be_conversations_that_end_with_a_reply(tmp_path):
         ([], "messages is"),
         ([{"role": "robot", "content": "a"}], r"messages\[0\] is .*robot"),
         ([{"role": "user", "content": 3}], r"messages\[0\]"),
-        (HELLO, "last of its messages is of role 'user', expected 'assistant'"),
+        (HELLO, "messages is of role 'user', expected 'assistant'"),
     ],
 )
 def test_messages_that_are_none_are_named(tmp_path, messages, message):

@@ -86,7 +86,7 @@ def test_examples_in_another_encoding_are_named_with_the_byte(tmp_path):
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"none.jsonl' is no file: .* prompt and completion"):
+    with pytest.raises(FileNotFoundError, match=r"none.jsonl' is no file: .* with prompt and completion"):
         ExamplesText(str(tmp_path / "none.jsonl")).read(Letters())
 
 

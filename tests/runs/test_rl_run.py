@@ -122,3 +122,30 @@ def test_rollouts_are_rows_of_a_store_and_the_same_after_a_kill(tmp_path, capsys
     assert row["prompt"].startswith(row["question"]) or row["question"] in row["prompt"]
     first = small_runs.lines(whole / "metrics.jsonl")[0]
     np.testing.assert_allclose(np.mean([row["weight"] for row in rows[0][:8]]), first["reward"], rtol=1e-6)
+
+
+def test_a_reward_model_pays_for_steps(tmp_path):
+    scorer = ("data.rewards.scorer=bundled:cups_prm", "data.rewards.scorer_as=softmin", "data.rewards.nothing=0")
+    cfg = small_runs.composed(
+        *(setting for setting in SETTINGS if setting not in small_runs.MODEL),
+        *("method=policy_gradient", "model=tiny", "steps=1", "save_every=1", *scorer, f"run_dir={tmp_path}"),
+    )
+    train.run(cfg, tmp_path)
+    (line,) = small_runs.lines(tmp_path / "metrics.jsonl")
+    assert 0 < line["reward_scorer"] < 1
+    assert line["reward"] == pytest.approx(line["reward_grade"] + line["reward_scorer"], abs=1e-6)
+    assert line["right"] == line["reward_grade"]
+
+
+def test_a_reward_model_of_another_tokenizer_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="cups_prm has another tokenizer"):
+        train.run(
+            composed(
+                tmp_path,
+                "method=policy_gradient",
+                "model.tokenizer='characters:0123456789abcdefghij=-;.'",
+                "data.rewards.scorer=bundled:cups_prm",
+            ),
+            tmp_path,
+        )
+    assert not (tmp_path / "metrics.jsonl").exists()

@@ -14,12 +14,13 @@ import tiny
 
 from qstar import prepare
 from qstar.data import tokenizer as tokenizers
+from qstar.decoding import score as reading
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.verifier import ORM, PRM
 from qstar.models import heads
 from qstar.ops import rows
 from qstar.policy import Policy
-from qstar.runs import load, scoring, train
+from qstar.runs import load, scoring, solve, train
 from qstar.runs.scoring import Scorer
 
 LETTERS = tokenizers.characters("abcdefgh=;-+\n")
@@ -163,3 +164,61 @@ def test_a_run_is_written_as_a_classifier_with_its_head(run, tmp_path):
     assert (tmp_path / "out" / "tokenizer.json").is_file()
     with pytest.raises(ValueError, match="PlainLM"):
         scoring.Scorer(load.load_model("bundled:cups"))
+
+
+@pytest.mark.parametrize("kind", ["token-classification", "sequence-classification"])
+def test_a_classifier_scores_as_the_run_that_it_was_written_from(kind, run, tmp_path):
+    prepare.prepare(str(run), tmp_path / "out", kind, "float32")
+    tokenizer = tokenizers.characters(small_runs.ALPHABET)
+    prompts, steps = ["3aegb=", "1ab="], [("-4", "5", "4", "3", "-3;"), ("-2", "1")]
+    expected = scoring.opened(run, tokenizer).score(prompts, steps)
+    scored = scoring.opened(tmp_path / "out", tokenizer).score(prompts, steps)
+    with pytest.raises(ValueError, match=f"reward model.*{kind}"):
+        load.load_model(tmp_path / "out")
+    for ours, theirs in zip(scored.steps, expected.steps, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=4 * np.finfo(np.float32).eps)
+
+
+def test_a_language_model_is_refused_as_a_scorer_and_no_directory_named():
+    with pytest.raises(ValueError, match=r"bundled.cups.*LlamaForCausalLM"):
+        scoring.opened("bundled:cups")
+    with pytest.raises(FileNotFoundError, match="runs/none"):
+        scoring.opened("runs/none")
+
+
+@pytest.fixture(scope="module")
+def preference(tmp_path_factory):
+    """A preference verifier after two steps of training."""
+    folder = tmp_path_factory.mktemp("dpo")
+    line = {"prompt": "3aegb=", "chosen": "-4543-3;", "rejected": "-5-5;"}
+    (folder / "pairs.jsonl").write_text(2 * (json.dumps(line) + "\n"))
+    data = ("data=pairs", f"data.path={folder / 'pairs.jsonl'}", "data.length=32", "control=false")
+    short = ("steps=2", "batch_size=2", "sample_every=0", "eval=none", "optim.lr=0.1", "optim.warmup_steps=0")
+    train.run(small_runs.composed("~experiments", *small_runs.MODEL, "method=dpo", *data, *short), folder / "run")
+    return folder / "run"
+
+
+def test_a_preference_verifier_scores_by_the_log_ratio_up_to_each_step(preference):
+    prompts, steps = ["3aegb=", "1ab="], [("-4", "5", "4", "3", "-3;"), ("-2", "1")]
+    scored = scoring.opened(preference).score(prompts, steps)
+    run = load.load_run(preference)
+    start = load.initial_model(run.config.model, run.config.seed)
+    for prompt, solution, scores in zip(prompts, steps, scored.steps, strict=True):
+        text = run.tokenizer.encode("".join(solution))
+        before = run.tokenizer.encode_prompt(prompt)
+        ((ours,), (theirs,)) = (
+            reading.score(of.definition, of.params, [before], [text])
+            for of in (run, Policy.of_language_model(start.lm, start.language_model, start.tokenizer, ""))
+        )
+        ends = np.cumsum([len(step) for step in solution]) - 1
+        np.testing.assert_allclose(scores, np.cumsum(ours - theirs)[ends], atol=1e-5)
+    assert abs(scored.solutions[0]) > 0.1
+    assert scored.solutions[0] == scored.steps[0][-1]
+
+
+def test_votes_are_not_weighed_by_log_ratios(preference, tmp_path):
+    weighted = ("search=best_of_n", "search.select=weighted", f"scorer={preference}", "questions=2")
+    small = [*small_runs.MODEL, "task=cups", *weighted, f"run_dir={tmp_path / 'solve'}"]
+    with pytest.raises(ValueError, match=r"search\.select = 'weighted'"):
+        solve.run(small_runs.composed(*small, name="solve"), tmp_path / "solve")
+    assert not (tmp_path / "solve").exists()

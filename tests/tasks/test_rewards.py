@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from qstar.tasks.grading.grade import Verdict
@@ -28,3 +30,33 @@ def test_length_is_taken_off_right_answers_alone():
 )
 def test_the_soft_punishment_falls_over_the_last_tokens(tokens, finished, overlong):
     assert Rewards(overlong=4).terms(RIGHT, finished, tokens, 10)["overlong"] == overlong
+
+
+@pytest.mark.parametrize(
+    ("how", "earned"),
+    [
+        ("last", [0, 0, 0.4]),
+        ("mean", [0, 0, 0.5]),
+        ("min", [0, 0, 0.2]),
+        ("sum", [0.9, 0.2, 0.4]),
+        ("difference", [0.9, -0.7, 0.2]),
+    ],
+)
+def test_scores_of_steps_become_what_they_earn(how, earned):
+    assert Rewards(scorer_as=how).shaped([0.9, 0.2, 0.4]).tolist() == pytest.approx(earned)
+    assert Rewards(scorer_as=how, scorer_coef=-2).shaped([0.9, 0.2, 0.4]).tolist() == pytest.approx(
+        [-2 * step for step in earned]
+    )
+
+
+def test_the_soft_minimum_weighs_scores_by_how_low_they_are():
+    # exp(-s / 0.5) of 0 and 0.5 is 1 and 1 / e, so the weights are e / (1 + e) and 1 / (1 + e).
+    assert Rewards(scorer_as="softmin", softmin=0.5).shaped([0.0, 0.5]).tolist() == pytest.approx(
+        [0, 0.5 / (1 + math.e)]
+    )
+    cold = Rewards(scorer_as="softmin", softmin=1e-3).shaped([0.9, 0.2, 0.4])
+    assert cold.tolist() == pytest.approx([0, 0.2, 0])
+
+
+def test_partial_credit_is_a_share_of_its_weight():
+    assert Rewards(steps=0.5).terms(WRONG, True, 5, 10, right_steps=0.5) == {"grade": 0.0, "steps": 0.25}

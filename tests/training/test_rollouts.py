@@ -84,6 +84,59 @@ def test_the_verdict_is_that_of_the_tasks_grader_on_the_text_of_the_sampled_ids(
         assert text.rewards == DATA.rewards.terms(text.verdict, text.finished, len(text.tokens), 6)
 
 
+class Silent(Cups):
+    """Cups whose steps nobody knows to be right."""
+
+    def truth(self, problem, steps):
+        return None
+
+
+def by_length(texts):
+    """A score for each step: a tenth of the tokens from the prompt to its end."""
+    return [0.1 * np.cumsum([len(step) for step in steps]) for _, steps in texts]
+
+
+@pytest.mark.parametrize("how", ["last", "sum", "difference"])
+def test_a_scorer_adds_what_the_steps_earn_at_their_last_tokens(how):
+    seen, cfg = [], dataclasses.replace(DATA.rewards, scorer="a run", scorer_as=how, scorer_coef=2.0)
+    scored = source(
+        dataclasses.replace(DATA, rewards=cfg), scores=by_length, seen=lambda step, texts: seen.extend(texts)
+    )
+    batch, plain = scored.next(begin()), source().next(begin())
+    np.testing.assert_array_equal(batch.tokens, plain.tokens)
+    several = 0
+    for row, text in enumerate(seen):
+        start, end = len(text.prompt), len(text.prompt) + len(text.tokens)
+        earned = batch.reward[row] - plain.reward[row]
+        ends = [start + index for index, _ in text.earned]  # every token of the cups task is a step, but for its signs
+        several += len(ends) > 1
+        assert ends[-1] == end - 1 and np.flatnonzero(np.delete(earned, ends)).size == 0
+        lengths = np.array([place + 1 - start for place in ends])
+        expected = {"sum": 0.2 * lengths, "difference": 0.2 * np.diff(lengths, prepend=0)}
+        last = np.where(np.arange(len(ends)) == len(ends) - 1, 0.2 * lengths[-1], 0)
+        np.testing.assert_allclose(earned[ends], expected.get(how, last), atol=4 * np.finfo(np.float32).eps)
+        np.testing.assert_allclose(batch.rewards["scorer"][row], earned.sum(), rtol=1e-5)
+    assert several
+
+
+def test_partial_credit_is_for_the_share_of_right_steps():
+    seen, cfg = [], dataclasses.replace(DATA, rewards=Rewards(steps=0.5))
+    batch = source(cfg, seen=lambda step, texts: seen.extend(texts)).next(begin())
+    for row, text in enumerate(seen):
+        right = TASK.truth(text.problem, TASK.steps(text.text)).right
+        assert batch.rewards["steps"][row] == np.float32(0.5 * sum(right) / max(len(right), 1))
+    assert batch.rewards["steps"].any()
+
+
+def test_a_scorer_without_scores_and_steps_that_no_one_knows_are_refused():
+    with pytest.raises(ValueError, match=r"data\.rewards\.scorer = 'a run'"):
+        source(dataclasses.replace(DATA, rewards=Rewards(scorer="a run")))
+    with pytest.raises(ValueError, match=r"data.rewards.steps = 0.5: .* does not know"):
+        RolloutSource(
+            dataclasses.replace(DATA, rewards=Rewards(steps=0.5)), Silent(train=12), program(), TOKENIZER, 8, 3
+        )
+
+
 def test_a_batch_is_a_function_of_seed_step_position_and_weights():
     one, other = source(), source()
     first = one.next(begin())

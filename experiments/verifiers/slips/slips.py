@@ -73,7 +73,10 @@ def labelled(args, split: str, seed: int) -> list[dict]:
     task = dataclasses.replace(TASKS[args.task], train=args.problems, dev=args.held_out)
     rng, found = np.random.default_rng((seed, split == "dev")), []
     for problem in task.problems(split):
-        steps = slipped(args.task, problem, args.slips, rng)
+        if args.direct and rng.random() < args.direct:
+            steps = [rng.choice(list("12345")) + ";"]
+        else:
+            steps = slipped(args.task, problem, args.slips, rng)
         labels = getattr(task.truth(problem, steps), args.label)
         found.append({"prompt": task.prompt(problem), "completions": steps, "labels": list(labels)})
     return found
@@ -129,6 +132,7 @@ def main() -> None:
     parser.add_argument("--base", default="bundled:cups", help="the model that training starts from")
     parser.add_argument("--label", choices=("right", "reachable"), default="right")
     parser.add_argument("--slips", type=float, default=0.4, help="probability that a step is wrong")
+    parser.add_argument("--direct", type=float, default=0.0, help="of cups: share of solutions that are a guess alone")
     parser.add_argument("--until-first-wrong", action="store_true")
     parser.add_argument("--steps", type=int, default=1000, help="of training")
     parser.add_argument("--problems", type=int, default=4000, help="with a working each, to train on")

@@ -4,10 +4,12 @@ Their matrices are [out, in]; ours keep heads as axes of their own and stack the
 transpose of ours with the axes of each side flattened.
 """
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import jax
 import ml_dtypes
@@ -27,6 +29,8 @@ WRITTEN = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.
 
 BUFFER = "rotary_emb.inv_freq"  # frequencies that old exports carry, computed here
 EMBEDDING, NORM, HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
+CLASSIFIERS = {"token-classification": "ForTokenClassification", "sequence-classification": "ForSequenceClassification"}
+SCORE, SCORE_BIAS = "score.weight", "score.bias"  # of a classifier
 
 
 def read_directory(path: str | Path) -> tuple[LMConfig, Params]:
@@ -42,6 +46,9 @@ def read_directory(path: str | Path) -> tuple[LMConfig, Params]:
     """
     path = Path(path)
     cfg = read_config(path)
+    kind = classifier_of(files.json_object(inside(path, "config.json")))
+    if kind is not None:
+        raise ValueError(f"{path} holds a reward model (a {kind} classifier), no language model: give it as a scorer")
     with Tensors(*_weight_files(path)) as tensors:
         shapes = tensors.shapes
         tensors.check_types([name for name in shapes if not name.endswith(BUFFER)])
@@ -54,6 +61,49 @@ def read_config(path: str | Path) -> LMConfig:
     if not file.is_file():
         raise FileNotFoundError(f"{path} has no config.json: expected a Hugging Face model directory")
     return families.read(files.json_object(file), str(file))
+
+
+def read_classifier(path: str | Path) -> tuple[LMConfig, Params, Params, bool]:
+    """What `write_classifier` writes: shape and weights of the language model, those of the head, and whether the head
+    gives log-odds (two labels) or a score (one).
+
+    A classifier has no output layer, so the language model is read as one whose output layer is its embedding.
+
+    Raises FileNotFoundError and ValueError as `read_directory`, and ValueError for a directory of another kind of model
+    and for a head of more labels.
+    """
+    path = Path(path)
+    cfg = dataclasses.replace(read_config(path), tied=True)
+    entries = files.json_object(inside(path, "config.json"))
+    if classifier_of(entries) is None:
+        raise ValueError(
+            f"{path} holds {entries.get('architectures')}, which gives no scores: expected a directory that "
+            f"qstar-prepare wrote with --to {' or '.join(CLASSIFIERS)}"
+        )
+    with Tensors(*_weight_files(path)) as tensors:
+        head = {name: shape for name, shape in tensors.shapes.items() if name in (SCORE, SCORE_BIAS)}
+        rows = head.get(SCORE, (0,))[0]
+        expected = {SCORE: (rows, cfg.width)} | ({SCORE_BIAS: (rows,)} if SCORE_BIAS in head else {})
+        if rows not in (1, 2) or head != expected:
+            raise ValueError(
+                f"{path}: the head is {head or 'missing'}; expected {SCORE} of 1 or 2 labels and width {cfg.width}"
+            )
+        trunk = {name: shape for name, shape in tensors.shapes.items() if name not in head}
+        tensors.check_types([*head, *(name for name in trunk if not name.endswith(BUFFER))])
+        params = assemble(cfg, trunk, tensors, str(path))
+        weight = tensors(SCORE)
+        bias = tensors(SCORE_BIAS) if SCORE_BIAS in head else np.zeros(rows, np.float32)
+    beside = np.float32(entries.get("score_bias", 0.0))
+    if rows == 1:
+        return cfg, params, {"weight": weight[0], "bias": bias[0] + beside}, False
+    # The log-odds of two labels are the difference of their logits.
+    return cfg, params, {"weight": weight[1] - weight[0], "bias": bias[1] - bias[0] + beside}, True
+
+
+def classifier_of(entries: Mapping[str, Any]) -> str | None:
+    """The kind of `CLASSIFIERS` that a config.json describes; None for other models."""
+    named = str((entries.get("architectures") or [""])[0])
+    return next((kind for kind, ending in CLASSIFIERS.items() if named.endswith(ending)), None)
 
 
 def _weight_files(path: Path) -> tuple[list[Path], dict[str, Path]]:
@@ -192,10 +242,14 @@ def write_directory(
     """
     contents = _config(cfg, dtype) | dict(ids)
     lm.definition(cfg).check(params)
-    _write(Path(path), contents, {name: make(params) for name, make, _ in _places(cfg)}, tokenizer_json, dtype)
+    write_files(Path(path), contents, tensors(cfg, params), tokenizer_json, dtype)
 
 
-CLASSIFIERS = {"token-classification": "ForTokenClassification", "sequence-classification": "ForSequenceClassification"}
+def tensors(cfg: LMConfig, params: Params) -> dict[str, np.ndarray]:
+    """The weights under Hugging Face's names."""
+    return {name: make(params) for name, make, _ in _places(cfg)}
+
+
 _GEMMA = "Gemma3ForCausalLM"  # whose classifier of sequences has another name, and which has none of tokens
 
 
@@ -230,11 +284,11 @@ def write_classifier(
     causal = causal.replace("Gemma3For", "Gemma3TextFor")
     weight, bias = (np.atleast_1d(np.asarray(score[name], np.float32)) for name in ("weight", "bias"))
     rows = 2 if log_odds else 1
-    head = {"score.weight": np.zeros((rows, cfg.width), np.float32)}
-    head["score.weight"][-1] = weight
+    head = {SCORE: np.zeros((rows, cfg.width), np.float32)}
+    head[SCORE][-1] = weight
     if kind == "token-classification":
-        head["score.bias"] = np.zeros(rows, np.float32)
-        head["score.bias"][-1:] = bias
+        head[SCORE_BIAS] = np.zeros(rows, np.float32)
+        head[SCORE_BIAS][-1:] = bias
     contents |= {
         "architectures": [causal.replace("ForCausalLM", CLASSIFIERS[kind])],
         "num_labels": rows,
@@ -242,11 +296,12 @@ def write_classifier(
         "id2label": {"0": "wrong", "1": "right"} if log_odds else {"0": "score"},
         "label2id": {"wrong": 0, "right": 1} if log_odds else {"score": 0},
         "classifier_dropout": 0.0,
-        **({} if "score.bias" in head else {"score_bias": float(bias[0])}),
+        **({} if SCORE_BIAS in head else {"score_bias": float(bias[0])}),
     }
     lm.definition(cfg).check(params)
-    trunk = {name: make(params) for name, make, _ in _places(cfg) if name != HEAD}
-    _write(Path(path), contents, trunk | head, tokenizer_json, dtype)
+    trunk = tensors(cfg, params)
+    trunk.pop(HEAD, None)
+    write_files(Path(path), contents, trunk | head, tokenizer_json, dtype)
 
 
 def _config(cfg: LMConfig, dtype: str) -> dict:
@@ -255,9 +310,10 @@ def _config(cfg: LMConfig, dtype: str) -> dict:
     return families.write(cfg, dtype)
 
 
-def _write(
+def write_files(
     path: Path, contents: dict, tensors: Mapping[str, np.ndarray], tokenizer_json: str | None, dtype: str
 ) -> None:
+    """Write config.json, model.safetensors and, where it is given, tokenizer.json."""
     path.mkdir(parents=True, exist_ok=True)
     stored = {name: np.ascontiguousarray(leaf, WRITTEN[dtype]) for name, leaf in tensors.items()}
     # transformers refuses files whose metadata does not name a framework.
