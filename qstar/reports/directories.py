@@ -111,7 +111,7 @@ class RunDirectory:
     @property
     def config(self) -> Any:
         """The configuration, as the command took it."""
-        raise self._lacks("a configuration")
+        raise self._lacks("configuration")
 
     def settings(self) -> Frame:
         """Every setting with its value, by dotted key."""
@@ -156,7 +156,7 @@ class RunDirectory:
 
     def ledger(self) -> Frame:
         """Tokens and FLOPs by phase."""
-        raise self._lacks("a ledger")
+        raise self._lacks("ledger")
 
     def machine(self) -> dict[str, Any]:
         """Versions, devices and commit, where the run wrote them down."""
@@ -172,7 +172,7 @@ class RunDirectory:
     @property
     def model(self) -> "Policy":
         """The model that was trained, or searched with."""
-        raise self._lacks("a model")
+        raise self._lacks("model")
 
     def read(self, texts: str | Sequence[str], *, num_thoughts: int = 1, seed: int | None = None) -> "Readings":
         """Texts with the thoughts before every token and what each changed; see `interactive.read`."""

@@ -1,8 +1,8 @@
 """A search tree to look at: all that was proposed for one question, as a frame, as text and as nested lists to open.
 
 A node is a step. `visits` counts the solutions that end at the node or below it, `right` how many of them are right;
-where the scorer `oracle` was asked, `scores["oracle"]` says whether the right answer can still be reached. Of the leaves of
-one node that say the same, the list shows one, with their number.
+where the scorer `oracle` was asked, `scores["oracle"]` says whether the right answer can still be reached. Of the
+leaves of one node that say the same, the list shows one, with their number.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -171,7 +171,7 @@ def _line(node: TreeNode, times: int = 1) -> str:
         tone, verdict = ("up", "right") if node.correct else ("down", "wrong")
         ending = f' <b class="{tone}">{escaped(node.answer) or "no answer"} {verdict}</b>'
     chosen = ' <b class="soft">chosen</b>' if node.chosen else ""
-    chosen += f' <span class="soft">× {times}</span>' if times > 1 else ""
+    chosen += f' <span class="soft">{times} times</span>' if times > 1 else ""
     look = "step chosen" if node.chosen else "step"
     return (
         f'<code class="{look}">{html.cell(node.text) or "(nothing)"}</code>{ending}{chosen}{share}'

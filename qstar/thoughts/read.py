@@ -197,8 +197,7 @@ def read(
     Raises:
         ValueError: a text that is empty, longer than the model's `max_len`, or has ids outside its vocabulary.
     """
-    rows_read = _read(method, definition, params, {0: tokens}, key[None], greedy, num_thoughts)
-    return next(iter(rows_read.values()))
+    return _read(method, definition, params, {0: tokens}, [key], greedy, num_thoughts)[0]
 
 
 def read_all(
@@ -221,13 +220,13 @@ def read_all(
     by_width: dict[int, dict[int, Sequence[int]]] = {}
     for number, text in enumerate(texts):
         by_width.setdefault(rows.bucket(len(text)), {})[number] = text
-    keys = jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(len(texts)))
     readings: dict[int, Reading] = {}
     for width, same in by_width.items():
         size = 1 if method.thinking.dealt else _fitting(definition, width, num_thoughts)[1]
         for first in range(0, len(same), size):
             batch = dict(itertools.islice(same.items(), first, first + size))
-            readings |= _read(method, definition, params, batch, keys[jnp.array(list(batch))], greedy, num_thoughts)
+            keys = [jax.random.fold_in(key, number) for number in batch]
+            readings |= _read(method, definition, params, batch, keys, greedy, num_thoughts)
     return [readings[number] for number in range(len(texts))]
 
 
@@ -236,7 +235,7 @@ def _read(
     definition: Definition,
     params: Params,
     texts: Mapping[int, Sequence[int]],
-    keys: Keys,
+    keys: Sequence[Key],
     greedy: bool,
     num_thoughts: int,
 ) -> dict[int, Reading]:
@@ -249,8 +248,9 @@ def _read(
     # Few programs: the number of rows is a power of two, the last text fills it.
     more = (1 << (len(tokens) - 1).bit_length()) - len(tokens)
     batch = rows.padded(tokens + tokens[-1:] * more, width)
-    keys = jnp.concatenate([keys, jnp.repeat(keys[-1:], more)])
-    effects = jax.device_get(_effects(method, definition, params, batch, keys, greedy, num_thoughts, at_once))
+    data = [jax.random.key_data(key) for key in keys]
+    by_row = jax.random.wrap_key_data(jnp.stack(data + data[-1:] * more), impl=jax.random.key_impl(keys[0]))
+    effects = jax.device_get(_effects(method, definition, params, batch, by_row, greedy, num_thoughts, at_once))
     return {
         number: Reading(text[0], steps(jax.tree.map(lambda leaf, r=r: leaf[r], effects), text[1:]), len(text))
         for r, (number, text) in enumerate(zip(texts, tokens, strict=True))
