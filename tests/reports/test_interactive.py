@@ -30,7 +30,9 @@ def policy():
 
 
 def test_a_policy_is_one_line_without_its_weights(policy):
-    assert repr(policy) == f"Policy(small: QuietStar, 1 layers of width 16, {policy.definition.size / 1e6:.3g} M weights)"
+    assert (
+        repr(policy) == f"Policy(small: QuietStar, 1 layers of width 16, {policy.definition.size / 1e6:.3g} M weights)"
+    )
 
 
 def test_texts_are_read_with_likeliest_and_with_drawn_thoughts(policy):
