@@ -600,26 +600,26 @@ def _overridden(node: DictConfig, given: Sequence[str]) -> DictConfig:
 
 def changes(old: Dataclass, new: Dataclass) -> list[str]:
     """`key = old, now new` of every value in which two configurations differ, but for the run's name and place."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     keys = [key for key in {**before, **after} if key not in ("name", "run_dir", "resume")]
     return [f"{key} = {before.get(key)}, now {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 
 def differing(old: Dataclass, new: Dataclass) -> list[str]:
     """`key=value` on a command line for every value in which `new` differs; none where a choice of a group does."""
-    before, after = _flat(old), _flat(new)
+    before, after = flat(old), flat(new)
     keys = [key for key in after if key not in ("name", "run_dir", "resume") and before.get(key) != after[key]]
     chosen = {field.name for field in dataclasses.fields(new) if dataclasses.is_dataclass(getattr(new, field.name))}
     return [] if chosen & set(keys) else [advice.override(key, after[key]) for key in keys]
 
 
-def _flat(cfg: Dataclass, prefix: str = "") -> dict[str, object]:
+def flat(cfg: Dataclass, prefix: str = "") -> dict[str, object]:
     """Values by dotted key; of a nested configuration its class as well."""
     values = {}
     for setting in dataclasses.fields(cfg):
         key, value = prefix + setting.name, getattr(cfg, setting.name)
         if dataclasses.is_dataclass(value):
-            values |= {key: type(value).__name__} | _flat(value, f"{key}.")
+            values |= {key: type(value).__name__} | flat(value, f"{key}.")
         else:
             values[key] = value
     return values

@@ -20,7 +20,7 @@ from qstar.models.lm import COMPUTED, LMConfig
 from qstar.typing import Params
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Policy:
     """Weights with all that is needed to use them: the method that they are for, its model and the tokenizer."""
 
@@ -30,6 +30,12 @@ class Policy:
     tokenizer: Tokenizer
     name: str = ""  # where the weights are from, for tables and stores
     companions: Companions = field(default_factory=dict)  # special tokens, chat template and the like
+
+    def __repr__(self) -> str:
+        """One line, never the weights."""
+        method, lm = type(self.method).__name__, self.lm
+        size = f"{lm.layers} layers of width {lm.width}, {self.definition.size / 1e6:.3g} M weights"
+        return f"{type(self).__name__}({self.name or 'a model'}: {method}, {size})"
 
     @classmethod
     def of_language_model(

@@ -61,7 +61,6 @@ MAY_IMPORT = {
 TOP = {
     "advice",
     "cli",
-    "compare",
     "config",
     "evaluate",
     "improve",
@@ -101,7 +100,7 @@ HOMES = {
     "reasoning_gym": {"tasks/gym.py"},
     "sympy": {"tasks/grading/symbolic.py"},
     "tokenizers": {"data/tokenizer.py", "data/marks.py"},
-    "pyarrow": {"evals/journal.py", "data/rationales.py", "data/record_files.py"},
+    "pyarrow": {"evals/journal.py", "data/rationales.py", "data/record_files.py", "reports/arrow.py"},
     "beartype": {"typing.py"},
     "jaxtyping": {"typing.py"},
     "jinja2": {"data/chat.py"},
@@ -222,7 +221,7 @@ def test_checked_classes_are_not_pytrees():
                 assert "typed" not in [ast.unparse(d) for d in node.decorator_list], f"{path.name}: {node.name}"
 
 
-COMMANDS = {"train", "evaluate", "improve", "label", "think", "compare", "prepare", "solve"}
+COMMANDS = {"train", "evaluate", "improve", "label", "think", "prepare", "report", "solve"}
 
 
 def test_few_modules_lie_on_the_top_level_beside_the_commands():

@@ -15,7 +15,8 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import MODEL, composed, lines, small
 
-from qstar import compare, evaluate, runs
+from qstar import evaluate, runs
+from qstar.cli import compare
 from qstar.config import EvaluateConfig
 from qstar.evals import journal
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval

@@ -90,7 +90,8 @@ def test_a_console_script_explains_itself(script, monkeypatch, capsys):
 def test_wrong_arguments_are_answered_before_jax_is_imported(tmp_path):
     code = """
         import sys
-        from qstar import compare, prepare, think
+        from qstar import prepare, think
+        from qstar.cli import compare
         think.parser().format_help(), prepare.parser().format_help(), compare.parser().format_help()
         think.parse(["a text"])
         print(sorted({"jax", "numpy", "hydra", "tokenizers"} & sys.modules.keys()))

@@ -51,12 +51,17 @@ def test_a_snippet_runs_as_it_is(snippet, place, monkeypatch):
     monkeypatch.chdir(place)
     names: dict = {}
     exec(compile(snippet, "README.md", "exec"), names)
-    found = {name: names[name] for name in ("reading", "written", "answers", "right", "frame") if name in names}
+    expected = ("readings", "written", "losses", "answers", "right", "frame")
+    found = {name: names[name] for name in expected if name in names}
     assert found
     if "answers" in found:
         assert found["answers"]["step"].to_pylist() == [0, 100] and found["right"] == ["a"]
-    if "reading" in found:
-        assert len(found["reading"].steps) == 9
+    if "readings" in found:
+        assert [len(reading.steps) for reading in found["readings"]] == [9, 11]
+    if "written" in found:
+        assert found["written"].texts[0].startswith("3aegbdh=")
+    if "losses" in found:
+        assert len(found["losses"]) == 3 and found["losses"][2] < found["losses"][0]
     if "frame" in found:
         assert [str(question) for question in found["frame"]["question"]] == ["1 2 + 3 4"]
 

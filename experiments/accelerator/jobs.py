@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from qstar import compare, evaluate, runs, sharding
 from qstar import config as configs
+from qstar import evaluate, runs, sharding
 from qstar.cli import entry
 from qstar.config import EvaluateConfig
 from qstar.decoding import score
@@ -37,7 +37,7 @@ from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.ops import attention
 from qstar.paths import ROOT
-from qstar.reports import frames
+from qstar.reports import compared, frames
 from qstar.runs import improve, pool, train
 from qstar.sharding import MeshConfig
 from qstar.thoughts.writing import generate as think
@@ -279,7 +279,7 @@ def paired_tests(folder: str, arms: list[str], seed: int) -> dict:
         others += [(arms[0], arms[0])] if arm != arms[0] and arms[0] in there else []
         for other, name in others if arm != arms[0] else []:
             first, second = (asked[arm], None) if other is None else (asked[other], asked[arm])
-            found += [{"arm": arm, "against": name, **vars(one)} for one in compare.compare(first, second)]
+            found += [{"arm": arm, "against": name, **vars(one)} for one in compared.paired_tests(first, second)]
     return {"comparisons": json.loads(json.dumps(found, default=float))}
 
 

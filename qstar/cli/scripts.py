@@ -20,7 +20,8 @@ def _run(module: str) -> None:
     if module not in SHORT and {"-h", "--help"}.isdisjoint(sys.argv[1:]) and ranks.first():
         print(f"qstar-{module}: starting", file=sys.stderr, flush=True)  # the imports take seconds
     gc.disable()
-    main = importlib.import_module(f"qstar.{module}").main
+    # `qstar.compare` is a function of the library.
+    main = importlib.import_module("qstar.cli.compare" if module == "compare" else f"qstar.{module}").main
     gc.freeze()
     gc.enable()
     main()

@@ -309,7 +309,7 @@ def initial_model(source: Pretrained | Scratch, seed: int) -> Policy:
 # --- runs ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run(Policy):
     """A trained run, opened: the policy that it trained, and all that its directory knows."""
 

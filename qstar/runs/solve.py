@@ -68,14 +68,17 @@ class Job:
     delimiters: tuple[str, ...]  # none: whole solutions are proposed
 
 
-def run(cfg: SolveConfig, directory: Path) -> list[report.Line]:
+def run(cfg: SolveConfig, directory: Path, policy: Policy | None = None) -> list[report.Line]:
     """Search all questions; returns the table.
+
+    Args:
+        policy: the model, where it is loaded already; without it that of the configuration is read.
 
     Raises ValueError and its like for what cannot work, before anything is generated.
     """
     paths.check_folder("run_dir", directory)
     sandbox.configure(cfg.sandbox)
-    job = prepared(cfg)
+    job = prepared(cfg, policy)
     with files.locked(directory):
         KIND.claim(cfg, directory)
         if cfg.split == "test":
@@ -113,7 +116,7 @@ def questions(directory: Path) -> list[str]:
 # --- before anything is written -----------------------------------------------------------------------------------
 
 
-def prepared(cfg: SolveConfig) -> Job:
+def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
     """The model, the questions and the scorers of a run, checked."""
     _check_budget(cfg)
     if cfg.search.guided and not cfg.scorer:
@@ -123,7 +126,7 @@ def prepared(cfg: SolveConfig) -> Job:
         )
     delimiters = _delimiters(cfg)
     with console.phase("loading the model"):
-        base = load.initial_model(cfg.model, cfg.seed)
+        base = policy or load.initial_model(cfg.model, cfg.seed)
         scorers = {name: _scorer(name, cfg, base) for name in cfg.scorer}
     with console.phase("reading the questions"):
         problems = problems_of.drawn(cfg.task.problems(cfg.split), cfg.questions, QUESTION_SEED)

@@ -5,8 +5,9 @@ vocabulary. Of those, the log-prob of the true token and the likeliest few leave
 """
 
 import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -14,15 +15,15 @@ import jax.numpy as jnp
 from flax import struct
 
 from qstar.models.definition import Definition
-from qstar.ops import rows
-from qstar.ops.chunk import slice_size
+from qstar.ops import chunk, rows
 from qstar.structs import Batch, Context
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import Prediction
-from qstar.thoughts.thinking import Thinks
-from qstar.typing import Array, Float, Int, Key, Params, typed
+from qstar.thoughts.thinking import Thinks, think_by_row
+from qstar.typing import Array, Float, Int, Key, Keys, Params, typed
 
 LIKELIEST = 5
+MOST_ROWS = 64  # texts that are read at once
 
 
 @struct.dataclass
@@ -162,14 +163,20 @@ class Helpful:
 
 def best(readings: Sequence[Reading], n: int) -> list[Helpful]:
     """The n thoughts that helped most, best first; fewer where fewer helped."""
-    helpful = [
-        Helpful(reading, position, thought)
-        for reading in readings
-        for position, step in enumerate(reading.steps, 1)
-        for thought in step.thoughts
-        if thought.gain > 0
-    ]
+    helpful = [entry for entry in _thoughts(readings) if entry.thought.gain > 0]
     return sorted(helpful, key=lambda entry: -entry.thought.gain)[:n]
+
+
+def worst(readings: Sequence[Reading], n: int) -> list[Helpful]:
+    """The n thoughts that hurt most, the worst first; fewer where fewer hurt."""
+    harmful = [entry for entry in _thoughts(readings) if entry.thought.gain < 0]
+    return sorted(harmful, key=lambda entry: entry.thought.gain)[:n]
+
+
+def _thoughts(readings: Sequence[Reading]) -> Iterator[Helpful]:
+    for reading in readings:
+        for position, step in enumerate(reading.steps, 1):
+            yield from (Helpful(reading, position, thought) for thought in step.thoughts)
 
 
 def read(
@@ -190,15 +197,74 @@ def read(
     Raises:
         ValueError: a text that is empty, longer than the model's `max_len`, or has ids outside its vocabulary.
     """
+    return _read(method, definition, params, {0: tokens}, [key], greedy, num_thoughts)[0]
+
+
+def read_all(
+    method: Thinks,
+    definition: Definition,
+    params: Params,
+    texts: Sequence[Sequence[int]],
+    key: Key,
+    *,
+    greedy: bool = True,
+    num_thoughts: int = 1,
+) -> list[Reading]:
+    """`read` of many texts, those of similar length together in as many rows as memory is set aside for.
+
+    Sampled thoughts of text n depend on `fold_in(key, n)` alone, and are those that `read` draws with it; shuffled ones
+    are dealt within a text. Raises ValueError as `read`, with the number of the text.
+    """
     cfg = definition.abstract_model.lm.cfg
-    tokens = [int(token) for token in tokens]
-    rows.check([tokens], cfg.vocab, cfg.max_len)
-    width = rows.bucket(len(tokens))
+    rows.check([list(text) for text in texts], cfg.vocab, cfg.max_len)
+    by_width: dict[int, dict[int, Sequence[int]]] = {}
+    for number, text in enumerate(texts):
+        by_width.setdefault(rows.bucket(len(text)), {})[number] = text
+    readings: dict[int, Reading] = {}
+    for width, same in by_width.items():
+        size = 1 if method.thinking.dealt else _fitting(definition, width, num_thoughts)[1]
+        for first in range(0, len(same), size):
+            batch = dict(itertools.islice(same.items(), first, first + size))
+            keys = [jax.random.fold_in(key, number) for number in batch]
+            readings |= _read(method, definition, params, batch, keys, greedy, num_thoughts)
+    return [readings[number] for number in range(len(texts))]
+
+
+def _read(
+    method: Thinks,
+    definition: Definition,
+    params: Params,
+    texts: Mapping[int, Sequence[int]],
+    keys: Sequence[Key],
+    greedy: bool,
+    num_thoughts: int,
+) -> dict[int, Reading]:
+    """The readings of texts that are padded to the same width, by number."""
+    cfg = definition.abstract_model.lm.cfg
+    tokens = [[int(token) for token in text] for text in texts.values()]
+    rows.check(tokens, cfg.vocab, cfg.max_len)
+    width = rows.bucket(max(map(len, tokens)))
+    at_once, _ = _fitting(definition, width, num_thoughts)
+    # Few programs: the number of rows is a power of two, the last text fills it.
+    more = (1 << (len(tokens) - 1).bit_length()) - len(tokens)
+    batch = rows.padded(tokens + tokens[-1:] * more, width)
+    data = [jax.random.key_data(key) for key in keys]
+    by_row = jax.random.wrap_key_data(jnp.stack(data + data[-1:] * more), impl=jax.random.key_impl(keys[0]))
+    effects = jax.device_get(_effects(method, definition, params, batch, by_row, greedy, num_thoughts, at_once))
+    return {
+        number: Reading(text[0], steps(jax.tree.map(lambda leaf, r=r: leaf[r], effects), text[1:]), len(text))
+        for r, (number, text) in enumerate(zip(texts, tokens, strict=True))
+    }
+
+
+def _fitting(definition: Definition, width: int, num_thoughts: int) -> tuple[int, int]:
+    """Anchors of a row that are worked through at once, and rows, a power of two each."""
     # Three distributions over the vocabulary are alive at once: base, after the thought, mixed.
-    fitting = slice_size(width, 3 * num_thoughts * cfg.vocab)
+    elements = 3 * num_thoughts * definition.abstract_model.lm.cfg.vocab
+    fitting = chunk.slice_size(width, elements)
     at_once = 1 << (fitting.bit_length() - 1)  # a power of two, so that it divides the width
-    effects = _effects(method, definition, params, rows.padded([tokens], width), key, greedy, num_thoughts, at_once)
-    return Reading(tokens[0], steps(jax.device_get(effects), tokens[1:]), len(tokens))
+    together = min(MOST_ROWS, chunk.BUDGET_BYTES // (4 * elements * at_once))
+    return at_once, 1 << (max(1, together).bit_length() - 1)
 
 
 @functools.partial(jax.jit, static_argnames=("method", "definition", "greedy", "num_thoughts", "at_once"))
@@ -207,25 +273,32 @@ def _effects(
     definition: Definition,
     params: Params,
     batch: Batch,
-    key: Key,
+    keys: Keys,
     greedy: bool,
     num_thoughts: int,
     at_once: int,
 ) -> Effect:
-    """Effects at all positions of a batch of one row, `at_once` anchors at a time; rows are [S]."""
+    """Effects at all positions of a batch, `at_once` anchors of every row at a time; rows are [B S]."""
     thinker = definition.bind(params)
     text = thinker.lm.text(batch)
-    size = batch.tokens.shape[1]
+    count, size = batch.tokens.shape
 
     def one_slice(slice):
-        anchors, key = slice
-        inner, prediction = method.think(thinker, Context(text, batch, anchors), key, greedy, num_thoughts)
+        anchors, keys = slice
+        context = Context(text, batch, anchors)
+        if greedy or count == 1:
+            inner, prediction = method.think(thinker, context, keys[0], greedy, num_thoughts)
+        else:
+            inner, prediction = think_by_row(method, thinker, context, keys, num_thoughts)
         following = jnp.take_along_axis(batch.tokens, jnp.minimum(anchors + 1, size - 1), 1)
         return effect(inner, prediction, following)
 
-    anchors = jnp.arange(size).reshape(-1, 1, at_once)
-    slices = jax.lax.map(one_slice, (anchors, jax.random.split(key, len(anchors))))
-    return jax.tree.map(lambda leaf: leaf.reshape(size, *leaf.shape[3:]), slices)
+    anchors = jnp.broadcast_to(jnp.arange(size).reshape(-1, 1, at_once), (size // at_once, count, at_once))
+    by_row = jax.vmap(lambda key: jax.random.split(key, len(anchors)))(keys)
+    # As plain numbers: JAX's check for keys that are used twice takes a transposed array of keys for a use of them.
+    by_slice = jax.random.wrap_key_data(jnp.swapaxes(jax.random.key_data(by_row), 0, 1), impl=jax.random.key_impl(keys))
+    effects = jax.lax.map(one_slice, (anchors, by_slice))
+    return jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(count, size, *leaf.shape[3:]), effects)
 
 
 def steps(effects: Effect, tokens: Sequence[int]) -> tuple[Step, ...]:

@@ -8,9 +8,9 @@ import tomllib
 import pytest
 from test_settings import SCHEMAS
 
-from qstar import compare, prepare, think
 from qstar import config as configs
-from qstar.cli import manual
+from qstar import prepare, think
+from qstar.cli import compare, manual
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.quiet_star import QuietStar
 from qstar.paths import ROOT

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 
@@ -142,3 +143,35 @@ def test_a_step_with_several_thoughts_counts_their_mean():
     step = thought(0.5, -1.0)
     assert (step.gain, step.mixed, step.best.tokens) == (-0.25, -1.25, (0,))
     assert Reading(0, (step, thought(1.0)), 3).helped == 0.5
+
+
+TEXTS = [TEXT, TEXT[:4], [2] * 40, TEXT[::-1], [1]]
+
+
+@pytest.mark.parametrize("settings", [{}, {"greedy": False, "num_thoughts": 2}], ids=["greedy", "sampled"])
+def test_texts_that_are_read_together_are_read_as_each_by_itself(settings):
+    model, params = tiny.thinker_of()
+    key = jax.random.key(7)
+    together = reading.read_all(METHOD, model, params, TEXTS, key, **settings)
+    for number, (text, one) in enumerate(zip(TEXTS, together, strict=True)):
+        alone = read(METHOD, model, params, text, jax.random.fold_in(jax.random.key(7), number), **settings)
+        assert one.tokens == tuple(text)
+        for step, other in zip(one.steps, alone.steps, strict=True):
+            assert [thought.tokens for thought in step.thoughts] == [thought.tokens for thought in other.thoughts]
+            np.testing.assert_allclose(step.mixed, other.mixed, rtol=0, atol=tolerances.forward(tiny.LM))
+
+
+def test_the_texts_of_one_width_are_one_program(monkeypatch):
+    model, params = tiny.thinker_of()
+    traced = []
+    think = QuietStar.think
+    monkeypatch.setattr(QuietStar, "think", lambda *given: traced.append(given[2].anchors.shape) or think(*given))
+    method = dataclasses.replace(METHOD, thought_len=2)  # no other test has compiled
+    reading.read_all(method, model, params, [TEXT, TEXT[:5], TEXT[2:]], jax.random.key(0))
+    assert traced == [(4, 32)]
+
+
+def test_the_worst_thoughts_are_those_that_hurt_most():
+    thoughts = [Thought((1,), 0.5, -1.0, mixed, ()) for mixed in (-1.5, -0.5, -3.0)]
+    given = Reading(0, tuple(Step(1, (thought,), ()) for thought in thoughts), 4)
+    assert [entry.position for entry in reading.worst([given], 5)] == [3, 1]

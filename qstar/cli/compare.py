@@ -31,35 +31,15 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def compare(first: Path, second: Path | None) -> list:
-    """`evals.paired.Comparison`s of all tasks that both folders have.
-
-    Raises FileNotFoundError for a folder without answers; ValueError where nothing can be paired.
-    """
-    from qstar.evals import journal, paired  # here, so that --help answers at once
-
-    first_rows = {task: table.to_pylist() for task, table in journal.load_step(first).items()}
-    if second is None:
-        comparisons = [comparison for task, rows in first_rows.items() for comparison in paired.within(task, rows)]
-        if not comparisons:
-            raise ValueError(f"{first} has answers in one way only: name a second folder to compare it with")
-        return comparisons
-    second_rows = {task: table.to_pylist() for task, table in journal.load_step(second).items()}
-    tasks = [task for task in first_rows if task in second_rows]
-    if not tasks:
-        raise ValueError(
-            f"{first} has {', '.join(first_rows)}, {second} has {', '.join(second_rows)}: no task in common"
-        )
-    return [comparison for task in tasks for comparison in paired.between(task, first_rows[task], second_rows[task])]
-
-
 def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     from qstar.training import console  # here, so that --help answers at once
 
     try:
         with console.phase("comparing", aside=True):
-            comparisons = compare(args.first, args.second)
+            from qstar.reports import compared
+
+            comparisons = compared.paired_tests(args.first, args.second)
     except (ValueError, OSError) as error:
         raise SystemExit(f"qstar-compare: {error}") from error
     from qstar.reports import summaries

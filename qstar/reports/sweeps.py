@@ -1,0 +1,188 @@
+"""A sweep as one frame: a row for every run of a folder, its overrides as columns, and what it ended with.
+
+sweep = qstar.sweep("runs/tiny/sweep-20250101-120000")
+sweep["method.thought_len"], sweep["cups greedy accuracy"]
+sweep.over("seed")       means over seeds with their intervals, a row for every other setting
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qstar import config as configs
+from qstar.evals import intervals
+from qstar.reports import directories, frames, html, overview
+from qstar.reports.arrow import Frame
+from qstar.reports.charts import chart
+from qstar.reports.directories import EvaluationFolder, ImproveRun, RunDirectory, SolveRun, TrainRun
+from qstar.reports.figures import COLOURS, Curve
+
+PLACES = ("name", "run_dir", "resume")  # settings that say where a run lies
+MOST = len(COLOURS)  # runs whose curves are shown
+
+
+@dataclass(frozen=True, repr=False)
+class Sweep(Frame):
+    """The frame of a sweep, with its runs in the order of the rows."""
+
+    runs: tuple[RunDirectory, ...] = ()
+    overrides: tuple[str, ...] = ()  # columns that are settings in which the runs differ
+
+    @property
+    def results(self) -> list[str]:
+        """Columns that say what the runs ended with."""
+        around = {f"{name}{side}" for name in self.columns for side in ("_low", "_high")}
+        return [name for name in self.columns if name not in ("run", *self.overrides) and name not in around]
+
+    def over(self, varied: str = "seed", results: Sequence[str] = ()) -> Frame:
+        """Means over runs that differ in `varied` alone, with 95 % intervals by Student's t; `runs` counts them.
+
+        Args:
+            results: columns of results (default: all that are numbers).
+
+        Raises KeyError for a setting in which the runs do not differ.
+        """
+        if varied not in self.overrides:
+            raise KeyError(
+                f"the runs do not differ in {varied!r}; they differ in {', '.join(self.overrides) or 'nothing'}"
+            )
+        others = [name for name in self.overrides if name != varied]
+        rows = []
+        groups = frames.grouped(self.records(), lambda row: tuple(repr(row[name]) for name in others))
+        for same in groups.values():
+            row = {name: same[0][name] for name in others} | {"runs": len(same)}
+            for name in results or self.results:
+                values = [float(run[name]) for run in same if isinstance(run[name], int | float)]
+                if values:
+                    mean, half = intervals.student(values)
+                    row |= {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+            rows.append(row)
+        return Frame.of(rows)
+
+    def __repr__(self) -> str:
+        differ = f"which differ in {', '.join(self.overrides)}" if self.overrides else "with the same settings"
+        return f"Sweep of {len(self)} runs, {differ}; results: {', '.join(self.results)}"
+
+    def html(self, rows: int = 50) -> str:
+        """Curves of the first runs beside each other, and the table with intervals."""
+        shown = overview.with_intervals(self)
+        names = [name for name in ("run", *self.overrides, *self.results) if name in shown.columns]
+        return f"{beside(self.runs, self.labels())}{Frame(shown.arrow.select(names)).html(rows)}"
+
+    def labels(self) -> list[str]:
+        """A short name for every run: its overrides, or its folder."""
+        if not self.overrides:
+            return [run.path.name for run in self.runs]
+        return [
+            " ".join(f"{name.rpartition('.')[2]}={html.written(row[name])}" for name in self.overrides)
+            for row in self.records()
+        ]
+
+
+def sweep(folder: str | Path) -> Sweep:
+    """All runs below a folder, as `qstar-train -m` and its like leave them.
+
+    Columns are `run`, the settings in which the runs differ, and results: the step, the last headline metrics, and the
+    last figures of every task and way of answering, those with an interval also as `_low` and `_high`.
+
+    Raises FileNotFoundError where there is no run below the folder, ValueError for runs of different commands.
+    """
+    folder = Path(folder)
+    paths = directories.found(folder) if folder.is_dir() else []
+    if not paths:
+        raise FileNotFoundError(f"no runs below {folder}: expected the folder of a sweep, as qstar-train -m leaves it")
+    return of_runs([directories.open(path) for path in paths], folder)
+
+
+def of_runs(runs: Sequence[RunDirectory], folder: Path | None = None) -> Sweep:
+    """Of runs that are open already. Raises ValueError for runs of different commands."""
+    commands = {run.command for run in runs}
+    if len(commands) > 1:
+        raise ValueError(f"these are runs of {' and '.join(sorted(commands))}: make a sweep of one kind")
+    settings = [configs.flat(run.config) if not isinstance(run, EvaluationFolder) else {} for run in runs]
+    names = list(dict.fromkeys(name for flat in settings for name in flat if name not in PLACES))
+    differ = [name for name in names if len({repr(flat.get(name)) for flat in settings}) > 1]
+    rows = [
+        {"run": str(run.path.relative_to(folder) if folder else run.path)}
+        | {name: _plain(flat.get(name)) for name in differ}
+        | results(run)
+        for run, flat in zip(runs, settings, strict=True)
+    ]
+    return Sweep(Frame.of(rows).arrow, tuple(runs), tuple(differ))
+
+
+def results(run: RunDirectory) -> dict[str, object]:
+    """What a run ended with, so far; empty where it has only begun."""
+    try:
+        return dict(_results(run))
+    except FileNotFoundError:
+        return {}
+
+
+def _results(run: RunDirectory) -> Iterable[tuple[str, object]]:
+    if isinstance(run, TrainRun):
+        frame = run.metrics()
+        yield "step", int(frame["step"][-1])
+        for name in run.config.method.headline:
+            if name in frame.columns:
+                yield name, float(frame[name][-1])
+        yield from _last_figures(run.evals().where(model="run"), "step")
+    elif isinstance(run, ImproveRun):
+        rows = run.evals().records()
+        last = [row for row in rows if row["iteration"] == rows[-1]["iteration"]]
+        yield "iteration", rows[-1]["iteration"]
+        for row in last:
+            name = f"{row['split']} accuracy" + ("" if row["group"] is None else f" of {row['group']}")
+            yield from _figure(row, "accuracy", name)
+    elif isinstance(run, SolveRun):
+        line = run.evals().records()[-1]
+        yield from _figure(line, "accuracy", "accuracy")
+        yield from ((name, line[name]) for name in ("questions", "candidates", "written", "flops"))
+    elif isinstance(run, EvaluationFolder):
+        yield from _last_figures(run.evals(), "step")
+
+
+def _last_figures(frame: Frame, order: str) -> Iterable[tuple[str, object]]:
+    last = max(frame[order], default=0)
+    for row in frame.where(**{order: int(last)}).records() if len(frame) else []:
+        for name in overview.figures(frame):
+            if row[name] is not None:
+                yield from _figure(row, name, f"{row['task']} {row['way']} {name}")
+
+
+def _figure(row: dict, figure: str, name: str) -> Iterable[tuple[str, object]]:
+    yield name, row[figure]
+    for side in ("_low", "_high"):
+        if row.get(f"{figure}{side}") is not None:
+            yield f"{name}{side}", row[f"{figure}{side}"]
+
+
+def _plain(value: object) -> object:
+    return value if isinstance(value, int | float | str) or value is None else str(value)
+
+
+def beside(runs: Sequence[RunDirectory], labels: Sequence[str]) -> str:
+    """The curves of several runs in the same panels, a colour for each run; of every panel its last curve.
+
+    In panels of losses and answers the last curve of a run is the one with thoughts.
+    """
+    panels: dict[str, list[Curve]] = {}
+    axes: dict[str, tuple[str, bool]] = {}
+    for number, (run, label) in enumerate(zip(runs[:MOST], labels, strict=False)):
+        for panel in run.panels():
+            own = [curve for curve in panel.curves if not curve.label.startswith("control")]
+            if own:
+                curve = own[-1]
+                named = f"{panel.title} ({curve.label})" if curve.label and curve.label != "all" else panel.title
+                axes[named] = (panel.x, panel.shares)
+                band = {} if len(runs) > 4 else {"low": curve.low, "high": curve.high}
+                panels.setdefault(named, []).append(Curve(label, curve.x, curve.y, COLOURS[number], **band))
+    shown = "".join(chart(curves, title, *axes[title]) for title, curves in panels.items())
+    left = f'<div class="soft">curves of the first {MOST} runs</div>' if len(runs) > MOST else ""
+    return f'<div class="panels">{shown}</div>{left}' if shown else ""
+
+
+def finite(value: object) -> bool:
+    """Whether this is a number that is known."""
+    return isinstance(value, int | float) and math.isfinite(value)

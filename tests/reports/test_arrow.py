@@ -1,0 +1,38 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from qstar.reports.arrow import Frame
+
+FRAME = Frame.of([{"a": 1, "b": "x"}, {"a": 2.5}, {"b": "<y>", "c": [1, 2]}])
+
+
+def test_records_of_different_keys_are_one_table_with_nulls():
+    assert FRAME.columns == ["a", "b", "c"] and len(FRAME) == 3
+    np.testing.assert_array_equal(FRAME["a"], [1, 2.5, np.nan])
+    assert FRAME["b"].tolist() == ["x", None, "<y>"]
+    assert FRAME.where(b="x").records() == [{"a": 1, "b": "x", "c": None}]
+    assert FRAME.where(b=None)["a"].tolist() == [2.5]
+
+
+def test_values_without_a_common_type_are_text():
+    assert Frame.of([{"a": 1}, {"a": "b"}, {}])["a"].tolist() == ["1", "b", None]
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are():
+    for ask in (lambda: FRAME["d"], lambda: FRAME.where(d=1)):
+        with pytest.raises(KeyError, match=r"'d'.*a, b, c"):
+            ask()
+
+
+def test_other_libraries_take_a_frame_as_an_arrow_stream():
+    assert pa.table(FRAME).equals(FRAME.arrow)
+
+
+def test_a_long_frame_shows_its_ends_and_text_is_text():
+    long = Frame.of({"n": n} for n in range(100))
+    shown = long._repr_html_()
+    assert shown.count("<tr>") == 1 + 5 + 1 + 5 and "100 rows" in shown and ">99<" in shown
+    assert "&lt;y&gt;" in FRAME._repr_html_() and "<y>" not in FRAME._repr_html_()
+    assert repr(long) == "Frame of 100 rows: n"
+    assert "<table" in Frame.of([], ("a",))._repr_html_()
