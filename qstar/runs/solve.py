@@ -118,7 +118,9 @@ def _claim(cfg: SolveConfig, directory: Path) -> None:
     file = directory / CONFIG
     if file.is_file():
         old = configs.load(file, schema=SolveConfig)
-        same = dataclasses.replace(old, budgets=cfg.budgets, tables=cfg.tables, tree=cfg.tree, sandbox=cfg.sandbox)
+        same = dataclasses.replace(
+            old, budgets=cfg.budgets, subsets=cfg.subsets, tables=cfg.tables, tree=cfg.tree, sandbox=cfg.sandbox
+        )
         changed = configs.changes(same, cfg)
         if changed:
             changes = "\n  ".join(changed)
