@@ -27,7 +27,7 @@ examples
   qstar-prepare runs/prm export/prm --to token-classification
   qstar-prepare runs/mine export/mine-thinking --to thinker
   qstar-prepare runs/star export/rationales --to trl
-  qstar-prepare runs/mine export/mine --to huggingface --push ORG/NAME     # nothing is uploaded else
+  qstar-prepare runs/mine export/mine --to huggingface --push ORG/NAME
 
 Special tokens, chat template and generation config of SOURCE go along.
 A run exported as `huggingface` or `adapter` has its delimiters and mixing head beside it, in

@@ -60,7 +60,7 @@ def push(folder: Path, name: str, kind: str, private: bool) -> str:
     """
     hub = _library(name)
     try:
-        address = hub.create_repo(name, repo_type=kind, private=private, exist_ok=True)
+        address = hub.create_repo(name, repo_type=kind, private=private or None, exist_ok=True)
         hub.upload_folder(repo_id=name, folder_path=folder, repo_type=kind, commit_message="Written by qstar-prepare")
     except OSError as error:  # no network, a server's refusal
         raise ConnectionError(
