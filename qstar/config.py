@@ -250,6 +250,9 @@ class SolveConfig:
     tree: str = ""  # with tables: the id of a question whose tree is shown instead
     # of the table: solutions of a question, or of a search by steps tokens of a question; []: halves of what was spent
     budgets: tuple[Count, ...] = ()
+    # of the table: of fewer solutions the mean over all subsets (Verifier@k), not the first ones; of search=best_of_n
+    # search.select=max
+    subsets: bool = False
     seed: Seed = 0  # of all sampling
     split: Annotated[str, OneOf(("dev", "test"))] = "dev"  # questions of dev, or of test, which is recorded
     questions: Whole = 100  # of the split, drawn by a fixed seed; 0: all

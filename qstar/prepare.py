@@ -5,7 +5,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from qstar import paths
+from qstar import files, paths
 
 CLASSIFIERS = ("token-classification", "sequence-classification")
 EXAMPLES = """\
@@ -27,6 +27,7 @@ examples
   qstar-prepare runs/prm export/prm --to token-classification
   qstar-prepare runs/mine export/mine-thinking --to thinker
   qstar-prepare runs/star export/rationales --to trl
+  qstar-prepare runs/mine export/mine --to huggingface --push ORG/NAME
 
 Special tokens, chat template and generation config of SOURCE are copied too.
 A run exported as `huggingface` or `adapter` has its delimiters and mixing head next to it, in
@@ -60,7 +61,24 @@ def parser() -> argparse.ArgumentParser:
         "formats (trl)",
     )
     out.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the stored weights")
+    out.add_argument("--push", metavar="ORG/NAME", help="upload OUT to the Hugging Face hub, with a card of the run")
+    out.add_argument("--private", action="store_true", help="make the repository a private one, where it is new")
+    out.add_argument("--licence", metavar="ID", default="unknown", help="of the card, as the hub spells it: apache-2.0")
     return out
+
+
+def pushed(source: str, out: Path, to: str, dtype: str, name: str, private: bool, licence: str) -> str:
+    """Convert, write a card, upload both, and say what was done. Raises as `prepare` and `models.formats.hub`."""
+    from qstar.models.formats import hub
+
+    hub.ready(name)
+    said = prepare(source, out, to, dtype)
+    if to != "trl":  # whose folder has a card
+        from qstar.reports import cards
+
+        files.write(out / cards.CARD, cards.model_card(source, name, to, licence))
+    address = hub.push(out, name, "dataset" if to == "trl" else "model", private)
+    return f"{said}\npushed to {address}"
 
 
 def prepare(source: str, out: Path, to: str, dtype: str) -> str:
@@ -105,7 +123,10 @@ def prepare(source: str, out: Path, to: str, dtype: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     try:
-        print(prepare(args.source, args.out, args.to, args.dtype))
+        if args.push:
+            print(pushed(args.source, args.out, args.to, args.dtype, args.push, args.private, args.licence))
+        else:
+            print(prepare(args.source, args.out, args.to, args.dtype))
     except (ValueError, OSError, ImportError) as error:
         raise SystemExit(f"qstar-prepare: {error}") from error
 

@@ -11,7 +11,7 @@ import pytest
 
 from qstar import prepare, runs
 from qstar.data import tokenizer as tokenizers
-from qstar.models.formats import hf
+from qstar.models.formats import hf, hub
 from qstar.policy import Policy
 from qstar.runs import load
 
@@ -103,7 +103,7 @@ def test_bundled_models_are_found_by_name(source, tmp_path, monkeypatch):
 
 def test_hub_models_are_fetched_once_named_either_way(source, monkeypatch):
     asked = []
-    monkeypatch.setattr(hf, "fetch", lambda name: asked.append(name) or source)
+    monkeypatch.setattr(hub, "fetch", lambda name: asked.append(name) or source)
     assert runs.load_model("hub:some/model").lm.width == 16
     assert runs.load_model("some/model").name == "some/model"
     assert asked == ["some/model", "some/model"]
@@ -111,7 +111,7 @@ def test_hub_models_are_fetched_once_named_either_way(source, monkeypatch):
 
 @pytest.mark.parametrize("absent", ["./some/model", "/some/model", "some/deep/model", "model", "../model"])
 def test_paths_that_do_not_exist_are_not_fetched_from_the_hub(absent, monkeypatch):
-    monkeypatch.setattr(hf, "fetch", lambda name: pytest.fail(f"fetched {name}"))
+    monkeypatch.setattr(hub, "fetch", lambda name: pytest.fail(f"fetched {name}"))
     with pytest.raises(FileNotFoundError, match=f"no model at '{absent}'; a model is one of"):
         runs.load_model(absent)
 

@@ -23,7 +23,7 @@ from qstar.models.cost import Pass
 from qstar.ops import masked, returns, surrogates
 from qstar.ops.surrogates import AGGREGATIONS, KL_ESTIMATES, RATIOS
 from qstar.settings import Count, NonNegative, OneOf, Positive, Whole
-from qstar.structs import Credited, Judged, Loss, Mean, Metrics, Rollouts, Term, Text
+from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts, Term, Text
 from qstar.thoughts.anchors import next_counts
 from qstar.typing import Array, Bool, Float, Key
 
@@ -101,10 +101,10 @@ class OnPolicy(PlainLM):
         return Judged(
             model.lm.next_logprobs(text, batch.tokens),
             reference=None if reference is None else _logprobs(reference, batch),
-            value=self.value(model, text),
+            value=self.value(model, text, batch),
         )
 
-    def value(self, model: Any, text: Text) -> Float[Array, "B J"] | None:
+    def value(self, model: Any, text: Text, batch: Batch) -> Float[Array, "B J"] | None:
         """What is expected before each next token is sampled; None for a method without values."""
         return None
 

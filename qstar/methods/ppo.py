@@ -4,11 +4,12 @@
     A = generalised advantage estimate, whitened over the batch;  R = A + V
     loss = clipped surrogate + value_coef / 2 max((V - R)^2, (clip(V, V_old - value_clip, V_old + value_clip) - R)^2)
 
-The value is a linear head on the final hidden state, where the next token is sampled from. It starts at zero.
+The value is a linear head on the final hidden state, where the next token is sampled from: that of the policy, or with
+`critic=apart` of a second model that starts from the same weights. It starts at zero.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import jax.numpy as jnp
 
@@ -16,14 +17,17 @@ from qstar import settings
 from qstar.methods.policy_gradient import OnPolicy
 from qstar.methods.protocol import Models, Vocabulary
 from qstar.models import heads
+from qstar.models.cost import Pass
 from qstar.models.definition import Definition
-from qstar.models.heads import Scorer
+from qstar.models.heads import ActorCritic, Scorer
 from qstar.models.lm import LMConfig
 from qstar.ops import returns, surrogates
-from qstar.settings import NonNegative, Share
+from qstar.settings import NonNegative, OneOf, Share
 from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts, Text
 from qstar.thoughts.anchors import next_counts
 from qstar.typing import Array, Bool, Float, Int, Key, Params
+
+CRITICS = ("trunk", "apart")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class PPO(OnPolicy):
 
     told: ClassVar[tuple[str, ...]] = ("entropy", "sampled_tokens", "explained")
 
+    # what the value is read off: the policy's own hidden states (trunk), or those of a second model (apart)
+    critic: Annotated[str, OneOf(CRITICS)] = "trunk"
     gamma: Share = 1.0  # discount of later rewards
     lam: Share = 0.95  # lambda of generalised advantage estimation: 0 trusts the value, 1 the sampled return
     value_coef: NonNegative = 0.1  # weight of the value's error
@@ -43,17 +49,26 @@ class PPO(OnPolicy):
         super().__post_init__()
 
     def definition(self, lm: LMConfig, vocabulary: Vocabulary | None = None) -> Definition:
-        return heads.definition(lm)
+        return heads.actor_critic(lm) if self.critic == "apart" else heads.definition(lm)
 
     def start_from(self, definition: Definition, lm: Params, key: Key) -> Params:
-        params = heads.from_lm(definition.abstract_model.cfg, lm)
+        scorer = heads.from_lm(definition.abstract_model.cfg, lm)
+        params = {"lm": lm, "critic": scorer} if self.critic == "apart" else scorer
         definition.check(params, "the language model's weights")
         return params
 
-    def predict(self, model: Scorer, batch: Batch, anchors: Int[Array, "B A"]) -> Float[Array, "B A V"]:
+    def passes(self, length: int) -> tuple[Pass, ...]:
+        if self.critic == "trunk":
+            return super().passes(length)
+        read = Pass(length, length, 0, gradient=False)
+        return (*super().passes(length), read, *(Pass(length, length, 0),) * self.epochs)
+
+    def predict(self, model: Scorer | ActorCritic, batch: Batch, anchors: Int[Array, "B A"]) -> Float[Array, "B A V"]:
         return super().predict(model.lm, batch, anchors)
 
-    def value(self, model: Scorer, text: Text) -> Float[Array, "B J"]:
+    def value(self, model: Scorer | ActorCritic, text: Text, batch: Batch) -> Float[Array, "B J"]:
+        if self.critic == "apart":
+            return model.critic.scores(batch)[:, :-1]
         return model.score(text.hidden[:, :-1])
 
     def advantage(
@@ -68,7 +83,7 @@ class PPO(OnPolicy):
         text = model.lm.text(batch)
         logprobs = model.lm.next_logprobs(text, batch.tokens)
         terms, metrics = self.policy_terms(logprobs, batch, counts)
-        value = self.value(model, text)
+        value = self.value(model, text, batch)
         term = surrogates.aggregated(
             self.value_error(value, batch) / 2,
             counts,

@@ -54,6 +54,25 @@ def definition(cfg: LMConfig) -> Definition:
     return Definition(lambda rngs: Scorer(cfg, rngs))
 
 
+class ActorCritic(nnx.Module):
+    """A language model that acts, and a scorer with a language model of its own that judges what it does."""
+
+    def __init__(self, cfg: LMConfig, rngs: nnx.Rngs):
+        self.cfg = cfg
+        self.lm = LM(cfg, rngs)
+        self.critic = Scorer(cfg, rngs)
+
+    @property
+    def forbidden(self) -> tuple[int, ...]:
+        """Ids that the model does not generate."""
+        return ()
+
+
+@functools.cache
+def actor_critic(cfg: LMConfig) -> Definition:
+    return Definition(lambda rngs: ActorCritic(cfg, rngs))
+
+
 def from_lm(cfg: LMConfig, lm: Params) -> Params:
     """Scorer weights around those of a pretrained language model."""
     head = definition(cfg).abstract["score"]

@@ -21,7 +21,7 @@ from qstar.methods.protocol import Compares, Method
 from qstar.methods.verifier import ORM, PRM, Verifier
 from qstar.models import lm, lora, thinker
 from qstar.models.definition import Definition, differences, join, shapes
-from qstar.models.formats import companions, gguf, hf, llama2c, peft, thinkers
+from qstar.models.formats import companions, gguf, hf, hub, llama2c, peft, thinkers
 from qstar.models.formats.weights import finite, inside
 from qstar.models.lm import LMConfig
 from qstar.models.origins import KINDS, Pretrained, Scratch
@@ -50,7 +50,7 @@ def load_model(source: str | Path) -> Policy:
     if text.startswith("bundled:"):
         loaded = _huggingface(_bundled(text.removeprefix("bundled:")))
     elif text.startswith("hub:"):
-        loaded = _huggingface(hf.fetch(text.removeprefix("hub:")))
+        loaded = _huggingface(hub.fetch(text.removeprefix("hub:")))
     elif stored.is_run(text):
         loaded = load_run(Path(text).expanduser())
     else:
@@ -196,7 +196,7 @@ def _local(text: str) -> Policy:
     if path.exists():
         raise ValueError(f"{path} is a file, but no .gguf or .bin; {KINDS}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
-        return _huggingface(hf.fetch(text))
+        return _huggingface(hub.fetch(text))
     raise FileNotFoundError(f"no model at {text!r}; {KINDS}")
 
 

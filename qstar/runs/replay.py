@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from qstar.config import SolveConfig
-from qstar.evals.intervals import wilson
+from qstar.evals import at_k
+from qstar.evals.intervals import bootstrap, wilson
 from qstar.reports.searches import Line
 from qstar.search import run as searches
 from qstar.search.best_of_n import BestOfN
@@ -142,7 +143,30 @@ def _smaller(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], size: in
         return _line(cfg, stored, most, cfg.search, size, f"{size} tokens")
     if size > _size(cfg.search):
         raise ValueError(f"budgets: {size} solutions of a question, but {_size(cfg.search)} are stored")
+    if cfg.subsets:
+        return _over_subsets(cfg, stored, most, size)
     return _line(cfg, stored, most, _resized(cfg.search, size), cfg.max_tokens, str(size))
+
+
+def _over_subsets(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], size: int) -> Line:
+    """Best-of-N by the highest score, the mean over all subsets of `size` solutions; costs are the mean's as well."""
+    if not isinstance(cfg.search, BestOfN) or cfg.search.select != "max":
+        raise ValueError(
+            f"subsets = true with search={type(cfg.search).__name__}: the mean over subsets is that of the highest "
+            "score: give search=best_of_n search.select=max"
+        )
+    guide, values, spent = cfg.scorer[0], [], np.zeros(4)
+    for number, batch in stored.items():
+        limits = budget(cfg, most[number], cfg.max_tokens)
+        for tree, solution in zip(batch, solved(cfg, cfg.search, limits, batch, number), strict=True):
+            rows = [tree.rows[node.state] for node in solution.finished]
+            scores, right = [row["scores"][guide] for row in rows], [row["correct"] for row in rows]
+            values.append(at_k.verifier_at(scores, right, min(size, len(rows))) if rows else 0.0)
+            spent += _spent(tree, solution) * size / _size(cfg.search)
+    low, high = bootstrap(np.array(values), seed=0)
+    mean = spent / len(values)
+    return Line(f"{type(cfg.search).__name__}, all subsets", str(size), len(values), float(np.mean(values)), low, high,
+                *mean.tolist())  # fmt: skip
 
 
 def budget(cfg: SolveConfig, most: int, tokens: int) -> Budget:

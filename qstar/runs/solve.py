@@ -48,7 +48,7 @@ KIND = Kind(
     SolveConfig,
     "solve.yaml",
     groups=("model", "task", "search"),
-    free=("budgets", "tables", "tree", "sandbox"),
+    free=("budgets", "subsets", "tables", "tree", "sandbox"),
 )
 FOLDER = "candidates"
 BATCHES = "batches.jsonl"

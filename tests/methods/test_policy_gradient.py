@@ -233,7 +233,8 @@ def scorer(seed):
 def ppo_expected(method, batch, weights):
     """Loss by loops, of log-probs and values under the weights now, those that sampled, and the reference."""
     now, old, kept = (rollouts.sampled(logprobs_of(each["lm"], batch), batch) for each in weights)
-    value, before = (rollouts.sampled(scorer(0)[0].bind(each).scores(batch)[:, :-1], batch) for each in weights[:2])
+    critics = (each.get("critic", each) for each in weights[:2])
+    value, before = (rollouts.sampled(scorer(0)[0].bind(each).scores(batch)[:, :-1], batch) for each in critics)
     earned = [
         [r - method.kl_coef * (o - k) for r, o, k in zip(*each, strict=True)]
         for each in zip(rollouts.sampled(batch.reward[:, 1:], batch), old, kept, strict=True)
@@ -255,6 +256,38 @@ def test_the_loss_of_ppo_is_that_of_loops_over_tokens(name, x64):
     found, _ = method.credited(batch, method.judged(bound(old), batch))
     loss, _ = jax.jit(lambda params: method.loss(bound(params), found, KEY))(now)
     np.testing.assert_allclose(loss, ppo_expected(method, batch, (now, old, kept)), rtol=1e-9)
+
+
+def apart(seed):
+    definition = heads.actor_critic(tiny.EXACT)
+    return definition, tiny.weights_of(definition, seed, jnp.float64)
+
+
+def test_a_critic_apart_has_weights_of_its_own(x64):
+    method, batch = dataclasses.replace(preset("ppo"), critic="apart"), rollouts.batch()
+    (definition, now), (_, old), (_, kept) = (apart(seed) for seed in range(3))
+    assert method.definition(tiny.EXACT) == definition
+    bound = lambda params: Models(definition.bind(params), definition.bind(kept))  # noqa: E731
+    found, _ = method.credited(batch, method.judged(bound(old), batch))
+
+    def gradient(method):
+        return jax.jit(jax.value_and_grad(lambda params: method.loss(bound(params), found, KEY)[0]))(now)
+
+    loss, both = gradient(method)
+    np.testing.assert_allclose(loss, ppo_expected(method, batch, (now, old, kept)), rtol=1e-9)
+    _, acting = gradient(dataclasses.replace(method, value_coef=0.0))
+    jax.tree.map(np.testing.assert_array_equal, acting["lm"], both["lm"])  # the value's error does not reach the policy
+    assert not any(leaf.any() for leaf in jax.tree.leaves(acting["critic"]))
+    assert all(leaf.any() for leaf in jax.tree.leaves(both["critic"]["score"]))
+
+
+def test_a_critic_apart_starts_from_the_weights_of_the_policy():
+    method = dataclasses.replace(preset("ppo"), critic="apart")
+    weights = tiny.weights_of(tiny.lm_of(tiny.LM)[0])
+    params = method.start_from(heads.actor_critic(tiny.LM), weights, KEY)
+    assert params["lm"] is params["critic"]["lm"] is weights
+    assert not params["critic"]["score"]["weight"].any()
+    assert len(method.passes(8)) == len(preset("ppo").passes(8)) + 1 + method.epochs
 
 
 def test_reft_has_the_settings_that_were_released():

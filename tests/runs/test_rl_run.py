@@ -45,7 +45,7 @@ def weights(directory):
     "method",
     [
         ("method=policy_gradient", "method.baseline=moving", "data.dead=refill", "method.epochs=2"),
-        ("method=reft", "method.minibatches=2"),
+        ("method=reft", "method.minibatches=2", "method.critic=apart"),
     ],
 )
 def test_a_stopped_run_ends_with_the_same_bits(method, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Searches from a configuration to a table, of the bundled model on its task."""
 
 import dataclasses
+import itertools
 import json
 import shutil
 from collections import defaultdict
@@ -25,6 +26,7 @@ from qstar.runs import load, proposing, solve
 from qstar.runs.proposing import Proposals
 from qstar.runs.scoring import Scorer
 from qstar.search.interface import Candidate, Node
+from qstar.search.majority import Majority
 from qstar.tasks.cups import Cups
 
 SHORT = ("task.min_moves=6", "task.max_moves=6", "questions=6", "sample_batch=3", "seed=1")
@@ -144,6 +146,24 @@ def test_a_table_at_a_smaller_budget_is_that_of_a_search_of_this_budget(majority
     assert dataclasses.replace(two, budget="all", seconds=smaller.seconds) == smaller
     assert (one.candidates, two.candidates, whole.candidates) == (1, 2, 4)
     assert one.written < two.written < whole.written
+
+
+def test_over_all_subsets_the_best_of_k_is_their_mean(tmp_path):
+    folder = tmp_path / "best"
+    overrides = ("search=best_of_n", "search.n=4", "search.select=max", "scorer=logprob", *SHORT)
+    run(folder, *overrides)
+    cfg = composed(*overrides, "subsets=true", "budgets=[2]", f"run_dir={folder}", name="solve")
+    two, _ = solve.tabulated(cfg, folder)
+    expected = []
+    for rows in trees_of(folder).values():
+        ends = [
+            (dict(row["place"]["scores"])["logprob"], row["correct"]) for row in rows.values() if row["place"]["final"]
+        ]
+        expected.append(np.mean([max(pair)[1] for pair in itertools.combinations(ends, 2)]))
+    assert two.accuracy == pytest.approx(np.mean(expected))
+    assert two.low <= two.accuracy <= two.high
+    with pytest.raises(ValueError, match="subsets = true with search=Majority"):
+        solve.tabulated(dataclasses.replace(cfg, search=Majority(n=4)), folder)
 
 
 def test_a_beam_that_tokens_end_early_is_made_again_from_the_rows(beam, tmp_path):

@@ -219,7 +219,7 @@ def close(a, b):
         assert tiny.relative_error(x, y) < tolerances.gradient(tiny.EXACT)
 
 
-@pytest.mark.parametrize("method", [PolicyGradient(minibatches=1), PPO()])
+@pytest.mark.parametrize("method", [PolicyGradient(minibatches=1), PPO(), PPO(critic="apart")])
 def test_micro_batches_give_the_update_of_the_whole_batch(method, x64):
     close(stepped(method)[0].params, stepped(method, micro_batches=3)[0].params)
 

@@ -332,32 +332,3 @@ def write_tensors(file: Path, tree: Params, dtype: str) -> None:
         for path, leaf in flat
     }
     safetensors.numpy.save_file(tensors, file, metadata={"format": "pt"})
-
-
-def fetch(hub_id: str) -> Path:
-    """Directory of a model from the Hugging Face hub, downloaded once and kept in its cache.
-
-    Raises:
-        ImportError: the extra `hub` is not installed.
-        ConnectionError: no network and no copy in the cache.
-        ValueError: the hub has no such model, or not for this account.
-    """
-    try:
-        import huggingface_hub
-        from huggingface_hub import errors
-    except ImportError as error:
-        raise ImportError(f'{hub_id} is on the Hugging Face hub: pip install ".[hub]" to fetch it') from error
-    try:
-        directory = huggingface_hub.snapshot_download(
-            hub_id,
-            allow_patterns=["*.json", "*.jinja", "*.safetensors"],
-            ignore_patterns=["consolidated*", "original/*"],
-        )
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise ValueError(f"the Hugging Face hub has no model {hub_id!r} that this account may read") from error
-    except OSError as error:  # no network, nothing in the cache, a server's refusal
-        raise ConnectionError(
-            f"could not fetch {hub_id} from the Hugging Face hub ({str(error).splitlines()[0]}); on a machine with a "
-            f"network run `hf download {hub_id} --local-dir DIR`, copy DIR here and give its path"
-        ) from error
-    return Path(directory)

@@ -10,7 +10,7 @@ import safetensors.numpy
 import tolerances
 
 from qstar.models import lm
-from qstar.models.formats import hf
+from qstar.models.formats import hf, hub
 from qstar.structs import Batch
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -238,10 +238,10 @@ def test_fetching_without_a_network_names_the_way_out(monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(ConnectionError, match="hf download some/model --local-dir DIR"):
-        hf.fetch("some/model")
+        hub.fetch("some/model")
 
 
 def test_fetching_an_impossible_name_is_an_error_about_the_name():
     pytest.importorskip("huggingface_hub")
     with pytest.raises(ValueError, match="the Hugging Face hub has no model 'a/b/c'"):
-        hf.fetch("a/b/c")
+        hub.fetch("a/b/c")
