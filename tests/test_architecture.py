@@ -119,7 +119,8 @@ NUMERIC = (
     "models/thinker",
 )
 NUMERIC_MAY_IMPORT = {
-    "jax", "flax", "numpy", "optax", "qstar", "collections", "dataclasses", "functools", "itertools", "math", "typing"
+    "jax", "flax", "numpy", "optax", "qstar", "bisect", "collections", "dataclasses", "functools", "itertools", "math",
+    "typing",
 }  # fmt: skip
 
 
