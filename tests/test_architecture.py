@@ -68,6 +68,7 @@ TOP = {
     "overrides",
     "prepare",
     "processes",
+    "report",
     "reports",
     "runs",
     "solve",
