@@ -28,8 +28,7 @@ def folders(tmp_path_factory) -> Path:
         getattr(run_folders, name)(folder / name)
     for seed in (0, 1):
         for length in (2, 3):
-            overrides = (f"seed={seed}", f"method.thought_len={length}")
-            run_folders.train(folder / "sweep" / f"{seed}-{length}", *overrides)
+            run_folders.train(folder / "sweep" / f"{seed}-{length}", seed, length)
     return folder
 
 
@@ -161,14 +160,13 @@ def test_the_filter_leaves_the_settings_that_hold_its_text(view, folders, tmp_pa
 
 def test_a_tree_of_two_thousand_nodes_is_drawn_within_a_second(view, folders, tmp_path):
     rows = qstar.open(folders / "search").tree("dev-1").rows
-    first = rows[0] | {"problem": "large"}
     steps = [
         rows[1]
         | {"problem": "large", "written": str(node), "place": rows[1]["place"] | {"node": node, "parent": parent}}
         for node in range(1, 2000)
         for parent in [(node - 1) // 4]
     ]
-    tree = qstar.open(folders / "search").tree("dev-1").of([first, *steps])
+    tree = qstar.open(folders / "search").tree("dev-1").of([rows[0], *steps])
     source = document.TEMPLATE.read_text(encoding="utf-8").replace("@BODY@", f"<section>{tree.html(True)}</section>")
     tab = view(source, tmp_path / "page.html")
     spent = tab.evaluate(
