@@ -23,9 +23,9 @@ examples
   qstar-report runs/a runs/b runs/c                several runs as a sweep
   qstar-report runs/mine --read 0                  without reading texts with the model
 
-A run is what qstar-train, qstar-improve, qstar-solve, qstar-label or qstar-evaluate out=FOLDER left.
-The page has curves, tables with intervals, thoughts or samples, search trees, tokens and FLOPs,
-settings and the machine, as far as the run has them. It loads nothing from anywhere.
+A run is what qstar-train, qstar-improve, qstar-solve or qstar-label left, or qstar-evaluate with
+out=FOLDER. The page has curves, tables with intervals, thoughts or samples, search trees,
+tokens and FLOPs, settings and the machine, as far as the run has them. It loads nothing.
 """
 
 
