@@ -64,6 +64,7 @@ from qstar.search.lookahead import Lookahead
 from qstar.search.majority import Majority
 from qstar.search.mcts import MCTS
 from qstar.search.particles import ParticleFilter
+from qstar.search.router import Router
 from qstar.settings import Count, Dataclass, NonNegative, OneOf, Positive, PositiveShare, Seed, Whole
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, Rollouts
@@ -366,6 +367,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "mcts": MCTS,
         "cot_decoding": CoTDecoding,
         "confidence": Confidence,
+        "router": Router,
     },
     "label": {"truth": Truth, "monte_carlo": MonteCarlo, "omega": OmegaPRM, "consensus": Consensus},
     "task": {

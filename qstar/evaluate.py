@@ -145,4 +145,4 @@ def _write(folder: Path, step: int, groups: summaries.Groups, told: str) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -3,8 +3,6 @@
 Without arguments: the bundled model of sums, three iterations, in a few minutes.
 """
 
-import sys
-
 from omegaconf import DictConfig
 
 from qstar.cli import entry
@@ -28,4 +26,4 @@ def main(node: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,7 +1,5 @@
 """`qstar-label`: solutions in, labels of their steps out: what process reward models are trained on."""
 
-import sys
-
 from omegaconf import DictConfig
 
 from qstar.cli import entry
@@ -23,4 +21,4 @@ def main(node: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -52,7 +52,9 @@ class Policy:
     @functools.cached_property
     def language_model(self) -> Params:
         """The weights of the language model alone, float32 or better (numpy); adapters are merged into them."""
-        params = self.definition.merged(self.params) if self.definition.frozen else self.params
+        params = self.params
+        if isinstance(self.definition, lora.WithAdapters):
+            params = self.definition.merged(self.params)
         # Weights that were trained in bfloat16 as well.
         wide = lambda leaf: np.asarray(leaf, np.promote_types(np.asarray(leaf).dtype, np.float32))  # noqa: E731
         return jax.tree.map(wide, params.get("lm", params))

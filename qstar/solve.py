@@ -3,7 +3,6 @@
 Without arguments: three strategies with the bundled model and its bundled reward model, in a table.
 """
 
-import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -75,4 +74,4 @@ def show(node: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

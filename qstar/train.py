@@ -1,7 +1,5 @@
 """`qstar-train`: train a model to think, beside its control. Without arguments: the bundled task, in a few minutes."""
 
-import sys
-
 from omegaconf import DictConfig
 
 from qstar.cli import entry
@@ -23,4 +21,4 @@ def main(node: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

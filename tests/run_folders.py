@@ -1,5 +1,7 @@
 """Run directories of every kind as commands leave them, written by hand: literal lines, no model."""
 
+import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -23,9 +25,14 @@ def answered(step: int, way: str, accuracy: float, n: int = 4) -> dict:
     return {"step": step, "task": "cups", "thoughts": way != "none", "way": way, "draws": 1, "n": n, **figures}
 
 
-def train(folder: Path, *overrides: str, accuracy: float = 0.75) -> Path:
+made = functools.cache(composed)  # composing takes a second
+small_train = functools.cache(small)
+
+
+def train(folder: Path, seed: int = 0, thought_len: int = 2, accuracy: float = 0.75) -> Path:
     """Ten steps of Quiet-STaR with a control, samples of thoughts and no checkpoint."""
-    cfg = small("steps=10", *overrides)
+    cfg = small_train("steps=10")
+    cfg = dataclasses.replace(cfg, seed=seed, method=dataclasses.replace(cfg.method, thought_len=thought_len))
     for place, nll in ((folder, 1.25), (folder / "control", 1.5)):
         place.mkdir(parents=True)
         configs.save(cfg, place / "config.yaml")
@@ -62,7 +69,7 @@ def improve(folder: Path) -> Path:
     """Two iterations, of which the first trained nothing that is kept."""
     folder.mkdir(parents=True)
     overrides = ("task=cups", "model.source=bundled:cups", "improve.iterations=2")
-    configs.save(composed(*overrides, name="improve"), folder / "improve.yaml")
+    configs.save(made(*overrides, name="improve"), folder / "improve.yaml")
     share = lambda value, n: {"share": value, "low": value / 2, "high": 1.0, "n": n}  # noqa: E731
     spent = {"sample": {"generated_tokens": 30, "flops": 600}, "dev": {"generated_tokens": 5, "flops": 100}}
     asked = lambda value: {"accuracy": share(value, 8), "groups": {"6": share(value, 4), "7": share(1.0, 4)}}  # noqa: E731
@@ -101,7 +108,7 @@ def search(folder: Path) -> Path:
     """Two questions, searched by steps; their trees are alike."""
     folder.mkdir(parents=True)
     overrides = ("task=cups", "model.source=bundled:cups", "search=beam", "search.n=2", "search.m=2", "scorer=oracle")
-    configs.save(composed(*overrides, name="solve"), folder / solve.KIND.file)
+    configs.save(made(*overrides, name="solve"), folder / solve.KIND.file)
     Store.create(folder / solve.FOLDER, "model", "cups").append(0, 0, [*tree("dev-1"), *tree("dev-2")])
     lines(folder / solve.BATCHES, {"batch": 0, "seconds": 1.0, "most_tokens": 8})
     return folder
@@ -109,7 +116,7 @@ def search(folder: Path) -> Path:
 
 def labelling(folder: Path) -> Path:
     folder.mkdir(parents=True)
-    configs.save(composed("label.k=4", name="label"), folder / label.KIND.file)
+    configs.save(made("label.k=4", name="label"), folder / label.KIND.file)
     lines(folder / label.LABELS, {"prompt": "3a=", "completions": ["2;"], "labels": [False], "problem": "train-0"})
     spent = {"sample": {"generated_tokens": 7, "flops": 70}}
     counts = {"solutions": 1, "right": 0, "skipped": 0, "steps": 1, "labels": 1, "mean_label": 0.0}

@@ -68,6 +68,7 @@ TOP = {
     "overrides",
     "prepare",
     "processes",
+    "report",
     "reports",
     "runs",
     "solve",
@@ -119,7 +120,8 @@ NUMERIC = (
     "models/thinker",
 )
 NUMERIC_MAY_IMPORT = {
-    "jax", "flax", "numpy", "optax", "qstar", "collections", "dataclasses", "functools", "itertools", "math", "typing"
+    "jax", "flax", "numpy", "optax", "qstar", "bisect", "collections", "dataclasses", "functools", "itertools", "math",
+    "typing",
 }  # fmt: skip
 
 

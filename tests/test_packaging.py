@@ -24,6 +24,7 @@ HELP = {
     "qstar-improve": ("qstar-improve improve=rest_em", "star_no_rationalization", "improve.iterations=16"),
     "qstar-solve": ("qstar-solve tables=latest", "best_of_n", "search.n=40"),
     "qstar-label": ("qstar-label label.k=8", "omega", "label.k=8"),
+    "qstar-report": ("usage: qstar-report", "the newest run under runs/", "--read N"),
     "qstar-prepare": ("usage: qstar-prepare", "bundled:NAME", "--to"),
 }
 
@@ -90,9 +91,10 @@ def test_a_console_script_explains_itself(script, monkeypatch, capsys):
 def test_wrong_arguments_are_answered_before_jax_is_imported(tmp_path):
     code = """
         import sys
-        from qstar import prepare, think
+        from qstar import prepare, report, think
         from qstar.cli import compare
-        think.parser().format_help(), prepare.parser().format_help(), compare.parser().format_help()
+        for command in (think, prepare, compare, report):
+            command.parser().format_help()
         think.parse(["a text"])
         print(sorted({"jax", "numpy", "hydra", "tokenizers"} & sys.modules.keys()))
     """
@@ -138,7 +140,7 @@ def test_the_wheel_holds_the_configurations_the_experiments_and_the_bundled_mode
         for path in ROOT.glob("experiments/**/*.yaml")
     }
     wanted |= {f"qstar/bundled/cups/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")}
-    wanted |= {"qstar/reports/page.html"}
+    wanted |= {"qstar/reports/page.html", "qstar/reports/report.html", "qstar/py.typed"}
     assert len(wanted) > 20
     assert wanted <= names
     assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"qstar"}

@@ -102,6 +102,8 @@ def written(words: list[str]) -> list[str]:
         return [settings["out"]] if "out" in settings else []
     if program == "qstar-think":
         return [words[words.index("--html") + 1] if "--html" in words else "thoughts.html"]
+    if program == "qstar-report":
+        return [words[words.index("--out") + 1] if "--out" in words else "report.html"]
     if program == "qstar-prepare" and words[2:]:
         return [words[2]]
     if words[1:3] == ["-m", "venv"]:

@@ -5,15 +5,17 @@ Scripts that need weights or packages which a plain checkout lacks parse their a
 
 import json
 import runpy
+import shlex
 import subprocess
 import sys
 
 import experiment_scripts
 import jax
 import pytest
+import small_runs
 
 from qstar.paths import ROOT
-from qstar.runs import train
+from qstar.runs import solve, train
 
 HELP = ["--help"]
 SMALL_STEP = ("batch_size=2", "eval.items=4", "eval.batch_size=4")
@@ -82,6 +84,7 @@ AFTER_RUNS = {
     "quiet_star/smollm2_math/curve.py",
     "quiet_star/tiny/headroom.py",
     "quiet_star/token_benefit.py",
+    "search/router/router.py",
     "star/arithmetic/bases.py",
     "star/arithmetic/tables.py",
     "star/arithmetic/study.py",
@@ -152,6 +155,16 @@ def test_the_scripts_of_quiet_star_that_train_run(script, tmp_path):
     stages = ("--stages", "1-1", "--steps", 1, "--student-steps", 1, "--out", out / "fast")
     script("quiet_star/followups/fast_quiet_star.py", *stages, "eval=none", "batch_size=2")
     assert (out / "fast" / "student" / "0" / "summary.md").is_file() or (out / "fast" / "student" / "0").is_dir()
+
+
+def test_a_router_is_fitted_to_a_run_of_best_of_n(script, tmp_path):
+    settings = ("search=best_of_n", "search.n=4", "scorer=bundled:cups_prm", "questions=12", "sample_batch=12")
+    solve.run(small_runs.composed(*settings, f"run_dir={tmp_path / 'run'}", name="solve"), tmp_path / "run")
+    *table, command = script("search/router/router.py", tmp_path / "run", "--sizes", 2, 4, "--bins", 2).splitlines()
+    assert [line.split("|")[1].strip() for line in table if line.startswith("| best of")] == ["best of 2", "best of 4"]
+    overrides = shlex.split(command)[1:]
+    router = small_runs.composed(*settings[2:], *overrides, name="solve").search
+    assert router.probe == 2 and set(router.sizes) <= {2, 4}
 
 
 def test_a_curve_is_written_of_evaluations_and_not_by_fewer_of_them(script, tmp_path):

@@ -104,7 +104,7 @@ def documents(path: Path, field: str = "text", separator: str = SEPARATOR) -> It
 # --- builders -----------------------------------------------------------------------------------------------------
 
 
-class _LocalFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _LocalFiles(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """A builder whose splits are local files: subclasses say what a record is."""
 
     VERSION = tfds.core.Version("1.0.0")

@@ -151,7 +151,7 @@ def _begin(
     logits = jnp.broadcast_to(lm.logits(hidden)[:, None], (*shape, lm.cfg.vocab))
     chosen = _choose(logits, words, jnp.zeros((), jnp.int32), choice, impl)
     columns = jax.tree.map(lambda leaf: jnp.zeros((*shape, room), leaf.dtype), Columns(**vars(chosen)))
-    own = cache.room(lm, *shape, room)
+    own = cache.room(lm, *shape, room)  # type: ignore[call-arg]
     empty = State(jnp.zeros((), jnp.int32), chosen.token, own, done, jnp.zeros(shape, jnp.int32), columns)
     return read, _placed(_written(empty, chosen, choice))
 

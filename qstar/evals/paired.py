@@ -124,5 +124,5 @@ def _comparison(
         p, test = mcnemar(int((a > b).sum()), int((b > a).sum())), "McNemar, exact"
     else:
         p, test = sign_flips(b - a, seed=0), "sign flips"
-    means = float(a.mean()), float(b.mean())
-    return Comparison(task, column, ways, len(a), *means, *intervals.bootstrap(b - a, seed=0), p, test)
+    low, high = intervals.bootstrap(b - a, seed=0)
+    return Comparison(task, column, ways, len(a), float(a.mean()), float(b.mean()), low, high, p, test)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from qstar.reports.figures import Curve
 from qstar.reports.html import escaped, number
 
-WIDTH, HEIGHT = 380, 220
+WIDTH, HEIGHT = 360, 215
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 34  # around the axes
 LEGEND = 15  # height of a line of the legend
 TICKS = 5

@@ -12,7 +12,8 @@ from qstar.files import JsonObject
 TRAINED = ("sample", "hint", "train")  # phases of self-training's ledger
 MEASURED = ("wrong_hint", "dev", "test")  # phases that it does without
 
-T, K = TypeVar("T"), TypeVar("K", bound=Hashable)
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 
 
 def lines(file: Path) -> list[JsonObject]:

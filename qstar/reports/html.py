@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from qstar.reports.glyphs import visible
 
 NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]\d+)?(/\d+)?( \[[-+.,\d]+, [-+.,\d]+\])?$")
+LARGE = 10**9  # whole numbers from here on, such as FLOPs, are rounded
 LONGEST = 160  # characters of a cell; the rest is in its tooltip
 STYLE = """
 .qstar { font: 14px/1.45 system-ui, sans-serif; }
@@ -72,7 +73,7 @@ def written(value: object) -> str:
     if isinstance(value, float):
         return number(value)
     if isinstance(value, int):
-        return f"{value:,}" if abs(value) >= 10_000 else str(value)
+        return str(value) if abs(value) < 10_000 else f"{value:,}" if abs(value) < LARGE else number(value)
     return visible(str(value))
 
 

@@ -73,6 +73,11 @@ def training(frame: Frame, headline: Sequence[str], control: Frame | None = None
     for number, name in enumerate(name for name in names if name not in losses):
         curve = _metric(frame, name, "", COLOURS[(2 + number) % len(COLOURS)])
         shown.append(Panel(name.replace("_", " "), "step", [curve], name in SHARES))
+    parts = [name for name in frame.columns if name.startswith("reward_")]
+    if len(parts) > 1:
+        colours = zip(parts, COLOURS, strict=False)
+        curves = [_metric(frame, name, name.removeprefix("reward_"), colour) for name, colour in colours]
+        shown.append(Panel("Reward by part", "step", curves))
     return shown
 
 

@@ -121,10 +121,12 @@ class SearchTree:
             if node.node not in by_parent:
                 alike[_said(node)] = alike.get(_said(node), 0) + 1
         while waiting:
-            node = waiting.pop()
-            if isinstance(node, str):
-                yield node
-            elif node.node in by_parent:
+            at = waiting.pop()
+            if isinstance(at, str):
+                yield at
+                continue
+            node = at
+            if node.node in by_parent:
                 opened = " open" if node.depth < OPEN or node.node in on_the_way else ""
                 yield f"<details{opened}><summary>{_line(node)}</summary>"
                 waiting.append("</details>")

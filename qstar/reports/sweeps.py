@@ -20,6 +20,7 @@ from qstar.reports.figures import COLOURS, Curve
 
 PLACES = ("name", "run_dir", "resume")  # settings that say where a run lies
 MOST = len(COLOURS)  # runs whose curves are shown
+BANDS = 4  # runs that are shown with their intervals
 
 
 @dataclass(frozen=True, repr=False)
@@ -176,8 +177,8 @@ def beside(runs: Sequence[RunDirectory], labels: Sequence[str]) -> str:
                 curve = own[-1]
                 named = f"{panel.title} ({curve.label})" if curve.label and curve.label != "all" else panel.title
                 axes[named] = (panel.x, panel.shares)
-                band = {} if len(runs) > 4 else {"low": curve.low, "high": curve.high}
-                panels.setdefault(named, []).append(Curve(label, curve.x, curve.y, COLOURS[number], **band))
+                band = ((), ()) if len(runs) > BANDS else (curve.low, curve.high)
+                panels.setdefault(named, []).append(Curve(label, curve.x, curve.y, COLOURS[number], *band))
     shown = "".join(chart(curves, title, *axes[title]) for title, curves in panels.items())
     left = f'<div class="soft">curves of the first {MOST} runs</div>' if len(runs) > MOST else ""
     return f'<div class="panels">{shown}</div>{left}' if shown else ""

@@ -129,7 +129,7 @@ def _size(strategy: Strategy) -> int:
     return strategy.k if isinstance(strategy, CoTDecoding) else strategy.n
 
 
-def _resized(strategy: Strategy, size: int) -> Strategy:
+def resized(strategy: Strategy, size: int) -> Strategy:
     """The strategy with `size` solutions."""
     if isinstance(strategy, CoTDecoding):
         return dataclasses.replace(strategy, k=size)
@@ -145,7 +145,7 @@ def _smaller(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], size: in
         raise ValueError(f"budgets: {size} solutions of a question, but {_size(cfg.search)} are stored")
     if cfg.subsets:
         return _over_subsets(cfg, stored, most, size)
-    return _line(cfg, stored, most, _resized(cfg.search, size), cfg.max_tokens, str(size))
+    return _line(cfg, stored, most, resized(cfg.search, size), cfg.max_tokens, str(size))
 
 
 def _over_subsets(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], size: int) -> Line:
@@ -155,16 +155,16 @@ def _over_subsets(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], siz
             f"subsets = true with search={type(cfg.search).__name__}: the mean over subsets is that of the highest "
             "score: give search=best_of_n search.select=max"
         )
-    guide, values, spent = cfg.scorer[0], [], np.zeros(4)
+    guide, values, total = cfg.scorer[0], [], np.zeros(4)
     for number, batch in stored.items():
         limits = budget(cfg, most[number], cfg.max_tokens)
         for tree, solution in zip(batch, solved(cfg, cfg.search, limits, batch, number), strict=True):
             rows = [tree.rows[node.state] for node in solution.finished]
             scores, right = [row["scores"][guide] for row in rows], [row["correct"] for row in rows]
             values.append(at_k.verifier_at(scores, right, min(size, len(rows))) if rows else 0.0)
-            spent += _spent(tree, solution) * size / _size(cfg.search)
+            total += spent(tree, solution) * size / _size(cfg.search)
     low, high = bootstrap(np.array(values), seed=0)
-    mean = spent / len(values)
+    mean = total / len(values)
     return Line(f"{type(cfg.search).__name__}, all subsets", str(size), len(values), float(np.mean(values)), low, high,
                 *mean.tolist())  # fmt: skip
 
@@ -178,27 +178,27 @@ def budget(cfg: SolveConfig, most: int, tokens: int) -> Budget:
 def _line(
     cfg: SolveConfig, stored: Stored, most: Mapping[int, int], strategy: Strategy, tokens: int, name: str
 ) -> Line:
-    right, spent = [], np.zeros(4)
+    right, total = [], np.zeros(4)
     for number, batch in stored.items():
         limits = budget(cfg, most[number], tokens)
         for tree, solution in zip(batch, solved(cfg, strategy, limits, batch, number), strict=True):
             right.append(tree.rows[solution.chosen.state]["correct"])
-            spent += _spent(tree, solution)
+            total += spent(tree, solution)
     low, high = wilson(sum(right), len(right))
-    mean = spent / len(right)
+    mean = total / len(right)
     return Line(type(strategy).__name__, name, len(right), sum(right) / len(right), low, high, *mean.tolist())
 
 
-def _spent(tree: Tree, solution: Solution) -> np.ndarray:
+def spent(tree: Tree, solution: Solution) -> np.ndarray:
     """Candidates, tokens written, tokens scored and FLOPs, reading the prompt included."""
-    spent = np.array([-1, 0, 0, 0], float)  # the prompt is no candidate
+    total = np.array([-1, 0, 0, 0], float)  # the prompt is no candidate
     for number, node in enumerate(solution.nodes):
         row, place = tree.rows[node.state], tree.rows[node.state]["place"]
         asked = [name for name, of in solution.scores.items() if not math.isnan(of[number])]
         share = _models(asked) / max(_models(row["scores"]), 1)  # another strategy may have asked more of them
-        spent += 1, row["generated_tokens"], share * place["scored_tokens"], place["flops"]
-        spent[3] += share * place["scoring_flops"]
-    return spent
+        total += 1, row["generated_tokens"], share * place["scored_tokens"], place["flops"]
+        total[3] += share * place["scoring_flops"]
+    return total
 
 
 def _models(scorers: Iterable[str]) -> int:

@@ -283,7 +283,7 @@ def _effects(
     text = thinker.lm.text(batch)
     count, size = batch.tokens.shape
 
-    def one_slice(slice):
+    def one_slice(slice: tuple[Array, Keys]) -> Effect:
         anchors, keys = slice
         context = Context(text, batch, anchors)
         if greedy or count == 1:

@@ -9,7 +9,7 @@ import pytest
 from test_settings import SCHEMAS
 
 from qstar import config as configs
-from qstar import prepare, think
+from qstar import prepare, report, think
 from qstar.cli import compare, manual
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.quiet_star import QuietStar
@@ -23,7 +23,7 @@ def text_of(program: str, *arguments: str) -> str:
     name = program.removeprefix("qstar-")
     if name in ("train", "evaluate", "improve", "solve", "label"):
         return manual.text(name, arguments)
-    return {"compare": compare, "think": think, "prepare": prepare}[name].parser().format_help()
+    return {"compare": compare, "think": think, "prepare": prepare, "report": report}[name].parser().format_help()
 
 
 def entries(lines: list[str]) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ import qstar
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     for number, (seed, length, accuracy) in enumerate(((0, 2, 0.5), (1, 2, 0.75), (0, 3, 1.0), (1, 3, 0.5))):
-        run_folders.train(folder / str(number), f"seed={seed}", f"method.thought_len={length}", accuracy=accuracy)
+        run_folders.train(folder / str(number), seed, length, accuracy)
     return folder
 
 

@@ -1,0 +1,105 @@
+"""How many solutions a question should get, fitted on one half of the questions and measured on the other.
+
+    qstar-solve scorer=bundled:cups_prm search=best_of_n search.n=16 aggregate=min questions=500 run_dir=runs/best
+    python experiments/search/router/router.py runs/best --probe 2 --sizes 2 4 8 16
+    qstar-solve search=router search.edges=[...] search.sizes=[...] ...          # the last line that is printed
+
+Reads a finished run of best-of-N; no model is loaded. Of every question the first `--probe` solutions tell how easy it
+looks: by their scores, by how far they agree, or (oracle) by how many of all its solutions are right. With as many
+tokens on average as best-of-N of each size, a table of bins says how many solutions a question gets; tokens of
+solutions and of the scorer are charged, the probe's too. Intervals: bootstraps over questions of paired differences.
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from qstar import config as configs
+from qstar import files
+from qstar.cli import entry, flags
+from qstar.config import SolveConfig
+from qstar.data.rationales import Store
+from qstar.evals.intervals import bootstrap, wilson
+from qstar.reports import tables
+from qstar.runs import replay, solve
+from qstar.search.allocate import Tried, fitted, two_fold, uniform
+from qstar.search.router import agreement
+
+ORACLE = "oracle"
+
+
+def tried(folder: Path, cfg: SolveConfig, probe: int, sizes: Sequence[int]) -> dict[str, list[Tried]]:
+    """Every question with each number of solutions, by the estimate of how easy it is."""
+    stored = replay.trees(Store.open(folder / solve.FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist())
+    lines = files.records(folder / solve.BATCHES, "a batch of questions", batch=int, most_tokens=int)
+    most = {line["batch"]: line["most_tokens"] for line in lines}
+    questions: dict[str, list[Tried]] = {"score": [], "agreement": [], ORACLE: []}
+    for number, batch in stored.items():
+        results = []
+        for size in sizes:
+            strategy = replay.resized(cfg.search, size)
+            solutions = replay.solved(cfg, strategy, replay.budget(cfg, most[number], 0), batch, number)
+            results.append([
+                (tree.rows[solution.chosen.state]["correct"], replay.spent(tree, solution)[1:3].sum())
+                for tree, solution in zip(batch, solutions, strict=True)
+            ])  # fmt: skip
+        for tree, each in zip(batch, zip(*results, strict=True), strict=True):
+            ends = [row for _, row in sorted(tree.rows.items()) if row["place"]["final"]]
+            first = ends[:probe]
+            estimates = {
+                "score": float(np.mean([row["scores"][cfg.scorer[0]] for row in first])),
+                "agreement": agreement([row["answer"] or None for row in first]),
+                ORACLE: float(np.mean([row["correct"] for row in ends])),
+            }
+            right, cost = zip(*((float(correct), float(tokens)) for correct, tokens in each), strict=True)
+            for name, estimate in estimates.items():
+                questions[name].append(Tried(estimate, right, cost))
+    return questions
+
+
+def lines(questions: dict[str, list[Tried]], sizes: Sequence[int], bins: int) -> Iterator[list[object]]:
+    """Rows of the table: best-of-N of each size, and what each estimate makes of the same tokens."""
+    for i, size in enumerate(sizes):
+        plain = np.array([question.right[i] for question in questions["score"]])
+        accuracy = tables.interval(plain.mean(), *wilson(int(plain.sum()), len(plain)))
+        yield [f"best of {size}", f"{uniform(questions['score'], i):.0f}", accuracy, ""]
+        for name, group in questions.items():
+            right, cost = np.array(two_fold(group, bins, i)).T
+            gain = right - plain
+            paired = tables.interval(gain.mean(), *bootstrap(gain, seed=0), "+.3f")
+            accuracy = tables.interval(right.mean(), *wilson(int(right.sum()), len(right)))
+            yield [f"router, {name}", f"{cost.mean():.0f}", accuracy, paired]
+
+
+def main() -> None:
+    parser = flags.parser(__doc__)
+    parser.add_argument("run", type=Path, help="a finished run of search=best_of_n")
+    parser.add_argument("--probe", type=int, default=2, help="solutions that difficulty is estimated from")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[2, 4, 8, 16], help="numbers of solutions to choose from"
+    )
+    parser.add_argument("--bins", type=int, default=4, help="of difficulty")
+    parser.add_argument("--estimate", choices=("score", "agreement"), default="score", help="of the command at the end")
+    parser.add_argument(
+        "--size", type=int, help="whose tokens the command at the end may spend; the third of the sizes"
+    )
+    args = parser.parse_args()
+    with entry.errors():
+        cfg = configs.load(args.run / solve.KIND.file, schema=SolveConfig)
+        questions = tried(args.run, cfg, args.probe, args.sizes)
+        names = ("strategy", "tokens", "accuracy", "against best of N")
+        print(tables.markdown(names, lines(questions, args.sizes, args.bins)))
+        size = args.size or args.sizes[min(2, len(args.sizes) - 1)]
+        group, place = questions[args.estimate], args.sizes.index(size)
+        table = fitted(group, args.bins, uniform(group, place))
+        edges = ",".join(f"{edge:.4g}" for edge in table.edges)
+        counts = ",".join(str(args.sizes[choice]) for choice in table.choices)
+        print(
+            f"qstar-solve search=router search.probe={args.probe} search.estimate={args.estimate} "
+            f"'search.edges=[{edges}]' 'search.sizes=[{counts}]' search.select={cfg.search.select}"
+        )
+
+
+if __name__ == "__main__":
+    main()

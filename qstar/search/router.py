@@ -1,0 +1,95 @@
+"""Compute-optimal allocation (Snell et al. 2024, section 3): a question gets as many solutions as it looks to need.
+
+A few solutions of every question come first. Their scores, or how far they agree, tell how difficult it is; a table
+says how many solutions a question of each difficulty gets in all, those first ones included, so that estimating costs
+nothing beyond them. The table is fitted on other questions (`search/allocate.py`).
+"""
+
+import bisect
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+
+from qstar import settings
+from qstar.search import choose
+from qstar.search.allocate import ESTIMATES
+from qstar.search.interface import Node, Solutions
+from qstar.search.sample import sample
+from qstar.search.trees import Trees
+from qstar.settings import Count, OneOf
+
+SELECTS = ("max", "weighted", "vote", "majority")
+
+
+@dataclass(frozen=True)
+class Router:
+    """A table of bins: estimates below edges[0] get sizes[0] solutions, those from edges[0] on sizes[1], ..."""
+
+    probe: Count = 2  # solutions of every question, from which its difficulty is estimated
+    # of these solutions: the mean of their scores, or the share that has the answer of most
+    estimate: Annotated[str, OneOf(ESTIMATES)] = "score"
+    edges: tuple[float, ...] = ()  # of the bins, ascending
+    sizes: tuple[Count, ...] = (16,)  # solutions in all of a question in each bin: one more than there are edges
+    select: Annotated[str, OneOf(SELECTS)] = "weighted"  # how the answer is chosen
+    top: Count = 3  # of select=vote
+
+    stepwise: ClassVar[bool] = False
+
+    def __post_init__(self):
+        for name in ("edges", "sizes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        settings.check(self, "search")
+        if len(self.sizes) != len(self.edges) + 1 or list(self.edges) != sorted(set(self.edges)):
+            raise ValueError(
+                f"search.edges = {list(self.edges)} and search.sizes = {list(self.sizes)}: expected ascending edges, "
+                "and one size more than there are edges"
+            )
+        if min(self.sizes) < self.probe:
+            raise ValueError(
+                f"search.sizes = {list(self.sizes)}: search.probe = {self.probe} solutions come first, expected no less"
+            )
+
+    @property
+    def guided(self) -> bool:
+        return self.estimate == "score" or self.select != "majority"
+
+    @property
+    def branching(self) -> int:
+        return self.probe
+
+    def __call__(self, trees: Trees) -> Solutions:
+        problems = range(len(trees.prompts))
+        samples = sample(trees, problems, self.probe)
+        self._score(trees, samples.values())
+        more: dict[int, list[int]] = {}
+        for problem in problems:
+            size = self.sizes[bisect.bisect_right(self.edges, self._estimate(trees, samples[problem]))]
+            more.setdefault(size - self.probe, []).append(problem)
+        for count, group in sorted(more.items()):
+            if count:
+                new = sample(trees, group, count)
+                self._score(trees, new.values())
+                for problem, nodes in new.items():
+                    samples[problem] += nodes
+        return trees.solutions(lambda problem: choose.by_rule(self.select, trees, samples[problem], top=self.top))
+
+    def _score(self, trees: Trees, groups: "Sequence[Sequence[Node]]") -> None:
+        if self.guided:
+            ends = [node for nodes in groups for node in nodes]
+            trees.value.update(zip(ends, trees.score(ends), strict=True))
+
+    def _estimate(self, trees: Trees, nodes: Sequence[Node]) -> float:
+        if not nodes:
+            return 0.0
+        if self.estimate == "score":
+            return float(np.mean([trees.value[node] for node in nodes]))
+        return agreement([trees.answer_of(node) for node in nodes])
+
+
+def agreement(answers: Sequence[str | None]) -> float:
+    """The share that has the answer of most; what has no answer agrees with nothing."""
+    counts = Counter(answer for answer in answers if answer is not None)
+    return max(counts.values(), default=0) / len(answers)
