@@ -338,5 +338,12 @@ def _credited(counts, judged, advantage):
     text = {name: empty for name in ("tokens", "mask", "segment", "position", "behaviour", "reward")}
     advantage = jnp.where(counts, advantage[:, None], 0)
     return Credited(
-        **text, rewards={}, live=counts.any(1), past=empty[:, 0], samples=1, judged=judged, advantage=advantage
+        **text,
+        rewards={},
+        live=counts.any(1),
+        right=counts.any(1),
+        past=empty[:, 0],
+        samples=1,
+        judged=judged,
+        advantage=advantage,
     )
