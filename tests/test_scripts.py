@@ -59,6 +59,7 @@ RUNS = {
     "benchmarks/sessions.py": ["--model", "bundled:cups", "--rows", 8, "--steps", 2, "--tokens", 2, "--repeats", 1],
     "benchmarks/startup.py": ["--repeats", 1, "--only", "import"],
     "benchmarks/step.py": HELP,  # two processes that measure for half a minute
+    "benchmarks/verifiers.py": ["--texts", 4, "--questions", 1, "--completions", 1, "--repeats", 1],
     "checks/adversarial.py": ["numeric"],
     "checks/export_logits.py": HELP,
     "checks/family_logits.py": ["llama_linear"],

@@ -137,6 +137,7 @@ class Batch:
         self.job, self.cfg, self.problems = job, job.cfg, problems
         self.key = jax.random.fold_in(jax.random.key(job.cfg.seed), number)
         self.calls, self.skipped = 0, 0
+        self._verdicts: dict[tuple[str, str, bool], bool] = {}
         self.spent = dict.fromkeys(PHASES, Cost())
 
     def records(self) -> list[dict]:
@@ -200,7 +201,12 @@ class Batch:
                 self.skipped += 1
 
     def _is_right(self, problem: Problem, text: str, finished: bool) -> bool:
-        return graded(self.cfg.task, problem, _before_stop(text, self.cfg.task.stop), bool(finished)).correct
+        """Completions are often the same: each text is graded once."""
+        asked = (problem.id, text, bool(finished))
+        if asked not in self._verdicts:
+            before = _before_stop(text, self.cfg.task.stop)
+            self._verdicts[asked] = graded(self.cfg.task, problem, before, bool(finished)).correct
+        return self._verdicts[asked]
 
     # --- completions ----------------------------------------------------------------------------------------------
 
@@ -218,19 +224,22 @@ class Batch:
         whole, task = prefix.solution, self.cfg.task
         before = "".join(whole.steps[: prefix.count])
         right = self._is_right(self.problems[whole.problem], before + written.text[row], written.finished[row])
+        begun = dataclasses.replace(
+            whole, steps=whole.steps[: prefix.count], ids=whole.ids[: prefix.count], right=right,
+            source=f"completion of {prefix.count} steps",
+        )  # fmt: skip
+        if not self.cfg.label.follows:
+            return begun
         steps = task.steps(before + _text(written, row, self.job.policy))
         ids = (*prefix.ids, *written.tokens[row].tolist())
-        completed = Given("", whole.prompt, steps, ids, f"completion of {prefix.count} steps")
+        completed = Given("", whole.prompt, steps, ids, begun.source)
         try:
             solution = solutions.cut(whole.problem, completed, right, self.job.policy.tokenizer)
         except ValueError:
             solution = None
         if solution is not None and solution.ids[: prefix.count] == whole.ids[: prefix.count]:
             return solution
-        # Its steps cannot be told apart: it counts as right or wrong, and has none that could be searched.
-        return dataclasses.replace(
-            whole, steps=whole.steps[: prefix.count], ids=whole.ids[: prefix.count], right=right, source=completed.where
-        )
+        return begun  # its steps cannot be told apart: it counts as right or wrong, and has none that could be searched
 
     def _generate(self, phase: str, prompts: Sequence[str | Sequence[int]], count: int, key: Key) -> Written:
         """`count` continuations of every prompt."""

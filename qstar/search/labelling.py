@@ -67,6 +67,7 @@ class MonteCarlo:
     """
 
     kind: ClassVar[str] = "monte_carlo"
+    follows: ClassVar[bool] = False  # whether it looks at the steps of completions, not at their answers alone
 
     k: Count = 8  # completions from every step
     soft: bool = False  # fractions instead of true and false
@@ -123,6 +124,11 @@ class OmegaPRM:
 
     def __post_init__(self):
         settings.check(self, "label")
+
+    @property
+    def follows(self) -> bool:
+        """Whether it looks at the steps of completions, not at their answers alone."""
+        return self.searches > 0
 
     def __call__(self, solutions: Sequence[Solution], complete: Complete) -> list[Labelled]:
         """All questions at once: each round completes one prefix of every question that is searched."""
