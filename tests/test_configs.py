@@ -64,6 +64,8 @@ ON_POLICY = {
 """Presets that train on rollouts, and the method that each is one of."""
 NEEDED |= {name: ("~experiments", "data=rollouts", "task=cups") for name in ON_POLICY}
 NEEDED["rollouts"] = ("~experiments", "method=grpo", "task=cups")
+NEEDED["rollouts_dapo"] = ("~experiments", "method=dapo", "task=cups", "batch_size=32")
+NEEDED["rollouts_reft"] = ("~experiments", "method=reft", "task=cups")
 PAPERS = (
     "quiet_star",
     "quiet_star_hidden",
@@ -462,3 +464,11 @@ def test_every_recipe_of_self_training_composes(name):
     cfg = composed(f"experiments={name}", name="improve")
     assert isinstance(cfg, ImproveConfig)
     assert cfg.model.source and cfg.improve.iterations >= 1
+
+
+def test_rollouts_of_dapo_and_reft_earn_as_the_papers_say():
+    dapo = composed("~experiments", "method=dapo", "data=rollouts_dapo", "task=cups", "batch_size=32").data
+    assert (dapo.samples, dapo.dead, dapo.rewards.right, dapo.rewards.wrong) == (16, "refill", 1.0, -1.0)
+    assert dapo.rewards.nothing == dapo.rewards.unfinished == -1.0
+    reft = composed("~experiments", "method=reft", "data=rollouts_reft", "task=cups").data
+    assert (reft.samples, reft.rewards.right, reft.rewards.wrong, reft.rewards.nothing) == (1, 1.0, 0.1, 0.0)

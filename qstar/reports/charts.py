@@ -12,6 +12,7 @@ from qstar.reports.html import escaped, number
 WIDTH, HEIGHT = 360, 215
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 30, 34  # around the axes
 LEGEND = 15  # height of a line of the legend
+LABEL, LETTER = 28, 6.7  # width of a label without its letters, and of a wide letter
 TICKS = 5
 MARKED = 60  # points that are drawn as such; of more only the line
 
@@ -135,7 +136,7 @@ def _legend_lines(labels: Sequence[str]) -> list[list[str]]:
     lines: list[list[str]] = []
     room = 0.0
     for label in labels:
-        width = 26 + 6.1 * len(label)
+        width = LABEL + LETTER * len(label)
         if not lines or room < width:
             lines.append([])
             room = WIDTH - 4.0
@@ -152,4 +153,4 @@ def _legend(lines: Sequence[Sequence[str]], curves: dict[str, Curve]) -> Iterato
             dash = ' stroke-dasharray="4 3"' if curve.line != "-" else ""
             yield f'<path d="M{x:.0f} {y + 5}h14" stroke="{curve.colour}" stroke-width="2.2"{dash}/>'
             yield f'<text x="{x + 18:.0f}" y="{y + 9}" fill="currentColor">{escaped(label)}</text>'
-            x += 26 + 6.1 * len(label)
+            x += LABEL + LETTER * len(label)

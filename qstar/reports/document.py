@@ -168,9 +168,9 @@ def rationales(run: ImproveRun) -> str:
     return (
         f'<div class="soft">{escaped(about)}</div>'
         + html.heading("Right, and least likely to be written")
-        + _samples(right[:SHOWN])
+        + _samples(_distinct(right))
         + html.heading("Wrong, and most likely to be written")
-        + _samples(wrong[:SHOWN])
+        + _samples(_distinct(wrong))
     )
 
 
@@ -182,10 +182,18 @@ def rollouts(run: TrainRun) -> str:
     return (
         f'<div class="soft">step {int(steps.max())}, {len(rows)} rollouts</div>'
         + html.heading("Best")
-        + _samples(rows[:SHOWN], reward=True)
+        + _samples(_distinct(rows), reward=True)
         + html.heading("Worst")
-        + _samples(rows[: -SHOWN - 1 : -1], reward=True)
+        + _samples(_distinct(rows[::-1]), reward=True)
     )
+
+
+def _distinct(rows: Sequence[dict]) -> list[dict]:
+    """The first `SHOWN` that are not the same answer to the same question."""
+    first: dict[tuple[str, str], dict] = {}
+    for row in rows:
+        first.setdefault((row["question"], row["written"]), row)
+    return list(first.values())[:SHOWN]
 
 
 def _samples(rows: Sequence[dict], reward: bool = False) -> str:

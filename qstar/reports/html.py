@@ -21,10 +21,9 @@ STYLE = """
 .qstar table { border-collapse: collapse; font-variant-numeric: tabular-nums; margin: 6px 0 10px; }
 .qstar caption { caption-side: bottom; text-align: left; opacity: .65; font-size: 12px; padding-top: 4px; }
 .qstar th, .qstar td { text-align: right; padding: 3px 12px 3px 0; border: 0;
-  border-bottom: 1px solid rgb(128 128 128 / 25%); background: none; vertical-align: top;
-  max-width: 46ch; overflow-wrap: anywhere; }
-.qstar th { font-weight: 600; }
-.qstar .left { text-align: left; white-space: pre-wrap; }
+  border-bottom: 1px solid rgb(128 128 128 / 25%); background: none; vertical-align: top; white-space: nowrap; }
+.qstar th { font-weight: 600; white-space: normal; vertical-align: bottom; }
+.qstar .left { text-align: left; white-space: pre-wrap; max-width: 46ch; overflow-wrap: break-word; }
 .qstar .scroll { overflow-x: auto; max-width: 100%; }
 .qstar .panels { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 12px 20px; margin: 8px 0; }
 .qstar svg { max-width: 100%; height: auto; }

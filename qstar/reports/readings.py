@@ -203,7 +203,7 @@ class Readings(Sequence[Reading]):
     def _nexts(self, candidates: Sequence[Candidate]) -> str:
         names = (escaped(glyphs.quoted(self.decoder.token(candidate.token))) for candidate in candidates[:3])
         shares = (math.exp(candidate.logprob) for candidate in candidates)
-        return ", ".join(f"<code>{name}</code> {share:.2f}" for name, share in zip(names, shares, strict=False))
+        return ", ".join(f"<code>{name}</code> {share:.0%}" for name, share in zip(names, shares, strict=False))
 
 
 STYLE = """

@@ -19,6 +19,7 @@ from qstar.reports.directories import EvaluationFolder, ImproveRun, RunDirectory
 from qstar.reports.figures import COLOURS, Curve
 
 PLACES = ("name", "run_dir", "resume")  # settings that say where a run lies
+COUNTERS = ("step", "iteration")  # of results: how far a run is
 MOST = len(COLOURS)  # runs whose curves are shown
 BANDS = 4  # runs that are shown with their intervals
 
@@ -53,7 +54,7 @@ class Sweep(Frame):
         groups = frames.grouped(self.records(), lambda row: tuple(repr(row[name]) for name in others))
         for same in groups.values():
             row = {name: same[0][name] for name in others} | {"runs": len(same)}
-            for name in results or self.results:
+            for name in results or [name for name in self.results if name not in COUNTERS]:
                 values = [float(run[name]) for run in same if isinstance(run[name], int | float)]
                 if values:
                     mean, half = intervals.student(values)

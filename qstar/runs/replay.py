@@ -23,6 +23,7 @@ from qstar.search import run as searches
 from qstar.search.best_of_n import BestOfN
 from qstar.search.cot_decoding import CoTDecoding
 from qstar.search.interface import Budget, Candidate, Key, Node, Solution
+from qstar.search.router import Router
 from qstar.search.strategy import Strategy
 
 COLUMNS = (
@@ -116,7 +117,7 @@ def lines(cfg: SolveConfig, rows: Sequence[dict], batches: Sequence[dict]) -> li
 
 
 def _halves(cfg: SolveConfig) -> list[int]:
-    if cfg.search.stepwise:
+    if cfg.search.stepwise or isinstance(cfg.search, Router):
         return []
     sizes, size = [], _size(cfg.search)
     while size > 1 and len(sizes) < HALVES:
@@ -141,6 +142,10 @@ def resized(strategy: Strategy, size: int) -> Strategy:
 def _smaller(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], size: int) -> Line:
     if cfg.search.stepwise:
         return _line(cfg, stored, most, cfg.search, size, f"{size} tokens")
+    if isinstance(cfg.search, Router):
+        raise ValueError(
+            f"budgets = {list(cfg.budgets)}: search=router has no table at fewer solutions; leave it empty"
+        )
     if size > _size(cfg.search):
         raise ValueError(f"budgets: {size} solutions of a question, but {_size(cfg.search)} are stored")
     if cfg.subsets:

@@ -90,7 +90,7 @@ def test_help_fits_into_a_hundred_columns(program, monkeypatch):
     "arguments, message",
     [
         ("sed=3", "there is no setting sed: did you mean seed=3?"),
-        ("data=oops", "data is one of cups, examples, labelled, pairs, rollouts, text"),
+        ("data=oops", "data is one of cups, examples, labelled, pairs, rollouts, rollouts_dapo, rollouts_reft, text"),
     ],
 )
 def test_help_with_wrong_arguments_says_what_is_wrong(capsys, arguments, message):

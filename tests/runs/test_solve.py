@@ -166,6 +166,18 @@ def test_over_all_subsets_the_best_of_k_is_their_mean(tmp_path):
         solve.tabulated(dataclasses.replace(cfg, search=Majority(n=4)), folder)
 
 
+def test_a_router_ends_in_a_table_and_is_made_again_from_the_rows(tmp_path):
+    table = ("search.probe=1", "search.estimate=agreement", "search.edges=[0.5]", "search.sizes=[2,3]")
+    overrides = ("search=router", *table, "search.select=majority", *SHORT)
+    lines = run(tmp_path / "run", *overrides)
+    assert [(line.strategy, line.budget) for line in lines] == [("Router", "all")]
+    assert lines[0].candidates == 3  # one answer agrees with itself
+    cfg = composed(*overrides, f"run_dir={tmp_path / 'run'}", name="solve")
+    assert solve.tabulated(cfg, tmp_path / "run")[0].accuracy == lines[0].accuracy
+    with pytest.raises(ValueError, match=r"budgets = \[2\]"):
+        solve.tabulated(dataclasses.replace(cfg, budgets=(2,)), tmp_path / "run")
+
+
 def test_a_beam_that_tokens_end_early_is_made_again_from_the_rows(beam, tmp_path):
     limited = run(tmp_path / "limited", *BEAM, "max_tokens=14")[-1]
     cfg = dataclasses.replace(composed(*BEAM, name="solve"), budgets=(14,))
