@@ -104,6 +104,7 @@ HOMES = {
     "pyarrow": {"evals/journal.py", "data/rationales.py", "data/record_files.py", "reports/arrow.py"},
     "beartype": {"typing.py"},
     "jaxtyping": {"typing.py"},
+    "lm_eval": {"cli/harness_command.py"},
     "jinja2": {"data/chat.py"},
 }
 
