@@ -1,4 +1,4 @@
-"""The README's steps for adding a part, each followed once: a toy of that kind in a package of its own, and a run."""
+"""The steps of CONTRIBUTING.md, each followed once: a toy of that kind in a package of its own, and a run."""
 
 import dataclasses
 import importlib
