@@ -5,12 +5,12 @@ Without arguments: the bundled model of sums, three iterations, in a few minutes
 
 from omegaconf import DictConfig
 
-from qstar.cli import entry
+from qstar.cli import entry, sweep_end
 
 ALONE = ("experiments=star/sums",)  # what the command does without arguments
 
 
-@entry.command("improve", ALONE)
+@entry.command("improve", ALONE, sweep_end.compare)
 def main(node: DictConfig) -> None:
     # Here, so that --help and bad values are answered at once.
     from qstar.training import console
@@ -23,6 +23,8 @@ def main(node: DictConfig) -> None:
         lines = improve.run(cfg, directory)
         console.console().print(summaries.progress(lines))
         console.say(f"Everything is in {directory}; summary.md has what it cost")
+        if entry.in_a_sweep():
+            sweep_end.jobs.append(directory)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
 from omegaconf import DictConfig
 
-from qstar.cli import entry
+from qstar.cli import entry, sweep_end
 
 
-@entry.command("train")
+@entry.command("train", after=sweep_end.compare)
 def main(node: DictConfig) -> None:
     # Here, so that --help and bad values are answered at once.
     from qstar.training import console
@@ -18,6 +18,8 @@ def main(node: DictConfig) -> None:
         processes.join()
     with entry.run(stored.TRAINING, node) as (cfg, directory):
         train.run(cfg, directory)
+        if entry.in_a_sweep():
+            sweep_end.jobs.append(directory)
 
 
 if __name__ == "__main__":

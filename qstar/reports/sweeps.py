@@ -5,6 +5,7 @@ sweep["method.thought_len"], sweep["cups greedy accuracy"]
 sweep.over("seed")       means over seeds with their intervals, a row for every other setting
 """
 
+import contextlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -115,11 +116,12 @@ def of_runs(runs: Sequence[RunDirectory], folder: Path | None = None) -> Sweep:
 
 
 def results(run: RunDirectory) -> dict[str, object]:
-    """What a run ended with, so far; empty where it has only begun."""
-    try:
-        return dict(_results(run))
-    except FileNotFoundError:
-        return {}
+    """What a run ended with, so far; empty where it has only begun. One that was not asked has its metrics alone."""
+    ended: dict[str, object] = {}
+    with contextlib.suppress(FileNotFoundError):
+        for name, value in _results(run):
+            ended[name] = value
+    return ended
 
 
 def _results(run: RunDirectory) -> Iterable[tuple[str, object]]:

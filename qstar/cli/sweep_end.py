@@ -1,0 +1,37 @@
+"""What a sweep of trainings ends with: one table of its jobs, on the terminal and in the folder of the sweep."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from qstar import files
+
+TABLE = "sweep.md"
+SHOWN = 8  # results on the terminal; the file has all of them
+
+jobs: list[Path] = []
+"""Directories of the jobs of this process that are done; a command adds its own in a sweep."""
+
+
+def compare(directories: Sequence[Path] | None = None) -> None:
+    """Print the jobs' differing settings and last results as one table, and write it beside them."""
+    from qstar.reports import directories as kinds
+    from qstar.reports import html, overview, sweeps, tables
+    from qstar.training import console
+
+    done = jobs if directories is None else directories
+    runs = [path for path in done if kinds.kind_of(path) is not None]
+    if len(runs) < 2:
+        return
+    folder = runs[0].parent
+    sweep = sweeps.of_runs([kinds.open(path) for path in runs], folder)
+    results = [name for name in sweep.results if name in sweep.columns]
+    records = overview.with_intervals(sweep).records()
+
+    def lines(names: Sequence[str]) -> list[list[str]]:
+        return [[html.written(record[name]) for name in names] for record in records]
+
+    whole = ["run", *sweep.overrides, *results]
+    files.write(folder / TABLE, tables.markdown(whole, lines(whole)))
+    shown = whole[: len(whole) - max(len(results) - SHOWN, 0)]
+    console.console().print(tables.screen(shown, lines(shown), text=1 + len(sweep.overrides)))
+    console.say(f"The whole table is in {folder / TABLE}")
