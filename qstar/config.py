@@ -187,11 +187,13 @@ class EvaluateConfig:
     step: Any = "newest"  # checkpoint to evaluate: a step, a list of steps, `newest`, or `all`
     out: str = ""  # folder for the table and the rows of all items; a stopped evaluation resumes from it
     seed: Seed = 0  # of sampled thoughts
+    sinks: tuple[Annotated[str, OneOf(SINKS)], ...] = ()  # where figures are shown as well: tensorboard, wandb
     method: dict[str, Any] = field(default_factory=dict)  # settings of the method to change
     model: Any = MISSING  # the language model that is evaluated with run=none
     eval: Any = MISSING  # the evaluation
 
     def __post_init__(self):
+        object.__setattr__(self, "sinks", tuple(self.sinks))
         settings.check(self)
         steps = self.step if isinstance(self.step, list | tuple) else [self.step]
         numbers = all(
@@ -199,6 +201,8 @@ class EvaluateConfig:
         )
         if self.step not in ("newest", "all") and not (numbers and steps):
             raise ValueError(f"step = {self.step!r}: expected a step, a list of steps as in [10,20], newest or all")
+        if self.sinks and not self.out:
+            raise ValueError(f"sinks = {list(self.sinks)}: what they keep needs a folder; give out=FOLDER as well")
         if self.method and self.run == "none":
             raise ValueError(f"method = {self.method!r} changes how a trained run is evaluated: give run=DIRECTORY")
 
@@ -224,6 +228,7 @@ class ImproveConfig:
     test: bool = False  # evaluate the test split after the last iteration
     log_every: Count = 10  # steps between lines of metrics
     save_every: Count = 100  # steps between checkpoints
+    sinks: tuple[Annotated[str, OneOf(SINKS)], ...] = ()  # where figures are shown as well: tensorboard, wandb
     model: Any = MISSING  # the language model
     task: Any = MISSING  # the questions
     improve: Any = MISSING  # the recipe
@@ -232,6 +237,7 @@ class ImproveConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices, and how arrays are split over them
 
     def __post_init__(self):
+        object.__setattr__(self, "sinks", tuple(self.sinks))
         settings.check(self)
         _check_run_dir(self.run_dir)
         if self.batch_size % self.micro_batches:
@@ -272,6 +278,7 @@ class SolveConfig:
     # `logprob`; the first guides the search, the others only score
     scorer: Any = ()
     aggregate: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # from the scores of steps to that of a solution
+    sinks: tuple[Annotated[str, OneOf(SINKS)], ...] = ()  # where figures are shown as well: tensorboard, wandb
     model: Any = MISSING  # the language model
     task: Any = MISSING  # the questions
     search: Any = MISSING  # the strategy
@@ -282,6 +289,7 @@ class SolveConfig:
         object.__setattr__(self, "scorer", tuple(item for item in scorer if item))
         for name in ("budgets", "delimiters"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "sinks", tuple(self.sinks))
         settings.check(self)
         _check_run_dir(self.run_dir)
         if not all(isinstance(item, str) for item in self.scorer) or len(set(self.scorer)) < len(self.scorer):
@@ -312,12 +320,14 @@ class LabelConfig:
     top_p: PositiveShare = 1.0  # sample among the likeliest tokens that together have this probability only
     batch: Count = 16  # questions labelled in one batch; a kill loses at most one batch
     rows: Count = 128  # completions generated in one batch
+    sinks: tuple[Annotated[str, OneOf(SINKS)], ...] = ()  # where figures are shown as well: tensorboard, wandb
     model: Any = MISSING  # the model that generates solutions and completions
     task: Any = MISSING  # the questions
     label: Any = MISSING  # how a step is labelled
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # isolation of the grading processes
 
     def __post_init__(self):
+        object.__setattr__(self, "sinks", tuple(self.sinks))
         settings.check(self)
         _check_run_dir(self.run_dir)
 

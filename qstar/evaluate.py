@@ -22,6 +22,7 @@ from qstar.methods.protocol import Method
 from qstar.policy import Policy
 from qstar.reports import summaries
 from qstar.training import console
+from qstar.training.metrics import Sinks, numbers
 
 
 @entry.command("evaluate")
@@ -37,7 +38,11 @@ def main(node: DictConfig) -> None:
         if cfg.out:
             again = _again(cfg, sys.argv[1:])  # Hydra's own list of overrides has lost some of their quotes
             ending.go_on = lambda: f"Resume with  {again}" if Path(cfg.out).is_dir() else ""
-        groups = evaluate(cfg)
+        with Sinks(cfg.out, cfg.sinks, configs.flat(cfg)) as sinks:
+            groups = evaluate(cfg)
+            sinks.open(0)
+            for step, (_, rows) in enumerate(groups):  # of the checkpoints that were asked, in their order
+                sinks.write(step, numbers({f"{row.task}/{row.way}": suite.as_dict(row) for row in rows}))
         console.console().print(summaries.table(groups))
         if cfg.out:
             console.say(f"Table and answers are in {cfg.out}{_comparison(Path(cfg.out), groups)}")

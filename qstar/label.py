@@ -2,6 +2,7 @@
 
 from omegaconf import DictConfig
 
+from qstar import config as configs
 from qstar.cli import entry
 
 
@@ -13,9 +14,13 @@ def main(node: DictConfig) -> None:
     with console.phase("loading libraries"):
         from qstar.reports import summaries
         from qstar.runs import label
+        from qstar.training.metrics import Sinks, numbers
 
     with entry.run(label.KIND, node) as (cfg, directory):
-        summary = label.run(cfg, directory)
+        with Sinks(directory, cfg.sinks, configs.flat(cfg)) as sinks:
+            summary = label.run(cfg, directory)
+            sinks.open(0)
+            sinks.write(0, numbers(summary))
         console.console().print(summaries.labels(summary), markup=False, highlight=False)
         console.say(f"Labels are in {directory / label.LABELS}")
 

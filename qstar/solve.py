@@ -3,6 +3,7 @@
 Without arguments: three strategies with the bundled model and its bundled reward model, in a table.
 """
 
+import dataclasses
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -28,13 +29,18 @@ def main(node: DictConfig) -> None:
     with console.phase("loading libraries"):
         from qstar.reports import searches
         from qstar.runs import solve
+        from qstar.training.metrics import Sinks, numbers
 
     if node.tables or node.tree:
         with entry.errors():
             show(node)
         return
     with entry.run(solve.KIND, node) as (cfg, directory):
-        lines = solve.run(cfg, directory)
+        with Sinks(directory, cfg.sinks, configs.flat(cfg)) as sinks:
+            lines = solve.run(cfg, directory)
+            sinks.open(0)
+            for step, line in enumerate(lines):  # one for every budget
+                sinks.write(step, numbers(dataclasses.asdict(line)))
         if entry.in_a_sweep():  # its table is part of that of the sweep
             _swept.append(directory)
         else:

@@ -13,11 +13,12 @@ from qstar import ranks
 from qstar.cli import signals
 
 SHORT = ("compare", "prepare")  # commands that soon say something themselves
+QUIET = {"-h", "--help", "-sc", "--shell-completion"}  # where a line more would be in the way
 
 
 def _run(module: str) -> None:
     signals.install()  # before the imports, which take seconds and cannot be interrupted by an exception
-    if module not in SHORT and {"-h", "--help"}.isdisjoint(sys.argv[1:]) and ranks.first():
+    if module not in SHORT and QUIET.isdisjoint(sys.argv[1:]) and ranks.first():
         print(f"qstar-{module}: starting", file=sys.stderr, flush=True)  # the imports take seconds
     gc.disable()
     # `qstar.compare` is a function of the library.

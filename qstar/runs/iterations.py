@@ -13,6 +13,7 @@ from qstar import config as configs
 from qstar import files
 from qstar.config import ImproveConfig
 from qstar.data import rationales
+from qstar.data.rationales import Store
 from qstar.models import lm
 from qstar.models.origins import Pretrained
 from qstar.policy import Policy
@@ -20,9 +21,12 @@ from qstar.recipes.catalog import made
 from qstar.reports import summaries, tables
 from qstar.runs import load, stored, train
 from qstar.runs.kinds import Kind
-from qstar.training import console
+from qstar.training import console, metrics
+from qstar.training.metrics import Rows, Sinks
 
 LINES = "iterations.jsonl"
+SHOWN = ("question", "hint", "written", "answer", "correct", "reason")  # of a sample, in a table for a sink
+MOST = 200  # samples of an iteration in such a table
 FIELDS = {"iteration": int, "accuracy": dict, "groups": dict}  # of every line
 
 
@@ -35,7 +39,7 @@ KIND = Kind(
     "self-training run",
     ImproveConfig,
     "improve.yaml",
-    free=("test", "overlong", "sandbox"),
+    free=("test", "overlong", "sandbox", "sinks"),
     has_results=_has_results,
 )
 
@@ -78,6 +82,21 @@ def finish(directory: Path, line: dict) -> None:
         console.console().print(summaries.progress(done))
     else:
         console.console().print(_told(line), markup=False)
+
+
+def show(sinks: Sinks, directory: Path, lines: Sequence[dict]) -> None:
+    """The figures of every iteration, and its samples as tables."""
+    if not sinks:
+        return
+    sinks.open(0)
+    for line in lines:
+        sinks.write(line["iteration"], metrics.numbers(line))
+        if (directory / rationales.FOLDER).is_dir():
+            store = Store.open(directory / rationales.FOLDER)
+            rows = store.rows(rationales.of_iteration(line["iteration"]), list(SHOWN)).to_pylist()
+            if rows:
+                table = Rows(SHOWN, [[row[name] for name in SHOWN] for row in rows[:MOST]])
+                sinks.table(line["iteration"], "rationales", table)
 
 
 def _told(line: dict) -> str:

@@ -37,7 +37,7 @@ from qstar.tasks.problem import Problem, graded
 from qstar.training import console
 from qstar.typing import Key
 
-KIND = Kind("label", "labelling run", LabelConfig, "label.yaml", free=("sandbox",))
+KIND = Kind("label", "labelling run", LabelConfig, "label.yaml", free=("sandbox", "sinks"))
 LABELS, TRL, SUMMARY, BATCHES = "labels.jsonl", "trl.jsonl", "summary.json", "batches"
 SAMPLED, COMPLETED = range(2)  # what a key is folded with
 LEDGER = ("prompt_tokens", "padding_tokens", "generated_tokens", "discarded_tokens", "graded_tokens")

@@ -22,11 +22,13 @@ from qstar.structs import TrainState
 from qstar.thoughts import read
 from qstar.thoughts.thinking import Thinks
 from qstar.training import console
+from qstar.training.metrics import Rows, Sinks
 from qstar.training.rollouts import Rollout
 from qstar.training.step import weights
 from qstar.typing import Params
 
 SAMPLED_TEXTS = 4
+THOUGHT = ("position", "thought", "weight", "gain")  # of a thought in samples.jsonl
 EXAMPLE_LENGTH = 24  # tokens
 METRICS = {"none": "plain", "greedy": "thoughts", "sampled": "sampled"}  # in the names of metrics, by way of answering
 
@@ -60,11 +62,21 @@ class Record:
 
     Args:
         directory: where the two files lie.
+        sinks: where thoughts are shown as tables besides.
         reader: None for a method that does not think; no samples are taken then.
         seed: of the thoughts drawn in evaluations.
     """
 
-    def __init__(self, directory: Path, evaluator: Evaluator, reader: Reader | None, tokenizer: Tokenizer, seed: int):
+    def __init__(
+        self,
+        directory: Path,
+        evaluator: Evaluator,
+        reader: Reader | None,
+        tokenizer: Tokenizer,
+        seed: int,
+        sinks: Sinks | None = None,
+    ):
+        self._sinks = sinks
         self._evals, self._samples = directory / "evals.jsonl", directory / "samples.jsonl"
         self._evaluator, self._reader, self._tokenizer, self._seed = evaluator, reader, tokenizer, seed
         self.evaluated: dict[int, list[Row]] = {}  # by step
@@ -102,6 +114,7 @@ class Record:
             return
         with console.phase(f"reading thoughts at step {step}"), processes.whole(weights(state)) as params:
             readings = self._reader(params, SAMPLED_TEXTS)
+        shown = []
         for reading in readings:
             text = self._tokenizer.decode(reading.tokens)
             changed = [
@@ -111,6 +124,9 @@ class Record:
                 if self._differs(text, position, thought := self._tokenizer.decode(token.thoughts[0].tokens))
             ]  # fmt: skip
             _append(self._samples, [{"step": step, "text": text, "thoughts": changed}])
+            shown += [[text, *(thought[name] for name in THOUGHT)] for thought in changed]
+        if self._sinks is not None:
+            self._sinks.table(step, "thoughts", Rows(("text", *THOUGHT), shown))
 
     def _differs(self, text: str, position: int, thought: str) -> bool:
         before = self._thoughts.get((text, position))
@@ -128,8 +144,8 @@ class RolloutRecord:
     A step that is taken again after a kill finds its rows there: they are the same.
     """
 
-    def __init__(self, directory: Path, fingerprint: str, cfg: TrainConfig):
-        self._folder, self._fingerprint, self._cfg = directory / ROLLOUTS, fingerprint, cfg
+    def __init__(self, directory: Path, fingerprint: str, cfg: TrainConfig, sinks: Sinks | None = None):
+        self._folder, self._fingerprint, self._cfg, self._sinks = directory / ROLLOUTS, fingerprint, cfg, sinks
 
     def __call__(self, step: int, rollouts: Sequence[Rollout]) -> None:
         if step > 1 and step % self._cfg.sample_every:
@@ -138,6 +154,9 @@ class RolloutRecord:
         if not store.batches(step):
             store.append(step, 0, [self._sample(step, rollout) for rollout in rollouts])
         ordered = sorted(rollouts, key=lambda rollout: rollout.reward)
+        if self._sinks is not None:
+            told = [[rollout.asked, rollout.text, rollout.reward, rollout.verdict.reason] for rollout in ordered]
+            self._sinks.table(step, "rollouts", Rows(("prompt", "written", "reward", "verdict"), told))
         for name, rollout in (("best", ordered[-1]), ("worst", ordered[0])):
             text = glyphs.visible(rollout.text)[:SHOWN]
             console.say(f"step {step}, {name} rollout, reward {rollout.reward:g}: {text}")

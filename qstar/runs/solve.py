@@ -48,7 +48,7 @@ KIND = Kind(
     SolveConfig,
     "solve.yaml",
     groups=("model", "task", "search"),
-    free=("budgets", "subsets", "tables", "tree", "sandbox"),
+    free=("budgets", "subsets", "tables", "tree", "sandbox", "sinks"),
 )
 FOLDER = "candidates"
 BATCHES = "batches.jsonl"

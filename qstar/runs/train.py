@@ -40,7 +40,7 @@ from qstar.training import build, checkpoint, console, layout, loop, machine, op
 from qstar.training.build import Program
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.loop import Hook
-from qstar.training.metrics import MetricLogger
+from qstar.training.metrics import MetricLogger, Sinks
 from qstar.training.rollouts import RolloutSource
 from qstar.training.sources import Source
 from qstar.typing import Params
@@ -74,6 +74,7 @@ class Arm:
     batch: Batch  # its shapes, types and places
     evaluator: Evaluator
     reader: Reader | None  # None where the method does not think
+    sinks: Sinks
 
 
 def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = None) -> Result:
@@ -167,23 +168,31 @@ def _arm(
     told = summaries.left_out(evaluator.fit())
     if told:
         console.console().print(told.strip(), markup=False, highlight=False)
+    own = dataclasses.replace(cfg, method=method)
+    sinks = Sinks(directory, cfg.sinks, configs.flat(own))
     return Arm(
-        dataclasses.replace(cfg, method=method),
+        own,
         directory,
         program,
         extras,
-        *source(cfg, program, loaded, data, directory),
+        *source(cfg, program, loaded, data, directory, sinks),
         evaluator,
         Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
+        sinks,
     )
 
 
 def source(
-    cfg: TrainConfig, program: Program, loaded: Policy, data: RandomAccess | None, directory: Path
+    cfg: TrainConfig,
+    program: Program,
+    loaded: Policy,
+    data: RandomAccess | None,
+    directory: Path,
+    sinks: Sinks | None = None,
 ) -> tuple[Source, Batch]:
     """Where the batches come from, and shapes, types and places of one."""
     if data is None:
-        seen = {"seen": RolloutRecord(directory, loaded.fingerprint, cfg)} if cfg.sample_every else {}
+        seen = {"seen": RolloutRecord(directory, loaded.fingerprint, cfg, sinks)} if cfg.sample_every else {}
         scores = judge.of_steps(cfg.data.rewards.scorer, loaded.tokenizer) if cfg.data.rewards.scorer else None
         rollouts = RolloutSource(
             cfg.data, cfg.task, program, loaded.tokenizer, cfg.batch_size, cfg.seed, scores=scores, **seen
@@ -279,11 +288,11 @@ def _commit() -> str | None:
 def _train(arm: Arm, loaded: Policy, known: Mapping[str, float]) -> Record:
     """Train one arm; its evaluations before and after."""
     cfg, program = arm.cfg, arm.program
-    record = Record(arm.directory, arm.evaluator, arm.reader, loaded.tokenizer, cfg.seed)
+    record = Record(arm.directory, arm.evaluator, arm.reader, loaded.tokenizer, cfg.seed, arm.sinks)
     with (
         jax.set_mesh(program.mesh),
         Checkpoints(arm.directory / "checkpoints", cfg.save_every, cfg.keep) as checkpoints,
-        MetricLogger(arm.directory, cfg.sinks) as logger,
+        MetricLogger(arm.directory, arm.sinks) as logger,
     ):
         state = _begin(arm, loaded, checkpoints, record)
         if known and not int(state.step):

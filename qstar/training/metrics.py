@@ -8,7 +8,8 @@ drops what the lost tail of the earlier process wrote and takes those sums up ag
 import importlib
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import jax
@@ -34,12 +35,9 @@ class MetricLogger:
     package is not installed.
     """
 
-    def __init__(self, directory: str | Path, sinks: Sequence[str] = ()):
+    def __init__(self, directory: str | Path, sinks: "Sequence[str] | Sinks" = ()):
         self.directory = Path(directory)
-        for name in sinks:
-            _check_installed(name)
-        self._names = tuple(sinks)
-        self._sinks: list[TensorboardSink | WandbSink] = []
+        self.sinks = sinks if isinstance(sinks, Sinks) else Sinks(directory, sinks)
         self._sums: Metrics = {}
         self._started = time.monotonic()
         self._writes = jax.process_index() == 0
@@ -65,7 +63,7 @@ class MetricLogger:
         if marks and marks[-1].record["step"] == step:
             self._sums = {name: _mean(pair, marks[-1].where) for name, pair in marks[-1].record["sums"].items()}
         self._started = time.monotonic() - max((line.record["time_s"] for line in lines + marks), default=0.0)
-        self._sinks = [SINKS[name](self.directory, step) for name in self._names]
+        self.sinks.open(step)
 
     def add(self, metrics: Metrics) -> None:
         """Add the metrics of one step; leaves on the host."""
@@ -79,8 +77,7 @@ class MetricLogger:
         self._sums = {}
         if self._writes:
             files.append(self._lines, [{"step": step, "time_s": self._time_s(), **means}])
-        for sink in self._sinks:
-            sink.write(step, means)
+        self.sinks.write(step, means)
         return means
 
     def mark(self, step: int) -> None:
@@ -90,9 +87,7 @@ class MetricLogger:
             files.append(self._marks, [{"step": step, "time_s": self._time_s(), "sums": sums}])
 
     def close(self) -> None:
-        for sink in self._sinks:
-            sink.close()
-        self._sinks = []
+        self.sinks.close()
 
     @property
     def _lines(self) -> Path:
@@ -113,10 +108,73 @@ def _mean(pair: object, where: str) -> Mean:
     raise ValueError(f"{where}: {pair!r} is not a sum and count; {files.WAY_OUT}")
 
 
+@dataclass(frozen=True)
+class Rows:
+    """A table for a sink: what a model wrote, with what was said of it."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[str | float]]
+
+
+class Sinks:
+    """Where figures and tables are shown besides the files of a run: `SINKS` by name. Process 0 alone writes.
+
+    Args:
+        config: the settings of the run, by dotted name.
+
+    Raises ValueError for an unknown sink and ModuleNotFoundError for one whose package is not installed.
+    """
+
+    def __init__(self, directory: str | Path, names: Sequence[str], config: Mapping[str, object] | None = None):
+        for name in names:
+            _check_installed(name)
+        self._directory, self._names, self._config = Path(directory), tuple(names), dict(config or {})
+        self._open: list[TensorboardSink | WandbSink] = []
+
+    def __bool__(self) -> bool:
+        """Whether there is any."""
+        return bool(self._names)
+
+    def __enter__(self) -> "Sinks":
+        return self
+
+    def __exit__(self, *error) -> None:
+        self.close()
+
+    def open(self, step: int) -> None:
+        """Begin at this step, or go on from it."""
+        if jax.process_index() == 0:
+            self._open = [SINKS[name](self._directory, step, self._config) for name in self._names]
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        for sink in self._open:
+            sink.write(step, values)
+
+    def table(self, step: int, name: str, rows: Rows) -> None:
+        for sink in self._open:
+            sink.table(step, name, rows)
+
+    def close(self) -> None:
+        for sink in self._open:
+            sink.close()
+        self._open = []
+
+
+def numbers(record: Mapping, prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested record, by their path: {"dev": {"n": 3}} gives dev/n."""
+    out: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            out |= numbers(value, f"{prefix}{name}/")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            out[f"{prefix}{name}"] = value
+    return out
+
+
 class TensorboardSink:
     """Event files in `directory`/tensorboard; what was logged after `step` is hidden."""
 
-    def __init__(self, directory: Path, step: int):
+    def __init__(self, directory: Path, step: int, config: Mapping[str, object]):
         import tensorboardX
 
         self._writer = tensorboardX.SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
@@ -126,27 +184,40 @@ class TensorboardSink:
             self._writer.add_scalar(name, value, step)
         self._writer.flush()
 
+    def table(self, step: int, name: str, rows: Rows) -> None:
+        """As text: a table in Markdown, without the characters that would end a cell."""
+        lines = [rows.columns, ["---"] * len(rows.columns), *rows.rows]
+        cells = [[str(cell).replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+        self._writer.add_text(name, "\n".join(f"| {' | '.join(line)} |" for line in cells), step)
+        self._writer.flush()
+
     def close(self) -> None:
         self._writer.close()
 
 
 class WandbSink:
-    """A Weights & Biases run, kept over resumes by the id in `directory`/wandb_id.txt.
+    """A Weights & Biases run with the settings, kept over resumes by the id in `directory`/wandb_id.txt.
 
     Project and entity come from WANDB_PROJECT and WANDB_ENTITY. Steps that are redone after a kill are logged once:
     wandb passes over steps it already has.
     """
 
-    def __init__(self, directory: Path, step: int):
+    def __init__(self, directory: Path, step: int, config: Mapping[str, object]):
         import wandb
 
         path = directory / "wandb_id.txt"
         if not path.exists():
             files.write(path, secrets.token_hex(4))
-        self._run = wandb.init(id=path.read_text(), resume="allow", dir=str(directory), name=directory.resolve().name)
+        self._run = wandb.init(
+            id=path.read_text(), resume="allow", dir=str(directory), name=directory.resolve().name, config=dict(config)
+        )
+        self._table = wandb.Table
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        self._run.log(values, step=step)
+        self._run.log(dict(values), step=step)
+
+    def table(self, step: int, name: str, rows: Rows) -> None:
+        self._run.log({name: self._table(columns=list(rows.columns), data=[list(row) for row in rows.rows])}, step=step)
 
     def close(self) -> None:
         self._run.finish()
