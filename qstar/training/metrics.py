@@ -211,13 +211,15 @@ class WandbSink:
         self._run = wandb.init(
             id=path.read_text(), resume="allow", dir=str(directory), name=directory.resolve().name, config=dict(config)
         )
-        self._table = wandb.Table
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self._run.log(dict(values), step=step)
 
     def table(self, step: int, name: str, rows: Rows) -> None:
-        self._run.log({name: self._table(columns=list(rows.columns), data=[list(row) for row in rows.rows])}, step=step)
+        import wandb
+
+        data = [list(row) for row in rows.rows]
+        self._run.log({name: wandb.Table(columns=list(rows.columns), data=data)}, step=step)
 
     def close(self) -> None:
         self._run.finish()
