@@ -23,7 +23,7 @@ def test_a_sweep_of_trainings_ends_in_a_table_of_settings_and_results(monkeypatc
     assert [row[:3] for row in rows] == [["0", "3", "1"], ["1", "4", "1"]]
     assert float(rows[0][3]) != float(rows[1][3])
     out = capsys.readouterr().out
-    assert "seed" in out.rpartition("run")[0] and "sweep/sweep.md" in out
+    assert "┃ run ┃ seed ┃" in out and "sweep/sweep.md" in out
 
 
 def test_a_single_run_has_no_table(tmp_path, capsys):
