@@ -19,7 +19,7 @@ from qstar.search.allocate import ESTIMATES
 from qstar.search.interface import Node, Solutions
 from qstar.search.sample import sample
 from qstar.search.trees import Trees
-from qstar.settings import Count, OneOf
+from qstar.settings import Count, OneOf, Real
 
 SELECTS = ("max", "weighted", "vote", "majority")
 
@@ -31,7 +31,7 @@ class Router:
     probe: Count = 2  # solutions of every question, from which its difficulty is estimated
     # of these solutions: the mean of their scores, or the share that has the answer of most
     estimate: Annotated[str, OneOf(ESTIMATES)] = "score"
-    edges: tuple[float, ...] = ()  # of the bins, ascending
+    edges: tuple[Real, ...] = ()  # of the bins, ascending
     sizes: tuple[Count, ...] = (16,)  # solutions in all of a question in each bin: one more than there are edges
     select: Annotated[str, OneOf(SELECTS)] = "weighted"  # how the answer is chosen
     top: Count = 3  # of select=vote

@@ -15,6 +15,7 @@ Writes OUT/labels.jsonl and OUT/models.jsonl, a line for each seed and kind, and
 import argparse
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,6 +88,12 @@ class Truths:
     def __init__(self, task: Task, split: str):
         self._task = task
         self._problems: dict[str, Problem] = {problem.id: problem for problem in task.problems(split)}
+
+    def answer(self, row: Mapping) -> str:
+        """What the solution of a row declares; empty where nothing can be read."""
+        text = "".join(row["completions"])
+        text = next((text.removesuffix(stop) for stop in self._task.stop if text.endswith(stop)), text)
+        return self._task.grader(text, self._problems[row["problem"]].gold).answer
 
     def of(self, row: Mapping, what: str) -> list[bool]:
         return list(getattr(self._task.truth(self._problems[row["problem"]], row["completions"]), what))
@@ -225,7 +232,7 @@ def model_lines(args: argparse.Namespace, seed: int) -> Iterator[tuple[dict, lis
     for row in held:
         answers[row["problem"]].append(row)
     yield {"seed": seed, "kind": "one sample", "best_last": float(np.mean([row["correct"] for row in held]))}, []
-    vote = [voted(rows) for rows in answers.values()]
+    vote = [voted(rows, [truths.answer(row) for row in rows]) for rows in answers.values()]
     yield {"seed": seed, "kind": "majority", "best_last": float(np.mean(vote))}, []
     any_right = [any(row["correct"] for row in rows) for rows in answers.values()]
     yield {"seed": seed, "kind": "oracle", "best_last": float(np.mean(any_right))}, []
@@ -238,13 +245,13 @@ def model_lines(args: argparse.Namespace, seed: int) -> Iterator[tuple[dict, lis
         yield what | model_line(held, scores, truths), cells
 
 
-def voted(rows: Sequence[Mapping]) -> bool:
-    """Whether the answer of most solutions is right; of equal counts the first. Answers are the last steps."""
-    counts: dict[str, int] = {}
-    for row in rows:
-        counts[row["completions"][-1]] = counts.get(row["completions"][-1], 0) + 1
+def voted(rows: Sequence[Mapping], answers: Sequence[str]) -> bool:
+    """Whether the answer of most solutions is right; of equal counts the first. What has no answer does not vote."""
+    counts = Counter(answer for answer in answers if answer)
+    if not counts:
+        return False
     winner = max(counts, key=counts.__getitem__)
-    return next(row["correct"] for row in rows if row["completions"][-1] == winner)
+    return next(row["correct"] for row, answer in zip(rows, answers, strict=True) if answer == winner)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -305,7 +312,7 @@ def show(out: Path, figure: bool) -> None:
     print(policy_table(labels))
     if (out / MODELS).is_file():
         print(model_table(list(files.records(out / MODELS, "a reward model"))))
-        if figure:
+        if figure and (out / RELIABILITY).is_file():
             draw(list(files.records(out / RELIABILITY, "a bin of scores")), out / FIGURE)
 
 
