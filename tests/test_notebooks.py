@@ -75,7 +75,7 @@ def smaller(name: str, code: str) -> str:
     return code
 
 
-SLOW = ("first_run", "reading_thoughts", "star_store")  # each starts a command
+SLOW = ("first_run", "python_path", "reading_thoughts", "star_store")  # they train
 
 
 def shown(code: str, names: dict, file: str) -> object:
