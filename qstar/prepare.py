@@ -33,7 +33,8 @@ Special tokens, chat template and generation config of SOURCE are copied too.
 A run exported as `huggingface` or `adapter` has its delimiters and mixing head next to it, in
 thinker.safetensors; as a `thinker` it thinks in transformers too, slowly: the code that it needs is
 written next to the weights. A prepared directory needs neither the network nor an extra, and is
-read wherever a model is expected. Weights are kept in float32 in memory; --dtype is the type on disk.
+read wherever a model is expected. Weights are kept in float32 in memory; --dtype is the type on
+disk.
 
 Of self-training, reinforcement learning or labelling, `--to trl` writes what was sampled as data
 sets in TRL's formats: prompt and completion, preferences, labels, steps.
