@@ -99,7 +99,7 @@ def draw(runs: Sequence[Run], out: Path) -> None:
     ]
     figures.curves(axes, shown, "iteration", "dev accuracy, 1 to 5 digits", limits)
     figures.level(axes, 0.895, "the paper's 0.895")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="lower center", ncols=2)
     figures.save(figure, out / "arms.png")
     figure, panels = figures.grid(len(arms), min(4, len(arms)), 2.6, 2.8, shared=True)
     for axes, (name, group) in zip(panels, arms.items(), strict=True):
