@@ -165,8 +165,8 @@ def ours(golden: Golden) -> dict[str, np.ndarray]:
     return {name: np.asarray(value) for name, value in found.items()}
 
 
-def relative_error(found: np.ndarray, wanted: np.ndarray) -> float:
-    return float(np.abs(found - wanted).max() / np.abs(wanted).max())
+def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
 def errors(golden: Golden) -> dict[str, float]:
@@ -177,16 +177,16 @@ def errors(golden: Golden) -> dict[str, float]:
     compared |= {f"talk/{n}": relative_error(*pair) for n, pair in enumerate(talks, 1)}
     if golden.case["policy"]:
         compared |= {name: relative_error(found[name], golden.arrays[name]) for name in ("reward", "policy")}
-    for path, wanted in golden.tree("gradient", definition).items():
-        compared |= _gradient_errors(path, found[f"gradient/{path}"], wanted)
+    for path, expected in golden.tree("gradient", definition).items():
+        compared |= _gradient_errors(path, found[f"gradient/{path}"], expected)
     return compared
 
 
-def _gradient_errors(path: str, found: np.ndarray, wanted: np.ndarray) -> dict[str, float]:
+def _gradient_errors(path: str, found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     """One figure for every array of theirs: stacked layers are compared separately."""
     if not path.startswith("lm/blocks/"):
-        return {f"gradient/{path}": relative_error(found, wanted)}
-    pairs = enumerate(zip(found, wanted, strict=True))
+        return {f"gradient/{path}": relative_error(found, expected)}
+    pairs = enumerate(zip(found, expected, strict=True))
     return {f"gradient/{path}/{layer}": relative_error(*pair) for layer, pair in pairs}
 
 

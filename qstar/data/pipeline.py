@@ -204,8 +204,8 @@ class _Endless:
 def source_dataset(source: RandomAccess, batch_size: int, seed: int | None = None) -> "grain.MapDataset":
     """dataset[k] is the Batch [B S] of step k, for every k, of a generated task or a list of rows.
 
-    source[i] is a Batch of numpy leaves [S]. Rows come in the order of the source. With a seed they are shuffled, anew
-    each epoch; that needs a length.
+    source[i] is a Batch of numpy leaves [S]. Rows come in the order of the source. With a seed they are shuffled in
+    another order in every epoch; that needs a length.
     """
     import grain
 

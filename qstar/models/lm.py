@@ -104,8 +104,8 @@ class LMConfig:
             return
         if not set(self.global_layers) < set(range(self.layers)):
             raise ValueError(
-                f"model.global_layers = {self.global_layers}: some, not all, of the layers 0 to {self.layers - 1} are "
-                "wanted; leave model.window out where every layer sees everything"
+                f"model.global_layers = {self.global_layers}: expected some, not all, of the layers 0 to "
+                f"{self.layers - 1}; leave model.window out where every layer sees everything"
             )
 
     @property
