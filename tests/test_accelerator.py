@@ -92,7 +92,7 @@ def test_a_failed_and_a_slow_job_are_reported_and_passed_over(tmp_path, capsys, 
 
 def test_jobs_without_enough_time_are_left_out_and_named(tmp_path, capsys):
     assert accelerator.run([job("long", 3600)], tmp_path, minutes=1) == []
-    assert "left out to save time: long" in capsys.readouterr().out
+    assert "left out, too long for the time: long" in capsys.readouterr().out
 
 
 def in_this_process(job, out, limit_s):

@@ -102,7 +102,7 @@ def run(jobs: Sequence[Job], out: Path, minutes: float, carry_out: Runner = carr
         said = f"{one.status} in {one.seconds:.0f} s (estimated {job.seconds:.0f})"
         print(f"[{job.part}] {job.name}: {said}" + (f": {one.error}" if one.error else ""), flush=True)
     if left_out:
-        print("left out to save time:  " + ", ".join(job.name for job in left_out))
+        print("left out, too long for the time: " + ", ".join(job.name for job in left_out))
     return outcomes(out)
 
 
