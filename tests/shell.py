@@ -23,7 +23,9 @@ def paste(command: str, monkeypatch) -> int:
     GlobalHydra.instance().clear()
     monkeypatch.setattr(sys, "argv", arguments(command))
     try:
-        importlib.import_module(f"qstar.{program.removeprefix('qstar-')}").main()
+        name = program.removeprefix("qstar-")
+        # `qstar.compare` is a function of the library.
+        importlib.import_module("qstar.cli.compare" if name == "compare" else f"qstar.{name}").main()
     except SystemExit as end:
         return end.code or 0
     finally:

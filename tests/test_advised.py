@@ -106,7 +106,7 @@ def test_a_training_resumes_by_the_command_it_prints(call, stopped, tmp_path):
     assert status == 1 and f"{directory / 'checkpoints' / '4'} is a damaged checkpoint" in err
     assert call(advised(err, "mv"))[0] == 0
     status, out, _ = call(advised(err, "qstar-train"))
-    assert status == 0 and f"resuming from step  3 of {AWKWARD}/run" in out
+    assert status == 0 and f"resuming from step 3 of {AWKWARD}/run" in out
     assert steps_of(directory) == [1, 2, 3, 4]
     assert (directory / "damaged_checkpoint_4" / checkpoint.SEAL).is_file()
 
@@ -118,7 +118,7 @@ def test_a_self_training_resumes_by_the_command_it_prints(call, stopped, tmp_pat
     assert (status, len(files.records(directory / iterations.LINES, "a line"))) == (143, 1)
     status, out, err = call(advised(err, "qstar-improve"))
     assert (status, err) == (0, "")
-    assert f"resuming from step  2 of {AWKWARD}/iteration_1" in out
+    assert f"resuming from step 2 of {AWKWARD}/iteration_1" in out
     assert len(files.records(directory / iterations.LINES, "a line")) == 2
 
 

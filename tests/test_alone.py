@@ -14,7 +14,7 @@ from qstar.runs import answering, load, scoring
 from qstar.tasks.cups import Cups
 
 
-@pytest.mark.parametrize(("command", "arguments"), [(improve, [improve.ALONE]), (solve, list(solve.ALONE))])
+@pytest.mark.parametrize(("command", "arguments"), [(improve, list(improve.ALONE)), (solve, list(solve.ALONE))])
 def test_a_command_without_arguments_says_what_it_is_the_same_as(command, arguments, monkeypatch, capsys):
     ran = []
     monkeypatch.setattr(sys, "argv", ["qstar"])
@@ -25,7 +25,7 @@ def test_a_command_without_arguments_says_what_it_is_the_same_as(command, argume
 
 
 def test_the_default_job_of_improve_starts_from_the_bundled_sums():
-    cfg = configs.composed("improve", [improve.ALONE])
+    cfg = configs.composed("improve", list(improve.ALONE))
     assert (cfg.model.source, cfg.improve.iterations) == ("bundled:sums", 3)
 
 
@@ -46,7 +46,7 @@ def test_a_sweep_of_strategies_ends_in_one_table(monkeypatch, tmp_path, capsys):
 
 
 def test_the_bundled_sums_model_adds_two_digits():
-    cfg = configs.composed("improve", [improve.ALONE, "task.digits=[2]", "task.dev=20", "sample_batch=20"])
+    cfg = configs.composed("improve", [*improve.ALONE, "task.digits=[2]", "task.dev=20", "sample_batch=20"])
     policy = load.load_model("bundled:sums")
     line = answering.evaluated(cfg, policy, cfg.task.problems("dev"), "dev", 0)
     assert line["accuracy"]["share"] >= 0.9
