@@ -137,6 +137,6 @@ def test_half_an_address_and_unknown_words_are_errors(initialized, monkeypatch):
     with pytest.raises(ValueError, match="JAX_NUM_PROCESSES without JAX_COORDINATOR_ADDRESS, JAX_PROCESS_ID: give all"):
         processes.join()
     monkeypatch.setenv("QSTAR_DISTRIBUTED", "yes")
-    with pytest.raises(ValueError, match="QSTAR_DISTRIBUTED=yes: 1 "):
+    with pytest.raises(ValueError, match="QSTAR_DISTRIBUTED=yes"):
         processes.join()
     assert initialized == []
