@@ -131,6 +131,15 @@ def wheel(tmp_path_factory) -> Path:
     return built
 
 
+def test_git_ignores_no_file_of_the_package():
+    listed = ["git", "ls-files", "--others", "--ignored", "--exclude-standard", "qstar", "configs", "experiments"]
+    done = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip("no git checkout")
+    ignored = [name for name in done.stdout.splitlines() if "__pycache__" not in name]
+    assert ignored == []
+
+
 @pytest.mark.slow
 def test_the_wheel_holds_the_configurations_the_experiments_and_the_bundled_model(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
@@ -139,7 +148,11 @@ def test_the_wheel_holds_the_configurations_the_experiments_and_the_bundled_mode
         f"qstar/_recipes/experiments/{path.relative_to(ROOT / 'experiments')}"
         for path in ROOT.glob("experiments/**/*.yaml")
     }
-    wanted |= {f"qstar/bundled/cups/{name}" for name in ("config.json", "model.safetensors", "tokenizer.json")}
+    wanted |= {
+        f"qstar/bundled/{model}/{name}"
+        for model in ("cups", "cups_prm", "sums")
+        for name in ("config.json", "model.safetensors", "tokenizer.json")
+    }
     wanted |= {"qstar/reports/page.html", "qstar/reports/report.html", "qstar/py.typed"}
     assert len(wanted) > 20
     assert wanted <= names
