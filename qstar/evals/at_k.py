@@ -20,14 +20,13 @@ def verifier_at(scores: Sequence[float], right: Sequence[bool], k: int) -> float
     n = len(right)
     _check(n, k)
     pairs = sorted(zip(scores, right, strict=True), key=lambda pair: -pair[0])
-    value, above, start = 0.0, 0, 0
-    while start < n:
-        level = [is_right for score, is_right in pairs[start:] if score == pairs[start][0]]
+    value, above = 0.0, 0
+    while above < n:
+        level = [is_right for score, is_right in pairs[above:] if score == pairs[above][0]]
         # The best of k is of this level: none of those above is drawn, and one of these is.
         chance = (comb(n - above, k) - comb(n - above - len(level), k)) / comb(n, k)
         value += chance * sum(level) / len(level)
         above += len(level)
-        start = above
     return value
 
 

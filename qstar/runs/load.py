@@ -86,7 +86,7 @@ def _directory(text: str) -> Path:
     if text.startswith("bundled:"):
         return _bundled(text.removeprefix("bundled:"))
     if text.startswith("hub:"):
-        return hf.fetch(text.removeprefix("hub:"))
+        return hub.fetch(text.removeprefix("hub:"))
     path = Path(text).expanduser()
     if not (path / "config.json").is_file():
         raise FileNotFoundError(

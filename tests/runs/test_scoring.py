@@ -179,6 +179,12 @@ def test_a_classifier_scores_as_the_run_that_it_was_written_from(kind, run, tmp_
         np.testing.assert_allclose(ours, theirs, atol=4 * np.finfo(np.float32).eps)
 
 
+def test_a_classifier_is_fetched_from_the_hub(run, tmp_path, monkeypatch):
+    prepare.prepare(str(run), tmp_path / "out", "token-classification", "float32")
+    monkeypatch.setattr(load.hub, "fetch", {"ORG/NAME": tmp_path / "out"}.__getitem__)
+    assert isinstance(scoring.opened("hub:ORG/NAME").policy.method, PRM)
+
+
 def test_a_language_model_is_refused_as_a_scorer_and_no_directory_named():
     with pytest.raises(ValueError, match=r"bundled.cups.*LlamaForCausalLM"):
         scoring.opened("bundled:cups")

@@ -27,7 +27,7 @@ from qstar import files
 from qstar.cli import entry, flags
 from qstar.evals import step_scores
 from qstar.evals.intervals import student
-from qstar.reports import figures, tables
+from qstar.reports import figures, frames, tables
 from qstar.runs import label, scoring, train
 from qstar.search import labelling
 from qstar.search.choose import AGGREGATIONS
@@ -266,11 +266,8 @@ def over_seeds(lines: Sequence[Mapping], name: str, form: str = ".3f") -> str:
     return f"{mean:{form}}" if half != half else f"{mean:{form}} ± {half:{form}}"
 
 
-def grouped(lines: Sequence[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
-    groups: dict[tuple, list[Mapping]] = {}
-    for line in lines:
-        groups.setdefault(tuple(line[key] for key in keys), []).append(line)
-    return groups
+def by(lines: Sequence[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
+    return frames.grouped(lines, lambda line: tuple(line[key] for key in keys))
 
 
 def label_table(lines: Sequence[Mapping]) -> str:
@@ -281,7 +278,7 @@ def label_table(lines: Sequence[Mapping]) -> str:
     parts = ("right_accuracy", "right_wrong_passed", "right_f1", "reachable_accuracy", "reachable_wrong_passed")
     rows = [
         (kind, k, over_seeds(group, "tokens", ",.0f"), *(over_seeds(group, name) for name in parts))
-        for (kind, k), group in grouped([line for line in lines if "against" not in line], "kind", "k").items()
+        for (kind, k), group in by([line for line in lines if "against" not in line], "kind", "k").items()
     ]
     return tables.markdown(names, rows)
 
@@ -290,7 +287,7 @@ def policy_table(lines: Sequence[Mapping]) -> str:
     names = ("labels", "k", "mean error", "bias", "same side of a half")
     rows = [
         (kind, k, *(over_seeds(group, name) for name in ("error", "bias", "agree")))
-        for (kind, k), group in grouped([line for line in lines if "against" in line], "kind", "k").items()
+        for (kind, k), group in by([line for line in lines if "against" in line], "kind", "k").items()
     ]
     return tables.markdown(names, rows)
 
@@ -300,7 +297,7 @@ def model_table(lines: Sequence[Mapping]) -> str:
     figures_of = ("right_accuracy", "right_ece", "right_brier", "right_f1", *(f"best_{how}" for how in AGGREGATIONS))
     rows = [
         (kind.replace("_", " "), *(over_seeds(group, name) for name in figures_of))
-        for (kind,), group in grouped(lines, "kind").items()
+        for (kind,), group in by(lines, "kind").items()
     ]
     return tables.markdown(names, rows)
 
@@ -318,12 +315,12 @@ def show(out: Path, figure: bool) -> None:
 
 def draw(cells: Sequence[Mapping], file: Path) -> None:
     """A panel for each kind of labels: the share of right steps against the score, every seed a line."""
-    kinds = grouped(cells, "kind")
+    kinds = by(cells, "kind")
     figure, axes = figures.grid(len(kinds), min(len(kinds), 4), 2.6, 2.4, shared=True)
     for panel, ((kind,), group) in zip(axes, kinds.items(), strict=True):
         panel.plot([0, 1], [0, 1], color=figures.GREY, linewidth=0.8, linestyle=":")
         curves = []
-        for colour, seed in zip(figures.COLOURS, grouped(group, "seed").values(), strict=False):
+        for colour, seed in zip(figures.COLOURS, by(group, "seed").values(), strict=False):
             x, y = ([cell[name] for cell in seed] for name in ("score", "right"))
             curves.append(figures.Curve("", x, y, colour))
         figures.curves(panel, curves, "score", "share right", (0, 1))
