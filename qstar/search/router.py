@@ -7,17 +7,17 @@ nothing beyond them. The table is fitted on other questions (`search/allocate.py
 
 import bisect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import numpy as np
 
-from qstar import settings
 from qstar.search import choose
 from qstar.search.allocate import ESTIMATES
 from qstar.search.interface import Node, Solutions
 from qstar.search.sample import sample
+from qstar.search.strategy import Strategy
 from qstar.search.trees import Trees
 from qstar.settings import Count, OneOf, Real
 
@@ -25,7 +25,7 @@ SELECTS = ("max", "weighted", "vote", "majority")
 
 
 @dataclass(frozen=True)
-class Router:
+class Router(Strategy):
     """A table of bins: estimates below edges[0] get sizes[0] solutions, those from edges[0] on sizes[1], ..."""
 
     probe: Count = 2  # solutions of every question, from which its difficulty is estimated
@@ -36,12 +36,10 @@ class Router:
     select: Annotated[str, OneOf(SELECTS)] = "weighted"  # how the answer is chosen
     top: Count = 3  # of select=vote
 
-    stepwise: ClassVar[bool] = False
-
     def __post_init__(self):
         for name in ("edges", "sizes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
-        settings.check(self, "search")
+        super().__post_init__()
         if len(self.sizes) != len(self.edges) + 1 or list(self.edges) != sorted(set(self.edges)):
             raise ValueError(
                 f"search.edges = {list(self.edges)} and search.sizes = {list(self.sizes)}: expected ascending edges, "
@@ -76,7 +74,7 @@ class Router:
                     samples[problem] += nodes
         return trees.solutions(lambda problem: choose.by_rule(self.select, trees, samples[problem], top=self.top))
 
-    def _score(self, trees: Trees, groups: "Sequence[Sequence[Node]]") -> None:
+    def _score(self, trees: Trees, groups: Iterable[Sequence[Node]]) -> None:
         if self.guided:
             ends = [node for nodes in groups for node in nodes]
             trees.value.update(zip(ends, trees.score(ends), strict=True))
