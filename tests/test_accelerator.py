@@ -23,8 +23,8 @@ from all import Outcome  # noqa: E402
 from plan import Job  # noqa: E402
 
 
-def job(name, seconds, part="a", kind="device", **arguments):
-    return Job(part, name, kind, arguments, seconds)
+def job(name, seconds, part="a", kind="device", timed=True, needs=()):
+    return Job(part, name, kind, {}, seconds, timed=timed, needs=needs)
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------
@@ -35,10 +35,23 @@ def test_jobs_are_taken_in_order_of_value_while_there_is_time():
     assert accelerator.affordable([first, large, last], 100) == ([first, last], [large])
 
 
+def test_a_timed_job_runs_alone_and_the_others_share_the_device():
+    timed, first, second = job("timed", 1), job("first", 1, timed=False), job("second", 1, timed=False)
+    last = job("last", 1, timed=False, needs=("first", "second"))
+    assert accelerator.next_of([timed, first], [], 2) is timed
+    assert accelerator.next_of([first, second, last], [timed], 2) is None
+    assert accelerator.next_of([second, last], [first], 2) is second
+    assert accelerator.next_of([last, timed], [second], 2) is None  # last needs it, and nothing overtakes what is timed
+    assert accelerator.next_of([last, second], [first], 1) is None
+    assert accelerator.next_of([last], [], 2) is last
+    assert accelerator.affordable([first, second, last], 1.5, 2) == ([first, second, last], [])
+
+
 def test_names_of_jobs_are_unique_and_every_part_has_some(tmp_path):
     found = plan.jobs("full", tmp_path, tmp_path)
     assert len({one.name for one in found}) == len(found)
-    assert [one.part for one in found] == sorted((one.part for one in found), key=list(plan.PARTS).index)
+    names = [one.name for one in found]
+    assert all(names.index(needed) < names.index(one.name) for one in found for needed in one.needs)
     assert {one.part for one in found} == set(plan.PARTS)
     assert {one.kind for one in found} == set(jobs.KINDS)
 
@@ -108,7 +121,7 @@ def test_all_parts_run_at_tiny_size(tmp_path, monkeypatch):
     found = accelerator.run(todo, tmp_path, minutes=30, carry_out=in_this_process)
     assert {one.part for one in found} == set(plan.PARTS) and len(found) == len(todo)
     text = (tmp_path / "tables.md").read_text()
-    for title in ("The device", "Correctness", "Steps", "mathematical text", "Generation", "STaR", "Sharding"):
+    for title in ("The device", "Correctness", "Steps", "mathematical text", "Generation", "STaR", "GRPO", "Sharding"):
         assert f"## {title}" in text or f"{title}\n" in text, title
     assert f"{len(jax.devices())} x cpu" in text
     done = {one.job: one.result for one in found}

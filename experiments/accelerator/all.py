@@ -10,11 +10,13 @@ again: jobs that are done are not repeated, trainings resume from their checkpoi
 will do, how long each part should take, and what it skips to save time.
 """
 
+import dataclasses
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +33,7 @@ from qstar.runs import pool
 HERE = Path(__file__).resolve().parent
 RESULTS, TABLES, LOGS = "results.jsonl", "tables.md", "logs"
 PATIENCE = 3  # times its estimate a job may take, where there is as much time
+SPARED = 0.92  # of a GPU's memory, for all jobs that run at once
 
 
 @dataclass(frozen=True)
@@ -50,13 +53,14 @@ def outcomes(out: Path) -> list[Outcome]:
     return list({line["job"]: Outcome(**line) for line in frames.lines(out / RESULTS)}.values())
 
 
-def affordable(jobs: Iterable[Job], seconds: float) -> tuple[list[Job], list[Job]]:
+def affordable(jobs: Iterable[Job], seconds: float, together: int = 1) -> tuple[list[Job], list[Job]]:
     """Jobs that fit into the time by their estimates, taken in order; and those that do not."""
     taken, left_out = [], []
     for job in jobs:
-        fits = job.seconds <= seconds
+        cost = job.seconds / (1 if job.timed else together)
+        fits = cost <= seconds
         (taken if fits else left_out).append(job)
-        seconds -= job.seconds * fits
+        seconds -= cost * fits
     return taken, left_out
 
 
@@ -82,28 +86,55 @@ def carried_out(job: Job, out: Path, limit_s: float) -> Outcome:
 Runner = Callable[[Job, Path, float], Outcome]
 
 
-def run(jobs: Sequence[Job], out: Path, minutes: float, carry_out: Runner = carried_out) -> list[Outcome]:
-    """Every job that there is time for; what is known at the end."""
+def next_of(waiting: Sequence[Job], running: Collection[Job], together: int) -> Job | None:
+    """The job to start now; None where something has to end first. A timed job runs alone."""
+    if len(running) >= together or any(job.timed for job in running):
+        return None
+    pending = {job.name for job in (*waiting, *running)}
+    for job in waiting:
+        if pending.isdisjoint(job.needs):
+            return None if job.timed and running else job
+    return None
+
+
+def run(
+    jobs: Sequence[Job], out: Path, minutes: float, carry_out: Runner = carried_out, together: int = 1
+) -> list[Outcome]:
+    """Every job that there is time for, `together` at a time of those that are not timed; what is known at the end."""
     out.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * minutes
     done = {one.job for one in outcomes(out) if one.status == "done"}
-    todo = [job for job in jobs if job.name not in done]
-    print(f"{len(done)} of {len(jobs)} jobs are done; {minutes:g} minutes:")
-    print(announced(*affordable(todo, 60 * minutes)), flush=True)
-    left_out = []
-    for job in todo:
-        remaining = until - time.monotonic()
-        if job.seconds > remaining:
-            left_out.append(job)
-            continue
-        one = carry_out(job, out, min(PATIENCE * job.seconds, remaining))
-        files.append(out / RESULTS, [vars(one)])
-        (out / TABLES).write_text(tables.markdown(outcomes(out)), encoding="utf-8")
-        said = f"{one.status} in {one.seconds:.0f} s (estimated {job.seconds:.0f})"
-        print(f"[{job.part}] {job.name}: {said}" + (f": {one.error}" if one.error else ""), flush=True)
+    waiting = [job for job in jobs if job.name not in done]
+    print(f"{len(done)} of {len(jobs)} jobs are done; {minutes:g} minutes, {together} at a time:")
+    print(announced(*affordable(waiting, 60 * minutes, together)), flush=True)
+    left_out: list[str] = []
+    with futures.ThreadPoolExecutor(together) as pool_of:
+        running: dict[futures.Future[Outcome], Job] = {}
+        while waiting or running:
+            job = next_of(waiting, running.values(), together)
+            if job is None:
+                for ended in futures.wait(running, return_when=futures.FIRST_COMPLETED).done:
+                    _record(ended.result(), running.pop(ended), out)
+                continue
+            waiting.remove(job)
+            remaining = until - time.monotonic()
+            if job.seconds > remaining:
+                left_out.append(job.name)
+                continue
+            share = SPARED if job.timed else SPARED / together
+            own = job.environment | {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.3f}"}
+            job = dataclasses.replace(job, environment=own)
+            running[pool_of.submit(carry_out, job, out, min(PATIENCE * job.seconds, remaining))] = job
     if left_out:
-        print("left out, too long for the time: " + ", ".join(job.name for job in left_out))
+        print("left out, too long for the time: " + ", ".join(left_out))
     return outcomes(out)
+
+
+def _record(one: Outcome, job: Job, out: Path) -> None:
+    files.append(out / RESULTS, [vars(one)])
+    (out / TABLES).write_text(tables.markdown(outcomes(out)), encoding="utf-8")
+    said = f"{one.status} in {one.seconds:.0f} s (estimated {job.seconds:.0f})"
+    print(f"[{job.part}] {job.name}: {said}" + (f": {one.error}" if one.error else ""), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,6 +142,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=25.0)
     parser.add_argument("--out", type=Path, default=Path("runs/accelerator"))
     parser.add_argument("--data", type=Path, help="what --prepare wrote")
+    parser.add_argument("--together", type=int, default=1, help="jobs at a time, of those whose time is not measured")
     parser.add_argument("--part", nargs="+", choices=plan.PARTS, default=list(plan.PARTS))
     parser.add_argument("--size", choices=plan.SIZES, default="full", help="tiny: a rehearsal")
     parser.add_argument("--devices", type=int, default=0, help="so many CPU devices instead of accelerators")
@@ -129,9 +161,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     jobs = plan.jobs(args.size, data, args.out.resolve(), args.devices)
     jobs = [job for job in jobs if job.part in args.part]
     if args.plan:
-        print(announced(*affordable(jobs, 60 * args.minutes)))
+        print(announced(*affordable(jobs, 60 * args.minutes, args.together)))
         return 0
-    found = run(jobs, args.out, args.minutes)
+    found = run(jobs, args.out, args.minutes, together=args.together)
     print(f"\n{args.out / TABLES}")
     return int(any(one.status != "done" for one in found))
 

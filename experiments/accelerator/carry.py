@@ -12,7 +12,7 @@ from pathlib import Path
 
 from qstar import files
 
-PIECE_BYTES = 60_000_000
+PIECE_BYTES = 35_000_000  # with a checkout and the wheels less than 60 MB
 MANIFEST, WHEELS = "manifest.json", "wheels.txt"
 SOURCES = (
     "openlogic", "napkin", "discrete_book", "gsm8k/train.jsonl", "gsm8k/test.jsonl",
@@ -22,16 +22,17 @@ SOURCES = (
 PRESENT = ("jax", "flax", "optax", "orbax-checkpoint")
 """Packages that the machine has, with all that they need."""
 NEEDED = (
-    "hydra-core", "omegaconf", "antlr4-python3-runtime", "grain", "array-record", "tensorflow-datasets",
-    "importlib_resources", "etils", "jaxtyping", "wadler_lindig", "beartype", "tokenizers", "huggingface_hub",
-    "safetensors", "pyarrow", "scipy", "rich", "gguf",
+    "hydra-core", "omegaconf", "antlr4-python3-runtime", "grain", "array-record", "portpicker", "tensorflow-datasets",
+    "tensorflow-metadata", "googleapis-common-protos", "dm-tree", "promise", "simple-parsing", "docstring-parser",
+    "immutabledict", "importlib_resources", "termcolor", "toml", "etils", "jaxtyping", "wadler_lindig", "beartype",
+    "tokenizers", "huggingface_hub", "safetensors", "pyarrow", "scipy", "rich", "jinja2", "gguf",
 )  # fmt: skip
 """What qstar imports beyond these, and what those import."""
 SUMS = Path(__file__).resolve().parents[1] / "star" / "smollm2" / "sums.py"
 
 
 def prepare(folder: Path, gguf: Path | None, sources: str | Path | None) -> str:
-    """Write weights, data sets and sums into pieces of at most 60 MB; returns what to do with them.
+    """Write weights, data sets and sums into pieces of at most 35 MB; returns what to do with them.
 
     Raises FileNotFoundError for weights or a data set that is not there.
     """

@@ -8,6 +8,7 @@ same device.
 """
 
 import dataclasses
+import gzip
 import json
 import os
 import shutil
@@ -35,7 +36,7 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
-from qstar.ops import attention
+from qstar.ops import attention, chunk
 from qstar.paths import ROOT
 from qstar.reports import compared, frames
 from qstar.runs import improve, pool, train
@@ -150,22 +151,51 @@ def program_of(shape: str, method: str, dtype: str, remat: str, attend: str, mes
 
 
 def step(
-    shape: str, method: str, length: int, remat: str, dtype: str, steps: int, attention: str, most_rows: int
+    shape: str,
+    method: str,
+    length: int,
+    remat: str,
+    dtype: str,
+    steps: int,
+    attention: str,
+    most_rows: int,
+    slice_mib: int,
 ) -> dict:
-    """Steps of one setting with as many rows as fit."""
-    program = program_of(shape, method, dtype, remat, attention, trial.one_device())
-    return vars(trial.taken(program, trial.rows_that_fit(program, length, most_rows), length, steps))
+    """Steps of one setting with as many rows as fit: half of them where the formula was too hopeful."""
+    chunk.BUDGET_BYTES = slice_mib * 2**20
+    left_out = []
+    while True:
+        program = program_of(shape, method, dtype, remat, attention, trial.one_device())
+        rows = trial.rows_that_fit(program, length, most_rows)
+        try:
+            return {**vars(trial.taken(program, rows, length, steps)), "attention": attention, "left_out": left_out}
+        except (RuntimeError, ValueError) as error:
+            said = str(error).splitlines()[0][:200]
+            memory = "RESOURCE_EXHAUSTED" in said or "out of memory" in said.lower()
+            if rows == 1 or (not memory and attention == "einsum"):
+                raise
+            left_out.append({"rows": rows, "attention": attention, "error": said})
+            most_rows, attention = (rows // 2, attention) if memory else (most_rows, "einsum")
 
 
-def profiled_step(shape: str, length: int, dtype: str, rows: int) -> dict:
-    """Microseconds of one Quiet-STaR step by kind of operation."""
+def profiled_step(shape: str, length: int, dtype: str, rows: int, out: str) -> dict:
+    """Microseconds of one Quiet-STaR step by kind of operation; the program and every operation are kept in OUT."""
     program = program_of(shape, "quiet_star", dtype, "full", "einsum", trial.one_device())
     with jax.set_mesh(program.mesh):
         state, batch = trial.state(program), trial.batch(program, rows, length)
         compiled = program.step.lower(state, batch).compile()
-        ops = profile.operations(compiled.as_text(), program.lm.vocab)
+        text = compiled.as_text()
         state, _ = jax.block_until_ready(compiled(state, batch))
-        times, _ = profile.profiled(lambda: compiled(state, batch))
+        state, _ = jax.block_until_ready(compiled(state, batch))
+        times, counts = profile.profiled(lambda: compiled(state, batch))
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "program.txt.gz").write_bytes(gzip.compress(text.encode()))
+    ops = profile.operations(text, program.lm.vocab)
+    rows_of = [
+        [name, us, counts[name], *vars(ops.get(name, profile.Op("other"))).values()] for name, us in times.items()
+    ]
+    (folder / "operations.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows_of), encoding="utf-8")
     return {"microseconds": profile.by_kind(ops, times)}
 
 
@@ -301,9 +331,28 @@ def improved(folder: str, experiment_name: str, model: str, sums: str, overrides
     """One self-training run; lines of its iterations."""
     own = [f"experiments={experiment_name}", f"run_dir={folder}", f"model.source={model}", *overrides]
     if experiment_name.endswith("sums"):
-        own += [f"task.{name}path={sums}/{split}.jsonl" for name, split in
-                (("", "train"), ("dev_", "dev"), ("test_", "test"))]  # fmt: skip
+        own += _sums(sums)
     return {"iterations": improve.run(configs.composed("improve", own), Path(folder))}
+
+
+def reinforced(folder: str, model: str, sums: str, overrides: list[str]) -> dict:
+    """GRPO on sums, evaluated on dev as it trains and on test at the end."""
+    own = ["experiments=rl/smollm2_sums", f"run_dir={folder}", f"model.source={model}", *_sums(sums), *overrides]
+    cfg = configs.composed("train", own)
+    train.run(cfg, Path(folder))
+    asked = dataclasses.replace(cfg.eval, split="test", items=100_000)
+    evaluate.evaluate(EvaluateConfig(run=folder, out=str(Path(folder) / "test"), model=None, eval=asked))
+    return {
+        "dev": frames.evaluations(Path(folder)),
+        "test": frames.lines(Path(folder) / "test" / "evals.jsonl"),
+        "metrics": frames.lines(Path(folder) / "metrics.jsonl"),
+    }
+
+
+def _sums(folder: str) -> list[str]:
+    return [
+        f"task.{name}path={folder}/{split}.jsonl" for name, split in (("", "train"), ("dev_", "dev"), ("test_", "test"))
+    ]
 
 
 # --- e: generation ------------------------------------------------------------------------------------------------
@@ -339,7 +388,7 @@ KINDS = {
     one.__name__: one
     for one in (
         device, text_attention, column_attention, profiled_step, step, sharded, logits, small_run, resumed, trained,
-        paired_tests, token_benefit, improved, generation,
+        paired_tests, token_benefit, improved, reinforced, generation,
     )
 }  # fmt: skip
 

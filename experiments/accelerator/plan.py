@@ -4,7 +4,9 @@ Estimates are seconds on one H100, by the FLOPs of a job at a third of the peak 
 model is large; they decide what fits, and the results say how long each really took.
 """
 
+import dataclasses
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,14 +16,15 @@ import carry
 
 PARTS = {
     "a": "what is there",
-    "c": "correctness there",
     "b": "step time, utilisation, memory",
-    "d": "SmolLM2-135M on mathematical text",
     "e": "generation",
+    "c": "correctness there",
+    "d": "SmolLM2-135M on mathematical text",
     "f": "STaR on SmolLM2-135M",
+    "g": "GRPO on SmolLM2-135M",
     "h": "what sharding costs",
 }
-"""In order of value."""
+"""What needs the device to itself comes before what can share it."""
 SIZES = ("full", "tiny")
 
 ARMS = {
@@ -32,6 +35,8 @@ ARMS = {
     "pause": ["method.fill=pause"],
 }
 """Of part d: what each changes in experiments/quiet_star/smollm2_math."""
+RATES = ("1e-5", "3e-6", "3e-5")
+"""Of part g: learning rates, to be chosen on dev."""
 SAME = ["improve.samples=2", "improve.temperature=1.0"]
 STAR_ARMS = {
     "filter, hints": [*SAME],
@@ -40,7 +45,7 @@ STAR_ARMS = {
     "no filter, no hints": [*SAME, "improve.keep=all", "improve.hint=never"],
     "direct": ["improve=direct", "improve.iterations=1"],
 }
-"""Of part f: the filter on and off at one temperature, hints on and off, and answers alone."""
+"""Of part f: the filter on and off at one temperature, hints on and off, and answers alone, with all steps at once."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ class Job:
     arguments: dict[str, Any]
     seconds: float  # estimated
     environment: dict[str, str] = field(default_factory=dict)
+    timed: bool = True  # it measures time, and nothing else may run meanwhile
+    needs: tuple[str, ...] = ()  # jobs that must have ended before
 
 
 @dataclass(frozen=True)
@@ -71,16 +78,22 @@ class Amounts:
     new_tokens: int
     star_arms: tuple[str, ...]  # of part f
     star: tuple[str, ...]  # its overrides
+    direct_steps: int  # of answers alone: as many as the others have in all iterations
     star_s: float
+    rates: tuple[str, ...]  # of part g
+    grpo: tuple[str, ...]  # its overrides
+    grpo_s: float
 
 
 AMOUNTS = {
     "full": Amounts(
         ("135M", "1B", "7B"), (256, 1024), 10, "bfloat16", tuple(ARMS),
-        ("eval.items=1500", "eval.batch_size=64", "eval.every=10", "model.dtype=bfloat16"), 200, (0, 1, 2),
-        (1, 8, 32, 64, 128, 256), 64, tuple(STAR_ARMS),
+        ("eval.items=1500", "eval.batch_size=64", "eval.every=10", "eval.choice_texts=false", "model.dtype=bfloat16",
+         "model.remat=full", "sample_every=0"), 200, (0, 1, 2),
+        (1, 8, 64, 256), 32, tuple(STAR_ARMS),
         ("sample_batch=256", "batch_size=16", "improve.problems=1000", "improve.iterations=3", "improve.steps=60",
-         "dev=0", "test=true"), 150,
+         "dev=0", "test=true"), 218, 150,
+        RATES, (), 150,
     ),
     "tiny": Amounts(
         ("tiny",), (32,), 2, "float32", ("plain LM", "beta 1e6 T 3"),
@@ -88,7 +101,9 @@ AMOUNTS = {
          "eval.every=1", "save_every=1", "sample_every=0", "optim.warmup_steps=0"), 20, (0,),
         (1, 2), 3, ("direct",),
         ("sample_batch=8", "batch_size=2", "length=96", "improve.problems=4", "improve.iterations=1",
-         "improve.steps=2", "dev=4", "test=true", "improve.few_shot=false"), 20,
+         "improve.steps=2", "dev=4", "test=true", "improve.few_shot=false", "optim.warmup_steps=0"), 2, 20,
+        ("1e-5",), ("steps=1", "batch_size=4", "data.samples=2", "data.length=256", "eval.items=2", "eval.every=0",
+                    "save_every=1", "task.max_new_tokens=8", "data.max_new_tokens=8"), 20,
     ),
 }  # fmt: skip
 
@@ -101,19 +116,25 @@ def jobs(size: str, data: Path, out: Path, devices: int = 0) -> list[Job]:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         environment |= {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
     tiny = size == "tiny"
+    steps = list(_steps(amounts, tiny))
     found = [
-        *_machine(amounts, tiny),
-        *_correct(amounts, out, tiny, data),
-        *_steps(amounts, tiny),
-        *_mathematics(amounts, out, data),
+        *_machine(amounts, tiny, out),
+        *steps[:FIRST],
         *_generation(amounts, data),
-        *_star(amounts, out, data, tiny),
+        *_correct(amounts, out, tiny, data),
+        *(
+            job
+            for seed in amounts.seeds
+            for part in (_mathematics, _star, _reinforced)
+            for job in part(amounts, out, data, seed)
+        ),
+        *steps[FIRST:],
         *_sharded(amounts, devices, tiny),
     ]
-    return [Job(**{**vars(job), "environment": environment}) for job in found]
+    return [dataclasses.replace(job, environment=environment | job.environment) for job in found]
 
 
-def _machine(amounts: Amounts, tiny: bool) -> Iterator[Job]:
+def _machine(amounts: Amounts, tiny: bool, out: Path) -> Iterator[Job]:
     yield Job("a", "device", "device", {"side": 512 if tiny else 8192}, 20)
     shape = {"rows": 1, "length": 32, "heads": 4, "kv_heads": 2, "head_size": 16} if tiny else {
         "rows": 8, "length": 1024, "heads": 32, "kv_heads": 8, "head_size": 64
@@ -122,52 +143,76 @@ def _machine(amounts: Amounts, tiny: bool) -> Iterator[Job]:
     shape = {**shape, "length": 16} if tiny else {**shape, "rows": 2, "length": 256}
     yield Job("a", "attention of the columns", "column_attention", {**shape, "columns": 17, "dtype": amounts.dtype}, 40)
     case = {"shape": amounts.shapes[0], "length": amounts.lengths[0], "dtype": amounts.dtype}
-    yield Job("a", "profile of a step", "profiled_step", {**case, "rows": 1 if tiny else 8}, 90)
+    case |= {"rows": 1 if tiny else 8, "out": str(out / "profile")}
+    unrolled = {"XLA_FLAGS": UNROLLED} if shutil.which("nvidia-smi") else {}
+    yield Job("a", "profile of a step", "profiled_step", case, 90, unrolled)
+
+
+UNROLLED = "--xla_gpu_enable_command_buffer="  # a graph of kernels would be one operation of the profile
+
+
+FIRST = 7  # settings of steps that are timed before anything else
 
 
 def _correct(amounts: Amounts, out: Path, tiny: bool, data: Path) -> Iterator[Job]:
     model = "bundled:cups" if tiny else carry.model(data)
-    yield Job("c", "logits against the CPU", "logits", {"model": model, "length": 32 if tiny else 256}, 60)
-    yield Job("c", "a small run against the CPU", "small_run", {"steps": 2 if tiny else 10}, 60)
-    yield Job("c", "resumed bit for bit", "resumed", {"out": str(out / "resumed"), "steps": 2 if tiny else 10}, 90)
+    for name, kind, arguments, seconds in (
+        ("logits against the CPU", "logits", {"model": model, "length": 32 if tiny else 256}, 60),
+        ("a small run against the CPU", "small_run", {"steps": 2 if tiny else 10}, 60),
+        ("resumed bit for bit", "resumed", {"out": str(out / "resumed"), "steps": 2 if tiny else 10}, 120),
+    ):
+        yield Job("c", name, kind, arguments, seconds, timed=False)
 
 
 def _steps(amounts: Amounts, tiny: bool) -> Iterator[Job]:
     """The settings that may reach the goal at 1B first; of the others one setting each."""
-    cases = [
-        (shape, method, length, remat)
-        for shape in amounts.shapes
-        for length in amounts.lengths
-        for method in ("quiet_star", "lm")
-        for remat in (("minimal", "full") if shape == "1B" else ("full",))
-    ]
-    cases.sort(key=lambda case: (case[0] != "1B", case[2], case[1] == "lm"))
-    for shape, method, length, remat in cases:
+    settings = [("tiny", 32, method, "full", 64) for method in ("quiet_star", "lm")] if tiny else SETTINGS
+    for shape, length, method, remat, slice_mib in settings:
         arguments = {
             "shape": shape, "method": method, "length": length, "remat": remat, "dtype": amounts.dtype,
-            "steps": amounts.steps, "attention": "xla" if tiny else "cudnn", "most_rows": 2 if tiny else 64,
+            "steps": amounts.steps, "attention": "xla" if tiny else "cudnn", "slice_mib": slice_mib,
+            "most_rows": 2 if tiny else 8 if method == "quiet_star" else 64,
         }  # fmt: skip
-        seconds = {"tiny": 15, "135M": 60, "1B": 75, "7B": 150}[shape]
-        yield Job("b", f"step/{shape}/{method}/{length}/{remat}", "step", arguments, seconds)
+        seconds = {"tiny": 15, "135M": 60, "1B": 75, "7B": 100}[shape]
+        yield Job("b", f"step/{shape}/{method}/{length}/{remat}/{slice_mib}", "step", arguments, seconds)
 
 
-def _mathematics(amounts: Amounts, out: Path, data: Path) -> Iterator[Job]:
-    arms = [arm.replace(" ", "_") for arm in amounts.arms]
-    for seed in amounts.seeds:
-        for arm in amounts.arms:
-            changes = ARMS[arm]
-            folder = out / "mathematics" / arm.replace(" ", "_") / str(seed)
-            own = [one for one in amounts.train if not (arm == "plain LM" and one.startswith("method."))]
-            arguments = {
-                "folder": str(folder), "experiment_name": "quiet_star/smollm2_math", "model": carry.model(data),
-                "overrides": [*changes, *own, "control=false", f"seed={seed}"],
-            }  # fmt: skip
-            yield Job("d", f"mathematics/{arm}/{seed}", "trained", arguments, amounts.train_s)
-        pairs = {"folder": str(out / "mathematics"), "arms": arms, "seed": seed}
-        yield Job("d", f"mathematics/paired tests/{seed}", "paired_tests", pairs, 10)
-        benefit = {"folder": str(out / "mathematics"), "arms": arms[1:]}
-        benefit |= {"seed": seed, "texts": 2 if amounts.dtype == "float32" else 64, "data": str(data)}
-        yield Job("d", f"mathematics/benefit by token/{seed}", "token_benefit", benefit, 60)
+SETTINGS = (
+    ("1B", 256, "quiet_star", "full", 64),
+    ("1B", 256, "quiet_star", "full", 1024),
+    ("1B", 256, "lm", "minimal", 64),
+    ("1B", 256, "quiet_star", "minimal", 1024),
+    ("135M", 256, "quiet_star", "full", 64),
+    ("7B", 256, "quiet_star", "full", 64),
+    ("1B", 1024, "lm", "minimal", 64),
+    ("1B", 1024, "quiet_star", "full", 64),
+    ("135M", 256, "lm", "minimal", 64),
+    ("7B", 256, "lm", "minimal", 64),
+    ("7B", 1024, "quiet_star", "full", 64),
+    ("135M", 1024, "quiet_star", "full", 64),
+    ("135M", 1024, "lm", "minimal", 64),
+    ("7B", 1024, "lm", "minimal", 64),
+)
+"""Shape, tokens of a window, method, remat, MiB of logits or scores in a slice."""
+
+
+def _mathematics(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[Job]:
+    folders = [arm.replace(" ", "_") for arm in amounts.arms]
+    names = tuple(f"mathematics/{arm}/{seed}" for arm in amounts.arms)
+    for arm, folder, name in zip(amounts.arms, folders, names, strict=True):
+        own = [one for one in amounts.train if not (arm == "plain LM" and one.startswith("method."))]
+        arguments = {
+            "folder": str(out / "mathematics" / folder / str(seed)),
+            "experiment_name": "quiet_star/smollm2_math",
+            "model": carry.model(data),
+            "overrides": [*ARMS[arm], *own, "control=false", f"seed={seed}"],
+        }
+        yield Job("d", name, "trained", arguments, amounts.train_s, timed=False)
+    pairs = {"folder": str(out / "mathematics"), "arms": folders, "seed": seed}
+    yield Job("d", f"mathematics/paired tests/{seed}", "paired_tests", pairs, 10, timed=False, needs=names)
+    benefit = {"folder": str(out / "mathematics"), "arms": folders[1:]}
+    benefit |= {"seed": seed, "texts": 2 if amounts.dtype == "float32" else 64, "data": str(data)}
+    yield Job("d", f"mathematics/benefit by token/{seed}", "token_benefit", benefit, 100, timed=False, needs=names)
 
 
 def _generation(amounts: Amounts, data: Path) -> Iterator[Job]:
@@ -179,18 +224,25 @@ def _generation(amounts: Amounts, data: Path) -> Iterator[Job]:
         yield Job("e", f"generation/thoughts of {thought_len}", "generation", arguments, 60)
 
 
-def _star(amounts: Amounts, out: Path, data: Path, tiny: bool) -> Iterator[Job]:
-    for seed in amounts.seeds:
-        for task in ("sums",) if tiny else ("sums", "svamp"):
-            for arm in amounts.star_arms:
-                changes = STAR_ARMS[arm]
-                folder = out / "star" / task / arm.replace(" ", "_").replace(",", "") / str(seed)
-                own = [one for one in amounts.star if not (arm == "direct" and one.startswith("improve."))]
-                arguments = {
-                    "folder": str(folder), "experiment_name": f"star/smollm2/{task}", "model": carry.model(data),
-                    "sums": str(data / "sums"), "overrides": [*changes, *own, f"seed={seed}"],
-                }  # fmt: skip
-                yield Job("f", f"star/{task}/{arm}/{seed}", "improved", arguments, amounts.star_s)
+def _star(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[Job]:
+    for task in ("sums",) if amounts.dtype == "float32" else ("sums", "svamp"):
+        for arm in amounts.star_arms:
+            folder = out / "star" / task / arm.replace(" ", "_").replace(",", "") / str(seed)
+            changes = [*STAR_ARMS[arm], *([f"improve.steps={amounts.direct_steps}"] if arm == "direct" else [])]
+            arguments = {
+                "folder": str(folder), "experiment_name": f"star/smollm2/{task}", "model": carry.model(data),
+                "sums": str(data / "sums"), "overrides": [*amounts.star, *changes, f"seed={seed}"],
+            }  # fmt: skip
+            yield Job("f", f"star/{task}/{arm}/{seed}", "improved", arguments, amounts.star_s, timed=False)
+
+
+def _reinforced(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[Job]:
+    for rate in amounts.rates:
+        arguments = {
+            "folder": str(out / "grpo" / rate / str(seed)), "model": carry.model(data), "sums": str(data / "sums"),
+            "overrides": [f"optim.lr={rate}", *amounts.grpo, f"seed={seed}"],
+        }  # fmt: skip
+        yield Job("g", f"grpo/{rate}/{seed}", "reinforced", arguments, amounts.grpo_s, timed=False)
 
 
 def _sharded(amounts: Amounts, devices: int, tiny: bool) -> Iterator[Job]:

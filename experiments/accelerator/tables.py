@@ -86,10 +86,24 @@ def step_times(done: dict) -> str:
     rows = []
     for name, one in done.items():
         if name.startswith("step/"):
-            _, shape, method, length, remat = name.split("/")
-            rows.append([shape, method, length, remat, *_step(one), _kernels(one)])
-    head = ["shape", "method", "T", "remat", "rows", "ms", "range", "tokens/s", "thoughts/s", "utilisation", "peak GiB"]
-    return section("Steps", [*head, "kernels"], rows)
+            _, shape, method, length, remat, slice_mib = name.split("/")
+            rows.append([shape, method, length, remat, slice_mib, one["attention"], *_step(one)])
+    head = [
+        "shape",
+        "method",
+        "T",
+        "remat",
+        "slice MiB",
+        "attention",
+        "rows",
+        "ms",
+        "range",
+        "tokens/s",
+        "thoughts/s",
+        "utilisation",
+        "peak GiB",
+    ]
+    return section("Steps", head, rows)
 
 
 def _step(one: dict) -> list[str]:
@@ -169,6 +183,21 @@ def star(done: dict) -> str:
     return section("STaR on SmolLM2-135M", head, rows)
 
 
+def reinforced(done: dict) -> str:
+    rows = []
+    for name, one in done.items():
+        if name.startswith("grpo/"):
+            _, rate, seed = name.split("/")
+            steps = [f"{line['step']}: {tables.share(_accuracy(line))}" for line in one["dev"]]
+            rows.append([rate, seed, "; ".join(steps), tables.share(_accuracy(one["test"][-1]))])
+    return section("GRPO on SmolLM2-135M", ["learning rate", "seed", "dev by step", "test"], rows)
+
+
+def _accuracy(line: dict) -> dict:
+    """As `tables.share` takes it."""
+    return {"share": line["accuracy"], "low": line["accuracy_low"], "high": line["accuracy_high"], "n": line["n"]}
+
+
 def sharding(done: dict) -> str:
     found = [one for name, one in done.items() if name.startswith("sharding/")]
     rows = []
@@ -183,5 +212,5 @@ def sharding(done: dict) -> str:
 
 
 SECTIONS: tuple[Callable[[dict], str], ...] = (
-    machine, correctness, step_times, mathematics, generation, star, sharding
+    machine, step_times, generation, correctness, mathematics, star, reinforced, sharding
 )  # fmt: skip

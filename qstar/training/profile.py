@@ -17,7 +17,9 @@ from pathlib import Path
 
 import jax
 
-_INSTRUCTION = re.compile(r"\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\][^ ]* ([\w\-]+)\(([^)]*)\)(.*)")
+_INSTRUCTION = re.compile(
+    r"\s*(?:ROOT )?%?([\w.\-]+) = \(?(\w+)\[([\d,]*)\][^ ]*(?: [^=]*\))? ([\w\-]+)\(([^)]*)\)(.*)"
+)
 _COMPUTATION = re.compile(r"(?:ENTRY )?%?([\w.\-]+) .*\{$")
 INSIDE = ("while", "call", "conditional")  # what they hold is there too
 
@@ -45,6 +47,8 @@ def operations(hlo: str, vocab: int) -> dict[str, Op]:
         left = operands.split(",")[0].split("%")[-1].strip()
         if code == "dot" and left in shapes:
             ops[name] = products[computation] = _product(shapes[left], shapes[name], rest, vocab)
+        elif code == "custom-call" and "dot_dimension_numbers" in rest and left in shapes:  # cuBLAS
+            ops[name] = _product(shapes[left], shapes[name], rest, vocab)
         elif code == "fusion":
             fusions[name] = re.search(r"calls=%?([\w.\-]+)", rest)[1]
     return ops | {name: products[called] for name, called in fusions.items() if called in products}
@@ -55,14 +59,19 @@ def _sizes(text: str) -> tuple[int, ...]:
 
 
 def _product(left: tuple[int, ...], out: tuple[int, ...], rest: str, vocab: int) -> Op:
-    axes = lambda name: [int(axis) for axis in re.search(name + r"={([\d,]*)}", rest)[1].split(",")]  # noqa: E731
-    summed = math.prod(left[axis] for axis in axes("lhs_contracting_dims"))
+    summed = math.prod(left[axis] for axis in _axes("lhs_contracting", rest))
     flops = 2 * summed * math.prod(out)
     shape = f"{' x '.join(map(str, out))} over {summed}"
-    if "lhs_batch_dims" in rest:
+    if _axes("lhs_batch", rest):
         return Op("products of attention", shape, flops)
     many = vocab in (*out, summed)
     return Op("products with the output layer" if many else "products with weights", shape, flops)
+
+
+def _axes(name: str, rest: str) -> list[int]:
+    """Of a product, as an instruction says it: `NAME_dims={0}`, or of a kernel `"NAME_dimensions":["0"]`."""
+    matched = re.search(rf'{name}_dim(?:ension)?s"?[=:][{{\[]([\d,"]*)[}}\]]', rest)
+    return [int(axis) for axis in re.findall(r"\d+", matched[1])] if matched else []
 
 
 def profiled(run: Callable[[], object]) -> tuple[collections.Counter, collections.Counter]:

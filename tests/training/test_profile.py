@@ -23,6 +23,18 @@ def test_products_are_found_by_kind_with_their_flops():
     }
 
 
+def test_a_product_by_cublas_is_a_product():
+    hlo = """ENTRY %main (a: bf16[96,64], b: bf16[64,48]) -> bf16[96,48] {
+  %a = bf16[96,64]{1,0} parameter(0)
+  %b = bf16[64,48]{1,0} parameter(1)
+  %custom-call.5.0 = (bf16[96,48]{1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", \
+backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],\
+"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]}}}
+}"""
+    op = profile.operations(hlo, vocab=300)["custom-call.5.0"]
+    assert (op.kind, op.flops) == ("products with weights", 2 * 96 * 64 * 48)
+
+
 def test_what_runs_at_once_shares_the_time():
     edges = [(0, True, "a"), (4, False, "a"), (2, True, "b"), (6, False, "b"), (9, True, "a"), (10, False, "a")]
     assert profile.shared(edges) == {"a": 2 + 1 + 1, "b": 1 + 2}
