@@ -30,6 +30,7 @@ from qstar.models import lm as language_model
 from qstar.models.formats import hf
 from qstar.paths import CONFIGS, ROOT
 from qstar.runs import train
+from qstar.tasks.arithmetic import Arithmetic
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
 
@@ -436,7 +437,7 @@ def smaller(cfg: TrainConfig, folder: Path) -> TrainConfig:
     task = cfg.task
     if isinstance(data, RolloutData):
         data = dataclasses.replace(data, samples=2, max_new_tokens=4, length=64)
-        task = dataclasses.replace(task, digits=(1,), train=4)
+        task = Arithmetic(digits=(1,), train=4, num_shots=1)
     questions = dataclasses.replace(cfg.eval, batch_size=2)
     if isinstance(questions, TaskEval):
         questions = dataclasses.replace(questions, task=task)
