@@ -1,0 +1,432 @@
+"""Reinforcement learning on one task from several bases: methods, ReFT's claims, and rewards by a reward model.
+
+    python experiments/rl/study.py --out runs/rl --workers 2                # all parts; give it again to go on
+    python experiments/rl/study.py ladder --bases 0 1 2 --out runs/rl
+    python experiments/rl/study.py --show runs/rl/results.jsonl             # tables
+
+A base is the bundled model of cups, fine-tuned on the workings of a writer who makes errors of his own: of the 50 facts
+(from this cup, this move leads there) he confuses every one as often as is drawn for the base, some more often than
+not, and carries on from what he wrote. The base draws as he writes: most questions are answered both right and wrong.
+
+ladder   every method at the same number of rollouts, beside filtered fine-tuning, the writer's examples for longer,
+         and ReFT with parts taken away. Learning rates are chosen on dev with the first base; test is asked once.
+prm      the outcome, and the scores of `bundled:cups_prm` in several ways, as reward: its score against the truth.
+
+OUT/results.jsonl gets a line for each job that has ended. Finished jobs are not repeated, interrupted ones go on.
+"""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from qstar import config as configs
+from qstar import files
+from qstar.cli import entry, flags
+from qstar.decoding import generate as decoding
+from qstar.decoding import score
+from qstar.decoding.sampling import Sampling
+from qstar.evals.intervals import student
+from qstar.policy import Policy
+from qstar.reports import frames, tables
+from qstar.runs import improve, iterations, judge, load, pool, stored, train
+from qstar.tasks import cups
+from qstar.tasks.problem import Problem, Task, graded
+from qstar.training import metrics
+
+RESULTS, RECIPE, SCORER = "results.jsonl", "experiments=rl/cups", "bundled:cups_prm"
+RATES = ("1e-4", "3e-4", "1e-3")
+SHOWN = ("reward", "right", "entropy", "sampled_tokens", "dead", "kl", "clipped", "reward_grade", "reward_scorer")
+ROUGH = 0.15  # share of the facts that a writer confuses more often than not
+TASK = ("task=cups", "task.min_moves=4", "task.max_moves=6", "task.dev=200")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """How a base is trained."""
+
+    kind: str  # rollouts, improve, sft
+    overrides: tuple[str, ...] = ()
+
+
+def _rollouts(method: str, *overrides: str) -> Arm:
+    return Arm("rollouts", (f"method={method}", *overrides))
+
+
+LADDER = {
+    "base": Arm("none"),
+    "grpo": _rollouts("grpo"),
+    "ppo": _rollouts("ppo"),
+    "online": Arm("improve", ("improve=expert_iteration", "improve.samples=8", "improve.iterations=6")),
+    "longer": Arm("sft"),
+    "reft": _rollouts("reft", "data=rollouts_reft"),
+    "rloo": _rollouts("rloo"),
+    "dr_grpo": _rollouts("dr_grpo", "method.constant=10"),
+    "dapo": _rollouts("dapo", "data=rollouts_dapo"),
+    "maxrl": _rollouts("maxrl"),
+    "reinforce": _rollouts("reinforce"),
+    "reinforce_pp": _rollouts("reinforce_pp"),
+    "gspo": _rollouts("gspo"),
+    "offline": Arm(
+        "improve", ("improve=expert_iteration", "improve.samples=8", "improve.iterations=1", "improve.steps=360")
+    ),
+    "star": Arm("improve", ("improve=star_no_rationalization", "improve.few_shot=false", "improve.iterations=6")),
+    "filtered": Arm("sft"),  # the writer's examples with a right answer
+    "reft_no_partial": _rollouts("reft", "data=rollouts_reft", "data.rewards.wrong=0"),
+    "reft_no_kl": _rollouts("reft", "data=rollouts_reft", "method.kl_coef=0"),
+}
+"""In order of value. `online` is expert iteration, `offline` one round of it."""
+_STEPS = ("policy_gradient", "method.baseline=leave_one_out", "method.to_go=true", "data.max_new_tokens=16")
+_SCORED = (*_STEPS, f"data.rewards.scorer={SCORER}")
+PRM = {
+    "outcome": _rollouts(*_STEPS),
+    "sum": _rollouts(*_SCORED, "data.rewards.right=0", "data.rewards.scorer_as=sum"),
+    "min": _rollouts(*_SCORED, "data.rewards.right=0", "data.rewards.scorer_as=min"),
+    "softmin": _rollouts(*_SCORED, "data.rewards.right=0", "data.rewards.scorer_as=softmin"),
+    "mixed": _rollouts(*_SCORED, "data.rewards.scorer_as=softmin"),
+}
+PARTS = {"ladder": LADDER, "prm": PRM}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One line of the results."""
+
+    part: str  # base, sweep, ladder, prm
+    arm: str
+    base: int
+    lr: str = ""  # of a sweep; else the best of the sweep
+
+    @property
+    def key(self) -> tuple:
+        return dataclasses.astuple(self)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Of all jobs."""
+
+    out: Path
+    steps: int  # of 128 rollouts
+    examples: int  # of a writer
+    base_steps: int
+    test: int  # questions, each answered once with the likeliest tokens and SAMPLES times by sampling
+    until: float  # time at which nothing is begun any more
+    more: tuple[str, ...]  # overrides of all runs on rollouts
+
+
+SAMPLES = 8
+
+
+# --- the writer and the bases -------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Takes the ball from cup to cup, and confuses some facts with others."""
+
+    def __init__(self, number: int):
+        self._rng = np.random.default_rng((2024, number))
+        facts = [(place, move) for move in cups.MOVES for place in range(1, cups.NUMBER_OF_CUPS + 1)]
+        shares = self._rng.uniform(0.0, 0.3, len(facts))
+        rough = self._rng.permutation(len(facts))[: round(ROUGH * len(facts))]
+        shares[rough] = self._rng.uniform(0.5, 0.8, len(rough))
+        self._errors = dict(zip(facts, shares, strict=True))
+        self._instead = {
+            (place, move): int(self._rng.choice([other for other in range(1, 6) if other != self._right(place, move)]))
+            for place, move in facts
+        }
+
+    @staticmethod
+    def _right(place: int, move: str) -> int:
+        return int(cups.MOVES[move][place - 1])
+
+    def examples(self, task: Task, problems: Sequence[Problem]) -> list[dict]:
+        rows = []
+        for problem in problems:
+            place, places = int(problem.question[0]), ""
+            for move in problem.question[1:-1]:
+                slips = self._rng.random() < self._errors[place, move]
+                place = self._instead[place, move] if slips else self._right(place, move)
+                places += str(place)
+            right = str(place) == problem.answer
+            rows.append({"prompt": task.prompt(problem), "completion": f"-{places}-{place};", "right": right})
+        return rows
+
+
+def fine_tuned(sizes: Sizes, folder: Path, source: str, rows: Sequence[Mapping], steps: int, lr: str, seed: int) -> None:
+    """A run of method=sft on these examples, or what is left of it."""
+    files.make(folder)
+    kept = [{name: row[name] for name in ("prompt", "completion")} for row in rows]
+    files.write_records(folder / "examples.jsonl", kept)
+    of_dev = [override.replace("task.", "eval.task.", 1) for override in TASK[1:]]
+    given = [
+        "~experiments", "method=sft", "data=examples", f"data.path={folder / 'examples.jsonl'}", "data.length=48",
+        "model=pretrained", f"model.source={source}", "model.remat=none", "eval=task", "task@eval.task=cups", *of_dev,
+        "eval.items=200", "eval.few_shot=false", "eval.thoughts=[none]", "eval.batch_size=100", "eval.every=60",
+        f"seed={seed}", f"steps={steps}", "batch_size=16", f"optim.lr={lr}", "optim.beta2=0.98",
+        "optim.warmup_steps=5", "log_every=20", "save_every=60", "sample_every=0", f"run_dir={folder / 'run'}",
+    ]  # fmt: skip
+    train.run(configs.composed("train", given), folder / "run")
+
+
+def examples_of(sizes: Sizes, base: int) -> list[dict]:
+    task = cups.Cups(4, 6, train=sizes.examples, seed=base + 100)
+    return Writer(base).examples(task, task.problems("train"))
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------------
+
+
+def done(out: Path) -> list[dict]:
+    return list(files.records(out / RESULTS, "a result")) if (out / RESULTS).is_file() else []
+
+
+def chosen_rate(out: Path, arm: str, rates: Sequence[str]) -> str | None:
+    """The learning rate of the sweep with the best dev accuracy at the end; None while some are missing."""
+    lines = {line["lr"]: line["dev"][-1][1] for line in done(out) if line["part"] == "sweep" and line["arm"] == arm}
+    return max(lines, key=lines.__getitem__) if set(rates) <= set(lines) else None
+
+
+def work(job: Job, sizes: Sizes, rates: tuple[str, ...]) -> str:
+    """Do a job, unless time is short, and append its line; says what came of it in a line."""
+    name = " ".join(map(str, job.key))
+    took = [line["seconds"] for line in done(sizes.out) if line["part"] == job.part]
+    if time.time() + (max(took) if took else 60) > sizes.until:
+        return f"{name}: left for another call"
+    started, lr = time.monotonic(), job.lr
+    if job.part == "ladder" and LADDER[job.arm].kind != "none":
+        lr = chosen_rate(sizes.out, job.arm, rates)
+        if lr is None:
+            return f"{name}: waits for its learning rates"
+    line = dataclasses.asdict(job) | ({"chosen": lr} if lr != job.lr else {})
+    line |= carried_out(job, sizes, lr or "3e-4")
+    files.append(sizes.out / RESULTS, [line | {"seconds": round(time.monotonic() - started, 1)}], durable=True)
+    last = line.get("test", {}).get("greedy", line["dev"][-1][1] if line.get("dev") else float("nan"))
+    return f"{name}: {last:.3f} ({time.monotonic() - started:.0f} s)"
+
+
+def carried_out(job: Job, sizes: Sizes, lr: str) -> dict:
+    base = sizes.out / f"base_{job.base}" / "run"
+    if job.part == "base":
+        fine_tuned(sizes, base.parent, "bundled:cups", examples_of(sizes, job.base), sizes.base_steps, "1e-3", job.base)
+        return {"dev": dev(base)}
+    arm = (PRM if job.part == "prm" else LADDER)[job.arm]
+    folder = sizes.out / ("prm" if job.part == "prm" else "ladder") / job.arm / f"base_{job.base}_lr_{lr}"
+    if arm.kind == "none":
+        return {"test": measured(base, None, base, sizes)}
+    if arm.kind == "sft":
+        rows = [row for row in examples_of(sizes, job.base) if job.arm == "longer" or row["right"]]
+        fine_tuned(sizes, folder, str(base), rows, 3 * sizes.steps, lr, job.base)
+        run, step, line = folder / "run", None, {"dev": dev(folder / "run"), "tokens": 0}
+    elif arm.kind == "improve":
+        line = self_trained(sizes, arm, folder, base, lr, job.base)
+        run, step = iterations.trained(folder, len(line["dev"]) - 1), None
+    else:
+        line = reinforced(sizes, arm, folder, base, lr, job.base)
+        run, step = folder, line["step"]
+    if job.part == "prm":
+        steps = stored.saved_steps(run)
+        line["scored"] = [
+            {"step": at} | measured(run, at, base, dataclasses.replace(sizes, test=min(100, sizes.test)), "dev")
+            for at in steps
+        ]
+    return line | ({} if job.part == "sweep" else {"test": measured(run, step, base, sizes)})
+
+
+def self_trained(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, seed: int) -> dict:
+    """A run of qstar-improve that samples as many rollouts."""
+    cfg = configs.composed("improve", [*arm.overrides, "model=pretrained", f"model.source={base}"])
+    rounds, samples = cfg.improve.iterations, cfg.improve.samples
+    each = max(sizes.steps * 128 // rounds // samples, 1)
+    steps = [] if any("improve.steps" in one for one in arm.overrides) else [f"improve.steps={3 * sizes.steps // rounds}"]
+    given = [
+        *arm.overrides, *steps, *TASK, f"task.train={max(each, 2000)}", "model=pretrained", f"model.source={base}",
+        "model.remat=none", f"improve.problems={each}", "improve.growth=1.0", f"seed={seed}", "sample_batch=64",
+        "length=48", "batch_size=16", f"optim.lr={lr}", "optim.beta2=0.98", "optim.warmup_steps=5", "log_every=20",
+        "save_every=1000", f"run_dir={folder}",
+    ]  # fmt: skip
+    lines = improve.run(configs.composed("improve", given), folder)
+    spent = sum(line.get("ledger", {}).get("sample", {}).get("generated_tokens", 0) for line in lines)
+    return {"dev": [[line["iteration"], line["accuracy"]["share"]] for line in lines], "tokens": spent}
+
+
+def reinforced(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, seed: int) -> dict:
+    """A run on rollouts: the curve, and the newest checkpoint that no more rollouts came before than a step has 128."""
+    given = [
+        RECIPE, *arm.overrides, f"model.source={base}", f"steps={sizes.steps}", f"optim.lr={lr}", f"seed={seed}",
+        f"save_every={max(sizes.steps // 6, 1)}", f"eval.every={max(sizes.steps // 6, 1)}", "keep=100", *sizes.more,
+        f"run_dir={folder}",
+    ]  # fmt: skip
+    cfg = configs.composed("train", given)
+    train.run(cfg, folder)
+    asked = {
+        step: files.read_json(next((folder / "checkpoints" / str(step) / "data").glob("process_*")))["questions"]
+        for step in stored.saved_steps(folder)
+    }
+    step = max(step for step in asked if asked[step] * cfg.data.samples <= sizes.steps * cfg.batch_size)
+    lines = [line for line in metrics.records(folder) if "sampled_tokens" in line]
+    each = float(np.mean([line["sampled_tokens"] for line in lines if line["step"] <= step]))
+    curve = [{"step": line["step"]} | {name: line[name] for name in SHOWN if name in line} for line in lines]
+    spent = round(asked[step] * cfg.data.samples * each)
+    return {"dev": [pair for pair in dev(folder) if pair[0] <= step], "curve": curve, "step": step, "tokens": spent}
+
+
+def dev(run: Path) -> list[list]:
+    """Accuracy on dev with the likeliest tokens, by step."""
+    return [[line["step"], line["accuracy"]] for line in frames.evaluations(run)]
+
+
+# --- measurements -------------------------------------------------------------------------------------------------
+
+
+def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str = "test") -> dict:
+    """Answers with the likeliest tokens and by sampling, against the truth, the base and the reward model."""
+    task = cups.Cups(4, 6, test=sizes.test, dev=sizes.test)
+    problems = task.problems(split)
+    policy, start = opened(run, step), opened(base, None)
+
+    def asked(samples: int, temperature: float):
+        sampling = Sampling(temperature, max_new_tokens=16, stop=tuple(task.stop))
+        return decoding.generate(
+            policy.definition, policy.params, policy.tokenizer, [task.prompt(problem) for problem in problems],
+            jax.random.key(7), sampling, samples=samples, batch_size=50,
+        )  # fmt: skip
+
+    def verdicts(written, samples: int):
+        return [graded(task, problems[i // samples], text, written.finished[i]) for i, text in enumerate(written.text)]
+
+    greedy = verdicts(asked(1, 0.0), 1)
+    written = asked(SAMPLES, 1.0)
+    sampled = verdicts(written, SAMPLES)
+    right = np.array([verdict.correct for verdict in sampled]).reshape(-1, SAMPLES)
+    before = score.score(start.definition, start.params, written.prompts, written.tokens, batch_size=64)
+    moved = [np.sum(np.subtract(new, old)) for new, old in zip(written.logprobs, before, strict=True)]
+    steps = [task.steps(text + end) for text, end in zip(written.text, written.ending, strict=True)]
+    truths = [task.truth(problems[i // SAMPLES], some).right for i, some in enumerate(steps)]
+    scored = [i for i, some in enumerate(steps) if some]
+    found = judge.opened(SCORER).score(
+        [task.prompt(problems[i // SAMPLES]) for i in scored], [steps[i] for i in scored]
+    )
+    answers = np.array([verdict.answer for verdict in sampled]).reshape(-1, SAMPLES)
+    return {
+        "greedy": float(np.mean([verdict.correct for verdict in greedy])),
+        "sampled": float(right.mean()),
+        "vote": float(np.mean([max(set(row), key=list(row).count) == p.answer for row, p in zip(answers, problems)])),  # noqa: B905
+        "any": float(right.any(1).mean()),
+        "live": float((right.any(1) & ~right.all(1)).mean()),
+        "entropy": float(-np.mean(np.concatenate(written.logprobs))),
+        "kl": float(np.mean(moved)),
+        "length": float(np.mean([len(tokens) for tokens in written.tokens])),
+        "finished": float(np.mean(written.finished)),
+        "sound": float(np.mean([bool(truth) and all(truth) for truth in truths])),  # every step follows
+        "prm_min": float(np.mean([scores.min() for scores in found.steps])),
+        "prm_sum": float(np.mean([scores.sum() for scores in found.steps])),
+        "questions": len(problems),
+    }
+
+
+def opened(run: Path, step: int | None) -> Policy:
+    """The language model of a run alone."""
+    found = load.load_run(run, step)
+    return Policy.of_language_model(
+        found.lm, jax.device_put(found.language_model), found.tokenizer, found.name, found.companions
+    )
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+def mean(lines: Sequence[Mapping], name: str, form: str = ".3f") -> str:
+    """Over bases, with the 95 % interval by Student's t."""
+    values = [line["test"][name] for line in lines]
+    middle, half = student(values)
+    return f"{middle:{form}}" if half != half else f"{middle:{form}} ± {half:{form}}"
+
+
+def against(lines: Sequence[Mapping], others: Sequence[Mapping], name: str) -> str:
+    """The mean difference on the same bases, with its interval."""
+    there = {line["base"]: line["test"][name] for line in others}
+    values = [line["test"][name] - there[line["base"]] for line in lines if line["base"] in there]
+    if not values:
+        return ""
+    middle, half = student(values)
+    return f"{middle:+.3f}" if half != half else f"{middle:+.3f} ± {half:.3f}"
+
+
+FIGURES = ("greedy", "sampled", "vote", "any", "sound", "kl", "entropy", "length")
+
+
+def show(file: Path) -> None:
+    """Print the tables of what has been measured."""
+    lines = list(files.records(file, "a result"))
+    parts = frames.grouped(lines, lambda line: line["part"])
+    sweep = frames.grouped(parts.get("sweep", []), lambda line: line["arm"])
+    rates = sorted({line["lr"] for line in parts.get("sweep", [])}, key=float)
+    cells = {arm: {line["lr"]: line["dev"][-1][1] for line in some} for arm, some in sweep.items()}
+    print(tables.section("Learning rates, dev, first base", ("arm", *rates), [
+        (arm, *(f"{of[lr]:.3f}" if lr in of else "" for lr in rates)) for arm, of in cells.items()
+    ]))  # fmt: skip
+    for part in PARTS:
+        arms = frames.grouped(parts.get(part, []), lambda line: line["arm"])
+        first = arms.get("grpo" if part == "ladder" else "outcome", [])
+        print(tables.section(part, ("arm", "bases", "lr", "tokens", *FIGURES, "greedy against the first"), [
+            (
+                arm, len(some), some[0].get("chosen", ""), f"{np.mean([one.get('tokens', 0) for one in some]):,.0f}",
+                *(mean(some, name) for name in FIGURES), against(some, first, "greedy"),
+            )
+            for arm, some in arms.items()
+        ]))  # fmt: skip
+    curves = frames.grouped(parts.get("prm", []), lambda line: line["arm"])
+    print(tables.section("PRM against truth", ("reward", "step", "PRM, minimum", "PRM, sum", "all steps right", "sampled", "tokens"), [
+        (arm, step, *(f"{np.mean([at[name] for one in some for at in one['scored'] if at['step'] == step]):.3f}"
+                      for name in ("prm_min", "prm_sum", "sound", "sampled", "length")))
+        for arm, some in curves.items() for step in [at["step"] for at in some[0]["scored"]]
+    ]))  # fmt: skip
+
+
+def main() -> None:
+    parser = flags.parser(__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--bases", type=int, nargs="+", default=[0, 1, 2], help="writers, and models taught by them")
+    parser.add_argument("--arms", nargs="+", default=[], help="only these")
+    parser.add_argument("--rates", nargs="+", default=RATES, help="learning rates of the sweep")
+    parser.add_argument("--steps", type=int, default=120, help="of 128 rollouts")
+    parser.add_argument("--examples", type=int, default=2000, help="of a writer")
+    parser.add_argument("--base-steps", type=int, default=240, help="of fine-tuning on these")
+    parser.add_argument("--test", type=int, default=500, help="questions")
+    parser.add_argument("--out", type=Path, default=Path("runs/rl"))
+    parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")
+    parser.add_argument("--minutes", type=float, default=1e6, help="begin no job that may not end within these")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="only print the tables of these results")
+    flags.overriding(parser, "--set", "overrides of all runs on rollouts")
+    args = parser.parse_args()
+    if args.show:
+        return show(args.show)
+    files.make(args.out)
+    sizes = Sizes(
+        args.out.absolute(), args.steps, args.examples, args.base_steps, args.test, time.time() + 60 * args.minutes,
+        tuple(args.set),
+    )  # fmt: skip
+    first, parts = args.bases[0], args.parts or list(PARTS)
+    of = {part: [arm for arm in PARTS[part] if not args.arms or arm in args.arms] for part in parts}
+    trained = [arm for arm in of.get("ladder", []) if LADDER[arm].kind != "none"]
+    stages = [
+        [Job("base", "base", base) for base in args.bases],
+        [Job("sweep", arm, first, lr) for arm in trained for lr in args.rates],
+        [Job("ladder", arm, base) for arm in of.get("ladder", []) for base in args.bases],
+        [Job("prm", arm, base) for base in args.bases for arm in of.get("prm", [])],
+    ]
+    carry_out = functools.partial(work, sizes=sizes, rates=tuple(args.rates))
+    with entry.errors():
+        for jobs in stages:
+            there = {tuple(line[name] for name in ("part", "arm", "base", "lr")) for line in done(args.out)}
+            pool.carry_out(carry_out, [job for job in jobs if job.key not in there], args.workers, entry.prepare_jax)
+
+
+if __name__ == "__main__":
+    main()
