@@ -30,17 +30,19 @@ from qstar import files
 from qstar.cli import entry, flags
 from qstar.decoding import generate as decoding
 from qstar.decoding import score
+from qstar.decoding.generate import Written
 from qstar.decoding.sampling import Sampling
+from qstar.evals import chain
 from qstar.evals.intervals import student
 from qstar.policy import Policy
 from qstar.reports import frames, tables
 from qstar.runs import improve, iterations, judge, load, pool, stored, train
 from qstar.tasks import cups
+from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.problem import Problem, Task, graded
 from qstar.training import metrics
 
 RESULTS, RECIPE, SCORER = "results.jsonl", "experiments=rl/cups", "bundled:cups_prm"
-RATES = ("1e-4", "3e-4", "1e-3")
 SHOWN = ("reward", "right", "entropy", "sampled_tokens", "dead", "kl", "clipped", "reward_grade", "reward_scorer")
 ROUGH = 0.15  # share of the facts that a writer confuses more often than not
 TASK = ("task=cups", "task.min_moves=4", "task.max_moves=6", "task.dev=200")
@@ -50,21 +52,23 @@ TASK = ("task=cups", "task.min_moves=4", "task.max_moves=6", "task.dev=200")
 class Arm:
     """How a base is trained."""
 
-    kind: str  # rollouts, improve, sft
+    kind: str  # rollouts, improve, sft, none
     overrides: tuple[str, ...] = ()
+    rates: tuple[str, ...] = ("1e-4", "3e-4", "1e-3")  # learning rates that dev chooses from
+    like: str = ""  # the arm whose rate it takes instead
 
 
-def _rollouts(method: str, *overrides: str) -> Arm:
-    return Arm("rollouts", (f"method={method}", *overrides))
+def _rollouts(method: str, *overrides: str, rates: tuple[str, ...] = ("1e-4", "2e-4", "4e-4"), like: str = "") -> Arm:
+    return Arm("rollouts", (f"method={method}", *overrides), rates, like)
 
 
 LADDER = {
     "base": Arm("none"),
     "grpo": _rollouts("grpo"),
-    "ppo": _rollouts("ppo"),
+    "ppo": _rollouts("ppo", rates=("5e-5", "1e-4", "2e-4")),
     "online": Arm("improve", ("improve=expert_iteration", "improve.samples=8", "improve.iterations=6")),
     "longer": Arm("sft"),
-    "reft": _rollouts("reft", "data=rollouts_reft"),
+    "reft": _rollouts("reft", "data=rollouts_reft", rates=("2e-5", "5e-5", "1e-4")),
     "rloo": _rollouts("rloo"),
     "dr_grpo": _rollouts("dr_grpo", "method.constant=10"),
     "dapo": _rollouts("dapo", "data=rollouts_dapo"),
@@ -72,23 +76,21 @@ LADDER = {
     "reinforce": _rollouts("reinforce"),
     "reinforce_pp": _rollouts("reinforce_pp"),
     "gspo": _rollouts("gspo"),
-    "offline": Arm(
-        "improve", ("improve=expert_iteration", "improve.samples=8", "improve.iterations=1", "improve.steps=360")
-    ),
+    "offline": Arm("improve", ("improve=expert_iteration", "improve.samples=8", "improve.iterations=1"), like="online"),
     "star": Arm("improve", ("improve=star_no_rationalization", "improve.few_shot=false", "improve.iterations=6")),
-    "filtered": Arm("sft"),  # the writer's examples with a right answer
-    "reft_no_partial": _rollouts("reft", "data=rollouts_reft", "data.rewards.wrong=0"),
-    "reft_no_kl": _rollouts("reft", "data=rollouts_reft", "method.kl_coef=0"),
+    "filtered": Arm("sft", like="longer"),  # the writer's examples with a right answer
+    "reft_no_partial": _rollouts("reft", "data=rollouts_reft", "data.rewards.wrong=0", like="reft"),
+    "reft_no_kl": _rollouts("reft", "data=rollouts_reft", "method.kl_coef=0", like="reft"),
 }
 """In order of value. `online` is expert iteration, `offline` one round of it."""
 _STEPS = ("policy_gradient", "method.baseline=leave_one_out", "method.to_go=true", "data.max_new_tokens=16")
 _SCORED = (*_STEPS, f"data.rewards.scorer={SCORER}")
 PRM = {
-    "outcome": _rollouts(*_STEPS),
-    "sum": _rollouts(*_SCORED, "data.rewards.right=0", "data.rewards.scorer_as=sum"),
-    "min": _rollouts(*_SCORED, "data.rewards.right=0", "data.rewards.scorer_as=min"),
-    "softmin": _rollouts(*_SCORED, "data.rewards.right=0", "data.rewards.scorer_as=softmin"),
-    "mixed": _rollouts(*_SCORED, "data.rewards.scorer_as=softmin"),
+    "outcome": _rollouts(*_STEPS, like="grpo"),
+    "sum": _rollouts(*_SCORED, "data.rewards.right=0", "data.rewards.scorer_as=sum", like="grpo"),
+    "min": _rollouts(*_SCORED, "data.rewards.right=0", "data.rewards.scorer_as=min", like="grpo"),
+    "softmin": _rollouts(*_SCORED, "data.rewards.right=0", "data.rewards.scorer_as=softmin", like="grpo"),
+    "mixed": _rollouts(*_SCORED, "data.rewards.scorer_as=softmin", like="grpo"),
 }
 PARTS = {"ladder": LADDER, "prm": PRM}
 
@@ -115,7 +117,7 @@ class Sizes:
     steps: int  # of 128 rollouts
     examples: int  # of a writer
     base_steps: int
-    test: int  # questions, each answered once with the likeliest tokens and SAMPLES times by sampling
+    test: int  # questions, each answered with the likeliest tokens, and half of them SAMPLES times by sampling
     until: float  # time at which nothing is begun any more
     more: tuple[str, ...]  # overrides of all runs on rollouts
 
@@ -158,7 +160,9 @@ class Writer:
         return rows
 
 
-def fine_tuned(sizes: Sizes, folder: Path, source: str, rows: Sequence[Mapping], steps: int, lr: str, seed: int) -> None:
+def fine_tuned(
+    sizes: Sizes, folder: Path, source: str, rows: Sequence[Mapping], steps: int, lr: str, seed: int
+) -> None:
     """A run of method=sft on these examples, or what is left of it."""
     files.make(folder)
     kept = [{name: row[name] for name in ("prompt", "completion")} for row in rows]
@@ -186,25 +190,29 @@ def done(out: Path) -> list[dict]:
     return list(files.records(out / RESULTS, "a result")) if (out / RESULTS).is_file() else []
 
 
-def chosen_rate(out: Path, arm: str, rates: Sequence[str]) -> str | None:
-    """The learning rate of the sweep with the best dev accuracy at the end; None while some are missing."""
-    lines = {line["lr"]: line["dev"][-1][1] for line in done(out) if line["part"] == "sweep" and line["arm"] == arm}
-    return max(lines, key=lines.__getitem__) if set(rates) <= set(lines) else None
+def chosen_rate(out: Path, name: str) -> str | None:
+    """The learning rate of an arm with the best dev accuracy at the end; None while some have not been tried."""
+    name = LADDER[name].like or name
+    lines = {line["lr"]: line["dev"][-1][1] for line in done(out) if line["part"] == "sweep" and line["arm"] == name}
+    return max(lines, key=lines.__getitem__) if set(LADDER[name].rates) <= set(lines) else None
 
 
-def work(job: Job, sizes: Sizes, rates: tuple[str, ...]) -> str:
+def work(job: Job, sizes: Sizes) -> str:
     """Do a job, unless time is short, and append its line; says what came of it in a line."""
     name = " ".join(map(str, job.key))
     took = [line["seconds"] for line in done(sizes.out) if line["part"] == job.part]
     if time.time() + (max(took) if took else 60) > sizes.until:
         return f"{name}: left for another call"
     started, lr = time.monotonic(), job.lr
-    if job.part == "ladder" and LADDER[job.arm].kind != "none":
-        lr = chosen_rate(sizes.out, job.arm, rates)
+    if job.part in PARTS and PARTS[job.part][job.arm].kind != "none":
+        lr = chosen_rate(sizes.out, job.arm if job.part == "ladder" else "grpo")
         if lr is None:
             return f"{name}: waits for its learning rates"
     line = dataclasses.asdict(job) | ({"chosen": lr} if lr != job.lr else {})
-    line |= carried_out(job, sizes, lr or "3e-4")
+    try:
+        line |= carried_out(job, sizes, lr)
+    except entry.EXPECTED as error:
+        line |= {"failed": f"{type(error).__name__}: {error}", "dev": [[0, 0.0]]}
     files.append(sizes.out / RESULTS, [line | {"seconds": round(time.monotonic() - started, 1)}], durable=True)
     last = line.get("test", {}).get("greedy", line["dev"][-1][1] if line.get("dev") else float("nan"))
     return f"{name}: {last:.3f} ({time.monotonic() - started:.0f} s)"
@@ -230,9 +238,9 @@ def carried_out(job: Job, sizes: Sizes, lr: str) -> dict:
         line = reinforced(sizes, arm, folder, base, lr, job.base)
         run, step = folder, line["step"]
     if job.part == "prm":
-        steps = stored.saved_steps(run)
+        steps = stored.saved_steps(run)[3::4]
         line["scored"] = [
-            {"step": at} | measured(run, at, base, dataclasses.replace(sizes, test=min(100, sizes.test)), "dev")
+            {"step": at} | measured(run, at, base, dataclasses.replace(sizes, test=min(200, sizes.test)), "dev")
             for at in steps
         ]
     return line | ({} if job.part == "sweep" else {"test": measured(run, step, base, sizes)})
@@ -243,12 +251,12 @@ def self_trained(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, seed
     cfg = configs.composed("improve", [*arm.overrides, "model=pretrained", f"model.source={base}"])
     rounds, samples = cfg.improve.iterations, cfg.improve.samples
     each = max(sizes.steps * 128 // rounds // samples, 1)
-    steps = [] if any("improve.steps" in one for one in arm.overrides) else [f"improve.steps={3 * sizes.steps // rounds}"]
+    steps = max(3 * sizes.steps // rounds, 1)
     given = [
-        *arm.overrides, *steps, *TASK, f"task.train={max(each, 2000)}", "model=pretrained", f"model.source={base}",
-        "model.remat=none", f"improve.problems={each}", "improve.growth=1.0", f"seed={seed}", "sample_batch=64",
-        "length=48", "batch_size=16", f"optim.lr={lr}", "optim.beta2=0.98", "optim.warmup_steps=5", "log_every=20",
-        "save_every=1000", f"run_dir={folder}",
+        *arm.overrides, *TASK, f"task.train={max(each, 2000)}", "model=pretrained", f"model.source={base}",
+        "model.remat=none", f"improve.steps={steps}", f"improve.problems={each}", "improve.growth=1.0", f"seed={seed}",
+        "sample_batch=64", "length=48", "batch_size=16", f"optim.lr={lr}", "optim.beta2=0.98",
+        f"optim.warmup_steps={min(5, steps // 2)}", "log_every=20", "save_every=1000", f"run_dir={folder}",
     ]  # fmt: skip
     lines = improve.run(configs.composed("improve", given), folder)
     spent = sum(line.get("ledger", {}).get("sample", {}).get("generated_tokens", 0) for line in lines)
@@ -259,7 +267,7 @@ def reinforced(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, seed: 
     """A run on rollouts: the curve, and the newest checkpoint that no more rollouts came before than a step has 128."""
     given = [
         RECIPE, *arm.overrides, f"model.source={base}", f"steps={sizes.steps}", f"optim.lr={lr}", f"seed={seed}",
-        f"save_every={max(sizes.steps // 6, 1)}", f"eval.every={max(sizes.steps // 6, 1)}", "keep=100", *sizes.more,
+        f"save_every={max(sizes.steps // 20, 1)}", f"eval.every={max(sizes.steps // 5, 1)}", "keep=100", *sizes.more,
         f"run_dir={folder}",
     ]  # fmt: skip
     cfg = configs.composed("train", given)
@@ -290,33 +298,32 @@ def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str =
     problems = task.problems(split)
     policy, start = opened(run, step), opened(base, None)
 
-    def asked(samples: int, temperature: float):
+    def asked(some: Sequence[Problem], samples: int, temperature: float) -> tuple[Written, list[Verdict]]:
         sampling = Sampling(temperature, max_new_tokens=16, stop=tuple(task.stop))
-        return decoding.generate(
-            policy.definition, policy.params, policy.tokenizer, [task.prompt(problem) for problem in problems],
+        written = decoding.generate(
+            policy.definition, policy.params, policy.tokenizer, [task.prompt(problem) for problem in some],
             jax.random.key(7), sampling, samples=samples, batch_size=50,
         )  # fmt: skip
+        return written, [
+            graded(task, some[i // samples], text, written.finished[i]) for i, text in enumerate(written.text)
+        ]
 
-    def verdicts(written, samples: int):
-        return [graded(task, problems[i // samples], text, written.finished[i]) for i, text in enumerate(written.text)]
-
-    greedy = verdicts(asked(1, 0.0), 1)
-    written = asked(SAMPLES, 1.0)
-    sampled = verdicts(written, SAMPLES)
+    few = problems[: len(problems) // 2]
+    _, greedy = asked(problems, 1, 0.0)
+    written, sampled = asked(few, SAMPLES, 1.0)
     right = np.array([verdict.correct for verdict in sampled]).reshape(-1, SAMPLES)
     before = score.score(start.definition, start.params, written.prompts, written.tokens, batch_size=64)
     moved = [np.sum(np.subtract(new, old)) for new, old in zip(written.logprobs, before, strict=True)]
     steps = [task.steps(text + end) for text, end in zip(written.text, written.ending, strict=True)]
-    truths = [task.truth(problems[i // SAMPLES], some).right for i, some in enumerate(steps)]
+    truths = [task.truth(few[i // SAMPLES], some).right for i, some in enumerate(steps)]
     scored = [i for i, some in enumerate(steps) if some]
-    found = judge.opened(SCORER).score(
-        [task.prompt(problems[i // SAMPLES]) for i in scored], [steps[i] for i in scored]
-    )
-    answers = np.array([verdict.answer for verdict in sampled]).reshape(-1, SAMPLES)
+    found = judge.opened(SCORER).score([task.prompt(few[i // SAMPLES]) for i in scored], [steps[i] for i in scored])
+    answers = np.array([verdict.answer for verdict in sampled]).reshape(-1, SAMPLES).tolist()
+    rows = list(zip(answers, few, strict=True))
     return {
         "greedy": float(np.mean([verdict.correct for verdict in greedy])),
         "sampled": float(right.mean()),
-        "vote": float(np.mean([max(set(row), key=list(row).count) == p.answer for row, p in zip(answers, problems)])),  # noqa: B905
+        "vote": float(np.mean([chain.majority(row) == problem.answer for row, problem in rows])),
         "any": float(right.any(1).mean()),
         "live": float((right.any(1) & ~right.all(1)).mean()),
         "entropy": float(-np.mean(np.concatenate(written.logprobs))),
@@ -364,7 +371,7 @@ FIGURES = ("greedy", "sampled", "vote", "any", "sound", "kl", "entropy", "length
 def show(file: Path) -> None:
     """Print the tables of what has been measured."""
     lines = list(files.records(file, "a result"))
-    parts = frames.grouped(lines, lambda line: line["part"])
+    parts = frames.grouped([line for line in lines if "failed" not in line], lambda line: line["part"])
     sweep = frames.grouped(parts.get("sweep", []), lambda line: line["arm"])
     rates = sorted({line["lr"] for line in parts.get("sweep", [])}, key=float)
     cells = {arm: {line["lr"]: line["dev"][-1][1] for line in some} for arm, some in sweep.items()}
@@ -382,11 +389,14 @@ def show(file: Path) -> None:
             for arm, some in arms.items()
         ]))  # fmt: skip
     curves = frames.grouped(parts.get("prm", []), lambda line: line["arm"])
-    print(tables.section("PRM against truth", ("reward", "step", "PRM, minimum", "PRM, sum", "all steps right", "sampled", "tokens"), [
+    names = ("prm_min", "prm_sum", "sound", "sampled", "length")
+    rows = [
         (arm, step, *(f"{np.mean([at[name] for one in some for at in one['scored'] if at['step'] == step]):.3f}"
-                      for name in ("prm_min", "prm_sum", "sound", "sampled", "length")))
+                      for name in names))
         for arm, some in curves.items() for step in [at["step"] for at in some[0]["scored"]]
-    ]))  # fmt: skip
+    ]  # fmt: skip
+    heads = ("reward", "step", "PRM, minimum", "PRM, sum", "all steps right", "right, sampled", "tokens")
+    print(tables.section("PRM against truth", heads, rows))
 
 
 def main() -> None:
@@ -394,8 +404,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
     parser.add_argument("--bases", type=int, nargs="+", default=[0, 1, 2], help="writers, and models taught by them")
     parser.add_argument("--arms", nargs="+", default=[], help="only these")
-    parser.add_argument("--rates", nargs="+", default=RATES, help="learning rates of the sweep")
-    parser.add_argument("--steps", type=int, default=120, help="of 128 rollouts")
+    parser.add_argument("--steps", type=int, default=100, help="of 128 rollouts")
     parser.add_argument("--examples", type=int, default=2000, help="of a writer")
     parser.add_argument("--base-steps", type=int, default=240, help="of fine-tuning on these")
     parser.add_argument("--test", type=int, default=500, help="questions")
@@ -414,18 +423,20 @@ def main() -> None:
     )  # fmt: skip
     first, parts = args.bases[0], args.parts or list(PARTS)
     of = {part: [arm for arm in PARTS[part] if not args.arms or arm in args.arms] for part in parts}
-    trained = [arm for arm in of.get("ladder", []) if LADDER[arm].kind != "none"]
+    tuned = [arm for arm in LADDER if LADDER[arm].kind != "none" and not LADDER[arm].like]
+    tuned = [arm for arm in tuned if arm in of.get("ladder", []) or (arm == "grpo" and "prm" in of)]
     stages = [
-        [Job("base", "base", base) for base in args.bases],
-        [Job("sweep", arm, first, lr) for arm in trained for lr in args.rates],
+        [Job("base", "base", base) for base in args.bases if not (args.out / f"base_{base}/run/summary.md").is_file()],
+        [Job("sweep", arm, first, lr) for arm in tuned for lr in LADDER[arm].rates],
         [Job("ladder", arm, base) for arm in of.get("ladder", []) for base in args.bases],
         [Job("prm", arm, base) for base in args.bases for arm in of.get("prm", [])],
     ]
-    carry_out = functools.partial(work, sizes=sizes, rates=tuple(args.rates))
+    carry_out = functools.partial(work, sizes=sizes)
     with entry.errors():
         for jobs in stages:
             there = {tuple(line[name] for name in ("part", "arm", "base", "lr")) for line in done(args.out)}
-            pool.carry_out(carry_out, [job for job in jobs if job.key not in there], args.workers, entry.prepare_jax)
+            left = [job for job in jobs if job.part == "base" or job.key not in there]
+            pool.carry_out(carry_out, left, args.workers, entry.prepare_jax)
 
 
 if __name__ == "__main__":
