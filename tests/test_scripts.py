@@ -69,6 +69,9 @@ RUNS = {
     "checks/smollm2_logits.py": HELP,
     "checks/store_kills.py": ["--kills", 1],
     "quiet_star/ablations/tables.py": ["--results", "RESULTS", "--page", "PAGE"],
+    "rl/study.py": [
+        "ladder", "--arms", "base", "--bases", 0, "--base-steps", 1, "--examples", 8, "--test", 4, "--out", "OUT",
+    ],
     "star/smollm2/sums.py": ["OUT", "--train", 3, "--dev", 2, "--test", 2],
     "star/arithmetic/warmup.py": ["OUT", "--digits", "1:3", "2:3"],
     "verifiers/slips/slips.py": ["cups", "--problems", 8, "--held-out", 4, "--steps", 1, "--seeds", 0, "--out", "OUT"],
