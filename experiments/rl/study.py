@@ -83,6 +83,7 @@ LADDER = {
     "reft_no_kl": _rollouts("reft", "data=rollouts_reft", "method.kl_coef=0", like="reft"),
 }
 """In order of value. `online` is expert iteration, `offline` one round of it."""
+MAIN = 6  # of these come first, from all bases
 _STEPS = ("policy_gradient", "method.baseline=leave_one_out", "method.to_go=true", "data.max_new_tokens=16")
 _SCORED = (*_STEPS, f"data.rewards.scorer={SCORER}")
 PRM = {
@@ -423,14 +424,17 @@ def main() -> None:
     )  # fmt: skip
     first, parts = args.bases[0], args.parts or list(PARTS)
     of = {part: [arm for arm in PARTS[part] if not args.arms or arm in args.arms] for part in parts}
-    tuned = [arm for arm in LADDER if LADDER[arm].kind != "none" and not LADDER[arm].like]
-    tuned = [arm for arm in tuned if arm in of.get("ladder", []) or (arm == "grpo" and "prm" in of)]
+    ladder, prm = of.get("ladder", []), of.get("prm", [])
+    tuned = [arm for arm in LADDER if arm in ladder or (prm and arm == "grpo")]
+    tuned = [arm for arm in tuned if LADDER[arm].kind != "none" and not LADDER[arm].like]
     stages = [
-        [Job("base", "base", base) for base in args.bases if not (args.out / f"base_{base}/run/summary.md").is_file()],
-        [Job("sweep", arm, first, lr) for arm in tuned for lr in LADDER[arm].rates],
-        [Job("ladder", arm, base) for arm in of.get("ladder", []) for base in args.bases],
-        [Job("prm", arm, base) for base in args.bases for arm in of.get("prm", [])],
+        [Job("base", "base", base) for base in args.bases if not (args.out / f"base_{base}/run/summary.md").is_file()]
     ]
+    for some in (list(LADDER)[:MAIN], list(LADDER)[MAIN:]):
+        stages.append([Job("sweep", arm, first, lr) for arm in tuned if arm in some for lr in LADDER[arm].rates])
+        stages.append([Job("ladder", arm, base) for arm in ladder if arm in some for base in args.bases])
+        stages.append([Job("prm", arm, first) for arm in prm])
+    stages.append([Job("prm", arm, base) for base in args.bases for arm in prm])
     carry_out = functools.partial(work, sizes=sizes)
     with entry.errors():
         for jobs in stages:
