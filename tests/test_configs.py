@@ -436,7 +436,7 @@ def smaller(cfg: TrainConfig, folder: Path) -> TrainConfig:
         model = dataclasses.replace(model, tokenizer=str(folder / "tokenizer.json"))
     task = cfg.task
     if isinstance(data, RolloutData):
-        data = dataclasses.replace(data, samples=2, max_new_tokens=4, length=64)
+        data = dataclasses.replace(data, samples=2, max_new_tokens=4, length=128)
         task = Arithmetic(digits=(1,), train=4, num_shots=1)
     questions = dataclasses.replace(cfg.eval, batch_size=2)
     if isinstance(questions, TaskEval):

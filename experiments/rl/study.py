@@ -2,7 +2,7 @@
 
     python experiments/rl/study.py --out runs/rl --workers 2                # all parts; give it again to go on
     python experiments/rl/study.py ladder --bases 0 1 2 --out runs/rl
-    python experiments/rl/study.py --show runs/rl/results.jsonl             # tables
+    python experiments/rl/study.py --show experiments/rl/results.jsonl      # tables; --figure FILE: and prm as a figure
 
 A base is the bundled model of cups, fine-tuned on the workings of a writer who makes errors of his own: of the 50 facts
 (from this cup, this move leads there) he confuses every one as often as is drawn for the base, some more often than
@@ -35,7 +35,7 @@ from qstar.decoding.sampling import Sampling
 from qstar.evals import chain
 from qstar.evals.intervals import student
 from qstar.policy import Policy
-from qstar.reports import frames, tables
+from qstar.reports import figures, frames, tables
 from qstar.runs import improve, iterations, judge, load, pool, stored, train
 from qstar.tasks import cups
 from qstar.tasks.grading.grade import Verdict
@@ -367,12 +367,12 @@ def against(lines: Sequence[Mapping], others: Sequence[Mapping], name: str) -> s
 
 
 FIGURES = ("greedy", "sampled", "vote", "any", "sound", "kl", "entropy", "length")
+CONTROLS = ("base", "longer", "filtered", "grpo", "offline", "reft", "outcome")  # what others are compared with
 
 
 def show(file: Path) -> None:
     """Print the tables of what has been measured."""
-    lines = list(files.records(file, "a result"))
-    parts = frames.grouped([line for line in lines if "failed" not in line], lambda line: line["part"])
+    parts = measurements(file)
     sweep = frames.grouped(parts.get("sweep", []), lambda line: line["arm"])
     rates = sorted({line["lr"] for line in parts.get("sweep", [])}, key=float)
     cells = {arm: {line["lr"]: line["dev"][-1][1] for line in some} for arm, some in sweep.items()}
@@ -381,23 +381,57 @@ def show(file: Path) -> None:
     ]))  # fmt: skip
     for part in PARTS:
         arms = frames.grouped(parts.get(part, []), lambda line: line["arm"])
-        first = arms.get("grpo" if part == "ladder" else "outcome", [])
-        print(tables.section(part, ("arm", "bases", "lr", "tokens", *FIGURES, "greedy against the first"), [
+        print(tables.section(part, ("arm", "bases", "lr", "tokens", *FIGURES), [
             (
                 arm, len(some), some[0].get("chosen", ""), f"{np.mean([one.get('tokens', 0) for one in some]):,.0f}",
-                *(mean(some, name) for name in FIGURES), against(some, first, "greedy"),
+                *(mean(some, name) for name in FIGURES),
             )
             for arm, some in arms.items()
         ]))  # fmt: skip
+        controls = [arm for arm in CONTROLS if arm in arms]
+        for name in ("greedy", "sampled"):
+            print(tables.section(f"{part}, {name}: differences on the same bases", ("arm", *controls), [
+                (arm, *(against(some, arms[one], name) if one != arm else "" for one in controls))
+                for arm, some in arms.items()
+            ]))  # fmt: skip
     curves = frames.grouped(parts.get("prm", []), lambda line: line["arm"])
     names = ("prm_min", "prm_sum", "sound", "sampled", "length")
     rows = [
-        (arm, step, *(f"{np.mean([at[name] for one in some for at in one['scored'] if at['step'] == step]):.3f}"
-                      for name in names))
-        for arm, some in curves.items() for step in [at["step"] for at in some[0]["scored"]]
-    ]  # fmt: skip
+        (arm, step, *(f"{value:.3f}" for value in values))
+        for arm, some in curves.items()
+        for step, *values in zip(*scored(some, names), strict=True)
+    ]
     heads = ("reward", "step", "PRM, minimum", "PRM, sum", "all steps right", "right, sampled", "tokens")
     print(tables.section("PRM against truth", heads, rows))
+
+
+def measurements(file: Path) -> dict[str, list[dict]]:
+    """The lines of results that have not failed, by part."""
+    lines = [line for line in files.records(file, "a result") if "failed" not in line]
+    return frames.grouped(lines, lambda line: line["part"])
+
+
+def scored(lines: Sequence[Mapping], names: Sequence[str]) -> list[list[float]]:
+    """The steps at which runs on a reward were measured on dev, then these figures, means over bases."""
+    steps = [at["step"] for at in lines[0]["scored"]]
+    at = {step: [one for line in lines for one in line["scored"] if one["step"] == step] for step in steps}
+    return [steps, *([float(np.mean([one[name] for one in at[step]])) for step in steps] for name in names)]
+
+
+def draw(file: Path, picture: Path) -> None:
+    """The score of the reward model, and the truth, of each reward over steps."""
+    curves = frames.grouped(measurements(file).get("prm", []), lambda line: line["arm"])
+    names = {"prm_min": "PRM, lowest score of a step", "sampled": "answer right", "sound": "all steps right"}
+    of = {arm: dict(zip(("step", *names), scored(lines, tuple(names)), strict=True)) for arm, lines in curves.items()}
+    figure, panels = figures.grid(len(names), across=3, width=3.0, height=2.6)
+    for panel, (name, label) in zip(panels, names.items(), strict=True):
+        shown = [
+            figures.Curve(arm, at["step"], at[name], colour)
+            for (arm, at), colour in zip(of.items(), figures.COLOURS, strict=False)
+        ]
+        figures.curves(panel, shown, "step", label, limits=(-0.02, 1.02) if name == "prm_min" else (-0.02, 0.62))
+    panels[-1].legend(fontsize=8, frameon=False)
+    figure.savefig(picture, dpi=120)
 
 
 def main() -> None:
@@ -413,9 +447,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")
     parser.add_argument("--minutes", type=float, default=1e6, help="begin no job that may not end within these")
     parser.add_argument("--show", type=Path, metavar="FILE", help="only print the tables of these results")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the rewards of prm too, with --show")
     flags.overriding(parser, "--set", "overrides of all runs on rollouts")
     args = parser.parse_args()
     if args.show:
+        if args.figure:
+            draw(args.show, args.figure)
         return show(args.show)
     files.make(args.out)
     sizes = Sizes(

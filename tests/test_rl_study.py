@@ -1,0 +1,62 @@
+"""The study of reinforcement learning: its tables, and that its page has those of the results beside it."""
+
+import json
+
+import experiment_scripts
+import pytest
+
+FOLDER = experiment_scripts.FOLDER / "rl"
+OF_PAGE = {"results.jsonl": 40}  # rows of tables that the page has of each file, at least
+
+
+@pytest.fixture(scope="module")
+def study():
+    return experiment_scripts.load("rl/study")
+
+
+def rows(text):
+    return [line for line in text.splitlines() if line.startswith("| ")]
+
+
+def line(arm, base, greedy, part="ladder", **more):
+    names = ("sampled", "vote", "any", "sound", "kl", "entropy", "length")
+    test = {"greedy": greedy} | dict.fromkeys(names, 0.5)
+    return json.dumps({"part": part, "arm": arm, "base": base, "lr": "", "test": test} | more) + "\n"
+
+
+def test_an_arm_is_compared_on_the_same_bases(study, tmp_path, capsys):
+    """Bases of 0.2 and 0.7: both arms have an interval over bases, and the difference has one of its own."""
+    lines = [line("base", 0, 0.2), line("base", 1, 0.7), line("grpo", 0, 0.3), line("grpo", 1, 0.9)]
+    lines.append(line("ppo", 1, 0.4))
+    (tmp_path / "results.jsonl").write_text("".join(lines))
+    study.show(tmp_path / "results.jsonl")
+    found = rows(capsys.readouterr().out.partition("## ladder, greedy")[2].partition("##")[0])
+    # Student's t of one degree of freedom: 12.706 * 0.0707 / sqrt(2)
+    assert found[2:] == ["| base |  | -0.150 ± 0.635 |", "| grpo | +0.150 ± 0.635 |  |", "| ppo | -0.300 | -0.500 |"]
+
+
+def test_scores_over_steps_are_means_over_bases(study, tmp_path, capsys):
+    names = ("prm_min", "prm_sum", "sound", "sampled", "length")
+    scored = [[{"step": step} | dict.fromkeys(names, step * by) for step in (1, 2)] for by in (0.1, 0.3)]
+    lines = [line("min", base, 0.5, "prm", scored=of) for base, of in enumerate(scored)]
+    (tmp_path / "results.jsonl").write_text("".join(lines))
+    study.show(tmp_path / "results.jsonl")
+    found = rows(capsys.readouterr().out.partition("## PRM against truth")[2])
+    assert found[2:] == ["| min | 1 |" + " 0.200 |" * 5, "| min | 2 |" + " 0.400 |" * 5]
+
+
+def test_rewards_are_drawn(study, tmp_path):
+    pytest.importorskip("matplotlib")
+    study.draw(FOLDER / "results.jsonl", tmp_path / "prm.png")
+    assert (tmp_path / "prm.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_page_has_the_tables_of_its_results(study, capsys):
+    shown = {}
+    for name in OF_PAGE:
+        study.show(FOLDER / name)
+        shown[name] = set(rows(capsys.readouterr().out))
+    _, *page = rows((FOLDER / "README.md").read_text(encoding="utf-8").partition("\n## ")[2])
+    assert set(page) <= set().union(*shown.values())
+    for name, least in OF_PAGE.items():
+        assert len(shown[name] & set(page)) >= least
