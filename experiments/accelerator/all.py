@@ -132,7 +132,7 @@ def run(
 
 def _record(one: Outcome, job: Job, out: Path) -> None:
     files.append(out / RESULTS, [vars(one)])
-    (out / TABLES).write_text(tables.markdown(outcomes(out)), encoding="utf-8")
+    (out / TABLES).write_text(tables.markdown(outcomes(out), out), encoding="utf-8")
     said = f"{one.status} in {one.seconds:.0f} s (estimated {job.seconds:.0f})"
     print(f"[{job.part}] {job.name}: {said}" + (f": {one.error}" if one.error else ""), flush=True)
 
@@ -147,10 +147,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=plan.SIZES, default="full", help="tiny: a rehearsal")
     parser.add_argument("--devices", type=int, default=0, help="so many CPU devices instead of accelerators")
     parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
+    parser.add_argument("--show", type=Path, metavar="FOLDER", help="only print the tables of these results")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="only write what the machine needs")
     parser.add_argument("--gguf", type=Path, help="with --prepare: SmolLM2-135M's weights")
     parser.add_argument("--sources", type=Path, default=os.environ.get("QSTAR_DATA"), help="with --prepare: the data")
     args = parser.parse_args(arguments)
+    if args.show:
+        print(tables.markdown(outcomes(args.show), args.show))
+        return 0
     if args.prepare:
         print(carry.prepare(args.prepare, args.gguf, args.sources))
         return 0

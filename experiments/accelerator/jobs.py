@@ -67,8 +67,6 @@ def median_s(run: Callable[[], object], times: int = TIMED) -> float:
 def device(side: int) -> dict:
     """Names, memory, driver, and what products and copies reach."""
     first = jax.local_devices()[0]
-    array = jnp.ones((side, side))
-    copied = median_s(lambda: copy(array))
     return {
         "devices": len(jax.devices()),
         "kind": first.device_kind,
@@ -77,11 +75,14 @@ def device(side: int) -> dict:
         "driver": _driver(),
         "memory_bytes": (first.memory_stats() or {}).get("bytes_limit"),
         "peak_flops": {dtype: machine.measured_peak(first, dtype) for dtype in ("bfloat16", "float32")},
-        "copy_bytes_per_s": 2 * array.nbytes / copied,
+        "copy_bytes_per_s": copy_rate(side),
     }
 
 
-copy = jax.jit(lambda x: x + 1)
+def copy_rate(side: int) -> float:
+    """Bytes a second, read and written, of an array that no cache holds."""
+    array, run = jnp.ones((4, side, side)), jax.jit(lambda x: x + 1)
+    return 2 * array.nbytes / median_s(lambda: run(array))
 
 
 def _driver() -> str | None:
@@ -162,7 +163,7 @@ def step(
     slice_mib: int,
 ) -> dict:
     """Steps of one setting with as many rows as fit: half of them where the formula was too hopeful."""
-    chunk.BUDGET_BYTES = slice_mib * 2**20
+    chunk.budget = lambda: slice_mib * 2**20
     left_out = []
     while True:
         program = program_of(shape, method, dtype, remat, attention, trial.one_device())
@@ -178,9 +179,10 @@ def step(
             most_rows, attention = (rows // 2, attention) if memory else (most_rows, "einsum")
 
 
-def profiled_step(shape: str, length: int, dtype: str, rows: int, out: str) -> dict:
+def profiled_step(shape: str, length: int, dtype: str, rows: int, attention: str, slice_mib: int, out: str) -> dict:
     """Microseconds of one Quiet-STaR step by kind of operation; the program and every operation are kept in OUT."""
-    program = program_of(shape, "quiet_star", dtype, "full", "einsum", trial.one_device())
+    chunk.budget = lambda: slice_mib * 2**20
+    program = program_of(shape, "quiet_star", dtype, "full", attention, trial.one_device())
     with jax.set_mesh(program.mesh):
         state, batch = trial.state(program), trial.batch(program, rows, length)
         compiled = program.step.lower(state, batch).compile()
@@ -381,7 +383,11 @@ def generation(model: str, rows: list[int], new_tokens: int, prompt: int, though
         passes = new_tokens * (thought_len + 2 if thought_len else 1)
         speed = {"tokens_per_s": count * new_tokens / seconds, "weight_bytes_per_s": passes * size / seconds}
         found.append({"rows": count, "seconds": seconds, **speed})
-    return {"thought_len": thought_len, "rows": found}
+    return {
+        "thought_len": thought_len,
+        "rows": found,
+        "copy_bytes_per_s": copy_rate(512 if dtype == "float32" else 8192),
+    }
 
 
 KINDS = {

@@ -1,7 +1,8 @@
 """What is to be done on an accelerator: the jobs, in order of value, with how long each should take.
 
-Estimates are seconds on one H100, by the FLOPs of a job at a third of the peak with a minute for compiling where a
-model is large; they decide what fits, and the results say how long each really took.
+Estimates are seconds on one H100: what has run there (h100/results.jsonl) as it took, mostly to compile;
+the rest by FLOPs at a third of the peak and two minutes to compile. They decide what fits, and the results
+say how long each really took.
 """
 
 import dataclasses
@@ -89,11 +90,11 @@ AMOUNTS = {
     "full": Amounts(
         ("135M", "1B", "7B"), (256, 1024), 10, "bfloat16", tuple(ARMS),
         ("eval.items=1500", "eval.batch_size=64", "eval.every=10", "eval.choice_texts=false", "model.dtype=bfloat16",
-         "model.remat=full", "sample_every=0"), 200, (0, 1, 2),
-        (1, 8, 64, 256), 32, tuple(STAR_ARMS),
+         "model.remat=full", "sample_every=0"), 400, (0, 1, 2),
+        (1, 64, 256), 32, tuple(STAR_ARMS),
         ("sample_batch=256", "batch_size=16", "improve.problems=1000", "improve.iterations=3", "improve.steps=60",
-         "dev=0", "test=true"), 218, 150,
-        RATES, (), 150,
+         "dev=0", "test=true"), 218, 250,
+        RATES, (), 300,
     ),
     "tiny": Amounts(
         ("tiny",), (32,), 2, "float32", ("plain LM", "beta 1e6 T 3"),
@@ -142,10 +143,11 @@ def _machine(amounts: Amounts, tiny: bool, out: Path) -> Iterator[Job]:
     yield Job("a", "attention of the text", "text_attention", {**shape, "dtype": amounts.dtype}, 40)
     shape = {**shape, "length": 16} if tiny else {**shape, "rows": 2, "length": 256}
     yield Job("a", "attention of the columns", "column_attention", {**shape, "columns": 17, "dtype": amounts.dtype}, 40)
-    case = {"shape": amounts.shapes[0], "length": amounts.lengths[0], "dtype": amounts.dtype}
-    case |= {"rows": 1 if tiny else 8, "out": str(out / "profile")}
+    case = {"shape": "tiny" if tiny else "1B", "length": amounts.lengths[0], "dtype": amounts.dtype}
+    case |= {"rows": 1 if tiny else 8, "attention": "xla" if tiny else "cudnn", "slice_mib": 1024}
+    case |= {"out": str(out / "profile")}
     unrolled = {"XLA_FLAGS": UNROLLED} if shutil.which("nvidia-smi") else {}
-    yield Job("a", "profile of a step", "profiled_step", case, 90, unrolled)
+    yield Job("a", "profile of a step", "profiled_step", case, 130, unrolled)
 
 
 UNROLLED = "--xla_gpu_enable_command_buffer="  # a graph of kernels would be one operation of the profile
@@ -157,9 +159,9 @@ FIRST = 7  # settings of steps that are timed before anything else
 def _correct(amounts: Amounts, out: Path, tiny: bool, data: Path) -> Iterator[Job]:
     model = "bundled:cups" if tiny else carry.model(data)
     for name, kind, arguments, seconds in (
-        ("logits against the CPU", "logits", {"model": model, "length": 32 if tiny else 256}, 60),
-        ("a small run against the CPU", "small_run", {"steps": 2 if tiny else 10}, 60),
-        ("resumed bit for bit", "resumed", {"out": str(out / "resumed"), "steps": 2 if tiny else 10}, 120),
+        ("logits against the CPU", "logits", {"model": model, "length": 32 if tiny else 256}, 240),
+        ("a small run against the CPU", "small_run", {"steps": 2 if tiny else 10}, 300),
+        ("resumed bit for bit", "resumed", {"out": str(out / "resumed"), "steps": 2 if tiny else 10}, 500),
     ):
         yield Job("c", name, kind, arguments, seconds, timed=False)
 
@@ -173,7 +175,7 @@ def _steps(amounts: Amounts, tiny: bool) -> Iterator[Job]:
             "steps": amounts.steps, "attention": "xla" if tiny else "cudnn", "slice_mib": slice_mib,
             "most_rows": 2 if tiny else 8 if method == "quiet_star" else 64,
         }  # fmt: skip
-        seconds = {"tiny": 15, "135M": 60, "1B": 75, "7B": 100}[shape]
+        seconds = {"tiny": 15, "135M": 90, "1B": 160, "7B": 200}[shape]
         yield Job("b", f"step/{shape}/{method}/{length}/{remat}/{slice_mib}", "step", arguments, seconds)
 
 
@@ -221,7 +223,7 @@ def _generation(amounts: Amounts, data: Path) -> Iterator[Job]:
             "model": carry.model(data), "rows": amounts.rows, "new_tokens": amounts.new_tokens,
             "thought_len": thought_len, "dtype": amounts.dtype, "prompt": 8 if amounts.dtype == "float32" else 64,
         }  # fmt: skip
-        yield Job("e", f"generation/thoughts of {thought_len}", "generation", arguments, 60)
+        yield Job("e", f"generation/thoughts of {thought_len}", "generation", arguments, 100)
 
 
 def _star(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[Job]:

@@ -2,21 +2,35 @@
 
 import statistics
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from qstar.reports import selftraining, tables
+from qstar.reports import frames, selftraining, tables
 from qstar.reports.tables import section
 
 GIB = 2**30
 
 
-def markdown(outcomes: Sequence) -> str:
-    """All parts that have results, then what failed and how long everything took."""
+def markdown(outcomes: Sequence, out: Path | None = None) -> str:
+    """All parts that have results, then what failed and how long everything took.
+
+    Of trainings below `out` that have not ended there are the evaluations so far.
+    """
     done = {one.job: one.result for one in outcomes if one.status == "done"}
-    parts = [render(done) for render in SECTIONS]
+    if out is not None:
+        done = _begun(out) | done
+    parts = [render(done) for render in SECTIONS] + ([trainings(out)] if out else [])
     rows = [[one.job, one.status, f"{one.seconds:.0f}", one.error.replace("|", "/")] for one in outcomes]
     return "\n".join(
         [*filter(None, parts), "## Jobs\n", tables.markdown(["job", "status", "s", "error"], rows) if rows else ""]
     )
+
+
+def _begun(out: Path) -> dict:
+    files = {file.parent.relative_to(out).parts: file for file in sorted(out.glob("mathematics/*/*/evals.jsonl"))}
+    return {
+        f"mathematics/{arm.replace('_', ' ')}/{seed}": {"evaluations": frames.lines(file)}
+        for (_, arm, seed), file in files.items()
+    }
 
 
 def machine(done: dict) -> str:
@@ -118,16 +132,45 @@ def _step(one: dict) -> list[str]:
     ]
 
 
+TASKS = {"gsm8k": "GSM8K", "commonsense_qa": "CommonsenseQA"}
+
+
 def mathematics(done: dict) -> str:
     rows = []
     for name, one in done.items():
         if name.startswith("mathematics/") and "evaluations" in one:
             _, arm, seed = name.split("/")
-            for line in one["evaluations"]:
-                scores = (tables.figure(line, name, ".4f") for name in ("probability", "accuracy", "nll"))
-                rows.append([arm, seed, line["step"], line["task"], line["way"], *scores, line["n"]])
-    head = ["arm", "seed", "step", "task", "thoughts", "probability", "arg-max", "NLL", "n"]
+            by = {(line["step"], line["way"], line["task"]): line for line in one["evaluations"]}
+            for step, way in dict.fromkeys((step, way) for step, way, _ in by):
+                lines = [by.get((step, way, task)) for task in TASKS]
+                rows.append([arm, seed, step, way, *(cell for line in lines for cell in _scores(line))])
+    scores = [f"{task} {score}" for task in TASKS.values() for score in ("probability", "arg-max", "NLL")]
+    head = ["arm", "seed", "step", "thoughts", *scores]
     return section("SmolLM2-135M on mathematical text", head, rows) + _pairs(done) + _benefits(done)
+
+
+LOSSES = ("nll", "nll_mixed", "thought_nll", "reward", "weight")
+
+
+def trainings(out: Path) -> str:
+    """Means over the first ten steps and over the last ten that all arms have."""
+    files = sorted(out.glob("mathematics/*/*/metrics.jsonl"))
+    by = {file.parent.relative_to(out).parts: {line["step"]: line for line in frames.lines(file)} for file in files}
+    last = min((max(lines) for lines in by.values()), default=0) // 10 * 10
+    rows = []
+    for (_, arm, seed), lines in by.items():
+        for end in sorted({10, last}) if last else ():
+            some = [{"nll": lines[step]["loss"]} | lines[step] for step in range(end - 9, end + 1)]  # plain: its loss
+            known = [[line[name] for line in some if name in line] for name in LOSSES]
+            means = [f"{statistics.mean(values):.4f}" if values else "" for values in known]
+            rows.append([arm.replace("_", " "), seed, f"{end - 9} to {end}", *means])
+    return section("While training on it", ["arm", "seed", "steps", *LOSSES], rows)
+
+
+def _scores(line: dict | None) -> list[str]:
+    if line is None:
+        return [""] * 3
+    return [*(tables.figure(line, name, ".4f") for name in ("probability", "accuracy")), f"{line['nll']:.2f}"]
 
 
 def _pairs(done: dict) -> str:
@@ -151,10 +194,9 @@ def _benefits(done: dict) -> str:
 
 
 def generation(done: dict) -> str:
-    rate = done.get("device", {}).get("copy_bytes_per_s")
     rows = [
         [str(one["thought_len"]), str(row["rows"]), f"{row['tokens_per_s']:,.0f}",
-         f"{row['weight_bytes_per_s'] / rate:.2f}" if rate else ""]
+         f"{row['weight_bytes_per_s'] / one['copy_bytes_per_s']:.2f}"]
         for name, one in done.items() if name.startswith("generation/") for row in one["rows"]
     ]  # fmt: skip
     head = ["thought", "rows", "tokens/s", "weights read, as a share of copying's rate"]

@@ -66,7 +66,7 @@ def temporaries(
         gradients=gradients,
         kept=kept,
         layer=rows * layer * size + OF_SCORES * min(_scores(lm, largest, size, rows), _slice(largest)),
-        vocabulary=OF_SLICE * min(logits, chunk.BUDGET_BYTES),
+        vocabulary=OF_SLICE * min(logits, chunk.budget()),
         sampling=int(OF_CACHE * rows * sampled * 2 * lm.layers * lm.kv_heads * lm.head_size * size),
     )
 
@@ -78,7 +78,7 @@ def _scores(lm: LMConfig, pass_: Pass, size: int, rows: int) -> int:
 
 def _slice(pass_: Pass) -> float:
     """Of scores that are there at a time: thoughts attend slice by slice."""
-    return chunk.BUDGET_BYTES if pass_.thoughts else math.inf
+    return chunk.budget() if pass_.thoughts else math.inf
 
 
 def _kept(lm: LMConfig, pass_: Pass, size: int, rows: int) -> int:

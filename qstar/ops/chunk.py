@@ -11,11 +11,23 @@ import jax.numpy as jnp
 from qstar.typing import PyTree
 
 BUDGET_BYTES = 64 * 2**20  # of float32 logits per slice: past the caches of a CPU, small beside any model
+ON_GPU, OF_MEMORY = (
+    16,
+    64,
+)  # on a GPU so many times that (every slice is a round of launches), up to a share of its memory
+
+
+def budget() -> int:
+    """Bytes of float32 values per slice on the devices that run."""
+    if jax.default_backend() != "gpu":
+        return BUDGET_BYTES
+    memory = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+    return max(BUDGET_BYTES, min(ON_GPU * BUDGET_BYTES, memory // OF_MEMORY))
 
 
 def slice_size(length: int, elements: int) -> int:
     """Slice length along an axis of `length` whose every entry costs `elements` float32 values; equal slices."""
-    slices = -(-length * elements * 4 // BUDGET_BYTES)
+    slices = -(-length * elements * 4 // budget())
     return max(1, -(-length // max(1, slices)))
 
 

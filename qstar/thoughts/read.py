@@ -263,7 +263,7 @@ def _fitting(definition: Definition, width: int, num_thoughts: int) -> tuple[int
     elements = 3 * num_thoughts * definition.abstract_model.lm.cfg.vocab
     fitting = chunk.slice_size(width, elements)
     at_once = 1 << (fitting.bit_length() - 1)  # a power of two, so that it divides the width
-    together = min(MOST_ROWS, chunk.BUDGET_BYTES // (4 * elements * at_once))
+    together = min(MOST_ROWS, chunk.budget() // (4 * elements * at_once))
     return at_once, 1 << (max(1, together).bit_length() - 1)
 
 

@@ -93,21 +93,25 @@ def by_kind(ops: dict[str, Op], taken: collections.Counter) -> dict[str, float]:
 def durations(folder: Path) -> tuple[collections.Counter, collections.Counter]:
     """Microseconds, and how often, of every operation in a trace."""
     file = max(folder.rglob("*.trace.json.gz"))
-    edges, times = [], collections.Counter()
+    edges = []
     for event in json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]:
         name = event.get("args", {}).get("hlo_op", "")
         if event.get("ph") == "X" and name and not name.startswith(INSIDE):
             edges += [(event["ts"], True, name), (event["ts"] + event["dur"], False, name)]
-            times[name] += 1
-    return shared(edges), times
+    return shared(edges)
 
 
-def shared(edges: list[tuple[float, bool, str]]) -> collections.Counter:
-    """Time by name, from (when, whether something of the name begins or ends, name); what runs at once shares it."""
-    taken, running, last = collections.Counter(), collections.Counter(), 0.0
+def shared(edges: list[tuple[float, bool, str]]) -> tuple[collections.Counter, collections.Counter]:
+    """Time and number of runs by name, from (when, whether something of the name begins or ends, name).
+
+    What runs at once shares the time. What overlaps with itself is one run: pieces of it on several threads, or a
+    kernel that the trace of a GPU lists twice, as work of a stream and as an operation.
+    """
+    taken, times, running, last = collections.Counter(), collections.Counter(), collections.Counter(), 0.0
     for now, begins, name in sorted(edges):
         for active, count in running.items():
             taken[active] += (now - last) * count / running.total()
+        times[name] += begins and not running[name]
         running[name] += 1 if begins else -1
         running, last = +running, now
-    return taken
+    return taken, times

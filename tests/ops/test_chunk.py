@@ -38,3 +38,17 @@ def test_slice_size_keeps_to_the_budget_in_equal_slices(monkeypatch):
     assert chunk.slice_size(11, 10) == 6  # 440 bytes: two slices of 6 and 5, not of 10 and 1
     assert chunk.slice_size(100, 10) == 10
     assert chunk.slice_size(5, 1000) == 1  # one entry alone is over the budget
+
+
+@pytest.mark.parametrize(
+    ("backend", "memory_gib", "mib"),
+    [("cpu", 64, 64), ("gpu", 72, 1024), ("gpu", 24, 384), ("gpu", 1, 64), ("gpu", 0, 64)],
+)
+def test_slices_are_larger_on_a_gpu_that_has_the_memory(monkeypatch, backend, memory_gib, mib):
+    class Device:
+        def memory_stats(self):
+            return {"bytes_limit": memory_gib * 2**30} if memory_gib else None
+
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(jax, "local_devices", lambda: [Device()])
+    assert chunk.budget() == mib * 2**20

@@ -37,7 +37,14 @@ backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting
 
 def test_what_runs_at_once_shares_the_time():
     edges = [(0, True, "a"), (4, False, "a"), (2, True, "b"), (6, False, "b"), (9, True, "a"), (10, False, "a")]
-    assert profile.shared(edges) == {"a": 2 + 1 + 1, "b": 1 + 2}
+    taken, times = profile.shared(edges)
+    assert taken == {"a": 2 + 1 + 1, "b": 1 + 2}
+    assert times == {"a": 2, "b": 1}
+
+
+def test_a_run_that_is_listed_twice_is_one():
+    listed = [(0, True, "a"), (3, False, "a"), (1, True, "a"), (4, False, "a"), (4, True, "a"), (6, False, "a")]
+    assert profile.shared(listed) == ({"a": 6}, {"a": 2})
 
 
 def test_a_profile_of_a_call_names_the_operations_of_its_program():
