@@ -6,12 +6,14 @@ text does become that token, so text from outside should not contain it.
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers, processors
 from tokenizers import Tokenizer as Backend
 
@@ -22,6 +24,7 @@ from qstar.data.marks import Marks
 from qstar.tasks import conversation
 from qstar.tasks.conversation import Message
 
+KEPT, LONGEST_KEPT = 1 << 15, 4096  # texts whose ids are kept, and the characters of the longest of them
 MAX_SIZE = 1 << 24  # of a vocabulary; the largest in use have a sixtieth of it
 
 
@@ -67,11 +70,7 @@ class Tokenizer:
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
         """From the text of a tokenizer.json. Raises ValueError when it is not one."""
-        try:
-            backend = Backend.from_str(text)
-        except Exception as error:  # the library raises nothing more specific
-            raise ValueError(f"not the contents of a tokenizer.json: {error}") from error
-        return cls(backend)
+        return cls(_read(text))
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Tokenizer":
@@ -177,7 +176,9 @@ class Tokenizer:
         """Token ids of the text. A character tokenizer raises ValueError on a character outside its alphabet."""
         if self._alphabet is not None:
             self._check_alphabet(text)
-        return self._backend.encode(text, add_special_tokens=False).ids
+        if len(text) > LONGEST_KEPT:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        return _ids(self._backend, text).tolist()
 
     def encode_whole(self, text: str) -> list[int]:
         """Token ids of a text from its beginning: what models are trained on and asked."""
@@ -305,6 +306,21 @@ class Tokenizer:
                 f"character {foreign!r} at {text.index(foreign)} is not in this tokenizer's alphabet {alphabet!r}; "
                 "rewrite the text, or use a model with a larger vocabulary"
             )
+
+
+@functools.lru_cache(maxsize=8)
+def _read(text: str) -> Backend:
+    """One for all tokenizers of the same file, so that they share `_ids`."""
+    try:
+        return Backend.from_str(text)
+    except Exception as error:  # the library raises nothing more specific
+        raise ValueError(f"not the contents of a tokenizer.json: {error}") from error
+
+
+@functools.lru_cache(maxsize=KEPT)
+def _ids(backend: Backend, text: str) -> np.ndarray:
+    """Self-training asks for the ids of a question several times in each iteration; the last `KEPT` texts are kept."""
+    return np.asarray(backend.encode(text, add_special_tokens=False).ids, np.int32)
 
 
 def _encode_all(backend: Backend) -> None:

@@ -1,4 +1,5 @@
 import json
+import pickle
 
 import pytest
 
@@ -158,3 +159,21 @@ def test_a_token_id_that_no_vocabulary_reaches_is_refused_at_once(tmp_path):
     (tmp_path / "tokenizer.json").write_text(bpe().to_json().replace('"ab": 6', '"ab": 1000000000'), encoding="utf-8")
     with pytest.raises(ValueError, match=r"tokenizer\.json: a token has the id 1000000000"):
         tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_a_text_is_encoded_once_for_all_tokenizers_of_a_file():
+    text = tokenizers.characters("abc 0123456789").to_json()
+    first, second = (tokenizers.Tokenizer.from_json(text) for _ in range(2))
+    before = tokenizers._ids.cache_info().misses
+    ids = first.encode("abc 1234")
+    ids.append(0)  # the caller's own
+    assert second.encode_whole("abc 1234") == first.encode("abc 1234") == ids[:-1]
+    assert tokenizers._ids.cache_info().misses == before + 1
+    assert pickle.loads(pickle.dumps(first)).encode("abc 1234") == ids[:-1]
+
+
+def test_long_texts_are_not_kept():
+    tokenizer = tokenizers.characters("ab")
+    before = tokenizers._ids.cache_info().misses
+    assert tokenizer.encode("ab" * tokenizers.LONGEST_KEPT) == tokenizer.encode("ab") * tokenizers.LONGEST_KEPT
+    assert tokenizers._ids.cache_info().misses == before + 1
