@@ -14,11 +14,11 @@ import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from qstar import config as configs
 from qstar import files
-from qstar.config import ImproveConfig, LabelConfig, SolveConfig, TrainConfig
+from qstar.config import C, ImproveConfig, LabelConfig, SolveConfig, TrainConfig
 from qstar.data import rationales as stores
 from qstar.data.rationales import Store
 from qstar.evals import journal
@@ -28,6 +28,7 @@ from qstar.reports import frames, html, overview
 from qstar.reports.arrow import Frame
 from qstar.reports.overview import Panel
 from qstar.runs import label, load, solve, stored
+from qstar.runs.kinds import Kind
 from qstar.runs.record import ROLLOUTS
 from qstar.training import metrics
 
@@ -441,20 +442,29 @@ class ImproveRun(RunDirectory):
 
 
 @dataclass(frozen=True, repr=False)
-class SolveRun(RunDirectory):
+class SourcedRun(RunDirectory, Generic[C]):
+    """A run that asks a model and does not train it."""
+
+    kind: ClassVar[Kind]
+
+    @functools.cached_property
+    def config(self) -> C:
+        return configs.load(self.path / self.kind.file, schema=self.kind.schema)
+
+    @functools.cached_property
+    def model(self) -> "Policy":
+        """The model that was asked, as its source is now."""
+        return load.initial_model(self.config.model, self.config.seed)
+
+
+@dataclass(frozen=True, repr=False)
+class SolveRun(SourcedRun[SolveConfig]):
     """A run of qstar-solve."""
 
     command: ClassVar[str] = "qstar-solve"
     holds: ClassVar[str] = "settings, evals, questions, rationales (candidates), tree, ledger and a model"
 
-    @functools.cached_property
-    def config(self) -> SolveConfig:
-        return configs.load(self.path / solve.KIND.file, schema=SolveConfig)
-
-    @functools.cached_property
-    def model(self) -> "Policy":
-        """The model that was searched with, as its source is now."""
-        return load.initial_model(self.config.model, self.config.seed)
+    kind: ClassVar[Kind] = solve.KIND
 
     def evals(self) -> Frame:
         """Accuracy for every budget; costs are means over questions."""
@@ -523,20 +533,13 @@ class SolveRun(RunDirectory):
 
 
 @dataclass(frozen=True, repr=False)
-class LabelRun(RunDirectory):
+class LabelRun(SourcedRun[LabelConfig]):
     """A run of qstar-label."""
 
     command: ClassVar[str] = "qstar-label"
     holds: ClassVar[str] = "settings, labels, ledger and a model"
 
-    @functools.cached_property
-    def config(self) -> LabelConfig:
-        return configs.load(self.path / label.KIND.file, schema=LabelConfig)
-
-    @functools.cached_property
-    def model(self) -> "Policy":
-        """The model that wrote solutions and completions, as its source is now."""
-        return load.initial_model(self.config.model, self.config.seed)
+    kind: ClassVar[Kind] = label.KIND
 
     def summary(self) -> dict[str, Any]:
         """Counts, and the ledger. Raises FileNotFoundError where labelling has not ended."""

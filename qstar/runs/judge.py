@@ -12,7 +12,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +53,7 @@ PAIR = (
 class Judge(Scores):
     """A language model and what it is asked."""
 
+    reads_text: ClassVar[bool] = True
     policy: Policy
     aggregation: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # of the scores after each step
     batch_size: Count = 8  # prompts that are read at once
@@ -170,7 +171,7 @@ def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: 
 def of_steps(source: str | Path, tokenizer: Tokenizer) -> Callable[[Sequence[Spelled]], Sequence[np.ndarray]]:
     """The scores that a reward model or a judge gives the steps of texts of this tokenizer. Raises as `opened`."""
     scorer = opened(source, tokenizer)
-    told = tokenizer.decode if isinstance(scorer, Judge) else list
+    told = tokenizer.decode if scorer.reads_text else list
     return lambda texts: (
         scorer.score([told(list(prompt)) for prompt, _ in texts], [list(map(told, steps)) for _, steps in texts]).steps
         if texts

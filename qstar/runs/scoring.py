@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import jax
 import numpy as np
@@ -50,6 +50,9 @@ class Scored:
 class Scores:
     """What scores solutions: a reward model, a preference verifier, a judge."""
 
+    reads_text: ClassVar[bool] = (
+        False  # it has a tokenizer of its own; else it takes the ids that a model wrote as well
+    )
     policy: Policy
 
     def score(self, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]) -> Scored:

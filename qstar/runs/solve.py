@@ -30,7 +30,6 @@ from qstar.models.lm import LMConfig
 from qstar.policy import Policy
 from qstar.reports import searches as report
 from qstar.runs import answering, judge, load, replay
-from qstar.runs.judge import Judge
 from qstar.runs.kinds import Kind
 from qstar.runs.proposing import Proposals, check_delimiters
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
@@ -197,7 +196,7 @@ def _check_scorers(
         for problem in problems
     ]
     for name, scorer in scorers.items():
-        if not isinstance(scorer, Judge | None) and max(sizes) > scorer.policy.lm.max_len:
+        if scorer and not scorer.reads_text and max(sizes) > scorer.policy.lm.max_len:
             raise ValueError(
                 f"scorer {name} reads {scorer.policy.lm.max_len} tokens, a question with its solution may have "
                 f"{max(sizes)}: use a reward model with a longer context, or lower task.max_new_tokens"
@@ -274,7 +273,7 @@ def values(job: Job, proposals: Proposals) -> dict[str, Value]:
         score: Callable[[Node], float] | None = own.get(name)
         if scorer is None:
             return lambda nodes: np.array([score(node) for node in nodes])
-        return scorer.value(proposals.texts if isinstance(scorer, Judge) else proposals.spelled)
+        return scorer.value(proposals.texts if scorer.reads_text else proposals.spelled)
 
     return {name: value(name, scorer) for name, scorer in job.scorers.items()}
 
