@@ -29,10 +29,12 @@ made = functools.cache(composed)  # composing takes a second
 small_train = functools.cache(small)
 
 
-def train(folder: Path, seed: int = 0, thought_len: int = 2, accuracy: float = 0.75) -> Path:
+def train(folder: Path, seed: int = 0, thought_len: int = 2, accuracy: float = 0.75, steps: int = 10) -> Path:
     """Ten steps of Quiet-STaR with a control, samples of thoughts and no checkpoint."""
     cfg = small_train("steps=10")
-    cfg = dataclasses.replace(cfg, seed=seed, method=dataclasses.replace(cfg.method, thought_len=thought_len))
+    cfg = dataclasses.replace(
+        cfg, seed=seed, steps=steps, method=dataclasses.replace(cfg.method, thought_len=thought_len)
+    )
     for place, nll in ((folder, 1.25), (folder / "control", 1.5)):
         place.mkdir(parents=True)
         configs.save(cfg, place / "config.yaml")
@@ -117,7 +119,10 @@ def search(folder: Path) -> Path:
 def labelling(folder: Path) -> Path:
     folder.mkdir(parents=True)
     configs.save(made("label.k=4", name="label"), folder / label.KIND.file)
-    lines(folder / label.LABELS, {"prompt": "3a=", "completions": ["2;"], "labels": [False], "problem": "train-0"})
+    lines(
+        folder / label.LABELS,
+        {"prompt": "3a=", "completions": ["2;"], "labels": [False], "problem": "train-0", "correct": False},
+    )
     spent = {"sample": {"generated_tokens": 7, "flops": 70}}
     counts = {"solutions": 1, "right": 0, "skipped": 0, "steps": 1, "labels": 1, "mean_label": 0.0}
     (folder / label.SUMMARY).write_text(json.dumps(counts | {"ledger": spent}))

@@ -19,6 +19,7 @@ SMALL = {
     "python_path": {"STEPS": 3},
     "star_store": {"ITERATIONS": 1, "QUESTIONS": 8},
     "search_tree": {"QUESTIONS": 2, "SOLUTIONS": 4},
+    "reinforcement": {"STEPS": 1},
 }
 COMMANDS = {
     "qstar.train": ["batch_size=4", "eval.items=4", "eval.batch_size=4", "control=false", "eval.every=0"],
@@ -75,7 +76,7 @@ def smaller(name: str, code: str) -> str:
     return code
 
 
-SLOW = ("first_run", "python_path", "reading_thoughts", "star_store")  # they train
+SLOW = ("first_run", "python_path", "reading_thoughts", "star_store", "reinforcement")  # they train
 
 
 def shown(code: str, names: dict, file: str) -> object:

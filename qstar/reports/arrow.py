@@ -45,8 +45,7 @@ class Frame:
 
     def __getitem__(self, name: str) -> np.ndarray:
         """A column: numbers (nan where there is none), or objects. Raises KeyError that names the columns."""
-        if name not in self.columns:
-            raise KeyError(f"no column {name!r}; there are {', '.join(self.columns)}")
+        self._check(name)
         column = self.arrow[name]
         if pa.types.is_null(column.type):
             return np.full(len(self), np.nan)
@@ -56,10 +55,21 @@ class Frame:
         """The rows whose columns have these values. Raises KeyError for a column that is not there."""
         chosen = self.arrow
         for name, value in values.items():
-            if name not in self.columns:
-                raise KeyError(f"no column {name!r}; there are {', '.join(self.columns)}")
+            self._check(name)
             chosen = chosen.filter(pc.is_null(chosen[name]) if value is None else pc.equal(chosen[name], value))
         return Frame(chosen)
+
+    def select(self, *names: str) -> "Frame":
+        """These columns. Raises KeyError for one that is not there."""
+        for name in names:
+            self._check(name)
+        return Frame(self.arrow.select(list(names)))
+
+    def sorted(self, name: str, descending: bool = False) -> "Frame":
+        """The rows by a column, equal ones in their order. Raises KeyError for a column that is not there."""
+        self._check(name)
+        order = [(name, "descending" if descending else "ascending")]
+        return Frame(self.arrow.take(pc.sort_indices(self.arrow, order)))
 
     def records(self) -> list[dict[str, Any]]:
         return self.arrow.to_pylist()
@@ -67,6 +77,10 @@ class Frame:
     def to_pandas(self) -> Any:
         """A pandas data frame. Raises ModuleNotFoundError where pandas is not installed."""
         return self.arrow.to_pandas()
+
+    def _check(self, name: str) -> None:
+        if name not in self.columns:
+            raise KeyError(f"no column {name!r}; there are {', '.join(self.columns)}")
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         return self.arrow.__arrow_c_stream__(requested_schema)

@@ -11,6 +11,7 @@ that is still going on; the model, the configuration and a search's table are ke
 """
 
 import functools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from qstar.models import cost
 from qstar.reports import frames, html, overview
 from qstar.reports.arrow import Frame
 from qstar.reports.overview import Panel
-from qstar.runs import label, load, solve, stored
+from qstar.runs import label, load, scoring, solve, stored
 from qstar.runs.kinds import Kind
 from qstar.runs.record import ROLLOUTS
 from qstar.training import metrics
@@ -39,6 +40,19 @@ if TYPE_CHECKING:
     from qstar.reports.searchtree import SearchTree
 
 SETTINGS = "improve.yaml"  # of self-training
+ROLLOUT = {
+    "step": "iteration",
+    "problem": "problem",
+    "question": "question",
+    "gold": "gold",
+    "written": "written",
+    "answer": "answer",
+    "correct": "correct",
+    "verdict": "reason",
+    "tokens": "generated_tokens",
+    "reward": "weight",
+}
+"""Columns of a frame of rollouts, and the store's names of them."""
 
 
 def open(path: str | Path = "latest", step: int | None = None) -> "RunDirectory":
@@ -143,6 +157,10 @@ class RunDirectory:
         """
         raise self._lacks("stored samples")
 
+    def rollouts(self, where: Any = None) -> Frame:
+        """What reinforcement learning sampled and trained on: a row for each recorded answer."""
+        raise self._lacks("rollouts")
+
     def tree(self, problem: str) -> "SearchTree":
         """All that was proposed for a question, by its id (`questions()` lists them)."""
         raise self._lacks("search trees")
@@ -154,6 +172,10 @@ class RunDirectory:
     def labels(self) -> Frame:
         """The labelled solutions, as training reads them."""
         raise self._lacks("labels")
+
+    def judged(self, scorer: str | Path) -> Frame:
+        """What a process reward model says of labelled solutions: a row for each step."""
+        raise self._lacks("labelled steps")
 
     def ledger(self) -> Frame:
         """Tokens and FLOPs by phase."""
@@ -243,7 +265,7 @@ class TrainRun(RunDirectory):
     """A run of qstar-train, reinforcement learning included."""
 
     command: ClassVar[str] = "qstar-train"
-    holds: ClassVar[str] = "settings, metrics, evals, samples, rationales (rollouts), ledger, machine and a model"
+    holds: ClassVar[str] = "settings, metrics, evals, samples, rollouts, ledger, machine and a model"
 
     @functools.cached_property
     def config(self) -> TrainConfig:
@@ -296,7 +318,7 @@ class TrainRun(RunDirectory):
 
     def samples(self) -> Frame:
         if not (self.path / "samples.jsonl").is_file():
-            rollouts = " (run.rationales() has its rollouts)" if (self.path / ROLLOUTS).is_dir() else ""
+            rollouts = " (run.rollouts() has its rollouts)" if (self.path / ROLLOUTS).is_dir() else ""
             raise FileNotFoundError(
                 f"{self.path} has no samples of thoughts yet: they are taken every sample_every steps where the method "
                 f"thinks{rollouts}"
@@ -310,6 +332,18 @@ class TrainRun(RunDirectory):
     def rationales(self, where: Any = None, columns: Sequence[str] | None = None) -> Frame:
         """The rollouts of reinforcement learning; the reward of each is its `weight`, its step the `iteration`."""
         return self._rows(ROLLOUTS, where, columns, "rollouts are stored where data=rollouts and sample_every > 0")
+
+    def rollouts(self, where: Any = None) -> Frame:
+        """Rollouts of the first step and of every `sample_every` ones, as they were sampled.
+
+        `reward` is the sum of its parts, `logprob` that of the sampled tokens in nats, `verdict` the grader's reason.
+        """
+        stored = self.rationales(where, [*ROLLOUT.values(), "logprobs"]).records()
+        named = ({name: row[column] for name, column in ROLLOUT.items()} for row in stored)
+        return Frame.of(
+            ({**row, "logprob": math.fsum(of["logprobs"])} for row, of in zip(named, stored, strict=True)),
+            (*ROLLOUT, "logprob"),
+        )
 
     def ledger(self) -> Frame:
         """Of training, as far as it went: tokens of text, and the FLOPs that the method asks for (`models/cost.py`)."""
@@ -537,7 +571,7 @@ class LabelRun(SourcedRun[LabelConfig]):
     """A run of qstar-label."""
 
     command: ClassVar[str] = "qstar-label"
-    holds: ClassVar[str] = "settings, labels, ledger and a model"
+    holds: ClassVar[str] = "settings, labels, judged, ledger and a model"
 
     kind: ClassVar[Kind] = label.KIND
 
@@ -549,6 +583,21 @@ class LabelRun(SourcedRun[LabelConfig]):
 
     def labels(self) -> Frame:
         return Frame.of(self._lines(label.LABELS, "it is written when all is labelled"))
+
+    def judged(self, scorer: str | Path) -> Frame:
+        """The labelled steps with the scores of a process reward model, from a run or `bundled:cups_prm`.
+
+        `solution` counts the solutions, `place` the steps of each, `correct` says whether its answer is right.
+        Raises FileNotFoundError and ValueError as `runs.scoring.opened`.
+        """
+        rows = self.labels().records()
+        scored = scoring.opened(scorer).score([row["prompt"] for row in rows], [row["completions"] for row in rows])
+        return Frame.of(
+            {"solution": number, "problem": row["problem"], "prompt": row["prompt"], "place": place, "step": step}
+            | {"label": label, "score": float(score), "correct": row["correct"]}
+            for number, (row, scores) in enumerate(zip(rows, scored.steps, strict=True))
+            for place, (step, label, score) in enumerate(zip(row["completions"], row["labels"], scores, strict=True))
+        )
 
     def ledger(self) -> Frame:
         return Frame.of({"phase": phase, **spent} for phase, spent in self.summary()["ledger"].items())

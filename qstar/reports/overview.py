@@ -14,7 +14,7 @@ WAYS = {"none": "no thoughts", "greedy": "likeliest thoughts", "sampled": "sampl
 SHARES = ("accuracy", "probability", "exact", "answered", "gate_open", "dead", "helped")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Panel:
     """Curves with one pair of axes."""
 
@@ -25,6 +25,13 @@ class Panel:
 
     def svg(self) -> str:
         return charts.chart(self.curves, self.title, self.x, self.shares)
+
+    def __repr__(self) -> str:
+        names = ", ".join(curve.label for curve in self.curves if curve.label)
+        return f"Panel({self.title!r} over {self.x}{': ' if names else ''}{names})"
+
+    def _repr_html_(self) -> str:
+        return html.fragment(panels([self]))
 
 
 def summary(name: object, about: Sequence[tuple[str, object]], shown: Sequence[Panel], table: Frame | str) -> str:

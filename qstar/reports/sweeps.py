@@ -7,7 +7,7 @@ sweep.over("seed")       means over seeds with their intervals, a row for every 
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from qstar.reports.arrow import Frame
 from qstar.reports.charts import chart
 from qstar.reports.directories import EvaluationFolder, ImproveRun, RunDirectory, SolveRun, TrainRun
 from qstar.reports.figures import COLOURS, Curve
+from qstar.reports.overview import Panel
 
 PLACES = ("name", "run_dir", "resume")  # settings that say where a run lies
 COUNTERS = ("step", "iteration")  # of results: how far a run is
@@ -63,6 +64,23 @@ class Sweep(Frame):
             rows.append(row)
         return Frame.of(rows)
 
+    def panel(self, x: str, result: str, varied: str = "seed") -> Panel:
+        """A result over a setting, as a chart: means over `varied` with their intervals, a curve for other settings.
+
+        Raises KeyError for what is no column, ValueError for a setting that is not a number.
+        """
+        if not all(isinstance(value, int | float) for value in self.arrow[x].to_pylist()):
+            raise ValueError(f"x = {x!r}: expected a setting whose values are numbers, got {self[x].tolist()}")
+        means = self.over(varied, [result]).sorted(x)
+        others = [name for name in self.overrides if name not in (x, varied)]
+        curves = []
+        groups = frames.grouped(means.records(), lambda row: tuple(row[name] for name in others))
+        for number, (values, rows) in enumerate(groups.items()):
+            label = _label(dict(zip(others, values, strict=True)))
+            y, low, high = ([row[f"{result}{end}"] for row in rows] for end in ("", "_low", "_high"))
+            curves.append(Curve(label, [row[x] for row in rows], y, COLOURS[number % len(COLOURS)], low, high))
+        return Panel(f"{result}, over {varied}", x, curves)
+
     def __repr__(self) -> str:
         differ = f"which differ in {', '.join(self.overrides)}" if self.overrides else "with the same settings"
         return f"Sweep of {len(self)} runs, {differ}; results: {', '.join(self.results)}"
@@ -77,10 +95,11 @@ class Sweep(Frame):
         """A short name for every run: its overrides, or its folder."""
         if not self.overrides:
             return [run.path.name for run in self.runs]
-        return [
-            " ".join(f"{name.rpartition('.')[2]}={html.written(row[name])}" for name in self.overrides)
-            for row in self.records()
-        ]
+        return [_label({name: row[name] for name in self.overrides}) for row in self.records()]
+
+
+def _label(overrides: Mapping[str, object]) -> str:
+    return " ".join(f"{name.rpartition('.')[2]}={html.written(value)}" for name, value in overrides.items())
 
 
 def sweep(folder: str | Path) -> Sweep:

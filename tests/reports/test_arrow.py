@@ -20,7 +20,7 @@ def test_values_without_a_common_type_are_text():
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are():
-    for ask in (lambda: FRAME["d"], lambda: FRAME.where(d=1)):
+    for ask in (lambda: FRAME["d"], lambda: FRAME.where(d=1), lambda: FRAME.sorted("d"), lambda: FRAME.select("d")):
         with pytest.raises(KeyError, match=r"'d'.*a, b, c"):
             ask()
 
@@ -36,3 +36,10 @@ def test_a_long_frame_shows_its_ends_and_text_is_text():
     assert "&lt;y&gt;" in FRAME._repr_html_() and "<y>" not in FRAME._repr_html_()
     assert repr(long) == "Frame of 100 rows: n"
     assert "<table" in Frame.of([], ("a",))._repr_html_()
+
+
+def test_rows_are_sorted_by_a_column_and_equal_ones_stay_in_order():
+    frame = Frame.of([{"a": 2, "b": "x"}, {"a": 1, "b": "y"}, {"a": 2, "b": "z"}])
+    assert frame.sorted("a")["b"].tolist() == ["y", "x", "z"]
+    assert frame.sorted("a", descending=True)["b"].tolist() == ["x", "z", "y"]
+    assert frame.select("b").records()[0] == {"b": "x"}

@@ -86,6 +86,13 @@ def test_samples_of_thoughts_and_stored_samples_are_frames(runs):
     assert runs["labelling"].labels()["problem"].tolist() == ["train-0"]
 
 
+def test_labelled_steps_are_judged_by_a_reward_model(runs):
+    (row,) = runs["labelling"].judged("bundled:cups_prm").records()
+    assert 0 < row.pop("score") < 1
+    step = {"place": 0, "step": "2;", "label": False, "correct": False}
+    assert row == {"solution": 0, "problem": "train-0", "prompt": "3a="} | step
+
+
 def test_answers_to_single_questions_and_one_step_of_an_evaluation(runs):
     assert len(runs["evaluation"].answers()) == 16
     step = qstar.open(runs["evaluation"].path / "step_10")
@@ -111,6 +118,9 @@ def test_settings_are_by_dotted_key(runs):
     [
         ("train", "tree", ValueError, "qstar-train, which has no search trees; it has settings"),
         ("train", "rationales", FileNotFoundError, "rollouts"),
+        ("train", "rollouts", FileNotFoundError, "data=rollouts"),
+        ("improve", "rollouts", ValueError, "qstar-improve, which has no rollouts"),
+        ("search", "judged", ValueError, "qstar-solve, which has no labelled steps"),
         ("train", "answers", ValueError, "no answers to single questions"),
         ("improve", "samples", ValueError, "qstar-improve, which has no samples of thoughts"),
         ("search", "metrics", ValueError, "qstar-solve, which has no metrics"),
@@ -122,7 +132,7 @@ def test_settings_are_by_dotted_key(runs):
     ],
 )
 def test_what_a_directory_lacks_is_said_with_what_it_has(runs, name, what, error, found):
-    arguments = {"tree": ["dev-1"], "read": [["3a="]]}.get(what, [])
+    arguments = {"tree": ["dev-1"], "read": [["3a="]], "judged": ["bundled:cups_prm"]}.get(what, [])
     with pytest.raises(error, match=found):
         getattr(runs[name], what)(*arguments)
 

@@ -74,3 +74,30 @@ def test_directories_of_two_kinds_are_not_compared(folder, tmp_path):
         qstar.compare(folder / "0", label)
     with pytest.raises(ValueError, match="second one"):
         qstar.compare(folder / "0")
+
+
+def test_a_result_over_a_setting_is_a_chart_of_means_with_intervals(folder):
+    panel = qstar.sweep(folder).panel("method.thought_len", "cups greedy accuracy")
+    (curve,) = panel.curves
+    assert (list(curve.x), list(curve.y), curve.label) == ([2, 3], [0.625, 0.75], "")
+    assert curve.low[0] == pytest.approx(0.625 - 0.125 * 12.706, abs=1e-3)
+    assert "<svg" in panel._repr_html_()
+    assert repr(panel) == "Panel('cups greedy accuracy, over seed' over method.thought_len)"
+    by_seed = qstar.sweep(folder).panel("seed", "cups greedy accuracy", varied="method.thought_len")
+    assert list(by_seed.curves[0].y) == [0.75, 0.625]
+
+
+def test_other_settings_of_a_sweep_are_curves_of_their_own(tmp_path):
+    for number, (seed, length, steps) in enumerate(
+        ((0, 2, 10), (1, 2, 10), (0, 2, 20), (1, 2, 20), (0, 3, 10), (1, 3, 10))
+    ):
+        run_folders.train(tmp_path / str(number), seed, length, 0.5, steps)
+    panel = qstar.sweep(tmp_path).panel("method.thought_len", "cups greedy accuracy")
+    assert [(curve.label, list(curve.x)) for curve in panel.curves] == [("steps=10", [2, 3]), ("steps=20", [2])]
+
+
+def test_a_chart_over_a_setting_without_numbers_is_refused(tmp_path):
+    for seed in (0, 1):
+        run_folders.train(tmp_path / str(seed), seed)
+    with pytest.raises(ValueError, match="run"):
+        qstar.sweep(tmp_path).panel("run", "cups greedy accuracy")

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import small_runs
 
+import qstar
 from qstar import runs
 from qstar.config import TrainConfig
-from qstar.data.rationales import Store
+from qstar.data.rationales import Store, of_iteration
 from qstar.runs import train
 from qstar.training import loop
 from qstar.training.checkpoint import Checkpoints
@@ -122,6 +123,11 @@ def test_rollouts_are_rows_of_a_store_and_the_same_after_a_kill(tmp_path, capsys
     assert row["prompt"].startswith(row["question"]) or row["question"] in row["prompt"]
     first = small_runs.lines(whole / "metrics.jsonl")[0]
     np.testing.assert_allclose(np.mean([row["weight"] for row in rows[0][:8]]), first["reward"], rtol=1e-6)
+    frame = qstar.open(whole).rollouts(of_iteration(2))
+    assert set(frame["step"]) == {2} and len(frame) == 8
+    assert frame["reward"].tolist() == [row["weight"] for row in rows[0][8:16]]
+    assert frame["written"].tolist() == [row["written"] for row in rows[0][8:16]]
+    np.testing.assert_allclose(frame["logprob"], [sum(row["logprobs"]) for row in rows[0][8:16]], rtol=1e-6)
 
 
 def test_a_reward_model_pays_for_steps(tmp_path):
