@@ -12,7 +12,7 @@ from qstar.paths import ROOT
 
 FOLDER = ROOT / "experiments" / "notebooks"
 NAMES = sorted(file.stem for file in FOLDER.glob("*.py"))
-# Constants of each notebook as they are here, and settings that its commands take besides.
+# Constants of each notebook as they are here, and settings that commands, and those of one notebook, take besides.
 SMALL = {
     "first_run": {"STEPS": 1},
     "reading_thoughts": {"STEPS": 1, "TEXTS": 3},
@@ -25,6 +25,7 @@ COMMANDS = {
     "qstar.train": ["batch_size=4", "eval.items=4", "eval.batch_size=4", "control=false", "eval.every=0"],
     "qstar.improve": ["improve.steps=1", "optim.warmup_steps=0", "batch_size=2", "task.dev=4"],
 }
+OF_NOTEBOOK = {"reinforcement": ["data.samples=2", "optim.warmup_steps=0", "task.train=20"]}
 
 
 def cells(text: str) -> list[tuple[str, str]]:
@@ -72,7 +73,8 @@ def smaller(name: str, code: str) -> str:
         code, count = re.subn(rf"^{constant} = .*$", f"{constant} = {value}", code, flags=re.MULTILINE)
         assert count == 1, constant
     for command, settings in COMMANDS.items():
-        code = code.replace(f'"{command}", *overrides', f'"{command}", *overrides, *{settings!r}')
+        more = [*settings, *OF_NOTEBOOK.get(name, [])]
+        code = code.replace(f'"{command}", *overrides', f'"{command}", *overrides, *{more!r}')
     return code
 
 
