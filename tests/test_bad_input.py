@@ -28,7 +28,7 @@ from qstar.training.build import Program
 
 SHAPE = language_model.LMConfig(vocab=19, width=16, layers=1, heads=2, kv_heads=2, head_size=8, ff=20, max_len=64)
 TEXT = (*MODEL, "~experiments", "control=false", "method.delimiter='-'", "method.thought_len=2", "eval=none")
-"""A run on text files; `data=text` and where they are is still wanted."""
+"""A run on text files; `data=text` and where they are have to be added."""
 
 
 @pytest.fixture(autouse=True)

@@ -54,8 +54,8 @@ def started(cfg):
 def test_a_run_starts_from_another_with_its_delimiters_and_mixing_head(quiet):
     saved = runs.load_run(quiet).params
     assert np.abs(saved["mixing"]["last"]).max() > 0  # it has learned
-    for leaf, wanted in zip(jax.tree.leaves(started(going_on(quiet))), jax.tree.leaves(saved), strict=True):
-        np.testing.assert_array_equal(leaf, wanted)
+    for leaf, expected in zip(jax.tree.leaves(started(going_on(quiet))), jax.tree.leaves(saved), strict=True):
+        np.testing.assert_array_equal(leaf, expected)
 
 
 def test_extras_false_begins_with_the_language_model_alone(quiet):
@@ -149,12 +149,12 @@ def scripts():
 def test_every_arm_of_the_comparison_costs_the_same(scripts):
     arms = ablation.read(str(ROOT / "experiments/quiet_star/followups/followups.yaml"))
     asked = {name: ablation.plan(arms, arm, 0, Path("out")).asked for name, arm in arms.arms.items()}
-    wanted = ablation.cost(asked["Quiet-STaR"])
-    assert {name: ablation.cost(cfg) / wanted for name, cfg in asked.items()} == pytest.approx(
+    expected = ablation.cost(asked["Quiet-STaR"])
+    assert {name: ablation.cost(cfg) / expected for name, cfg in asked.items()} == pytest.approx(
         dict.fromkeys(asked, 1.0), abs=0.02
     )
     stages = scripts["fast_quiet_star"].plan(Path("out"))
-    spent = [scripts["compare"].flops(cfg, stages) / wanted for _, cfg in stages]
+    spent = [scripts["compare"].flops(cfg, stages) / expected for _, cfg in stages]
     assert sum(spent[:-1]) == pytest.approx(1, abs=0.02)
     assert spent[-1] == pytest.approx(1, abs=0.02)
 
@@ -272,9 +272,9 @@ def test_thoughts_before_answers_alone_cost_the_same_with_every_rate(scripts):
     assert list(arms) == [(name, rate) for name in ("Quiet-STaR", "RLP", "LaTRO") for rate in (1e-4, 1e-3)]
     group = ablation.Ablation("x", "", "", {})
     found = {name: ablation.plan(group, arm, 0, Path("out")) for name, arm in arms.items()}
-    wanted = ablation.cost(found["Quiet-STaR", 1e-4].trained)
+    expected = ablation.cost(found["Quiet-STaR", 1e-4].trained)
     for (_, rate), run in found.items():
-        assert ablation.cost(run.trained) / wanted == pytest.approx(1, abs=0.02)
+        assert ablation.cost(run.trained) / expected == pytest.approx(1, abs=0.02)
         assert (run.trained.optim.lr, run.asked.eval.split, run.test) == (rate, "dev", "split=dev")
         assert run.trained.data.answers_only and not run.trained.data.closing
     # A step of RLP, in few places of a row, is cheaper than one of the 40 of the recipe.

@@ -130,18 +130,18 @@ def compile_afresh():
 
 @pytest.mark.parametrize("name", MESHES)
 def test_devices_have_the_thoughts_and_loss_of_one_with_minimal_communication(name, x64, capfd, caplog, compile_afresh):
-    wanted_history, wanted_tokens, alone = on_one_device()
+    expected_history, expected_tokens, alone = on_one_device()
     capfd.readouterr()
     with jax.log_compiles(), caplog.at_level("WARNING"):
         history, tokens, counts = run(MESHES[name])
     assert "Involuntary full rematerialization" not in capfd.readouterr().err
     assert sum("XLA compilation of jit(step)" in message for message in caplog.messages) == 1
-    np.testing.assert_array_equal(tokens, wanted_tokens)
+    np.testing.assert_array_equal(tokens, expected_tokens)
     # Adam divides small gradients by their size: updates are wrong by more than the largest gradient is.
     bound = tolerances.trained(EXACT, STEPS, OPTIM.lr, update=100 * tolerances.gradient(EXACT))
-    for found, wanted in zip(history, wanted_history, strict=True):
-        assert found == pytest.approx(wanted, rel=bound, abs=bound)
-    losses = [metrics["loss"] for metrics in wanted_history]
+    for found, expected in zip(history, expected_history, strict=True):
+        assert found == pytest.approx(expected, rel=bound, abs=bound)
+    losses = [metrics["loss"] for metrics in expected_history]
     assert len(set(losses)) == STEPS
     assert alone == []
     if name in COLLECTIVES:
@@ -213,7 +213,7 @@ def test_sizes_that_the_mesh_does_not_divide_are_named_before_anything_compiles(
 
 
 @pytest.mark.parametrize(
-    ("cfg", "devices", "wanted"),
+    ("cfg", "devices", "expected"),
     [
         (MeshConfig(), 8, (1, 1, 1)),
         (MeshConfig(fsdp=-1), 8, (1, 8, 1)),
@@ -221,8 +221,8 @@ def test_sizes_that_the_mesh_does_not_divide_are_named_before_anything_compiles(
         (MeshConfig(fsdp=2), 3, (1, 2, 1)),
     ],
 )
-def test_mesh_sizes_for_a_number_of_devices(cfg, devices, wanted):
-    assert cfg.resolve(devices) == wanted
+def test_mesh_sizes_for_a_number_of_devices(cfg, devices, expected):
+    assert cfg.resolve(devices) == expected
 
 
 def test_meshes_that_do_not_fit_say_so():
@@ -241,7 +241,7 @@ GB = 10**9
 
 
 @pytest.mark.parametrize(
-    ("devices", "rows", "held", "memory", "wanted"),
+    ("devices", "rows", "held", "memory", "expected"),
     [
         (1, 8, 100 * GB, 80 * GB, (1, 1, 1)),
         (8, 8, 16 * GB, 80 * GB, (8, 1, 1)),  # a billion weights at 16 bytes
@@ -256,9 +256,9 @@ GB = 10**9
         (3, 4, 16 * GB, 80 * GB, (2, 1, 1)),
     ],
 )
-def test_auto_picks_sizes_for_the_devices_the_memory_and_the_batch(devices, rows, held, memory, wanted):
+def test_auto_picks_sizes_for_the_devices_the_memory_and_the_batch(devices, rows, held, memory, expected):
     fits = lambda sizes: 96 % sizes["fsdp"] == 0 and 4 % sizes["tensor"] == 0  # noqa: E731
-    assert sharding.pick(devices, rows, held, memory, fits).resolve(devices) == wanted
+    assert sharding.pick(devices, rows, held, memory, fits).resolve(devices) == expected
 
 
 def test_auto_that_finds_nothing_says_so():

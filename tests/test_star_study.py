@@ -55,7 +55,7 @@ def cells(table):
 def test_results_are_means_over_seeds_with_students_interval(modules, folder):
     found = cells(modules["tables"].all_tables(modules["tables"].collect(folder))["results"])
     # Student's t of one degree of freedom: 12.706 * 0.0707 / sqrt(2)
-    star = ["STaR, goes on", "2", "1", "0.850 ± 0.635", "1.000 ± 0.000", "0.700 ± 1.271", *["0.250 ± 0.000"] * 5]
+    star = ["STaR, continued", "2", "1", "0.850 ± 0.635", "1.000 ± 0.000", "0.700 ± 1.271", *["0.250 ± 0.000"] * 5]
     assert found == [star, ["direct answers", "1", "1", "0.400", "0.800", "0.000", *["0.000"] * 5]]
 
 
@@ -76,8 +76,8 @@ def test_the_ledger_leaves_asking_apart_and_leaks_are_counted_over_seeds(modules
     tables = modules["tables"]
     runs = tables.collect(folder)
     star = cells(tables.all_tables(runs)["ledger"])[0]
-    assert star == ["STaR, goes on", "0", "100", "0", "0", "0", "1.00e+01", *["0.00e+00"] * 2, "2.00e+00", "0.00e+00"]
-    assert cells(tables.all_tables(runs)["leaks"]) == [["STaR, goes on", "2/10", "", "1/8"]]
+    assert star == ["STaR, continued", "0", "100", "0", "0", "0", "1.00e+01", *["0.00e+00"] * 2, "2.00e+00", "0.00e+00"]
+    assert cells(tables.all_tables(runs)["leaks"]) == [["STaR, continued", "2/10", "", "1/8"]]
 
 
 def test_bases_and_seeds_are_distinguished_and_what_varied_is_named(modules, tmp_path):
@@ -90,7 +90,7 @@ def test_bases_and_seeds_are_distinguished_and_what_varied_is_named(modules, tmp
         written(tmp_path, "direct", seed, [line(0, 0.5, 1.0), line(1, 1.0, 1.0, test=test)])
     runs = tables.collect(tmp_path)
     assert [(run.arm, run.base, run.seed) for run in runs] == [
-        ("STaR, goes on", 0, 0), ("STaR, goes on", 0, 1), ("STaR, goes on", 1, 0), ("STaR, goes on", 2, 0),
+        ("STaR, continued", 0, 0), ("STaR, continued", 0, 1), ("STaR, continued", 1, 0), ("STaR, continued", 2, 0),
         ("direct answers", 0, 0), ("direct answers", 0, 1), ("direct answers", 0, 2),
     ]  # fmt: skip
     star, direct = (row[1:4] for row in cells(tables.all_tables(runs)["results"]))
@@ -99,7 +99,7 @@ def test_bases_and_seeds_are_distinguished_and_what_varied_is_named(modules, tmp
     # Three of 50: 0.025^(1 / (150 (1.960 / 4.303)^2)).
     assert direct == ["3", "1", "1.000 [0.888, 1.000]"]
     assert tables.all_tables(runs)["varied"] == (
-        "- 3 bases, 1 to 2 seeds of each: STaR, goes on\n- 3 seeds of one base: direct answers\n"
+        "- 3 bases, 1 to 2 seeds of each: STaR, continued\n- 3 seeds of one base: direct answers\n"
     )
 
 
@@ -115,7 +115,7 @@ def test_a_page_is_written_again_on_request_alone_and_never_from_fewer_runs(modu
     page.write_text("<!-- table results -->\n<!-- end -->\n")
     called()
     text = page.read_text()
-    assert tables.runs_of(text) == {"STaR, goes on": 2, "direct answers": 1}
+    assert tables.runs_of(text) == {"STaR, continued": 2, "direct answers": 1}
     with pytest.raises(SystemExit):
         called()
     called("--replace")

@@ -37,12 +37,14 @@ def written(prompts, key, sampling, cfg=tiny.EXACT, **settings):
     return generate(model, params, TOKENIZER, prompts, key, sampling, **({"batch_size": 2} | settings))
 
 
-def same(found, wanted, atol=EXACT):
-    assert [row.tolist() for row in found.tokens] == [row.tolist() for row in wanted.tokens]
-    assert (found.text, found.ending) == (wanted.text, wanted.ending)
-    np.testing.assert_array_equal(found.finished, wanted.finished)
+def same(found, expected, atol=EXACT):
+    assert [row.tolist() for row in found.tokens] == [row.tolist() for row in expected.tokens]
+    assert (found.text, found.ending) == (expected.text, expected.ending)
+    np.testing.assert_array_equal(found.finished, expected.finished)
     for name in ("logprobs", "behaviour", "margins"):
-        np.testing.assert_allclose(*(np.concatenate(getattr(one, name)) for one in (found, wanted)), rtol=0, atol=atol)
+        np.testing.assert_allclose(
+            *(np.concatenate(getattr(one, name)) for one in (found, expected)), rtol=0, atol=atol
+        )
 
 
 @pytest.mark.parametrize(
@@ -60,16 +62,16 @@ def test_every_row_is_what_reading_its_growing_text_again_for_every_token_gives(
     ends = set()
     for row in range(6):
         prompt, key = PROMPTS[row // 2], jax.random.fold_in(jax.random.key(4), row)
-        wanted = naive_decoding.generate(params, tiny.EXACT, prompt, key, sampling)
-        assert found.tokens[row].tolist() == wanted.tokens
-        np.testing.assert_allclose(found.logprobs[row], wanted.logprobs, rtol=0, atol=EXACT)
-        np.testing.assert_allclose(found.behaviour[row], wanted.behaviour, rtol=0, atol=EXACT)
-        np.testing.assert_allclose(found.margins[row], wanted.margins, rtol=0, atol=EXACT)
-        assert found.finished[row] == wanted.finished
-        text = "".join("abcdefghijklm"[token] for token in wanted.tokens)
+        expected = naive_decoding.generate(params, tiny.EXACT, prompt, key, sampling)
+        assert found.tokens[row].tolist() == expected.tokens
+        np.testing.assert_allclose(found.logprobs[row], expected.logprobs, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(found.behaviour[row], expected.behaviour, rtol=0, atol=EXACT)
+        np.testing.assert_allclose(found.margins[row], expected.margins, rtol=0, atol=EXACT)
+        assert found.finished[row] == expected.finished
+        text = "".join("abcdefghijklm"[token] for token in expected.tokens)
         assert found.text[row] + found.ending[row] == text
-        assert len(found.ending[row]) == wanted.finished
-        ends.add((len(text), wanted.finished))
+        assert len(found.ending[row]) == expected.finished
+        ends.add((len(text), expected.finished))
     assert found.prompts == [tuple(prompt) for prompt in PROMPTS for _ in range(2)]
     assert found.prompt_tokens.tolist() == [32, 32, 7, 7, 1, 1]
     assert len(ends) > 2 if sampling.stop_ids else ends == {(6, False)}  # rows ended at several lengths
@@ -108,9 +110,9 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_rows_are_beside_it():
     alone = [written([prompt], keys()[i : i + 1], SAMPLED, tiny.LM, batch_size=3) for i, prompt in enumerate(prompts)]
     for row in range(len(prompts)):
         for name in ("tokens", "logprobs", "behaviour", "margins"):
-            wanted = getattr(together, name)[row]
-            np.testing.assert_array_equal(getattr(turned, name)[-1 - row], wanted)
-            np.testing.assert_array_equal(getattr(alone[row], name)[0], wanted)
+            expected = getattr(together, name)[row]
+            np.testing.assert_array_equal(getattr(turned, name)[-1 - row], expected)
+            np.testing.assert_array_equal(getattr(alone[row], name)[0], expected)
 
 
 def test_the_size_of_batches_changes_no_text(x64):
@@ -186,8 +188,8 @@ def test_cost_by_hand():
     head, attention = 2 * 13 * 16, lambda keys: 4 * 16 * keys
     reading = lambda width: width * 2 * (2 * weights + attention(width)) + head  # noqa: E731
     writing = lambda width: 2 * (2 * weights + attention(width + 32)) + head  # noqa: E731
-    wanted = 2 * reading(64) + 4 * reading(32) + 4 * 3 * writing(64) + 2 * 4 * 3 * writing(32)
-    assert found.cost.flops == wanted
+    expected = 2 * reading(64) + 4 * reading(32) + 4 * 3 * writing(64) + 2 * 4 * 3 * writing(32)
+    assert found.cost.flops == expected
     assert (found.cost + found.cost).prompt_tokens == 74
 
 

@@ -22,7 +22,7 @@ def kept(top_k, top_p, logits=LOGITS):
 
 
 @pytest.mark.parametrize(
-    ("top_k", "top_p", "wanted"),
+    ("top_k", "top_p", "expected"),
     [
         (0, 1.0, {0, 1, 2, 3, 4, 5}),
         (1, 1.0, {2}),
@@ -43,8 +43,8 @@ def kept(top_k, top_p, logits=LOGITS):
         (3, 0.51, {1, 2, 4}),
     ],
 )
-def test_top_k_and_top_p_by_hand(top_k, top_p, wanted):
-    assert kept(top_k, top_p) == wanted
+def test_top_k_and_top_p_by_hand(top_k, top_p, expected):
+    assert kept(top_k, top_p) == expected
 
 
 def test_top_k_and_top_p_are_those_of_a_sorted_list():
@@ -61,7 +61,7 @@ def drawn(choice, count=20000):
 
 
 @pytest.mark.parametrize(
-    ("choice", "wanted"),
+    ("choice", "expected"),
     [
         (Choice(), PROBS),
         (Choice(top_k=3), [0, 0.25, 0.5, 0, 0.25, 0]),
@@ -70,12 +70,12 @@ def drawn(choice, count=20000):
     ],
 )
 @pytest.mark.parametrize("large", [vocabulary.LARGE, 0])
-def test_tokens_are_drawn_from_the_distribution_of_the_stored_behaviour_logprobs(choice, wanted, large, monkeypatch):
+def test_tokens_are_drawn_from_the_distribution_of_the_stored_behaviour_logprobs(choice, expected, large, monkeypatch):
     monkeypatch.setattr(vocabulary, "LARGE", large)
-    found, wanted = drawn(choice), np.array(wanted)
+    found, expected = drawn(choice), np.array(expected)
     share = np.bincount(np.asarray(found.token), minlength=6) / 20000
-    assert np.all(np.abs(share - wanted) <= 4 * np.sqrt(wanted * (1 - wanted) / 20000))
-    np.testing.assert_allclose(np.exp(found.behaviour), wanted[found.token], rtol=rounding(10))
+    assert np.all(np.abs(share - expected) <= 4 * np.sqrt(expected * (1 - expected) / 20000))
+    np.testing.assert_allclose(np.exp(found.behaviour), expected[found.token], rtol=rounding(10))
     # The model's own is another matter.
     np.testing.assert_allclose(np.exp(found.logprob), np.array(PROBS)[found.token], rtol=rounding(10))
 
@@ -129,8 +129,12 @@ def test_log_probs_are_those_of_a_softmax():
     rng = np.random.default_rng(1)
     logits = rng.standard_normal((7, 30)).astype(np.float32)
     found = sampling.choose(jnp.asarray(logits), jax.random.split(jax.random.key(0), 7), Choice())
-    wanted = [sequential.log_softmax(row)[token] for row, token in zip(logits.astype(float), found.token, strict=True)]
-    np.testing.assert_allclose(found.logprob, wanted, rtol=0, atol=tolerances.logprobs(30, size=np.abs(wanted).max()))
+    expected = [
+        sequential.log_softmax(row)[token] for row, token in zip(logits.astype(float), found.token, strict=True)
+    ]
+    np.testing.assert_allclose(
+        found.logprob, expected, rtol=0, atol=tolerances.logprobs(30, size=np.abs(expected).max())
+    )
     np.testing.assert_array_equal(found.logprob, found.behaviour)  # nothing is left out: the same operations
 
 

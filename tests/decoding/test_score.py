@@ -102,8 +102,8 @@ def test_mismatch_by_hand_counts_only_what_is_masked():
     assert found["mismatch"].value() == 0.75
     assert found["mismatch_max"].value() == 1.0
     assert found["mismatch_k1"].value() == -0.25  # (0.5 - 1) / 2
-    wanted = ((np.exp(-0.5) - 1 + 0.5) + (np.exp(1.0) - 1 - 1)) / 2
-    assert found["mismatch_k3"].value() == pytest.approx(wanted, rel=rounding(6))
+    expected = ((np.exp(-0.5) - 1 + 0.5) + (np.exp(1.0) - 1 - 1)) / 2
+    assert found["mismatch_k3"].value() == pytest.approx(expected, rel=rounding(6))
     assert float(found["mismatch"].count) == 2
 
 

@@ -46,15 +46,15 @@ def alone(cfg, prompt, ids):
 
 def test_whole_rows_are_those_of_generate():
     sampling = dataclasses.replace(SAMPLED, stop=("ba", "mh"))
-    wanted = generate(*tiny.lm_of(), TOKENIZER, PROMPTS, keys(*range(6)), sampling, samples=2, batch_size=3)
+    expected = generate(*tiny.lm_of(), TOKENIZER, PROMPTS, keys(*range(6)), sampling, samples=2, batch_size=3)
     writing = session(sampling)
     found = writing.write([writing.start(i // 2) for i in range(6)], keys(*range(6)))
-    assert [list(step.ids) for step in found] == [row.tolist() for row in wanted.tokens]
-    assert [step.row.text for step in found] == wanted.text
-    assert [step.row.finished for step in found] == wanted.finished.tolist()
-    assert 0 < sum(wanted.finished) < 6
+    assert [list(step.ids) for step in found] == [row.tolist() for row in expected.tokens]
+    assert [step.row.text for step in found] == expected.text
+    assert [step.row.finished for step in found] == expected.finished.tolist()
+    assert 0 < sum(expected.finished) < 6
     for name in ("logprobs", "behaviour", "margins"):
-        pairs = zip([getattr(step, name) for step in found], getattr(wanted, name), strict=True)
+        pairs = zip([getattr(step, name) for step in found], getattr(expected, name), strict=True)
         for mine, others in pairs:
             np.testing.assert_allclose(mine, others, rtol=0, atol=tolerances.forward(tiny.LM))
 
@@ -83,8 +83,8 @@ def test_logprobs_are_those_of_the_text_scored_from_scratch_after_any_forks(cfg,
             assert step.row.ids == (*rows[i].ids, *step.ids)
             rows.append(step.row)
     for number, logprobs in found.items():
-        wanted = alone(cfg, rows[number].prompt, rows[number].ids)
-        np.testing.assert_allclose(logprobs, wanted, rtol=0, atol=tolerances.forward(cfg))
+        expected = alone(cfg, rows[number].prompt, rows[number].ids)
+        np.testing.assert_allclose(logprobs, expected, rtol=0, atol=tolerances.forward(cfg))
 
 
 def test_a_row_depends_on_its_key_and_on_no_other_row():

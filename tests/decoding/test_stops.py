@@ -48,16 +48,16 @@ def test_a_character_of_several_tokens_counts_when_it_is_complete():
     st.lists(st.sampled_from(list(SPELLED.values())), max_size=12), st.sets(st.text("abcQ\n", min_size=1, max_size=3))
 )
 def test_endings_are_those_of_a_search_in_every_beginning(ids, stop):
-    wanted = None
+    expected = None
     spelled = {id: text for text, id in SPELLED.items()}
     for count in range(len(ids) + 1):
         text = "".join(spelled[id] for id in ids[:count])
         places = [at for at in range(len(text)) if any(text.startswith(one, at) for one in stop)]
         if places:
             stopped = max((one for one in stop if text.startswith(one, places[0])), key=len)
-            wanted = Ending(count, text[: places[0]], stopped)
+            expected = Ending(count, text[: places[0]], stopped)
             break
-    assert first(ids, *sorted(stop)) == wanted
+    assert first(ids, *sorted(stop)) == expected
 
 
 def test_a_watcher_finds_the_same_however_often_it_looks():

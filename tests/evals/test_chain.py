@@ -71,7 +71,7 @@ def test_the_majority_of_votes(votes, answer):
 
 
 @pytest.mark.parametrize(
-    ("votes", "count", "wanted"),
+    ("votes", "count", "expected"),
     [
         (["2", "3", "2", "5"], 1, 2 / 4),
         (
@@ -86,8 +86,8 @@ def test_the_majority_of_votes(votes, answer):
         (["2"] * 4, 3, 1.0),
     ],
 )
-def test_the_chance_of_a_majority_of_some_votes_by_hand(votes, count, wanted):
-    assert chain.chance(votes, "2", count) == pytest.approx(wanted, abs=1e-12)
+def test_the_chance_of_a_majority_of_some_votes_by_hand(votes, count, expected):
+    assert chain.chance(votes, "2", count) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("votes", ["223", "2233", "23345", "2 3 2", "22 334", "2334455", "3322244"])
@@ -95,8 +95,8 @@ def test_the_chance_is_the_share_of_draws_in_every_order_whose_majority_is_right
     votes = [vote.strip() for vote in votes]
     for count in range(1, len(votes) + 1):
         draws = list(itertools.permutations(votes, count))
-        wanted = sum(chain.majority(draw) == "2" for draw in draws) / len(draws)
-        assert chain.chance(votes, "2", count) == pytest.approx(wanted, abs=1e-12)
+        expected = sum(chain.majority(draw) == "2" for draw in draws) / len(draws)
+        assert chain.chance(votes, "2", count) == pytest.approx(expected, abs=1e-12)
 
 
 # --- what is asked ------------------------------------------------------------------------------------------------

@@ -79,14 +79,14 @@ def test_a_choice_s_likelihood_is_the_sum_over_its_tokens_of_a_model():
     batch = tiny.batch(texts, [[1] * len(ids) + more for ids, more in zip(items[0].ids, padding, strict=True)])
     read = jax.jit(lambda: jax.nn.log_softmax(model.bind(params).logits(model.bind(params).text(batch).hidden)))
     logprobs = np.asarray(read(), np.float64)
-    wanted = [
+    expected = [
         sum(logprobs[row, a, ids[a + 1]] for a in anchors)
         for row, (ids, anchors) in enumerate(zip(items[0].ids, items[0].anchors, strict=True))
     ]
     for batch_size in (3, 40):  # one question at once, both
         _, found = rows_of(items, Policy(PlainLM(), model, params, LETTERS), batch_size)
         bound = max(map(len, items[0].anchors)) * tolerances.forward(tiny.LM)  # a log-prob for every token
-        assert found[0]["logliks"] == pytest.approx(wanted, abs=bound)
+        assert found[0]["logliks"] == pytest.approx(expected, abs=bound)
         assert found[0]["logliks"] == pytest.approx(found[1]["logliks"], abs=bound)
         assert [one["answer"] for one in found] == ["fg h", "a"]
 

@@ -103,7 +103,7 @@ def test_scores_after_thoughts_are_those_of_the_released_evaluation(x64, task):
     asked = dataclasses.replace(asked, method=Given(**fields, given=given(task, items)))
     measure = Direct(task, tuple(map(narrowed, items)), batch_size=len(items))
     rows = measure.ask(asked, ("greedy",), range(len(items)), jax.random.key(0))
-    wanted = GOLDEN.arrays[f"{task}/score"]
+    expected = GOLDEN.arrays[f"{task}/score"]
     bound = 10 * tolerances.forward(GOLDEN.lm, 64, 8, 1.0)  # a product of a probability for every token of an answer
-    np.testing.assert_allclose([row["score"] for row in rows], wanted, rtol=bound)
+    np.testing.assert_allclose([row["score"] for row in rows], expected, rtol=bound)
     assert measure.figures(rows)["probability"].value == pytest.approx(float(GOLDEN.arrays[f"{task}/mean"]), rel=bound)

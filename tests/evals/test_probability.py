@@ -50,8 +50,8 @@ def test_the_score_is_the_product_of_renormalised_probabilities_newline_included
     first, second = rows_of(measure)
     assert [first["score"], second["score"]] == pytest.approx([0.5 * 0.6, 0.25 * 0.8 * 0.5], rel=rounding(10))
     assert (first["exact"], second["exact"]) == (True, False)
-    wanted = [math.log(0.2 * 0.3), math.log(0.2 * 0.4 * 0.3)]
-    assert [first["loglik"], second["loglik"]] == pytest.approx(wanted, rel=rounding(10))
+    expected = [math.log(0.2 * 0.3), math.log(0.2 * 0.4 * 0.3)]
+    assert [first["loglik"], second["loglik"]] == pytest.approx(expected, rel=rounding(10))
     assert (first["item"], first["thoughts"], first["draw"]) == ("first", "none", 0)
     assert (first["question"], first["answer"], first["weight"], first["thought"]) == (
         "question first", "gold first", 0.0, "",

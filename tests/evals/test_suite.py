@@ -344,21 +344,21 @@ def test_what_is_answered_is_not_asked_again(tmp_path, monkeypatch):
     ],
 )
 def test_answers_of_another_evaluation_are_refused_and_left_alone(tmp_path, change, message, finished):
-    wanted = {"cfg": ALL, "method": asked.Fixed(), "params": asked.PARAMS, "key": 0}
+    expected = {"cfg": ALL, "method": asked.Fixed(), "params": asked.PARAMS, "key": 0}
 
     def run(cfg, method, params, key, progress=None):
         return evaluator(cfg, method)(params, jax.random.key(key), progress, tmp_path)
 
     if finished:
-        run(**wanted)
+        run(**expected)
     else:
         with pytest.raises(KeyboardInterrupt):
-            run(**wanted, progress=stopped_after(1))
+            run(**expected, progress=stopped_after(1))
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     with pytest.raises(
         ValueError, match=rf"(?s)holds answers of another evaluation:\n  {message}\nname another folder"
     ):
-        run(**wanted | change)
+        run(**expected | change)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
 
 

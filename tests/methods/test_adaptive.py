@@ -82,9 +82,9 @@ def test_the_gate_takes_no_part_in_what_the_model_learns(x64):
         jax.grad(lambda params, key: method.loss(Models(model.bind(params)), batch, key)[0])
     )
     found = grad(METHOD, model)(params, jax.random.key(5))
-    wanted = grad(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_gate(params), jax.random.key(5))
+    expected = grad(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_gate(params), jax.random.key(5))
     assert all(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(found["gate"]))
-    for leaf, other in zip(jax.tree.leaves(without_gate(found)), jax.tree.leaves(wanted), strict=True):
+    for leaf, other in zip(jax.tree.leaves(without_gate(found)), jax.tree.leaves(expected), strict=True):
         assert tiny.relative_error(leaf, other) < 100 * tolerances.gradient(tiny.EXACT)  # advantages cancel
 
 
@@ -113,14 +113,14 @@ def test_where_the_gate_is_closed_the_prediction_is_the_one_without_a_thought(x6
     opens = np.array([[chance[b, s] >= 0.5 for s in ANCHORS[b]] for b in range(2)])
     assert 0 < opens.mean() < 1
     inner, found = thoughts_of(METHOD)(params, batch, jax.random.key(1))
-    wanted_inner, wanted = thoughts_of(QUIET)(without_gate(params), batch, jax.random.key(1))
+    expected_inner, expected = thoughts_of(QUIET)(without_gate(params), batch, jax.random.key(1))
     for b, a in np.ndindex(2, 4):
         if opens[b, a]:
-            np.testing.assert_allclose(found.mixed[b, 0, a], wanted.mixed[b, 0, a], rtol=0, atol=EXACT)
-            np.testing.assert_array_equal(inner.tokens[b, 0, a], wanted_inner.tokens[b, 0, a])
-            assert found.weight[b, 0, a] == pytest.approx(float(wanted.weight[b, 0, a]))
+            np.testing.assert_allclose(found.mixed[b, 0, a], expected.mixed[b, 0, a], rtol=0, atol=EXACT)
+            np.testing.assert_array_equal(inner.tokens[b, 0, a], expected_inner.tokens[b, 0, a])
+            assert found.weight[b, 0, a] == pytest.approx(float(expected.weight[b, 0, a]))
         else:
-            np.testing.assert_allclose(found.mixed[b, 0, a], wanted.base[b, a], rtol=0, atol=EXACT)
+            np.testing.assert_allclose(found.mixed[b, 0, a], expected.base[b, a], rtol=0, atol=EXACT)
             assert set(inner.tokens[b, 0, a].tolist()) == {-1} and found.weight[b, 0, a] == 0
 
 

@@ -88,10 +88,10 @@ def test_the_gradient_passes_through_the_log_probs_alone(x64):
         score = {at: sequential.log_softmax(one / 2.0)[batch.tokens[at[0], at[1] + 1]] for at, one in logits.items()}
         return np.mean([-max(reward[at], 0.0) * score[at] for at in TARGETS])
 
-    wanted = (loss(1e-5) - loss(-1e-5)) / 2e-5
+    expected = (loss(1e-5) - loss(-1e-5)) / 2e-5
     found = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grad, direction)), strict=True))
-    assert abs(wanted) > 1e-2
-    assert found == pytest.approx(wanted, abs=tolerances.difference(tiny.EXACT, 1e-5, wanted))
+    assert abs(expected) > 1e-2
+    assert found == pytest.approx(expected, abs=tolerances.difference(tiny.EXACT, 1e-5, expected))
 
 
 def test_the_released_student_reinforces_its_own_draws(x64):
@@ -126,8 +126,8 @@ def test_the_teacher_is_read_in_slices_without_changing_what_it_says(x64, monkey
         found = jax.jit(
             lambda taught: fast_quiet_star.teacher_logprobs(TEACHER, teacher.bind(taught), batch, jax.random.key(0))
         )(taught)
-        for (b, s), wanted in teacher_by_hand().items():
-            assert float(found[b, s]) == pytest.approx(wanted, abs=EXACT)
+        for (b, s), expected in teacher_by_hand().items():
+            assert float(found[b, s]) == pytest.approx(expected, abs=EXACT)
 
 
 def test_the_reference_is_the_teachers_run_for_good():

@@ -100,10 +100,10 @@ def test_the_expected_gradient_is_that_of_likelihood_less_divergence(x64):
         moved = lambda step, way=direction: jax.tree.map(  # noqa: E731
             lambda weight, along: np.asarray(weight) + step * along, params, way
         )
-        wanted = -(objective(moved(1e-5), before) - objective(moved(-1e-5), before)) / 2e-5
+        expected = -(objective(moved(1e-5), before) - objective(moved(-1e-5), before)) / 2e-5
         found = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
-        assert abs(wanted) > 1e-2
-        assert found == pytest.approx(wanted, abs=tolerances.difference(LM, 1e-5, wanted))
+        assert abs(expected) > 1e-2
+        assert found == pytest.approx(expected, abs=tolerances.difference(LM, 1e-5, expected))
 
 
 def test_on_one_position_it_is_quiet_star_up_to_clamp_divergence_and_baseline(x64):
@@ -136,9 +136,9 @@ def test_on_one_position_it_is_quiet_star_up_to_clamp_divergence_and_baseline(x6
         return 2 * quiet.objective(quiet.thinking.talk(thinker, *given(thinker)), batch)[0]
 
     value, found = jax.jit(jax.value_and_grad(latro))(params)
-    twins, wanted = jax.jit(jax.value_and_grad(quiet_star))(params)
+    twins, expected = jax.jit(jax.value_and_grad(quiet_star))(params)
     assert float(value) == pytest.approx(float(twins), abs=tolerances.POLICY)
-    for (path, leaf), other in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(wanted), strict=True):
+    for (path, leaf), other in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(expected), strict=True):
         assert tiny.relative_error(leaf, other) < 100 * tolerances.gradient(LM), path  # advantages cancel
 
 

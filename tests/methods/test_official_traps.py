@@ -75,17 +75,17 @@ def test_delimiters_and_mixing_head_survive_saving_loading_and_two_forwards(trai
     run = runs.load_run(trained.directory)
     begin = trained.program.start(run.params["lm"], 0).params
     for name in ("start", "end", "mixing"):
-        for found, wanted, fresh in zip(
+        for found, expected, fresh in zip(
             *map(jax.tree.leaves, (run.params[name], trained.state.params[name], begin[name])), strict=True
         ):
-            np.testing.assert_array_equal(found, wanted)
+            np.testing.assert_array_equal(found, expected)
             assert np.all(found != np.asarray(fresh))
     batch = jax.tree.map(lambda x: jnp.asarray(x[:2]), trained.batches[0])
-    wanted = predicted(trained.program.method, trained.program.definition, trained.state.params, batch)
+    expected = predicted(trained.program.method, trained.program.definition, trained.state.params, batch)
     for _ in range(2):
-        np.testing.assert_array_equal(predicted(run.method, run.definition, run.params, batch), wanted)
+        np.testing.assert_array_equal(predicted(run.method, run.definition, run.params, batch), expected)
     reset = {**run.params, **{name: begin[name] for name in ("start", "end", "mixing")}}
-    assert np.abs(predicted(run.method, run.definition, reset, batch) - wanted).max() > 0.01
+    assert np.abs(predicted(run.method, run.definition, reset, batch) - expected).max() > 0.01
 
 
 def test_training_continues_from_the_loaded_delimiters_and_mixing_head(trained):
@@ -99,8 +99,8 @@ def test_training_continues_from_the_loaded_delimiters_and_mixing_head(trained):
         restored, metrics = program.step(restored, source.next())
         assert metrics["weight"].value() != 0
     for name in ("start", "end", "mixing"):
-        for found, wanted in zip(*map(jax.tree.leaves, (restored.params[name], straight.params[name])), strict=True):
-            np.testing.assert_array_equal(found, wanted)
+        for found, expected in zip(*map(jax.tree.leaves, (restored.params[name], straight.params[name])), strict=True):
+            np.testing.assert_array_equal(found, expected)
 
 
 def _tokenizer(trained):
@@ -132,8 +132,8 @@ def test_thoughts_are_drawn_at_their_temperature(temperature):
     params = tiny.thinker_of(tokens=TOKENS)[1]
     tokens = np.moveaxis(thoughts(FIRST, params, jax.random.key(0), temperature, 4000)[..., 0], 1, 2).reshape(4, 4000)
     shares = np.stack([np.bincount(row, minlength=13) for row in tokens]) / 4000
-    wanted = np.asarray(probabilities(params, temperature))
-    assert np.all(np.abs(shares - wanted) <= tolerances.share(wanted, 4000))
+    expected = np.asarray(probabilities(params, temperature))
+    assert np.all(np.abs(shares - expected) <= tolerances.share(expected, 4000))
     assert np.abs(shares - np.asarray(probabilities(params, 1.7 * temperature))).max() > 0.05
 
 

@@ -32,8 +32,8 @@ def test_predict_gives_the_distribution_after_each_anchor(x64):
     lm = sequential.as_numpy(params)
     hidden = sequential.text_hidden({"lm": lm}, tiny.EXACT, batch)
     for b, a in np.ndindex(2, 2):
-        wanted = sequential.log_softmax(sequential.logits(lm, hidden[b, anchors[b, a]]))
-        np.testing.assert_allclose(found[b, a], wanted, rtol=0, atol=EXACT)
+        expected = sequential.log_softmax(sequential.logits(lm, hidden[b, anchors[b, a]]))
+        np.testing.assert_allclose(found[b, a], expected, rtol=0, atol=EXACT)
 
 
 def test_weights_of_another_model_are_refused_by_name():

@@ -64,11 +64,11 @@ def test_what_is_given_on_the_command_line_wins_over_the_preset():
 
 def test_the_bundled_recipe_names_every_value_it_was_tuned_with():
     cfg = composed()
-    wanted = {
+    expected = {
         "thought_len": 8, "num_thoughts": 2, "lookahead": 1, "mix": "hidden", "mixing": "raw", "mixing_side": "thought",
         "mixing_start": None, "base_weight": 0.5, "beta": 1.0, "baseline": "mean", "clamp": False,
         "reinforce_temperature": 1.0, "importance_weights": False, "temperature": 1.0, "positions": "counted",
         "fill": "sampled", "think_fraction": 1.0, "delimiter_init": "token", "delimiter": "-", "delimiter_scale": 1.0,
     }  # fmt: skip
-    assert {name: getattr(cfg.method, name) for name in wanted} == wanted
+    assert {name: getattr(cfg.method, name) for name in expected} == expected
     assert cfg.optim.weights == "float32"

@@ -111,12 +111,12 @@ def test_gradient_equals_that_of_one_differentiated_pass_per_token(x64, method, 
         method.delimiter_scale,
         method.baseline,
     )
-    wanted_value, wanted = jax.jit(
+    expected_value, expected = jax.jit(
         jax.value_and_grad(lambda params: pass_per_token.loss(params, tiny.EXACT, setting, batch, tokens))
     )(params)
-    assert float(value) == pytest.approx(float(wanted_value), abs=EXACT + method.beta * tolerances.POLICY)
+    assert float(value) == pytest.approx(float(expected_value), abs=EXACT + method.beta * tolerances.POLICY)
     flat = jax.tree_util.tree_leaves_with_path(gradient)
-    for (path, found), leaf in zip(flat, jax.tree.leaves(wanted), strict=True):
+    for (path, found), leaf in zip(flat, jax.tree.leaves(expected), strict=True):
         assert np.any(leaf), path
         assert tiny.relative_error(found, leaf) < 100 * tolerances.gradient(tiny.EXACT), path  # advantages cancel
 
@@ -389,6 +389,6 @@ def test_predictions_without_thinking_are_the_language_models_and_differ_with_it
     found = predicted(params)
     plain, thinking = found.base, found.mixed[:, 0]
     for b, a in np.ndindex(2, 2):
-        wanted = sequential.logits(sequential.as_numpy(params)["lm"], hidden[b, anchors[b, a]])
-        np.testing.assert_allclose(plain[b, a], sequential.log_softmax(wanted), rtol=0, atol=EXACT)
+        expected = sequential.logits(sequential.as_numpy(params)["lm"], hidden[b, anchors[b, a]])
+        np.testing.assert_allclose(plain[b, a], sequential.log_softmax(expected), rtol=0, atol=EXACT)
     assert np.abs(plain - thinking).max() > 0.01

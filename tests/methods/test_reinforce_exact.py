@@ -86,9 +86,9 @@ def test_the_policy_gradient_is_that_of_the_expected_reward_over_thought_length(
     for seed in (1, 2):
         direction = tiny.weights_of(model, seed, jnp.float64)
         found = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
-        wanted = -share * expected_reward_slope(params, direction) / method.thought_len
-        assert abs(wanted) > 1e-3
-        assert found == pytest.approx(wanted, abs=tolerances.difference(LM, 1e-5, wanted))
+        exact = -share * expected_reward_slope(params, direction) / method.thought_len
+        assert abs(exact) > 1e-3
+        assert found == pytest.approx(exact, abs=tolerances.difference(LM, 1e-5, exact))
 
 
 def test_importance_weights_give_the_rewards_gradient_one_token_at_a_time(x64):
@@ -113,6 +113,6 @@ def test_importance_weights_give_the_rewards_gradient_one_token_at_a_time(x64):
     for seed in (1, 2):
         direction = tiny.weights_of(model, seed, jnp.float64)
         found = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (gradient, direction)), strict=True))
-        wanted = -(expected(1e-5, direction) - expected(-1e-5, direction)) / 2e-5 / method.thought_len
-        assert abs(wanted) > 1e-3
-        assert found == pytest.approx(wanted, abs=tolerances.difference(LM, 1e-5, wanted))
+        exact = -(expected(1e-5, direction) - expected(-1e-5, direction)) / 2e-5 / method.thought_len
+        assert abs(exact) > 1e-3
+        assert found == pytest.approx(exact, abs=tolerances.difference(LM, 1e-5, exact))

@@ -77,10 +77,10 @@ def test_the_gradient_is_that_of_the_thoughts_log_probs_times_their_advantages(x
         )
 
     direction = tiny.weights_of(model, 7, jnp.float64)
-    wanted = (loss(1e-5, direction) - loss(-1e-5, direction)) / 2e-5
+    expected = (loss(1e-5, direction) - loss(-1e-5, direction)) / 2e-5
     found = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (grad, direction)), strict=True))
-    assert abs(wanted) > 1e-3
-    assert found == pytest.approx(wanted, abs=tolerances.difference(tiny.EXACT, 1e-5, wanted))
+    assert abs(expected) > 1e-3
+    assert found == pytest.approx(expected, abs=tolerances.difference(tiny.EXACT, 1e-5, expected))
 
 
 def test_only_thoughts_learn(x64):
@@ -102,7 +102,7 @@ def test_advantages_sum_to_zero_and_are_not_clamped():
 
 
 @pytest.mark.parametrize(
-    ("advantage", "ratio", "wanted", "slope"),
+    ("advantage", "ratio", "expected", "slope"),
     [
         (2.0, 1.0, 2.0, 2.0),
         (2.0, 1.15, 2.3, 2.3),  # within the upper clip
@@ -113,7 +113,7 @@ def test_advantages_sum_to_zero_and_are_not_clamped():
         (-2.0, 1.5, -3.0, -3.0),
     ],
 )
-def test_the_surrogate_stops_where_a_token_has_moved_far_enough(advantage, ratio, wanted, slope):
+def test_the_surrogate_stops_where_a_token_has_moved_far_enough(advantage, ratio, expected, slope):
     def of(logprob):
         shape = (1, 1, 1, 1)
         found = rlp.surrogate(
@@ -122,7 +122,7 @@ def test_the_surrogate_stops_where_a_token_has_moved_far_enough(advantage, ratio
         return found.sum()
 
     value, gradient = jax.value_and_grad(of)(jnp.log(jnp.array(ratio)))
-    assert float(value) == pytest.approx(wanted, rel=rounding(4))
+    assert float(value) == pytest.approx(expected, rel=rounding(4))
     assert float(gradient) == pytest.approx(slope, rel=rounding(4))
 
 
@@ -149,8 +149,8 @@ def test_the_loss_of_thoughts_of_an_older_policy_is_clipped_on_either_side(x64):
 
     thoughts = [advantage[b, r, a] for b, r, a in np.ndindex(2, 3, 4) if marks[b, a]]
     for ratio, clipped in ((1.5, 1.1), (0.5, 0.7)):
-        wanted = -np.mean([min(ratio * one, clipped * one) for one in thoughts])
-        assert float(judged(params, ratio)) == pytest.approx(wanted, abs=tolerances.POLICY)
+        expected = -np.mean([min(ratio * one, clipped * one) for one in thoughts])
+        assert float(judged(params, ratio)) == pytest.approx(expected, abs=tolerances.POLICY)
 
 
 def test_the_reference_is_a_moving_average_of_its_decay():
@@ -186,8 +186,8 @@ def test_predictions_follow_the_thought_alone(x64):
         lm = sequential.as_numpy(params)["lm"]
         hidden = sequential.hidden_states(lm, tiny.EXACT, embedded)
         assert len(hidden) == int(anchors[b, a]) - first + 1 + 4
-        wanted = sequential.log_softmax(sequential.logits(lm, hidden[-1]))
-        np.testing.assert_allclose(found[b, a], wanted, rtol=0, atol=EXACT)
+        expected = sequential.log_softmax(sequential.logits(lm, hidden[-1]))
+        np.testing.assert_allclose(found[b, a], expected, rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize(

@@ -31,9 +31,9 @@ def test_loss_is_the_weighted_sum_over_targets_by_their_number(x64):
     lm = sequential.as_numpy(params)
     hidden = sequential.text_hidden({"lm": lm}, tiny.EXACT, batch)
     logprobs = [sequential.log_softmax(sequential.logits(lm, hidden[b, s]))[batch.tokens[b, s + 1]] for b, s in TARGETS]
-    wanted = -sum(weight[b, s + 1] * p for (b, s), p in zip(TARGETS, logprobs, strict=True)) / len(TARGETS)
-    assert float(loss) == pytest.approx(wanted, abs=EXACT)
-    assert metrics["loss"].value() == pytest.approx(wanted, abs=EXACT)
+    expected = -sum(weight[b, s + 1] * p for (b, s), p in zip(TARGETS, logprobs, strict=True)) / len(TARGETS)
+    assert float(loss) == pytest.approx(expected, abs=EXACT)
+    assert metrics["loss"].value() == pytest.approx(expected, abs=EXACT)
     assert metrics["nll"].value() == pytest.approx(-np.mean(logprobs), abs=EXACT)
     assert metrics["tokens"].value() == len(TARGETS)
 
@@ -45,8 +45,8 @@ def test_with_weights_of_one_it_is_maximum_likelihood(x64):
     def gradient(method):
         return jax.jit(jax.grad(lambda p: method.loss(Models(model.bind(p)), batch, jax.random.key(0))[0]))(params)
 
-    for found, wanted in zip(*map(jax.tree.leaves, (gradient(SFT()), gradient(PlainLM()))), strict=True):
-        assert tiny.relative_error(found, wanted) < tolerances.gradient(tiny.EXACT)
+    for found, expected in zip(*map(jax.tree.leaves, (gradient(SFT()), gradient(PlainLM()))), strict=True):
+        assert tiny.relative_error(found, expected) < tolerances.gradient(tiny.EXACT)
 
 
 def test_a_negative_weight_pushes_the_completion_away():

@@ -23,12 +23,12 @@ def test_documents_of_a_packed_batch_equal_each_run_by_itself(x64, tied):
     batch = tiny.packed()
     text = jax.jit(lambda params: model.bind(params).text(batch))(params)
     lm = sequential.as_numpy(params)
-    wanted = sequential.text_hidden({"lm": lm}, cfg, batch)
+    expected = sequential.text_hidden({"lm": lm}, cfg, batch)
     real = np.asarray(batch.segment) > 0
-    np.testing.assert_allclose(np.asarray(text.hidden)[real], wanted[real], rtol=0, atol=EXACT)
+    np.testing.assert_allclose(np.asarray(text.hidden)[real], expected[real], rtol=0, atol=EXACT)
     assert ("head" in params) is not tied
     logits = jax.jit(lambda params, hidden: model.bind(params).logits(hidden))(params, text.hidden)
-    np.testing.assert_allclose(logits[0, 3], sequential.logits(lm, wanted[0, 3]), rtol=0, atol=EXACT)
+    np.testing.assert_allclose(logits[0, 3], sequential.logits(lm, expected[0, 3]), rtol=0, atol=EXACT)
 
 
 def test_one_column_at_a_time_equals_all_columns_at_once(x64):
@@ -58,9 +58,11 @@ def test_recomputing_changes_no_gradient(x64, remat):
         total = lambda params: jnp.sum(model.bind(params).text(tiny.packed()).hidden ** 3)  # noqa: E731
         return jax.jit(jax.grad(total))(params)
 
-    for found, wanted in zip(jax.tree.leaves(gradient(remat)), jax.tree.leaves(gradient("none")), strict=True):
-        bound = tolerances.gradient(tiny.EXACT) * np.abs(wanted).max()  # the output table has no part in it: exactly 0
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=bound)
+    for found, expected in zip(jax.tree.leaves(gradient(remat)), jax.tree.leaves(gradient("none")), strict=True):
+        bound = (
+            tolerances.gradient(tiny.EXACT) * np.abs(expected).max()
+        )  # the output table has no part in it: exactly 0
+        np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
 def test_bfloat16_computes_in_it_and_gives_float32_logits_close_to_float32():
@@ -73,8 +75,8 @@ def test_bfloat16_computes_in_it_and_gives_float32_logits_close_to_float32():
 
     hidden, logits = run("bfloat16")
     assert hidden.dtype == jnp.bfloat16 and logits.dtype == jnp.float32
-    wanted = run("float32")[1]
-    assert tiny.relative_error(logits, wanted) < 0.05  # eight bits of mantissa, twice eight roundings
+    expected = run("float32")[1]
+    assert tiny.relative_error(logits, expected) < 0.05  # eight bits of mantissa, twice eight roundings
 
 
 WEIGHTS = {

@@ -63,11 +63,11 @@ def test_adapters_compute_what_the_merged_weights_compute(x64, lora):
 
 def test_in_float32_the_difference_is_rounding():
     model, params = thinker(tiny.LM, EVERY)
-    found, wanted = (
+    found, expected = (
         np.asarray(jax.jit(lambda p, model=model: model.bind(p).lm.text(tiny.packed()).hidden)(p))
         for model, p in ((model, params), (model.base, model.merged(params)))
     )
-    np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerances.forward(tiny.LM, keys=9, size=5))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerances.forward(tiny.LM, keys=9, size=5))
 
 
 def test_merging_adds_alpha_over_rank_times_the_product_of_the_matrices():
@@ -77,8 +77,10 @@ def test_merging_adds_alpha_over_rank_times_the_product_of_the_matrices():
         before = np.asarray(params["lm"]["blocks"][name])
         for layer in range(2):
             a, b = adapters[name]["a"][layer], adapters[name]["b"][layer]
-            wanted = before[layer] + 2.0 * np.einsum(sum_over, a, b)
-            np.testing.assert_allclose(merged[name][layer], wanted, rtol=0, atol=rounding(4, size=np.abs(wanted).max()))
+            expected = before[layer] + 2.0 * np.einsum(sum_over, a, b)
+            np.testing.assert_allclose(
+                merged[name][layer], expected, rtol=0, atol=rounding(4, size=np.abs(expected).max())
+            )
     np.testing.assert_array_equal(merged["gate"], params["lm"]["blocks"]["gate"])
 
 
@@ -111,10 +113,10 @@ def test_gradients_are_those_of_the_weights_through_the_product(x64):
         jax.grad(lambda p: PlainLM().loss(Models(model.bind(p)), tiny.packed(), jax.random.key(0))[0])
     )(params)
     found = gradient(model, params)["lora"]
-    wanted = gradient(model.base, jax.tree.map(jnp.asarray, model.merged(params)))["blocks"]
+    expected = gradient(model.base, jax.tree.map(jnp.asarray, model.merged(params)))["blocks"]
     for name, inputs in (("query", 1), ("key", 1), ("value", 1), ("out", 2), ("gate", 1), ("up", 1), ("down", 1)):
         for layer in range(2):
-            full = np.asarray(wanted[name][layer])
+            full = np.asarray(expected[name][layer])
             g = full.reshape(int(np.prod(full.shape[:inputs])), -1)
             a, b = (np.asarray(params["lora"][name][side][layer]) for side in "ab")
             a, b = a.reshape(-1, 3), b.reshape(3, -1)
@@ -173,11 +175,11 @@ def test_steps_move_adapters_and_the_methods_parts_and_no_bit_of_the_lm(name, x6
     jax.tree.map(np.testing.assert_array_equal, frozen, base_weights())
     moved = differs(before.params, after.params)
     assert all(moved.values()), moved
-    wanted = {f"lora/{target}/{side}" for target in ALL for side in "ab"}
+    expected = {f"lora/{target}/{side}" for target in ALL for side in "ab"}
     if name == "quiet_star":
         mixing = ("first", "first_bias", "second", "second_bias", "last")
-        wanted |= {"start", "end"} | {f"mixing/{leaf}" for leaf in mixing}
-    assert set(moved) == wanted
+        expected |= {"start", "end"} | {f"mixing/{leaf}" for leaf in mixing}
+    assert set(moved) == expected
     assert history[-1]["loss"] != history[0]["loss"]
 
 
@@ -243,16 +245,16 @@ def test_no_gradient_of_a_frozen_weight_is_computed():
     ],
 )
 def test_eight_devices_train_the_same_adapters_as_one(name, mesh, x64):
-    _, wanted, wanted_history = on_one_device(name)
+    _, expected, expected_history = on_one_device(name)
     _, found, history = run(name, mesh, lm=DOUBLE)
     # Ten roundings make an update in float32 of a gradient.
     bound = tolerances.trained(LM, 3, OPTIM.lr, update=rounding(10))
-    for one, other in zip(history, wanted_history, strict=True):
+    for one, other in zip(history, expected_history, strict=True):
         assert one == pytest.approx(other, rel=bound, abs=bound)
     # Adam divides by eps at least: a gradient that is wrong by the bound moves a weight by lr / eps times that.
     moved = 3 * OPTIM.lr / OPTIM.eps * bound
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=moved), found.params, wanted.params)
-    jax.tree.map(np.testing.assert_array_equal, found.frozen, wanted.frozen)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=moved), found.params, expected.params)
+    jax.tree.map(np.testing.assert_array_equal, found.frozen, expected.frozen)
 
 
 def test_adapters_lie_on_the_mesh_as_the_axes_of_their_weights_do():
@@ -269,10 +271,10 @@ def test_adapters_lie_on_the_mesh_as_the_axes_of_their_weights_do():
 
 def test_layers_that_are_kept_train_the_same_adapters_as_recomputed_ones(x64):
     assert LM.remat == "full"
-    _, wanted, _ = run("lm", MeshConfig(), steps=1, lm=DOUBLE)
+    _, expected, _ = run("lm", MeshConfig(), steps=1, lm=DOUBLE)
     _, found, _ = run("lm", MeshConfig(), steps=1, lm=dataclasses.replace(DOUBLE, remat="none"))
     moved = OPTIM.lr * rounding(10)  # one update in float32, of gradients that are equal before they are rounded to it
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=moved), found.params, wanted.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=moved), found.params, expected.params)
 
 
 def test_micro_batches_move_adapters_only():
@@ -293,8 +295,8 @@ def test_a_base_in_bfloat16_stays_in_it_while_adapters_are_float32():
     jax.tree.map(np.testing.assert_array_equal, before.frozen, after.frozen)
     # Weights of eight bits: log-probs of typical size 1.2 err by 2^-9 * condition * 1.2 = 0.02, and their mean by less.
     with jax.enable_x64(True):
-        first, wanted = history[0]["loss"], on_one_device("lm")[2][0]["loss"]
-    assert first != wanted and first == pytest.approx(wanted, rel=0.02)
+        first, expected = history[0]["loss"], on_one_device("lm")[2][0]["loss"]
+    assert first != expected and first == pytest.approx(expected, rel=0.02)
     merged = program("lm", MeshConfig(), lora=half).definition.merged(join(after.params, after.frozen))
     assert {leaf.dtype for leaf in jax.tree.leaves(merged)} == {np.dtype(np.float32)}
 

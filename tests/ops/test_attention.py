@@ -104,9 +104,11 @@ def test_columns_equal_one_softmax_over_the_keys_laid_side_by_side(x64, heads):
         g = h // (heads // groups)
         keys = np.concatenate([text_key[0, text_mask[0, a], g], own_key[0, r, a, own_mask[c], g]])
         values = np.concatenate([text_value[0, text_mask[0, a], g], own_value[0, r, a, own_mask[c], g]])
-        wanted = sequential.softmax(keys @ query[0, r, a, c, h] / 2.0) @ values
+        expected = sequential.softmax(keys @ query[0, r, a, c, h] / 2.0) @ values
         # Sums over 4 channels and 7 keys; a probability errs by what its score does, which is below 4 * 9 * 9 / 2.
-        np.testing.assert_allclose(found[0, r, a, c, h], wanted, rtol=0, atol=rounding(4 + 7, "float64", size=162 * 9))
+        np.testing.assert_allclose(
+            found[0, r, a, c, h], expected, rtol=0, atol=rounding(4 + 7, "float64", size=162 * 9)
+        )
 
 
 def test_fully_masked_rows_are_finite_and_so_are_their_gradients():
@@ -139,10 +141,10 @@ def test_the_kernel_that_jax_offers_gives_the_same_attention_and_gradients(scala
         total = lambda *args: jnp.sum(attention.causal(*args, mask, scalar, kernel) ** 3)  # noqa: E731
         return attention.causal(query, key, value, mask, scalar, kernel), jax.grad(total, (0, 1, 2))(query, key, value)
 
-    for found, wanted in zip(jax.tree.leaves(run("xla")), jax.tree.leaves(run("einsum")), strict=True):
+    for found, expected in zip(jax.tree.leaves(run("xla")), jax.tree.leaves(run("einsum")), strict=True):
         # Channels, keys, and the queries that a key's gradient is summed over; jax's kernel is in float32 always.
-        bound = rounding(4 + 6 + 6 * 2, size=np.abs(wanted).max())
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=bound)
+        bound = rounding(4 + 6 + 6 * 2, size=np.abs(expected).max())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
 def test_the_fused_kernel_is_refused_without_its_gpu():
@@ -166,9 +168,9 @@ def test_columns_in_slices_of_the_anchors_are_the_columns_of_all_of_them(x64, mo
         text = str(jax.make_jaxpr(attend)(*arrays))
         return "scan[" in text, attend(*arrays), jax.grad(total, range(5))(*arrays)
 
-    (whole, *wanted), (sliced, *found) = run(2**20), run(batch * samples * cols * heads * text * 4 * 2)
+    (whole, *expected), (sliced, *found) = run(2**20), run(batch * samples * cols * heads * text * 4 * 2)
     assert sliced and not whole
-    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         # Channels, keys, and the columns that a key's gradient is summed over.
         bound = rounding(4 + 6 + 3 + 2 * 5 * 3 * 2, "float64", size=np.abs(other).max())
         np.testing.assert_allclose(one, other, rtol=0, atol=bound)

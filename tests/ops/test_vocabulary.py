@@ -25,7 +25,7 @@ def head(hidden, table=TABLE):
     return jnp.einsum("...d,vd->...v", hidden, table)
 
 
-def wanted_logprobs(temperature, forbidden):
+def expected_logprobs(temperature, forbidden):
     logits = np.array(HIDDEN, np.float64) @ np.array(TABLE, np.float64).T / temperature
     logits[..., list(forbidden)] = -np.inf
     logits -= np.log(np.exp(logits).sum(-1, keepdims=True))
@@ -38,9 +38,9 @@ def test_logprobs_are_those_of_the_softmax_whatever_the_slices(monkeypatch, budg
     monkeypatch.setattr(chunk, "BUDGET_BYTES", budget)
     found = np.asarray(vocabulary.logprobs(head, HIDDEN, TARGETS, 2, VOCAB, temperature, forbidden))
     allowed = ~np.isin(np.asarray(TARGETS), forbidden)
-    wanted = wanted_logprobs(temperature, forbidden)[allowed]
+    expected = expected_logprobs(temperature, forbidden)[allowed]
     np.testing.assert_allclose(
-        found[allowed], wanted, rtol=0, atol=tolerances.logprobs(VOCAB, size=np.abs(wanted).max())
+        found[allowed], expected, rtol=0, atol=tolerances.logprobs(VOCAB, size=np.abs(expected).max())
     )
     assert np.isfinite(found).all()
 
@@ -53,9 +53,9 @@ def test_gradients_of_logprobs_do_not_depend_on_the_slices(monkeypatch, budget):
 
     whole = jax.grad(total, (0, 1))(HIDDEN, TABLE)
     monkeypatch.setattr(chunk, "BUDGET_BYTES", budget)
-    for found, wanted in zip(jax.grad(total, (0, 1))(HIDDEN, TABLE), whole, strict=True):
-        bound = rounding(42 + WIDTH + VOCAB, size=np.abs(wanted).max())
-        np.testing.assert_allclose(found, wanted, rtol=0, atol=bound)
+    for found, expected in zip(jax.grad(total, (0, 1))(HIDDEN, TABLE), whole, strict=True):
+        bound = rounding(42 + WIDTH + VOCAB, size=np.abs(expected).max())
+        np.testing.assert_allclose(found, expected, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("budget", [1, 2 * 3 * VOCAB * 4 * 2])

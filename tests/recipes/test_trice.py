@@ -73,11 +73,11 @@ def test_the_expected_gradient_is_that_of_the_log_probability_of_being_right(x64
             moved = jax.tree.map(lambda weight, along: np.asarray(weight) + step * along, params, way)
             return np.mean([trice.log_success(*one) for one in zip(logp(moved), RIGHT, strict=True)])
 
-        wanted = -(success(1e-4) - success(-1e-4)) / 2e-4
+        exact = -(success(1e-4) - success(-1e-4)) / 2e-4
         slope = sum(np.vdot(g, d) for g, d in zip(*map(jax.tree.leaves, (found, direction)), strict=True))
-        assert abs(wanted) > 1e-2
+        assert abs(exact) > 1e-2
         # The differences are exact to about step^2 = 1e-8; weights are rows of float32.
-        assert slope == pytest.approx(wanted, rel=2e-6)
+        assert slope == pytest.approx(exact, rel=2e-6)
 
 
 def variance(params, right, recipe):

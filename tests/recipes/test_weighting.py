@@ -8,7 +8,7 @@ from qstar.recipes.weighting import weights
 
 
 @pytest.mark.parametrize(
-    ("right", "kind", "baseline", "wanted"),
+    ("right", "kind", "baseline", "expected"),
     [
         ([1, 0, 1, 0], "pg", False, [0.25, 0, 0.25, 0]),
         ([1, 0, 0, 0], "pg", True, [0.1875, -0.0625, -0.0625, -0.0625]),
@@ -24,8 +24,8 @@ from qstar.recipes.weighting import weights
         ([1, 1], "deviation", True, [0, 0]),
     ],
 )
-def test_weights_by_hand(right, kind, baseline, wanted):
-    assert weights([bool(one) for one in right], kind, baseline) == pytest.approx(wanted)
+def test_weights_by_hand(right, kind, baseline, expected):
+    assert weights([bool(one) for one in right], kind, baseline) == pytest.approx(expected)
 
 
 def test_what_has_no_weight_is_refused():

@@ -27,7 +27,7 @@ def test_reward_is_the_gain_in_log_likelihood_of_the_targets_that_count():
 
 
 @pytest.mark.parametrize(
-    ("baseline", "clamp", "wanted"),
+    ("baseline", "clamp", "expected"),
     [
         ("base", False, [[1, 0], [3, 2], [-3, -2]]),
         ("base", True, [[1, 0], [3, 2], [0, 0]]),
@@ -40,10 +40,10 @@ def test_reward_is_the_gain_in_log_likelihood_of_the_targets_that_count():
         ("leave_one_out", True, [[1, 0], [4, 3], [0, 0]]),
     ],
 )
-def test_advantage(baseline, clamp, wanted):
+def test_advantage(baseline, clamp, expected):
     # Six digits are given of numbers up to 5.
     found = credit(TALK, COUNTS, baseline, clamp).advantage
-    np.testing.assert_allclose(found, [wanted], rtol=0, atol=5e-7 + rounding(4, size=5))
+    np.testing.assert_allclose(found, [expected], rtol=0, atol=5e-7 + rounding(4, size=5))
 
 
 def test_no_gradient_flows_through_credit():

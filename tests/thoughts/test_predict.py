@@ -15,7 +15,7 @@ ANCHORS = np.array([[1, 7], [0, 4]])
 TOKENS = np.random.default_rng(0).integers(0, 13, (2, 2, 2, 3))
 
 
-def wanted_at(params, batch, b, r, a, mix, how):
+def expected_at(params, batch, b, r, a, mix, how):
     """Base and mixed log-probs [V] and the share of one thought."""
     params, position, cfg = sequential.as_numpy(params), ANCHORS[b, a], tiny.EXACT
     embedded = sequential.sequence(params, 1.0, batch, b, position, TOKENS[b, r, a], true=[])
@@ -47,7 +47,7 @@ def test_next_token_distributions_equal_those_of_the_spelled_out_sequences(x64, 
 
     found = jax.tree.map(np.asarray, run(params))
     for b, r, a in np.ndindex(2, 2, 2):
-        base, mixed, weight = wanted_at(params, batch, b, r, a, mix, how)
+        base, mixed, weight = expected_at(params, batch, b, r, a, mix, how)
         np.testing.assert_allclose(found.base[b, a], base, rtol=0, atol=EXACT)
         np.testing.assert_allclose(found.mixed[b, r, a], mixed, rtol=0, atol=EXACT)
         np.testing.assert_allclose(found.weight[b, r, a], weight, rtol=0, atol=EXACT)

@@ -35,10 +35,10 @@ def test_one_pass_over_all_columns_equals_every_thought_run_by_itself(x64, mix, 
     model, params = tiny.thinker_of(tiny.EXACT, delimiter_scale=SCALE, tokens=Tokens(forbidden=forbidden))
     batch, tokens = tiny.packed(), jnp.minimum(thoughts_at(anchors), 11)
     found = scored(model, params, batch, jnp.asarray(anchors), tokens, mix)
-    wanted = sequential.talk(params, tiny.EXACT, SCALE, batch, anchors, tokens, LOOKAHEAD, mix, 3.0, forbidden)
+    expected = sequential.talk(params, tiny.EXACT, SCALE, batch, anchors, tokens, LOOKAHEAD, mix, 3.0, forbidden)
     np.testing.assert_array_equal(found.counts, sequential.counts(batch, anchors, LOOKAHEAD))
     for field in ("text", "base", "mixed", "thought", "weight"):
-        value = getattr(wanted, field)
+        value = getattr(expected, field)
         meant = ~np.isnan(value)
         assert meant.any()
         np.testing.assert_allclose(np.asarray(getattr(found, field))[meant], value[meant], rtol=0, atol=EXACT)

@@ -108,10 +108,10 @@ def test_sampled_tokens_come_at_their_probabilities_under_the_temperature():
     found = generate(PlainLM(), plain, params["lm"], [PROMPTS[1]] * 4000, jax.random.key(1), **settings)
     exact = sequential.as_numpy(params["lm"])
     hidden = sequential.hidden_states(exact, tiny.LM, exact["embedding"][PROMPTS[1]])[-1]
-    wanted = sequential.softmax(exact["head"] @ hidden / 2.0)
+    expected = sequential.softmax(exact["head"] @ hidden / 2.0)
     share = np.bincount(np.asarray(found.tokens)[:, 0], minlength=13) / 4000
-    error = np.sqrt(wanted * (1 - wanted) / 4000)
-    assert np.all(np.abs(share - wanted) < 4 * error)
+    error = np.sqrt(expected * (1 - expected) / 4000)
+    assert np.all(np.abs(share - expected) < 4 * error)
     assert error.max() < 0.01  # the bound above means something
 
 

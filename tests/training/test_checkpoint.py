@@ -146,9 +146,9 @@ def test_eight_devices_restore_onto_one_and_back(tmp_path):
         alone = saver.restore(abstract(state(0, weights), one), data())
         assert alone.params["w"].sharding == one
         saver.save(2, alone, data())
-        wanted = abstract(state(0, weights), one)
-        wanted = wanted.replace(params=abstract(weights, spread))
-        again = saver.restore(wanted, data(), step=2)
+        expected = abstract(state(0, weights), one)
+        expected = expected.replace(params=abstract(weights, spread))
+        again = saver.restore(expected, data(), step=2)
     assert again.params["w"].sharding == spread
     np.testing.assert_array_equal(np.asarray(again.params["w"]), np.arange(64.0).reshape(16, 4))
 

@@ -127,9 +127,9 @@ def terms_of(method, models):
     return lambda params, batch, key: method.loss_terms(models(params), batch, key)
 
 
-def assert_equal(found, wanted):
+def assert_equal(found, expected):
     flat = jax.tree_util.tree_leaves_with_path(found)
-    for (path, leaf), other in zip(flat, jax.tree.leaves(wanted), strict=True):
+    for (path, leaf), other in zip(flat, jax.tree.leaves(expected), strict=True):
         if not np.any(other):
             assert not np.any(leaf), path
             continue
@@ -146,10 +146,10 @@ def test_the_gradient_and_the_metrics_are_those_of_one_batch(x64, name):
         parts = accumulate(terms_of(method, models), params, batch, jax.random.clone(key), 4)
         return jax.grad(loss, has_aux=True)(params), parts
 
-    (wanted, metrics), (found, summed) = both(params, rows(), jax.random.key(0))
-    assert sum(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(wanted)) > 5
-    assert_equal(found, wanted)
-    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (found, wanted)]
+    (expected, metrics), (found, summed) = both(params, rows(), jax.random.key(0))
+    assert sum(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(expected)) > 5
+    assert_equal(found, expected)
+    flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]) for tree in (found, expected)]
     cosine = flat[0] @ flat[1] / np.linalg.norm(flat[0]) / np.linalg.norm(flat[1])
     assert cosine == pytest.approx(1, abs=1e-12)
     assert {name: mean.value() for name, mean in summed.items()} == pytest.approx(
@@ -169,8 +169,8 @@ def test_on_eight_devices_a_step_is_that_of_one_batch_on_one_device(x64):
             state, metrics = make_step(method, model, tx, mesh, micro_batches)(state, batch)
             return jax.device_get((state.params, metrics))
 
-    (wanted, metrics), (found, summed) = stepped(MeshConfig(), 1), stepped(MeshConfig(data=8), 2)
-    assert_equal(found, wanted)
+    (expected, metrics), (found, summed) = stepped(MeshConfig(), 1), stepped(MeshConfig(data=8), 2)
+    assert_equal(found, expected)
     assert summed["grad_norm"].value() == pytest.approx(metrics["grad_norm"].value(), rel=1e-10)
 
 

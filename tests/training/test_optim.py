@@ -125,13 +125,13 @@ def test_steps_on_bfloat16_weights_equal_those_of_torch(name, lr, decay):
     found, state = steps_of(golden["begin"], golden["grads"], **settings)
     adam = optax.tree.get(state, "ScaleByAdamState", filtering=lambda _, leaf: hasattr(leaf, "mu"))
     assert np.mean(golden[name][-1] != golden["begin"]) > 0.01
-    wanted = {"": golden[name][-1], "_mu": golden[f"{name}_mu"], "_nu": golden[f"{name}_nu"]}
+    expected = {"": golden[name][-1], "_mu": golden[f"{name}_mu"], "_nu": golden[f"{name}_nu"]}
     for part, ours in {"": found[-1], "_mu": adam.mu["lm"]["w"], "_nu": adam.nu["lm"]["w"]}.items():
         assert ours.dtype == jnp.bfloat16
         ours = np.asarray(ours, np.float32)
         # Bit for bit, but for near-ties that a fused multiply-add rounds the other way: two spacings in a few.
-        assert np.mean(ours != wanted[part]) < 0.02, part
-        np.testing.assert_allclose(ours, wanted[part], rtol=2**-6)
+        assert np.mean(ours != expected[part]) < 0.02, part
+        np.testing.assert_allclose(ours, expected[part], rtol=2**-6)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_share_of_weights_that_can_change_in_a_hundred_steps_of_a_millionth(weig
 
 
 @pytest.mark.parametrize(
-    ("settings", "wanted"),
+    ("settings", "expected"),
     [
         # Warm-up over four of twelve steps, whose first one already moves; then eight steps of the schedule.
         ({"schedule": "constant"}, {0: 0.25, 1: 0.5, 3: 1.0, 4: 1.0, 11: 1.0}),
@@ -167,10 +167,10 @@ def test_share_of_weights_that_can_change_in_a_hundred_steps_of_a_millionth(weig
         ({"schedule": "linear", "warmup_steps": 1}, {0: 1.0, 1: 1.0, 12: 0.0}),
     ],
 )
-def test_schedules_at_literal_steps(settings, wanted):
+def test_schedules_at_literal_steps(settings, expected):
     rate = schedule(OptimConfig(**({"lr": 2.0, "warmup_steps": 4} | settings)), steps=12)
-    assert {step: float(rate(step)) for step in wanted} == pytest.approx(
-        {step: 2 * share for step, share in wanted.items()}, abs=rounding(6, size=2)
+    assert {step: float(rate(step)) for step in expected} == pytest.approx(
+        {step: 2 * share for step, share in expected.items()}, abs=rounding(6, size=2)
     )
 
 

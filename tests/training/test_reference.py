@@ -36,11 +36,11 @@ class Distance(PlainLM):
     reference: Reference = INITIAL
 
     def loss_terms(self, models, batch, key):
-        wanted = models.reference.norm.scale[...]
-        gap = models.policy.norm.scale[...] - 3 * wanted
+        expected = models.reference.norm.scale[...]
+        gap = models.policy.norm.scale[...] - 3 * expected
         rows = jnp.ones(batch.tokens.shape[0], bool)
         loss = Term.of(jnp.broadcast_to(0.5 * jnp.sum(gap**2), rows.shape), rows)
-        return Loss((loss,)), {"wanted": Mean.of(wanted.sum())}
+        return Loss((loss,)), {"expected": Mean.of(expected.sum())}
 
 
 BATCH = tiny.batch(np.ones((8, 6), int), np.ones((8, 6), int))
@@ -79,7 +79,7 @@ def test_initial_weights_are_kept_and_no_gradient_reaches_them(micro_batches):
     np.testing.assert_allclose(scale(found[1].params), first, rtol=rounding(4))
     np.testing.assert_allclose(scale(found[2].params), second, rtol=rounding(8))
     assert all(np.array_equal(scale(one.reference), begin) for one in found)
-    assert metrics["wanted"].value() == pytest.approx(begin.sum(), rel=rounding(begin.size))
+    assert metrics["expected"].value() == pytest.approx(begin.sum(), rel=rounding(begin.size))
 
 
 def other_policy(model, params):
@@ -100,13 +100,13 @@ def test_a_moving_average_begins_at_the_weights_and_moves_after_every_step():
     model, params = tiny.lm_of()
     comparison = Comparison.of(Distance(Reference(decay=0.9)), model)
     found, _ = states(comparison, model, params, 3)
-    wanted, weights = scale(params), scale(params)
+    expected, weights = scale(params), scale(params)
     for state in found[1:]:
-        weights = weights - 0.25 * (weights - 3 * wanted)  # the loss sees the average before the step
-        wanted = 0.9 * wanted + 0.1 * weights
+        weights = weights - 0.25 * (weights - 3 * expected)  # the loss sees the average before the step
+        expected = 0.9 * expected + 0.1 * weights
         np.testing.assert_allclose(scale(state.params), weights, rtol=rounding(12))
-        np.testing.assert_allclose(scale(state.reference), wanted, rtol=rounding(12))
-    assert np.abs(wanted - scale(params)).max() > 0.1
+        np.testing.assert_allclose(scale(state.reference), expected, rtol=rounding(12))
+    assert np.abs(expected - scale(params)).max() > 0.1
 
 
 def test_a_moving_average_of_bfloat16_weights_is_held_in_float32():
@@ -128,14 +128,14 @@ def test_another_runs_model_is_the_reference_with_its_own_method():
     class Copies(Distance):
         def loss(self, models, batch, key):
             assert isinstance(models.reference_method, PlainLM) and models.reference.cfg.width == 8
-            wanted = models.reference.norm.scale[...].sum()
-            loss = 0.5 * jnp.sum((models.policy.norm.scale[...] - wanted) ** 2)
+            expected = models.reference.norm.scale[...].sum()
+            loss = 0.5 * jnp.sum((models.policy.norm.scale[...] - expected) ** 2)
             return loss, {"loss": Mean.of(loss)}
 
     comparison = Comparison.of(Copies(Reference(run="somewhere")), model, other)
     found, _ = states(comparison, model, params, 1)
-    begin, wanted = scale(params), scale(other.params).sum()
-    np.testing.assert_allclose(scale(found[1].params), begin - 0.25 * (begin - wanted), rtol=rounding(8 + 4))
+    begin, expected = scale(params), scale(other.params).sum()
+    np.testing.assert_allclose(scale(found[1].params), begin - 0.25 * (begin - expected), rtol=rounding(8 + 4))
     assert jax.tree.map(np.shape, found[1].reference) == jax.tree.map(np.shape, other.params)
 
 
@@ -189,8 +189,8 @@ def test_a_checkpoint_keeps_it_and_a_restored_state_steps_bit_for_bit(tmp_path):
         straight, _ = built.step(state, BATCH)
         restored = saved.restore(built.abstract_state(0), data)
         again, _ = built.step(restored, BATCH)
-    for found, wanted in zip(jax.tree.leaves(again.reference), jax.tree.leaves(straight.reference), strict=True):
-        np.testing.assert_array_equal(found, wanted)
+    for found, expected in zip(jax.tree.leaves(again.reference), jax.tree.leaves(straight.reference), strict=True):
+        np.testing.assert_array_equal(found, expected)
     assert np.abs(scale(straight.reference) - scale(straight.params)).max() > 0
 
 

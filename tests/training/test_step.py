@@ -37,9 +37,9 @@ def gradient_of(method, model, params, batch, count):
     )
 
 
-def assert_close(found, wanted, tolerance):
+def assert_close(found, expected, tolerance):
     flat = jax.tree_util.tree_leaves_with_path(found)
-    for (path, leaf), other in zip(flat, jax.tree.leaves(wanted), strict=True):
+    for (path, leaf), other in zip(flat, jax.tree.leaves(expected), strict=True):
         assert tiny.relative_error(leaf, other) < tolerance, path
 
 
@@ -128,8 +128,10 @@ def test_every_step_draws_other_thoughts_and_a_run_repeats_itself():
 def test_moving_average_starts_at_the_weights_and_follows_them():
     model, params = tiny.lm_of()
     history = run(PlainLM(), model, params, optax.sgd(0.5), 2, ema=0.75)
-    wanted = np.asarray(params["embedding"])
+    expected = np.asarray(params["embedding"])
     for moved, average, _ in history:
-        wanted = 0.75 * wanted + 0.25 * moved["embedding"]
-        np.testing.assert_allclose(average["embedding"], wanted, rtol=0, atol=rounding(2, size=np.abs(wanted).max()))
-    assert np.abs(wanted - history[-1][0]["embedding"]).max() > 1e-3
+        expected = 0.75 * expected + 0.25 * moved["embedding"]
+        np.testing.assert_allclose(
+            average["embedding"], expected, rtol=0, atol=rounding(2, size=np.abs(expected).max())
+        )
+    assert np.abs(expected - history[-1][0]["embedding"]).max() > 1e-3

@@ -22,7 +22,7 @@ from qstar.runs import iterations
 
 HERE = Path(__file__).resolve().parent
 NAMES = {
-    "star": "STaR, goes on",
+    "star": "STaR, continued",
     "restart": "STaR, restarts",
     "no_rationalization": "without rationalization",
     "no_filter": "without filter",
