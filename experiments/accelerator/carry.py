@@ -60,7 +60,7 @@ def prepare(folder: Path, gguf: Path | None, sources: str | Path | None) -> str:
     (folder / WHEELS).write_text("".join(f"{line}\n" for line in wheels()), encoding="utf-8")
     return (
         f"{folder}: {len(pieces)} pieces, {archive.tell() / 1e6:.0f} MB. Carry piece.*, {MANIFEST} and the wheels of "
-        f"{WHEELS} (pip download --no-deps --only-binary=:all: -r {folder / WHEELS}), then:  "
+        f"{WHEELS} (pip wheel --no-deps -r {folder / WHEELS}, with a Python of the version that is there), then:  "
         "python experiments/accelerator/all.py --data FOLDER"
     )
 
