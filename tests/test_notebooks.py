@@ -20,6 +20,7 @@ SMALL = {
     "star_store": {"ITERATIONS": 1, "QUESTIONS": 8},
     "search_tree": {"QUESTIONS": 2, "SOLUTIONS": 4},
     "reinforcement": {"STEPS": 1},
+    "verifiers": {"QUESTIONS": 8},
 }
 COMMANDS = {
     "qstar.train": ["batch_size=4", "eval.items=4", "eval.batch_size=4", "control=false", "eval.every=0"],
@@ -78,7 +79,14 @@ def smaller(name: str, code: str) -> str:
     return code
 
 
-SLOW = ("first_run", "python_path", "reading_thoughts", "star_store", "reinforcement")  # they train
+SLOW = (
+    "first_run",
+    "python_path",
+    "reading_thoughts",
+    "star_store",
+    "reinforcement",
+    "verifiers",
+)  # they train or sample
 
 
 def shown(code: str, names: dict, file: str) -> object:
