@@ -6,7 +6,7 @@ import experiment_scripts
 import pytest
 
 FOLDER = experiment_scripts.FOLDER / "rl"
-OF_PAGE = {"results.jsonl": 40}  # rows of tables that the page has of each file, at least
+OF_PAGE = {"results.jsonl": 40, "results_presets.jsonl": 25}  # rows of tables that the page has of each, at least
 
 
 @pytest.fixture(scope="module")
