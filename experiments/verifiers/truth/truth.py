@@ -1,21 +1,23 @@
 """What labels of steps are worth where the truth of every step is known, and the reward models trained on them.
 
-    python experiments/verifiers/truth/truth.py cups --out runs/truth/cups
-    python experiments/verifiers/truth/truth.py sums --out runs/truth/sums
-    python experiments/verifiers/truth/truth.py --show runs/truth/cups         # tables and figure
+    python experiments/verifiers/truth/truth.py cups sums --workers 2 --out runs/truth
+    python experiments/verifiers/truth/truth.py --show runs/truth         # tables and figure
 
 For each seed: solutions are sampled and labelled with 64 completions from every step, of which the first 1, 2, 4, ...
 are the smaller k; the same solutions are labelled by OmegaPRM; some of them once more with 1,024 completions, which is
 what the policy can still reach. A reward model is trained on labels of several kinds, and asked other solutions: is a
-step right, how sure, which is the first wrong one, which of 16 solutions is best. Parts that are done are not repeated.
+step right, how sure, which is the first wrong one, which of 16 solutions is best.
 
-Writes OUT/labels.jsonl and OUT/models.jsonl, a line for each seed and kind, and OUT/reliability.jsonl.
+Jobs of one core each, the most telling first. A job that ends adds a line to OUT/results.jsonl and is not repeated; of
+one that was interrupted the labelling goes on where it was.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
-from collections import Counter
+import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,13 +30,15 @@ from qstar.cli import entry, flags
 from qstar.evals import step_scores
 from qstar.evals.intervals import student
 from qstar.reports import figures, frames, tables
-from qstar.runs import label, scoring, train
+from qstar.runs import label, pool, scoring, train
 from qstar.search import labelling
 from qstar.search.choose import AGGREGATIONS
 from qstar.tasks.problem import Problem, Task
 
-LABELS, MODELS, RELIABILITY, FIGURE = "labels.jsonl", "models.jsonl", "reliability.jsonl", "reliability.png"
+LABELS, POLICY = "labels", "policy"
+RESULTS, FIGURE = "results.jsonl", "reliability.png"
 TRUTHS = ("right", "reachable")
+MODELS = ("right", "hard_4", "soft_64", "omega_2", "hard_64", "hard_1", "soft_16", "hard_16", "soft_4", "omega_8")
 
 
 @dataclass(frozen=True)
@@ -47,23 +51,65 @@ class Setting:
 
 
 SETTINGS = {
-    "cups": Setting(("task=cups", "temperature=1.3"), "bundled:cups", 96),
+    "cups": Setting(("task=cups", "temperature=1.3"), "bundled:cups", 32),
     "sums": Setting(("task=arithmetic", "task.digits=[2,3]", "temperature=1.3"), "bundled:sums", 128),
 }
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured in one go: a kind of labels and its reward model, or what comes before these or beside them."""
+
+    task: str
+    seed: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """A task, a seed and the folder of their runs."""
+
+    args: argparse.Namespace
+    task: str
+    seed: int
+
+    @property
+    def setting(self) -> Setting:
+        return SETTINGS[self.task]
+
+    @property
+    def folder(self) -> Path:
+        return self.args.out / self.task / f"seed_{self.seed}"
 
 
 # --- labels -------------------------------------------------------------------------------------------------------
 
 
-def labelled(args: argparse.Namespace, seed: int, name: str, *overrides: str, split: str = "train") -> Path:
+def labelled(place: Place, name: str, *overrides: str, split: str = "train") -> Path:
     """The folder of a run of qstar-label, which goes on where it was begun."""
-    setting, folder = SETTINGS[args.task], args.out / f"seed_{seed}" / name
+    folder = place.folder / name
     if not (folder / label.SUMMARY).is_file():
-        given = [*setting.task, f"model.source={setting.base}", f"seed={seed}", f"split={split}", *overrides]
-        given = [override for override in given if override.partition("=")[0] not in ("task.train", "task.dev")]
-        sizes = [f"task.train={args.problems}", f"task.dev={args.held_out}"]
-        label.run(configs.composed("label", [*given, *sizes, f"run_dir={folder}"]), folder)
+        sizes = (f"task.train={place.args.problems}", f"task.dev={place.args.held_out}", f"task.seed={place.seed}")
+        given = (f"model.source={place.setting.base}", f"seed={place.seed}", f"split={split}", *sizes, *overrides)
+        label.run(configs.composed("label", [*place.setting.task, *given, f"run_dir={folder}"]), folder)
     return folder
+
+
+def sampled(place: Place) -> Path:
+    """The solutions of training, with the most completions of every step."""
+    return labelled(place, "monte_carlo", f"samples={place.args.samples}", f"label.k={max(place.args.ks)}")
+
+
+def held_out(place: Place) -> Path:
+    """Other questions and their solutions, with the truth of every step."""
+    seed = f"seed={place.seed + 2000}"
+    return labelled(place, "held_out", "label=truth", f"samples={place.args.solutions}", seed, split="dev")
+
+
+def searched(place: Place, k: int) -> Path:
+    """The solutions of training, labelled by OmegaPRM."""
+    source = f"source={sampled(place) / label.LABELS}"
+    return labelled(place, f"omega_{k}", "label=omega", f"label.k={k}", source)
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -85,9 +131,9 @@ def spent(folder: Path, k: int, most: int) -> float:
 class Truths:
     """What the task knows of the steps of its solutions."""
 
-    def __init__(self, task: Task, split: str):
-        self._task = task
-        self._problems: dict[str, Problem] = {problem.id: problem for problem in task.problems(split)}
+    def __init__(self, folder: Path, split: str):
+        self._task: Task = configs.load(folder / label.KIND.file, schema=configs.LabelConfig).task
+        self._problems: dict[str, Problem] = {problem.id: problem for problem in self._task.problems(split)}
 
     def answer(self, row: Mapping) -> str:
         """What the solution of a row declares; empty where nothing can be read."""
@@ -115,90 +161,78 @@ def compared(rows: Sequence[Mapping], said: Sequence[Sequence[bool]], truths: Tr
     return line
 
 
-def label_lines(args: argparse.Namespace, seed: int) -> Iterator[dict]:
-    """Of every kind of labels and every k, on the same solutions."""
-    most = max(args.ks)
-    sampled = labelled(args, seed, "monte_carlo", f"samples={args.samples}", f"label.k={most}")
-    rows, truths = rows_of(sampled), truths_of(args, sampled, "train")
-    for k in args.ks:
+def label_lines(place: Place) -> Iterator[dict]:
+    """Of hard and soft labels with every k, on the same solutions."""
+    folder, most = sampled(place), max(place.args.ks)
+    rows, truths = rows_of(folder), Truths(folder, "train")
+    for k in place.args.ks:
         for kind in ("hard", "soft"):
             line = compared(rows, [judged(row, kind, k) for row in rows], truths)
-            yield {"seed": seed, "kind": kind, "k": k, "tokens": spent(sampled, k, most)} | line
-    for k in args.omega:
-        folder = labelled(args, seed, f"omega_{k}", "label=omega", f"label.k={k}", f"source={sampled / label.LABELS}")
-        omega = rows_of(folder)
-        line = compared(omega, [judged(row, "omega", k) for row in omega], truths)
-        yield {"seed": seed, "kind": "omega", "k": k, "tokens": spent(folder, 1, 1)} | line
-    yield from policy_lines(args, seed, sampled, rows)
+            yield {"of": "labels", "kind": kind, "k": k, "tokens": spent(folder, k, most)} | line
 
 
-def policy_lines(args: argparse.Namespace, seed: int, sampled: Path, rows: Sequence[Mapping]) -> Iterator[dict]:
+def omega_line(place: Place, k: int) -> dict:
+    folder = searched(place, k)
+    rows = rows_of(folder)
+    line = compared(rows, [judged(row, "omega", k) for row in rows], Truths(folder, "train"))
+    return {"of": "labels", "kind": "omega", "k": k, "tokens": spent(folder, 1, 1)} | line
+
+
+def policy_lines(place: Place) -> Iterator[dict]:
     """How far labels are from what the policy reaches: the share of `args.rollouts` completions that are right."""
-    chosen = args.out / f"seed_{seed}" / "subset.jsonl"
-    if not chosen.is_file():
-        files.write_records(chosen, rows[: args.subset])
-    folder = labelled(
-        args, seed, "policy", f"source={chosen}", f"label.k={args.rollouts}", "label.soft=true", f"seed={seed + 1000}"
-    )
-    if not any(len(row["completions"]) > 1 for row in rows[: args.subset]):
+    args, chosen = place.args, place.folder / "subset.jsonl"
+    rows = [row for row in rows_of(sampled(place)) if len(row["completions"]) > 1][: args.subset]
+    if not rows:
         return
+    files.write_records(chosen, rows)
+    seed = f"seed={place.seed + 1000}"
+    folder = labelled(place, "policy", f"source={chosen}", f"label.k={args.rollouts}", "label.soft=true", seed)
     exact = {(row["problem"], *row["completions"]): row for row in rows_of(folder)}
-    both = [(row, exact[(row["problem"], *row["completions"])]) for row in rows[: args.subset]]
+    both = [(row, exact[(row["problem"], *row["completions"])]) for row in rows]
     share = np.concatenate([row["labels"][:-1] for _, row in both]).astype(float)  # the last step has no completions
     for k in args.ks:
         for kind in ("hard", "soft"):
             given = [labelling.estimates(row["outcomes"], k, kind == "soft")[:-1] for row, _ in both]
             gap = np.concatenate(given).astype(float) - share
             yield {
-                "seed": seed, "kind": kind, "k": k, "against": "policy", "steps": len(gap),
+                "of": "policy", "kind": kind, "k": k, "steps": len(gap),
                 "error": float(np.abs(gap).mean()), "bias": float(gap.mean()),
                 "agree": float(((gap + share > 0.5) == (share > 0.5)).mean()),
             }  # fmt: skip
 
 
-def truths_of(args: argparse.Namespace, folder: Path, split: str) -> Truths:
-    return Truths(configs.load(folder / label.KIND.file, schema=configs.LabelConfig).task, split)
-
-
 # --- reward models ------------------------------------------------------------------------------------------------
 
 
-def trained_on(args: argparse.Namespace, seed: int, kind: str) -> list[dict]:
+def trained_on(place: Place, kind: str) -> list[dict]:
     """Solutions with the labels of a kind: right, reachable, hard_K, soft_K or omega_K."""
-    folder = args.out / f"seed_{seed}" / "monte_carlo"
     name, _, k = kind.partition("_")
     if name == "omega":
-        return rows_of(args.out / f"seed_{seed}" / kind)
-    rows = rows_of(folder)
+        return rows_of(searched(place, int(k)))
+    rows = rows_of(sampled(place))
     if name in TRUTHS:
-        truths = truths_of(args, folder, "train")
+        truths = Truths(sampled(place), "train")
         return [dict(row) | {"labels": truths.of(row, name)} for row in rows]
     return [dict(row) | {"labels": list(labelling.estimates(row["outcomes"], int(k), name == "soft"))} for row in rows]
 
 
-def scored(args: argparse.Namespace, seed: int, kind: str, held: Sequence[Mapping]) -> list[np.ndarray]:
+def scored(place: Place, kind: str, held: Sequence[Mapping]) -> list[np.ndarray]:
     """Scores of the steps of held-out solutions by a reward model that was trained on labels of this kind."""
-    setting, folder = SETTINGS[args.task], args.out / f"seed_{seed}" / f"prm_{kind}"
-    file = folder / "scores.npz"
-    if not file.is_file():
-        files.make(folder)
-        fields = ("prompt", "completions", "labels", "completion_ids")
-        rows = [{name: row[name] for name in fields} for row in trained_on(args, seed, kind)]
-        files.write_records(folder / "train.jsonl", rows)
-        cfg = configs.composed("train", [
-            "~experiments", "method=prm", "data=labelled", "model=pretrained", f"model.source={setting.base}",
-            "eval=none", f"data.path={folder / 'train.jsonl'}", "data.separator=''", f"data.length={setting.length}",
-            "model.remat=none", f"seed={seed}", f"steps={args.steps}", "batch_size=16", "optim.lr=2e-3",
-            "optim.schedule=cosine", "optim.beta2=0.98", f"optim.warmup_steps={min(50, args.steps // 2)}",
-            f"save_every={args.steps}", "log_every=100", "sample_every=0", f"run_dir={folder / 'run'}",
-        ])  # fmt: skip
-        train.run(cfg, folder / "run")
-        scores = scoring.opened(folder / "run").score(
-            [row["prompt"] for row in held], [row["completions"] for row in held]
-        )
-        np.savez(file, *scores.steps)
-    with np.load(file) as stored:
-        return [stored[f"arr_{number}"] for number in range(len(held))]
+    folder, steps = place.folder / f"prm_{kind}", place.args.steps
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was interrupted
+    files.make(folder)
+    data, run = folder / "train.jsonl", folder / "run"
+    fields = ("prompt", "completions", "labels", "completion_ids")
+    files.write_records(data, [{name: row[name] for name in fields} for row in trained_on(place, kind)])
+    cfg = configs.composed("train", [
+        "~experiments", "method=prm", "data=labelled", "model=pretrained", f"model.source={place.setting.base}",
+        "eval=none", f"data.path={data}", "data.separator=''", f"data.length={place.setting.length}",
+        "model.remat=none", f"seed={place.seed}", f"steps={steps}", "batch_size=32", "optim.lr=2e-3",
+        "optim.schedule=cosine", "optim.beta2=0.98", f"optim.warmup_steps={min(50, steps // 2)}",
+        f"save_every={steps}", "log_every=200", "sample_every=0", f"run_dir={run}",
+    ])  # fmt: skip
+    train.run(cfg, run)
+    return scoring.opened(run).score([row["prompt"] for row in held], [row["completions"] for row in held]).steps
 
 
 def model_line(held: Sequence[Mapping], scores: Sequence[np.ndarray], truths: Truths) -> dict:
@@ -208,50 +242,87 @@ def model_line(held: Sequence[Mapping], scores: Sequence[np.ndarray], truths: Tr
     for what in TRUTHS:
         right = np.concatenate([np.array(truths.of(row, what), bool) for row in held])
         line |= {f"{what}_ece": step_scores.ece(flat, right), f"{what}_brier": step_scores.brier(flat, right)}
-    for how in AGGREGATIONS:
-        line[f"best_{how}"] = chosen_right(held, [scoring.aggregated(steps, how) for steps in scores])
     return line
 
 
-def chosen_right(held: Sequence[Mapping], weights: Sequence[float]) -> float:
-    """Share of questions of which the solution of most weight has the right answer."""
-    best: dict[str, tuple[float, bool]] = {}
-    for row, weight in zip(held, weights, strict=True):
-        if row["problem"] not in best or weight > best[row["problem"]][0]:
-            best[row["problem"]] = (weight, row["correct"])
-    return float(np.mean([correct for _, correct in best.values()]))
+def choices(held: Sequence[Mapping], scores: Sequence[np.ndarray], truths: Truths) -> dict:
+    """Shares of questions that are answered rightly by the solution of the highest score, and by weighted votes."""
+    answers, line = [truths.answer(row) for row in held], {}
+    for how in AGGREGATIONS:
+        weights = [scoring.aggregated(steps, how) for steps in scores]
+        line[f"best_{how}"] = share_right(held, [*range(len(held))], weights)
+        line[f"vote_{how}"] = share_right(held, answers, weights)
+    return line
 
 
-def model_lines(args: argparse.Namespace, seed: int) -> Iterator[tuple[dict, list[dict]]]:
-    """Of a reward model for each kind of labels, with its reliability; first what needs no model."""
-    folder = labelled(
-        args, seed, "held_out", "label=truth", f"samples={args.solutions}", f"seed={seed + 2000}", split="dev"
-    )
-    held, truths = rows_of(folder), truths_of(args, folder, "dev")
-    answers = {row["problem"]: [] for row in held}
-    for row in held:
-        answers[row["problem"]].append(row)
-    yield {"seed": seed, "kind": "one sample", "best_last": float(np.mean([row["correct"] for row in held]))}, []
-    vote = [voted(rows, [truths.answer(row) for row in rows]) for rows in answers.values()]
-    yield {"seed": seed, "kind": "majority", "best_last": float(np.mean(vote))}, []
-    any_right = [any(row["correct"] for row in rows) for rows in answers.values()]
-    yield {"seed": seed, "kind": "oracle", "best_last": float(np.mean(any_right))}, []
-    for kind in args.models:
-        scores = scored(args, seed, kind, held)
-        flat = np.concatenate(scores)
-        right = np.concatenate([np.array(truths.of(row, "right"), bool) for row in held])
-        what = {"seed": seed, "kind": kind}
-        cells = [what | dataclasses.asdict(cell) for cell in step_scores.reliability(flat, right) if cell.count]
-        yield what | model_line(held, scores, truths), cells
+def share_right(held: Sequence[Mapping], answers: Sequence, weights: Sequence[float]) -> float:
+    """Share of questions whose answer of most weight is right; of equal ones the first. No answer, no vote."""
+    totals: dict[str, dict] = {row["problem"]: {} for row in held}
+    right = {}
+    for row, answer, weight in zip(held, answers, weights, strict=True):
+        right[row["problem"], answer] = row["correct"]
+        if answer != "":
+            of = totals[row["problem"]]
+            of[answer] = of.get(answer, 0.0) + weight
+    winners = [(problem, max(of, key=of.__getitem__)) for problem, of in totals.items() if of]
+    return sum(right[winner] for winner in winners) / len(totals)
 
 
-def voted(rows: Sequence[Mapping], answers: Sequence[str]) -> bool:
-    """Whether the answer of most solutions is right; of equal counts the first. What has no answer does not vote."""
-    counts = Counter(answer for answer in answers if answer)
-    if not counts:
-        return False
-    winner = max(counts, key=counts.__getitem__)
-    return next(row["correct"] for row, answer in zip(rows, answers, strict=True) if answer == winner)
+def control_lines(place: Place) -> Iterator[dict]:
+    """What needs no reward model: a solution at random, the answer of most, any right one among all."""
+    folder = held_out(place)
+    held, truths = rows_of(folder), Truths(folder, "dev")
+    one = float(np.mean([row["correct"] for row in held]))
+    most = share_right(held, [truths.answer(row) for row in held], np.ones(len(held)))
+    any_right = share_right(held, [*range(len(held))], [float(row["correct"]) for row in held])
+    for kind, share in (("one sample", one), ("majority", most), ("oracle", any_right)):
+        yield {"of": "models", "kind": kind, "best_last": share, "solutions": len(held)}
+
+
+def model_lines(place: Place, kind: str) -> Iterator[dict]:
+    """Of the reward model that is trained on a kind of labels, with its reliability."""
+    folder = held_out(place)
+    held, truths = rows_of(folder), Truths(folder, "dev")
+    scores = scored(place, kind, held)
+    yield {"of": "models", "kind": kind} | model_line(held, scores, truths) | choices(held, scores, truths)
+    right = np.concatenate([np.array(truths.of(row, "right"), bool) for row in held])
+    for cell in step_scores.reliability(np.concatenate(scores), right):
+        if cell.count:
+            yield {"of": "reliability", "kind": kind} | dataclasses.asdict(cell)
+
+
+# --- jobs ---------------------------------------------------------------------------------------------------------
+
+
+def stages(args: argparse.Namespace) -> list[list[Job]]:
+    """Jobs that need nothing of each other, and what has to end before the next ones, in the order of their worth."""
+    others = [f"omega_{k}" for k in args.omega if f"omega_{k}" not in args.models]
+    kinds = [*args.models, "policy", *others]
+    parts = [[(task, [LABELS]), (task, kinds)] for task in args.tasks]
+    return [[Job(task, seed, kind) for kind in kinds for seed in args.seeds] for part in parts for task, kinds in part]
+
+
+def work(job: Job, args: argparse.Namespace) -> str:
+    """A job and its line of results."""
+    started, place = time.monotonic(), Place(args, job.task, job.seed)
+    lines: list[dict] = []
+    if job.kind == LABELS:
+        lines += [*label_lines(place), *control_lines(place)]
+    elif job.kind == POLICY:
+        lines += policy_lines(place)
+    else:
+        if job.kind.startswith("omega_"):
+            lines.append(omega_line(place, int(job.kind.removeprefix("omega_"))))
+        if job.kind in args.models:
+            lines += model_lines(place, job.kind)
+    seconds = round(time.monotonic() - started, 1)
+    files.append(args.out / RESULTS, [dataclasses.asdict(job) | {"seconds": seconds, "lines": lines}], durable=True)
+    return f"{job.task}, seed {job.seed}, {job.kind}: {seconds:.0f} s"
+
+
+def results(out: Path) -> list[dict]:
+    file = out / RESULTS
+    return files.records(file, "a job") if file.is_file() else []
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -278,7 +349,7 @@ def label_table(lines: Sequence[Mapping]) -> str:
     parts = ("right_accuracy", "right_wrong_passed", "right_f1", "reachable_accuracy", "reachable_wrong_passed")
     rows = [
         (kind, k, over_seeds(group, "tokens", ",.0f"), *(over_seeds(group, name) for name in parts))
-        for (kind, k), group in by([line for line in lines if "against" not in line], "kind", "k").items()
+        for (kind, k), group in by(lines, "kind", "k").items()
     ]
     return tables.markdown(names, rows)
 
@@ -287,16 +358,17 @@ def policy_table(lines: Sequence[Mapping]) -> str:
     names = ("labels", "k", "mean error", "bias", "same side of a half")
     rows = [
         (kind, k, *(over_seeds(group, name) for name in ("error", "bias", "agree")))
-        for (kind, k), group in by([line for line in lines if "against" in line], "kind", "k").items()
+        for (kind, k), group in by(lines, "kind", "k").items()
     ]
     return tables.markdown(names, rows)
 
 
 def model_table(lines: Sequence[Mapping]) -> str:
-    names = ("trained on", "right", "ECE", "Brier", "first-error F1", *(f"best of N, {how}" for how in AGGREGATIONS))
-    figures_of = ("right_accuracy", "right_ece", "right_brier", "right_f1", *(f"best_{how}" for how in AGGREGATIONS))
+    ways = [f"{way}_{how}" for way in ("best", "vote") for how in AGGREGATIONS]
+    names = ("trained on", "right", "ECE", "Brier", "first-error F1", *(way.replace("_", ", ") for way in ways))
+    parts = ("right_accuracy", "right_ece", "right_brier", "right_f1", *ways)
     rows = [
-        (kind.replace("_", " "), *(over_seeds(group, name) for name in figures_of))
+        (kind.replace("_", " "), *(over_seeds(group, name) for name in parts))
         for (kind,), group in by(lines, "kind").items()
     ]
     return tables.markdown(names, rows)
@@ -304,13 +376,16 @@ def model_table(lines: Sequence[Mapping]) -> str:
 
 def show(out: Path, figure: bool) -> None:
     """Print the tables of what has been measured, and draw the reliability of each kind of labels."""
-    labels = list(files.records(out / LABELS, "labels of one kind"))
-    print(label_table(labels))
-    print(policy_table(labels))
-    if (out / MODELS).is_file():
-        print(model_table(list(files.records(out / MODELS, "a reward model"))))
-        if figure and (out / RELIABILITY).is_file():
-            draw(list(files.records(out / RELIABILITY, "a bin of scores")), out / FIGURE)
+    done = results(out)
+    for task in dict.fromkeys(job["task"] for job in done):
+        lines = [line | {"seed": job["seed"]} for job in done if job["task"] == task for line in job["lines"]]
+        of = {name: group for (name,), group in by(lines, "of").items()}
+        print(f"## {task}\n")
+        for name, table in (("labels", label_table), ("policy", policy_table), ("models", model_table)):
+            if name in of:
+                print(table(of[name]) + "\n")
+        if figure and "reliability" in of:
+            draw(of["reliability"], out / f"{task}_{FIGURE}")
 
 
 def draw(cells: Sequence[Mapping], file: Path) -> None:
@@ -330,18 +405,19 @@ def draw(cells: Sequence[Mapping], file: Path) -> None:
 
 def main() -> None:
     parser = flags.parser(__doc__)
-    parser.add_argument("task", choices=SETTINGS, nargs="?", default="cups")
-    parser.add_argument("--problems", type=int, default=250, help="of training, whose solutions are labelled")
+    parser.add_argument("tasks", choices=SETTINGS, nargs="*", default=["cups"])
+    parser.add_argument("--problems", type=int, default=1400, help="of training, whose solutions are labelled")
     parser.add_argument("--samples", type=int, default=4, help="solutions of each")
     parser.add_argument("--ks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64], help="completions from a step")
-    parser.add_argument("--omega", type=int, nargs="*", default=[1, 2, 4, 8, 16, 64], help="completions by OmegaPRM")
+    parser.add_argument("--omega", type=int, nargs="*", default=[2, 8, 1, 4, 16, 64], help="completions by OmegaPRM")
     parser.add_argument("--subset", type=int, default=40, help="solutions that are completed many times more")
     parser.add_argument("--rollouts", type=int, default=1024, help="completions of these, from every step")
     parser.add_argument("--held-out", type=int, default=200, help="other problems, of each number of digits")
     parser.add_argument("--solutions", type=int, default=16, help="of each of these")
-    parser.add_argument("--models", nargs="*", default=["right", "hard_1", "hard_4", "hard_64", "soft_64", "omega_8"])
+    parser.add_argument("--models", nargs="*", default=MODELS, help="kinds of labels that reward models are trained on")
     parser.add_argument("--steps", type=int, default=1500, help="of training a reward model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--show", type=Path, metavar="OUT", help="only print the tables of what is there")
     args = parser.parse_args()
@@ -349,25 +425,13 @@ def main() -> None:
         return show(args.show, figure=True)
     if args.out is None:
         parser.error("--out FOLDER is needed: results are written there")
+    files.make(args.out)
     with entry.errors():
-        entry.prepare_jax()
-        for seed in args.seeds:
-            for line in label_lines(args, seed):
-                put(args.out / LABELS, line)
-        for seed in args.seeds:
-            for line, cells in model_lines(args, seed):
-                put(args.out / MODELS, line)
-                for cell in cells:
-                    put(args.out / RELIABILITY, cell)
+        done = {(job["task"], job["seed"], job["kind"]) for job in results(args.out)}
+        for jobs in stages(args):
+            todo = [job for job in jobs if dataclasses.astuple(job) not in done]
+            pool.carry_out(functools.partial(work, args=args), todo, args.workers, entry.prepare_jax)
         show(args.out, figure=False)
-
-
-def put(file: Path, line: Mapping) -> None:
-    """A line of a file of results, in the place of the one with the same names before it."""
-    keys = ("seed", "kind", "k", "against", "low")
-    name = lambda of: tuple(of.get(key) for key in keys)  # noqa: E731
-    before = list(files.records(file, "a result")) if file.is_file() else []
-    files.write_records(file, [*(old for old in before if name(old) != name(line)), line])
 
 
 if __name__ == "__main__":
