@@ -38,22 +38,34 @@ from qstar.tasks.problem import Problem, Task
 LABELS, POLICY = "labels", "policy"
 RESULTS, FIGURE = "results.jsonl", "reliability.png"
 TRUTHS = ("right", "reachable")
-MODELS = ("right", "hard_4", "soft_64", "omega_2", "hard_64", "hard_1", "soft_16", "hard_16", "soft_4", "omega_8")
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A task and the model that writes its solutions."""
+    """A task, the model that writes its solutions, and how many of them."""
 
     task: tuple[str, ...]
     base: str
     length: int  # of a row of training
+    problems: int  # of training, whose solutions are labelled; of sums as many of each number of digits
+    held_out: int  # other problems
+    ks: Sequence[int]  # completions from a step
+    omega: Sequence[int]  # completions by OmegaPRM
+    models: Sequence[str]  # kinds of labels that reward models are trained on
+    steps: int  # of training a reward model
 
 
 SETTINGS = {
-    "cups": Setting(("task=cups", "temperature=1.3"), "bundled:cups", 32),
-    "sums": Setting(("task=arithmetic", "task.digits=[2,3]", "temperature=1.3"), "bundled:sums", 128),
-}
+    "cups": Setting(
+        ("task=cups", "temperature=1.3"), "bundled:cups", 24, 2500, 200, (1, 2, 4, 8, 16, 64), (1, 2, 4, 8, 16, 64),
+        ("right", "hard_4", "soft_64", "omega_2", "hard_64", "soft_16", "hard_1", "hard_16", "soft_4", "omega_8"), 2000,
+    ),
+    "sums": Setting(
+        ("task=arithmetic", "task.digits=[2,3]", "temperature=1.3"), "bundled:sums", 64, 60, 50, (1, 2, 4, 8, 16),
+        (1, 2, 4, 8), ("right", "hard_4", "soft_16", "omega_2", "hard_16"), 600,
+    ),
+}  # fmt: skip
+GIVEN = ("problems", "held_out", "ks", "omega", "models", "steps")  # fields that arguments replace
 
 
 @dataclass(frozen=True)
@@ -75,7 +87,7 @@ class Place:
 
     @property
     def setting(self) -> Setting:
-        return SETTINGS[self.task]
+        return self.args.settings[self.task]
 
     @property
     def folder(self) -> Path:
@@ -89,7 +101,11 @@ def labelled(place: Place, name: str, *overrides: str, split: str = "train") -> 
     """The folder of a run of qstar-label, which goes on where it was begun."""
     folder = place.folder / name
     if not (folder / label.SUMMARY).is_file():
-        sizes = (f"task.train={place.args.problems}", f"task.dev={place.args.held_out}", f"task.seed={place.seed}")
+        sizes = (
+            f"task.train={place.setting.problems}",
+            f"task.dev={place.setting.held_out}",
+            f"task.seed={place.seed}",
+        )
         given = (f"model.source={place.setting.base}", f"seed={place.seed}", f"split={split}", *sizes, *overrides)
         label.run(configs.composed("label", [*place.setting.task, *given, f"run_dir={folder}"]), folder)
     return folder
@@ -97,7 +113,7 @@ def labelled(place: Place, name: str, *overrides: str, split: str = "train") -> 
 
 def sampled(place: Place) -> Path:
     """The solutions of training, with the most completions of every step."""
-    return labelled(place, "monte_carlo", f"samples={place.args.samples}", f"label.k={max(place.args.ks)}")
+    return labelled(place, "monte_carlo", f"samples={place.args.samples}", f"label.k={max(place.setting.ks)}")
 
 
 def held_out(place: Place) -> Path:
@@ -109,7 +125,7 @@ def held_out(place: Place) -> Path:
 def searched(place: Place, k: int) -> Path:
     """The solutions of training, labelled by OmegaPRM."""
     source = f"source={sampled(place) / label.LABELS}"
-    return labelled(place, f"omega_{k}", "label=omega", f"label.k={k}", source)
+    return labelled(place, f"omega_{k}", "label=omega", f"label.k={k}", source, "batch=128")
 
 
 def rows_of(folder: Path) -> list[dict]:
@@ -163,9 +179,9 @@ def compared(rows: Sequence[Mapping], said: Sequence[Sequence[bool]], truths: Tr
 
 def label_lines(place: Place) -> Iterator[dict]:
     """Of hard and soft labels with every k, on the same solutions."""
-    folder, most = sampled(place), max(place.args.ks)
+    folder, most = sampled(place), max(place.setting.ks)
     rows, truths = rows_of(folder), Truths(folder, "train")
-    for k in place.args.ks:
+    for k in place.setting.ks:
         for kind in ("hard", "soft"):
             line = compared(rows, [judged(row, kind, k) for row in rows], truths)
             yield {"of": "labels", "kind": kind, "k": k, "tokens": spent(folder, k, most)} | line
@@ -190,7 +206,7 @@ def policy_lines(place: Place) -> Iterator[dict]:
     exact = {(row["problem"], *row["completions"]): row for row in rows_of(folder)}
     both = [(row, exact[(row["problem"], *row["completions"])]) for row in rows]
     share = np.concatenate([row["labels"][:-1] for _, row in both]).astype(float)  # the last step has no completions
-    for k in args.ks:
+    for k in place.setting.ks:
         for kind in ("hard", "soft"):
             given = [labelling.estimates(row["outcomes"], k, kind == "soft")[:-1] for row, _ in both]
             gap = np.concatenate(given).astype(float) - share
@@ -218,7 +234,7 @@ def trained_on(place: Place, kind: str) -> list[dict]:
 
 def scored(place: Place, kind: str, held: Sequence[Mapping]) -> list[np.ndarray]:
     """Scores of the steps of held-out solutions by a reward model that was trained on labels of this kind."""
-    folder, steps = place.folder / f"prm_{kind}", place.args.steps
+    folder, steps = place.folder / f"prm_{kind}", place.setting.steps
     shutil.rmtree(folder, ignore_errors=True)  # of a call that was interrupted
     files.make(folder)
     data, run = folder / "train.jsonl", folder / "run"
@@ -294,12 +310,13 @@ def model_lines(place: Place, kind: str) -> Iterator[dict]:
 # --- jobs ---------------------------------------------------------------------------------------------------------
 
 
-def stages(args: argparse.Namespace) -> list[list[Job]]:
+def stages(args: argparse.Namespace) -> Iterator[list[Job]]:
     """Jobs that need nothing of each other, and what has to end before the next ones, in the order of their worth."""
-    others = [f"omega_{k}" for k in args.omega if f"omega_{k}" not in args.models]
-    kinds = [*args.models, "policy", *others]
-    parts = [[(task, [LABELS]), (task, kinds)] for task in args.tasks]
-    return [[Job(task, seed, kind) for kind in kinds for seed in args.seeds] for part in parts for task, kinds in part]
+    for task in args.tasks:
+        setting = args.settings[task]
+        others = [f"omega_{k}" for k in setting.omega if f"omega_{k}" not in setting.models]
+        for kinds in ([LABELS], [*setting.models, POLICY, *others]):
+            yield [Job(task, seed, kind) for kind in kinds for seed in args.seeds]
 
 
 def work(job: Job, args: argparse.Namespace) -> str:
@@ -313,7 +330,7 @@ def work(job: Job, args: argparse.Namespace) -> str:
     else:
         if job.kind.startswith("omega_"):
             lines.append(omega_line(place, int(job.kind.removeprefix("omega_"))))
-        if job.kind in args.models:
+        if job.kind in place.setting.models:
             lines += model_lines(place, job.kind)
     seconds = round(time.monotonic() - started, 1)
     files.append(args.out / RESULTS, [dataclasses.asdict(job) | {"seconds": seconds, "lines": lines}], durable=True)
@@ -406,16 +423,16 @@ def draw(cells: Sequence[Mapping], file: Path) -> None:
 def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("tasks", choices=SETTINGS, nargs="*", default=["cups"])
-    parser.add_argument("--problems", type=int, default=1400, help="of training, whose solutions are labelled")
+    parser.add_argument("--problems", type=int, help="of training, whose solutions are labelled")
     parser.add_argument("--samples", type=int, default=4, help="solutions of each")
-    parser.add_argument("--ks", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64], help="completions from a step")
-    parser.add_argument("--omega", type=int, nargs="*", default=[2, 8, 1, 4, 16, 64], help="completions by OmegaPRM")
+    parser.add_argument("--ks", type=int, nargs="+", help="completions from a step")
+    parser.add_argument("--omega", type=int, nargs="*", help="completions by OmegaPRM")
     parser.add_argument("--subset", type=int, default=40, help="solutions that are completed many times more")
     parser.add_argument("--rollouts", type=int, default=1024, help="completions of these, from every step")
-    parser.add_argument("--held-out", type=int, default=200, help="other problems, of each number of digits")
+    parser.add_argument("--held-out", type=int, help="other problems")
     parser.add_argument("--solutions", type=int, default=16, help="of each of these")
-    parser.add_argument("--models", nargs="*", default=MODELS, help="kinds of labels that reward models are trained on")
-    parser.add_argument("--steps", type=int, default=1500, help="of training a reward model")
+    parser.add_argument("--models", nargs="*", help="kinds of labels that reward models are trained on")
+    parser.add_argument("--steps", type=int, help="of training a reward model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")
     parser.add_argument("--out", type=Path)
@@ -425,6 +442,8 @@ def main() -> None:
         return show(args.show, figure=True)
     if args.out is None:
         parser.error("--out FOLDER is needed: results are written there")
+    given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
+    args.settings = {task: dataclasses.replace(setting, **given) for task, setting in SETTINGS.items()}
     files.make(args.out)
     with entry.errors():
         done = {(job["task"], job["seed"], job["kind"]) for job in results(args.out)}
