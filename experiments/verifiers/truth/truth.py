@@ -1,15 +1,19 @@
 """What labels of steps are worth where the truth of every step is known, and the reward models trained on them.
 
     python experiments/verifiers/truth/truth.py cups sums --workers 2 --out runs/truth
-    python experiments/verifiers/truth/truth.py --show runs/truth         # tables and figure
+    python experiments/verifiers/truth/truth.py --show runs/truth         # tables and figures
 
 For each seed: solutions are sampled and labelled with 64 completions from every step, of which the first 1, 2, 4, ...
 are the smaller k; the same solutions are labelled by OmegaPRM; some of them once more with 1,024 completions, which is
 what the policy can still reach. A reward model is trained on labels of several kinds, and asked other solutions: is a
 step right, how sure, which is the first wrong one, which of 16 solutions is best.
 
+A solution of one step is a guess without workings: its label is its own answer, which says nothing about labelling. So
+labels, and first errors, are compared on solutions with workings; calibration and best-of-N are of all.
+
 Jobs of one core each, the most telling first. A job that ends adds a line to OUT/results.jsonl and is not repeated; of
-one that was interrupted the labelling goes on where it was.
+one that was interrupted the labelling goes on where it was. Without its line, a job whose runs are there is measured
+once more from these.
 """
 
 import argparse
@@ -30,14 +34,18 @@ from qstar.cli import entry, flags
 from qstar.evals import step_scores
 from qstar.evals.intervals import student
 from qstar.reports import figures, frames, tables
-from qstar.runs import label, pool, scoring, train
+from qstar.runs import label, pool, scoring, stored, train
 from qstar.search import labelling
 from qstar.search.choose import AGGREGATIONS
 from qstar.tasks.problem import Problem, Task
 
 LABELS, POLICY = "labels", "policy"
-RESULTS, FIGURE = "results.jsonl", "reliability.png"
+RESULTS, RELIABILITY, BEST = "results.jsonl", "reliability.png", "best.png"
 TRUTHS = ("right", "reachable")
+MAJORITY = "majority"
+CONTROLS = ("one sample", MAJORITY, "oracle")
+REFERENCE = ("hard", 4)  # labels that the others are compared with, seed by seed
+WAYS = {"best": "highest score", "vote": "weighted votes"}  # of choosing a solution
 
 
 @dataclass(frozen=True)
@@ -132,6 +140,10 @@ def rows_of(folder: Path) -> list[dict]:
     return list(files.records(folder / label.LABELS, "a labelled solution"))
 
 
+def with_workings(rows: Sequence[dict]) -> list[dict]:
+    return [row for row in rows if len(row["completions"]) > 1]
+
+
 def judged(row: Mapping, kind: str, k: int) -> list[bool]:
     """What labels of a kind say of the steps of a solution: a share is right where it is above a half."""
     labels = row["labels"] if kind == "omega" else labelling.estimates(row["outcomes"], k, kind == "soft")
@@ -162,8 +174,9 @@ class Truths:
 
 
 def compared(rows: Sequence[Mapping], said: Sequence[Sequence[bool]], truths: Truths) -> dict:
-    """Judgements of steps against both truths."""
+    """Judgements of steps against both truths; first errors of solutions with workings."""
     line = {"solutions": len(rows), "steps": sum(map(len, said))}
+    worked = [number for number, row in enumerate(rows) if len(row["completions"]) > 1]
     mine = np.concatenate([np.array(steps, bool) for steps in said])
     for what in TRUTHS:
         truth = [truths.of(row, what) for row in rows]
@@ -172,7 +185,7 @@ def compared(rows: Sequence[Mapping], said: Sequence[Sequence[bool]], truths: Tr
             f"{what}_base_rate": float(max(right.mean(), 1 - right.mean())),
             f"{what}_accuracy": float((mine == right).mean()),
             f"{what}_wrong_passed": float(mine[~right].mean()) if not right.all() else float("nan"),
-            f"{what}_f1": step_scores.first_errors(said, truth).f1,
+            f"{what}_f1": step_scores.first_errors([said[i] for i in worked], [truth[i] for i in worked]).f1,
         }
     return line
 
@@ -180,7 +193,7 @@ def compared(rows: Sequence[Mapping], said: Sequence[Sequence[bool]], truths: Tr
 def label_lines(place: Place) -> Iterator[dict]:
     """Of hard and soft labels with every k, on the same solutions."""
     folder, most = sampled(place), max(place.setting.ks)
-    rows, truths = rows_of(folder), Truths(folder, "train")
+    rows, truths = with_workings(rows_of(folder)), Truths(folder, "train")
     for k in place.setting.ks:
         for kind in ("hard", "soft"):
             line = compared(rows, [judged(row, kind, k) for row in rows], truths)
@@ -189,7 +202,7 @@ def label_lines(place: Place) -> Iterator[dict]:
 
 def omega_line(place: Place, k: int) -> dict:
     folder = searched(place, k)
-    rows = rows_of(folder)
+    rows = with_workings(rows_of(folder))
     line = compared(rows, [judged(row, "omega", k) for row in rows], Truths(folder, "train"))
     return {"of": "labels", "kind": "omega", "k": k, "tokens": spent(folder, 1, 1)} | line
 
@@ -197,7 +210,7 @@ def omega_line(place: Place, k: int) -> dict:
 def policy_lines(place: Place) -> Iterator[dict]:
     """How far labels are from what the policy reaches: the share of `args.rollouts` completions that are right."""
     args, chosen = place.args, place.folder / "subset.jsonl"
-    rows = [row for row in rows_of(sampled(place)) if len(row["completions"]) > 1][: args.subset]
+    rows = with_workings(rows_of(sampled(place)))[: args.subset]
     if not rows:
         return
     files.write_records(chosen, rows)
@@ -234,12 +247,19 @@ def trained_on(place: Place, kind: str) -> list[dict]:
 
 def scored(place: Place, kind: str, held: Sequence[Mapping]) -> list[np.ndarray]:
     """Scores of the steps of held-out solutions by a reward model that was trained on labels of this kind."""
-    folder, steps = place.folder / f"prm_{kind}", place.setting.steps
-    shutil.rmtree(folder, ignore_errors=True)  # of a call that was interrupted
-    files.make(folder)
-    data, run = folder / "train.jsonl", folder / "run"
+    run = place.folder / f"prm_{kind}" / "run"
+    if stored.saved_steps(run) != [place.setting.steps]:
+        shutil.rmtree(run.parent, ignore_errors=True)  # of a call that was interrupted
+        train_on(trained_on(place, kind), run, place)
+    return scoring.opened(run).score([row["prompt"] for row in held], [row["completions"] for row in held]).steps
+
+
+def train_on(rows: Sequence[Mapping], run: Path, place: Place) -> None:
+    """A reward model, from the model that wrote the solutions."""
+    data, steps = run.parent / "train.jsonl", place.setting.steps
+    files.make(run.parent)
     fields = ("prompt", "completions", "labels", "completion_ids")
-    files.write_records(data, [{name: row[name] for name in fields} for row in trained_on(place, kind)])
+    files.write_records(data, [{name: row[name] for name in fields} for row in rows])
     cfg = configs.composed("train", [
         "~experiments", "method=prm", "data=labelled", "model=pretrained", f"model.source={place.setting.base}",
         "eval=none", f"data.path={data}", "data.separator=''", f"data.length={place.setting.length}",
@@ -248,7 +268,6 @@ def scored(place: Place, kind: str, held: Sequence[Mapping]) -> list[np.ndarray]
         f"save_every={steps}", "log_every=200", "sample_every=0", f"run_dir={run}",
     ])  # fmt: skip
     train.run(cfg, run)
-    return scoring.opened(run).score([row["prompt"] for row in held], [row["completions"] for row in held]).steps
 
 
 def model_line(held: Sequence[Mapping], scores: Sequence[np.ndarray], truths: Truths) -> dict:
@@ -291,7 +310,7 @@ def control_lines(place: Place) -> Iterator[dict]:
     one = float(np.mean([row["correct"] for row in held]))
     most = share_right(held, [truths.answer(row) for row in held], np.ones(len(held)))
     any_right = share_right(held, [*range(len(held))], [float(row["correct"]) for row in held])
-    for kind, share in (("one sample", one), ("majority", most), ("oracle", any_right)):
+    for kind, share in zip(CONTROLS, (one, most, any_right), strict=True):
         yield {"of": "models", "kind": kind, "best_last": share, "solutions": len(held)}
 
 
@@ -301,10 +320,11 @@ def model_lines(place: Place, kind: str) -> Iterator[dict]:
     held, truths = rows_of(folder), Truths(folder, "dev")
     scores = scored(place, kind, held)
     yield {"of": "models", "kind": kind} | model_line(held, scores, truths) | choices(held, scores, truths)
-    right = np.concatenate([np.array(truths.of(row, "right"), bool) for row in held])
-    for cell in step_scores.reliability(np.concatenate(scores), right):
-        if cell.count:
-            yield {"of": "reliability", "kind": kind} | dataclasses.asdict(cell)
+    for what in TRUTHS:
+        right = np.concatenate([np.array(truths.of(row, what), bool) for row in held])
+        for cell in step_scores.reliability(np.concatenate(scores), right):
+            if cell.count:
+                yield {"of": "reliability", "kind": kind, "truth": what} | dataclasses.asdict(cell)
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -345,13 +365,20 @@ def results(out: Path) -> list[dict]:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def over_seeds(lines: Sequence[Mapping], name: str, form: str = ".3f") -> str:
+def over_seeds(lines: Sequence[Mapping], name: str, form: str = ".3f", sign: str = "") -> str:
     """Mean over seeds with its 95 % interval by Student's t; empty where no line has the figure."""
     values = [line[name] for line in lines if name in line and line[name] == line[name]]
     if not values:
         return ""
     mean, half = student(values)
-    return f"{mean:{form}}" if half != half else f"{mean:{form}} ± {half:{form}}"
+    return f"{mean:{sign}{form}}" + (f" ± {half:{form}}" if half == half else "")
+
+
+def gain(lines: Sequence[Mapping], name: str, others: Sequence[Mapping], other: str) -> str:
+    """How much higher a figure is than another one of the same seed."""
+    theirs = {line["seed"]: line[other] for line in others}
+    both = [{name: line[name] - theirs[line["seed"]]} for line in lines if line["seed"] in theirs]
+    return over_seeds(both, name, sign="+")
 
 
 def by(lines: Sequence[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
@@ -359,15 +386,22 @@ def by(lines: Sequence[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
 
 
 def label_table(lines: Sequence[Mapping]) -> str:
+    kind_of, k_of = REFERENCE
+    reference = [line for line in lines if (line["kind"], line["k"]) == REFERENCE]
     names = (
-        "labels", "k", "tokens", "right", "wrong called right", "first-error F1", "reachable",
-        "unreachable called reachable",
+        "labels", "k", "tokens", "right", "wrong called right", "first-error F1", f"less that of {kind_of} {k_of}",
+        "reachable", "unreachable called reachable", f"reachable, less that of {kind_of} {k_of}",
     )  # fmt: skip
-    parts = ("right_accuracy", "right_wrong_passed", "right_f1", "reachable_accuracy", "reachable_wrong_passed")
     rows = [
-        (kind, k, over_seeds(group, "tokens", ",.0f"), *(over_seeds(group, name) for name in parts))
+        (
+            kind, k, over_seeds(group, "tokens", ",.0f"), over_seeds(group, "right_accuracy"),
+            over_seeds(group, "right_wrong_passed"), over_seeds(group, "right_f1"),
+            gain(group, "right_f1", reference, "right_f1"), over_seeds(group, "reachable_accuracy"),
+            over_seeds(group, "reachable_wrong_passed"),
+            gain(group, "reachable_accuracy", reference, "reachable_accuracy"),
+        )
         for (kind, k), group in by(lines, "kind", "k").items()
-    ]
+    ]  # fmt: skip
     return tables.markdown(names, rows)
 
 
@@ -380,49 +414,97 @@ def policy_table(lines: Sequence[Mapping]) -> str:
     return tables.markdown(names, rows)
 
 
-def model_table(lines: Sequence[Mapping]) -> str:
-    ways = [f"{way}_{how}" for way in ("best", "vote") for how in AGGREGATIONS]
-    names = ("trained on", "right", "ECE", "Brier", "first-error F1", *(way.replace("_", ", ") for way in ways))
-    parts = ("right_accuracy", "right_ece", "right_brier", "right_f1", *ways)
+def calibration_table(lines: Sequence[Mapping]) -> str:
+    names = ("trained on", "right", "ECE", "Brier", "first-error F1", "reachable", "ECE", "Brier")
+    parts = (
+        "right_accuracy", "right_ece", "right_brier", "right_f1", "reachable_accuracy", "reachable_ece",
+        "reachable_brier",
+    )  # fmt: skip
     rows = [
         (kind.replace("_", " "), *(over_seeds(group, name) for name in parts))
-        for (kind,), group in by(lines, "kind").items()
-    ]
+        for (kind,), group in by(lines, "kind").items() if kind not in CONTROLS
+    ]  # fmt: skip
     return tables.markdown(names, rows)
 
 
+def choice_table(lines: Sequence[Mapping], way: str) -> str:
+    """Shares of questions that are answered rightly; in brackets the gain over the majority, seed by seed."""
+    majority = [line for line in lines if line["kind"] == MAJORITY]
+    rows = [
+        (kind.replace("_", " "), over_seeds(group, "best_last"), *[""] * (len(AGGREGATIONS) - 1))
+        for (kind,), group in by(lines, "kind").items()
+        if kind in CONTROLS
+    ]
+    for (kind,), group in by(lines, "kind").items():
+        if kind not in CONTROLS:
+            names = [f"{way}_{how}" for how in AGGREGATIONS]
+            cells = [f"{over_seeds(group, name)} ({gain(group, name, majority, 'best_last')})" for name in names]
+            rows.append((kind.replace("_", " "), *cells))
+    return tables.markdown(("trained on", *AGGREGATIONS), rows)
+
+
 def show(out: Path, figure: bool) -> None:
-    """Print the tables of what has been measured, and draw the reliability of each kind of labels."""
+    """Print the tables of what has been measured, and draw the reward models' reliability and their choices."""
     done = results(out)
     for task in dict.fromkeys(job["task"] for job in done):
         lines = [line | {"seed": job["seed"]} for job in done if job["task"] == task for line in job["lines"]]
         of = {name: group for (name,), group in by(lines, "of").items()}
         print(f"## {task}\n")
-        for name, table in (("labels", label_table), ("policy", policy_table), ("models", model_table)):
+        for name, table in (("labels", label_table), ("policy", policy_table)):
             if name in of:
-                print(table(of[name]) + "\n")
+                print(f"### {name}\n\n{table(of[name])}")
+        if "models" in of:
+            print(f"### calibration\n\n{calibration_table(of['models'])}")
+            for way, title in WAYS.items():
+                print(f"### {title}\n\n{choice_table(of['models'], way)}")
         if figure and "reliability" in of:
-            draw(of["reliability"], out / f"{task}_{FIGURE}")
+            draw_reliability(of["reliability"], out / f"{task}_{RELIABILITY}")
+            draw_choices(of["models"], out / f"{task}_{BEST}")
 
 
-def draw(cells: Sequence[Mapping], file: Path) -> None:
-    """A panel for each kind of labels: the share of right steps against the score, every seed a line."""
+def draw_reliability(cells: Sequence[Mapping], file: Path) -> None:
+    """A panel for each kind of labels: the share of true steps against the score, every seed a line."""
     kinds = by(cells, "kind")
-    figure, axes = figures.grid(len(kinds), min(len(kinds), 4), 2.6, 2.4, shared=True)
+    figure, axes = figures.grid(len(kinds), min(len(kinds), 5), 2.2, 2.3, shared=True)
     for panel, ((kind,), group) in zip(axes, kinds.items(), strict=True):
         panel.plot([0, 1], [0, 1], color=figures.GREY, linewidth=0.8, linestyle=":")
-        curves = []
-        for colour, seed in zip(figures.COLOURS, by(group, "seed").values(), strict=False):
-            x, y = ([cell[name] for cell in seed] for name in ("score", "right"))
-            curves.append(figures.Curve("", x, y, colour))
-        figures.curves(panel, curves, "score", "share right", (0, 1))
+        curves = [
+            figures.Curve("", [cell["score"] for cell in cells], [cell["right"] for cell in cells], figures.COLOURS[i])
+            for i, what in enumerate(TRUTHS)
+            for cells in by([cell for cell in group if cell["truth"] == what], "seed").values()
+        ]
+        figures.curves(panel, curves, "score", "share of steps" if panel in axes[::5] else "", (0, 1))
         panel.set_title(kind.replace("_", " "), fontsize=9)
+    figures.legend(figure, TRUTHS, figures.COLOURS[:2], "oo")
+    figures.save(figure, file)
+
+
+def draw_choices(lines: Sequence[Mapping], file: Path) -> None:
+    """Shares of questions that are answered rightly with each kind of labels and each aggregation."""
+    kinds = {kind: group for (kind,), group in by(lines, "kind").items()}
+    names = [kind for kind in kinds if kind not in CONTROLS]
+    figure, axes = figures.grid(len(WAYS), len(WAYS), 4, 0.45 * len(names) + 1)
+    for panel, (way, title) in zip(axes, WAYS.items(), strict=True):
+        shown = []
+        for row, name in enumerate(names):
+            for i, how in enumerate(AGGREGATIONS):
+                mean, half = student([line[f"{way}_{how}"] for line in kinds[name]])
+                half = half if half == half else 0.0
+                above = 0.24 - 0.16 * i
+                shown.append(figures.Point(row, mean, mean - half, mean + half, figures.COLOURS[i], above=above))
+        figures.points(panel, [name.replace("_", " ") for name in names], shown, "", (0, 1))
+        for control in CONTROLS:
+            mean = student([line["best_last"] for line in kinds[control]])[0]
+            figures.level(panel, mean, upright=True)
+            panel.text(mean, len(names) - 0.45, control, fontsize=7, ha="center", color="0.4")
+        panel.set_xlabel(f"questions answered rightly, {title}", fontsize=9)
+    figures.legend(figure, AGGREGATIONS, figures.COLOURS[: len(AGGREGATIONS)], "oooo")
     figures.save(figure, file)
 
 
 def main() -> None:
     parser = flags.parser(__doc__)
-    parser.add_argument("tasks", choices=SETTINGS, nargs="*", default=["cups"])
+    parser.add_argument("tasks", nargs="*", default=["cups"], help=f"of {', '.join(SETTINGS)}")
     parser.add_argument("--problems", type=int, help="of training, whose solutions are labelled")
     parser.add_argument("--samples", type=int, default=4, help="solutions of each")
     parser.add_argument("--ks", type=int, nargs="+", help="completions from a step")
@@ -440,6 +522,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.show:
         return show(args.show, figure=True)
+    unknown = [task for task in args.tasks if task not in SETTINGS]
+    if unknown:
+        parser.error(f"task {unknown[0]!r}: expected {' or '.join(SETTINGS)}")
     if args.out is None:
         parser.error("--out FOLDER is needed: results are written there")
     given = {name: getattr(args, name) for name in GIVEN if getattr(args, name) is not None}
