@@ -161,6 +161,16 @@ def test_the_scripts_of_quiet_star_that_train_run(script, tmp_path):
     assert (out / "fast" / "student" / "0" / "summary.md").is_file() or (out / "fast" / "student" / "0").is_dir()
 
 
+def test_the_page_of_the_truth_bench_has_the_tables_of_its_records(script, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = experiment_scripts.FOLDER / "verifiers" / "truth"
+    (tmp_path / "results.jsonl").write_bytes((folder / "results.jsonl").read_bytes())
+    shown = [line for line in script("verifiers/truth/truth.py", "--show", tmp_path).splitlines() if line[:1] == "|"]
+    page = (folder / "README.md").read_text().splitlines()
+    assert len(shown) > 20 and [line for line in shown if line not in page] == []
+    assert {file.name for file in tmp_path.glob("*.png")} == {file.name for file in folder.glob("*.png")}
+
+
 def test_a_router_is_fitted_to_a_run_of_best_of_n(script, tmp_path):
     settings = ("search=best_of_n", "search.n=4", "scorer=bundled:cups_prm", "questions=12", "sample_batch=12")
     solve.run(small_runs.composed(*settings, f"run_dir={tmp_path / 'run'}", name="solve"), tmp_path / "run")

@@ -43,7 +43,8 @@ LABELS, POLICY = "labels", "policy"
 RESULTS, RELIABILITY, BEST = "results.jsonl", "reliability.png", "best.png"
 TRUTHS = ("right", "reachable")
 MAJORITY = "majority"
-CONTROLS = ("one sample", MAJORITY, "oracle")
+WORKED = "majority of workings"
+CONTROLS = ("one sample", MAJORITY, WORKED, "oracle")
 REFERENCE = ("hard", 4)  # labels that the others are compared with, seed by seed
 WAYS = {"best": "highest score", "vote": "weighted votes"}  # of choosing a solution
 
@@ -304,13 +305,15 @@ def share_right(held: Sequence[Mapping], answers: Sequence, weights: Sequence[fl
 
 
 def control_lines(place: Place) -> Iterator[dict]:
-    """What needs no reward model: a solution at random, the answer of most, any right one among all."""
+    """What needs no reward model: a solution at random, the answer of most, or of most with workings, any right one."""
     folder = held_out(place)
     held, truths = rows_of(folder), Truths(folder, "dev")
     one = float(np.mean([row["correct"] for row in held]))
-    most = share_right(held, [truths.answer(row) for row in held], np.ones(len(held)))
+    answers = [truths.answer(row) for row in held]
+    most = share_right(held, answers, np.ones(len(held)))
+    worked = share_right(held, answers, [float(len(row["completions"]) > 1) for row in held])
     any_right = share_right(held, [*range(len(held))], [float(row["correct"]) for row in held])
-    for kind, share in zip(CONTROLS, (one, most, any_right), strict=True):
+    for kind, share in zip(CONTROLS, (one, most, worked, any_right), strict=True):
         yield {"of": "models", "kind": kind, "best_last": share, "solutions": len(held)}
 
 
@@ -429,9 +432,9 @@ def calibration_table(lines: Sequence[Mapping]) -> str:
 
 def choice_table(lines: Sequence[Mapping], way: str) -> str:
     """Shares of questions that are answered rightly; in brackets the gain over the majority, seed by seed."""
-    majority = [line for line in lines if line["kind"] == MAJORITY]
+    majority, worked = ([line for line in lines if line["kind"] == kind] for kind in (MAJORITY, WORKED))
     rows = [
-        (kind.replace("_", " "), over_seeds(group, "best_last"), *[""] * (len(AGGREGATIONS) - 1))
+        (kind.replace("_", " "), over_seeds(group, "best_last"), *[""] * len(AGGREGATIONS))
         for (kind,), group in by(lines, "kind").items()
         if kind in CONTROLS
     ]
@@ -439,8 +442,8 @@ def choice_table(lines: Sequence[Mapping], way: str) -> str:
         if kind not in CONTROLS:
             names = [f"{way}_{how}" for how in AGGREGATIONS]
             cells = [f"{over_seeds(group, name)} ({gain(group, name, majority, 'best_last')})" for name in names]
-            rows.append((kind.replace("_", " "), *cells))
-    return tables.markdown(("trained on", *AGGREGATIONS), rows)
+            rows.append((kind.replace("_", " "), *cells, gain(group, f"{way}_min", worked, "best_last")))
+    return tables.markdown(("trained on", *AGGREGATIONS, f"min, less {WORKED}"), rows)
 
 
 def show(out: Path, figure: bool) -> None:
@@ -496,7 +499,7 @@ def draw_choices(lines: Sequence[Mapping], file: Path) -> None:
         for control in CONTROLS:
             mean = student([line["best_last"] for line in kinds[control]])[0]
             figures.level(panel, mean, upright=True)
-            panel.text(mean, len(names) - 0.45, control, fontsize=7, ha="center", color="0.4")
+            panel.text(mean, len(names) - 0.4, control, fontsize=7, rotation=25, color="0.4")
         panel.set_xlabel(f"questions answered rightly, {title}", fontsize=9)
     figures.legend(figure, AGGREGATIONS, figures.COLOURS[: len(AGGREGATIONS)], "oooo")
     figures.save(figure, file)
