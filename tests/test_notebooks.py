@@ -21,12 +21,16 @@ SMALL = {
     "search_tree": {"QUESTIONS": 2, "SOLUTIONS": 4},
     "reinforcement": {"STEPS": 1},
     "verifiers": {"QUESTIONS": 8},
+    "sweep": {"STEPS": 1},
 }
 COMMANDS = {
     "qstar.train": ["batch_size=4", "eval.items=4", "eval.batch_size=4", "control=false", "eval.every=0"],
     "qstar.improve": ["improve.steps=1", "optim.warmup_steps=0", "batch_size=2", "task.dev=4"],
 }
-OF_NOTEBOOK = {"reinforcement": ["data.samples=2", "optim.warmup_steps=0", "task.train=20"]}
+OF_NOTEBOOK = {
+    "reinforcement": ["data.samples=2", "optim.warmup_steps=0", "task.train=20"],
+    "sweep": ["seed=0,1", "optim.warmup_steps=0"],
+}
 
 
 def cells(text: str) -> list[tuple[str, str]]:
@@ -86,6 +90,7 @@ SLOW = (
     "star_store",
     "reinforcement",
     "verifiers",
+    "sweep",
 )  # they train or sample
 
 
