@@ -117,8 +117,8 @@ worked.where(label=True).sorted("score")
 # first by luck.
 
 # %%
-records = frames.lines(ROOT / "experiments" / "verifiers" / "truth" / "labels.jsonl")
-lines = [line for line in records if "right_wrong_passed" in line]
+records = frames.lines(ROOT / "experiments" / "verifiers" / "truth" / "results.jsonl")
+lines = [line for job in records for line in job.get("lines", []) if line["of"] == "labels"]
 curves = []
 for (kind, of_kind), colour in zip(frames.grouped(lines, lambda line: line["kind"]).items(), COLOURS, strict=False):
     by_k = frames.grouped(sorted(of_kind, key=lambda line: line["k"]), lambda line: line["k"])
