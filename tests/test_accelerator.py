@@ -9,6 +9,7 @@ import jax
 import pytest
 
 from qstar import config as configs
+from qstar.ops import chunk
 from qstar.paths import ROOT
 
 FOLDER = ROOT / "experiments" / "accelerator"
@@ -117,6 +118,7 @@ def test_all_parts_run_at_tiny_size(tmp_path, monkeypatch):
     data = carry.tiny(tmp_path / "data")
     monkeypatch.setenv("QSTAR_DATA", str(data))
     monkeypatch.setenv("QSTAR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(chunk, "budget", chunk.budget)  # put back: jobs set it, which have a process of their own
     todo = [one for one in plan.jobs("tiny", data, tmp_path) if one.kind not in jobs.SPAWNING]
     found = accelerator.run(todo, tmp_path, minutes=30, carry_out=in_this_process)
     assert {one.part for one in found} == set(plan.PARTS) and len(found) == len(todo)

@@ -59,7 +59,8 @@ def test_a_command_that_is_interrupted_while_it_starts_says_so_and_leaves_nothin
     said = {signal.SIGINT: "\ninterrupted\n", signal.SIGTERM: "\nstopped by SIGTERM\n"}[number]
     if "no model at" in err:
         pytest.skip("it was over before the signal came")
-    assert (process.returncode, out) == ({signal.SIGINT: 130, signal.SIGTERM: 143}[number], "")
+    assert process.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143}[number]
+    assert all(line.endswith(" ...") for line in out.splitlines())  # phases, where it came so far
     assert err in (said, f"qstar-{command}: starting{said}", f"qstar-{command}: starting\n{said}")
     assert list(tmp_path.iterdir()) == []
 
