@@ -59,6 +59,11 @@ class Policy:
         wide = lambda leaf: np.asarray(leaf, np.promote_types(np.asarray(leaf).dtype, np.float32))  # noqa: E731
         return jax.tree.map(wide, params.get("lm", params))
 
+    def plain(self) -> "Policy":
+        """The language model alone, its weights on the default device."""
+        params = jax.device_put(self.language_model)
+        return Policy.of_language_model(self.lm, params, self.tokenizer, self.name, self.companions)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """The same for the same language model and tokenizer, however it is computed."""

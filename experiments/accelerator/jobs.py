@@ -188,7 +188,6 @@ def profiled_step(shape: str, length: int, dtype: str, rows: int, attention: str
         compiled = program.step.lower(state, batch).compile()
         text = compiled.as_text()
         state, _ = jax.block_until_ready(compiled(state, batch))
-        state, _ = jax.block_until_ready(compiled(state, batch))
         times, counts = profile.profiled(lambda: compiled(state, batch))
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)

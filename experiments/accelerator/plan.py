@@ -28,6 +28,26 @@ PARTS = {
 """What needs the device to itself comes before what can share it."""
 SIZES = ("full", "tiny")
 
+UNROLLED = "--xla_gpu_enable_command_buffer="  # a graph of kernels would be one operation of the profile
+SETTINGS = (
+    ("1B", 256, "quiet_star", "full", 64),
+    ("1B", 256, "quiet_star", "full", 1024),
+    ("1B", 256, "lm", "minimal", 64),
+    ("1B", 256, "quiet_star", "minimal", 1024),
+    ("135M", 256, "quiet_star", "full", 64),
+    ("7B", 256, "quiet_star", "full", 64),
+    ("1B", 1024, "lm", "minimal", 64),
+    ("1B", 1024, "quiet_star", "full", 64),
+    ("135M", 256, "lm", "minimal", 64),
+    ("7B", 256, "lm", "minimal", 64),
+    ("7B", 1024, "quiet_star", "full", 64),
+    ("135M", 1024, "quiet_star", "full", 64),
+    ("135M", 1024, "lm", "minimal", 64),
+    ("7B", 1024, "lm", "minimal", 64),
+)
+"""Shape, tokens of a window, method, remat, MiB of logits or scores in a slice."""
+FIRST = 7  # of these are timed before anything else
+
 ARMS = {
     "plain LM": ["method=lm"],
     "beta 1e6 T 3": [],
@@ -67,8 +87,7 @@ class Job:
 class Amounts:
     """How much of everything."""
 
-    shapes: tuple[str, ...]
-    lengths: tuple[int, ...]
+    length: int  # of a window, in the profile and over devices
     steps: int  # timed
     dtype: str
     arms: tuple[str, ...]  # of part d
@@ -88,7 +107,7 @@ class Amounts:
 
 AMOUNTS = {
     "full": Amounts(
-        ("135M", "1B", "7B"), (256, 1024), 10, "bfloat16", tuple(ARMS),
+        256, 10, "bfloat16", tuple(ARMS),
         ("eval.items=1500", "eval.batch_size=64", "eval.every=10", "eval.choice_texts=false", "model.dtype=bfloat16",
          "model.remat=full", "sample_every=0"), 400, (0, 1, 2),
         (1, 64, 256), 32, tuple(STAR_ARMS),
@@ -97,7 +116,7 @@ AMOUNTS = {
         RATES, (), 300,
     ),
     "tiny": Amounts(
-        ("tiny",), (32,), 2, "float32", ("plain LM", "beta 1e6 T 3"),
+        32, 2, "float32", ("plain LM", "beta 1e6 T 3"),
         ("steps=2", "batch_size=2", "data.length=24", "method.thought_len=3", "method.lookahead=2", "eval.items=2",
          "eval.every=1", "save_every=1", "sample_every=0", "optim.warmup_steps=0"), 20, (0,),
         (1, 2), 3, ("direct",),
@@ -143,17 +162,11 @@ def _machine(amounts: Amounts, tiny: bool, out: Path) -> Iterator[Job]:
     yield Job("a", "attention of the text", "text_attention", {**shape, "dtype": amounts.dtype}, 40)
     shape = {**shape, "length": 16} if tiny else {**shape, "rows": 2, "length": 256}
     yield Job("a", "attention of the columns", "column_attention", {**shape, "columns": 17, "dtype": amounts.dtype}, 40)
-    case = {"shape": "tiny" if tiny else "1B", "length": amounts.lengths[0], "dtype": amounts.dtype}
+    case = {"shape": "tiny" if tiny else "1B", "length": amounts.length, "dtype": amounts.dtype}
     case |= {"rows": 1 if tiny else 8, "attention": "xla" if tiny else "cudnn", "slice_mib": 1024}
     case |= {"out": str(out / "profile")}
     unrolled = {"XLA_FLAGS": UNROLLED} if shutil.which("nvidia-smi") else {}
     yield Job("a", "profile of a step", "profiled_step", case, 130, unrolled)
-
-
-UNROLLED = "--xla_gpu_enable_command_buffer="  # a graph of kernels would be one operation of the profile
-
-
-FIRST = 7  # settings of steps that are timed before anything else
 
 
 def _correct(amounts: Amounts, out: Path, tiny: bool, data: Path) -> Iterator[Job]:
@@ -177,25 +190,6 @@ def _steps(amounts: Amounts, tiny: bool) -> Iterator[Job]:
         }  # fmt: skip
         seconds = {"tiny": 15, "135M": 90, "1B": 160, "7B": 200}[shape]
         yield Job("b", f"step/{shape}/{method}/{length}/{remat}/{slice_mib}", "step", arguments, seconds)
-
-
-SETTINGS = (
-    ("1B", 256, "quiet_star", "full", 64),
-    ("1B", 256, "quiet_star", "full", 1024),
-    ("1B", 256, "lm", "minimal", 64),
-    ("1B", 256, "quiet_star", "minimal", 1024),
-    ("135M", 256, "quiet_star", "full", 64),
-    ("7B", 256, "quiet_star", "full", 64),
-    ("1B", 1024, "lm", "minimal", 64),
-    ("1B", 1024, "quiet_star", "full", 64),
-    ("135M", 256, "lm", "minimal", 64),
-    ("7B", 256, "lm", "minimal", 64),
-    ("7B", 1024, "quiet_star", "full", 64),
-    ("135M", 1024, "quiet_star", "full", 64),
-    ("135M", 1024, "lm", "minimal", 64),
-    ("7B", 1024, "lm", "minimal", 64),
-)
-"""Shape, tokens of a window, method, remat, MiB of logits or scores in a slice."""
 
 
 def _mathematics(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[Job]:
@@ -250,7 +244,7 @@ def _reinforced(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[
 def _sharded(amounts: Amounts, devices: int, tiny: bool) -> Iterator[Job]:
     for layout in ("data", "fsdp", "tensor"):
         arguments = {
-            "shape": amounts.shapes[0] if tiny else "1B", "length": amounts.lengths[0], "dtype": amounts.dtype,
+            "shape": "tiny" if tiny else "1B", "length": amounts.length, "dtype": amounts.dtype,
             "steps": amounts.steps, "layout": layout,
         }  # fmt: skip
         yield Job("h", f"sharding/{layout}", "sharded", arguments, 20 if tiny else 90)

@@ -230,14 +230,10 @@ def reinforced(done: dict) -> str:
     for name, one in done.items():
         if name.startswith("grpo/"):
             _, rate, seed = name.split("/")
-            steps = [f"{line['step']}: {tables.share(_accuracy(line))}" for line in one["dev"]]
-            rows.append([rate, seed, "; ".join(steps), tables.share(_accuracy(one["test"][-1]))])
+            steps = [f"{line['step']}: {tables.figure(line, 'accuracy')} of {line['n']}" for line in one["dev"]]
+            last = one["test"][-1]
+            rows.append([rate, seed, "; ".join(steps), f"{tables.figure(last, 'accuracy')} of {last['n']}"])
     return section("GRPO on SmolLM2-135M", ["learning rate", "seed", "dev by step", "test"], rows)
-
-
-def _accuracy(line: dict) -> dict:
-    """As `tables.share` takes it."""
-    return {"share": line["accuracy"], "low": line["accuracy_low"], "high": line["accuracy_high"], "n": line["n"]}
 
 
 def sharding(done: dict) -> str:

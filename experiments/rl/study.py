@@ -33,8 +33,6 @@ from qstar.decoding import score
 from qstar.decoding.generate import Written
 from qstar.decoding.sampling import Sampling
 from qstar.evals import chain
-from qstar.evals.intervals import student
-from qstar.policy import Policy
 from qstar.reports import figures, frames, tables
 from qstar.runs import improve, iterations, judge, load, pool, stored, train
 from qstar.tasks import cups
@@ -188,7 +186,7 @@ def examples_of(sizes: Sizes, base: int) -> list[dict]:
 
 
 def done(out: Path) -> list[dict]:
-    return list(files.records(out / RESULTS, "a result")) if (out / RESULTS).is_file() else []
+    return frames.lines(out / RESULTS)
 
 
 def chosen_rate(out: Path, name: str) -> str | None:
@@ -224,8 +222,8 @@ def carried_out(job: Job, sizes: Sizes, lr: str) -> dict:
     if job.part == "base":
         fine_tuned(sizes, base.parent, "bundled:cups", examples_of(sizes, job.base), sizes.base_steps, "1e-3", job.base)
         return {"dev": dev(base)}
-    arm = (PRM if job.part == "prm" else LADDER)[job.arm]
-    folder = sizes.out / ("prm" if job.part == "prm" else "ladder") / job.arm / f"base_{job.base}_lr_{lr}"
+    part = "prm" if job.part == "prm" else "ladder"  # of which a sweep is one
+    arm, folder = PARTS[part][job.arm], sizes.out / part / job.arm / f"base_{job.base}_lr_{lr}"
     if arm.kind == "none":
         return {"test": measured(base, None, base, sizes)}
     if arm.kind == "sft":
@@ -297,7 +295,7 @@ def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str =
     """Answers with the likeliest tokens and by sampling, against the truth, the base and the reward model."""
     task = cups.Cups(4, 6, test=sizes.test, dev=sizes.test)
     problems = task.problems(split)
-    policy, start = opened(run, step), opened(base, None)
+    policy, start = load.load_run(run, step).plain(), load.load_run(base).plain()
 
     def asked(some: Sequence[Problem], samples: int, temperature: float) -> tuple[Written, list[Verdict]]:
         sampling = Sampling(temperature, max_new_tokens=16, stop=tuple(task.stop))
@@ -338,32 +336,20 @@ def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str =
     }
 
 
-def opened(run: Path, step: int | None) -> Policy:
-    """The language model of a run alone."""
-    found = load.load_run(run, step)
-    return Policy.of_language_model(
-        found.lm, jax.device_put(found.language_model), found.tokenizer, found.name, found.companions
-    )
-
-
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def mean(lines: Sequence[Mapping], name: str, form: str = ".3f") -> str:
+def mean(lines: Sequence[Mapping], name: str) -> str:
     """Over bases, with the 95 % interval by Student's t."""
-    values = [line["test"][name] for line in lines]
-    middle, half = student(values)
-    return f"{middle:{form}}" if half != half else f"{middle:{form}} ± {half:{form}}"
+    return tables.over_runs({(line["base"], line["base"]): line["test"][name] for line in lines})
 
 
 def against(lines: Sequence[Mapping], others: Sequence[Mapping], name: str) -> str:
     """The mean difference on the same bases, with its interval."""
     there = {line["base"]: line["test"][name] for line in others}
-    values = [line["test"][name] - there[line["base"]] for line in lines if line["base"] in there]
-    if not values:
-        return ""
-    middle, half = student(values)
-    return f"{middle:+.3f}" if half != half else f"{middle:+.3f} ± {half:.3f}"
+    runs = {line["base"]: line["test"][name] for line in lines}
+    gains = {(base, base): runs[base] - there[base] for base in runs if base in there}
+    return tables.over_runs(gains, "+")
 
 
 FIGURES = ("greedy", "sampled", "vote", "any", "sound", "kl", "entropy", "length")

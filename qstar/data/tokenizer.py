@@ -24,7 +24,7 @@ from qstar.data.marks import Marks
 from qstar.tasks import conversation
 from qstar.tasks.conversation import Message
 
-KEPT, LONGEST_KEPT = 1 << 15, 4096  # texts whose ids are kept, and the characters of the longest of them
+KEPT, LONGEST_KEPT = 1 << 15, 4096  # prompts whose ids are kept, and the characters of the longest of them
 MAX_SIZE = 1 << 24  # of a vocabulary; the largest in use have a sixtieth of it
 
 
@@ -176,9 +176,7 @@ class Tokenizer:
         """Token ids of the text. A character tokenizer raises ValueError on a character outside its alphabet."""
         if self._alphabet is not None:
             self._check_alphabet(text)
-        if len(text) > LONGEST_KEPT:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        return _ids(self._backend, text).tolist()
+        return self._backend.encode(text, add_special_tokens=False).ids
 
     def encode_whole(self, text: str) -> list[int]:
         """Token ids of a text from its beginning: what models are trained on and asked."""
@@ -191,7 +189,7 @@ class Tokenizer:
         template.
         """
         messages = self._messages(prompt)
-        return self.encode_whole(prompt) if messages is None else self._templated(messages, reply=True)
+        return self._begun(self._kept(prompt)) if messages is None else self._templated(messages, reply=True)
 
     def reply_end(self, prompt: str) -> list[int]:
         """The end-of-text token after what follows this prompt, where there is one.
@@ -214,7 +212,7 @@ class Tokenizer:
         messages = self._messages(prompt)
         if messages is not None:
             return self._encode_reply(messages, completion)
-        before, ids = self.encode(prompt), self.encode(prompt + completion)
+        before, ids = self._kept(prompt), self._kept(prompt + completion)
         cut = next((i for i, pair in enumerate(zip(before, ids, strict=False)) if pair[0] != pair[1]), None)
         if cut is None:
             cut = min(len(before), len(ids))
@@ -223,6 +221,14 @@ class Tokenizer:
             while cut < len(ids) and spelled.startswith(self.decode(ids[: cut + 1])):
                 cut += 1
         return self._begun(ids[:cut]), ids[cut:]
+
+    def _kept(self, text: str) -> list[int]:
+        """As `encode`, of what is asked for several times: the prompts of self-training, in every iteration."""
+        if len(text) > LONGEST_KEPT:
+            return self.encode(text)
+        if self._alphabet is not None:
+            self._check_alphabet(text)
+        return _ids(self._backend, text).tolist()
 
     def _begun(self, ids: list[int]) -> list[int]:
         """With the begin-of-text token, unless the text spells it already."""
@@ -319,7 +325,7 @@ def _read(text: str) -> Backend:
 
 @functools.lru_cache(maxsize=KEPT)
 def _ids(backend: Backend, text: str) -> np.ndarray:
-    """Self-training asks for the ids of a question several times in each iteration; the last `KEPT` texts are kept."""
+    """The ids of the last `KEPT` prompts. A corpus is read once: it would only push them out."""
     return np.asarray(backend.encode(text, add_special_tokens=False).ids, np.int32)
 
 

@@ -44,12 +44,12 @@ class Across:
     varied: str
     share: bool  # it is one of questions that were answered right, say
 
-    def written(self, sign: str = "") -> str:
+    def written(self, sign: str = "", form: str = "") -> str:
         """`0.973 [0.949, 0.988]` of a share, `0.101 ± 0.002` of another mean; without an interval where there is none.
 
-        `sign="+"` writes the sign of positive means too.
+        `sign="+"` writes the sign of positive means too; `form` is that of the numbers, three places by default.
         """
-        form = "z.3f" if abs(self.mean) < 100 else ".2g"
+        form = form or ("z.3f" if abs(self.mean) < 100 else ".2g")
         mean = f"{self.mean:{sign}{form}}"
         if math.isnan(self.low):
             return mean

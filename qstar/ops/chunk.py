@@ -11,10 +11,8 @@ import jax.numpy as jnp
 from qstar.typing import PyTree
 
 BUDGET_BYTES = 64 * 2**20  # of float32 logits per slice: past the caches of a CPU, small beside any model
-ON_GPU, OF_MEMORY = (
-    16,
-    64,
-)  # on a GPU so many times that (every slice is a round of launches), up to a share of its memory
+ON_GPU = 16  # times that on a GPU, where every slice is a round of launches,
+OF_MEMORY = 64  # up to this part of its memory
 
 
 def budget() -> int:

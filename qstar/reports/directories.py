@@ -294,7 +294,7 @@ class TrainRun(RunDirectory):
         missing = [name for name in names if name not in frame.columns]
         if missing:
             raise KeyError(f"no metric {', '.join(missing)} in {self.path}; there are {', '.join(frame.columns[2:])}")
-        return Frame(frame.arrow.select(["step", "time_s", *names])) if names else frame
+        return frame.select("step", "time_s", *names) if names else frame
 
     def evals(self) -> Frame:
         """With a column `model`: `run`, or `control`."""
@@ -339,11 +339,11 @@ class TrainRun(RunDirectory):
         `reward` is the sum of its parts, `logprob` that of the sampled tokens in nats, `verdict` the grader's reason.
         """
         stored = self.rationales(where, [*ROLLOUT.values(), "logprobs"]).records()
-        named = ({name: row[column] for name, column in ROLLOUT.items()} for row in stored)
-        return Frame.of(
-            ({**row, "logprob": math.fsum(of["logprobs"])} for row, of in zip(named, stored, strict=True)),
-            (*ROLLOUT, "logprob"),
+        named = (
+            {name: row[column] for name, column in ROLLOUT.items()} | {"logprob": math.fsum(row["logprobs"])}
+            for row in stored
         )
+        return Frame.of(named, (*ROLLOUT, "logprob"))
 
     def ledger(self) -> Frame:
         """Of training, as far as it went: tokens of text, and the FLOPs that the method asks for (`models/cost.py`)."""

@@ -259,7 +259,7 @@ def wrong(run: EvaluationFolder) -> str:
         rows = frame.where(thoughts=way, **{column: False})
         names = [name for name in frame.columns if not isinstance(frame[name][0], list) and name != column]
         about = f"{task}, {overview.WAYS.get(way, way)}: {len(rows)} of {len(frame.where(thoughts=way))} answers wrong"
-        parts.append(html.heading(about) + Frame(rows.arrow.select(names)).html(2 * SHOWN))
+        parts.append(html.heading(about) + rows.select(*names).html(2 * SHOWN))
     return "".join(parts)
 
 

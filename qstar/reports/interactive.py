@@ -133,7 +133,7 @@ class Answers:
     def _repr_html_(self) -> str:
         shown = overview.with_intervals(self.table())
         names = [name for name in shown.columns if name != "thoughts"]
-        table = Frame(shown.arrow.select(names)).html()
+        table = shown.select(*names).html()
         return html.fragment(f'<div class="soft">{html.escaped(self.about)}</div>{table}')
 
 

@@ -131,7 +131,7 @@ def last_answers(frame: Frame) -> Frame:
     ends.add(("control", max(steps["control"], default=0)))
     names = ["task", "model", "step", "way", *figures(frame), "n"]
     shown = with_intervals(Frame.of(row for row in rows if (row["model"], row["step"]) in ends))
-    return Frame(shown.arrow.select([name for name in names if name in shown.columns]))
+    return shown.select(*(name for name in names if name in shown.columns))
 
 
 def headlines(frame: Frame) -> list[tuple[str, object]]:

@@ -89,7 +89,7 @@ class Sweep(Frame):
         """Curves of the first runs beside each other, and the table with intervals."""
         shown = overview.with_intervals(self)
         names = [name for name in ("run", *self.overrides, *self.results) if name in shown.columns]
-        return f"{beside(self.runs, self.labels())}{Frame(shown.arrow.select(names)).html(rows)}"
+        return f"{beside(self.runs, self.labels())}{shown.select(*names).html(rows)}"
 
     def labels(self) -> list[str]:
         """A short name for every run: its overrides, or its folder."""

@@ -87,12 +87,12 @@ def fraction(record: Mapping, part: str, whole: str) -> str:
     return f"{record[part]}/{record[whole]}" if whole in record else ""
 
 
-def over_runs(values: Runs, sign: str = "", questions: int = 0) -> str:
+def over_runs(values: Runs, sign: str = "", questions: int = 0, form: str = "") -> str:
     """`0.812 ± 0.030`, of shares of so many questions `0.812 [0.780, 0.841]`; empty where there is no value.
 
-    `sign="+"` writes the sign of positive means too.
+    `sign` and `form` as in `Across.written`.
     """
-    return intervals.across(values, questions).written(sign) if values else ""
+    return intervals.across(values, questions).written(sign, form) if values else ""
 
 
 def shares_over_runs(by_run: Mapping[tuple[int, int], Mapping]) -> str:

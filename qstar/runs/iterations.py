@@ -7,8 +7,6 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-
 from qstar import config as configs
 from qstar import files
 from qstar.config import ImproveConfig
@@ -145,9 +143,7 @@ def sampler(cfg: ImproveConfig, directory: Path, iteration: int, base: Policy | 
         loaded = base
     else:
         loaded = load.initial_model(cfg.model if training is None else pretrained(cfg, training), cfg.seed)
-    params = jax.device_put(loaded.language_model)
-    name = "base" if training is None else training.name
-    return Policy.of_language_model(loaded.lm, params, loaded.tokenizer, name, loaded.companions)
+    return dataclasses.replace(loaded.plain(), name="base" if training is None else training.name)
 
 
 class Policies:

@@ -50,9 +50,8 @@ class Scored:
 class Scores:
     """What scores solutions: a reward model, a preference verifier, a judge."""
 
-    reads_text: ClassVar[bool] = (
-        False  # it has a tokenizer of its own; else it takes the ids that a model wrote as well
-    )
+    # It has a tokenizer of its own, and takes texts alone; others take the ids that a model wrote as well.
+    reads_text: ClassVar[bool] = False
     policy: Policy
 
     def score(self, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]) -> Scored:

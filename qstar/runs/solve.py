@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from qstar import config as configs
@@ -137,9 +136,7 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
     fit, over = answering.fitting(cfg, base, problems, lambda: lambda batch, number: _prompts(cfg, batch))
     answering.check_fitting(cfg, base, cfg.split, len(problems), over)
     _check_scorers(cfg, base, scorers, fit)
-    params = jax.device_put(base.language_model)
-    policy = Policy.of_language_model(base.lm, params, base.tokenizer, base.name, base.companions)
-    return Job(cfg, policy, fit, scorers, delimiters)
+    return Job(cfg, base.plain(), fit, scorers, delimiters)
 
 
 def _check_budget(cfg: SolveConfig) -> None:

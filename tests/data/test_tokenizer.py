@@ -161,19 +161,20 @@ def test_a_token_id_that_no_vocabulary_reaches_is_refused_at_once(tmp_path):
         tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
 
 
-def test_a_text_is_encoded_once_for_all_tokenizers_of_a_file():
+def test_a_prompt_is_encoded_once_for_all_tokenizers_of_a_file():
     text = tokenizers.characters("abc 0123456789").to_json()
     first, second = (tokenizers.Tokenizer.from_json(text) for _ in range(2))
     before = tokenizers._ids.cache_info().misses
-    ids = first.encode("abc 1234")
+    ids = first.encode_prompt("abc 1234")
     ids.append(0)  # the caller's own
-    assert second.encode_whole("abc 1234") == first.encode("abc 1234") == ids[:-1]
+    assert second.encode_prompt("abc 1234") == first.encode_prompt("abc 1234") == first.encode("abc 1234") == ids[:-1]
     assert tokenizers._ids.cache_info().misses == before + 1
-    assert pickle.loads(pickle.dumps(first)).encode("abc 1234") == ids[:-1]
+    assert pickle.loads(pickle.dumps(first)).encode_prompt("abc 1234") == ids[:-1]
 
 
-def test_long_texts_are_not_kept():
+def test_documents_and_long_prompts_are_not_kept():
     tokenizer = tokenizers.characters("ab")
     before = tokenizers._ids.cache_info().misses
-    assert tokenizer.encode("ab" * tokenizers.LONGEST_KEPT) == tokenizer.encode("ab") * tokenizers.LONGEST_KEPT
-    assert tokenizers._ids.cache_info().misses == before + 1
+    ids = tokenizer.encode_whole("ab")
+    assert tokenizer.encode_prompt("ab" * tokenizers.LONGEST_KEPT) == ids * tokenizers.LONGEST_KEPT
+    assert tokenizers._ids.cache_info().misses == before

@@ -28,10 +28,8 @@ def test_mesh_is_picked_for_the_devices_found_and_a_line_says_so(free, rows, exp
     monkeypatch.setattr(machine, "free_bytes", lambda device: free)
     program = Program.of(PlainLM(), LM, sharding.make_mesh(MeshConfig()), OptimConfig(), 10, 1)
     assert dict(layout.picked(program, rows).shape) == expected
-    assert (
-        f"mesh=auto: data {expected['data']}, fsdp {expected['fsdp']}, tensor {expected['tensor']} (8 devices of"
-        in (capsys.readouterr().out)
-    )
+    said = f"mesh=auto: data {expected['data']}, fsdp {expected['fsdp']}, tensor {expected['tensor']} (8 devices of"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["train", "improve"])

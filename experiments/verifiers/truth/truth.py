@@ -19,7 +19,6 @@ once more from these.
 import argparse
 import dataclasses
 import functools
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,8 +140,8 @@ def rows_of(folder: Path) -> list[dict]:
     return list(files.records(folder / label.LABELS, "a labelled solution"))
 
 
-def with_workings(rows: Sequence[dict]) -> list[dict]:
-    return [row for row in rows if len(row["completions"]) > 1]
+def has_workings(row: Mapping) -> bool:
+    return len(row["completions"]) > 1
 
 
 def judged(row: Mapping, kind: str, k: int) -> list[bool]:
@@ -153,7 +152,7 @@ def judged(row: Mapping, kind: str, k: int) -> list[bool]:
 
 def spent(folder: Path, k: int, most: int) -> float:
     """Tokens that were written for the first k of `most` completions."""
-    ledger = json.loads((folder / label.SUMMARY).read_text(encoding="utf-8"))["ledger"]["label"]
+    ledger = files.read_json(folder / label.SUMMARY)["ledger"]["label"]
     return ledger["generated_tokens"] * k / most
 
 
@@ -177,7 +176,7 @@ class Truths:
 def compared(rows: Sequence[Mapping], said: Sequence[Sequence[bool]], truths: Truths) -> dict:
     """Judgements of steps against both truths; first errors of solutions with workings."""
     line = {"solutions": len(rows), "steps": sum(map(len, said))}
-    worked = [number for number, row in enumerate(rows) if len(row["completions"]) > 1]
+    worked = [number for number, row in enumerate(rows) if has_workings(row)]
     mine = np.concatenate([np.array(steps, bool) for steps in said])
     for what in TRUTHS:
         truth = [truths.of(row, what) for row in rows]
@@ -194,7 +193,7 @@ def compared(rows: Sequence[Mapping], said: Sequence[Sequence[bool]], truths: Tr
 def label_lines(place: Place) -> Iterator[dict]:
     """Of hard and soft labels with every k, on the same solutions."""
     folder, most = sampled(place), max(place.setting.ks)
-    rows, truths = with_workings(rows_of(folder)), Truths(folder, "train")
+    rows, truths = list(filter(has_workings, rows_of(folder))), Truths(folder, "train")
     for k in place.setting.ks:
         for kind in ("hard", "soft"):
             line = compared(rows, [judged(row, kind, k) for row in rows], truths)
@@ -203,7 +202,7 @@ def label_lines(place: Place) -> Iterator[dict]:
 
 def omega_line(place: Place, k: int) -> dict:
     folder = searched(place, k)
-    rows = with_workings(rows_of(folder))
+    rows = list(filter(has_workings, rows_of(folder)))
     line = compared(rows, [judged(row, "omega", k) for row in rows], Truths(folder, "train"))
     return {"of": "labels", "kind": "omega", "k": k, "tokens": spent(folder, 1, 1)} | line
 
@@ -211,7 +210,7 @@ def omega_line(place: Place, k: int) -> dict:
 def policy_lines(place: Place) -> Iterator[dict]:
     """How far labels are from what the policy reaches: the share of `args.rollouts` completions that are right."""
     args, chosen = place.args, place.folder / "subset.jsonl"
-    rows = with_workings(rows_of(sampled(place)))[: args.subset]
+    rows = list(filter(has_workings, rows_of(sampled(place))))[: args.subset]
     if not rows:
         return
     files.write_records(chosen, rows)
@@ -311,7 +310,7 @@ def control_lines(place: Place) -> Iterator[dict]:
     one = float(np.mean([row["correct"] for row in held]))
     answers = [truths.answer(row) for row in held]
     most = share_right(held, answers, np.ones(len(held)))
-    worked = share_right(held, answers, [float(len(row["completions"]) > 1) for row in held])
+    worked = share_right(held, answers, [float(has_workings(row)) for row in held])
     any_right = share_right(held, [*range(len(held))], [float(row["correct"]) for row in held])
     for kind, share in zip(CONTROLS, (one, most, worked, any_right), strict=True):
         yield {"of": "models", "kind": kind, "best_last": share, "solutions": len(held)}
@@ -361,26 +360,22 @@ def work(job: Job, args: argparse.Namespace) -> str:
 
 
 def results(out: Path) -> list[dict]:
-    file = out / RESULTS
-    return files.records(file, "a job") if file.is_file() else []
+    return frames.lines(out / RESULTS)
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def over_seeds(lines: Sequence[Mapping], name: str, form: str = ".3f", sign: str = "") -> str:
+def over_seeds(lines: Sequence[Mapping], name: str, form: str = "", sign: str = "") -> str:
     """Mean over seeds with its 95 % interval by Student's t; empty where no line has the figure."""
-    values = [line[name] for line in lines if name in line and line[name] == line[name]]
-    if not values:
-        return ""
-    mean, half = student(values)
-    return f"{mean:{sign}{form}}" + (f" ± {half:{form}}" if half == half else "")
+    values = {(0, line["seed"]): line[name] for line in lines if name in line and line[name] == line[name]}
+    return tables.over_runs(values, sign, form=form)
 
 
 def gain(lines: Sequence[Mapping], name: str, others: Sequence[Mapping], other: str) -> str:
     """How much higher a figure is than another one of the same seed."""
     theirs = {line["seed"]: line[other] for line in others}
-    both = [{name: line[name] - theirs[line["seed"]]} for line in lines if line["seed"] in theirs]
+    both = [{"seed": line["seed"], name: line[name] - theirs[line["seed"]]} for line in lines if line["seed"] in theirs]
     return over_seeds(both, name, sign="+")
 
 
