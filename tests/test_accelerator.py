@@ -109,6 +109,15 @@ def test_jobs_without_enough_time_are_left_out_and_named(tmp_path, capsys):
     assert "left out, too long for the time: long" in capsys.readouterr().out
 
 
+def test_a_job_is_left_out_with_what_it_needs_and_done_in_a_later_call(tmp_path):
+    def carry_out(job, out, limit_s):
+        return Outcome(job.name, job.part, "done", 0.0, {})
+
+    todo = [job("arm", 3600, timed=False), job("test of it", 1, timed=False, needs=("arm",)), job("other", 1)]
+    assert [one.job for one in accelerator.run(todo, tmp_path, 1, carry_out)] == ["other"]
+    assert {one.job for one in accelerator.run(todo, tmp_path, 90, carry_out)} == {"arm", "test of it", "other"}
+
+
 def in_this_process(job, out, limit_s):
     result = jobs.KINDS[job.kind](**job.arguments)
     return Outcome(job.name, job.part, "done", 1.0, json.loads(json.dumps(result)))

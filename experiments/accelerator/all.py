@@ -118,7 +118,7 @@ def run(
                 continue
             waiting.remove(job)
             remaining = until - time.monotonic()
-            if job.seconds > remaining:
+            if job.seconds > remaining or not set(left_out).isdisjoint(job.needs):
                 left_out.append(job.name)
                 continue
             share = SPARED if job.timed else SPARED / together
