@@ -283,6 +283,7 @@ class SolveConfig:
     task: Any = MISSING  # the questions
     search: Any = MISSING  # the strategy
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # isolation of the grading processes
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices of a process, and how arrays are split over them
 
     def __post_init__(self):
         scorer = (self.scorer,) if isinstance(self.scorer, str) else tuple(self.scorer or ())
@@ -325,6 +326,7 @@ class LabelConfig:
     task: Any = MISSING  # the questions
     label: Any = MISSING  # how a step is labelled
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)  # isolation of the grading processes
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices of a process, and how arrays are split over them
 
     def __post_init__(self):
         object.__setattr__(self, "sinks", tuple(self.sinks))

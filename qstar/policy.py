@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import jax
 import numpy as np
 
+from qstar import sharding
 from qstar.data.tokenizer import Tokenizer
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Method
@@ -60,8 +61,8 @@ class Policy:
         return jax.tree.map(wide, params.get("lm", params))
 
     def plain(self) -> "Policy":
-        """The language model alone, its weights on the default device."""
-        params = jax.device_put(self.language_model)
+        """The language model alone, its weights over the mesh that is set, or on the default device."""
+        params = sharding.spread(self.language_model, language_models.definition(self.lm).axes)
         return Policy.of_language_model(self.lm, params, self.tokenizer, self.name, self.companions)
 
     @functools.cached_property

@@ -1,14 +1,18 @@
 """Several processes as one run: how they find each other, who writes, and weights that every one of them holds whole.
 
 A run on several machines is the same program once on each (or once for each accelerator); jax makes one set of devices
-of theirs. All of them draw every batch whole, take every step and evaluate; the first one writes and prints. They share
-the run directory, and where it is the first one says.
+of theirs. In training all of them draw every batch whole, take every step and evaluate; the first one writes and
+prints. Questions are divided (`shared`): each process answers some of the batches on its own devices and writes what it
+answered. They share the run directory, and where it is the first one says.
 """
 
 import contextlib
+import itertools
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -22,6 +26,15 @@ PATH_LIMIT = 4096  # bytes
 SAID_LIMIT = PATH_LIMIT // 4  # characters
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 COUNTED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # set by srun and mpirun
+LOOK_EVERY_S = 0.2
+
+T = TypeVar("T")
+
+_rounds = itertools.count()  # of `together`: all processes have the same ones in the same order
+
+
+class Failed(ValueError):  # noqa: N818 (it is what is said)
+    """Another process of this run ended with an error."""
 
 
 def join() -> None:
@@ -69,6 +82,23 @@ def agreed(text: str) -> str:
     return bytes(multihost_utils.broadcast_one_to_all(told)).rstrip(b"\0").decode()
 
 
+def first_does(action: Callable[[], T]) -> T | None:
+    """What the first process does while the others wait; these get None.
+
+    Raises, in all of them, what it raised: `Failed` with its message in the others.
+    """
+    done, refused = None, None
+    if first():
+        try:
+            done = action()
+        except (ValueError, OSError) as error:
+            refused = error
+    said = agreed(str(refused or "")[:SAID_LIMIT])
+    if said:
+        raise refused or Failed(said)
+    return done
+
+
 @contextlib.contextmanager
 def locked(*folders: Path) -> Iterator[None]:
     """Be the only run that writes these folders. Of several processes the first one takes the locks.
@@ -87,6 +117,65 @@ def locked(*folders: Path) -> Iterator[None]:
         if said:
             raise refused or files.Locked(said)
         yield
+
+
+def shared(count: int, action: Callable[[int], None]) -> None:
+    """Call `action` with every number below `count`, each in one of the processes; returns when all are done.
+
+    Between two of its numbers a process does not wait for the others. How many there are changes who does what, so what
+    is done must depend on the number alone. Raises as `together`.
+    """
+    with together() as check:
+        for number in range(jax.process_index(), count, jax.process_count()):
+            action(number)
+            check()
+
+
+@contextlib.contextmanager
+def together() -> Iterator[Callable[[], None]]:
+    """What each process does alone, perhaps for hours; ends when it has ended in all of them.
+
+    The function that is given raises where another one has failed meanwhile.
+
+    Raises what was raised here, and `Failed` where an error was raised in another process.
+    """
+    if jax.process_count() == 1:
+        yield lambda: None
+        return
+    ends = _Ends(f"qstar/together/{next(_rounds)}/")
+    try:
+        yield ends.check
+    except Failed:
+        raise
+    except Exception as error:
+        ends.say(f"process {jax.process_index()} of {jax.process_count()}: {type(error).__name__}: {error}")
+        raise
+    ends.say("")
+    while ends.check() < jax.process_count():
+        time.sleep(LOOK_EVERY_S)
+
+
+class _Ends:
+    """How the processes ended their parts, in the store of jax's coordinator: "", or an error.
+
+    Not a collective operation of the devices: the first of them to end may have to wait for hours.
+    """
+
+    def __init__(self, folder: str):
+        from orbax.checkpoint import multihost  # here: its import takes time, and one process needs none of it
+
+        self._folder, self._client = folder, multihost.get_jax_distributed_client()
+
+    def say(self, text: str) -> None:
+        self._client.key_value_set(f"{self._folder}{jax.process_index()}", text)
+
+    def check(self) -> int:
+        """How many have ended. Raises Failed where one of them ended with an error."""
+        said = [text for _, text in self._client.key_value_dir_get(self._folder)]
+        failed = next(filter(None, said), None)
+        if failed:
+            raise Failed(failed)
+        return len(said)
 
 
 @contextlib.contextmanager

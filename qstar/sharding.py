@@ -144,6 +144,22 @@ def put(tree: PyTree, places: PyTree) -> PyTree:
     return jax.tree.map(_put, tree, places)
 
 
+def spread(params: PyTree, axes: dict) -> PyTree:
+    """Weights over the mesh that is set, as their logical axes say; on the default device where none is."""
+    mesh = jax.sharding.get_mesh()
+    if mesh.empty:
+        return jax.device_put(params)
+    check_divisible(axes, jax.tree.map(lambda leaf: leaf.shape, params), mesh)
+    return jax.device_put(params, places(axes, mesh))
+
+
+def full(rows: int) -> int:
+    """At least so many rows, and as many as divide over the mesh that is set."""
+    mesh = jax.sharding.get_abstract_mesh()
+    ways = 1 if mesh.empty else _ways("batch", mesh.shape)
+    return -(-rows // ways) * ways
+
+
 def _put(leaf: jax.Array | np.ndarray, place: NamedSharding) -> jax.Array:
     if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(_put(jax.random.key_data(leaf), place), impl=jax.random.key_impl(leaf))

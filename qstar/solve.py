@@ -27,6 +27,7 @@ def main(node: DictConfig) -> None:
     from qstar.training import console
 
     with console.phase("loading libraries"):
+        from qstar import processes
         from qstar.reports import searches
         from qstar.runs import solve
         from qstar.training.metrics import Sinks, numbers
@@ -41,6 +42,8 @@ def main(node: DictConfig) -> None:
             sinks.open(0)
             for step, line in enumerate(lines):  # one for every budget
                 sinks.write(step, numbers(dataclasses.asdict(line)))
+        if not processes.first():
+            return
         if entry.in_a_sweep():  # its table is part of that of the sweep
             _swept.append(directory)
         else:

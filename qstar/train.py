@@ -11,11 +11,8 @@ def main(node: DictConfig) -> None:
     from qstar.training import console
 
     with console.phase("loading libraries"):
-        from qstar import processes
         from qstar.runs import stored, train
 
-    with entry.errors():
-        processes.join()
     with entry.run(stored.TRAINING, node) as (cfg, directory):
         train.run(cfg, directory)
         if entry.in_a_sweep():

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "decoding": {"models", "ops", "sharding"},
     "search": {"ops"},
     "methods": {"thoughts", "decoding", "search", "models", "ops", "tasks", "data", "sharding"},
-    "policy": {"data", "methods", "models"},
+    "policy": {"data", "methods", "models", "sharding"},
     "training": {
         "policy",
         "methods",
@@ -93,7 +93,7 @@ HOMES = {
     "flax.nnx": {"models"},
     "tensorflow_datasets": {"data"},
     "grain": {"data", "training/sources.py"},  # where a position of its iterators is asked for
-    "orbax": {"training/checkpoint.py"},
+    "orbax": {"training/checkpoint.py", "processes.py"},  # where jax's coordinator is asked for
     "tensorboardX": {"training/metrics.py"},
     "wandb": {"training/metrics.py"},
     "safetensors": {f"models/formats/{name}.py" for name in ("weights", "hf", "peft")},

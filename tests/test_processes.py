@@ -1,10 +1,12 @@
-"""Several processes are one run: what `qstar-train` does in two is what it does in one."""
+"""Several processes are one run: what a command does in two is what it does in one."""
 
 import dataclasses
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -15,6 +17,8 @@ from compiling import xla_flags
 from small_runs import MODEL, RUN, lines
 
 from qstar import processes
+from qstar.data.rationales import Store
+from qstar.runs import solve
 
 ROOT = Path(__file__).parent.parent
 DEVICES = 4
@@ -41,21 +45,20 @@ def free_port() -> int:
         return found.getsockname()[1]
 
 
-def train(folder: Path, count: int, *overrides: str) -> list[str]:
-    """`qstar-train` in so many processes, which share four devices; gives what each of them prints."""
+def start(command: str, folder: Path, count: int, *overrides: str, devices: int = 1) -> list[subprocess.Popen]:
+    """`qstar-COMMAND` in so many processes, each with so many devices."""
     folder.mkdir(exist_ok=True)
     shared = os.environ | {
         "PYTHONPATH": str(ROOT),
-        "JAX_NUM_CPU_DEVICES": str(DEVICES // count),
+        "JAX_NUM_CPU_DEVICES": str(devices),
         "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "cache"),
         "XLA_FLAGS": xla_flags(),
     }
     if count > 1:
         shared |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(count)}
-    command = [sys.executable, "-m", "qstar.train", *overrides]
-    started = [
+    return [
         subprocess.Popen(
-            command,
+            [sys.executable, "-m", f"qstar.{command}", *overrides],
             cwd=folder,
             env=shared | ({"JAX_PROCESS_ID": str(index)} if count > 1 else {}),
             stdout=subprocess.PIPE,
@@ -64,9 +67,29 @@ def train(folder: Path, count: int, *overrides: str) -> list[str]:
         )
         for index in range(count)
     ]
+
+
+def ended(started: list[subprocess.Popen], code: int = 0) -> list[str]:
+    """What each of them printed; all end with this code."""
     outputs = [process.communicate(timeout=900)[0] for process in started]
-    assert [process.returncode for process in started] == [0] * count, "\n".join(outputs)
+    assert [process.returncode for process in started] == [code] * len(started), "\n".join(outputs)
     return outputs
+
+
+def killed(started: list[subprocess.Popen], folder: Path, more: int) -> None:
+    """Kill them, the last one first, as soon as there are so many more files in the folder."""
+    count = len(list(folder.glob("*batch*"))) + more
+    while len(list(folder.glob("*batch*"))) < count:
+        assert all(process.poll() is None for process in started), started[-1].communicate()[0]
+        time.sleep(0.002)
+    for process in reversed(started):
+        process.kill()
+    ended(started, -signal.SIGKILL)
+
+
+def train(folder: Path, count: int, *overrides: str) -> list[str]:
+    """`qstar-train` in so many processes, which share four devices; gives what each of them prints."""
+    return ended(start("train", folder, count, *overrides, devices=DEVICES // count))
 
 
 def assert_close(found: list[dict], wanted: list[dict]) -> None:
@@ -95,6 +118,47 @@ def test_two_processes_equal_one_and_go_on_from_each_others_checkpoints(tmp_path
     assert [line["loss"] for line in found] == pytest.approx(losses, rel=BOUND)
     evaluated = [line["step"] for line in lines(shared / "run" / "evals.jsonl")]
     assert evaluated == sorted(evaluated) and evaluated.count(0) == 2 and evaluated.count(6) == 2
+
+
+# --- questions are divided ----------------------------------------------------------------------------------------
+
+SOLVE = (
+    "search=beam",
+    "search.n=4",
+    "search.m=2",
+    "scorer=[oracle,logprob]",
+    "step_tokens=2",
+    "task.min_moves=6",
+    "task.max_moves=6",
+    "questions=24",
+    "sample_batch=1",
+)
+
+
+@pytest.mark.slow
+def test_a_search_in_two_processes_stopped_and_resumed_has_the_rows_of_one(tmp_path):
+    straight = tmp_path / "straight" / "run"
+    alone = start("solve", straight.parent, 1, *SOLVE, "run_dir=run")
+    folder = tmp_path / "shared" / "run" / solve.FOLDER
+    killed(start("solve", folder.parents[1], 2, *SOLVE, "run_dir=run"), folder, 3)
+    killed(start("solve", folder.parents[1], 1, "resume=run"), folder, 3)
+    assert len(list(folder.glob("*batch*"))) < 24
+    ended(start("solve", folder.parents[1], 2, "resume=run"))
+    ended(alone)
+    assert Store.open(folder).rows().equals(Store.open(straight / solve.FOLDER).rows())
+    assert {line["batch"] for line in solve.batches(folder.parent)} == set(range(24))
+    of_the_second = lines(folder.parent / "batches_1.jsonl")
+    assert of_the_second and all(line["batch"] % 2 == 1 for line in of_the_second)
+    tables = [(run / "summary.md").read_text().split("seconds")[0] for run in (straight, folder.parent)]
+    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_an_error_in_one_process_ends_the_others_with_its_message(tmp_path):
+    (tmp_path / "shared" / "run" / "batches_1.jsonl").mkdir(parents=True)
+    first, second = ended(start("solve", tmp_path / "shared", 2, *SOLVE, "run_dir=run"), 1)
+    assert "process 1 of 2: IsADirectoryError" in first and "batches_1.jsonl" in first
+    assert "batches_1.jsonl" in second and "Traceback" not in first + second
 
 
 # --- who is told to join ------------------------------------------------------------------------------------------

@@ -134,8 +134,14 @@ def in_a_sweep() -> bool:
 
 @contextlib.contextmanager
 def run(kind: "Kind[C]", node: DictConfig) -> Iterator[tuple[C, Path]]:
-    """The configuration and directory of a new run, or of the one to resume, with `errors` around its work."""
+    """The configuration and directory of a new run, or of the one to resume, with `errors` around its work.
+
+    First of all this becomes one of several processes where there are several.
+    """
+    from qstar import processes
+
     with errors() as ending:
+        processes.join()
         job = HydraConfig.get()
         if in_a_sweep():  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)

@@ -13,6 +13,7 @@ that is missing, altered or a copy of another is an error where its rows are req
 import dataclasses
 import re
 import shlex
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ FORMAT = 1
 FOLDER = "rationales"  # of a run directory
 ABOUT = "store.json"
 PARTIAL = files.PARTIAL
+LATE_S = 60.0  # that a file of another machine may take to appear
 PART = re.compile(r"iteration_(\d+)_batch_(\d+)\.parquet")
 
 CORRECT = ds.field("correct")
@@ -169,10 +171,15 @@ SCHEMA = pa.schema(
 
 
 class Store:
-    """The rationales of one model on one task, in one folder; made by `create` (to write) or `open` (to read)."""
+    """The rationales of one model on one task, in one folder; made by `create` (to write) or `open` (to read).
+
+    Several processes may write batches of their own at the same time: one that has created the store and lists what is
+    there in the end (`collect`), others that have opened it.
+    """
 
     def __init__(self, folder: Path, model: str, task: str):
         self.folder, self.model, self.task = folder, model, task
+        self._lists = False  # what it appends
         self._verified: set[tuple[str, str]] = set()  # names of files, with their checksums
 
     @classmethod
@@ -191,6 +198,7 @@ class Store:
         store = cls.open(folder, model, task)
         for leftover in folder.glob(f"*{PARTIAL}"):
             leftover.unlink()
+        store._lists = True
         store._list_what_is_there()
         return store
 
@@ -221,7 +229,24 @@ class Store:
         pq.write_table(self._table(iteration, batch, samples), written, compression="zstd")
         contents, name = written.getvalue(), _name(iteration, batch)
         files.write(self.folder / name, contents)
-        self._list({name: {"rows": len(samples), "blake2b": files.checksum_of(contents)}})
+        if self._lists:
+            self._list({name: {"rows": len(samples), "blake2b": files.checksum_of(contents)}})
+
+    def collect(self, iteration: int, count: int) -> None:
+        """List the batches of an iteration, of which there are `count`, that other processes appended.
+
+        Raises ValueError where one is not here a minute later: a network file system may show new files late.
+        """
+        expected, deadline = {(iteration, batch) for batch in range(count)}, time.monotonic() + LATE_S
+        while (missing := expected - self._files().keys()) and time.monotonic() < deadline:
+            time.sleep(1)
+        if missing:
+            numbers = ", ".join(str(batch) for _, batch in sorted(missing)[:5])
+            raise ValueError(
+                f"{self.folder} lacks {len(missing)} of {count} batches that other processes wrote ({numbers}, ...): "
+                "expected one folder that all of them see; name a run_dir on a shared file system"
+            )
+        self._list_what_is_there()
 
     def batches(self, iteration: int) -> list[int]:
         """Numbers of the batches of an iteration that are on disk, ascending. Raises ValueError as `rows` does."""

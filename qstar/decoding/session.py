@@ -32,6 +32,7 @@ from qstar.models.cost import Cost, Pass
 from qstar.models.definition import Definition
 from qstar.ops import rows as texts
 from qstar.ops import vocabulary
+from qstar.sharding import shard
 from qstar.structs import Batch
 from qstar.typing import Array, Bool, Float, Int, Params
 from qstar.typing import Keys as RowKeys
@@ -114,7 +115,8 @@ class Session:
         prompts: texts or ids.
         sampling: `max_new_tokens` limits a row as a whole; stops end it.
         layers: `write.unrolled` of the same weights, where they are there already.
-        size: prompts are filled up to this number, so that batches of several sizes share a program.
+        size: prompts are filled up to this number, so that batches of several sizes share a program; on a mesh, which
+            is the one that is set, a number that its data axes divide.
         keep: bytes of keys of earlier rows.
 
     Raises ValueError for prompts that the model cannot read and continue, and for tokens that it does not know.
@@ -402,6 +404,7 @@ def _automaton(decode: stops.Decode, vocab: int, ends: tuple[str, ...], ids: tup
 
 @functools.partial(jax.jit, static_argnames="definition")
 def _read(definition: Definition, params: Params, batch: Batch, length: Int[Array, "B"]) -> Prompts:
+    batch = jax.tree.map(lambda leaf: shard(leaf, "batch", None), batch)
     return cache.read(definition.bind(params).lm, batch, jnp.maximum(length, 1))[0].replace(length=length)
 
 

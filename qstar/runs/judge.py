@@ -110,7 +110,7 @@ class Judge(Scores):
 
     @functools.cached_property
     def _params(self) -> Params:
-        return jax.device_put(self.policy.params)
+        return sharding.spread(self.policy.params, self.policy.definition.axes)
 
     def _answered(self, asked: Sequence[str], answers: tuple[str, str]) -> tuple[Float[np.ndarray, "N"], Cost]:
         """Probability of the first answer among the two, as the next token."""
@@ -118,9 +118,9 @@ class Judge(Scores):
         texts = [tokenizer.encode_prompt(text) for text in asked]
         rows.check(texts, lm.vocab, lm.max_len)
         yes, no = self._tokens(answers)
-        first, spent = np.empty(len(texts)), Cost()
-        for width, index in reading.batches([len(text) for text in texts], self.batch_size):
-            filled = [texts[i] for i in index] + [texts[index[-1]]] * (self.batch_size - len(index))
+        first, spent, size = np.empty(len(texts)), Cost(), sharding.full(self.batch_size)
+        for width, index in reading.batches([len(text) for text in texts], size):
+            filled = [texts[i] for i in index] + [texts[index[-1]]] * (size - len(index))
             last = np.array([len(text) - 1 for text in filled])
             logits = np.asarray(
                 _next(self.policy.definition, self._params, rows.padded(filled, width), last, np.array([yes, no])),
@@ -131,8 +131,8 @@ class Judge(Scores):
             read = sum(len(texts[i]) for i in index)
             spent += Cost(
                 prompt_tokens=read,
-                padding_tokens=self.batch_size * width - read,
-                flops=self.batch_size * cost.flops(lm, [Pass(width, width, 1, gradient=False)]),
+                padding_tokens=size * width - read,
+                flops=size * cost.flops(lm, [Pass(width, width, 1, gradient=False)]),
             )
         finite([first], self.policy.name)
         return first, spent

@@ -94,15 +94,15 @@ class Scorer(Scores):
         ends = [[len(prompt) + end for end in ends] for prompt, _, ends in read]
         rows.check(texts, self.policy.lm.vocab, self.policy.lm.max_len)
         step_scores: list[np.ndarray] = [np.empty(0)] * len(texts)
-        spent = Cost()
-        for width, index in reading.batches([len(text) for text in texts], self.batch_size):
-            filled = [texts[i] for i in index] + [texts[index[-1]]] * (self.batch_size - len(index))
+        spent, size = Cost(), sharding.full(self.batch_size)
+        for width, index in reading.batches([len(text) for text in texts], size):
+            filled = [texts[i] for i in index] + [texts[index[-1]]] * (size - len(index))
             scores = np.asarray(
                 _scores(self.policy.method, self.policy.definition, self._params, rows.padded(filled, width))
             )
             for row, i in enumerate(index):
                 step_scores[i] = scores[row, ends[i]].astype(np.float64)
-            spent += self._cost(width, sum(len(texts[i]) for i in index))
+            spent += self._cost(width, size, sum(len(texts[i]) for i in index))
         finite(step_scores, self.policy.name)
         return Scored(step_scores, np.array([aggregated(scores, self.aggregation) for scores in step_scores]), spent)
 
@@ -111,14 +111,14 @@ class Scorer(Scores):
 
     @functools.cached_property
     def _params(self) -> Params:
-        return jax.device_put(self.policy.params)
+        return sharding.spread(self.policy.params, self.policy.definition.axes)
 
-    def _cost(self, width: int, tokens: int) -> Cost:
+    def _cost(self, width: int, size: int, tokens: int) -> Cost:
         reading = Pass(width, width, 0, gradient=False)
         return Cost(
             prompt_tokens=tokens,
-            padding_tokens=self.batch_size * width - tokens,
-            flops=self.batch_size * cost.flops(self.policy.lm, [reading]),
+            padding_tokens=size * width - tokens,
+            flops=size * cost.flops(self.policy.lm, [reading]),
         )
 
 
@@ -167,8 +167,9 @@ class Preference(Scores):
         """As `Scorer.score`."""
         read = _all_read(self.policy.tokenizer, prompts, steps)
         before, written = [prompt for prompt, _, _ in read], [ids for _, ids, _ in read]
+        size = sharding.full(self.batch_size)
         ours, theirs = (
-            reading.score(of.definition, params, before, written, batch_size=self.batch_size)
+            reading.score(of.definition, params, before, written, batch_size=size)
             for of, params in ((self.policy, self._params[0]), (self.reference, self._params[1]))
         )
         scores = [
@@ -186,7 +187,7 @@ class Preference(Scores):
 
     @functools.cached_property
     def _params(self) -> tuple[Params, Params]:
-        return jax.device_put(self.policy.params), jax.device_put(self.reference.params)
+        return tuple(sharding.spread(of.params, of.definition.axes) for of in (self.policy, self.reference))
 
 
 def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: str = "last") -> Scorer | Preference:

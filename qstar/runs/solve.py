@@ -1,9 +1,10 @@
 """One search from its configuration to its table: held-out questions, solved with a strategy and scorers.
 
 A run directory holds solve.yaml, candidates/ (a store as `data/rationales.py` has it: a row for every prompt and every
-step that was proposed, with its place in the tree, its scores and its tokens), batches.jsonl and summary.md. A batch of
-questions is a function of the weights and the seed, and those that are stored are not searched again: a run that was
-killed anywhere ends with the same rows. Tables are made from the rows alone (`runs/replay.py`), at smaller budgets too.
+step that was proposed, with its place in the tree, its scores and its tokens), batches.jsonl (batches_1.jsonl, ... of
+further processes) and summary.md. A batch of questions is a function of the weights and the seed, and those that are
+stored are not searched again: a run that was killed anywhere ends with the same rows, whatever its number of processes.
+Tables are made from the rows alone (`runs/replay.py`), at smaller budgets too.
 """
 
 import dataclasses
@@ -14,16 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from qstar import config as configs
-from qstar import files, paths
+from qstar import files, paths, processes, sharding
 from qstar.config import SolveConfig
 from qstar.data.rationales import Place, Sample, Store
 from qstar.decoding import write
 from qstar.decoding.sampling import Sampling
 from qstar.decoding.session import Session
 from qstar.models import cost
+from qstar.models import lm as language_models
 from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
 from qstar.policy import Policy
@@ -38,15 +41,15 @@ from qstar.search.interface import Node, Solution, Value
 from qstar.tasks import problem as problems_of
 from qstar.tasks.grading import sandbox
 from qstar.tasks.problem import Problem
-from qstar.training import console
+from qstar.training import console, layout
 
 KIND = Kind(
     "solve",
     "search",
     SolveConfig,
     "solve.yaml",
-    groups=("model", "task", "search"),
-    free=("budgets", "subsets", "tables", "tree", "sandbox", "sinks"),
+    groups=("model", "task", "search", "mesh"),
+    free=("budgets", "subsets", "tables", "tree", "sandbox", "sinks", "mesh"),
 )
 FOLDER = "candidates"
 BATCHES = "batches.jsonl"
@@ -64,10 +67,11 @@ class Job:
     problems: Sequence[Problem]
     scorers: dict[str, Scores | None]  # by name; None: oracle and logprob
     delimiters: tuple[str, ...]  # none: whole solutions are proposed
+    mesh: jax.sharding.Mesh | None = None  # of this process's devices; None: its first one
 
 
 def run(cfg: SolveConfig, directory: Path, policy: Policy | None = None) -> list[report.Line]:
-    """Search all questions; returns the table.
+    """Search all questions; returns the table. Of several processes each searches some; the first has the table.
 
     Args:
         policy: the model, where it is loaded already; without it that of the configuration is read.
@@ -76,25 +80,47 @@ def run(cfg: SolveConfig, directory: Path, policy: Policy | None = None) -> list
     """
     paths.check_folder("run_dir", directory)
     sandbox.configure(cfg.sandbox)
-    job = prepared(cfg, policy)
-    with files.locked(directory):
+    with processes.together():
+        job = prepared(cfg, policy)
+    with processes.locked(directory):
+        _search_all(job, _opened(job, directory), directory)
+        return processes.first_does(lambda: _written(cfg, directory)) or []
+
+
+def _opened(job: Job, directory: Path) -> Store:
+    """The store of a run, begun by the first process."""
+    cfg, about = job.cfg, (directory / FOLDER, job.policy.fingerprint, job.cfg.task.name)
+
+    def begin() -> Store:
         KIND.claim(cfg, directory)
         if cfg.split == "test":
             problems_of.logged_test(cfg.task, directory, f"solve, {type(cfg.search).__name__}")
-        store = Store.create(directory / FOLDER, job.policy.fingerprint, cfg.task.name)
-        _search_all(job, store, directory)
-        lines = tabulated(cfg, directory)
-        files.write(directory / "summary.md", report.markdown(lines))
-        return lines
+        return Store.create(*about)
+
+    return processes.first_does(begin) or Store.open(*about)
+
+
+def _written(cfg: SolveConfig, directory: Path) -> list[report.Line]:
+    lines = tabulated(cfg, directory)
+    files.write(directory / "summary.md", report.markdown(lines))
+    return lines
 
 
 def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
     """The table of a run from what is stored, or of another strategy over it, whose seconds were not measured."""
     rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
-    batches = files.records(directory / BATCHES, "a batch of questions", batch=int, seconds=float, most_tokens=int)
-    lines = replay.lines(cfg, rows, batches)
+    lines = replay.lines(cfg, rows, batches(directory))
     measured = configs.load(directory / KIND.file, schema=SolveConfig).search == cfg.search
     return lines if measured else [*lines[:-1], dataclasses.replace(lines[-1], seconds=None)]
+
+
+def batches(directory: Path) -> list[dict]:
+    """The lines about batches of questions, of all processes."""
+    return [
+        line
+        for file in sorted(directory.glob(f"{BATCHES.removesuffix('.jsonl')}*.jsonl"))
+        for line in files.records(file, "a batch of questions", batch=int, seconds=float, most_tokens=int)
+    ]
 
 
 def tree(directory: Path, problem: str) -> str:
@@ -136,7 +162,9 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
     fit, over = answering.fitting(cfg, base, problems, lambda: lambda batch, number: _prompts(cfg, batch))
     answering.check_fitting(cfg, base, cfg.split, len(problems), over)
     _check_scorers(cfg, base, scorers, fit)
-    return Job(cfg, base.plain(), fit, scorers, delimiters)
+    mesh = layout.sampling(cfg.mesh, language_models.definition(base.lm), cfg.sample_batch)
+    with sharding.on(mesh):
+        return Job(cfg, base.plain(), fit, scorers, delimiters, mesh)
 
 
 def _check_budget(cfg: SolveConfig) -> None:
@@ -221,18 +249,26 @@ def _prompts(cfg: SolveConfig, batch: Sequence[Problem]) -> list[list[str]]:
 
 
 def _search_all(job: Job, store: Store, directory: Path) -> None:
+    """The batches that are not stored yet, each in one of the processes."""
     batches = answering.batches(job.cfg, job.policy, job.problems)
-    stored, layers = set(store.batches(0)), None
-    with console.counting(f"{type(job.cfg.search).__name__} over {len(job.problems)} questions") as progress:
-        for number, batch in enumerate(batches):
+    stored = set(store.batches(0))
+    layers = functools.cache(lambda: write.unrolled(job.policy.definition, job.policy.params))
+    costs = directory / (BATCHES if processes.first() else BATCHES.replace(".", f"_{jax.process_index()}."))
+    what = f"{type(job.cfg.search).__name__} over {len(job.problems)} questions"
+    with sharding.on(job.mesh), console.counting(what) as progress:
+
+        def search(number: int) -> None:
+            batch = batches[number]
             if number not in stored:
                 begun = time.monotonic()
-                layers = write.unrolled(job.policy.definition, job.policy.params) if layers is None else layers
-                samples = searched(job, batch, number, layers)
+                samples = searched(job, batch, number, layers())
                 took = {"seconds": time.monotonic() - begun, "most_tokens": _most(job, batch)}
-                files.append(directory / BATCHES, [{"batch": number} | took])
+                files.append(costs, [{"batch": number} | took])
                 store.append(0, number, samples)
             progress(sum(map(len, batches[: number + 1])), len(job.problems))
+
+        processes.shared(len(batches), search)
+    processes.first_does(lambda: store.collect(0, len(batches)))
 
 
 def _most(job: Job, batch: Sequence[Problem]) -> int:

@@ -1,11 +1,12 @@
-"""mesh=auto: how the devices found are laid out for a model and its batches."""
+"""How the devices are laid out for a model and its batches: for training with mesh=auto, and for sampling."""
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from qstar import sharding
-from qstar.sharding import AXES
+from qstar.models.definition import Definition
+from qstar.sharding import AXES, MeshConfig
 from qstar.training import console, machine
 from qstar.training.build import Program
 
@@ -37,6 +38,24 @@ def picked(program: Program, rows: int) -> jax.sharding.Mesh:
         highlight=False,
     )
     return sharding.make_mesh(cfg)
+
+
+def sampling(cfg: MeshConfig, definition: Definition, rows: int) -> jax.sharding.Mesh | None:
+    """The mesh of this process's own devices on which a model writes `rows` rows; None: its first device (mesh=single).
+
+    Raises ValueError where the rows or the model's sizes do not divide over it.
+    """
+    if cfg == MeshConfig():
+        return None
+    devices, shapes = jax.local_devices(), jax.tree.map(lambda leaf: leaf.shape, definition.abstract)
+    if cfg.auto:
+        held = 2 * 4 * definition.size  # float32, and the layers once more, one by one
+        fits = lambda sizes: sharding.divides(definition.axes, shapes, sizes)  # noqa: E731
+        cfg = sharding.pick(len(devices), rows, held, device_bytes(), fits)
+    mesh = sharding.make_mesh(cfg, devices)
+    sharding.check_rows(rows, mesh)
+    sharding.check_divisible(definition.axes, shapes, mesh)
+    return mesh
 
 
 def device_bytes() -> int | None:

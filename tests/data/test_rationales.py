@@ -268,6 +268,29 @@ def test_a_store_of_an_earlier_version_is_read_and_listed_by_its_next_writer(ful
         Store.open(full).rows()
 
 
+# --- several processes --------------------------------------------------------------------------------------------
+
+
+def test_batches_of_other_processes_are_read_at_once_and_listed_when_collected(store):
+    other = Store.open(store.folder)
+    store.append(0, 0, [RIGHT])
+    other.append(0, 1, [MISSED])
+    assert store.batches(0) == [0, 1] and store.rows().num_rows == 2
+    assert list(json.loads((store.folder / "store.json").read_text())["parts"]) == [part(store.folder, 0, 0).name]
+    store.collect(0, 2)
+    assert len(json.loads((store.folder / "store.json").read_text())["parts"]) == 2
+    flip(part(store.folder, 0, 1), 200)
+    with pytest.raises(ValueError, match=r"iteration_0000_batch_00001.parquet: holds other bytes"):
+        Store.open(store.folder).rows()
+
+
+def test_a_batch_that_another_process_wrote_elsewhere_is_missed(store, monkeypatch):
+    monkeypatch.setattr(rationales, "LATE_S", 0.0)
+    store.append(0, 0, [RIGHT])
+    with pytest.raises(ValueError, match=r"lacks 2 of 3 batches that other processes wrote \(1, 2, \.\.\.\)"):
+        store.collect(0, 3)
+
+
 # --- what is refused ----------------------------------------------------------------------------------------------
 
 

@@ -131,6 +131,33 @@ def test_a_killed_search_resumes_with_the_rest_and_ends_with_the_same_rows(beam,
     assert kept.stat().st_mtime_ns == untouched
 
 
+def test_a_model_that_is_sharded_over_eight_devices_gives_the_same_candidates(tmp_path):
+    search = ("search=beam", "search.n=4", "search.m=2", "scorer=bundled:cups_prm", "step_tokens=2", *SHORT[:3])
+    for name, given in (("one", ()), ("mesh", ("mesh.data=2", "mesh.fsdp=4"))):
+        run(tmp_path / name, *search, "sample_batch=8", *given)
+    one, sharded = rows_of(tmp_path / "one"), rows_of(tmp_path / "mesh")
+    exact = ("batch", "problem", "tokens", "written", "answer", "correct", "finished", "generated_tokens")
+    assert [[row[name] for name in exact] for row in sharded] == [[row[name] for name in exact] for row in one]
+    places = ("node", "parent", "draw", "chosen", "flops", "scored_tokens")
+    assert [[row["place"][n] for n in places] for row in sharded] == [[row["place"][n] for n in places] for row in one]
+    bound = tolerances.forward(load.load_model("bundled:cups").lm, keys=32, size=20.0, scores=3.0)
+    for row, other in zip(sharded, one, strict=True):
+        np.testing.assert_allclose(row["logprobs"], other["logprobs"], rtol=0, atol=bound)
+        scores, others = (np.array([score for _, score in each["place"]["scores"]]) for each in (row, other))
+        np.testing.assert_allclose(scores, others, rtol=0, atol=bound)
+
+
+def test_each_device_of_a_mesh_holds_its_part_of_the_models_and_rows_that_do_not_divide_are_refused(tmp_path):
+    given = ("scorer=bundled:cups_prm", "search=best_of_n", "mesh=fsdp", *SHORT[:3], f"run_dir={tmp_path / 'run'}")
+    job = solve.prepared(composed(*given, "sample_batch=8", name="solve"))
+    with jax.set_mesh(job.mesh):
+        for params in (job.policy.params["blocks"], job.scorers["bundled:cups_prm"]._params["lm"]["blocks"]):
+            (query,) = [leaf for path, leaf in jax.tree.leaves_with_path(params) if "query" in str(path)]
+            assert query.addressable_shards[0].data.size == query.size // 8
+    with pytest.raises(ValueError, match=r"a batch of 3 rows does not divide over data x fsdp = 8"):
+        solve.prepared(composed(*given, "sample_batch=3", name="solve"))
+
+
 def test_a_directory_of_another_search_is_refused(majority):
     with pytest.raises(ValueError, match=r"search\.n = 4, now 5"):
         run(majority[0], *MAJORITY, "search.n=5")

@@ -16,7 +16,6 @@ from pathlib import Path
 import numpy as np
 
 from qstar import config as configs
-from qstar import files
 from qstar.cli import entry, flags
 from qstar.config import SolveConfig
 from qstar.data.rationales import Store
@@ -32,8 +31,7 @@ ORACLE = "oracle"
 def tried(folder: Path, cfg: SolveConfig, probe: int, sizes: Sequence[int]) -> dict[str, list[Tried]]:
     """Every question with each number of solutions, by the estimate of how easy it is."""
     stored = replay.trees(Store.open(folder / solve.FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist())
-    lines = files.records(folder / solve.BATCHES, "a batch of questions", batch=int, most_tokens=int)
-    most = {line["batch"]: line["most_tokens"] for line in lines}
+    most = {line["batch"]: line["most_tokens"] for line in solve.batches(folder)}
     questions: dict[str, list[Tried]] = {"score": [], "agreement": [], ORACLE: []}
     for number, batch in stored.items():
         results = []
