@@ -28,6 +28,7 @@ JsonObject = dict[str, Json]
 PARTIAL = ".new"  # how the names of files end that are still being written
 LOCK = ".lock"  # in a folder that a process writes; there only while it does, unless it was killed
 BUSY = (errno.EAGAIN, errno.EACCES)
+LATE_S = 60.0  # that a file of another machine may take to appear
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 WAYS_OUT = {
     errno.ENOSPC: "the disk is full: make room",
@@ -105,6 +106,22 @@ def write_json(file: str | Path, contents: Json) -> None:
 
 def write_records(file: str | Path, records: Sequence[dict]) -> None:
     write(file, "".join(json.dumps(record) + "\n" for record in records))
+
+
+def await_all(expected: Sequence[Path]) -> None:
+    """Wait for files of one folder that other processes have written: a network file system shows new ones late.
+
+    Raises ValueError where one is not here a minute later.
+    """
+    deadline = time.monotonic() + LATE_S
+    while missing := sorted({file.name for file in expected} - {file.name for file in expected[0].parent.iterdir()}):
+        if time.monotonic() >= deadline:
+            raise ValueError(
+                f"{expected[0].parent} lacks {len(missing)} of {len(expected)} files that other processes wrote "
+                f"({', '.join(missing[:3])}, ...): expected a folder that all of them see; name a run_dir on a shared "
+                "file system"
+            )
+        time.sleep(1)
 
 
 def append(file: str | Path, records: Sequence[dict], durable: bool = False) -> None:

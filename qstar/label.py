@@ -12,6 +12,7 @@ def main(node: DictConfig) -> None:
     from qstar.training import console
 
     with console.phase("loading libraries"):
+        from qstar import processes
         from qstar.reports import summaries
         from qstar.runs import label
         from qstar.training.metrics import Sinks, numbers
@@ -21,6 +22,8 @@ def main(node: DictConfig) -> None:
             summary = label.run(cfg, directory)
             sinks.open(0)
             sinks.write(0, numbers(summary))
+        if not processes.first():
+            return
         console.console().print(summaries.labels(summary), markup=False, highlight=False)
         console.say(f"Labels are in {directory / label.LABELS}")
 

@@ -18,7 +18,7 @@ from small_runs import MODEL, RUN, lines
 
 from qstar import processes
 from qstar.data.rationales import Store
-from qstar.runs import solve
+from qstar.runs import label, solve
 
 ROOT = Path(__file__).parent.parent
 DEVICES = 4
@@ -135,22 +135,35 @@ SOLVE = (
 )
 
 
+LABEL = ("problems=24", "batch=1", "samples=2", "task.train=24", "task.max_moves=6", "rows=8", "label.k=2")
+
+
+def straight_and_resumed(command: str, settings: tuple[str, ...], parts: str, tmp_path: Path) -> tuple[Path, Path]:
+    """Run directories of one process, and of two that are killed, one that is killed, and two."""
+    folder, alone = tmp_path / "shared", start(command, tmp_path / "straight", 1, *settings, "run_dir=run")
+    killed(start(command, folder, 2, *settings, "run_dir=run"), folder / "run" / parts, 3)
+    killed(start(command, folder, 1, "resume=run"), folder / "run" / parts, 3)
+    assert len(list((folder / "run" / parts).glob("*batch*"))) < 24
+    ended(start(command, folder, 2, "resume=run"))
+    ended(alone)
+    return tmp_path / "straight" / "run", folder / "run"
+
+
 @pytest.mark.slow
 def test_a_search_in_two_processes_stopped_and_resumed_has_the_rows_of_one(tmp_path):
-    straight = tmp_path / "straight" / "run"
-    alone = start("solve", straight.parent, 1, *SOLVE, "run_dir=run")
-    folder = tmp_path / "shared" / "run" / solve.FOLDER
-    killed(start("solve", folder.parents[1], 2, *SOLVE, "run_dir=run"), folder, 3)
-    killed(start("solve", folder.parents[1], 1, "resume=run"), folder, 3)
-    assert len(list(folder.glob("*batch*"))) < 24
-    ended(start("solve", folder.parents[1], 2, "resume=run"))
-    ended(alone)
-    assert Store.open(folder).rows().equals(Store.open(straight / solve.FOLDER).rows())
-    assert {line["batch"] for line in solve.batches(folder.parent)} == set(range(24))
-    of_the_second = lines(folder.parent / "batches_1.jsonl")
+    straight, resumed = straight_and_resumed("solve", SOLVE, solve.FOLDER, tmp_path)
+    expected, rows = (Store.open(run / solve.FOLDER).rows() for run in (straight, resumed))
+    assert rows.equals(expected)
+    assert {line["batch"] for line in solve.batches(resumed)} == set(range(24))
+    of_the_second = lines(resumed / "batches_1.jsonl")
     assert of_the_second and all(line["batch"] % 2 == 1 for line in of_the_second)
-    tables = [(run / "summary.md").read_text().split("seconds")[0] for run in (straight, folder.parent)]
-    assert tables[0] == tables[1]
+
+
+@pytest.mark.slow
+def test_labels_of_two_processes_stopped_and_resumed_are_those_of_one(tmp_path):
+    straight, resumed = straight_and_resumed("label", LABEL, label.BATCHES, tmp_path)
+    for name in (label.LABELS, label.TRL, label.SUMMARY):
+        assert (resumed / name).read_bytes() == (straight / name).read_bytes()
 
 
 @pytest.mark.slow

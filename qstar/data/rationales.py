@@ -13,7 +13,6 @@ that is missing, altered or a copy of another is an error where its rows are req
 import dataclasses
 import re
 import shlex
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,6 @@ FORMAT = 1
 FOLDER = "rationales"  # of a run directory
 ABOUT = "store.json"
 PARTIAL = files.PARTIAL
-LATE_S = 60.0  # that a file of another machine may take to appear
 PART = re.compile(r"iteration_(\d+)_batch_(\d+)\.parquet")
 
 CORRECT = ds.field("correct")
@@ -235,17 +233,9 @@ class Store:
     def collect(self, iteration: int, count: int) -> None:
         """List the batches of an iteration, of which there are `count`, that other processes appended.
 
-        Raises ValueError where one is not here a minute later: a network file system may show new files late.
+        Raises ValueError as `files.await_all`.
         """
-        expected, deadline = {(iteration, batch) for batch in range(count)}, time.monotonic() + LATE_S
-        while (missing := expected - self._files().keys()) and time.monotonic() < deadline:
-            time.sleep(1)
-        if missing:
-            numbers = ", ".join(str(batch) for _, batch in sorted(missing)[:5])
-            raise ValueError(
-                f"{self.folder} lacks {len(missing)} of {count} batches that other processes wrote ({numbers}, ...): "
-                "expected one folder that all of them see; name a run_dir on a shared file system"
-            )
+        files.await_all([self.folder / _name(iteration, batch) for batch in range(count)])
         self._list_what_is_there()
 
     def batches(self, iteration: int) -> list[int]:

@@ -7,7 +7,8 @@
     RUN/trl.jsonl             the solutions all of whose steps have a label, in TRL's stepwise format
     RUN/summary.json          counts, and tokens and FLOPs by phase
 
-A batch is a function of the configuration and its number, so a run that was killed and resumed writes the same files.
+A batch is a function of the configuration and its number, so a run that was killed and resumed writes the same files,
+whatever its number of processes: each labels some of the batches, and the first one writes the rest.
 """
 
 import dataclasses
@@ -18,12 +19,13 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar import files
+from qstar import files, processes, sharding
 from qstar.config import LabelConfig
 from qstar.data import step_formats
 from qstar.decoding import generate as decoding
 from qstar.decoding.generate import Written
 from qstar.decoding.sampling import Sampling
+from qstar.models import lm as language_models
 from qstar.models.cost import Cost
 from qstar.policy import Policy
 from qstar.runs import load, solutions
@@ -34,10 +36,10 @@ from qstar.search.labelling import Labelled, MonteCarlo, Prefix, Solution
 from qstar.tasks.grading import sandbox
 from qstar.tasks.labels import Consensus, Truth
 from qstar.tasks.problem import Problem, graded
-from qstar.training import console
+from qstar.training import console, layout
 from qstar.typing import Key
 
-KIND = Kind("label", "labelling run", LabelConfig, "label.yaml", free=("sandbox", "sinks"))
+KIND = Kind("label", "labelling run", LabelConfig, "label.yaml", groups=("mesh",), free=("sandbox", "sinks", "mesh"))
 LABELS, TRL, SUMMARY, BATCHES = "labels.jsonl", "trl.jsonl", "summary.json", "batches"
 SAMPLED, COMPLETED = range(2)  # what a key is folded with
 LEDGER = ("prompt_tokens", "padding_tokens", "generated_tokens", "discarded_tokens", "graded_tokens")
@@ -54,6 +56,7 @@ class Job:
     given: Mapping[str, Sequence[Given]]  # solutions by problem; empty where they are sampled
     room: int  # tokens of the longest answer
     fingerprint: str  # of the model
+    mesh: jax.sharding.Mesh | None = None  # of this process's devices; None: its first one
 
     @property
     def batches(self) -> list[list[Problem]]:
@@ -62,38 +65,49 @@ class Job:
 
 
 def run(cfg: LabelConfig, directory: Path) -> dict:
-    """Label, or resume labelling, and return the summary.
+    """Label, or resume labelling, and return the summary. Of several processes the first one has it.
 
     Raises FileNotFoundError, ValueError and its like for anything that cannot work, before anything is generated.
     """
     if isinstance(cfg.label, Consensus):
-        records = list(cfg.label.agreed())
-        KIND.claim(cfg, directory)
-        return _finish(cfg, directory, records, [])
+        return processes.first_does(lambda: _agreed(cfg, directory)) or {}
     sandbox.configure(cfg.sandbox)
-    job = prepared(cfg)
-    KIND.claim(cfg, directory)
-    with files.locked(directory):
+    with processes.together():
+        job = prepared(cfg)
+    with processes.locked(directory):
         return _run(job, directory)
 
 
+def _agreed(cfg: LabelConfig, directory: Path) -> dict:
+    records = list(cfg.label.agreed())
+    KIND.claim(cfg, directory)
+    return _finish(cfg, directory, records, [])
+
+
 def _run(job: Job, directory: Path) -> dict:
-    folder = directory / BATCHES
-    files.make(folder)
+    def begin() -> None:
+        KIND.claim(job.cfg, directory)
+        files.make(directory / BATCHES)
+
+    processes.first_does(begin)
     batches = job.batches
-    with console.counting("labelling") as progress:
-        for number, problems in enumerate(batches):
-            file = folder / f"batch_{number:05d}.jsonl"
-            if not file.is_file():
-                files.write_records(file, Batch(job, number, problems).records())
+    parts = [directory / BATCHES / f"batch_{number:05d}.jsonl" for number in range(len(batches))]
+    with sharding.on(job.mesh), console.counting("labelling") as progress:
+
+        def label(number: int) -> None:
+            if not parts[number].is_file():
+                files.write_records(parts[number], Batch(job, number, batches[number]).records())
             progress(number + 1, len(batches))
-    lines = [
-        line
-        for number in range(len(batches))
-        for line in files.records(folder / f"batch_{number:05d}.jsonl", "a labelled solution")
-    ]
+
+        processes.shared(len(batches), label)
+    return processes.first_does(lambda: _collected(job.cfg, directory, parts)) or {}
+
+
+def _collected(cfg: LabelConfig, directory: Path, parts: Sequence[Path]) -> dict:
+    files.await_all(parts)
+    lines = [line for part in parts for line in files.records(part, "a labelled solution")]
     costs = [line for line in lines if "ledger" in line]
-    return _finish(job.cfg, directory, [line for line in lines if "ledger" not in line], costs)
+    return _finish(cfg, directory, [line for line in lines if "ledger" not in line], costs)
 
 
 def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: Sequence[dict]) -> dict:
@@ -253,7 +267,7 @@ class Batch:
             key,
             sampling,
             samples=count,
-            batch_size=max(cfg.rows // count, 1),
+            batch_size=sharding.full(max(cfg.rows // count, 1)),
         )
         grading = Cost(graded_tokens=sum(map(len, written.tokens)))
         self.spent[phase] += written.cost + grading
@@ -289,7 +303,9 @@ def prepared(cfg: LabelConfig) -> Job:
     job = Job(cfg, policy, problems, given, room, policy.fingerprint)
     _check_steps(job)
     _check_fitting(job)
-    return job
+    mesh = layout.sampling(cfg.mesh, language_models.definition(policy.lm), cfg.rows)
+    with sharding.on(mesh):
+        return dataclasses.replace(job, policy=policy.plain(), mesh=mesh)
 
 
 def _check_steps(job: Job) -> None:

@@ -282,9 +282,8 @@ def searched(job: Job, batch: Sequence[Problem], number: int, layers: tuple | No
     most = _most(job, batch)
     sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, most, tuple(cfg.task.stop))
     prompts = [prompt for (prompt,) in _prompts(cfg, batch)]
-    session = Session(
-        policy.definition, policy.params, policy.tokenizer, prompts, sampling, layers=layers, size=cfg.sample_batch
-    )
+    size = sharding.full(cfg.sample_batch)
+    session = Session(policy.definition, policy.params, policy.tokenizer, prompts, sampling, layers=layers, size=size)
     limits = replay.budget(cfg, most, cfg.max_tokens)
     proposals = Proposals(session, cfg.task, batch, policy.tokenizer, job.delimiters, limits.step_tokens)
     solved = searches.search(

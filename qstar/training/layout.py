@@ -41,9 +41,12 @@ def picked(program: Program, rows: int) -> jax.sharding.Mesh:
 
 
 def sampling(cfg: MeshConfig, definition: Definition, rows: int) -> jax.sharding.Mesh | None:
-    """The mesh of this process's own devices on which a model writes `rows` rows; None: its first device (mesh=single).
+    """The mesh of this process's own devices on which a model writes and scores; None: its first device (mesh=single).
 
-    Raises ValueError where the rows or the model's sizes do not divide over it.
+    Args:
+        rows: of a batch, about: mesh=auto spreads so many.
+
+    Raises ValueError where there are fewer devices, or the model's sizes do not divide over them.
     """
     if cfg == MeshConfig():
         return None
@@ -53,7 +56,6 @@ def sampling(cfg: MeshConfig, definition: Definition, rows: int) -> jax.sharding
         fits = lambda sizes: sharding.divides(definition.axes, shapes, sizes)  # noqa: E731
         cfg = sharding.pick(len(devices), rows, held, device_bytes(), fits)
     mesh = sharding.make_mesh(cfg, devices)
-    sharding.check_rows(rows, mesh)
     sharding.check_divisible(definition.axes, shapes, mesh)
     return mesh
 

@@ -285,9 +285,9 @@ def test_batches_of_other_processes_are_read_at_once_and_listed_when_collected(s
 
 
 def test_a_batch_that_another_process_wrote_elsewhere_is_missed(store, monkeypatch):
-    monkeypatch.setattr(rationales, "LATE_S", 0.0)
+    monkeypatch.setattr(files, "LATE_S", 0.0)
     store.append(0, 0, [RIGHT])
-    with pytest.raises(ValueError, match=r"lacks 2 of 3 batches that other processes wrote \(1, 2, \.\.\.\)"):
+    with pytest.raises(ValueError, match=r"lacks 2 of 3 files that other processes wrote \(iteration_0000_batch_00001"):
         store.collect(0, 3)
 
 

@@ -99,6 +99,12 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(run, tmp_path):
         assert (again / name).read_bytes() == (run / name).read_bytes()
 
 
+def test_a_model_that_is_sharded_over_eight_devices_writes_the_same_labels(run, tmp_path):
+    given = ("label.k=3", "label.smaller=[1]", "label.soft=true", "mesh.data=2", "mesh.fsdp=4")
+    label.run(config(tmp_path / "mesh", *given), tmp_path / "mesh")
+    assert records(tmp_path / "mesh") == records(run)
+
+
 def test_another_configuration_is_refused_in_the_same_folder(run):
     with pytest.raises(ValueError, match=r"label.k = 3, now 2"):
         label.run(config(run, "label.k=2", "label.soft=true"), run)

@@ -134,7 +134,7 @@ def test_a_killed_search_resumes_with_the_rest_and_ends_with_the_same_rows(beam,
 def test_a_model_that_is_sharded_over_eight_devices_gives_the_same_candidates(tmp_path):
     search = ("search=beam", "search.n=4", "search.m=2", "scorer=bundled:cups_prm", "step_tokens=2", *SHORT[:3])
     for name, given in (("one", ()), ("mesh", ("mesh.data=2", "mesh.fsdp=4"))):
-        run(tmp_path / name, *search, "sample_batch=8", *given)
+        run(tmp_path / name, *search, "sample_batch=3", *given)
     one, sharded = rows_of(tmp_path / "one"), rows_of(tmp_path / "mesh")
     exact = ("batch", "problem", "tokens", "written", "answer", "correct", "finished", "generated_tokens")
     assert [[row[name] for name in exact] for row in sharded] == [[row[name] for name in exact] for row in one]
@@ -147,15 +147,19 @@ def test_a_model_that_is_sharded_over_eight_devices_gives_the_same_candidates(tm
         np.testing.assert_allclose(scores, others, rtol=0, atol=bound)
 
 
-def test_each_device_of_a_mesh_holds_its_part_of_the_models_and_rows_that_do_not_divide_are_refused(tmp_path):
-    given = ("scorer=bundled:cups_prm", "search=best_of_n", "mesh=fsdp", *SHORT[:3], f"run_dir={tmp_path / 'run'}")
-    job = solve.prepared(composed(*given, "sample_batch=8", name="solve"))
+def test_each_device_of_a_mesh_holds_its_part_of_the_model_and_of_its_scorer(tmp_path):
+    given = ("scorer=bundled:cups_prm", "search=best_of_n", "mesh=fsdp", *SHORT, f"run_dir={tmp_path / 'run'}")
+    job = solve.prepared(composed(*given, name="solve"))
     with jax.set_mesh(job.mesh):
         for params in (job.policy.params["blocks"], job.scorers["bundled:cups_prm"]._params["lm"]["blocks"]):
             (query,) = [leaf for path, leaf in jax.tree.leaves_with_path(params) if "query" in str(path)]
             assert query.addressable_shards[0].data.size == query.size // 8
-    with pytest.raises(ValueError, match=r"a batch of 3 rows does not divide over data x fsdp = 8"):
-        solve.prepared(composed(*given, "sample_batch=3", name="solve"))
+
+
+def test_a_mesh_that_does_not_divide_the_model_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ValueError, match=r"its axis 'vocab' of size 19 is not divisible by the mesh axis 'tensor'"):
+        run(tmp_path / "run", "search=majority", "mesh=fsdp_tensor", *SHORT)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_directory_of_another_search_is_refused(majority):
