@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from omegaconf import DictConfig
 
-from qstar import advice, files, paths, runs
+from qstar import advice, files, paths, processes, runs
 from qstar import config as configs
 from qstar.cli import entry
 from qstar.config import EvaluateConfig
@@ -28,13 +28,15 @@ from qstar.training.metrics import Sinks, numbers
 @entry.command("evaluate")
 def main(node: DictConfig) -> None:
     with entry.errors() as ending:
+        processes.join()
         cfg = configs.build(node)
         if isinstance(cfg.eval, NoEval):
             choices = ", ".join(name for name in configs.SCHEMAS["eval"] if name != "none")
             raise ValueError(f"eval=none evaluates nothing: choose one of {choices}")
         entry.prepare_jax()
         if cfg.run == "latest":  # in full, because the latest may change
-            cfg = dataclasses.replace(cfg, run=str(runs.latest_run()))
+            latest = processes.first_does(lambda: str(runs.latest_run()))
+            cfg = dataclasses.replace(cfg, run=processes.agreed(latest or ""))
         if cfg.out:
             again = _again(cfg, sys.argv[1:])  # Hydra's own list of overrides has lost some of their quotes
             ending.go_on = lambda: f"Resume with  {again}" if Path(cfg.out).is_dir() else ""
@@ -72,14 +74,14 @@ def _step_of(folder: Path) -> int:
 
 
 def evaluate(cfg: EvaluateConfig) -> summaries.Groups:
-    """What was evaluated, step by step, and its rows.
+    """What was evaluated, step by step, and its rows. Of several processes each answers some batches of questions.
 
     Raises FileNotFoundError for a run or a step that is not there; ValueError for what cannot be evaluated, and where
     `cfg.out` holds answers of another evaluation.
     """
     if cfg.out:
         paths.check_folder("out", cfg.out)
-    with files.locked(cfg.out) if cfg.out else contextlib.nullcontext():
+    with processes.locked(Path(cfg.out)) if cfg.out else contextlib.nullcontext():
         return _evaluated(cfg)
 
 
@@ -94,9 +96,10 @@ def _evaluated(cfg: EvaluateConfig) -> summaries.Groups:
                 console.console().print(told.strip(), markup=False, highlight=False)
         folder = Path(cfg.out) / f"step_{step}" if cfg.out else None
         with console.counting(f"evaluating {name}") as progress:
-            rows = evaluator(jax.device_put(subject.params), jax.random.key(cfg.seed), progress, folder)
+            params, key = jax.device_put(subject.params), jax.random.key(cfg.seed)
+            rows = evaluator(params, key, progress, folder, processes.divided)
         groups.append((name, rows))
-        if cfg.out:
+        if cfg.out and processes.first():
             _write(Path(cfg.out), step, groups, told)
     return groups
 

@@ -1,13 +1,14 @@
 """Several processes as one run: how they find each other, who writes, and weights that every one of them holds whole.
 
 A run on several machines is the same program once on each (or once for each accelerator); jax makes one set of devices
-of theirs. In training all of them draw every batch whole, take every step and evaluate; the first one writes and
-prints. Questions are divided (`shared`): each process answers some of the batches on its own devices and writes what it
-answered. They share the run directory, and where it is the first one says.
+of theirs. In training all of them draw every batch whole and take every step; the first one writes and prints.
+Questions are divided (`shared`, `divided`): each process answers some of the batches on its own devices and writes what
+it answered. They share the run directory, and where it is the first one says.
 """
 
 import contextlib
 import itertools
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from qstar import files, sharding
+from qstar.files import Json
 from qstar.training import console
 from qstar.typing import Params
 
@@ -129,6 +131,27 @@ def shared(count: int, action: Callable[[int], None]) -> None:
         for number in range(jax.process_index(), count, jax.process_count()):
             action(number)
             check()
+
+
+def divided(count: int, action: Callable[[int], Json]) -> list[Json]:
+    """The results of `action` for every number below `count`, as `shared` computes them, in every process.
+
+    Of several processes they are what is left of them in JSON: a tuple is a list then.
+    """
+    own: dict[int, Json] = {}
+    shared(count, lambda number: own.update({number: action(number)}))
+    parts = gathered(list(own.values()))
+    return [parts[number % len(parts)][number // len(parts)] for number in range(count)]
+
+
+def gathered(value: Json) -> list[Json]:
+    """What every process has to say, in their order."""
+    if jax.process_count() == 1:
+        return [value]
+    said = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(said.size))
+    texts = multihost_utils.process_allgather(np.pad(said, (0, int(sizes.max()) - said.size)))
+    return [json.loads(bytes(text[:size])) for text, size in zip(texts, sizes, strict=True)]
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -16,8 +17,9 @@ import tolerances
 from compiling import xla_flags
 from small_runs import MODEL, RUN, lines
 
-from qstar import processes
+from qstar import files, processes
 from qstar.data.rationales import Store
+from qstar.evals import journal
 from qstar.runs import label, solve
 
 ROOT = Path(__file__).parent.parent
@@ -76,10 +78,9 @@ def ended(started: list[subprocess.Popen], code: int = 0) -> list[str]:
     return outputs
 
 
-def killed(started: list[subprocess.Popen], folder: Path, more: int) -> None:
-    """Kill them, the last one first, as soon as there are so many more files in the folder."""
-    count = len(list(folder.glob("*batch*"))) + more
-    while len(list(folder.glob("*batch*"))) < count:
+def killed(started: list[subprocess.Popen], there: Callable[[], bool]) -> None:
+    """Kill them, the last one first, as soon as something is there."""
+    while not there():
         assert all(process.poll() is None for process in started), started[-1].communicate()[0]
         time.sleep(0.002)
     for process in reversed(started):
@@ -141,9 +142,11 @@ LABEL = ("problems=24", "batch=1", "samples=2", "task.train=24", "task.max_moves
 def straight_and_resumed(command: str, settings: tuple[str, ...], parts: str, tmp_path: Path) -> tuple[Path, Path]:
     """Run directories of one process, and of two that are killed, one that is killed, and two."""
     folder, alone = tmp_path / "shared", start(command, tmp_path / "straight", 1, *settings, "run_dir=run")
-    killed(start(command, folder, 2, *settings, "run_dir=run"), folder / "run" / parts, 3)
-    killed(start(command, folder, 1, "resume=run"), folder / "run" / parts, 3)
-    assert len(list((folder / "run" / parts).glob("*batch*"))) < 24
+    count = lambda: len(list((folder / "run" / parts).glob("*batch*")))  # noqa: E731
+    killed(start(command, folder, 2, *settings, "run_dir=run"), lambda: count() > 2)
+    begun = count()
+    killed(start(command, folder, 1, "resume=run"), lambda: count() > begun + 2)
+    assert count() < 24
     ended(start(command, folder, 2, "resume=run"))
     ended(alone)
     return tmp_path / "straight" / "run", folder / "run"
@@ -164,6 +167,22 @@ def test_labels_of_two_processes_stopped_and_resumed_are_those_of_one(tmp_path):
     straight, resumed = straight_and_resumed("label", LABEL, label.BATCHES, tmp_path)
     for name in (label.LABELS, label.TRL, label.SUMMARY):
         assert (resumed / name).read_bytes() == (straight / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_evaluations_of_two_processes_stopped_and_resumed_are_those_of_one(tmp_path):
+    evaluate = ("run=none", "eval.items=24", "eval.batch_size=1", "out=run")
+    folder, alone = tmp_path / "shared", start("evaluate", tmp_path / "straight", 1, *evaluate)
+    started = start("evaluate", folder, 2, *evaluate)
+    journals = [folder / "run" / "step_0" / name for name in ("cups.jsonl", "cups.1.jsonl")]
+    killed(started, lambda: sum(len(files.lines(file, journal.KIND)) for file in journals) > 4)
+    assert not (folder / "run" / "step_0" / "cups.parquet").exists() and journals[1].is_file()
+    ended(start("evaluate", folder, 2, *evaluate))
+    ended(alone)
+    straight, resumed = tmp_path / "straight" / "run", folder / "run"
+    assert journal.load(resumed)["cups"].equals(journal.load(straight)["cups"])
+    assert (resumed / "summary.md").read_bytes() == (straight / "summary.md").read_bytes()
+    assert not journals[0].exists() and not journals[1].exists()
 
 
 @pytest.mark.slow

@@ -26,14 +26,19 @@ METADATA = b"qstar"  # of a Parquet file: what was evaluated, as JSON
 class Journal:
     """The rows of one measure in one folder, `NAME.jsonl` and then `NAME.parquet`.
 
+    Of several processes each writes a file of its own, `NAME.1.jsonl` and so on, and the first one finishes.
+
     Args:
         identity: nested plain values that tell this evaluation from others.
+        process: the number of this process.
 
     Raises ValueError where the folder has rows of another evaluation under this name, or a file that is none.
     """
 
-    def __init__(self, folder: Path, name: str, identity: JsonObject):
-        self._open, self._finished = folder / f"{name}.jsonl", folder / f"{name}.parquet"
+    def __init__(self, folder: Path, name: str, identity: JsonObject, process: int = 0):
+        self._first, self._finished = process == 0, folder / f"{name}.parquet"
+        self._open = folder / (f"{name}.{process}.jsonl" if process else f"{name}.jsonl")
+        self._others = lambda: [file for file in _open_files(folder, name) if file != self._open]
         self._identity = json.loads(json.dumps(identity))
         self.rows: list[ItemRow] | None = None  # of all items, where all are answered
         self.batches: dict[int, list[ItemRow]] = {}  # answered so far
@@ -42,27 +47,40 @@ class Journal:
             table = read(self._finished)
             self._check(identity_of(table), self._finished)
             self.rows = table.to_pylist()
-            self._open.unlink(missing_ok=True)  # a kill may have come between the two files
+            self._remove()  # a kill may have come between the two files
         else:
+            for file in self._others():
+                self._read(file)
             self._resume()
 
     def _resume(self) -> None:
-        whole = files.lines(self._open, KIND)
-        if not whole:  # nothing yet, or not even the first line
+        whole = self._read(self._open)
+        if whole:
+            os.truncate(self._open, sum(len(line.raw) for line in whole))
+        else:  # nothing yet, or not even the first line
             files.write_records(self._open, [self._identity])
-            return
-        first, *lines = whole
-        self._check(first.record, self._open)
-        for line in lines:
+
+    def _read(self, file: Path) -> list[files.Line]:
+        """The whole lines of a file, their batches kept."""
+        whole, seen = files.lines(file, KIND), set()
+        if whole:
+            self._check(whole[0].record, file)
+        for line in whole[1:]:
             files.check(line.record, line.where, KIND, batch=int, rows=list)
             for row in line.record["rows"]:
                 if not isinstance(row, dict):
                     raise ValueError(f"{line.where}: a row is {row!r}, expected an object; {files.WAY_OUT}")
                 files.check(row, line.where, KIND, item=str, thoughts=str, draw=int)
-            if line.record["batch"] in self.batches:
+            if line.record["batch"] in seen:
                 raise ValueError(f"{line.where}: batch {line.record['batch']} is there twice; {files.WAY_OUT}")
+            seen.add(line.record["batch"])
             self.batches[line.record["batch"]] = line.record["rows"]
-        os.truncate(self._open, sum(len(line.raw) for line in whole))
+        return whole
+
+    def _remove(self) -> None:
+        if self._first:
+            for file in (self._open, *self._others()):
+                file.unlink(missing_ok=True)
 
     def _check(self, recorded: JsonObject, file: Path) -> None:
         before, now = _flat(recorded), _flat(self._identity)
@@ -79,13 +97,19 @@ class Journal:
         files.append(self._open, [{"batch": batch, "rows": list(rows)}], durable=True)
 
     def finish(self, rows: Sequence[ItemRow]) -> None:
-        """Rows of all items, in the order of the file."""
+        """Rows of all items, in the order of the file; the first process writes them."""
+        if not self._first:
+            return
         table = pa.Table.from_pylist(list(rows))
         table = table.replace_schema_metadata({METADATA: json.dumps(self._identity).encode()})
         written = pa.BufferOutputStream()
         pq.write_table(table, written)
         files.write(self._finished, written.getvalue())
-        self._open.unlink()
+        self._remove()
+
+
+def _open_files(folder: Path, name: str) -> list[Path]:
+    return sorted({*folder.glob(f"{name}.jsonl"), *folder.glob(f"{name}.*.jsonl")})
 
 
 def _flat(tree: Json, prefix: str = "") -> JsonObject:

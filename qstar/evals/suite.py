@@ -246,6 +246,13 @@ def figures_of(flat: JsonObject) -> list[str]:
 
 # --- asking -------------------------------------------------------------------------------------------------------
 
+Divide = Callable[[int, Callable[[int], list[ItemRow]]], list[list[ItemRow]]]
+"""The results of a function for every number below another, in their order; several processes may divide the work."""
+
+
+def undivided(count: int, action: Callable[[int], list[ItemRow]]) -> list[list[ItemRow]]:
+    return [action(number) for number in range(count)]
+
 
 class Evaluator:
     """Asks a method's model the questions of a configuration."""
@@ -286,6 +293,7 @@ class Evaluator:
         key: Key,
         progress: Callable[[int, int], None] | None = None,
         folder: Path | None = None,
+        divide: Divide = undivided,
     ) -> list[Row]:
         """Rows for every task and every way in which the method can answer.
 
@@ -294,6 +302,7 @@ class Evaluator:
             progress: told (items done, items in all) at the beginning and after every batch.
             folder: takes a journal of the items' rows while they are asked, and a Parquet file for every task at the
                 end. What it holds already is not asked again.
+            divide: the batches, over processes.
 
         Raises ValueError where the folder holds answers of another evaluation, or a prediction is not a number.
         """
@@ -302,26 +311,31 @@ class Evaluator:
         asked = _Asked(progress, sum(len(task.items) for task in self._measures))
         table = []
         for task, journal in zip(self._measures, journals, strict=True):
-            rows = self._rows(task, subject, key, asked, journal)
+            rows = self._rows(task, subject, key, asked, journal, divide)
             table += [self._row(task, way, [row for row in rows if row["thoughts"] == way]) for way in self._ways]
         return table
 
     def _rows(
-        self, task: Measure, subject: Policy, key: Key, asked: "_Asked", journal: "Journal | None"
+        self, task: Measure, subject: Policy, key: Key, asked: "_Asked", journal: "Journal | None", divide: Divide
     ) -> list[ItemRow]:
         """Rows of all items, in their order."""
         if journal is not None and journal.rows is not None:
             asked.more(len(task.items))
             return journal.rows
-        rows = []
-        for number, index in enumerate(task.batches()):
-            known = {} if journal is None else journal.batches
+        batches, known = task.batches(), {} if journal is None else journal.batches
+        end = asked.done + len(task.items)
+
+        def ask(number: int) -> list[ItemRow]:
             if number not in known:
-                batch = task.ask(subject, self._ways, index, key)
+                batch = task.ask(subject, self._ways, batches[number], key)
                 if journal is not None:
                     journal.append(number, batch)
-            rows += known[number] if number in known else batch
-            asked.more(len(index))
+            asked.more(len(batches[number]))
+            return known[number] if number in known else batch
+
+        rows = [row for batch in divide(len(batches), ask) for row in batch]
+        if asked.done < end:  # the others were asked by other processes
+            asked.more(end - asked.done)
         place = {item.id: i for i, item in enumerate(task.items)}
         rows.sort(key=lambda row: (place[row["item"]], WAYS.index(row["thoughts"]), row["draw"]))
         if journal is not None:
@@ -339,7 +353,10 @@ class Evaluator:
             return [None] * len(self._measures)
         weights = _digest(*jax.tree.leaves(subject.params))
         # All are opened before the first question is asked.
-        return [Journal(folder, task.name, self._identity(task, weights, key)) for task in self._measures]
+        return [
+            Journal(folder, task.name, self._identity(task, weights, key), jax.process_index())
+            for task in self._measures
+        ]
 
     def _identity(self, task: Measure, weights: str, key: Key) -> JsonObject:
         asked = {"class": type(self.cfg).__name__, **dataclasses.asdict(self.cfg)}
@@ -359,13 +376,13 @@ class _Asked:
     """Items that are done, told to a progress bar."""
 
     def __init__(self, progress: Callable[[int, int], None] | None, total: int):
-        self._progress, self._done, self._total = progress, 0, total
+        self._progress, self.done, self._total = progress, 0, total
         self.more(0)
 
     def more(self, count: int) -> None:
-        self._done += count
+        self.done += count
         if self._progress is not None:
-            self._progress(self._done, self._total)
+            self._progress(self.done, self._total)
 
 
 def _digest(*arrays: jax.Array) -> str:

@@ -99,7 +99,7 @@ class Record:
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
         """Evaluate; returns the results as metrics."""
         with console.phase(f"evaluating at step {step}"), processes.whole(weights(state)) as params:
-            rows = self._evaluator(params, jax.random.key(self._seed))
+            rows = self._evaluator(params, jax.random.key(self._seed), divide=processes.divided)
         self.evaluated[step] = rows
         _append(self._evals, [{"step": step, **suite.as_dict(row)} for row in rows])
         return {
