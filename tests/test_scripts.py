@@ -54,6 +54,10 @@ RUNS = {
     "accelerator/all.py": ["--plan", "--size", "tiny"],
     "benchmarks/breakdown.py": ["--hidden", 16, "--length", 8, "--vocab", 20, "--side", "plain LM"],
     "benchmarks/decoding.py": ["--model", "bundled:cups", "--batch", 1, "--prompt", 4, "--new", 2, "--repeats", 1],
+    "benchmarks/grpo.py": [
+        "--model", "bundled:cups", "--experiment", "rl/cups", "--questions", 2, "--samples", 2, "--new", 2,
+        "--repeats", 1,
+    ],
     "benchmarks/memory.py": HELP,  # its smallest case compiles for ten seconds
     "benchmarks/scaling.py": ["--devices", 8],
     "benchmarks/sessions.py": ["--model", "bundled:cups", "--rows", 8, "--steps", 2, "--tokens", 2, "--repeats", 1],
