@@ -127,11 +127,13 @@ def serve_trl(settings: list[str]) -> None:
             lengths.append(made["completion_mask"].sum(1).float().mean().item())
             return made
 
+    tokenizer = transformers.AutoTokenizer.from_pretrained(cfg.model.source, padding_side="left")
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     rows = [{"prompt": prompt(problem), "question": name} for name, problem in known.items()]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=transformers.AutoModelForCausalLM.from_pretrained(cfg.model.source, dtype=torch.float32),
-            processing_class=transformers.AutoTokenizer.from_pretrained(cfg.model.source, padding_side="left"),
+            processing_class=tokenizer,
             reward_funcs=right,
             train_dataset=datasets.Dataset.from_list(rows),
             callbacks=[Turns()],
