@@ -113,11 +113,13 @@ def await_all(expected: Sequence[Path]) -> None:
 
     Raises ValueError where one is not here a minute later.
     """
-    deadline = time.monotonic() + LATE_S
-    while missing := sorted({file.name for file in expected} - {file.name for file in expected[0].parent.iterdir()}):
+    if not expected:
+        return
+    deadline, folder = time.monotonic() + LATE_S, expected[0].parent
+    while missing := sorted({file.name for file in expected} - {file.name for file in folder.iterdir()}):
         if time.monotonic() >= deadline:
             raise ValueError(
-                f"{expected[0].parent} lacks {len(missing)} of {len(expected)} files that other processes wrote "
+                f"{folder} lacks {len(missing)} of {len(expected)} files that other processes wrote "
                 f"({', '.join(missing[:3])}, ...): expected a folder that all of them see; name a run_dir on a shared "
                 "file system"
             )

@@ -113,8 +113,18 @@ def _divisors(number: int) -> list[int]:
 
 
 def make_mesh(cfg: MeshConfig, devices: list | None = None) -> jax.sharding.Mesh:
-    devices = jax.devices() if devices is None else devices
+    """The mesh of these devices; by default of those of all processes, each of which must have some of them.
+
+    Raises ValueError where the sizes do not fit.
+    """
+    everywhere, devices = devices is None, jax.devices() if devices is None else devices
     shape = cfg.resolve(len(devices))
+    taking_part = {device.process_index for device in devices[: math.prod(shape)]}
+    if everywhere and len(taking_part) < jax.process_count():
+        raise ValueError(
+            f"mesh (data, fsdp, tensor) = {shape} is of {math.prod(shape)} of {len(devices)} devices, which belong to "
+            f"{len(taking_part)} of {jax.process_count()} processes: give mesh=auto, or sizes for all devices"
+        )
     # make_mesh defaults to Explicit axes, under which lookups, gathers and top-k of a sampler are refused.
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices[: math.prod(shape)])
 

@@ -185,12 +185,59 @@ def test_evaluations_of_two_processes_stopped_and_resumed_are_those_of_one(tmp_p
     assert not journals[0].exists() and not journals[1].exists()
 
 
+IMPROVE = (
+    "experiments=star/sums",
+    "task.digits=[1]",
+    "task.train=64",
+    "task.dev=4",
+    "improve.problems=24",
+    "improve.steps=2",
+    "improve.iterations=1",
+    "sample_batch=2",
+    "batch_size=4",
+    "length=64",
+    "wrong_hints=4",
+    "optim.warmup_steps=0",
+    "run_dir=run",
+)
+
+
+@pytest.mark.slow
+def test_self_training_in_two_processes_goes_on_in_one_and_the_other_way_round(tmp_path):
+    """A process for each of two devices, or one for both."""
+    folder, alone = tmp_path / "shared", start("improve", tmp_path / "straight", 1, *IMPROVE, "mesh=data", devices=2)
+    count = lambda: len(list((folder / "run" / "rationales").glob("*batch*")))  # noqa: E731
+    killed(start("improve", folder, 2, *IMPROVE, "mesh=data"), lambda: count() > 2)
+    begun = count()
+    killed(start("improve", folder, 1, "resume=run", devices=2), lambda: count() > begun + 2)
+    assert count() < 12
+    ended(start("improve", folder, 2, "resume=run"))
+    ended(alone)
+    straight, resumed = tmp_path / "straight" / "run", folder / "run"
+    exact = ["iteration", "batch", "problem", "hint", "tokens", "answer", "correct", "stored", "checkpoint"]
+    for store in ("rationales", "wrong_hints"):
+        expected, rows = (Store.open(run / store).rows(columns=exact) for run in (straight, resumed))
+        assert rows.num_rows and rows.equals(expected)
+    expected, results = (lines(run / "iterations.jsonl") for run in (straight, resumed))
+    assert [line.pop("iteration") for line in results] == [0, 1]
+    for line, other in zip(results, expected, strict=True):
+        assert line["ledger"] == other["ledger"] and line["accuracy"] == other["accuracy"]
+        assert line.get("nll", 0) == pytest.approx(other.get("nll", 0), rel=BOUND)
+
+
 @pytest.mark.slow
 def test_an_error_in_one_process_ends_the_others_with_its_message(tmp_path):
     (tmp_path / "shared" / "run" / "batches_1.jsonl").mkdir(parents=True)
     first, second = ended(start("solve", tmp_path / "shared", 2, *SOLVE, "run_dir=run"), 1)
     assert "process 1 of 2: IsADirectoryError" in first and "batches_1.jsonl" in first
     assert "batches_1.jsonl" in second and "Traceback" not in first + second
+
+
+@pytest.mark.slow
+def test_a_mesh_without_devices_of_every_process_is_refused_before_anything_is_sampled(tmp_path):
+    for said in ended(start("improve", tmp_path / "shared", 2, *IMPROVE, "mesh=single"), 1):
+        assert "mesh (data, fsdp, tensor) = (1, 1, 1) is of 1 of 2 devices" in said
+    assert not (tmp_path / "shared" / "run").exists()
 
 
 # --- who is told to join ------------------------------------------------------------------------------------------

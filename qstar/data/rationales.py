@@ -231,12 +231,13 @@ class Store:
             self._list({name: {"rows": len(samples), "blake2b": files.checksum_of(contents)}})
 
     def collect(self, iteration: int, count: int) -> None:
-        """List the batches of an iteration, of which there are `count`, that other processes appended.
+        """Wait for the batches of an iteration, of which there are `count`, that other processes append, and list them.
 
         Raises ValueError as `files.await_all`.
         """
         files.await_all([self.folder / _name(iteration, batch) for batch in range(count)])
-        self._list_what_is_there()
+        if self._lists:
+            self._list_what_is_there()
 
     def batches(self, iteration: int) -> list[int]:
         """Numbers of the batches of an iteration that are on disk, ascending. Raises ValueError as `rows` does."""

@@ -3,12 +3,14 @@
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
 
+from qstar import processes, sharding
 from qstar.config import ImproveConfig
-from qstar.data.rationales import Sample
+from qstar.data.rationales import Sample, Store
 from qstar.decoding import generate as decoding
 from qstar.decoding import score
 from qstar.decoding.generate import Written
@@ -96,6 +98,12 @@ def batches(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem]) -> 
     return [ordered[i : i + cfg.sample_batch] for i in range(0, len(ordered), cfg.sample_batch)]
 
 
+def opened_store(folder: Path, base: Policy, task: Task) -> Store:
+    """The store of a run: the first process makes it and lists what all of them append."""
+    about = (folder, base.fingerprint, task.name)
+    return processes.first_does(lambda: Store.create(*about)) or Store.open(*about)
+
+
 def answer(
     cfg: ImproveConfig,
     sampler: Policy,
@@ -124,7 +132,7 @@ def answer(
         key,
         sampling,
         samples=samples,
-        batch_size=cfg.sample_batch,
+        batch_size=sharding.full(cfg.sample_batch),
     )
     problems = [problem for problem in batch for _ in range(samples)]
     verdicts = [graded(task, *row) for row in zip(problems, written.text, written.finished, strict=True)]
@@ -245,7 +253,7 @@ def _mismatch(cfg: ImproveConfig, sampler: Policy, rows: Sequence[dict]) -> dict
     encode = sampler.tokenizer.encode_prompt
     again = score.score(
         sampler.definition, sampler.params, [encode(row["prompt"]) for row in some], [row["tokens"] for row in some],
-        batch_size=min(cfg.sample_batch, count),
+        batch_size=sharding.full(min(cfg.sample_batch, count)),
     )  # fmt: skip
     gaps = np.concatenate([np.abs(np.subtract(row["logprobs"], new)) for row, new in zip(some, again, strict=True)])
     return {"mean": float(gaps.mean()), "largest": float(gaps.max())}
@@ -254,6 +262,7 @@ def _mismatch(cfg: ImproveConfig, sampler: Policy, rows: Sequence[dict]) -> dict
 def evaluated(cfg: ImproveConfig, sampler: Policy, problems: Sequence[Problem], phase: str, iteration: int) -> dict:
     """Accuracy with the likeliest tokens, by group, and what it cost in this phase (dev or test).
 
+    Several processes divide the batches of questions, and each of them has the whole result.
     Where the configuration asks for it also both accuracies, with few-shot examples and without.
     """
     answers = {shots: _asked(cfg, sampler, problems, shots, phase, iteration) for shots in ways(cfg)}
@@ -306,18 +315,23 @@ def _asked(
 ) -> _Asked:
     rng = asking_rng(cfg, phase)
     parts = batches(cfg, sampler, problems)
-    right: dict[str, list[bool]] = {}
-    rows: list[dict] = []
+    shots = [[cfg.task.shots(problem, rng) if few_shot else () for problem in batch] for batch in parts]
     with console.counting(f"iteration {iteration}: evaluating") as progress:
-        for number, batch in enumerate(parts):
-            shots = [cfg.task.shots(problem, rng) if few_shot else () for problem in batch]
+
+        def ask(number: int) -> list[tuple[bool, int, int]]:
             # Greedy decoding uses no randomness: any key will do.
-            answered = answer(cfg, sampler, batch, shots, False, 1, jax.random.key(cfg.seed), greedy=True)
-            for problem, verdict in zip(batch, answered.verdicts, strict=True):
-                right.setdefault(problem.group, []).append(verdict.correct)
-            written = zip(answered.written.prompts, answered.written.tokens, strict=True)
-            rows += [{"prompt_tokens": len(prompt), "generated_tokens": len(new)} for prompt, new in written]
+            key = jax.random.key(cfg.seed)
+            answered = answer(cfg, sampler, parts[number], shots[number], False, 1, key, greedy=True)
             progress(number + 1, len(parts))
+            written = zip(answered.verdicts, answered.written.prompts, answered.written.tokens, strict=True)
+            return [(bool(verdict.correct), len(prompt), len(new)) for verdict, prompt, new in written]
+
+        answers = [told for batch in processes.divided(len(parts), ask) for told in batch]
+    right: dict[str, list[bool]] = {}
+    asked = [problem for batch in parts for problem in batch]
+    for problem, (correct, _, _) in zip(asked, answers, strict=True):
+        right.setdefault(problem.group, []).append(correct)
+    rows = [{"prompt_tokens": prompt, "generated_tokens": new} for _, prompt, new in answers]
     return _Asked(right, rows)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
+from qstar import processes
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.data.rationales import Sample, Store
@@ -67,6 +68,7 @@ class Sampling:
 
     cfg: ImproveConfig
     policy: Policy
+    base: Policy
     store: Store
     plan: Plan
     iteration: int
@@ -112,7 +114,7 @@ class Sampling:
         """
         cfg, policy = self.cfg, self.policy
         asked = misled(cfg, policy, problems, self.iteration)
-        apart = Store.create(self.store.folder.parent / WRONG_HINTS, self.store.model, self.store.task)
+        apart = answering.opened_store(self.store.folder.parent / WRONG_HINTS, self.base, cfg.task)
 
         def ask(batch: Sequence[Problem], number: int) -> list[Sample]:
             shots = _shots(cfg, batch, self.iteration, number, MISLED)
@@ -153,13 +155,17 @@ def _fill(
     batches: Sequence[Sequence[Problem]],
     ask: Callable[[Sequence[Problem], int], list[Sample]],
 ) -> None:
-    """Ask the batches of an iteration that are not stored yet."""
+    """Ask the batches of an iteration that are not stored yet, each in one of the processes."""
     stored = set(store.batches(iteration))
     with console.counting(f"iteration {iteration}: {what}") as progress:
-        for number, batch in enumerate(batches):
+
+        def fill(number: int) -> None:
             if number not in stored:
-                store.append(iteration, number, ask(batch, number))
+                store.append(iteration, number, ask(batches[number], number))
             progress(number + 1, len(batches))
+
+        processes.shared(len(batches), fill)
+    store.collect(iteration, len(batches))
 
 
 def _shots(cfg: ImproveConfig, batch: Sequence[Problem], *numbers: int) -> list[Sequence[Problem]]:

@@ -5,15 +5,18 @@ sampled with a wrong hint, never trained on), a folder for each iteration with t
 training, a run like any other (iteration_3 can be evaluated by qstar-evaluate or be a model.source), iterations.jsonl
 (a line for each that is done) and summary.md. An iteration is a function of the weights before it, the store and the
 seed: batches that are stored are not drawn again, training resumes from its checkpoint; a run that was killed anywhere
-ends with the same results.
+ends with the same results. Several processes divide the batches of questions, and train together on the mesh of all.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from qstar import files, paths
+import jax
+
+from qstar import files, paths, processes, sharding
 from qstar.config import ImproveConfig, TrainConfig
 from qstar.data import examples as example_files
 from qstar.data import rationales
@@ -22,6 +25,7 @@ from qstar.data.rationales import Store
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import NoEval
 from qstar.models import cost
+from qstar.models import lm as language_models
 from qstar.models.cost import Cost
 from qstar.policy import Policy
 from qstar.recipes import catalog
@@ -32,13 +36,14 @@ from qstar.reports import summaries
 from qstar.runs import answering, asking, iterations, load, train
 from qstar.runs.asking import Sampling
 from qstar.runs.iterations import Policies, joined
+from qstar.sharding import MeshConfig
 from qstar.tasks import problem as problems_of
 from qstar.tasks.grading import sandbox
 from qstar.tasks.problem import Problem
-from qstar.training import checkpoint, console, metrics
+from qstar.training import checkpoint, console, layout, metrics
 from qstar.training.optim import OptimConfig
 
-VERIFIER = "verifier.jsonl"
+VERIFIER, EXAMPLES = "verifier.jsonl", "examples.jsonl"
 DEV_SEED = 20_220_328
 
 
@@ -58,6 +63,7 @@ class Job:
     dev: Sequence[Problem]
     left: dict[str, int]  # dev questions that are left out
     policies: Policies
+    mesh: jax.sharding.Mesh | None  # on which this process samples; None: its first device
 
 
 def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
@@ -68,32 +74,49 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
     """
     paths.check_folder("run_dir", directory)
     sandbox.configure(cfg.sandbox)
-    job = _prepared(cfg, directory)
-    with files.locked(directory):
-        iterations.claim(cfg, directory)
+    with processes.together():
+        job = _prepared(cfg, directory)
+    with processes.locked(directory):
+        processes.first_does(lambda: iterations.claim(cfg, directory))
         return _run(job)
 
 
 def _run(job: Job) -> list[dict]:
     cfg, directory, store = job.cfg, job.directory, None
     if job.recipe.asks_itself:
-        store = Store.create(directory / rationales.FOLDER, job.base.fingerprint, cfg.task.name)
-    done = len(iterations.lines(directory))
+        store = answering.opened_store(directory / rationales.FOLDER, job.base, cfg.task)
+    done = len(_lines(directory))
     if done:
         iterations.train_again(directory, done - 1)
     else:
-        iterations.finish(directory, _before(job))
+        _finish(directory, _before(job))
     for iteration in range(done or 1, job.recipe.iterations + 1):
-        iterations.finish(directory, _iteration(job, store, iteration))
-    lines = iterations.lines(directory)
+        _finish(directory, _iteration(job, store, iteration))
+    lines = _lines(directory)
     if cfg.test and "test" not in lines[-1]:
         lines[-1] = joined(lines[-1], _tested(job, lines[-1]["iteration"]))
-        iterations.rewrite(directory, lines)
-    if job.recipe.verifier:
-        prompts = {problem.id: cfg.task.prompt(problem) for problem in job.problems}
-        example_files.write(directory / VERIFIER, list(rationales.verifier_examples(store, prompts)))
-    files.write(directory / "summary.md", summaries.iterations(lines) + summaries.tokenizer(job.base.tokenizer))
+        processes.first_does(lambda: iterations.rewrite(directory, lines))
+    processes.first_does(lambda: _conclude(job, lines))
     return lines
+
+
+def _lines(directory: Path) -> list[dict]:
+    """Of the iterations that are done, as the first process reads them."""
+    return processes.gathered(iterations.lines(directory))[0]
+
+
+def _finish(directory: Path, line: dict) -> None:
+    processes.first_does(lambda: iterations.finish(directory, line))
+
+
+def _conclude(job: Job, lines: Sequence[dict]) -> None:
+    """Write what is made of all iterations."""
+    directory = job.directory
+    if job.recipe.verifier:
+        prompts = {problem.id: job.cfg.task.prompt(problem) for problem in job.problems}
+        told = rationales.verifier_examples(Store.open(directory / rationales.FOLDER), prompts)
+        example_files.write(directory / VERIFIER, list(told))
+    files.write(directory / "summary.md", summaries.iterations(lines) + summaries.tokenizer(job.base.tokenizer))
 
 
 def _before(job: Job) -> dict:
@@ -104,31 +127,38 @@ def _before(job: Job) -> dict:
         line = joined(line, _train_on(job, 0, _examples(job, 0, first, job.base.tokenizer), {}))
     if job.left:
         line["overlong"] = job.left
-    return joined(line, answering.evaluated(job.cfg, job.policies.after(0), job.dev, "dev", 0))
+    return joined(line, _evaluated(job, job.dev, "dev", 0))
 
 
 def _iteration(job: Job, store: Store | None, iteration: int) -> dict:
     """Sample, keep, train, evaluate: the line with the results."""
-    files.make(iterations.folder(job.directory, iteration))
+    processes.first_does(lambda: files.make(iterations.folder(job.directory, iteration)))
     line, kept = _kept(job, store, iteration)
     line = joined(line, _train_on(job, iteration, kept, line.get("mismatch", {})))
-    return joined(line, answering.evaluated(job.cfg, job.policies.after(iteration), job.dev, "dev", iteration))
+    return joined(line, _evaluated(job, job.dev, "dev", iteration))
+
+
+def _evaluated(job: Job, problems: Sequence[Problem], phase: str, iteration: int) -> dict:
+    with sharding.on(job.mesh):
+        return answering.evaluated(job.cfg, job.policies.after(iteration), problems, phase, iteration)
 
 
 def _kept(job: Job, store: Store | None, iteration: int) -> tuple[dict, list[dict]]:
     """The results of asking, and the examples to train on."""
     cfg, recipe = job.cfg, job.recipe
-    policy = job.policies.after(iteration - 1) if store else job.base  # nothing is sampled without a store
+    with sharding.on(job.mesh):
+        policy = job.policies.after(iteration - 1) if store else job.base  # nothing is sampled without a store
     plan, left, samples = recipe.plan(iteration, len(job.problems), cfg.seed), dict(job.left), []
     asked = [job.problems[i] for i in plan.questions]
     if store:
         asked = asking.fitting_sampled(cfg, job.base, asked, iteration, left)
     line = {"iteration": iteration, "problems": len(asked)} | ({"overlong": left} if left else {})
     if store:
-        sampler = Sampling(cfg, policy, store, plan, iteration)
-        line = joined(line, sampler.sample(asked))
-        if cfg.wrong_hints:
-            line = joined(line, sampler.mislead(job.problems))
+        sampler = Sampling(cfg, policy, job.base, store, plan, iteration)
+        with sharding.on(job.mesh):
+            line = joined(line, sampler.sample(asked))
+            if cfg.wrong_hints:
+                line = joined(line, sampler.mislead(job.problems))
         samples = asking.graded(store, iteration)
     kept = recipe.select(samples, iteration, cfg.seed) + recipe.given(cfg.task, asked)
     if store and not kept and not line["right"] and not line["right_hinted"]:
@@ -139,9 +169,11 @@ def _kept(job: Job, store: Store | None, iteration: int) -> tuple[dict, list[dic
 def _tested(job: Job, iteration: int) -> dict:
     """The test split, evaluated once; the directory records it."""
     cfg, left = job.cfg, {}
-    problems = problems_of.logged_test(cfg.task, job.directory, f"accuracy after iteration {iteration}")
+    why = f"accuracy after iteration {iteration}"
+    logged = processes.first_does(lambda: problems_of.logged_test(cfg.task, job.directory, why))
+    problems = cfg.task.problems("test") if logged is None else logged
     problems = asking.fitting_asked(cfg, job.base, problems, "test", left)
-    line = answering.evaluated(cfg, job.policies.after(iteration), problems, "test", iteration)
+    line = _evaluated(job, problems, "test", iteration)
     test = {name: line[name] for name in line if name != "ledger"} | ({"overlong": left["test"]} if left else {})
     return {"test": test, "ledger": line["ledger"]}
 
@@ -168,14 +200,21 @@ def _train_on(job: Job, iteration: int, kept: Sequence[dict], mismatch: dict[str
     if not fit:
         return line
     folder, training = iterations.folder(job.directory, iteration), job.recipe.train(iteration)
-    files.make(folder)
-    example_files.write(folder / "examples.jsonl", fit)
+    processes.first_does(lambda: _write_examples(folder, fit))
+    files.await_all([folder / EXAMPLES])
     before = iterations.trained(job.directory, iteration - 1) if training.go_on else None
     cfg = _training(job, folder, training, before)
     train.run(cfg, folder, {f"mismatch_{name}": value for name, value in mismatch.items()})
+    processes.wait("trained")
+    files.await_all([folder / "config.yaml"])
     if iteration:
         line |= _carried(cfg.optim, training)
     return line | _cost(job, training, metrics.records(folder))
+
+
+def _write_examples(folder: Path, fit: Sequence[dict]) -> None:
+    files.make(folder)
+    example_files.write(folder / EXAMPLES, fit)
 
 
 def _training(job: Job, folder: Path, training: Training, before: Path | None) -> TrainConfig:
@@ -199,7 +238,7 @@ def _training(job: Job, folder: Path, training: Training, before: Path | None) -
         sample_every=0,
         model=cfg.model if before is None else iterations.pretrained(cfg, before),
         method=training.method,
-        data=ExamplesText(str(folder / "examples.jsonl"), cfg.length, prompts_count=training.prompts_count),
+        data=ExamplesText(str(folder / EXAMPLES), cfg.length, prompts_count=training.prompts_count),
         eval=NoEval(),
         optim=optim,
         mesh=cfg.mesh,
@@ -261,7 +300,18 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
         asking.fitting_asked(cfg, base, cfg.task.problems("test"), "test", {})
     if recipe.asks_itself:  # all, with the examples of the first iteration before them
         asking.fitting_sampled(cfg, base, problems, 1, {})
-    return Job(cfg, recipe, directory, base, problems, dev, left, Policies(cfg, directory, base))
+    mesh = _sampling_mesh(cfg, base)
+    return Job(cfg, recipe, directory, base, problems, dev, left, Policies(cfg, directory, base), mesh)
+
+
+def _sampling_mesh(cfg: ImproveConfig, base: Policy) -> jax.sharding.Mesh | None:
+    """That of training, on the devices of this process; as mesh=auto where these are fewer."""
+    mesh = cfg.mesh
+    if not mesh.auto:
+        sharding.check_rows(cfg.batch_size // cfg.micro_batches, sharding.make_mesh(mesh))
+        if math.prod(max(size, 1) for size in (mesh.data, mesh.fsdp, mesh.tensor)) > jax.local_device_count():
+            mesh = MeshConfig(auto=True)
+    return layout.sampling(mesh, language_models.definition(base.lm), cfg.sample_batch)
 
 
 def _check(cfg: ImproveConfig, recipe: Recipe, base: Policy, problems: Sequence[Problem]) -> None:

@@ -89,15 +89,15 @@ def run(cfg: SolveConfig, directory: Path, policy: Policy | None = None) -> list
 
 def _opened(job: Job, directory: Path) -> Store:
     """The store of a run, begun by the first process."""
-    cfg, about = job.cfg, (directory / FOLDER, job.policy.fingerprint, job.cfg.task.name)
+    cfg = job.cfg
 
-    def begin() -> Store:
+    def begin() -> None:
         KIND.claim(cfg, directory)
         if cfg.split == "test":
             problems_of.logged_test(cfg.task, directory, f"solve, {type(cfg.search).__name__}")
-        return Store.create(*about)
 
-    return processes.first_does(begin) or Store.open(*about)
+    processes.first_does(begin)
+    return answering.opened_store(directory / FOLDER, job.policy, cfg.task)
 
 
 def _written(cfg: SolveConfig, directory: Path) -> list[report.Line]:
@@ -268,7 +268,7 @@ def _search_all(job: Job, store: Store, directory: Path) -> None:
             progress(sum(map(len, batches[: number + 1])), len(job.problems))
 
         processes.shared(len(batches), search)
-    processes.first_does(lambda: store.collect(0, len(batches)))
+    store.collect(0, len(batches))
 
 
 def _most(job: Job, batch: Sequence[Problem]) -> int:

@@ -31,6 +31,7 @@ from qstar.recipes.recipe import Recipe
 from qstar.recipes.ssd import SSD
 from qstar.recipes.trice import TRICE
 from qstar.runs import answering, asking, improve, iterations, load, train
+from qstar.sharding import MeshConfig
 from qstar.structs import TrainState
 from qstar.tasks.grading import sandbox
 from qstar.tasks.grading.grade import Verdict
@@ -665,3 +666,19 @@ def test_a_configuration_of_an_earlier_version_is_that_of_its_recipe_now(tmp_pat
     earlier = configs.load(file, schema=ImproveConfig)
     assert made(earlier.improve) == cfg.improve
     iterations.claim(cfg, tmp_path)  # is taken for the same run
+
+
+def test_a_model_that_is_sharded_over_four_devices_samples_the_same_rationales(tmp_path):
+    columns = ["problem", "hint", "tokens", "answer", "correct", "stored"]
+    for name, mesh in (("one", MeshConfig()), ("mesh", MeshConfig(fsdp=4))):
+        cfg = dataclasses.replace(config(tmp_path / name, iterations=1, samples=2, steps=2), mesh=mesh, sample_batch=6)
+        improve.run(cfg, tmp_path / name)
+    one, sharded = (Store.open(tmp_path / name / rationales.FOLDER).rows(columns=columns) for name in ("one", "mesh"))
+    assert sharded.num_rows > 64 and sharded.equals(one)
+    job = improve._prepared(cfg, tmp_path / "mesh")
+    with jax.set_mesh(job.mesh):
+        embedding, *_ = jax.tree.leaves(job.policies.after(1).params["blocks"])
+        assert embedding.addressable_shards[0].data.size == embedding.size // 4
+    assert [line["accuracy"] for line in iterations.lines(tmp_path / "mesh")] == [
+        line["accuracy"] for line in iterations.lines(tmp_path / "one")
+    ]
