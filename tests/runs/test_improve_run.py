@@ -16,7 +16,7 @@ import tolerances
 from small_runs import chosen, composed
 
 from qstar import config as configs
-from qstar import files, runs
+from qstar import files, runs, sharding
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.data.rationales import Store
@@ -669,16 +669,14 @@ def test_a_configuration_of_an_earlier_version_is_that_of_its_recipe_now(tmp_pat
 
 
 def test_a_model_that_is_sharded_over_four_devices_samples_the_same_rationales(tmp_path):
-    columns = ["problem", "hint", "tokens", "answer", "correct", "stored"]
-    for name, mesh in (("one", MeshConfig()), ("mesh", MeshConfig(fsdp=4))):
-        cfg = dataclasses.replace(config(tmp_path / name, iterations=1, samples=2, steps=2), mesh=mesh, sample_batch=6)
-        improve.run(cfg, tmp_path / name)
-    one, sharded = (Store.open(tmp_path / name / rationales.FOLDER).rows(columns=columns) for name in ("one", "mesh"))
-    assert sharded.num_rows > 64 and sharded.equals(one)
-    job = improve._prepared(cfg, tmp_path / "mesh")
-    with jax.set_mesh(job.mesh):
-        embedding, *_ = jax.tree.leaves(job.policies.after(1).params["blocks"])
-        assert embedding.addressable_shards[0].data.size == embedding.size // 4
-    assert [line["accuracy"] for line in iterations.lines(tmp_path / "mesh")] == [
-        line["accuracy"] for line in iterations.lines(tmp_path / "one")
-    ]
+    answered = {}
+    for mesh in (MeshConfig(), MeshConfig(fsdp=4)):
+        cfg = dataclasses.replace(config(tmp_path / "run"), mesh=mesh, sample_batch=6)
+        job = improve._prepared(cfg, tmp_path / "run")
+        with sharding.on(job.mesh):
+            policy, batch = job.policies.after(0), job.problems[:6]
+            shared = answering.answer(cfg, policy, batch, [()] * 6, False, 2, jax.random.key(0))
+        answered[mesh.fsdp] = [tokens.tolist() for tokens in shared.written.tokens]
+    assert answered[4] == answered[1] and len(answered[1]) == 12
+    query = policy.params["blocks"]["query"]
+    assert query.addressable_shards[0].data.size == query.size // 4
