@@ -89,13 +89,15 @@ def first_does(action: Callable[[], T]) -> T | None:
 
     Raises, in all of them, what it raised: `Failed` with its message in the others.
     """
+    if jax.process_count() == 1:
+        return action()
     done, refused = None, None
     if first():
         try:
             done = action()
-        except (ValueError, OSError) as error:
+        except Exception as error:  # whatever it is, the others would wait for it
             refused = error
-    said = agreed(str(refused or "")[:SAID_LIMIT])
+    said = agreed("" if refused is None else f"{type(refused).__name__}: {refused}"[:SAID_LIMIT])
     if said:
         raise refused or Failed(said)
     return done
@@ -170,7 +172,7 @@ def together() -> Iterator[Callable[[], None]]:
         yield ends.check
     except Failed:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever it is, the others would wait for it
         ends.say(f"process {jax.process_index()} of {jax.process_count()}: {type(error).__name__}: {error}")
         raise
     ends.say("")

@@ -165,7 +165,8 @@ def _fill(
             progress(number + 1, len(batches))
 
         processes.shared(len(batches), fill)
-    store.collect(iteration, len(batches))
+    with processes.together():
+        store.collect(iteration, len(batches))
 
 
 def _shots(cfg: ImproveConfig, batch: Sequence[Problem], *numbers: int) -> list[Sequence[Problem]]:

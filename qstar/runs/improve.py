@@ -201,12 +201,13 @@ def _train_on(job: Job, iteration: int, kept: Sequence[dict], mismatch: dict[str
         return line
     folder, training = iterations.folder(job.directory, iteration), job.recipe.train(iteration)
     processes.first_does(lambda: _write_examples(folder, fit))
-    files.await_all([folder / EXAMPLES])
+    with processes.together():
+        files.await_all([folder / EXAMPLES])
     before = iterations.trained(job.directory, iteration - 1) if training.go_on else None
     cfg = _training(job, folder, training, before)
     train.run(cfg, folder, {f"mismatch_{name}": value for name, value in mismatch.items()})
-    processes.wait("trained")
-    files.await_all([folder / "config.yaml"])
+    with processes.together():
+        files.await_all([folder / "config.yaml"])
     if iteration:
         line |= _carried(cfg.optim, training)
     return line | _cost(job, training, metrics.records(folder))

@@ -268,7 +268,8 @@ def _search_all(job: Job, store: Store, directory: Path) -> None:
             progress(sum(map(len, batches[: number + 1])), len(job.problems))
 
         processes.shared(len(batches), search)
-    store.collect(0, len(batches))
+    with processes.together():
+        store.collect(0, len(batches))
 
 
 def _most(job: Job, batch: Sequence[Problem]) -> int:
