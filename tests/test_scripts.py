@@ -13,6 +13,7 @@ import experiment_scripts
 import jax
 import pytest
 import small_runs
+import yaml
 
 from qstar.paths import ROOT
 from qstar.runs import solve, train
@@ -87,6 +88,8 @@ RUNS = {
 """Those that need no run before them."""
 AFTER_RUNS = {
     "quiet_star/ablations/sweep.py",
+    "quiet_star/faithfulness/faithfulness.py",
+    "quiet_star/faithfulness/invention.py",
     "quiet_star/followups/compare.py",
     "quiet_star/followups/fast_quiet_star.py",
     "quiet_star/smollm2_math/curve.py",
@@ -163,6 +166,39 @@ def test_the_scripts_of_quiet_star_that_train_run(script, tmp_path):
     stages = ("--stages", "1-1", "--steps", 1, "--student-steps", 1, "--out", out / "fast")
     script("quiet_star/followups/fast_quiet_star.py", *stages, "eval=none", "batch_size=2")
     assert (out / "fast" / "student" / "0" / "summary.md").is_file() or (out / "fast" / "student" / "0").is_dir()
+
+
+def test_what_thoughts_hold_is_measured_of_runs_and_of_written_workings(script, tmp_path):
+    pytest.importorskip("matplotlib")
+    arm = "nothing trained, prediction after the thought"
+    arms = yaml.safe_load((experiment_scripts.FOLDER / "quiet_star/faithfulness/faithfulness.yaml").read_text())
+    arms |= {"reference": arm, "arms": {arm: arms["arms"][arm]}}
+    (tmp_path / "faithfulness.yaml").write_text(yaml.safe_dump(arms))
+    out, sizes = tmp_path / "runs", ("--set", *SMALL_STEP)
+    sweep = (tmp_path / "faithfulness.yaml", "--seeds", 0, "--out", out, *sizes, "model.source=bundled:cups")
+    script("quiet_star/ablations/sweep.py", *sweep)
+    name, places = "quiet_star/faithfulness/faithfulness.py", ("--out", tmp_path, "--items", 24)
+    script(name, "--runs", f"0=bundled:cups={out}", *places, *sizes)
+    script(name, "--written", "0=base=bundled:cups", *places)
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    for part in ("edits", "written"):
+        found = {(line["rest"], line.get("left")): line for line in lines if line["part"] == part}
+        assert found["kept", 3]["followed"] < 0.3 < 0.9 < found["kept", 3]["stayed"]  # the last place is read alone
+        assert found["continued", 3]["followed"] > 0.7  # and an edit is carried on to it
+    assert "## Interchange" in script(name, "--show", tmp_path) and (tmp_path / "faithfulness.png").is_file()
+
+
+def test_a_curriculum_from_a_base_measures_what_there_is_to_invent(script, tmp_path):
+    sizes = ("--most", 2, "--steps", 1, "--items", 8, "--set", *SMALL_STEP)
+    script("quiet_star/faithfulness/invention.py", "bundled:cups", "--out", tmp_path, *sizes)
+    lines = [json.loads(line) for line in (tmp_path / "invention.jsonl").read_text().splitlines()]
+    assert [(line["arm"], line["moves"], line.get("at")) for line in lines] == [
+        ("base", 1, None), ("base", 2, None),
+        ("Quiet-STaR", 2, "start"), ("Quiet-STaR", 2, "end"), ("plain LM", 2, "end"),
+    ]  # fmt: skip
+    thinker, plain = lines[3], lines[4]
+    assert plain["steps"] > thinker["steps"] == 1 and plain["flops"] == pytest.approx(thinker["flops"], rel=0.05)
+    assert "## Signal" in script("quiet_star/faithfulness/invention.py", "--show", tmp_path)
 
 
 def test_the_page_of_the_truth_bench_has_the_tables_of_its_records(script, tmp_path):

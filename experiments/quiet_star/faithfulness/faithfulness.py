@@ -1,0 +1,407 @@
+"""What thoughts hold: states that are edited, tokens that are corrupted, and what an untrained reader makes of them.
+
+    python experiments/quiet_star/faithfulness/faithfulness.py --runs 0=bundled:cups=runs/faithfulness/0 --out FOLDER
+    python experiments/quiet_star/faithfulness/faithfulness.py --written 0=base=bundled:cups --out FOLDER
+    python experiments/quiet_star/faithfulness/faithfulness.py --show FOLDER
+
+--runs takes the label of a base, the base, and the folder in which `sweep.py` trained the arms of faithfulness.yaml
+from it; --written takes the label of a base, a name, and a model that writes its workings as text. Lines go into
+results.jsonl of --out, after those that it holds; --show prints the tables and draws the figure (matplotlib: pip
+install '.[figures]').
+
+The thought is the likeliest one after the question. An edit puts another place at one of its tokens. `continued`: the
+tokens after the edit are thought again, and `followed` is the share of answers that are what the remaining moves make
+of the edited place. `kept`: the other tokens stay. A line is of the edits with `left` moves after them (below 0: tokens
+after the last state).
+"""
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from qstar import files, runs
+from qstar.cli import entry, flags
+from qstar.evals.suite import CupsEval
+from qstar.methods.quiet_star import QuietStar
+from qstar.models.definition import Definition
+from qstar.ops import rows as text_rows
+from qstar.policy import Policy
+from qstar.reports import figures, frames, tables
+from qstar.reports.figures import Curve
+from qstar.runs import ablation
+from qstar.structs import Batch, Context
+from qstar.tasks.cups import Game
+from qstar.tasks.problem import Problem
+from qstar.thoughts.fill import Inner
+from qstar.thoughts.predict import predict
+from qstar.thoughts.talk import thought_columns
+from qstar.thoughts.writing import generate
+from qstar.typing import Array, Key, Params
+
+HERE = Path(__file__).resolve().parent
+PAUSE = -1  # token that stands for a pause
+PLACES = "12345"
+ARMS = ablation.read(str(HERE / "faithfulness.yaml"))
+READABLE = ("Quiet-STaR", "Quiet-STaR without REINFORCE", "Quiet-STaR, beta 10")
+"""Arms whose checkpoints are read by their base."""
+AFTER = 2  # tokens after the last state that are corrupted too
+
+
+# --- thoughts ------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """Problems, and the place after their `=` where the thought is."""
+
+    problems: Sequence[Problem]
+    batch: Batch
+    anchors: np.ndarray  # [B 1]
+
+    @classmethod
+    def of(cls, problems: Sequence[Problem], encode) -> "Questions":
+        ids = [encode(problem.question) for problem in problems]
+        anchors = np.array([[len(question) - 1] for question in ids])
+        return cls(problems, text_rows.padded(ids, text_rows.bucket(int(anchors.max()) + 1)), anchors)
+
+    @property
+    def moves(self) -> np.ndarray:
+        return np.array([int(problem.group) for problem in self.problems])
+
+
+@dataclasses.dataclass(frozen=True)
+class Reader:
+    """A model that thinks, asked about thoughts that are given to it."""
+
+    method: QuietStar
+    definition: Definition
+    params: Params
+    questions: Questions
+
+    def thoughts(self, tokens: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Of the tokens [B T] the first `kept` [B], and the likeliest ones after them."""
+        return np.asarray(_continued(self.definition, self.params, *self._asked, tokens, kept))
+
+    def predictions(self, tokens: np.ndarray, alone: bool = False) -> np.ndarray:
+        """Log-probs [B V] of the answer, mixed, or of the prediction after the thought alone."""
+        return np.asarray(_predicted(self.method, self.definition, self.params, *self._asked, tokens, alone))
+
+    def sampled(self, key: Key) -> np.ndarray:
+        """A thought [B T] of every question, drawn as in training."""
+        return np.asarray(_sampled(self.method, self.definition, self.params, *self._asked, key))
+
+    @property
+    def _asked(self) -> tuple[Batch, np.ndarray]:
+        return self.questions.batch, self.questions.anchors
+
+
+def _embedded(thinker, tokens: Array) -> Array:
+    """[B 1 1 T D]"""
+    embedding = thinker.lm.embed(jnp.maximum(tokens, 0))
+    if thinker.cfg.pause:
+        pause = thinker.lm.scaled(thinker.pause[...].astype(thinker.lm.dtype))
+        embedding = jnp.where((tokens == PAUSE)[..., None], pause, embedding)
+    return embedding[:, None, None]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _continued(definition, params, batch, anchors, tokens, kept):
+    thinker = definition.bind(params)
+    context = Context(thinker.lm.text(batch), batch, anchors)
+
+    def place(t, tokens):
+        hidden = thought_columns(thinker, context, _embedded(thinker, tokens), 1)
+        likeliest = thinker.lm.logits(hidden[:, 0, 0, t]).argmax(-1)
+        return tokens.at[:, t].set(jnp.where(t < kept, tokens[:, t], likeliest))
+
+    return jax.lax.fori_loop(0, tokens.shape[1], place, jnp.asarray(tokens))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _sampled(method, definition, params, batch, anchors, key):
+    thinker = definition.bind(params)
+    context = Context(thinker.lm.text(batch), batch, anchors)
+    return method.thinking.inner(thinker, context, key, 1, method.temperature).tokens[:, 0, 0]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 6))
+def _predicted(method, definition, params, batch, anchors, tokens, alone):
+    thinker = definition.bind(params)
+    context = Context(thinker.lm.text(batch), batch, anchors)
+    inner = Inner(_embedded(thinker, tokens), None)
+    if not alone:
+        return predict(thinker, context, inner, method.mix).mixed[:, 0, 0]
+    return jax.nn.log_softmax(thinker.lm.logits(thought_columns(thinker, context, inner.embedding, 1)[:, 0, 0, -1]))
+
+
+def edits(run: Policy, problems: Sequence[Problem], key: int = 0) -> Iterator[dict]:
+    """A line without an edit, then one for every number of moves left and way of going on."""
+    encode, decode = run.tokenizer.encode, run.tokenizer.decode
+    reader = Reader(run.method, run.definition, jax.device_put(run.params), Questions.of(problems, encode))
+    size, pauses = run.method.thought_len, run.method.fill == "pause"
+    places = np.array(encode(PLACES))
+    answer = lambda tokens: [PLACES[i] for i in reader.predictions(tokens)[:, places].argmax(-1)]  # noqa: E731
+    blank = np.full((len(problems), size), PAUSE if pauses else 0, np.int32)
+    own = reader.thoughts(blank, np.full(len(problems), size if pauses else 0))
+    before, gold = answer(own), [problem.answer for problem in problems]
+    text = lambda tokens: "" if pauses else decode(tokens.tolist())  # noqa: E731
+    holds = [text(thought).startswith(p.rationale.strip("-")) for thought, p in zip(own, problems, strict=True)]
+    yield {"rest": "unedited", "n": len(problems), "right": _share(before, gold), "holds": float(np.mean(holds))}
+    rng = np.random.default_rng(key)
+    for left in range(-AFTER, max(reader.questions.moves)):
+        at = reader.questions.moves - 1 - left
+        there = np.flatnonzero((at >= 0) & (at < size))
+        if not len(there):
+            continue
+        other = np.array([rng.choice([place for place in places if place != own[i, at[i]]]) for i in there])
+        edited = own.copy()
+        edited[there, at[there]] = other
+        expected = [_after(problems[i], decode([int(place)]), left) for i, place in zip(there, other, strict=True)]
+        for rest in ("kept",) if pauses or left < 0 else ("kept", "continued"):
+            # All rows go on, so that one program serves all edits; those without the token are left out.
+            thought = edited if rest == "kept" else reader.thoughts(edited, np.where(at >= 0, at + 1, size))
+            found = answer(thought)
+            yield {
+                "rest": rest,
+                "left": left,
+                "n": len(there),
+                "right": _share([found[i] for i in there], [gold[i] for i in there]),
+                "stayed": _share([found[i] for i in there], [before[i] for i in there]),
+                **({"followed": _share([found[i] for i in there], [e[-1] for e in expected])} if left >= 0 else {}),
+                **(
+                    {"written": float(np.mean([
+                        text(thought[i])[at[i] :].startswith(e) for i, e in zip(there, expected, strict=True)
+                    ]))} if rest == "continued" else {}
+                ),
+            }  # fmt: skip
+
+
+def _after(problem: Problem, place: str, left: int) -> str:
+    """This place and the ones that the last `left` moves make of it."""
+    moves = problem.question[1:-1]
+    return place + Game(int(place), moves[len(moves) - left :]).places if left > 0 else place
+
+
+def _share(found: Sequence[str], expected: Sequence[str]) -> float:
+    return float(np.mean([a == b for a, b in zip(found, expected, strict=True)]))
+
+
+def readability(run: Policy, base: Policy, problems: Sequence[Problem]) -> dict:
+    """A run's likeliest thoughts, read by itself and by its untrained base: what each predicts after them alone."""
+    method = run.method
+    questions = Questions.of(problems, run.tokenizer.encode)
+    own = Reader(method, run.definition, jax.device_put(run.params), questions)
+    started = method.start_from(run.definition, base.language_model, jax.random.key(0))
+    frozen = Reader(method, run.definition, jax.device_put(started), questions)
+    none = np.zeros((len(problems), method.thought_len), np.int32), np.zeros(len(problems), int)
+    thoughts, places = own.thoughts(*none), np.array(run.tokenizer.encode(PLACES))
+    gold = np.array([PLACES.index(problem.answer) for problem in problems])
+    line: dict = {"n": len(problems)}
+    for name, reader in (("own", own), ("frozen", frozen)):
+        found = reader.predictions(thoughts, alone=True)[:, places]
+        line[name] = float((found.argmax(-1) == gold).mean())
+        line[f"{name}_nll"] = float(-found[np.arange(len(gold)), gold].mean())
+    return line
+
+
+# --- written workings ----------------------------------------------------------------------------------------------
+
+
+def written(model: Policy, problems: Sequence[Problem], key: int = 0) -> Iterator[dict]:
+    """The same edits of workings that are written as text."""
+    model, rng = model.plain(), np.random.default_rng(key)
+    moves = int(problems[0].group)
+    asked = [f"{problem.question}-" for problem in problems]
+    own = completed(model, asked, moves + 2)
+    gold = [problem.answer for problem in problems]
+    before = [text[moves + 1 : moves + 2] for text in own]
+    holds = [text.startswith(problem.rationale[1:]) for text, problem in zip(own, problems, strict=True)]
+    yield {"rest": "unedited", "n": len(problems), "right": _share(before, gold), "holds": float(np.mean(holds))}
+    for left in range(moves):
+        at = moves - 1 - left
+        other = [str(rng.choice([place for place in PLACES if place != text[at : at + 1]])) for text in own]
+        expected = [_after(problem, place, left) for problem, place in zip(problems, other, strict=True)]
+        for rest in ("kept", "continued"):
+            given = [text[:at] + place for text, place in zip(own, other, strict=True)]
+            if rest == "kept":
+                given = [start + text[at + 1 : moves + 1] for start, text in zip(given, own, strict=True)]
+            prompts = [question + start for question, start in zip(asked, given, strict=True)]
+            found = completed(model, prompts, 1 if rest == "kept" else left + 2)
+            answers = [text[-1:] for text in found]
+            line = {
+                "rest": rest,
+                "left": left,
+                "n": len(problems),
+                "right": _share(answers, gold),
+                "stayed": _share(answers, before),
+                "followed": _share(answers, [e[-1] for e in expected]),
+            }
+            if rest == "continued":
+                line["written"] = _share([text[:left] for text in found], [e[1:] for e in expected])
+            yield line
+
+
+def completed(model: Policy, prompts: Sequence[str], count: int) -> list[str]:
+    """So many likeliest characters after each prompt."""
+    ids = [model.tokenizer.encode(prompt) for prompt in prompts]
+    settings = {"max_new_tokens": count, "think": False}
+    texts = generate(model.method, model.definition, model.params, ids, jax.random.key(0), **settings)
+    return [model.tokenizer.decode(text) for text in texts.tokens]
+
+
+# --- the record ----------------------------------------------------------------------------------------------------
+
+
+def of_runs(label: int, source: str, folder: Path, items: int, extra: Sequence[str]) -> Iterator[dict]:
+    """Lines of all arms that were trained from one base."""
+    base = runs.load_model(source)
+    problems = CupsEval(items=items).problems()
+    for arm, said in ARMS.arms.items():
+        directory = ablation.plan(ARMS, said, 0, folder, (f"model.source={source}", *extra)).directory
+        if not (directory / ablation.DONE).is_file():
+            print(f"{directory} is not finished: left out", flush=True)
+            continue
+        who = {"base": label, "arm": arm}
+        print(label, arm, flush=True)
+        yield from ({"part": "edits", **who, **line} for line in edits(runs.load_run(directory), problems))
+        for step in runs.saved_steps(directory) if arm in READABLE else ():
+            run = runs.load_run(directory, step)
+            yield {"part": "readability", **who, "step": step, **readability(run, base, problems)}
+
+
+def mean(lines: Sequence[dict], name: str) -> float:
+    """Over all edits."""
+    return float(np.average([line[name] for line in lines], weights=[line["n"] for line in lines]))
+
+
+def over_bases(lines: Sequence[dict], name: str, questions: bool = True) -> str:
+    """The mean over bases with its interval; empty where no line has it."""
+    by_base = frames.grouped([line for line in lines if name in line], lambda line: line["base"])
+    values = {(base, 0): mean(of, name) for base, of in by_base.items()}
+    return tables.over_runs(values, questions=max((line["n"] for line in lines), default=0) if questions else 0)
+
+
+def edit_rows(lines: Sequence[dict], who: str) -> Iterator[list[str]]:
+    for name, of in frames.grouped(lines, lambda line: line[who]).items():
+        rest = {kind: [line for line in of if line["rest"] == kind] for kind in ("unedited", "kept", "continued")}
+        kept = [line for line in rest["kept"] if line["left"] >= 0]
+        yield [
+            name,
+            str(len({line["base"] for line in of})),
+            over_bases(rest["unedited"], "right"),
+            over_bases(rest["unedited"], "holds"),
+            over_bases(rest["continued"] or kept, "followed"),
+            over_bases(rest["continued"], "written"),
+            over_bases([line for line in kept if line["left"] == 0], "followed"),
+            over_bases([line for line in kept if line["left"] > 0], "followed"),
+            over_bases([line for line in kept if line["left"] > 0], "stayed"),
+        ]
+
+
+COLUMNS = ("bases", "right, unedited", "true places", "followed", "places after it follow",
+           "kept, last place: followed", "kept, earlier place: followed", "stayed")  # fmt: skip
+
+
+def shown(lines: Sequence[dict]) -> str:
+    part = lambda name: [line for line in lines if line["part"] == name]  # noqa: E731
+    kept = [line for line in part("edits") if line["rest"] == "kept"]
+    left = sorted({line["left"] for line in kept}, reverse=True)
+    corrupted = [
+        [arm, *(over_bases([line for line in of if line["left"] == place], "right") for place in left)]
+        for arm, of in frames.grouped(kept, lambda line: line["arm"]).items()
+    ]
+    read = [
+        [arm, str(step), *(over_bases(of, n) for n in ("own", "frozen")), *(over_bases(of, n, False) for n in NLLS)]
+        for (arm, step), of in frames.grouped(part("readability"), lambda line: (line["arm"], line["step"])).items()
+    ]
+    return "\n".join((
+        tables.section("Interchange", ("arm", *COLUMNS), list(edit_rows(part("edits"), "arm"))),
+        tables.section("Corruption", ("arm", *map(str, left)), corrupted),
+        tables.section("Readability", ("arm", "step", "own reader", "frozen base", "NLL, own", "NLL, base"), read),
+        tables.section("Written", ("model", *COLUMNS), list(edit_rows(part("written"), "model"))),
+    ))  # fmt: skip
+
+
+NLLS = ("own_nll", "frozen_nll")
+
+
+def draw(lines: Sequence[dict], file: Path) -> None:
+    """Answers by the place of the edit, and the two readers over steps."""
+    figure, (left, middle, right) = figures.grid(3, 3, 4, 3)
+    arms = [line for line in lines if line["part"] == "edits" and "left" in line]
+    for axes, rest, name, x in (
+        (left, "continued", "followed", "moves left after the edit"),
+        (middle, "kept", "right", "token replaced: moves left after it"),
+    ):
+        found = []
+        for colour, (arm, of) in zip(
+            figures.COLOURS, frames.grouped(arms, lambda line: line["arm"]).items(), strict=False
+        ):
+            by_left = sorted(
+                frames.grouped([line for line in of if line["rest"] == rest], lambda line: line["left"]).items()
+            )
+            if by_left and arm not in READABLE[1:]:
+                found.append(Curve(arm, [n for n, _ in by_left], [mean(those, name) for _, those in by_left], colour))
+        figures.curves(
+            axes, found, x, "answers that follow the edit" if name == "followed" else "right answers", (0, 1.03)
+        )
+        figures.level(axes, 0.2)
+        axes.legend(fontsize=7, frameon=False)
+    read = [line for line in lines if line["part"] == "readability"]
+    found = []
+    for colour, (arm, of) in zip(figures.COLOURS, frames.grouped(read, lambda line: line["arm"]).items(), strict=False):
+        by_step = sorted(frames.grouped(of, lambda line: line["step"]).items())
+        for name, style in (("own", "-"), ("frozen", "--")):
+            label = f"{arm}{', read by the base' * (name == 'frozen')}"
+            found.append(
+                Curve(
+                    label,
+                    [step for step, _ in by_step],
+                    [mean(those, name) for _, those in by_step],
+                    colour,
+                    line=style,
+                )
+            )
+    figures.curves(right, found, "step", "right answers", (0, 1.03))
+    right.legend(fontsize=7, frameon=False)
+    figures.save(figure, file)
+
+
+def main() -> None:
+    parser = flags.parser(__doc__)
+    parser.add_argument("--runs", nargs="+", default=[], metavar="LABEL=BASE=FOLDER")
+    parser.add_argument("--written", nargs="+", default=[], metavar="LABEL=NAME=MODEL")
+    parser.add_argument("--items", type=int, default=500, help="questions")
+    parser.add_argument("--moves", type=int, default=6, help="of the problems of --written")
+    parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--show", type=Path, metavar="FOLDER", help="the tables of its results.jsonl, and the figure")
+    flags.overriding(parser, "--set", "as it was given to sweep.py, without model.source")
+    args = parser.parse_args()
+    with entry.errors():
+        entry.prepare_jax()
+        for said in args.runs:
+            label, source, folder = said.split("=", 2)
+            args.out.mkdir(parents=True, exist_ok=True)
+            files.append(
+                args.out / "results.jsonl", list(of_runs(int(label), source, Path(folder), args.items, args.set))
+            )
+        problems = CupsEval(items=args.items, min_moves=args.moves, max_moves=args.moves).problems()
+        for said in args.written:
+            label, name, source = said.split("=", 2)
+            who = {"part": "written", "base": int(label), "model": name}
+            lines = [{**who, **line} for line in written(runs.load_model(source), problems)]
+            args.out.mkdir(parents=True, exist_ok=True)
+            files.append(args.out / "results.jsonl", lines)
+        if args.show:
+            lines = frames.lines(args.show / "results.jsonl")
+            print(shown(lines))
+            draw(lines, args.show / "faithfulness.png")
+
+
+if __name__ == "__main__":
+    main()
