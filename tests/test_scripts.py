@@ -185,11 +185,11 @@ def test_what_thoughts_hold_is_measured_of_runs_and_of_written_workings(script, 
         found = {(line["rest"], line.get("left")): line for line in lines if line["part"] == part}
         assert found["kept", 3]["followed"] < 0.3 < 0.9 < found["kept", 3]["stayed"]  # the last place is read alone
         assert found["continued", 3]["followed"] > 0.7  # and an edit is carried on to it
-    assert "## Interchange" in script(name, "--show", tmp_path) and (tmp_path / "faithfulness.png").is_file()
+    assert "## interchange" in script(name, "--show", tmp_path) and (tmp_path / "faithfulness.png").is_file()
 
 
 def test_a_curriculum_from_a_base_measures_what_there_is_to_invent(script, tmp_path):
-    sizes = ("--most", 2, "--steps", 1, "--items", 8, "--set", *SMALL_STEP)
+    sizes = ("--stages", 2, "--steps", 1, "--items", 8, "--set", *SMALL_STEP)
     script("quiet_star/faithfulness/invention.py", "bundled:cups", "--out", tmp_path, *sizes)
     lines = [json.loads(line) for line in (tmp_path / "invention.jsonl").read_text().splitlines()]
     assert [(line["arm"], line["moves"], line.get("at")) for line in lines] == [

@@ -307,7 +307,8 @@ COLUMNS = ("bases", "right, unedited", "true places", "followed", "places after 
            "kept, last place: followed", "kept, earlier place: followed", "stayed")  # fmt: skip
 
 
-def shown(lines: Sequence[dict]) -> str:
+def texts(lines: Sequence[dict]) -> dict[str, str]:
+    """The tables as they stand on the page."""
     part = lambda name: [line for line in lines if line["part"] == name]  # noqa: E731
     kept = [line for line in part("edits") if line["rest"] == "kept"]
     left = sorted({line["left"] for line in kept}, reverse=True)
@@ -319,12 +320,13 @@ def shown(lines: Sequence[dict]) -> str:
         [arm, str(step), *(over_bases(of, n) for n in ("own", "frozen")), *(over_bases(of, n, False) for n in NLLS)]
         for (arm, step), of in frames.grouped(part("readability"), lambda line: (line["arm"], line["step"])).items()
     ]
-    return "\n".join((
-        tables.section("Interchange", ("arm", *COLUMNS), list(edit_rows(part("edits"), "arm"))),
-        tables.section("Corruption", ("arm", *map(str, left)), corrupted),
-        tables.section("Readability", ("arm", "step", "own reader", "frozen base", "NLL, own", "NLL, base"), read),
-        tables.section("Written", ("model", *COLUMNS), list(edit_rows(part("written"), "model"))),
-    ))  # fmt: skip
+    found = {
+        "interchange": tables.markdown(("arm", *COLUMNS), edit_rows(part("edits"), "arm")),
+        "corruption": tables.markdown(("arm", *map(str, left)), corrupted),
+        "readability": tables.markdown(("arm", "step", "own reader", "frozen base", "NLL, own", "NLL, base"), read),
+        "written": tables.markdown(("model", *COLUMNS), edit_rows(part("written"), "model")),
+    }
+    return {name: f"\n{text}\n" for name, text in found.items()}
 
 
 NLLS = ("own_nll", "frozen_nll")
@@ -368,7 +370,8 @@ def draw(lines: Sequence[dict], file: Path) -> None:
                 )
             )
     figures.curves(right, found, "step", "right answers", (0, 1.03))
-    right.legend(fontsize=7, frameon=False)
+    if found:
+        right.legend(fontsize=7, frameon=False)
     figures.save(figure, file)
 
 
@@ -379,7 +382,9 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=500, help="questions")
     parser.add_argument("--moves", type=int, default=6, help="of the problems of --written")
     parser.add_argument("--out", type=Path, default=HERE)
-    parser.add_argument("--show", type=Path, metavar="FOLDER", help="the tables of its results.jsonl, and the figure")
+    parser.add_argument(
+        "--show", type=Path, metavar="FOLDER", help="the tables of its results.jsonl, also in its README.md"
+    )
     flags.overriding(parser, "--set", "as it was given to sweep.py, without model.source")
     args = parser.parse_args()
     with entry.errors():
@@ -399,7 +404,10 @@ def main() -> None:
             files.append(args.out / "results.jsonl", lines)
         if args.show:
             lines = frames.lines(args.show / "results.jsonl")
-            print(shown(lines))
+            found, page = texts(lines), args.show / "README.md"
+            print("".join(f"## {name}\n{text}" for name, text in found.items()))
+            if page.is_file():
+                page.write_text(tables.filled(page.read_text(encoding="utf-8"), found), encoding="utf-8")
             draw(lines, args.show / "faithfulness.png")
 
 

@@ -1,12 +1,12 @@
 """Can thoughts be invented? Quiet-STaR by a curriculum over the moves, from a base that never saw workings.
 
-    python experiments/quiet_star/faithfulness/invention.py BASE --out runs/invention [--most 6] [--steps 60]
+    python experiments/quiet_star/faithfulness/invention.py BASE --out runs/invention [--stages 2 3 4 5 6] [--steps 60]
 
-Stage m of both arms sees unworked problems of m - 1 and m moves, from where stage m - 1 ended. Quiet-STaR has thoughts
-of m tokens, the plain model as many steps as cost the same FLOPs. Before and after every stage the thoughts of problems
-of m moves are measured: what the true places in the slot are worth, how many sampled thoughts hold them, and how the
-reward tells these from the others. Finished stages are not repeated. Lines go into invention.jsonl of --out; --show
-prints the tables of such a folder.
+Stage m of both arms sees unworked problems of m - 1 and m moves, from where the stage before it ended. Quiet-STaR has
+thoughts of m tokens, the plain model as many steps as cost the same FLOPs. Of the base and after every stage the
+thoughts of problems of m moves are measured: what the true places in the slot are worth, how many sampled thoughts hold
+them, and how the reward tells these from the others. Finished stages are not repeated. Lines go into invention.jsonl of
+--out; --show prints the tables of such a folder.
 """
 
 import dataclasses
@@ -95,7 +95,7 @@ def signal(method: QuietStar, model: Policy, asked: Sequence[Problem], key: int)
         "true": float(score(true).mean()),
         "all_but_last": float(score(before).mean()),
         "random": float(score(wrong).mean()),
-        "sampled": float(scores.mean()),
+        "drawn": float(scores.mean()),
         "spread": float(advantage.std()),
         "holds": float(holds.mean()),
         "first": float(np.mean([thought[:, 0] == true[:, 0] for thought in sampled])),
@@ -107,21 +107,21 @@ def signal(method: QuietStar, model: Policy, asked: Sequence[Problem], key: int)
 
 
 def study(
-    base: str, out: Path, most: int, steps: int, items: int, split: str, seed: int, extra: Sequence[str]
+    base: str, out: Path, stages: Sequence[int], steps: int, items: int, split: str, seed: int, extra: Sequence[str]
 ) -> Iterator[dict]:
     """Lines of the base, then of every stage of both arms."""
     model = runs.load_model(base)
-    held = {moves: problems(moves, items, split) for moves in range(1, most + 1)}
+    held = {moves: problems(moves, items, split) for moves in range(1, max(stages) + 1)}
     for moves, asked in held.items():
         yield {"arm": "base", "moves": moves, "n": len(asked), "none": in_the_head(model, asked)}
+    for moves in stages:
+        method = staged("Quiet-STaR", moves, base, steps, extra).method
+        yield {"arm": "Quiet-STaR", "moves": moves, "at": "start", **signal(method, model, held[moves], seed)}
     for arm in ("Quiet-STaR", "plain LM"):
         source = base
-        for moves in range(2, most + 1):
+        for moves in stages:
             cfg = dataclasses.replace(staged(arm, moves, source, steps, extra), seed=seed)
             line = {"arm": arm, "moves": moves, "steps": cfg.steps, "flops": ablation.cost(cfg)}
-            if arm == "Quiet-STaR":
-                started = runs.initial_model(cfg.model, cfg.seed)
-                yield {**line, "at": "start", **signal(cfg.method, started, held[moves], seed)}
             directory = out / arm.replace(" ", "_") / f"{moves}_moves" / str(seed)
             ablation.train(directory, dataclasses.replace(cfg, eval=NoEval()))
             run, source = runs.load_run(directory), str(directory)
@@ -144,7 +144,7 @@ def shown(lines: Sequence[dict]) -> str:
         (line["arm"], line["moves"], line["steps"], *(share(line, way) if way in line else "" for way in ways))
         for line in ended
     ]
-    names = ("true", "all_but_last", "random", "sampled", "spread", "holds", "first", "last", "gain_of_last")
+    names = ("true", "all_but_last", "random", "drawn", "spread", "holds", "first", "last", "gain_of_last")
     signals = [
         (
             line["moves"],
@@ -166,7 +166,7 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("base", nargs="?", help="a run of tiny/base.yaml with data.worked=0, see README.md")
     parser.add_argument("--out", type=Path, default=Path("runs/invention"))
-    parser.add_argument("--most", type=int, default=6, help="moves of the last stage")
+    parser.add_argument("--stages", type=int, nargs="+", default=[2, 3, 4, 5, 6], help="moves of every stage")
     parser.add_argument("--steps", type=int, default=60, help="of Quiet-STaR in a stage")
     parser.add_argument("--items", type=int, default=500, help="questions")
     parser.add_argument("--split", choices=("dev", "test"), default="test")
@@ -178,7 +178,7 @@ def main() -> None:
         entry.prepare_jax()
         if args.base:
             args.out.mkdir(parents=True, exist_ok=True)
-            settings = (args.most, args.steps, args.items, args.split, args.seed, args.set)
+            settings = (args.stages, args.steps, args.items, args.split, args.seed, args.set)
             for line in study(args.base, args.out, *settings):
                 print(line, flush=True)
                 files.append(args.out / "invention.jsonl", [{"seed": args.seed, **line}])
