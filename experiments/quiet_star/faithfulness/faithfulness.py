@@ -348,12 +348,13 @@ def draw(lines: Sequence[dict], file: Path) -> None:
                 frames.grouped([line for line in of if line["rest"] == rest], lambda line: line["left"]).items()
             )
             if by_left and arm not in READABLE[1:]:
-                found.append(Curve(arm, [n for n, _ in by_left], [mean(those, name) for _, those in by_left], colour))
+                places, shares = [n for n, _ in by_left], [mean(those, name) for _, those in by_left]
+                found.append(Curve(arm.partition(",")[0], places, shares, colour))
         figures.curves(
             axes, found, x, "answers that follow the edit" if name == "followed" else "right answers", (0, 1.03)
         )
         figures.level(axes, 0.2)
-        axes.legend(fontsize=7, frameon=False)
+        axes.legend(fontsize=7, frameon=False, loc="center right")
     read = [line for line in lines if line["part"] == "readability"]
     found = []
     for colour, (arm, of) in zip(figures.COLOURS, frames.grouped(read, lambda line: line["arm"]).items(), strict=False):
