@@ -1,7 +1,7 @@
 """What accuracy every strategy buys with every scorer: one table, and a figure of accuracy against FLOPs.
 
     python experiments/search/frontier/frontier.py --out runs/frontier prm=bundled:cups_prm orm=runs/orm logprob oracle
-    python experiments/search/frontier/frontier.py --show experiments/search/frontier/results.jsonl
+    python experiments/search/frontier/frontier.py --show experiments/search/frontier/cups.jsonl
 
 Strategies over whole solutions choose among the same samples, so one search of 64 solutions holds all of them, at every
 smaller size; strategies over steps have a search for each size. Tokens and FLOPs are those of writing and of scoring.
@@ -150,12 +150,14 @@ def _cell(
             right[tree.rows[0]["problem"]] = bool(tree.rows[solution.chosen.state]["correct"])
             total += replay.spent(tree, solution)
     candidates, written, scored, flops = (total / len(right)).tolist()
-    numbers = {int(problem.rpartition("-")[2]): verdict for problem, verdict in right.items()}
-    marks = "".join({True: "1", False: "0", None: "-"}[numbers.get(number)] for number in range(max(numbers) + 1))
+    by_verdict = {
+        verdict: [problem.partition("-")[2] for problem in right if right[problem] == verdict]
+        for verdict in (True, False)
+    }
     return {
         "strategy": name, "scorer": scorer, "n": size, "seed": seed, "questions": len(right),
         "accuracy": sum(right.values()) / len(right), "candidates": candidates, "written": written, "scored": scored,
-        "flops": flops, "right": marks,
+        "flops": flops, "right": " ".join(by_verdict[True]), "wrong": " ".join(by_verdict[False]),
     }  # fmt: skip
 
 
@@ -190,19 +192,19 @@ def reference(known: Cells, key: tuple[str, str, int]) -> tuple[str, str, int] |
 def paired(one: Sequence[dict], other: Sequence[dict]) -> str:
     """Difference in accuracy on the questions that both were asked, with its interval and p."""
     a, b = _by_question(one), _by_question(other)
-    gain = np.array([a[number] - b[number] for number in sorted(set(a) & set(b))])
+    gain = np.array([a[problem] - b[problem] for problem in sorted(set(a) & set(b))])
     low, high = bootstrap(gain, seed=0)
     return f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}], p {sign_flips(gain, seed=0):.2g}"
 
 
-def _by_question(group: Sequence[dict]) -> dict[int, float]:
-    # `right` has a mark for every dev question: 1, 0, or - where it was not asked.
+def _by_question(group: Sequence[dict]) -> dict[str, float]:
+    """The share of seeds that have it right."""
     values = defaultdict(list)
     for record in group:
-        for number, mark in enumerate(record["right"]):
-            if mark != "-":
-                values[number].append(float(mark))
-    return {number: float(np.mean(marks)) for number, marks in values.items()}
+        for mark, problems in ((1.0, record["right"]), (0.0, record["wrong"])):
+            for problem in problems.split():
+                values[problem].append(mark)
+    return {problem: float(np.mean(marks)) for problem, marks in values.items()}
 
 
 def table(known: Cells) -> str:
@@ -266,8 +268,11 @@ def main() -> None:
     flags.overriding(parser, "--set", "overrides of every search")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     parser.add_argument("--show", type=Path, metavar="RESULTS", help="only print the table of these records")
+    parser.add_argument("--page", type=Path, help="where the table stands, at the place named as the file of --show")
     parser.add_argument("--figure", type=Path, help="where to draw it; needs pip install '.[figures]'")
     args = parser.parse_args()
+    if args.page and not args.show:
+        parser.error("--page goes with --show")
     with entry.errors():
         if not args.show:
             entry.prepare_jax()
@@ -280,7 +285,11 @@ def main() -> None:
         if not args.show:
             files.write_records(args.out / "results.jsonl", records)
         known = grouped(records)
-        print(table(known), end="")
+        if args.page:
+            page = args.page.read_text(encoding="utf-8")
+            args.page.write_text(tables.filled(page, {args.show.stem: table(known)}), encoding="utf-8")
+        else:
+            print(table(known), end="")
         if args.figure:
             draw(known, args.figure)
 
