@@ -19,7 +19,7 @@ import numpy as np
 from qstar import config as configs
 from qstar import files
 from qstar.cli import entry, flags
-from qstar.evals.intervals import student
+from qstar.reports import tables
 from qstar.runs import scoring, train
 from qstar.tasks import arithmetic, cups
 from qstar.tasks.arithmetic import Arithmetic
@@ -122,8 +122,8 @@ def summary(scores: Sequence[np.ndarray], labels: Sequence[Sequence[bool]]) -> d
 def table(lines: Sequence[dict]) -> str:
     """Means over seeds with 95 % intervals by Student's t."""
     names = ("base_rate", "accuracy", "of_right", "of_wrong", "first_error")
-    cells = ["{:.3f} ± {:.3f}".format(*student([line[name] for line in lines])) for name in names]
-    return f"| seeds | {' | '.join(names)} |\n|{' --- |' * 6}\n| {len(lines)} | {' | '.join(cells)} |"
+    cells = [tables.over_runs({(0, line["seed"]): line[name] for line in lines}) for name in names]
+    return tables.markdown(("seeds", *names), [(len(lines), *cells)])
 
 
 def main() -> None:
@@ -147,7 +147,7 @@ def main() -> None:
             lines.append(measured(args, seed))
             print(json.dumps(lines[-1]), flush=True)
         files.write_records(args.out / "results.jsonl", lines)
-        print(table(lines))
+        print(table(lines), end="")
 
 
 if __name__ == "__main__":
