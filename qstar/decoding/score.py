@@ -43,9 +43,8 @@ def score(
     token_logprobs: list[np.ndarray] = [np.empty(0)] * len(texts)
     with sharding.on(mesh):
         params = placed(definition, params, mesh)
-        for width, index in batches([len(text) for text in texts], batch_size):
-            filled = [texts[i] for i in index] + [texts[index[-1]]] * (batch_size - len(index))
-            logprobs = np.asarray(_score(definition, params, rows.padded(filled, width)))
+        for index, batch in padded(texts, batch_size):
+            logprobs = np.asarray(_score(definition, params, batch))
             for row, i in enumerate(index):
                 token_logprobs[i] = logprobs[row, len(prompts[i]) - 1 : len(texts[i]) - 1]
     return token_logprobs
@@ -102,6 +101,12 @@ def batches(lengths: Sequence[int], size: int) -> Iterator[tuple[int, list[int]]
         members = [i for i in order if rows.bucket(lengths[i]) == width]
         for start in range(0, len(members), size):
             yield width, members[start : start + size]
+
+
+def padded(texts: Sequence[Sequence[int]], size: int) -> Iterator[tuple[list[int], Batch]]:
+    """The members of `batches`, and their texts as `size` rows: those that are missing repeat the last one."""
+    for width, index in batches([len(text) for text in texts], size):
+        yield index, rows.padded([texts[i] for i in index] + [texts[index[-1]]] * (size - len(index)), width)
 
 
 def placed(definition: Definition, params: Params, mesh: jax.sharding.Mesh | None) -> Params:

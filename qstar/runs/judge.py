@@ -27,7 +27,7 @@ from qstar.models.definition import Definition
 from qstar.ops import rows
 from qstar.policy import Policy
 from qstar.runs import load, scoring
-from qstar.runs.scoring import Scored, Scores, Spelled, aggregated, finite
+from qstar.runs.scoring import Scored, Scores, Spelled, aggregated, finite, reading_cost
 from qstar.search.choose import AGGREGATIONS
 from qstar.settings import Count, OneOf
 from qstar.structs import Batch
@@ -119,21 +119,13 @@ class Judge(Scores):
         rows.check(texts, lm.vocab, lm.max_len)
         yes, no = self._tokens(answers)
         first, spent, size = np.empty(len(texts)), Cost(), sharding.full(self.batch_size)
-        for width, index in reading.batches([len(text) for text in texts], size):
-            filled = [texts[i] for i in index] + [texts[index[-1]]] * (size - len(index))
-            last = np.array([len(text) - 1 for text in filled])
-            logits = np.asarray(
-                _next(self.policy.definition, self._params, rows.padded(filled, width), last, np.array([yes, no])),
-                float,
-            )
+        for index, batch in reading.padded(texts, size):
+            last = batch.segment.sum(axis=1) - 1
+            told = _next(self.policy.definition, self._params, batch, last, np.array([yes, no]))
+            logits = np.asarray(told, float)
             for row, i in enumerate(index):
                 first[i] = 1 / (1 + np.exp(logits[row, 1] - logits[row, 0]))
-            read = sum(len(texts[i]) for i in index)
-            spent += Cost(
-                prompt_tokens=read,
-                padding_tokens=size * width - read,
-                flops=size * cost.flops(lm, [Pass(width, width, 1, gradient=False)]),
-            )
+            spent += reading_cost(lm, batch, sum(len(texts[i]) for i in index), predicted=1)
         finite([first], self.policy.name)
         return first, spent
 

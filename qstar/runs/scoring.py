@@ -24,6 +24,7 @@ from qstar.methods.verifier import Verifier
 from qstar.models import cost
 from qstar.models.cost import Cost, Pass
 from qstar.models.definition import Definition
+from qstar.models.lm import LMConfig
 from qstar.ops import rows
 from qstar.policy import Policy
 from qstar.runs import load
@@ -95,14 +96,11 @@ class Scorer(Scores):
         rows.check(texts, self.policy.lm.vocab, self.policy.lm.max_len)
         step_scores: list[np.ndarray] = [np.empty(0)] * len(texts)
         spent, size = Cost(), sharding.full(self.batch_size)
-        for width, index in reading.batches([len(text) for text in texts], size):
-            filled = [texts[i] for i in index] + [texts[index[-1]]] * (size - len(index))
-            scores = np.asarray(
-                _scores(self.policy.method, self.policy.definition, self._params, rows.padded(filled, width))
-            )
+        for index, batch in reading.padded(texts, size):
+            scores = np.asarray(_scores(self.policy.method, self.policy.definition, self._params, batch))
             for row, i in enumerate(index):
                 step_scores[i] = scores[row, ends[i]].astype(np.float64)
-            spent += self._cost(width, size, sum(len(texts[i]) for i in index))
+            spent += reading_cost(self.policy.lm, batch, sum(len(texts[i]) for i in index))
         finite(step_scores, self.policy.name)
         return Scored(step_scores, np.array([aggregated(scores, self.aggregation) for scores in step_scores]), spent)
 
@@ -113,13 +111,12 @@ class Scorer(Scores):
     def _params(self) -> Params:
         return sharding.spread(self.policy.params, self.policy.definition.axes)
 
-    def _cost(self, width: int, size: int, tokens: int) -> Cost:
-        reading = Pass(width, width, 0, gradient=False)
-        return Cost(
-            prompt_tokens=tokens,
-            padding_tokens=size * width - tokens,
-            flops=size * cost.flops(self.policy.lm, [reading]),
-        )
+
+def reading_cost(lm: LMConfig, batch: Batch, tokens: int, predicted: int = 0) -> Cost:
+    """Of a batch that is read, `tokens` of it not padding, with the logits of `predicted` places of each row."""
+    count, width = batch.tokens.shape
+    flops = cost.flops(lm, [Pass(width, width, predicted, gradient=False)])
+    return Cost(prompt_tokens=tokens, padding_tokens=batch.tokens.size - tokens, flops=count * flops)
 
 
 def _all_read(
