@@ -55,10 +55,11 @@ STEPWISE = {
     "particles": ["search=particles"],
     "MCTS": ["search=mcts"],
 }
-WHOLE, COT, ADAPTIVE = "whole", "CoT-decoding", "adaptive majority"
+WHOLE, COT, GREEDY, ADAPTIVE = "whole", "CoT-decoding", "greedy", "adaptive majority"
 OWN = {  # searches of their own, without a scorer
     WHOLE: ["search=best_of_n"],
     COT: ["search=cot_decoding"],
+    GREEDY: ["search=cot_decoding"],  # of one first token
     ADAPTIVE: ["search=majority", "search.stop=0.95"],
 }
 REFERENCE, WITHOUT = "weighted votes", "majority"
@@ -71,8 +72,8 @@ def overrides(args, strategy: str, scorer: str, size: int, seed: int) -> list[st
     stepwise = strategy in STEPWISE
     count = args.stepwise if stepwise else args.questions
     search = [*_common(args, count, seed), *(OWN | STEPWISE)[strategy]]
-    if strategy in (COT, ADAPTIVE):
-        return [*search, f"search.{'k' if strategy == COT else 'n'}={size}"]
+    if strategy in (COT, GREEDY, ADAPTIVE):
+        return [*search, f"search.{'n' if strategy == ADAPTIVE else 'k'}={size}"]
     m = [f"search.m={min(4, max(2, size // 2))}"] if strategy in ("beam", "DVTS", "lookahead") else []
     every = [known[scorer]] if stepwise or scorer not in replay.NO_MODEL else [known[name] for name in replay.NO_MODEL]
     more = [f"scorer=[{','.join(every)}]", f"aggregate={AGGREGATE.get(scorer, 'last')}"]
@@ -97,6 +98,7 @@ def jobs(args) -> Iterator[tuple[str, str, int, int]]:
         for name in [*models, replay.LOGPROB]:
             yield WHOLE, name, args.samples, seed
         yield ADAPTIVE, "", args.samples, seed
+    yield GREEDY, "", 1, 0
     yield COT, "", args.cot, 0
     for size in args.sizes:
         for seed in args.seeds:
