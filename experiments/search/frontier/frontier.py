@@ -213,7 +213,7 @@ def table(known: Cells) -> str:
     names = ("scorer", "strategy", "n", "accuracy", "seeds x questions", "tokens written", "tokens scored", "MFLOPs")
     rows = []
     for (strategy, scorer, size), group in known.items():
-        if size not in SHOWN:
+        if size not in SHOWN or (scorer and size == 1):  # one solution needs no scorer
             continue
         accuracy = tables.over_runs(
             {(0, record["seed"]): record["accuracy"] for record in group}, questions=group[0]["questions"]
@@ -231,6 +231,7 @@ def draw(known: Cells, file: Path) -> None:
     scorers = sorted({scorer for _, scorer, _ in known if scorer})
     strategies = [*GUIDED, *STEPWISE]
     figure, panels = figures.grid(len(scorers), 2, 4.6, 3.0, shared=True)
+    costs = [mean(group, "flops") / 1e6 for group in known.values()]
     for axes, scorer in zip(panels, scorers, strict=False):
         for name in sorted({strategy for strategy, own, _ in known if not own}):
             _line(axes, known, name, "", figures.GREY, ":" if name == WITHOUT else (0, (1, 4)))
@@ -238,18 +239,23 @@ def draw(known: Cells, file: Path) -> None:
             _line(axes, known, name, scorer, colour, "-" if name in STEPWISE else "--")
         axes.set_title(f"scorer: {scorer}", fontsize=9)
         axes.set_xscale("log")
+        axes.minorticks_off()
+        axes.set_xlim(min(costs) / 1.5, max(costs) * 1.5)
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("MFLOPs a question, scoring included", fontsize=8)
         axes.set_ylabel("accuracy", fontsize=8)
-    styles = ["o"] * len(strategies) + ["o"]
-    figures.legend(figure, [*strategies, "no scorer"], [*figures.COLOURS[: len(strategies)], figures.GREY], styles)
+    handles = {line.get_label(): line for line in reversed(panels[0].lines)}  # of a name the last: one in colour
+    panels[0].legend(handles.values(), handles, fontsize=7, ncols=2, frameon=False, loc="lower right")
     figures.save(figure, file)
 
 
 def _line(axes, known: Cells, strategy: str, scorer: str, colour, line) -> None:
     groups = [group for (name, own, _), group in known.items() if (name, own) == (strategy, scorer)]
-    x = [mean(group, "flops") / 1e6 for group in groups]
-    axes.plot(x, [mean(group, "accuracy") for group in groups], color=colour, linestyle=line, marker="o", markersize=3)
+    x, y = [mean(group, "flops") / 1e6 for group in groups], [mean(group, "accuracy") for group in groups]
+    if groups:
+        axes.plot(
+            x, y, color=colour, linestyle=line, marker="o", markersize=3, label=strategy if scorer else "no scorer"
+        )
 
 
 def main() -> None:
