@@ -135,12 +135,12 @@ def shared(count: int, action: Callable[[int], None]) -> None:
             check()
 
 
-def divided(count: int, action: Callable[[int], Json]) -> list[Json]:
+def divided(count: int, action: Callable[[int], T]) -> list[T]:
     """The results of `action` for every number below `count`, as `shared` computes them, in every process.
 
     Of several processes they are what is left of them in JSON: a tuple is a list then.
     """
-    own: dict[int, Json] = {}
+    own: dict[int, T] = {}
     shared(count, lambda number: own.update({number: action(number)}))
     parts = gathered(list(own.values()))
     return [parts[number % len(parts)][number // len(parts)] for number in range(count)]
