@@ -8,6 +8,7 @@ overwritten.
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,7 +39,6 @@ class Journal:
     def __init__(self, folder: Path, name: str, identity: JsonObject, process: int = 0):
         self._first, self._finished = process == 0, folder / f"{name}.parquet"
         self._open = folder / (f"{name}.{process}.jsonl" if process else f"{name}.jsonl")
-        self._others = lambda: [file for file in _open_files(folder, name) if file != self._open]
         self._identity = json.loads(json.dumps(identity))
         self.rows: list[ItemRow] | None = None  # of all items, where all are answered
         self.batches: dict[int, list[ItemRow]] = {}  # answered so far
@@ -49,7 +49,7 @@ class Journal:
             self.rows = table.to_pylist()
             self._remove()  # a kill may have come between the two files
         else:
-            for file in self._others():
+            for file in self._of_others():
                 self._read(file)
             self._resume()
 
@@ -77,9 +77,15 @@ class Journal:
             self.batches[line.record["batch"]] = line.record["rows"]
         return whole
 
+    def _of_others(self) -> list[Path]:
+        """The files of other processes, of this run or of one before it."""
+        written = re.compile(rf"{re.escape(self._finished.stem)}(\.\d+)?\.jsonl")
+        others = (file for file in self._finished.parent.iterdir() if file != self._open)
+        return sorted(file for file in others if written.fullmatch(file.name))
+
     def _remove(self) -> None:
         if self._first:
-            for file in (self._open, *self._others()):
+            for file in (self._open, *self._of_others()):
                 file.unlink(missing_ok=True)
 
     def _check(self, recorded: JsonObject, file: Path) -> None:
@@ -106,10 +112,6 @@ class Journal:
         pq.write_table(table, written)
         files.write(self._finished, written.getvalue())
         self._remove()
-
-
-def _open_files(folder: Path, name: str) -> list[Path]:
-    return sorted({*folder.glob(f"{name}.jsonl"), *folder.glob(f"{name}.*.jsonl")})
 
 
 def _flat(tree: Json, prefix: str = "") -> JsonObject:

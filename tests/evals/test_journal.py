@@ -73,6 +73,15 @@ def test_a_kill_between_the_two_files_leaves_the_finished_one(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["cups.parquet"]
 
 
+def test_files_of_other_processes_are_read_and_those_of_other_measures_left_alone(tmp_path):
+    Journal(tmp_path, "cups", IDENTITY, process=1).append(1, ROWS)
+    Journal(tmp_path, "cups.hard", IDENTITY | {"seed": 7}).append(2, ROWS)
+    first = Journal(tmp_path, "cups", IDENTITY)
+    assert first.batches == {1: ROWS}
+    first.finish(ROWS)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cups.hard.jsonl", "cups.parquet"]
+
+
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_identity_is_refused_with_the_differences(tmp_path, finished):
     first = Journal(tmp_path, "cups", IDENTITY)
