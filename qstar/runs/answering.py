@@ -104,6 +104,31 @@ def opened_store(folder: Path, base: Policy, task: Task) -> Store:
     return processes.first_does(lambda: Store.create(*about)) or Store.open(*about)
 
 
+def fill(
+    store: Store,
+    iteration: int,
+    count: int,
+    ask: Callable[[int], list[Sample]],
+    done: Callable[[int], None],
+) -> None:
+    """Append what `ask` gives of every batch that is not stored yet, each in one of the processes.
+
+    Args:
+        count: batches of the iteration.
+        done: told the number of every batch that is there.
+    """
+    stored = set(store.batches(iteration))
+
+    def one(number: int) -> None:
+        if number not in stored:
+            store.append(iteration, number, ask(number))
+        done(number)
+
+    processes.shared(count, one)
+    with processes.together():
+        store.collect(iteration, count)
+
+
 def answer(
     cfg: ImproveConfig,
     sampler: Policy,

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from qstar import processes
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.data.rationales import Sample, Store
@@ -156,17 +155,14 @@ def _fill(
     ask: Callable[[Sequence[Problem], int], list[Sample]],
 ) -> None:
     """Ask the batches of an iteration that are not stored yet, each in one of the processes."""
-    stored = set(store.batches(iteration))
     with console.counting(f"iteration {iteration}: {what}") as progress:
-
-        def fill(number: int) -> None:
-            if number not in stored:
-                store.append(iteration, number, ask(batches[number], number))
-            progress(number + 1, len(batches))
-
-        processes.shared(len(batches), fill)
-    with processes.together():
-        store.collect(iteration, len(batches))
+        answering.fill(
+            store,
+            iteration,
+            len(batches),
+            lambda number: ask(batches[number], number),
+            lambda number: progress(number + 1, len(batches)),
+        )
 
 
 def _shots(cfg: ImproveConfig, batch: Sequence[Problem], *numbers: int) -> list[Sequence[Problem]]:

@@ -9,7 +9,7 @@ steps is another search, whose steps are not stored: it is refused.
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,6 +59,19 @@ def _tree(rows: Sequence[dict]) -> Tree:
         if row["place"]["parent"] >= 0:
             children[row["place"]["parent"], row["place"]["draw"]].append(row["place"]["node"])
     return Tree({row["place"]["node"]: row | {"scores": dict(row["place"]["scores"])} for row in rows}, children)
+
+
+def solutions(
+    cfg: SolveConfig, strategy: Strategy, stored: Stored, most: Mapping[int, int], tokens: int
+) -> Iterator[tuple[Tree, Solution]]:
+    """Every question that is stored, with what a strategy makes of it.
+
+    Args:
+        most: tokens of the longest solution in each batch.
+        tokens: that may be written for a question; 0: any number.
+    """
+    for number, batch in stored.items():
+        yield from zip(batch, solved(cfg, strategy, budget(cfg, most[number], tokens), batch, number), strict=True)
 
 
 def solved(cfg: SolveConfig, strategy: Strategy, limits: Budget, batch: Sequence[Tree], number: int) -> list[Solution]:
@@ -161,13 +174,11 @@ def _over_subsets(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], siz
             "score: give search=best_of_n search.select=max"
         )
     guide, values, total = cfg.scorer[0], [], np.zeros(4)
-    for number, batch in stored.items():
-        limits = budget(cfg, most[number], cfg.max_tokens)
-        for tree, solution in zip(batch, solved(cfg, cfg.search, limits, batch, number), strict=True):
-            rows = [tree.rows[node.state] for node in solution.finished]
-            scores, right = [row["scores"][guide] for row in rows], [row["correct"] for row in rows]
-            values.append(at_k.verifier_at(scores, right, min(size, len(rows))) if rows else 0.0)
-            total += spent(tree, solution) * size / _size(cfg.search)
+    for tree, solution in solutions(cfg, cfg.search, stored, most, cfg.max_tokens):
+        rows = [tree.rows[node.state] for node in solution.finished]
+        scores, right = [row["scores"][guide] for row in rows], [row["correct"] for row in rows]
+        values.append(at_k.verifier_at(scores, right, min(size, len(rows))) if rows else 0.0)
+        total += spent(tree, solution) * size / _size(cfg.search)
     low, high = bootstrap(np.array(values), seed=0)
     mean = total / len(values)
     return Line(f"{type(cfg.search).__name__}, all subsets", str(size), len(values), float(np.mean(values)), low, high,
@@ -184,11 +195,9 @@ def _line(
     cfg: SolveConfig, stored: Stored, most: Mapping[int, int], strategy: Strategy, tokens: int, name: str
 ) -> Line:
     right, total = [], np.zeros(4)
-    for number, batch in stored.items():
-        limits = budget(cfg, most[number], tokens)
-        for tree, solution in zip(batch, solved(cfg, strategy, limits, batch, number), strict=True):
-            right.append(tree.rows[solution.chosen.state]["correct"])
-            total += spent(tree, solution)
+    for tree, solution in solutions(cfg, strategy, stored, most, tokens):
+        right.append(tree.rows[solution.chosen.state]["correct"])
+        total += spent(tree, solution)
     low, high = wilson(sum(right), len(right))
     mean = total / len(right)
     return Line(type(strategy).__name__, name, len(right), sum(right) / len(right), low, high, *mean.tolist())

@@ -123,6 +123,12 @@ def batches(directory: Path) -> list[dict]:
     ]
 
 
+def stored(directory: Path) -> tuple[replay.Stored, dict[int, int]]:
+    """The trees of a run by batch, and the tokens of the longest solution in each."""
+    rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
+    return replay.trees(rows), {line["batch"]: line["most_tokens"] for line in batches(directory)}
+
+
 def tree(directory: Path, problem: str) -> str:
     """All that was proposed for a question, as text. Raises ValueError where it was not searched."""
     rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
@@ -251,25 +257,22 @@ def _prompts(cfg: SolveConfig, batch: Sequence[Problem]) -> list[list[str]]:
 def _search_all(job: Job, store: Store, directory: Path) -> None:
     """The batches that are not stored yet, each in one of the processes."""
     batches = answering.batches(job.cfg, job.policy, job.problems)
-    stored = set(store.batches(0))
     layers = functools.cache(lambda: write.unrolled(job.policy.definition, job.policy.params))
     costs = directory / (BATCHES if processes.first() else BATCHES.replace(".", f"_{jax.process_index()}."))
     what = f"{type(job.cfg.search).__name__} over {len(job.problems)} questions"
     with sharding.on(job.mesh), console.counting(what) as progress:
 
-        def search(number: int) -> None:
-            batch = batches[number]
-            if number not in stored:
-                begun = time.monotonic()
-                samples = searched(job, batch, number, layers())
-                took = {"seconds": time.monotonic() - begun, "most_tokens": _most(job, batch)}
-                files.append(costs, [{"batch": number} | took])
-                store.append(0, number, samples)
+        def search(number: int) -> list[Sample]:
+            begun = time.monotonic()
+            samples = searched(job, batches[number], number, layers())
+            took = {"seconds": time.monotonic() - begun, "most_tokens": _most(job, batches[number])}
+            files.append(costs, [{"batch": number} | took])
+            return samples
+
+        def done(number: int) -> None:
             progress(sum(map(len, batches[: number + 1])), len(job.problems))
 
-        processes.shared(len(batches), search)
-    with processes.together():
-        store.collect(0, len(batches))
+        answering.fill(store, 0, len(batches), search, done)
 
 
 def _most(job: Job, batch: Sequence[Problem]) -> int:

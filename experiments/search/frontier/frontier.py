@@ -24,11 +24,10 @@ from qstar import config as configs
 from qstar import files
 from qstar.cli import entry, flags
 from qstar.config import SolveConfig
-from qstar.data.rationales import Store
 from qstar.evals.intervals import bootstrap
 from qstar.evals.paired import sign_flips
 from qstar.policy import Policy
-from qstar.reports import figures, tables
+from qstar.reports import figures, frames, tables
 from qstar.runs import load, replay, solve
 from qstar.runs.pool import carry_out
 from qstar.search.best_of_n import BestOfN
@@ -75,7 +74,7 @@ def overrides(args, strategy: str, scorer: str, size: int, seed: int) -> list[st
     if strategy in (COT, GREEDY, ADAPTIVE):
         return [*search, f"search.{'n' if strategy == ADAPTIVE else 'k'}={size}"]
     m = [f"search.m={min(4, max(2, size // 2))}"] if strategy in ("beam", "DVTS", "lookahead") else []
-    every = [known[scorer]] if stepwise or scorer not in replay.NO_MODEL else [known[name] for name in replay.NO_MODEL]
+    every = [known[scorer]] if stepwise or scorer not in replay.NO_MODEL else replay.NO_MODEL
     more = [f"scorer=[{','.join(every)}]", f"aggregate={AGGREGATE.get(scorer, 'last')}"]
     return [*search, f"search.n={size}", *m, *more]
 
@@ -125,9 +124,7 @@ def searched(job: tuple[str, str, int, int], args, base: Policy) -> str:
 def cells(directory: Path, strategy: str, scorer: str, size: int, seed: int) -> Iterator[dict]:
     """What a finished search says of every strategy and size that its samples hold."""
     cfg = configs.load(directory / solve.KIND.file, schema=SolveConfig)
-    rows = Store.open(directory / solve.FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
-    stored, most = replay.trees(rows), {line["batch"]: line["most_tokens"] for line in solve.batches(directory)}
-    told = functools.partial(_cell, stored, most)
+    told = functools.partial(_cell, *solve.stored(directory))
     if strategy != WHOLE:
         return (yield told(cfg, cfg.search, strategy, scorer, size, seed))
     guided = replay.NO_MODEL if scorer in replay.NO_MODEL else (scorer,)
@@ -146,11 +143,9 @@ def _cell(
     size: int, seed: int,
 ) -> dict:  # fmt: skip
     right, total = {}, np.zeros(4)
-    for number, batch in stored.items():
-        limits = replay.budget(cfg, most[number], 0)
-        for tree, solution in zip(batch, replay.solved(cfg, search, limits, batch, number), strict=True):
-            right[tree.rows[0]["problem"]] = bool(tree.rows[solution.chosen.state]["correct"])
-            total += replay.spent(tree, solution)
+    for tree, solution in replay.solutions(cfg, search, stored, most, 0):
+        right[tree.rows[0]["problem"]] = bool(tree.rows[solution.chosen.state]["correct"])
+        total += replay.spent(tree, solution)
     candidates, written, scored, flops = (total / len(right)).tolist()
     by_verdict = {
         verdict: [problem.partition("-")[2] for problem in right if right[problem] == verdict]
@@ -170,10 +165,8 @@ Cells = Mapping[tuple[str, str, int], Sequence[dict]]
 
 
 def grouped(records: Sequence[dict]) -> Cells:
-    out = defaultdict(list)
-    for record in records:
-        out[record["strategy"], record["scorer"], record["n"]].append(record)
-    return dict(sorted(out.items(), key=lambda item: (item[0][1], item[0][0], item[0][2])))
+    ordered = sorted(records, key=lambda record: (record["scorer"], record["strategy"], record["n"]))
+    return frames.grouped(ordered, lambda record: (record["strategy"], record["scorer"], record["n"]))
 
 
 def mean(group: Sequence[dict], name: str) -> float:
@@ -260,7 +253,9 @@ def _line(axes, known: Cells, strategy: str, scorer: str, colour, line) -> None:
 
 def main() -> None:
     parser = flags.parser(__doc__)
-    parser.add_argument("scorers", nargs="*", metavar="NAME=SCORER", help="of qstar-solve, with a name for the table")
+    parser.add_argument(
+        "scorers", nargs="*", metavar="NAME=SCORER", help="of qstar-solve; prm by its lowest step, others by the last"
+    )
     parser.add_argument("--task", default="cups")
     parser.add_argument("--model", default="bundled:cups")
     parser.add_argument("--questions", type=int, default=200, help="for strategies over whole solutions")
@@ -288,10 +283,11 @@ def main() -> None:
             base = load.initial_model(configs.composed("solve", overrides(args, *todo[0])).model, 0)
             carry_out(functools.partial(searched, args=args, base=base), todo, 1)
         places = [args.show] if args.show else sorted(args.out.glob("*/*/cells.jsonl"))
-        lines = (line for place in places for line in files.lines(place, "a cell", strategy=str, accuracy=float))
-        records = [line.record for line in lines]
+        records = [record for place in places for record in frames.lines(place)]
         if not args.show:
             files.write_records(args.out / "results.jsonl", records)
+        if not records:
+            raise FileNotFoundError(f"no records in {args.show or args.out}: give results.jsonl of a run, or scorers")
         known = grouped(records)
         if args.page:
             page = args.page.read_text(encoding="utf-8")

@@ -18,7 +18,6 @@ import numpy as np
 from qstar import config as configs
 from qstar.cli import entry, flags
 from qstar.config import SolveConfig
-from qstar.data.rationales import Store
 from qstar.evals.intervals import bootstrap, wilson
 from qstar.reports import tables
 from qstar.runs import replay, solve
@@ -30,29 +29,22 @@ ORACLE = "oracle"
 
 def tried(folder: Path, cfg: SolveConfig, probe: int, sizes: Sequence[int]) -> dict[str, list[Tried]]:
     """Every question with each number of solutions, by the estimate of how easy it is."""
-    stored = replay.trees(Store.open(folder / solve.FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist())
-    most = {line["batch"]: line["most_tokens"] for line in solve.batches(folder)}
+    stored, most = solve.stored(folder)
     questions: dict[str, list[Tried]] = {"score": [], "agreement": [], ORACLE: []}
-    for number, batch in stored.items():
-        results = []
-        for size in sizes:
-            strategy = replay.resized(cfg.search, size)
-            solutions = replay.solved(cfg, strategy, replay.budget(cfg, most[number], 0), batch, number)
-            results.append([
-                (tree.rows[solution.chosen.state]["correct"], replay.spent(tree, solution)[1:3].sum())
-                for tree, solution in zip(batch, solutions, strict=True)
-            ])  # fmt: skip
-        for tree, each in zip(batch, zip(*results, strict=True), strict=True):
-            ends = [row for _, row in sorted(tree.rows.items()) if row["place"]["final"]]
-            first = ends[:probe]
-            estimates = {
-                "score": float(np.mean([row["scores"][cfg.scorer[0]] for row in first])),
-                "agreement": agreement([row["answer"] or None for row in first]),
-                ORACLE: float(np.mean([row["correct"] for row in ends])),
-            }
-            right, cost = zip(*((float(correct), float(tokens)) for correct, tokens in each), strict=True)
-            for name, estimate in estimates.items():
-                questions[name].append(Tried(estimate, right, cost))
+    of_sizes = [replay.solutions(cfg, replay.resized(cfg.search, size), stored, most, 0) for size in sizes]
+    for solved in zip(*of_sizes, strict=True):
+        tree = solved[0][0]
+        ends = [row for _, row in sorted(tree.rows.items()) if row["place"]["final"]]
+        first = ends[:probe]
+        estimates = {
+            "score": float(np.mean([row["scores"][cfg.scorer[0]] for row in first])),
+            "agreement": agreement([row["answer"] or None for row in first]),
+            ORACLE: float(np.mean([row["correct"] for row in ends])),
+        }
+        right = tuple(float(tree.rows[solution.chosen.state]["correct"]) for _, solution in solved)
+        cost = tuple(float(replay.spent(tree, solution)[1:3].sum()) for _, solution in solved)
+        for name, estimate in estimates.items():
+            questions[name].append(Tried(estimate, right, cost))
     return questions
 
 
