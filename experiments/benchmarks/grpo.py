@@ -18,7 +18,6 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import step
@@ -68,34 +67,29 @@ def serve(settings: list[str]) -> None:
             jax.block_until_ready((state, metrics))
             return {"sampling_s": sampled, "tokens": float(np.sum(rollouts.mask, axis=1).mean())}
 
-        answer(take_step, before)
+        step.answer(take_step, before)
 
 
 def serve_trl(settings: list[str]) -> None:
     """The same by TRL, whose trainer takes a step for every line of standard input."""
     import datasets
-    import numpy as np
     import torch
     import transformers
     import trl
 
     from qstar import config as configs
     from qstar.tasks import problem as problems
-    from qstar.training.rollouts import SHOTS
+    from qstar.training import rollouts
 
     before = step.peak()
     cfg = configs.composed("train", settings)
     known = {one.id: one for one in cfg.task.problems("train")}
 
-    def prompt(problem) -> str:
-        rng = np.random.default_rng((cfg.seed, SHOTS, *problem.id.encode()))
-        return cfg.task.prompt(problem, cfg.task.shots(problem, rng))
-
     def right(completions: list[str], question: list[str], **_) -> list[float]:
         pairs = zip(completions, question, strict=True)
         return [float(problems.graded(cfg.task, known[name], text, True).correct) for text, name in pairs]
 
-    lengths: list[float] = []
+    generated: dict[str, float] = {}  # of the newest step
 
     class Turns(transformers.TrainerCallback):
         """Waits for a line before a step, and says afterwards what it took."""
@@ -104,18 +98,14 @@ def serve_trl(settings: list[str]) -> None:
             self.count = 0
 
         def on_step_begin(self, *_, **__):
-            if self.count:
-                if not sys.stdin.readline():
-                    raise SystemExit
+            if self.count and not sys.stdin.readline():
+                raise SystemExit
             self.started = time.perf_counter()
 
         def on_step_end(self, *_, **__):
             taken = time.perf_counter() - self.started
-            record = {"s": taken, "peak": step.peak() - before, "sampling_s": sampling[-1], "tokens": lengths[-1]}
-            step.say(record if self.count else {"first_s": taken})
+            step.say({"s": taken, "peak": step.peak() - before, **generated} if self.count else {"first_s": taken})
             self.count += 1
-
-    sampling: list[float] = []
 
     class Trainer(trl.GRPOTrainer):
         """Times what is done before the gradient."""
@@ -123,13 +113,14 @@ def serve_trl(settings: list[str]) -> None:
         def _generate_and_score_completions(self, inputs):
             started = time.perf_counter()
             made = super()._generate_and_score_completions(inputs)
-            sampling.append(time.perf_counter() - started)
-            lengths.append(made["completion_mask"].sum(1).float().mean().item())
+            generated["sampling_s"] = time.perf_counter() - started
+            generated["tokens"] = made["completion_mask"].sum(1).float().mean().item()
             return made
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(cfg.model.source, padding_side="left")
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
-    rows = [{"prompt": prompt(problem), "question": name} for name, problem in known.items()]
+    prompts = {name: rollouts.prompt(cfg.data, cfg.task, problem, cfg.seed) for name, problem in known.items()}
+    rows = [{"prompt": text, "question": name} for name, text in prompts.items()]
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=transformers.AutoModelForCausalLM.from_pretrained(cfg.model.source, dtype=torch.float32),
@@ -145,17 +136,6 @@ def serve_trl(settings: list[str]) -> None:
             ),
         )  # fmt: skip
         trainer.train()
-
-
-def answer(take_step: Callable[[], dict], before: int) -> None:
-    """The first step is for compiling and buffers; then one for every line that comes."""
-    started = time.perf_counter()
-    take_step()
-    step.say({"first_s": time.perf_counter() - started})
-    for _ in sys.stdin:
-        started = time.perf_counter()
-        told = take_step()
-        step.say({"s": time.perf_counter() - started, "peak": step.peak() - before, **told})
 
 
 def measured(commands: dict[str, list[str]], repeats: int) -> list[dict]:

@@ -122,7 +122,7 @@ def serve(side: str, case: Case) -> None:
     with jax.set_mesh(program.mesh):
         program.step.lower(state, drawn()).compile()  # reads what was compiled; the first call finds it
         data = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-        answer(one, before, case.batch * flops, held() - before - data)
+        answer(one, before, flops=case.batch * flops, program=held() - before - data)
 
 
 def serve_official(case: Case, checkout: Path) -> None:
@@ -156,15 +156,15 @@ def serve_official(case: Case, checkout: Path) -> None:
     answer(one, before)
 
 
-def answer(one, before: int, flops: int = 0, program: int = 0) -> None:
-    """The first step is for compiling and buffers; then one for every line that comes."""
+def answer(one, before: int, **known: int) -> None:
+    """The first step is for compiling and buffers; then one for every line that comes, with what it returns."""
     started = time.perf_counter()
     one()
-    say({"first_s": time.perf_counter() - started, "flops": flops, "program": program})
+    say({"first_s": time.perf_counter() - started, **known})
     for _ in sys.stdin:
         started = time.perf_counter()
-        one()
-        say({"s": time.perf_counter() - started, "peak": peak() - before})
+        told = one() or {}
+        say({"s": time.perf_counter() - started, "peak": peak() - before, **told})
 
 
 def say(record: dict) -> None:

@@ -152,7 +152,7 @@ class RolloutSource:
 
     def _sampled(self, params: Params, problems: Sequence[Problem], step: int, attempt: int) -> list[list[Rollout]]:
         cfg, samples = self._cfg, self._cfg.samples
-        prompts = [self._prompt(problem) for problem in problems]
+        prompts = [prompt(cfg, self._task, problem, self._seed) for problem in problems]
         key = jax.random.key(self._seed)
         for number in (TOKENS, step, attempt):
             key = jax.random.fold_in(key, number)
@@ -174,12 +174,6 @@ class RolloutSource:
         if self._scores is not None:
             rollouts = self._scored(rollouts)
         return [rollouts[i : i + samples] for i in range(0, len(rollouts), samples)]
-
-    def _prompt(self, problem: Problem) -> str:
-        if not self._cfg.few_shot:
-            return self._task.prompt(problem)
-        rng = np.random.default_rng((self._seed, SHOTS, *problem.id.encode()))
-        return self._task.prompt(problem, self._task.shots(problem, rng))
 
     def _rollout(self, problem: Problem, asked: str, written: Written, row: int) -> Rollout:
         text, finished, tokens = written.text[row], bool(written.finished[row]), written.tokens[row]
@@ -277,7 +271,8 @@ class RolloutSource:
         )
 
     def _check_lengths(self) -> None:
-        sizes = [len(self._tokenizer.encode_prompt(self._prompt(problem))) for problem in self._problems]
+        prompts = [prompt(self._cfg, self._task, problem, self._seed) for problem in self._problems]
+        sizes = [len(self._tokenizer.encode_prompt(text)) for text in prompts]
         size = max(sizes)
         longest = self._problems[sizes.index(size)]
         if size + self._room > self._cfg.length:
@@ -286,6 +281,13 @@ class RolloutSource:
                 f"{self._room} may be generated after it: give data.length={size + self._room}, or less of "
                 "data.max_new_tokens"
             )
+
+
+def prompt(cfg: RolloutData, task: Task, problem: Problem, seed: int) -> str:
+    """What a problem's answers come after; the examples before it, if any, depend on the seed and the problem alone."""
+    if not cfg.few_shot:
+        return task.prompt(problem)
+    return task.prompt(problem, task.shots(problem, np.random.default_rng((seed, SHOTS, *problem.id.encode()))))
 
 
 def check(cfg: RolloutData, method: Credits, rows: int, micro_batches: int = 1) -> None:
