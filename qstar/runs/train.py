@@ -366,7 +366,7 @@ def _meter(cfg: TrainConfig, program: Program) -> machine.Meter:
     passes = program.passes(cfg.data.length)
     thoughts = max((forward.thoughts for forward in passes), default=0)
     flops = cost.flops(program.lm, passes, frozen=bool(program.definition.frozen))
-    peak = machine.peak_flops(program.mesh, program.lm.dtype, 1e12 * cfg.peak_tflops)
+    peak = machine.Peak(program.mesh, program.lm.dtype, 1e12 * cfg.peak_tflops)
     rows = cfg.batch_size
     return machine.Meter(rows * cfg.data.length, rows * thoughts, rows * flops, peak)
 

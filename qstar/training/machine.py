@@ -1,8 +1,10 @@
 """The machine that trains: the peak of its matrix products, the memory it has, and how fast and how full a run is.
 
-The peak is that of one large product in the model's type, measured once and kept in ~/.cache/qstar/peaks.json by
-machine, device and type; delete the file to measure again. Model-FLOP utilisation is the FLOPs that the method asks for
-(`models.cost.flops`: sampling forward, what has a gradient three times, nothing that is recomputed) over time and peak.
+The peak is that of one large product in the model's type, kept in ~/.cache/qstar/peaks.json by machine, cores that the
+process may use, device, type and version of jax. A machine may be busy when it is measured, and then the peak is too
+low: the first three runs measure it, the largest counts, and a run that computes faster raises it (`Peak.share`).
+Model-FLOP utilisation is the FLOPs that the method asks for (`models.cost.flops`: sampling forward, what has a gradient
+three times, nothing that is recomputed) over time and peak.
 """
 
 import contextlib
@@ -21,9 +23,11 @@ import jax
 import jax.numpy as jnp
 
 from qstar import files, paths, sharding
+from qstar.training import console
 
 SIDES = (1024, 2048, 4096, 8192)  # of the product: the first that takes LONG_S, for then a call costs nothing
 LONG_S, ENOUGH_S = 0.02, 0.3
+MEASUREMENTS = 3  # of a peak, each by another run as it starts
 GROUP = "machine/"  # before the names of what depends on the clock and the machine, in lines of metrics
 
 
@@ -48,28 +52,72 @@ def share_threads() -> None:
 # --- peak ---------------------------------------------------------------------------------------------------------
 
 
-def peak_flops(mesh: jax.sharding.Mesh, dtype: str, given: float = 0.0) -> float:
+class Peak:
     """FLOPs a second of matrix products in `dtype` on all devices of the mesh; `given`, of one device, goes before.
 
     The devices of one CPU share its cores: they count once a process.
     """
-    device = jax.local_devices(backend=mesh.devices.flat[0].platform)[0]
-    count = jax.process_count() if device.platform == "cpu" else mesh.size
-    return count * (given or _kept_peak(device, dtype))
+
+    def __init__(self, mesh: jax.sharding.Mesh, dtype: str, given: float = 0.0):
+        device = jax.local_devices(backend=mesh.devices.flat[0].platform)[0]
+        self._count = jax.process_count() if device.platform == "cpu" else mesh.size
+        self._given, self._kept = given, None if given else _Kept(device, dtype)
+        self._one = self._kept.measured() if self._kept else given  # of one device
+
+    @property
+    def flops(self) -> float:
+        return self._count * self._one
+
+    def share(self, flops: float, seconds: float) -> float | None:
+        """The share of the peak that a run used which computed so many FLOPs in so many seconds.
+
+        What computed faster than the peak raises it, also for later runs, and used all of it. None where it lasted too
+        short to tell: over few steps the time between two of them may be off by that of a busy processor.
+        """
+        if flops <= self.flops * seconds:
+            return flops / (self.flops * seconds)
+        if seconds < ENOUGH_S:
+            return None
+        reached = flops / seconds / self._count
+        if self._kept:
+            self._kept.raise_to(reached)
+        elif self._one == self._given:
+            console.say(
+                f"peak_tflops = {self._given / 1e12:.4g}: this run computes {reached / 1e12:.4g} TFLOP/s a device, which "
+                "counts as the peak from here on; give a larger one, or none to have it measured"
+            )
+        self._one = reached
+        return 1.0
 
 
-def _kept_peak(device: jax.Device, dtype: str) -> float:
-    root = paths.cache_folder()
-    file, name = root / "peaks.json", f"{platform.node()}, {_cores()} cores, {device.device_kind}, {dtype}"
-    kept: dict[str, float] = {}
-    with contextlib.suppress(OSError, ValueError):  # none yet, or torn
-        kept = json.loads(file.read_text(encoding="utf-8"))
-    if name not in kept:
-        kept[name] = measured_peak(device, dtype)
+class _Kept:
+    """The measurements of one device's peak, in a file that all runs of this user share."""
+
+    def __init__(self, device: jax.Device, dtype: str):
+        self._device, self._dtype, self._file = device, dtype, paths.cache_folder() / "peaks.json"
+        self._name = f"{platform.node()}, {_cores()} cores, {device.device_kind}, {dtype}, jax {jax.__version__}"
+
+    def measured(self) -> float:
+        """The largest, with one of now where there are few."""
+        known = self._read().get(self._name, [])
+        if len(known) < MEASUREMENTS:
+            known = [*known, measured_peak(self._device, self._dtype)]
+            self._write(known)
+        return max(known)
+
+    def raise_to(self, reached: float) -> None:
+        """A run computed so fast: what was measured to be slower was a busy machine, and later runs measure again."""
+        self._write([reached, *(rate for rate in self._read().get(self._name, []) if rate > reached)])
+
+    def _read(self) -> dict[str, list[float]]:
+        with contextlib.suppress(OSError, ValueError):  # none yet, or torn
+            return json.loads(self._file.read_text(encoding="utf-8"))
+        return {}
+
+    def _write(self, rates: list[float]) -> None:
         with contextlib.suppress(OSError):  # a place that cannot be written to: measured in every run
-            files.make(root)
-            files.write_json(file, kept)
-    return kept[name]
+            files.make(self._file.parent)
+            files.write_json(self._file, self._read() | {self._name: rates})
 
 
 def _cores() -> int:
@@ -193,10 +241,10 @@ class Meter:
     Args:
         tokens, thoughts: of one step.
         flops: of one step, as the method asks for them.
-        peak: FLOPs a second of the machine; 0 where unknown.
+        peak: of the machine; None: the share of it is not measured.
     """
 
-    def __init__(self, tokens: int, thoughts: int, flops: int, peak: float):
+    def __init__(self, tokens: int, thoughts: int, flops: int, peak: Peak | None):
         self._tokens, self._thoughts, self._flops, self._peak = tokens, thoughts, flops, peak
         self._since: float | None = None  # the first step, which compiles, is not counted
         self._steps, self._seconds = 0, 0.0
@@ -220,7 +268,8 @@ class Meter:
             values["tokens_per_s"] = rate * self._tokens
             if self._thoughts:
                 values["thoughts_per_s"] = rate * self._thoughts
-            if self._peak:
-                values["mfu"] = rate * self._flops / self._peak
+            share = self._peak.share(self._steps * self._flops, self._seconds) if self._peak else None
+            if share is not None:
+                values["mfu"] = share
         self._steps, self._seconds = 0, 0.0
         return {GROUP + name: float(f"{value:.4g}") for name, value in values.items()}
