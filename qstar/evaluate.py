@@ -27,8 +27,7 @@ from qstar.training.metrics import Sinks, numbers
 
 @entry.command("evaluate")
 def main(node: DictConfig) -> None:
-    with entry.errors() as ending:
-        processes.join()
+    with entry.shared_errors() as ending:
         cfg = configs.build(node)
         if isinstance(cfg.eval, NoEval):
             choices = ", ".join(name for name in configs.SCHEMAS["eval"] if name != "none")

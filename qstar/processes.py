@@ -10,6 +10,8 @@ import contextlib
 import itertools
 import json
 import os
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,10 +31,11 @@ SAID_LIMIT = PATH_LIMIT // 4  # characters
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 COUNTED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # set by srun and mpirun
 LOOK_EVERY_S = 0.2
+GRACE_S = 2.0  # from another process's error until this one is ended: time to come upon it by itself
 
 T = TypeVar("T")
 
-_rounds = itertools.count()  # of `together`: all processes have the same ones in the same order
+_rounds = itertools.count()  # of `together` and `watched`: all processes have the same ones in the same order
 
 
 class Failed(ValueError):  # noqa: N818 (it is what is said)
@@ -173,11 +176,53 @@ def together() -> Iterator[Callable[[], None]]:
     except Failed:
         raise
     except Exception as error:  # whatever it is, the others would wait for it
-        ends.say(f"process {jax.process_index()} of {jax.process_count()}: {type(error).__name__}: {error}")
+        ends.say_error(error)
         raise
     ends.say("")
     while ends.check() < jax.process_count():
         time.sleep(LOOK_EVERY_S)
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """All that a command does: an error that ends it in one process ends the others too, with its message and status 1.
+
+    They may be waiting for that process in an operation on the devices of all, which nothing but its end would end, and
+    it would wait for them before it ends. So a thread of each looks, and ends the process where it does not end by
+    itself; what is on disk survives that, as it does a kill.
+    """
+    from qstar.training.loop import Interrupted  # here: its import takes time
+
+    if jax.process_count() == 1:
+        yield
+        return
+    ends, over = _Ends(f"qstar/watched/{next(_rounds)}/"), threading.Event()
+    watcher = threading.Thread(target=_watch, args=(ends, over), daemon=True, name="processes")
+    watcher.start()
+    try:
+        yield
+    except (Failed, Interrupted):  # said already; agreed on by all
+        raise
+    except Exception as error:  # whatever it is, the others would wait for it
+        ends.say_error(error)
+        raise
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _watch(ends: "_Ends", over: threading.Event) -> None:
+    while not over.wait(LOOK_EVERY_S):
+        try:
+            ends.check()
+        except Failed as failed:
+            if not over.wait(GRACE_S):
+                console.console().show_cursor()  # a live bar hides it
+                print(f"\n{type(failed).__name__}: {failed}", file=sys.stderr)
+                sys.stdout.flush()
+                sys.stderr.flush()
+                jax.distributed.shutdown()  # waits for all processes: the store of the messages is in one of them
+                os._exit(1)
 
 
 class _Ends:
@@ -193,6 +238,9 @@ class _Ends:
 
     def say(self, text: str) -> None:
         self._client.key_value_set(f"{self._folder}{jax.process_index()}", text)
+
+    def say_error(self, error: Exception) -> None:
+        self.say(f"process {jax.process_index()} of {jax.process_count()}: {type(error).__name__}: {error}")
 
     def check(self) -> int:
         """How many have ended. Raises Failed where one of them ended with an error."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -231,6 +232,30 @@ def test_an_error_in_one_process_ends_the_others_with_its_message(tmp_path):
     first, second = ended(start("solve", tmp_path / "shared", 2, *SOLVE, "run_dir=run"), 1)
     assert "process 1 of 2: IsADirectoryError" in first and "batches_1.jsonl" in first
     assert "batches_1.jsonl" in second and "Traceback" not in first + second
+
+
+@pytest.mark.slow
+def test_an_error_in_the_first_process_of_a_training_ends_those_that_wait_for_it(tmp_path):
+    (tmp_path / "shared" / "run" / "samples.jsonl").mkdir(parents=True)
+    first, second = ended(start("train", tmp_path / "shared", 2, *SETTINGS, "sample_every=2", "steps=1000000"), 1)
+    assert "\nIsADirectoryError" in first and "samples.jsonl" in first
+    assert "\nFailed: process 0 of 2: IsADirectoryError" in second and "Traceback" not in first + second
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_for_one_process_of_a_training_ends_all_of_them_soon(tmp_path):
+    """jax would let the first one wait in a step for five minutes."""
+    started = start("train", tmp_path / "shared", 2, *SETTINGS, "steps=1000000")
+    saved = tmp_path / "shared" / "run" / "checkpoints" / "2"
+    while not saved.is_dir():
+        assert all(process.poll() is None for process in started), started[-1].communicate()[0]
+        time.sleep(0.01)
+    resource.prlimit(started[1].pid, resource.RLIMIT_FSIZE, (100, 100))
+    began = time.monotonic()
+    first, second = ended(started, 1)
+    assert time.monotonic() - began < 60
+    assert "\nFailed: process 1 of 2: OSError" in first and "\nOSError" in second
+    assert "Traceback" not in first + second
 
 
 @pytest.mark.slow

@@ -107,6 +107,17 @@ def errors() -> Iterator[Ending]:
         _leave(f"{type(error).__name__}: {error}", ending.go_on() if mendable else "", 1)
 
 
+@contextlib.contextmanager
+def shared_errors() -> Iterator[Ending]:
+    """`errors` of a command that several processes may carry out, of which this becomes one: one's error ends all."""
+    from qstar import processes
+
+    with errors() as ending:
+        processes.join()
+        with processes.watched():
+            yield ending
+
+
 def _leave(text: str, advice: str, status: int) -> None:
     print("\n" + "\n".join(part for part in (text, advice) if part), file=sys.stderr)
     raise SystemExit(status) from None
@@ -134,14 +145,8 @@ def in_a_sweep() -> bool:
 
 @contextlib.contextmanager
 def run(kind: "Kind[C]", node: DictConfig) -> Iterator[tuple[C, Path]]:
-    """The configuration and directory of a new run, or of the one to resume, with `errors` around its work.
-
-    First of all this becomes one of several processes where there are several.
-    """
-    from qstar import processes
-
-    with errors() as ending:
-        processes.join()
+    """The configuration and directory of a new run, or of the one to resume, with `shared_errors` around its work."""
+    with shared_errors() as ending:
         job = HydraConfig.get()
         if in_a_sweep():  # the jobs of a sweep share a second, so a directory by time would clash
             node.run_dir = os.path.relpath(job.runtime.output_dir)

@@ -83,8 +83,8 @@ class Peak:
             self._kept.raise_to(reached)
         elif self._one == self._given:
             console.say(
-                f"peak_tflops = {self._given / 1e12:.4g}: this run computes {reached / 1e12:.4g} TFLOP/s a device, which "
-                "counts as the peak from here on; give a larger one, or none to have it measured"
+                f"peak_tflops = {self._given / 1e12:.4g}: this run computes {reached / 1e12:.4g} TFLOP/s a device, "
+                "which counts as the peak from here on; give a larger one, or none to have it measured"
             )
         self._one = reached
         return 1.0
