@@ -19,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from qstar import advice, files, overrides, paths
 from qstar import config as configs
-from qstar.cli import manual, signals
+from qstar.cli import manual
 from qstar.config import C
+from qstar.training import signals
 
 if TYPE_CHECKING:  # a command imports the code of its runs late, so that --help answers at once
     from qstar.runs.kinds import Kind

@@ -10,7 +10,7 @@ import sys
 from functools import partial
 
 from qstar import ranks
-from qstar.cli import signals
+from qstar.training import signals
 
 SHORT = ("compare", "prepare")  # commands that soon say something themselves
 QUIET = {"-h", "--help", "-sc", "--shell-completion"}  # where a line more would be in the way

@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 
 from qstar import sharding
 from qstar.structs import Batch, Metrics, TrainState
-from qstar.training import console
+from qstar.training import console, signals
 from qstar.training.checkpoint import Checkpoints
 from qstar.training.machine import Meter
 from qstar.training.metrics import MetricLogger
@@ -257,6 +257,7 @@ class _StopSignals:
 
     def __init__(self):
         self.number = 0  # of the signal that came
+        self._told = False
         self._old = {}
 
     def __enter__(self) -> "_StopSignals":
@@ -264,9 +265,12 @@ class _StopSignals:
             self._old = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def __exit__(self, *error) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+        signals.seen()
         for number, handler in self._old.items():
             signal.signal(number, handler)
+        if self.number and not self._told and kind is None:  # it came after the loop looked for the last time
+            signal.raise_signal(self.number)
 
     def _handle(self, number: int, frame) -> None:
         if self.number and number == signal.SIGINT:
@@ -277,9 +281,9 @@ class _StopSignals:
 
     def asked(self, step: int, every: int) -> bool:
         """True when a signal came. Several processes agree on the step, at steps divisible by `every`."""
-        if jax.process_count() == 1:
-            return bool(self.number)
-        if step % every:
-            return False
-        self.number = int(np.max(multihost_utils.process_allgather(np.array(self.number))))
-        return bool(self.number)
+        if jax.process_count() > 1:
+            if step % every:
+                return False
+            self.number = int(np.max(multihost_utils.process_allgather(np.array(self.number))))
+        self._told = bool(self.number)
+        return self._told

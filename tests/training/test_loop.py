@@ -195,19 +195,10 @@ def test_data_that_ends_early_is_an_error(tmp_path):
         fit(tmp_path, steps=5, source=source)
 
 
-def deliver(number):
-    """What the interpreter does in the main thread when this signal comes.
-
-    The signal itself would reach whatever other tests have left in this process, such as the event loops that save
-    checkpoints; processes of their own get it in tests/runs/test_resume.py.
-    """
-    signal.getsignal(number)(number, None)
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_stops_after_the_step_and_gives_the_handlers_back(number, tmp_path):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
-    hook = loop.Hook(2, lambda step, state: deliver(number))
+    hook = loop.Hook(2, lambda step, state: signal.raise_signal(number))
     with pytest.raises(loop.Interrupted, match="interrupted after step 2; nothing was saved") as caught:
         fit(tmp_path, steps=5, hooks=[hook])
     assert (caught.value.step, caught.value.directory) == (2, None)
@@ -215,11 +206,21 @@ def test_signal_stops_after_the_step_and_gives_the_handlers_back(number, tmp_pat
 
 
 def test_signal_at_the_last_step_still_interrupts_what_follows(tmp_path):
-    hook = loop.Hook(5, lambda step, state: deliver(signal.SIGTERM))
+    hook = loop.Hook(5, lambda step, state: signal.raise_signal(signal.SIGTERM))
     with Checkpoints(tmp_path / "checkpoints", every=2, keep=5) as checkpoints:
         with pytest.raises(loop.Interrupted, match="after step 5; saved in"):
             fit(tmp_path, steps=5, hooks=[hook], checkpoints=checkpoints)
         assert checkpoints.latest == 5
+
+
+def test_signal_after_the_last_look_reaches_whoever_gets_the_handlers_back(tmp_path, monkeypatch):
+    class Ending(console.Progress):
+        def __exit__(self, *error):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(console, "progress", lambda *_: Ending())
+    with pytest.raises(KeyboardInterrupt):
+        fit(tmp_path, steps=1)
 
 
 def test_loop_runs_in_a_thread_that_may_not_hold_signal_handlers(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qstar.cli import signals
+from qstar.training import signals
 
 ROOT = Path(__file__).parents[2]
 
@@ -67,7 +67,7 @@ def test_a_command_that_is_interrupted_while_it_starts_says_so_and_leaves_nothin
 
 BUSY = """
     import hashlib
-    from qstar.cli import signals
+    from qstar.training import signals
     signals.install()
     with signals.advising(lambda: "first"), signals.advising(lambda: "Resume with  qstar-train resume=x"):
         print("busy", flush=True)
@@ -87,7 +87,7 @@ def test_a_signal_ends_a_process_that_does_not_come_back_to_python(tmp_path, num
 
 TAKEN_OVER = """
     import signal, time
-    from qstar.cli import signals
+    from qstar.training import signals
     signals.install()
     old = signal.signal(signal.SIGTERM, lambda number, frame: print("saving", flush=True))
     signal.raise_signal(signal.SIGTERM)
@@ -102,3 +102,59 @@ def test_who_takes_a_signal_over_is_left_alone_until_it_gives_it_back(tmp_path):
     process = start(TAKEN_OVER, tmp_path)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (143, "saving\nsaved\n", "\nstopped by SIGTERM\n")
+
+
+LATE = """
+    import jax, os, signal, sys, time
+    from qstar.training import loop, signals
+    signals.install()
+    jax.process_count()  # what takes long the first time
+    sys.setswitchinterval(60)  # the thread of the signals comes to nothing meanwhile
+    with loop._StopSignals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        asked = stop.asked(1, 1)
+    sys.setswitchinterval(0.005)
+    time.sleep(0.5)
+    print("saved", asked)
+"""
+
+
+def test_a_signal_that_the_training_loop_has_handled_ends_nothing_after_it(tmp_path):
+    process = start(LATE, tmp_path)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (0, "saved True\n", "")
+
+
+TWICE = """
+    import os, signal, sys
+    from qstar.training import signals
+    signals.install()
+    calls = []
+    def how():
+        calls.append(1)
+        if len(calls) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+            sum(range(1000))
+        return "Resume"
+    sys.setswitchinterval(60)  # the main thread comes to the signal first
+    with signals.advising(how):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))
+"""
+HELD = """
+    import os, signal, threading, time
+    from qstar.training import signals
+    signals.install()
+    signals.LEAVE_S = 0.5
+    lock = threading.Lock()
+    with signals.advising(lambda: lock.acquire() and ""), lock:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("code", [TWICE, HELD], ids=["second signal", "advice that waits for the main thread"])
+def test_a_process_that_is_leaving_ends_in_any_case(code, tmp_path):
+    process = start(code, tmp_path)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 143 and "stopped by SIGTERM" in err

@@ -4,10 +4,14 @@ Until the training loop takes the signals over there is nothing to save, and wha
 process just ends. An exception in the middle of an import or a compilation would instead pass through code that
 cannot take it (a traceback of someone's import, or an abort). A thread of our own receives it at once: the main thread
 handles a signal only once it is back in Python, which can take half a minute when it compiles.
+
+The thread may come to a signal late, when whoever had taken the signals over has handled it and given them back: the
+process would end in what follows. So who gives them back drops those that came until then (`seen`).
 """
 
 import contextlib
 import os
+import select
 import signal
 import threading
 import time
@@ -17,20 +21,33 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 SHOW_CURSOR = b"\x1b[?25h"  # a live bar hides it
 
-_leaving = threading.Lock()
+PIPE = 65536  # bytes of a pipe, of a signal each
+LEAVE_S = 10.0  # that the thread which ends the process may take
+
+_leaving = threading.RLock()  # a second signal may come to the thread that is leaving
+_reading = threading.Lock()  # a signal is read, and who has it is looked up, in one
+_pipe = -1  # where the numbers of signals that came are read; none yet
 _advice: list[Callable[[], str]] = []  # how to resume; the last one is printed
 
 
 def install() -> None:
     """Take the signals; call first of all, from the main thread."""
-    out, into = os.pipe()
-    for end in (out, into):
-        os.set_blocking(end, end == out)
+    global _pipe
+    _pipe, into = os.pipe()
+    for end in (_pipe, into):
+        os.set_blocking(end, False)
     signal.set_wakeup_fd(into, warn_on_full_buffer=False)
     for number in NUMBERS:
         if signal.getsignal(number) != signal.SIG_IGN:  # as in a job in the background of a shell, or under nohup
             signal.signal(number, _handle)
-    threading.Thread(target=_watch, args=(out,), daemon=True, name="signals").start()
+    threading.Thread(target=_watch, daemon=True, name="signals").start()
+
+
+def seen() -> None:
+    """The signals that came so far are those of whoever has taken them over, and now gives them back."""
+    if _pipe >= 0:
+        with _reading:
+            _numbers()
 
 
 def status(number: int) -> int:
@@ -48,11 +65,21 @@ def advising(how: Callable[[], str]) -> Iterator[None]:
         _advice.pop()
 
 
-def _watch(out: int) -> None:
-    while number := os.read(out, 1):
-        # Whoever has taken the signal over (the training loop) is told by the interpreter.
-        if number[0] in NUMBERS and signal.getsignal(number[0]) is _handle:
-            _leave(number[0])
+def _watch() -> None:
+    while True:
+        select.select([_pipe], [], [])
+        with _reading:
+            # Whoever has taken the signal over (the training loop) is told by the interpreter.
+            ours = [number for number in _numbers() if number in NUMBERS and signal.getsignal(number) is _handle]
+        if ours:
+            _leave(ours[0])
+
+
+def _numbers() -> bytes:
+    """Of the signals that came since the last call."""
+    with contextlib.suppress(BlockingIOError):
+        return os.read(_pipe, PIPE)
+    return b""
 
 
 def _handle(number: int, frame) -> None:
@@ -60,9 +87,9 @@ def _handle(number: int, frame) -> None:
 
 
 def _leave(number: int) -> None:
-    if not _leaving.acquire(blocking=False):  # the other thread is already exiting
-        while True:
-            time.sleep(1)
+    if not _leaving.acquire(blocking=False):  # the other thread is already exiting; it may need what this one holds
+        time.sleep(LEAVE_S)
+        os._exit(status(number))
     try:
         if os.isatty(1):
             os.write(1, SHOW_CURSOR)
