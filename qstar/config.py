@@ -191,6 +191,7 @@ class EvaluateConfig:
     method: dict[str, Any] = field(default_factory=dict)  # settings of the method to change
     model: Any = MISSING  # the language model that is evaluated with run=none
     eval: Any = MISSING  # the evaluation
+    mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices of a process, and how arrays are split over them
 
     def __post_init__(self):
         object.__setattr__(self, "sinks", tuple(self.sinks))

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 from omegaconf import DictConfig
 
-from qstar import advice, files, paths, processes, runs
+from qstar import advice, files, paths, processes, runs, sharding
 from qstar import config as configs
 from qstar.cli import entry
 from qstar.config import EvaluateConfig
@@ -21,7 +21,7 @@ from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Method
 from qstar.policy import Policy
 from qstar.reports import summaries
-from qstar.training import console
+from qstar.training import console, layout
 from qstar.training.metrics import Sinks, numbers
 
 
@@ -94,8 +94,9 @@ def _evaluated(cfg: EvaluateConfig) -> summaries.Groups:
             if told:
                 console.console().print(told.strip(), markup=False, highlight=False)
         folder = Path(cfg.out) / f"step_{step}" if cfg.out else None
-        with console.counting(f"evaluating {name}") as progress:
-            params, key = jax.device_put(subject.params), jax.random.key(cfg.seed)
+        mesh = layout.sampling(cfg.mesh, subject.definition, cfg.eval.batch_size)
+        with sharding.on(mesh), console.counting(f"evaluating {name}") as progress:
+            params, key = sharding.spread(subject.params, subject.definition.axes), jax.random.key(cfg.seed)
             rows = evaluator(params, key, progress, folder, processes.divided)
         groups.append((name, rows))
         if cfg.out and processes.first():

@@ -12,19 +12,22 @@ from pathlib import Path
 
 import jax
 import pytest
+import tolerances
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import MODEL, composed, lines, small
 
 from qstar import evaluate, runs
 from qstar.cli import compare
 from qstar.config import EvaluateConfig
-from qstar.evals import journal
+from qstar.evals import journal, suite
 from qstar.evals.suite import CupsEval, NoEval, QuestionsEval
 from qstar.methods.quiet_star import QuietStar
 from qstar.paths import ROOT
 from qstar.runs import train
+from qstar.sharding import MeshConfig
 
 CUPS = CupsEval(items=6, batch_size=2, thoughts=("none", "greedy", "sampled"))
+EIGHT = dataclasses.replace(CUPS, items=8, batch_size=8)
 PLAIN = dataclasses.replace(CUPS, thoughts=("none",))  # quicker to compile
 
 
@@ -73,6 +76,35 @@ def test_a_setting_that_the_method_does_not_have_is_refused(directory):
         evaluate.evaluate(asked(directory, method={"length": 5}))
     with pytest.raises(ValueError, match=r"method = .*: give run=DIRECTORY"):
         asked("none", method={"thought_len": 5})
+
+
+# --- on a mesh ----------------------------------------------------------------------------------------------------
+
+
+def test_a_model_that_is_sharded_over_eight_devices_gives_the_same_answers(directory, tmp_path, monkeypatch):
+    held, call = [], suite.Evaluator.__call__
+
+    def calling(self, params, *rest):
+        held.append(params["lm"]["blocks"]["query"])
+        return call(self, params, *rest)
+
+    monkeypatch.setattr(suite.Evaluator, "__call__", calling)
+    one, mesh = tmp_path / "one", tmp_path / "mesh"
+    for folder, sizes in ((one, MeshConfig()), (mesh, MeshConfig(data=4, fsdp=2))):
+        evaluate.evaluate(asked(directory, eval=EIGHT, out=str(folder), mesh=sizes))
+    assert [query.addressable_shards[0].data.size for query in held] == [held[0].size, held[0].size // 2]
+    bound = tolerances.forward(runs.load_run(directory).lm, keys=64)
+    for row, other in zip(table_of(mesh), table_of(one), strict=True):
+        for name, value in row.items():
+            assert value == (pytest.approx(other[name], abs=bound) if isinstance(value, float) else other[name]), name
+    # Which devices computed an answer is no part of it: the evaluation is one that is done already.
+    assert evaluate.evaluate(asked(directory, eval=EIGHT, out=str(mesh)))[0][1][0].n == 8
+
+
+def test_a_mesh_that_does_not_divide_the_model_is_refused_before_anything_is_written(directory, tmp_path):
+    with pytest.raises(ValueError, match=r"its axis 'vocab' of size 19 is not divisible by the mesh axis 'tensor'"):
+        evaluate.evaluate(asked(directory, out=str(tmp_path / "out"), mesh=MeshConfig(tensor=2)))
+    assert not list((tmp_path / "out").glob("*"))
 
 
 # --- steps --------------------------------------------------------------------------------------------------------

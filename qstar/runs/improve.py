@@ -87,7 +87,7 @@ def _run(job: Job) -> list[dict]:
         store = answering.opened_store(directory / rationales.FOLDER, job.base, cfg.task)
     done = len(_lines(directory))
     if done:
-        iterations.train_again(directory, done - 1)
+        iterations.train_again(directory, done - 1, cfg.mesh)
     else:
         _finish(directory, _before(job))
     for iteration in range(done or 1, job.recipe.iterations + 1):

@@ -19,6 +19,7 @@ from qstar.recipes.catalog import made
 from qstar.reports import summaries, tables
 from qstar.runs import load, stored, train
 from qstar.runs.kinds import Kind
+from qstar.sharding import MeshConfig
 from qstar.training import console, metrics
 from qstar.training.metrics import Rows, Sinks
 
@@ -37,7 +38,8 @@ KIND = Kind(
     "self-training run",
     ImproveConfig,
     "improve.yaml",
-    free=("test", "overlong", "sandbox", "sinks"),
+    groups=("mesh",),
+    free=("test", "overlong", "sandbox", "sinks", "mesh"),
     has_results=_has_results,
 )
 
@@ -162,12 +164,12 @@ class Policies:
         return self._held[1]
 
 
-def train_again(directory: Path, iteration: int) -> None:
+def train_again(directory: Path, iteration: int, mesh: MeshConfig) -> None:
     """Train again for the weights after an iteration, where its checkpoint was put aside."""
     folder = trained(directory, iteration)
     if folder is not None and not stored.saved_steps(folder):
         console.say(f"{folder} has no checkpoint: it is trained again on the examples stored then")
-        train.run(configs.load(folder / "config.yaml"), folder)
+        train.run(dataclasses.replace(configs.load(folder / "config.yaml"), mesh=mesh), folder)
 
 
 def pretrained(cfg: ImproveConfig, folder: Path) -> Pretrained:

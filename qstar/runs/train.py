@@ -218,7 +218,7 @@ def _check_directory(arm: Arm, loaded: Policy, whole: Path) -> None:
         if there:
             raise ValueError(f"{directory} holds {' and '.join(there)} but no config.yaml: choose another run_dir")
         return
-    known = configs.load(file)
+    known = dataclasses.replace(configs.load(file), mesh=arm.cfg.mesh)  # by which numbers differ in rounding alone
     changes = configs.changes(known, arm.cfg)
     if changes and not arm.cfg.resume:
         values = configs.differing(known, arm.cfg)

@@ -668,6 +668,27 @@ def test_a_configuration_of_an_earlier_version_is_that_of_its_recipe_now(tmp_pat
     iterations.claim(cfg, tmp_path)  # is taken for the same run
 
 
+def test_a_run_resumes_on_another_mesh_and_trains_there(straight, tmp_path):
+    directory, mesh = tmp_path / "run", MeshConfig(fsdp=4)
+    shutil.copytree(straight, directory)
+    files.write_records(directory / iterations.LINES, without_clock(straight)[:2])
+    for iteration in (1, 2):  # the last one had begun, and the checkpoint of the other is lost
+        file = directory / f"iteration_{iteration}" / "config.yaml"
+        file.write_text(file.read_text().replace(str(straight), str(directory)))
+        shutil.rmtree(file.parent / "checkpoints")
+    improve.run(dataclasses.replace(config(directory), mesh=mesh), directory)
+    assert configs.load(directory / "improve.yaml", schema=ImproveConfig).mesh == mesh
+    for line, other in zip(without_clock(directory), without_clock(straight), strict=True):
+        assert line["accuracy"] == other["accuracy"] and line["ledger"] == other["ledger"]
+    lm = runs.load_run(straight / "iteration_1").lm
+    bound = tolerances.trained(lm, 20, lr=0.03, update=tolerances.rounding(100))
+    for iteration in (1, 2):
+        assert configs.load(directory / f"iteration_{iteration}" / "config.yaml").mesh == mesh
+        leaves, others = (jax.tree.leaves(trained(run, iteration)) for run in (directory, straight))
+        for leaf, other in zip(leaves, others, strict=True):
+            np.testing.assert_allclose(leaf, other, rtol=0, atol=bound)
+
+
 def test_a_model_that_is_sharded_over_four_devices_samples_the_same_rationales(tmp_path):
     answered = {}
     for mesh in (MeshConfig(), MeshConfig(fsdp=4)):
