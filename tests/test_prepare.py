@@ -109,6 +109,13 @@ def test_hub_models_are_fetched_once_named_either_way(source, monkeypatch):
     assert asked == ["some/model", "some/model"]
 
 
+def test_a_prepared_model_is_opened_from_the_hub_as_from_a_directory(source, tmp_path, monkeypatch):
+    prepare.prepare(str(source), tmp_path / "out", "checkpoint", "float32")
+    monkeypatch.setattr(hub, "fetch", lambda name: tmp_path / "out")
+    for name in ("hub:some/model", "some/model"):
+        assert runs.load_model(name).lm == runs.load_model(tmp_path / "out").lm
+
+
 @pytest.mark.parametrize("absent", ["./some/model", "/some/model", "some/deep/model", "model", "../model"])
 def test_paths_that_do_not_exist_are_not_fetched_from_the_hub(absent, monkeypatch):
     monkeypatch.setattr(hub, "fetch", lambda name: pytest.fail(f"fetched {name}"))

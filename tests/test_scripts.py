@@ -3,7 +3,9 @@
 Scripts that need weights or packages which a plain checkout lacks parse their arguments alone (`--help`).
 """
 
+import io
 import json
+import re
 import runpy
 import shlex
 import subprocess
@@ -11,10 +13,13 @@ import sys
 
 import experiment_scripts
 import jax
+import numpy as np
 import pytest
 import small_runs
+import tolerances
 import yaml
 
+from qstar import runs
 from qstar.paths import ROOT
 from qstar.runs import solve, train
 
@@ -59,11 +64,10 @@ RUNS = {
         "--model", "bundled:cups", "--experiment", "rl/cups", "--questions", 2, "--samples", 2, "--new", 2,
         "--repeats", 1,
     ],
-    "benchmarks/memory.py": HELP,  # its smallest case compiles for ten seconds
+    "benchmarks/memory.py": ["--size", "tiny", "--out", "OUT"],
     "benchmarks/scaling.py": ["--devices", 8],
     "benchmarks/sessions.py": ["--model", "bundled:cups", "--rows", 8, "--steps", 2, "--tokens", 2, "--repeats", 1],
     "benchmarks/startup.py": ["--repeats", 1, "--only", "import"],
-    "benchmarks/step.py": HELP,  # two processes that measure for half a minute
     "benchmarks/verifiers.py": ["--texts", 4, "--questions", 1, "--completions", 1, "--repeats", 1],
     "checks/adversarial.py": ["numeric"],
     "checks/export_logits.py": HELP,
@@ -91,6 +95,7 @@ RUNS = {
 }  # fmt: skip
 """Those that need no run before them."""
 AFTER_RUNS = {
+    "benchmarks/step.py",
     "quiet_star/ablations/sweep.py",
     "quiet_star/faithfulness/faithfulness.py",
     "quiet_star/faithfulness/invention.py",
@@ -284,3 +289,49 @@ def test_the_scripts_of_star_run(script, tmp_path, monkeypatch):
     assert "results" in script("star/arithmetic/tables.py", "--runs", out, "--out", out)
     assert "right" in script("star/smollm2/ask.py", run, "--split", "dev")
     assert "dev" in script("star/smollm2/tables.py", f"x={run}")
+
+
+TINY_STEP = {"hidden": 16, "length": 8, "batch": 1, "vocab": 20, "layers": 1, "thought_len": 2, "lookahead": 1}
+
+
+def test_a_side_of_the_step_benchmark_takes_a_step_for_every_line(script, monkeypatch):
+    """As its driver has it do in a process of its own."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO("step\nstep\n"))
+    said = script("benchmarks/step.py", "--serve", "qstar", "--case", json.dumps(TINY_STEP))
+    first, *steps = (json.loads(line.partition(" ")[2]) for line in said.splitlines() if line.startswith("measured: "))
+    assert first["flops"] > 0 and len(steps) == 2 and all(step["s"] > 0 for step in steps)
+
+
+def test_the_step_benchmark_shows_what_was_measured(script, tmp_path):
+    sides = {
+        "qstar": {"flops": 4e9, "program": 100_000_000, "s": [0.2, 0.1, 0.4], "peak": 300_000_000},
+        "plain LM": {"flops": 1e9, "program": 50_000_000, "s": [0.1, 0.05, 0.05], "peak": 200_000_000},
+        "official": {"s": [0.6, 0.6, 0.8], "peak": 900_000_000},
+    }
+    record = TINY_STEP | {"sides": sides, "peak": 4e10}
+    (tmp_path / "step.jsonl").write_text(json.dumps(record) + "\n")
+    text = script("benchmarks/step.py", "--show", "--out", tmp_path / "step.jsonl")
+    (row,) = (line for line in text.splitlines() if line.startswith("| 16 |"))
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    # A share of 4 GFLOP in 0.2 s of 40 GFLOP/s; 0.2 s to 0.05 s and to 0.6 s.
+    assert (cells[4], cells[8], cells[9], cells[14]) == ("200", "0.50", "4.0", "3.0")
+    assert "vocabulary all: 3.0 times faster in the median (3.0 to 3.0), 3.0 (3.0 to 3.0) times less memory" in text
+
+
+def test_the_logits_of_a_file_in_float32_are_those_in_float64():
+    """What smollm2_logits.py compares with transformers', where these are installed."""
+    check, model = experiment_scripts.load("checks/smollm2_logits"), runs.load_model("bundled:sums")
+    tokens = np.array([model.tokenizer.encode("12 + 34: 46")])
+    single, double = (check.ours(model, tokens, dtype) for dtype in ("float32", "float64"))
+    assert double.dtype == np.float64 and single.shape == (1, tokens.size, model.lm.vocab)
+    bound = tolerances.forward(model.lm, keys=tokens.size, size=float(np.abs(double).max()), scores=3.0)
+    np.testing.assert_allclose(single, double, rtol=0, atol=bound)
+
+
+def test_logits_of_an_exported_model_are_those_of_transformers(script):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    said = script("checks/export_logits.py", "bundled:sums")
+    difference, largest = map(float, re.findall(r"largest (?:difference|logit) ([\d.e+-]+)", said))
+    lm = runs.load_model("bundled:sums").lm
+    assert largest > 1 and difference <= tolerances.forward(lm, keys=24, size=largest, scores=3.0)

@@ -59,10 +59,11 @@ SMOLLM2 = [
     Case("smollm2", 256, rows=8, micro_batches=4),
     Case("smollm2", 256, rows=8, think_fraction=0.25),
 ]
-CASES = {"small": SMALL, "smollm2": SMOLLM2}
+CASES = {"tiny": [Case("tiny", 8, thought_len=2)], "small": SMALL, "smollm2": SMOLLM2}
 
 
 SHAPES = {
+    "tiny": LMConfig(vocab=20, width=16, layers=1, heads=2, kv_heads=1, head_size=8, ff=16),
     "small": LMConfig(vocab=8000, width=256, layers=6, heads=8, kv_heads=4, head_size=32, ff=1024),
     "smollm2": LMConfig(vocab=49152, width=576, layers=30, heads=9, kv_heads=3, head_size=64, ff=1536),
 }
@@ -131,7 +132,7 @@ def show(rows: list[dict]) -> None:
 
 def main() -> None:
     parser = flags.parser(__doc__)
-    parser.add_argument("--size", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--size", nargs="+", choices=CASES, default=["small", "smollm2"])
     parser.add_argument("--measure", action="store_true", help="take the steps too")
     parser.add_argument("--first", type=int, metavar="N", help="of each size the first N cases alone")
     parser.add_argument("--out", type=Path, metavar="FILE", help="append every row as a line of JSON")

@@ -34,6 +34,7 @@ from qstar.runs.record import ROLLOUTS
 from qstar.training import metrics
 
 if TYPE_CHECKING:
+    from qstar.evals.measure import Evaluation
     from qstar.policy import Policy
     from qstar.reports.interactive import Answers
     from qstar.reports.readings import Readings
@@ -128,6 +129,11 @@ class RunDirectory:
         """The configuration, as the command took it."""
         raise self._lacks("configuration")
 
+    @property
+    def evaluation(self) -> "Evaluation | None":
+        """The questions that its command asked, where it asked some."""
+        return None
+
     def settings(self) -> Frame:
         """Every setting with its value, by dotted key."""
         return Frame.of({"setting": key, "value": str(value)} for key, value in configs.flat(self.config).items())
@@ -213,8 +219,7 @@ class RunDirectory:
         """An evaluation, by its name or that of a task (default: the run's own); see `interactive.ask`."""
         from qstar.reports import interactive
 
-        own = getattr(self.config, "eval", None)
-        return interactive.ask(self.model, own if task is None else task, seed=seed, out=out, **settings)
+        return interactive.ask(self.model, self.evaluation if task is None else task, seed=seed, out=out, **settings)
 
     def solve(self, task: Any, strategy: Any = "majority", *, out: str | Path | None = None, **settings: Any) -> Any:
         """A search with this model, as `qstar-solve` makes it: the opened directory; see `interactive.solve`."""
@@ -270,6 +275,10 @@ class TrainRun(RunDirectory):
     @functools.cached_property
     def config(self) -> TrainConfig:
         return configs.load(self.path / "config.yaml")
+
+    @property
+    def evaluation(self) -> "Evaluation":
+        return self.config.eval
 
     @functools.cached_property
     def model(self) -> load.Run:

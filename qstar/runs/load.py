@@ -46,15 +46,8 @@ def load_model(source: str | Path) -> Policy:
         ValueError: it cannot be read, is of no family that is known, or its tokenizer does not fit its vocabulary.
         ImportError, ConnectionError: the extra or the network that this kind needs is missing.
     """
-    text = str(source)
-    if text.startswith("bundled:"):
-        loaded = _huggingface(_bundled(text.removeprefix("bundled:")))
-    elif text.startswith("hub:"):
-        loaded = _huggingface(hub.fetch(text.removeprefix("hub:")))
-    elif stored.is_run(text):
-        loaded = load_run(Path(text).expanduser())
-    else:
-        loaded = _local(text)
+    text, path = str(source), _place(source)
+    loaded = load_run(path) if stored.is_run(path) else _local(path, text)
     try:
         tokenizers.check_fits(loaded.tokenizer, loaded.lm.vocab)
     except ValueError as error:
@@ -69,9 +62,14 @@ def load_scorer(source: str | Path) -> Policy:
     outcome reward model. Raises as `load_model`, and ValueError for a model of another kind.
     """
     text = str(source)
-    if text == "latest" or (not text.startswith(("bundled:", "hub:")) and stored.is_run(text)):
-        return load_run(Path(text).expanduser())
-    path = _directory(text)
+    path = stored.latest_run() if text == "latest" else _place(source)
+    if stored.is_run(path):
+        return load_run(path)
+    if not (path / "config.json").is_file():
+        raise FileNotFoundError(
+            f"no reward model at {text!r}: expected a run of method=orm or method=prm, a classifier that qstar-prepare "
+            "wrote, or bundled:NAME"
+        )
     beside = companions.read(path)
     tokenizer = Tokenizer.from_file(inside(path, "tokenizer.json"))
     cfg, params, score, log_odds = hf.read_classifier(path)
@@ -81,19 +79,12 @@ def load_scorer(source: str | Path) -> Policy:
     return Policy(method, method.definition(cfg), {"lm": params, "score": score}, tokenizer, text, beside)
 
 
-def _directory(text: str) -> Path:
-    """Of a Hugging Face model that is bundled, on the hub, or here. Raises FileNotFoundError where there is none."""
-    if text.startswith("bundled:"):
-        return _bundled(text.removeprefix("bundled:"))
-    if text.startswith("hub:"):
-        return hub.fetch(text.removeprefix("hub:"))
-    path = Path(text).expanduser()
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(
-            f"no reward model at {text!r}: expected a run of method=orm or method=prm, a classifier that qstar-prepare "
-            "wrote, or bundled:NAME"
-        )
-    return path
+def _place(source: str | Path) -> Path:
+    """The directory of a model that is bundled or, once it is fetched, of one on the hub; else the path as it is."""
+    kind, _, name = str(source).partition(":")
+    if kind == "bundled":
+        return _bundled(name)
+    return hub.fetch(name) if kind == "hub" else Path(source).expanduser()
 
 
 def save_model(path: str | Path, model: Policy, dtype: str = "float32") -> None:
@@ -179,8 +170,7 @@ def save_adapter(path: str | Path, source: str | Path, dtype: str = "float32") -
     return run.lm
 
 
-def _local(text: str) -> Policy:
-    path = Path(text).expanduser()
+def _local(path: Path, text: str) -> Policy:
     if path.is_file() and path.suffix == ".gguf":
         return _gguf(path)
     if path.is_file() and path.suffix == ".bin":
@@ -196,7 +186,7 @@ def _local(text: str) -> Policy:
     if path.exists():
         raise ValueError(f"{path} is a file, but no .gguf or .bin; {KINDS}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
-        return _huggingface(hub.fetch(text))
+        return _local(hub.fetch(text), text)
     raise FileNotFoundError(f"no model at {text!r}; {KINDS}")
 
 

@@ -21,9 +21,7 @@ from qstar.evals.intervals import bootstrap, wilson
 from qstar.reports.searches import Line
 from qstar.search import run as searches
 from qstar.search.best_of_n import BestOfN
-from qstar.search.cot_decoding import CoTDecoding
 from qstar.search.interface import Budget, Candidate, Key, Node, Solution
-from qstar.search.router import Router
 from qstar.search.strategy import Strategy
 
 COLUMNS = (
@@ -130,40 +128,26 @@ def lines(cfg: SolveConfig, rows: Sequence[dict], batches: Sequence[dict]) -> li
 
 
 def _halves(cfg: SolveConfig) -> list[int]:
-    if cfg.search.stepwise or isinstance(cfg.search, Router):
-        return []
-    sizes, size = [], _size(cfg.search)
+    sizes, size = [], cfg.search.size or 0
     while size > 1 and len(sizes) < HALVES:
         size //= 2
         sizes.append(size)
     return sorted(sizes)
 
 
-def _size(strategy: Strategy) -> int:
-    return strategy.k if isinstance(strategy, CoTDecoding) else strategy.n
-
-
-def resized(strategy: Strategy, size: int) -> Strategy:
-    """The strategy with `size` solutions."""
-    if isinstance(strategy, CoTDecoding):
-        return dataclasses.replace(strategy, k=size)
-    if isinstance(strategy, BestOfN):
-        return dataclasses.replace(strategy, n=size, top=min(strategy.top, size))
-    return dataclasses.replace(strategy, n=size)
-
-
 def _smaller(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], size: int) -> Line:
     if cfg.search.stepwise:
         return _line(cfg, stored, most, cfg.search, size, f"{size} tokens")
-    if isinstance(cfg.search, Router):
+    if cfg.search.size is None:
         raise ValueError(
-            f"budgets = {list(cfg.budgets)}: search=router has no table at fewer solutions; leave it empty"
+            f"budgets = {list(cfg.budgets)}: a search by {type(cfg.search).__name__} has no table at fewer solutions; "
+            "leave it empty"
         )
-    if size > _size(cfg.search):
-        raise ValueError(f"budgets: {size} solutions of a question, but {_size(cfg.search)} are stored")
+    if size > cfg.search.size:
+        raise ValueError(f"budgets: {size} solutions of a question, but {cfg.search.size} are stored")
     if cfg.subsets:
         return _over_subsets(cfg, stored, most, size)
-    return _line(cfg, stored, most, resized(cfg.search, size), cfg.max_tokens, str(size))
+    return _line(cfg, stored, most, cfg.search.resized(size), cfg.max_tokens, str(size))
 
 
 def _over_subsets(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], size: int) -> Line:
@@ -178,7 +162,7 @@ def _over_subsets(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], siz
         rows = [tree.rows[node.state] for node in solution.finished]
         scores, right = [row["scores"][guide] for row in rows], [row["correct"] for row in rows]
         values.append(at_k.verifier_at(scores, right, min(size, len(rows))) if rows else 0.0)
-        total += spent(tree, solution) * size / _size(cfg.search)
+        total += spent(tree, solution) * size / cfg.search.n
     low, high = bootstrap(np.array(values), seed=0)
     mean = total / len(values)
     return Line(f"{type(cfg.search).__name__}, all subsets", str(size), len(values), float(np.mean(values)), low, high,

@@ -5,6 +5,7 @@ Cobbe's, the answer of most among the `top` solutions (3 to 5 of 100 were best).
 outcome verifier and a process verifier that gives its last step's score serve alike.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -32,6 +33,9 @@ class BestOfN(Strategy):
         super().__post_init__()
         if self.select == "vote" and self.top > self.n:
             raise ValueError(f"search.top = {self.top} of search.n = {self.n}: expected at most n")
+
+    def resized(self, size: int) -> "BestOfN":
+        return dataclasses.replace(self, n=size, top=min(self.top, size))
 
     def __call__(self, trees: Trees) -> Solutions:
         samples = sample(trees, range(len(trees.prompts)), self.n)

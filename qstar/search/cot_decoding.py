@@ -7,6 +7,7 @@ or, with `aggregate`, the answer whose deltas add up to most. Default of the pap
 `propose` gives delta as the margin of the step that finishes a path: the search does not see tokens.
 """
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -30,6 +31,13 @@ class CoTDecoding(Strategy):
     @property
     def branching(self) -> int:
         return self.k
+
+    @property
+    def size(self) -> int:
+        return self.k
+
+    def resized(self, size: int) -> "CoTDecoding":
+        return dataclasses.replace(self, k=size)
 
     def __call__(self, trees: Trees) -> Solutions:
         paths = sample(trees, range(len(trees.prompts)), self.k, greedy=True)

@@ -58,6 +58,11 @@ class Router(Strategy):
     def branching(self) -> int:
         return self.probe
 
+    @property
+    def size(self) -> None:
+        """Each question has its own."""
+        return None
+
     def __call__(self, trees: Trees) -> Solutions:
         problems = range(len(trees.prompts))
         samples = sample(trees, problems, self.probe)

@@ -1,5 +1,6 @@
 """How trees are grown and a solution is chosen: the base of all strategies."""
 
+import dataclasses
 from typing import ClassVar
 
 from qstar import settings
@@ -22,6 +23,15 @@ class Strategy:
     def branching(self) -> int:
         """Candidates of a problem that the first round proposes."""
         return self.n
+
+    @property
+    def size(self) -> int | None:
+        """Whole solutions of a question; None where that is no one number: solutions that are made step by step."""
+        return None if self.stepwise else self.n
+
+    def resized(self, size: int) -> "Strategy":
+        """The strategy with so many whole solutions of a question."""
+        return dataclasses.replace(self, n=size)
 
     def __call__(self, trees: Trees) -> Solutions:
         raise NotImplementedError(f"{type(self).__name__} does not define __call__")

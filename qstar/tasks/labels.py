@@ -31,7 +31,7 @@ class Truth:
                 f"label=truth: {task.name} does not know which step is right; arithmetic and cups do. Elsewhere: "
                 "label=monte_carlo or label=omega"
             )
-        return getattr(truth, self.what)
+        return truth.right if self.what == "right" else truth.reachable
 
 
 @dataclass(frozen=True)

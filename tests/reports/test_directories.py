@@ -32,6 +32,12 @@ def test_a_directory_is_opened_as_what_wrote_it(runs, name):
     assert type(runs[name]) is MAKERS[name][1]
 
 
+def test_only_a_training_has_questions_of_its_own(runs):
+    asked = {name: run.evaluation for name, run in runs.items() if run.evaluation is not None}
+    assert asked.keys() == {name for name, (_, kind) in MAKERS.items() if kind is TrainRun}
+    assert all(asked[name] == runs[name].config.eval for name in asked)
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_a_run_is_one_short_line_and_its_page_is_well_formed(runs, name):
     assert "\n" not in repr(runs[name]) and len(repr(runs[name])) < 250 + len(str(runs[name].path))

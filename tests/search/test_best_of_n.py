@@ -1,8 +1,12 @@
 import numpy as np
 import pytest
 
+from qstar.search.beam import Beam
 from qstar.search.best_of_n import BestOfN
+from qstar.search.cot_decoding import CoTDecoding
 from qstar.search.interface import Candidate
+from qstar.search.majority import Majority
+from qstar.search.router import Router
 from qstar.search.run import search
 
 SAMPLES = [("1", 0.9), ("2", 0.5), ("2", 0.6), (None, 1.0), ("3", 0.8), ("3", 0.1)]
@@ -58,3 +62,9 @@ def test_the_oracle_is_a_scorer_that_changes_nothing_unless_it_comes_first():
 def test_more_votes_than_samples_are_refused():
     with pytest.raises(ValueError, match=r"search\.top = 3 .*search\.n = 2"):
         BestOfN(2, "vote")
+
+
+def test_a_strategy_of_whole_solutions_says_how_many_and_makes_do_with_fewer():
+    resized = [Majority(n=40).resized(5), CoTDecoding().resized(4), BestOfN(n=16, select="vote", top=3).resized(2)]
+    assert resized == [Majority(n=5), CoTDecoding(k=4), BestOfN(n=2, select="vote", top=2)]
+    assert [strategy.size for strategy in (*resized, Router(), Beam())] == [5, 4, 2, None, None]

@@ -132,10 +132,10 @@ def cells(directory: Path, strategy: str, scorer: str, size: int, seed: int) -> 
         for name, source in zip(guided, cfg.scorer, strict=True):
             only = dataclasses.replace(cfg, scorer=(source,))
             for said, make in GUIDED.items():
-                yield told(only, replay.resized(make(), count), said, name, count, seed)
+                yield told(only, make().resized(count), said, name, count, seed)
         if scorer in replay.NO_MODEL:
             for said, make in ALONE.items():
-                yield told(dataclasses.replace(cfg, scorer=()), replay.resized(make(), count), said, "", count, seed)
+                yield told(dataclasses.replace(cfg, scorer=()), make().resized(count), said, "", count, seed)
 
 
 def _cell(

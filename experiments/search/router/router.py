@@ -31,7 +31,7 @@ def tried(folder: Path, cfg: SolveConfig, probe: int, sizes: Sequence[int]) -> d
     """Every question with each number of solutions, by the estimate of how easy it is."""
     stored, most = solve.stored(folder)
     questions: dict[str, list[Tried]] = {"score": [], "agreement": [], ORACLE: []}
-    of_sizes = [replay.solutions(cfg, replay.resized(cfg.search, size), stored, most, 0) for size in sizes]
+    of_sizes = [replay.solutions(cfg, cfg.search.resized(size), stored, most, 0) for size in sizes]
     for solved in zip(*of_sizes, strict=True):
         tree = solved[0][0]
         ends = [row for _, row in sorted(tree.rows.items()) if row["place"]["final"]]

@@ -24,6 +24,7 @@ from qstar.runs import scoring, train
 from qstar.tasks import arithmetic, cups
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.cups import Cups
+from qstar.tasks.labels import TRUTHS, Truth
 from qstar.tasks.problem import Problem
 
 TASKS = {"cups": Cups(), "sums": Arithmetic(digits=(2,))}
@@ -77,8 +78,8 @@ def labelled(args, split: str, seed: int) -> list[dict]:
             steps = [rng.choice(list("12345")) + ";"]
         else:
             steps = slipped(args.task, problem, args.slips, rng)
-        labels = getattr(task.truth(problem, steps), args.label)
-        found.append({"prompt": task.prompt(problem), "completions": steps, "labels": list(labels)})
+        truth = Truth(args.label).of(task, problem, steps)
+        found.append({"prompt": task.prompt(problem), "completions": steps, "labels": list(truth)})
     return found
 
 
@@ -130,7 +131,7 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("task", choices=TASKS)
     parser.add_argument("--base", default="bundled:cups", help="the model that training starts from")
-    parser.add_argument("--label", choices=("right", "reachable"), default="right")
+    parser.add_argument("--label", choices=TRUTHS, default="right")
     parser.add_argument("--slips", type=float, default=0.4, help="probability that a step is wrong")
     parser.add_argument("--direct", type=float, default=0.0, help="of cups: share of solutions that are a guess alone")
     parser.add_argument("--until-first-wrong", action="store_true")

@@ -36,6 +36,7 @@ from qstar.reports import figures, frames, tables
 from qstar.runs import label, pool, scoring, stored, train
 from qstar.search import labelling
 from qstar.search.choose import AGGREGATIONS
+from qstar.tasks.labels import Truth
 from qstar.tasks.problem import Problem, Task
 
 LABELS, POLICY = "labels", "policy"
@@ -170,7 +171,7 @@ class Truths:
         return self._task.grader(text, self._problems[row["problem"]].gold).answer
 
     def of(self, row: Mapping, what: str) -> list[bool]:
-        return list(getattr(self._task.truth(self._problems[row["problem"]], row["completions"]), what))
+        return list(Truth(what).of(self._task, self._problems[row["problem"]], row["completions"]))
 
 
 def compared(rows: Sequence[Mapping], said: Sequence[Sequence[bool]], truths: Truths) -> dict:
