@@ -215,6 +215,8 @@ def _watch(ends: "_Ends", over: threading.Event) -> None:
     while not over.wait(LOOK_EVERY_S):
         try:
             ends.check()
+        except jax.errors.JaxRuntimeError:  # the process that has the store is gone: jax ends this one
+            return
         except Failed as failed:
             if not over.wait(GRACE_S):
                 console.console().show_cursor()  # a live bar hides it
