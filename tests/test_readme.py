@@ -17,6 +17,7 @@ from qstar.runs import train
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "experiments").rglob("README.md"))]
+PAGES = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "experiments").rglob("*.md"))]
 
 
 SAMPLE = Sample(
@@ -64,6 +65,33 @@ def test_a_snippet_runs_as_it_is(snippet, place, monkeypatch):
         assert len(found["losses"]) == 3 and found["losses"][2] < found["losses"][0]
     if "frame" in found:
         assert [str(question) for question in found["frame"]["question"]] == ["1 2 + 3 4"]
+
+
+# --- where its links lead -----------------------------------------------------------------------------------------
+
+
+def anchors(page: Path) -> set[str]:
+    """The places of a page that a link can name, as GitHub spells them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_links_within_the_pages_lead_somewhere():
+    dead = []
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for link in re.findall(r"\]\(([^)\s]+)\)", text):
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            if not link.startswith("http") and (not target.exists() or (anchor and anchor not in anchors(target))):
+                dead.append(f"{page.relative_to(ROOT)}: {link}")
+    assert dead == []
+
+
+def test_the_anchors_of_a_page_are_those_of_its_headings(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# Speed, and *memory*\n\n## `method=mine`, again\n")
+    assert anchors(page) == {"speed-and-memory", "methodmine-again"}
 
 
 # --- what its commands write --------------------------------------------------------------------------------------

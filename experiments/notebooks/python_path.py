@@ -82,7 +82,7 @@ qstar.ask(policy, "cups", items=100)
 
 # %% [markdown]
 # A method of one's own is a dataclass with a loss. This one adds the entropy of the predictions without thoughts; it trains
-# with the same step. For `qstar-train method=mine` the README says which four lines to add.
+# with the same step. CONTRIBUTING.md says what `qstar-train method=mine` needs besides.
 
 
 # %%

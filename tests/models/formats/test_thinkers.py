@@ -163,6 +163,48 @@ def test_logits_of_every_position_without_thoughts_are_the_language_models(tmp_p
     np.testing.assert_allclose(thinking[0, -1, first], ours.effect.mixed[0, 0, 0], rtol=0, atol=2e-5)
 
 
+def positions(model, call):
+    """What a call returns, and how many positions its passes through the layers were over."""
+    seen = []
+    hook = model.model.register_forward_pre_hook(
+        lambda _, args, settings: seen.append(settings["inputs_embeds"].shape[1]), with_kwargs=True
+    )
+    result = call()
+    hook.remove()
+    return result, seen
+
+
+def test_a_new_token_costs_a_position_for_each_token_of_its_thought_and_three_more(tmp_path):
+    runs.save_thinker(tmp_path, policy("logprobs"))
+    model = loaded(tmp_path)
+    import torch
+
+    ids = torch.tensor([PROMPTS[1]])
+    settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+    _, seen = positions(model, lambda: model.generate(ids, **settings))
+    assert seen == [6, *[1] * 5, *[1, *[1] * 5] * 4]  # the prompt; a token; start, three tokens and end of a thought
+
+
+def test_kept_keys_and_values_leave_beam_search_and_later_calls_as_they_are(tmp_path):
+    runs.save_thinker(tmp_path, policy("window"))
+    model = loaded(tmp_path)
+    import torch
+
+    ids = torch.tensor([PROMPTS[1], PROMPTS[1][::-1]])
+    settings = {"attention_mask": torch.ones_like(ids), "max_new_tokens": 4, "num_beams": 3, "do_sample": False}
+    with torch.no_grad():
+        found, kept = positions(model, lambda: model.generate(ids, **settings, pad_token_id=0))
+        model.prepare_inputs_for_generation = lambda ids, attention_mask, **_: {
+            "input_ids": ids, "attention_mask": attention_mask, "logits_to_keep": 1
+        }  # fmt: skip
+        again, anew = positions(model, lambda: model.generate(ids, **settings, pad_token_id=0))
+        first = model(ids)
+        longer = torch.cat([ids, ids[:, :2]], 1)
+        whole, after = (model(longer, logits_to_keep=2, read=read).logits for read in (None, first.read))
+    assert found.tolist() == again.tolist() and sum(kept) < sum(anew)
+    torch.testing.assert_close(after, whole, rtol=0, atol=2e-5)
+
+
 def test_the_command_writes_a_run_with_its_thoughts(tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "load_run", lambda source: policy("logprobs"))
     said = prepare.prepare("runs/mine", tmp_path / "out", "thinker", "float32")

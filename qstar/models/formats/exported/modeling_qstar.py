@@ -4,13 +4,18 @@ Written into a directory by `qstar-prepare RUN OUT --to thinker`; qstar itself d
 model reads a start embedding, writes T tokens, the likeliest ones, reads an end embedding, and mixes the prediction
 there with the prediction without the thought. Thoughts are not part of the text: none is seen by a later token.
 
-Simple, not fast: every row of a batch and every position that logits are asked for takes one pass over its text.
+Keys and values of a text are kept from one token to the next, so a token takes T + 3 passes over one position each, row
+by row of a batch. A thought extends a copy of them, which shares the text's tensors.
 """
+
+import copy
+import inspect
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, GenerationMixin, PretrainedConfig, PreTrainedModel
-from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import ModelOutput
 
 
 class QStarConfig(PretrainedConfig):
@@ -26,6 +31,25 @@ class QStarConfig(PretrainedConfig):
         super().__init__(**{"use_cache": False, "tie_word_embeddings": False} | others)
 
 
+@dataclass
+class Read:
+    """A text that the model has read."""
+
+    ids: torch.Tensor  # [S]
+    hidden: torch.Tensor  # the last one, [D]
+    cache: object  # its keys and values, never changed: what follows extends a copy
+
+    def begins(self, text):
+        return len(self.ids) <= len(text) and torch.equal(self.ids, text[: len(self.ids)])
+
+
+@dataclass
+class QStarOutput(ModelOutput):
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    read: list | None = None  # a `Read` for each row
+
+
 class QStarForCausalLM(PreTrainedModel, GenerationMixin):
     config_class = QStarConfig
     base_model_prefix = "model"
@@ -36,6 +60,9 @@ class QStarForCausalLM(PreTrainedModel, GenerationMixin):
         said = dict(config.language_model)
         shape = AutoConfig.for_model(said.pop("model_type"), **said)
         self.model = AutoModel.from_config(shape)
+        # Versions of transformers differ in what they call it.
+        taken = inspect.signature(self.model.forward).parameters
+        self.cache_name = "cache" if "cache" in taken else "past_key_values"
         width, vocab = shape.hidden_size, shape.vocab_size
         if not shape.tie_word_embeddings:
             self.lm_head = nn.Linear(width, vocab, bias=False)
@@ -53,71 +80,89 @@ class QStarForCausalLM(PreTrainedModel, GenerationMixin):
     def get_input_embeddings(self):
         return self.model.get_input_embeddings()
 
-    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, **others):
-        return {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": 1}
+    def prepare_inputs_for_generation(self, input_ids, attention_mask=None, read=None, **others):
+        return {"input_ids": input_ids, "attention_mask": attention_mask, "logits_to_keep": 1, "read": read}
 
-    def forward(self, input_ids, attention_mask=None, logits_to_keep=0, labels=None, think=True, **others):
+    def _update_model_kwargs_for_generation(self, outputs, model_kwargs, *args, **others):
+        kept = super()._update_model_kwargs_for_generation(outputs, model_kwargs, *args, **others)
+        return kept | {"read": outputs.read}
+
+    def forward(self, input_ids, attention_mask=None, logits_to_keep=0, labels=None, think=True, read=None, **others):
         """Logits [B, positions, V], the model's log-probs after a thought; padding gives zeros.
 
         Args:
-            logits_to_keep: so many of the last positions, 0: all, at the cost of a pass each.
+            logits_to_keep: so many of the last positions, 0: all, at the cost of a thought each.
             think: False gives the language model without thoughts.
+            read: what an earlier call returned, for texts that begin with its texts.
         """
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)
         length = input_ids.shape[1]
         first = length - (logits_to_keep or length)
         logits = input_ids.new_zeros((len(input_ids), length - first, self.config.vocab_size), dtype=torch.float32)
+        now = []
         for row, mask in enumerate(attention_mask.bool()):
             places = mask.nonzero()[:, 0]
             text = input_ids[row, places]
+            known = next((old for old in read or () if old is not None and old.begins(text)), None)
             for number, place in enumerate(places.tolist()):
                 if place >= first:
-                    logits[row, place - first] = self._next(text[: number + 1], think)
+                    known = self._read(text[: number + 1], known)
+                    logits[row, place - first] = self._next(known, think)
+            now.append(known)
         loss = None
         if labels is not None:
             loss = nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, first + 1 :].flatten())
-        return CausalLMOutputWithPast(loss=loss, logits=logits)
+        return QStarOutput(loss=loss, logits=logits, read=now)
 
     def thought(self, input_ids):
         """The likeliest thought after a text [S]: ids [T]; none where a thought is no tokens."""
-        return self._inner(self.model.get_input_embeddings()(input_ids))[1]
+        return self._after(self._read(input_ids).cache)[1]
 
-    def _next(self, text, think):
-        """Log-probs of the token after a text [S]."""
-        embedded = self.model.get_input_embeddings()(text)
+    def _next(self, read, think):
+        """Log-probs of the token after a text."""
         said = self.config.thinking
-        base = self._hidden(embedded)
+        base = read.hidden
         if not think or (said["gate_at"] is not None and self.gate(base).sigmoid() < said["gate_at"]):
             return self._logits(base).log_softmax(-1)
-        inner, _ = self._inner(embedded)
-        after = self._hidden(torch.cat([embedded, self.start[None], inner, self.end[None]]))
+        after, _ = self._after(read.cache)
         share = self._share(base, after)
         if said["mix"] == "hidden":
             return self._logits((1 - share) * base + share * after).log_softmax(-1)
         parts = self._logits(torch.stack([base, after])).log_softmax(-1)
         return ((1 - share) * parts[0] + share * parts[1]).log_softmax(-1)
 
-    def _inner(self, embedded):
-        """What is between start and end after a text [S, D]: embeddings [T, D], and their ids where they are tokens."""
+    def _after(self, cache):
+        """Hidden state after a thought [D], and the thought's ids [T] where it is tokens; `cache` is the text's."""
         said = self.config.thinking
         table = self.model.get_input_embeddings()
-        count = said["thought_len"]
+        count, start, end = said["thought_len"], self.start[None], self.end[None]
         if said["fill"] == "pause":
-            return self.pause.expand(count, -1), None
-        ids = torch.full((count,), said["dot"] or 0, device=embedded.device)
-        if said["fill"] == "sampled":
-            forbidden = torch.tensor(said["forbidden"], dtype=torch.long, device=embedded.device)
-            columns = torch.cat([embedded, self.start[None]])
-            for number in range(count):
-                logits = self._logits(self._hidden(columns)).index_fill(-1, forbidden, -torch.inf)
-                ids[number] = logits.argmax()
-                columns = torch.cat([columns, table(ids[number : number + 1])])
-        return table(ids), ids
+            return self._hidden(torch.cat([start, self.pause.expand(count, -1), end]), cache)[0], None
+        ids = torch.full((count,), said["dot"] or 0, device=start.device)
+        if said["fill"] == "dots":
+            return self._hidden(torch.cat([start, table(ids), end]), cache)[0], ids
+        forbidden = torch.tensor(said["forbidden"], dtype=torch.long, device=start.device)
+        hidden, cache = self._hidden(start, cache)
+        for number in range(count):
+            ids[number] = self._logits(hidden).index_fill(-1, forbidden, -torch.inf).argmax()
+            hidden, cache = self._hidden(table(ids[number : number + 1]), cache)
+        return self._hidden(end, cache)[0], ids
 
-    def _hidden(self, embedded):
-        """The last hidden state [D] of embeddings [S, D]."""
-        return self.model(inputs_embeds=embedded[None], use_cache=False).last_hidden_state[0, -1]
+    def _read(self, text, known=None):
+        """A text [S], of which `known` may hold the beginning."""
+        if known is not None and len(known.ids) == len(text):
+            return known
+        embedded = self.model.get_input_embeddings()(text if known is None else text[len(known.ids) :])
+        return Read(text, *self._hidden(embedded, None if known is None else known.cache))
+
+    def _hidden(self, embedded, cache=None):
+        """The last hidden state [D] of embeddings [S, D] after those in `cache`, and a cache that holds them too."""
+        if cache is not None:  # layers replace their tensors and change none in place: a copy of the layers will do
+            cache = copy.copy(cache)
+            cache.layers = [copy.copy(layer) for layer in cache.layers]
+        out = self.model(inputs_embeds=embedded[None], use_cache=True, **{self.cache_name: cache})
+        return out.last_hidden_state[0, -1], out[self.cache_name]
 
     def _logits(self, hidden):
         tied = not hasattr(self, "lm_head")
