@@ -34,7 +34,7 @@ class Labelled(Batch):
     """Windows of solutions, some of whose tokens are judged; `mask` marks the tokens of the solutions."""
 
     label: Float[Array, "B S"]  # from 0, wrong, to 1, right; 0 where nothing is judged
-    judged: Bool[Array, "B S"]  # True: the score at this token is held against the label
+    judged: Bool[Array, "B S"]  # True: the score at this token is compared with the label
 
 
 @struct.dataclass

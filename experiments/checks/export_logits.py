@@ -3,7 +3,7 @@
     python experiments/checks/export_logits.py SOURCE        # what qstar-prepare takes; needs torch and transformers
 
 Random tokens, float32. The writer is what is shared, so a mistake that reader and writer both make would not show;
-families' own files are held to transformers in family_logits.py.
+families' own files are compared with transformers in family_logits.py.
 """
 
 import tempfile

@@ -30,6 +30,7 @@ overrides = [
     "method.thought_len=2,8",
     "seed=0,1,2",
     f"steps={STEPS}",
+    "batch_size=16",
     "control=false",
     f"hydra.sweep.dir={FOLDER}",
 ]
@@ -55,7 +56,7 @@ sweep.over("seed", [RESULT, "cups none accuracy"])
 sweep.panel("method.thought_len", RESULT)
 
 # %% [markdown]
-# Two runs held against each other: settings that differ, and results.
+# Two runs compared: settings that differ, and results.
 
 # %%
 qstar.compare(sweep.runs[0].path, sweep.runs[-1].path)

@@ -2,7 +2,7 @@
 # # Verifiers
 #
 # A process reward model says of every step of a solution how likely it is right. On cups the truth of each step is known
-# exactly, so the model can be held against it. The policy is `bundled:cups`, the reward model `bundled:cups_prm`.
+# exactly, so the model can be compared with it. The policy is `bundled:cups`, the reward model `bundled:cups_prm`.
 #
 # **What to look at**: a score is read as a probability: does it mean what it says? And which errors does the model pass?
 # **What to change**: `WHAT = "reachable"` (can the right answer still be reached?), `label.kind`, the scorer: a run of
@@ -111,7 +111,7 @@ worked.where(label=True).sorted("score")
 # %% [markdown]
 # ## What are labels worth?
 #
-# Here the truth labels the steps. Elsewhere labels are estimated from completions, which can be held against the truth too:
+# Here the truth labels the steps. Elsewhere labels are estimated from completions, which can be compared with the truth too:
 # [the study](../verifiers/truth/README.md), whose lines are committed. Shares of wrong steps that the labels call right, means of
 # three seeds with 95 % intervals: with more completions "any of them is right" passes more, since a second slip repairs the
 # first by luck.

@@ -1,4 +1,4 @@
-"""Flags of the commands and scripts that argparse reads, held to the types of `settings`."""
+"""Flags of the commands and scripts that argparse reads, checked by the types of `settings`."""
 
 import argparse
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Direct preference optimisation: of two completions of a prompt the better one becomes likelier, held to a reference.
+"""Direct preference optimisation: the better of two completions of a prompt becomes likelier, relative to a reference.
 
     r(y) = log pi(y|x) - log pi_ref(y|x)        the implicit reward, up to beta, of a whole completion
     loss = mean over pairs of f(beta (r(chosen) - r(rejected))) + nll_weight x NLL of chosen a token

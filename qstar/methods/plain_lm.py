@@ -1,4 +1,4 @@
-"""Plain language-model training: the control that every gain is held against."""
+"""Plain language-model training: the control that every gain is compared with."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -2,7 +2,7 @@
 
     loss = mean over tokens of -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) + kl_coef KL(pi | reference)
 
-Samples of a question are held against each other, or against the batch: that is the advantage A. ratio is that of the
+Samples of a question are compared with each other, or with the batch: that is the advantage A. ratio is that of the
 weights now to the weights that sampled; what "mean" means is a setting (`ops.surrogates.aggregated`). Presets that bear
 a paper's name are in `configs/method/`; sources of each are named there. `ops/returns.py` and `ops/surrogates.py` have
 the equations.

@@ -3,7 +3,7 @@
 A step is a few passes of columns through the model. A multiplication and an addition are two FLOPs; a backward pass is
 twice its forward pass; norms, softmax and look-ups are not counted. Attention is counted over all keys that stand in
 the product, masked or not, as it is computed. `flops` is what the method asks for: what is recomputed to save memory is
-no part of it, and model-FLOP utilisation is held against it. `phases` has what is recomputed as well, and the bytes
+no part of it, and model-FLOP utilisation is relative to it. `phases` has what is recomputed as well, and the bytes
 that are read and written by every product and by the fused loops between products (norms, rotations, softmax, gates).
 """
 

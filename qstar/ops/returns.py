@@ -1,4 +1,4 @@
-"""What a sampled text earned, spread over its tokens and held against others: returns, advantages, group baselines.
+"""What a sampled text earned, spread over its tokens and compared with others: returns, advantages, group baselines.
 
 Everything here is a constant of the step: callers stop gradients.
 """
@@ -65,7 +65,7 @@ def group_advantage(
     of the group, plus epsilon: `population` divides the squares by R, `sample` by R - 1, as torch's `std` does (at one
     right of eight the right one gets 2.646 and 2.475). Equal rewards of a question give exactly 0.
 
-    Raises ValueError for one sample a question, which has nothing to be held against, and for an unknown spread.
+    Raises ValueError for one sample a question, which has nothing to be compared with, and for an unknown spread.
     """
     samples = reward.shape[1]
     if samples < 2:

@@ -310,7 +310,7 @@ def check(cfg: RolloutData, method: Credits, rows: int, micro_batches: int = 1) 
 
 
 def _dead(group: Sequence[Rollout]) -> bool:
-    """All samples of a question earn the same: held against each other they say nothing."""
+    """All samples of a question earn the same: compared with each other they say nothing."""
     return all(rollout.reward == group[0].reward for rollout in group)
 
 

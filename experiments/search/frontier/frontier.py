@@ -7,7 +7,7 @@ Strategies over whole solutions choose among the same samples, so one search of 
 smaller size; strategies over steps have a search for each size. Tokens and FLOPs are those of writing and of scoring.
 Finished searches are not repeated. Every cell is a line of results.jsonl, with the questions that it has right.
 
-A strategy is held against best-of-N by weighted votes of the same scorer (against majority where it has none) with the
+A strategy is compared with best-of-N by weighted votes of the same scorer (against majority where it has none) with the
 largest N that costs no more FLOPs, on the questions that both were asked: the mean over seeds of each question, and a
 test of the differences by sign flips.
 """
