@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 from qstar import files, paths
+from qstar.cli import flags
 
 CLASSIFIERS = ("token-classification", "sequence-classification")
 EXAMPLES = """\
@@ -122,7 +123,7 @@ def prepare(source: str, out: Path, to: str, dtype: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = parser().parse_args(arguments)
+    args = flags.parsed(parser(), arguments)
     try:
         if args.push:
             print(pushed(args.source, args.out, args.to, args.dtype, args.push, args.private, args.licence))

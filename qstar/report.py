@@ -65,7 +65,7 @@ def opened(runs: list[str]) -> "RunDirectory | Sweep | Compared":
 
 def main(arguments: list[str] | None = None) -> None:
     out = parser()
-    args = out.parse_args(arguments)
+    args = flags.parsed(out, arguments)
     flags.check(out, paths.check_file, "--out", args.out)
     from qstar.cli import entry
 

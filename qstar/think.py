@@ -68,7 +68,7 @@ def parser() -> argparse.ArgumentParser:
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The arguments; exits with a message where they contradict each other."""
     out = parser()
-    args = out.parse_args(arguments)
+    args = flags.parsed(out, arguments)
     if args.thoughts > 1 and not args.sample:
         out.error(f"--thoughts {args.thoughts} needs --sample: the likeliest thoughts are all the same")
     if args.temperature is not None and not args.generate:

@@ -122,6 +122,8 @@ def test_what_cannot_be_read_is_refused_with_the_way_out(text, method, message):
         (["--temperature", "1"], "needs --generate"),
         (["--html", "nowhere/x.html"], "there is no directory nowhere"),
         (["--html", "x.html", "--no-html"], "not allowed with"),
+        (["run=runs/mine"], "unrecognized arguments: run=runs/mine; run=runs/mine is given as --run runs/mine\n"),
+        (["3a=4;"], "unrecognized arguments: 3a=4;\n"),
     ],
 )
 def test_arguments_that_contradict_each_other_are_refused_before_anything_is_loaded(arguments, message, capsys):

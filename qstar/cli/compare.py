@@ -4,6 +4,8 @@ import argparse
 import textwrap
 from pathlib import Path
 
+from qstar.cli import flags
+
 EXAMPLES = """\
 examples
   qstar-evaluate run=runs/mine eval=questions out=evaluations/mine
@@ -32,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    args = parser().parse_args(arguments)
+    args = flags.parsed(parser(), arguments)
     from qstar.training import console  # here, so that --help answers at once
 
     try:

@@ -1,7 +1,8 @@
 """Flags of the commands and scripts that argparse reads, checked by the types of `settings`."""
 
 import argparse
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 
 from qstar import settings
 
@@ -9,6 +10,18 @@ from qstar import settings
 def parser(description: str | None) -> argparse.ArgumentParser:
     """Of a script whose docstring says what it does and how it is called."""
     return argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
+    """What the arguments say; the message about those left over spells out flags that were given as overrides."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    args, left = parser.parse_known_args(words)
+    if left:
+        usage = parser.format_usage()
+        pairs = [word.split("=", 1) for word in words if "=" in word and f"[--{word.split('=', 1)[0]} " in usage]
+        meant = "".join(f"; {name}={value} is given as --{name} {value}" for name, value in pairs)
+        parser.error(f"unrecognized arguments: {' '.join(left)}{meant}")
+    return args
 
 
 def overriding(parser: argparse.ArgumentParser, flag: str, what: str) -> None:
