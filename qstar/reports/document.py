@@ -279,4 +279,5 @@ def _machine(run: RunDirectory) -> str:
     if not machine:
         return ""
     rows = {**machine.pop("versions", {}), **machine}
-    return html.table(("", ""), [(name, ", ".join(v) if isinstance(v, list) else v) for name, v in rows.items()])
+    known = [(name, value) for name, value in rows.items() if value is not None]  # an installed package has no commit
+    return html.table(("", ""), [(name, ", ".join(v) if isinstance(v, list) else v) for name, v in known])

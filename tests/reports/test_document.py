@@ -1,5 +1,6 @@
 """The page of a run, a sweep or a comparison, as source and in a browser where there is one."""
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -48,6 +49,15 @@ def test_a_page_loads_nothing_and_says_so(folders):
     assert "default-src 'none'" in page
     assert re.findall(r"(?:https?:)?//[\w.]+\.\w+|<(?:img|iframe|object)\b|url\(", page) == []
     assert page.count("<script") == 1
+
+
+@pytest.mark.parametrize("commit", [None, "acf791b"])
+def test_the_machine_has_a_row_for_a_commit_where_there_is_one(tmp_path, commit):
+    run_folders.train(tmp_path / "run")
+    (tmp_path / "run" / "environment.json").write_text(json.dumps({"versions": {"jax": "1.2"}, "commit": commit}))
+    page = document.page(qstar.open(tmp_path / "run"))
+    assert sections(page)[-1] == "machine" and ">1.2</td>" in page
+    assert ("commit</td>" in page) is (commit is not None)
 
 
 def test_what_a_model_wrote_is_text_of_the_page(folders):
