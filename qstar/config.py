@@ -448,12 +448,12 @@ def _writable(schema: type) -> DictConfig:
     return node
 
 
-def build(node: DictConfig) -> Dataclass:
-    """The frozen dataclass of a composed configuration.
+def build(node: DictConfig, prefix: str = "") -> Dataclass:
+    """The frozen dataclass of a composed configuration, or of the part of one whose settings have this prefix.
 
     Raises ValueError where a value is missing or its interpolation fails, and what the dataclasses' checks raise.
     """
-    _check_known(node)
+    _check_known(node, prefix)
     try:
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:

@@ -181,7 +181,7 @@ def chosen(kind: "Kind[C]", node: DictConfig, given: Sequence[str], key: str = "
     groups = {_name(override) for override in choices}
     values = [override for override in given if _name(override).partition(".")[0] not in groups]
     cfg = configs.load(directory / kind.file, values, kind.schema)
-    again = {group: getattr(configs.build(node), group) for group in groups}
+    again = {group: configs.build(node[group], f"{group}.") for group in groups}  # the rest may lack values
     return dataclasses.replace(cfg, **again, **{key: str(directory)}), directory
 
 

@@ -561,6 +561,8 @@ def test_a_run_resumes_with_its_own_configuration_and_what_is_changed(straight, 
     assert cfg == dataclasses.replace(
         config(straight, iterations=3), test=True, task=Echo(), model=dataclasses.replace(MODEL), resume=str(straight)
     )
+    cfg, _ = chosen(iterations.KIND, f"resume={straight}", "mesh=fsdp_tensor", "mesh.tensor=4")
+    assert cfg.mesh == MeshConfig(fsdp=-1, tensor=4) and cfg.model == MODEL
     with pytest.raises(FileNotFoundError, match=rf"resume={tmp_path}: .* no improve.yaml"):
         chosen(iterations.KIND, f"resume={tmp_path}")
 
