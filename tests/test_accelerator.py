@@ -9,7 +9,6 @@ import jax
 import pytest
 
 from qstar import config as configs
-from qstar.ops import chunk
 from qstar.paths import ROOT
 
 FOLDER = ROOT / "experiments" / "accelerator"
@@ -77,6 +76,21 @@ def test_every_training_of_the_full_plan_composes(tmp_path, monkeypatch):
     assert {(cfg.temperature, cfg.samples) for cfg in star} == {(1.0, 2)}
 
 
+def test_flags_of_all_jobs_stand_before_those_of_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", "--xla_of_all=1")
+    by = {one.name: one.environment.get("XLA_FLAGS", "") for one in plan.jobs("full", tmp_path, tmp_path)}
+    quick = "--xla_of_all=1 --xla_gpu_enable_triton_gemm=false"
+    assert by["mathematics/pause/0"] == by["step/1B/quiet_star/256/minimal/cublas"] == quick
+    assert by["step/1B/quiet_star/256/minimal/triton"] == "--xla_of_all=1"
+    for one in (name for name in by if name.startswith("step/")):
+        assert by[one] == by[f"compiled/{one.removeprefix('step/')}"]  # or the cache would not have it
+
+
+def test_tests_without_arms_fail_rather_than_report_nothing(tmp_path):
+    with pytest.raises(ValueError, match="seed 0"):
+        jobs.paired_tests(str(tmp_path), ["plain_LM", "pause"], 0)
+
+
 # --- running ------------------------------------------------------------------------------------------------------
 
 
@@ -127,7 +141,6 @@ def test_all_parts_run_at_tiny_size(tmp_path, monkeypatch):
     data = carry.tiny(tmp_path / "data")
     monkeypatch.setenv("QSTAR_DATA", str(data))
     monkeypatch.setenv("QSTAR_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(chunk, "budget", chunk.budget)  # put back: jobs set it, which have a process of their own
     todo = [one for one in plan.jobs("tiny", data, tmp_path) if one.kind not in jobs.SPAWNING]
     found = accelerator.run(todo, tmp_path, minutes=30, carry_out=in_this_process)
     assert {one.part for one in found} == set(plan.PARTS) and len(found) == len(todo)

@@ -121,8 +121,9 @@ def run(
             if job.seconds > remaining or not set(left_out).isdisjoint(job.needs):
                 left_out.append(job.name)
                 continue
-            share = SPARED if job.timed else SPARED / together
+            share = SPARED if job.timed or job.compiles else SPARED / together
             own = job.environment | {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{share:.3f}"}
+            own |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} if job.compiles else {}
             job = dataclasses.replace(job, environment=own)
             running[pool_of.submit(carry_out, job, out, min(PATIENCE * job.seconds, remaining))] = job
     if left_out:

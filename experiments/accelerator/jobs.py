@@ -36,7 +36,7 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
-from qstar.ops import attention, chunk
+from qstar.ops import attention
 from qstar.paths import ROOT
 from qstar.reports import compared, frames
 from qstar.runs import improve, pool, train
@@ -160,10 +160,8 @@ def step(
     steps: int,
     attention: str,
     most_rows: int,
-    slice_mib: int,
 ) -> dict:
     """Steps of one setting with as many rows as fit: half of them where the formula was too hopeful."""
-    chunk.budget = lambda: slice_mib * 2**20
     left_out = []
     while True:
         program = program_of(shape, method, dtype, remat, attention, trial.one_device())
@@ -179,9 +177,19 @@ def step(
             most_rows, attention = (rows // 2, attention) if memory else (most_rows, "einsum")
 
 
-def profiled_step(shape: str, length: int, dtype: str, rows: int, attention: str, slice_mib: int, out: str) -> dict:
+def compiled_step(
+    shape: str, method: str, length: int, remat: str, dtype: str, steps: int, attention: str, most_rows: int
+) -> dict:
+    """Compile what `step` takes with the same arguments, so that it lies in the cache; `steps` is of no account."""
+    program = program_of(shape, method, dtype, remat, attention, trial.one_device())
+    rows = trial.rows_that_fit(program, length, most_rows)
+    started = time.perf_counter()
+    compiled = trial.compiled(program, rows, length)
+    return {"rows": rows, "seconds": time.perf_counter() - started, "kernels": trial.kernels(compiled)}
+
+
+def profiled_step(shape: str, length: int, dtype: str, rows: int, attention: str, out: str) -> dict:
     """Microseconds of one Quiet-STaR step by kind of operation; the program and every operation are kept in OUT."""
-    chunk.budget = lambda: slice_mib * 2**20
     program = program_of(shape, "quiet_star", dtype, "full", attention, trial.one_device())
     with jax.set_mesh(program.mesh):
         state, batch = trial.state(program), trial.batch(program, rows, length)
@@ -304,6 +312,8 @@ def paired_tests(folder: str, arms: list[str], seed: int) -> dict:
     """Every arm that is there against the first one, and with thoughts against without."""
     asked = {arm: Path(folder) / arm / str(seed) / "asked" for arm in arms}
     there = [arm for arm, place in asked.items() if (place / "evals.jsonl").is_file()]
+    if len(there) < 2:
+        raise ValueError(f"{folder} holds {len(there)} evaluated arms of seed {seed}: expected two or more")
     found = []
     for arm in there:
         others = [(None, "its own answers without thoughts")]
@@ -325,6 +335,8 @@ def token_benefit(folder: str, arms: list[str], seed: int, texts: int, data: str
             command = [sys.executable, str(script), str(run), str(file), "--texts", str(texts), "--out", str(out)]
             subprocess.run(command, check=True, stdout=sys.stderr)
             found[arm] = (out / "benefit.md").read_text(encoding="utf-8")
+    if not found:
+        raise ValueError(f"{folder} holds no trained arm of seed {seed}: expected one or more")
     return found
 
 
@@ -392,8 +404,8 @@ def generation(model: str, rows: list[int], new_tokens: int, prompt: int, though
 KINDS = {
     one.__name__: one
     for one in (
-        device, text_attention, column_attention, profiled_step, step, sharded, logits, small_run, resumed, trained,
-        paired_tests, token_benefit, improved, reinforced, generation,
+        device, text_attention, column_attention, profiled_step, step, compiled_step, sharded, logits, small_run,
+        resumed, trained, paired_tests, token_benefit, improved, reinforced, generation,
     )
 }  # fmt: skip
 

@@ -1,14 +1,13 @@
 """What is to be done on an accelerator: the jobs, in order of value, with how long each should take.
 
-Estimates are seconds on one H100: what has run there (h100/results.jsonl) as it took, mostly to compile;
-the rest by FLOPs at a third of the peak and two minutes to compile. They decide what fits, and the results
-say how long each really took.
+Estimates are seconds on one H100: what has run there (h100/results.jsonl) as it took, with up to five jobs at
+once; the rest by FLOPs at a third of the peak. They decide what fits, and the results say how long each really took.
 """
 
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,24 +28,26 @@ PARTS = {
 SIZES = ("full", "tiny")
 
 UNROLLED = "--xla_gpu_enable_command_buffer="  # a graph of kernels would be one operation of the profile
+PRODUCTS = {"cublas": "--xla_gpu_enable_triton_gemm=false", "triton": ""}
+"""Without XLA's own fused products a Quiet-STaR step compiles in a third of the time and takes 6 % longer."""
 SETTINGS = (
-    ("1B", 256, "quiet_star", "full", 64),
-    ("1B", 256, "quiet_star", "full", 1024),
-    ("1B", 256, "lm", "minimal", 64),
-    ("1B", 256, "quiet_star", "minimal", 1024),
-    ("135M", 256, "quiet_star", "full", 64),
-    ("7B", 256, "quiet_star", "full", 64),
-    ("1B", 1024, "lm", "minimal", 64),
-    ("1B", 1024, "quiet_star", "full", 64),
-    ("135M", 256, "lm", "minimal", 64),
-    ("7B", 256, "lm", "minimal", 64),
-    ("7B", 1024, "quiet_star", "full", 64),
-    ("135M", 1024, "quiet_star", "full", 64),
-    ("135M", 1024, "lm", "minimal", 64),
-    ("7B", 1024, "lm", "minimal", 64),
+    ("1B", 256, "quiet_star", "minimal", "cublas"),
+    ("1B", 256, "quiet_star", "minimal", "triton"),
+    ("1B", 256, "quiet_star", "full", "cublas"),
+    ("135M", 256, "quiet_star", "full", "cublas"),
+    ("7B", 256, "quiet_star", "full", "cublas"),
+    ("1B", 256, "lm", "minimal", "cublas"),
+    ("1B", 1024, "quiet_star", "full", "cublas"),
+    ("135M", 256, "lm", "minimal", "cublas"),
+    ("7B", 256, "lm", "minimal", "cublas"),
+    ("135M", 1024, "quiet_star", "full", "cublas"),
+    ("1B", 1024, "lm", "minimal", "cublas"),
+    ("7B", 1024, "quiet_star", "full", "cublas"),
+    ("135M", 1024, "lm", "minimal", "cublas"),
+    ("7B", 1024, "lm", "minimal", "cublas"),
 )
-"""Shape, tokens of a window, method, remat, MiB of logits or scores in a slice."""
-FIRST = 7  # of these are timed before anything else
+"""Shape, tokens of a window, method, remat, what computes products."""
+FIRST = 10  # of these are timed before anything else
 
 ARMS = {
     "plain LM": ["method=lm"],
@@ -80,6 +81,7 @@ class Job:
     seconds: float  # estimated
     environment: dict[str, str] = field(default_factory=dict)
     timed: bool = True  # it measures time, and nothing else may run meanwhile
+    compiles: bool = False  # alone: it needs no memory of its own, and has to see all of the device's
     needs: tuple[str, ...] = ()  # jobs that must have ended before
 
 
@@ -109,11 +111,11 @@ AMOUNTS = {
     "full": Amounts(
         256, 10, "bfloat16", tuple(ARMS),
         ("eval.items=1500", "eval.batch_size=64", "eval.every=10", "eval.choice_texts=false", "model.dtype=bfloat16",
-         "model.remat=full", "sample_every=0"), 400, (0, 1, 2),
+         "model.remat=full", "sample_every=0"), 500, (0, 1, 2),
         (1, 64, 256), 32, tuple(STAR_ARMS),
         ("sample_batch=256", "batch_size=16", "improve.problems=1000", "improve.iterations=3", "improve.steps=60",
-         "dev=0", "test=true"), 218, 250,
-        RATES, (), 300,
+         "dev=0", "test=true"), 218, 200,
+        RATES, (), 270,
     ),
     "tiny": Amounts(
         32, 2, "float32", ("plain LM", "beta 1e6 T 3"),
@@ -136,9 +138,10 @@ def jobs(size: str, data: Path, out: Path, devices: int = 0) -> list[Job]:
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
         environment |= {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
     tiny = size == "tiny"
-    steps = list(_steps(amounts, tiny))
+    compiled, steps = list(_compiled(amounts, tiny)), list(_steps(amounts, tiny))
     found = [
         *_machine(amounts, tiny, out),
+        *compiled[:FIRST],
         *steps[:FIRST],
         *_generation(amounts, data),
         *_correct(amounts, out, tiny, data),
@@ -148,10 +151,18 @@ def jobs(size: str, data: Path, out: Path, devices: int = 0) -> list[Job]:
             for part in (_mathematics, _star, _reinforced)
             for job in part(amounts, out, data, seed)
         ),
+        *compiled[FIRST:],
         *steps[FIRST:],
         *_sharded(amounts, devices, tiny),
     ]
-    return [dataclasses.replace(job, environment=environment | job.environment) for job in found]
+    return [dataclasses.replace(job, environment=environment | _with_flags(environment, job)) for job in found]
+
+
+def _with_flags(environment: Mapping[str, str], job: Job) -> dict[str, str]:
+    """A job's environment, with XLA's flags of all jobs before its own; where nothing is timed, what compiles fast."""
+    own = job.environment.get("XLA_FLAGS", "" if job.timed else PRODUCTS["cublas"])
+    flags = f"{environment.get('XLA_FLAGS', os.environ.get('XLA_FLAGS', ''))} {own}".strip()
+    return {**job.environment, **({"XLA_FLAGS": flags} if flags else {})}
 
 
 def _machine(amounts: Amounts, tiny: bool, out: Path) -> Iterator[Job]:
@@ -163,8 +174,7 @@ def _machine(amounts: Amounts, tiny: bool, out: Path) -> Iterator[Job]:
     shape = {**shape, "length": 16} if tiny else {**shape, "rows": 2, "length": 256}
     yield Job("a", "attention of the columns", "column_attention", {**shape, "columns": 17, "dtype": amounts.dtype}, 40)
     case = {"shape": "tiny" if tiny else "1B", "length": amounts.length, "dtype": amounts.dtype}
-    case |= {"rows": 1 if tiny else 8, "attention": "xla" if tiny else "cudnn", "slice_mib": 1024}
-    case |= {"out": str(out / "profile")}
+    case |= {"rows": 1 if tiny else 8, "attention": "xla" if tiny else "cudnn", "out": str(out / "profile")}
     unrolled = {"XLA_FLAGS": UNROLLED} if shutil.which("nvidia-smi") else {}
     yield Job("a", "profile of a step", "profiled_step", case, 130, unrolled)
 
@@ -172,24 +182,37 @@ def _machine(amounts: Amounts, tiny: bool, out: Path) -> Iterator[Job]:
 def _correct(amounts: Amounts, out: Path, tiny: bool, data: Path) -> Iterator[Job]:
     model = "bundled:cups" if tiny else carry.model(data)
     for name, kind, arguments, seconds in (
-        ("logits against the CPU", "logits", {"model": model, "length": 32 if tiny else 256}, 240),
-        ("a small run against the CPU", "small_run", {"steps": 2 if tiny else 10}, 300),
-        ("resumed bit for bit", "resumed", {"out": str(out / "resumed"), "steps": 2 if tiny else 10}, 500),
+        ("logits against the CPU", "logits", {"model": model, "length": 32 if tiny else 256}, 25),
+        ("a small run against the CPU", "small_run", {"steps": 2 if tiny else 10}, 60),
+        ("resumed bit for bit", "resumed", {"out": str(out / "resumed"), "steps": 2 if tiny else 10}, 75),
     ):
         yield Job("c", name, kind, arguments, seconds, timed=False)
 
 
+def _compiled(amounts: Amounts, tiny: bool) -> Iterator[Job]:
+    """The programs of `_steps`, compiled side by side before anything is timed."""
+    for name, arguments, environment in _settings(amounts, tiny):
+        seconds = 15 if tiny else 110 if name.endswith("triton") else 15 if "/lm/" in name else 45
+        job = Job("b", f"compiled/{name}", "compiled_step", arguments, seconds, environment, timed=False)
+        yield dataclasses.replace(job, compiles=True)
+
+
 def _steps(amounts: Amounts, tiny: bool) -> Iterator[Job]:
-    """The settings that may reach the goal at 1B first; of the others one setting each."""
-    settings = [("tiny", 32, method, "full", 64) for method in ("quiet_star", "lm")] if tiny else SETTINGS
-    for shape, length, method, remat, slice_mib in settings:
+    for name, arguments, environment in _settings(amounts, tiny):
+        seconds = 15 if tiny else 20 if "/lm/" in name else 50 if "/1024/" in name else 35
+        yield Job("b", f"step/{name}", "step", arguments, seconds, environment)
+
+
+def _settings(amounts: Amounts, tiny: bool) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
+    """Names, arguments and environments: what may reach the goal at 1B first; of the others one setting each."""
+    settings = [("tiny", 32, method, "full", "cublas") for method in ("quiet_star", "lm")] if tiny else SETTINGS
+    for shape, length, method, remat, products in settings:
         arguments = {
             "shape": shape, "method": method, "length": length, "remat": remat, "dtype": amounts.dtype,
-            "steps": amounts.steps, "attention": "xla" if tiny else "cudnn", "slice_mib": slice_mib,
-            "most_rows": 2 if tiny else 8 if method == "quiet_star" else 64,
+            "steps": amounts.steps, "attention": "xla" if tiny else "cudnn",
+            "most_rows": 2 if tiny else 64 if method == "lm" else 2 if shape == "7B" else 8,
         }  # fmt: skip
-        seconds = {"tiny": 15, "135M": 90, "1B": 160, "7B": 200}[shape]
-        yield Job("b", f"step/{shape}/{method}/{length}/{remat}/{slice_mib}", "step", arguments, seconds)
+        yield f"{shape}/{method}/{length}/{remat}/{products}", arguments, {"XLA_FLAGS": PRODUCTS[products]}
 
 
 def _mathematics(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[Job]:
@@ -205,7 +228,7 @@ def _mathematics(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator
         }
         yield Job("d", name, "trained", arguments, amounts.train_s, timed=False)
     pairs = {"folder": str(out / "mathematics"), "arms": folders, "seed": seed}
-    yield Job("d", f"mathematics/paired tests/{seed}", "paired_tests", pairs, 10, timed=False, needs=names)
+    yield Job("d", f"mathematics/paired tests/{seed}", "paired_tests", pairs, 25, timed=False, needs=names)
     benefit = {"folder": str(out / "mathematics"), "arms": folders[1:]}
     benefit |= {"seed": seed, "texts": 2 if amounts.dtype == "float32" else 64, "data": str(data)}
     yield Job("d", f"mathematics/benefit by token/{seed}", "token_benefit", benefit, 100, timed=False, needs=names)

@@ -17,7 +17,7 @@ def markdown(outcomes: Sequence, out: Path | None = None) -> str:
     """
     done = {one.job: one.result for one in outcomes if one.status == "done"}
     if out is not None:
-        done = _begun(out) | done
+        done = done | _begun(out)
     parts = [render(done) for render in SECTIONS] + ([trainings(out)] if out else [])
     rows = [[one.job, one.status, f"{one.seconds:.0f}", one.error.replace("|", "/")] for one in outcomes]
     return "\n".join(
@@ -99,16 +99,16 @@ def correctness(done: dict) -> str:
 def step_times(done: dict) -> str:
     rows = []
     for name, one in done.items():
-        if name.startswith("step/"):
-            _, shape, method, length, remat, slice_mib = name.split("/")
-            rows.append([shape, method, length, remat, slice_mib, one["attention"], *_step(one)])
+        kind, _, setting = name.partition("/")
+        if kind == "step":
+            compiled = done.get(f"compiled/{setting}", {}).get("seconds")
+            rows.append([*setting.split("/"), *_step(one), "" if compiled is None else f"{compiled:.0f}"])
     head = [
         "shape",
         "method",
         "T",
         "remat",
-        "slice MiB",
-        "attention",
+        "products",
         "rows",
         "ms",
         "range",
@@ -116,6 +116,7 @@ def step_times(done: dict) -> str:
         "thoughts/s",
         "utilisation",
         "peak GiB",
+        "s to compile",
     ]
     return section("Steps", head, rows)
 
@@ -153,13 +154,15 @@ LOSSES = ("nll", "nll_mixed", "thought_nll", "reward", "weight")
 
 
 def trainings(out: Path) -> str:
-    """Means over the first ten steps and over the last ten that all arms have."""
+    """Means over the first ten steps and over the last ten that all arms of a seed have."""
     files = sorted(out.glob("mathematics/*/*/metrics.jsonl"))
     by = {file.parent.relative_to(out).parts: {line["step"]: line for line in frames.lines(file)} for file in files}
-    last = min((max(lines) for lines in by.values()), default=0) // 10 * 10
+    shortest: dict[str, int] = {}
+    for (_, _, seed), lines in by.items():
+        shortest[seed] = min(shortest.get(seed, max(lines)), max(lines)) // 10 * 10
     rows = []
     for (_, arm, seed), lines in by.items():
-        for end in sorted({10, last}) if last else ():
+        for end in sorted({10, shortest[seed]}) if shortest[seed] else ():
             some = [{"nll": lines[step]["loss"]} | lines[step] for step in range(end - 9, end + 1)]  # plain: its loss
             known = [[line[name] for line in some if name in line] for name in LOSSES]
             means = [f"{statistics.mean(values):.4f}" if values else "" for values in known]

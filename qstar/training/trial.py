@@ -30,6 +30,10 @@ def one_device() -> jax.sharding.Mesh:
 
 def state(program: Program) -> TrainState:
     """A train state with random weights, created on its devices and in the types in which it is held."""
+    return jax.jit(_made(program), out_shardings=program.places)(jax.random.key(0))
+
+
+def _made(program: Program) -> Callable[[jax.Array], TrainState]:
     definition = program.definition
 
     def made(key: jax.Array) -> TrainState:
@@ -38,7 +42,15 @@ def state(program: Program) -> TrainState:
         trained, frozen = definition.split(held)
         return steps.new_state(trained, program.tx, run, False, frozen)
 
-    return jax.jit(made, out_shardings=program.places)(jax.random.key(0))
+    return made
+
+
+def compiled(program: Program, rows: int, length: int) -> jax.stages.Compiled:
+    """The step of `taken`, compiled without its weights: from a cache of programs, `taken` reads it."""
+    like = jax.eval_shape(_made(program), jax.random.key(0))
+    with jax.set_mesh(program.mesh):
+        placed = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), like, program.places)
+        return program.step.lower(placed, batch(program, rows, length)).compile()
 
 
 def batch(program: Program, rows: int, length: int, seed: int = 0) -> Batch:
