@@ -8,9 +8,9 @@ nothing is fetched. The prepared metadata lists every source file with its size,
 
 import contextlib
 import hashlib
+import io
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -213,7 +213,7 @@ def _prepared(make: Callable[[], _LocalFiles]) -> _LocalFiles:
     tfds.disable_progress_bar()
     builder = make()
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # its announcements; standard output is for results
+        with contextlib.redirect_stdout(io.StringIO()):  # it announces a download, of local files
             builder.download_and_prepare()
     except OSError:
         if not builder.data_path.exists():

@@ -104,9 +104,10 @@ def test_a_preparation_that_another_process_finishes_first_is_used(tmp_path, mon
     assert rivals
 
 
-def test_preparing_writes_nothing_to_standard_output(tmp_path, capsys):
+def test_preparing_announces_no_download_and_writes_nothing_to_standard_output(tmp_path, capsys):
     texts(write(tmp_path / "a.txt", "one"))
-    assert capsys.readouterr().out == ""
+    said = capsys.readouterr()
+    assert said.out == "" and "ownload" not in said.err
 
 
 @pytest.mark.parametrize(
