@@ -311,8 +311,8 @@ class LabelConfig:
     run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder of the run
     resume: str = ""  # a run directory, or `latest`: resume it, with its own configuration
     seed: Seed = 0  # of all sampling
-    # Where the solutions are from: a run of qstar-improve, or a file of JSON lines with problem and completion (or
-    # completions); empty: sampled from the model.
+    # Where the solutions are from: a run of qstar-improve or qstar-solve, or a file of JSON lines with problem and
+    # completion (or completions); empty: sampled from the model.
     source: str = ""
     split: Annotated[str, OneOf(SPLITS)] = "train"  # whose questions
     problems: Whole = 0  # how many questions, from the first; 0: all

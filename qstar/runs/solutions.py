@@ -1,10 +1,10 @@
-"""Solutions that come from elsewhere: the rationales of a self-training run, or a file of JSON lines.
+"""Solutions from elsewhere: the rationales of a self-training run, what a search found, or a file of JSON lines.
 
 A line of a file has the id of its `problem` and what was written: `completion`, or its steps as `completions`; the
 token ids that were sampled as `completion_ids`, and another `prompt` than the task's, where there are any.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from qstar.data import labelled as labelled
 from qstar.data import rationales
 from qstar.data.rationales import HINTED, Store
 from qstar.data.tokenizer import Tokenizer
+from qstar.runs import solve
 from qstar.search.labelling import Solution
 from qstar.tasks import lines
 from qstar.tasks.problem import Problem, Task
@@ -38,13 +39,19 @@ def read(source: str, problems: Mapping[str, Problem], task: Task) -> dict[str, 
     Raises FileNotFoundError; ValueError for a line that is no solution, and for problems that the task does not have.
     """
     path = Path(source)
-    store = path / rationales.FOLDER
-    if not path.is_file() and not store.is_dir():
+    improved, solved = path / rationales.FOLDER, path / solve.FOLDER
+    if improved.is_dir():
+        every = _of_store(improved, task)
+    elif solved.is_dir():
+        every = _of_search(solved, task)
+    elif path.is_file():
+        every = _of_file(path, problems, task)
+    else:
         raise FileNotFoundError(
-            f"source = {source!r} is neither a file of JSON lines nor a run with {rationales.FOLDER}/: expected the "
-            "directory of a qstar-improve run, or lines with problem and completion"
+            f"source = {source!r} is neither a file of JSON lines nor a run with {rationales.FOLDER}/ or "
+            f"{solve.FOLDER}/: expected the directory of a run of qstar-improve or qstar-solve, or lines with problem "
+            "and completion"
         )
-    every = _of_store(store, task) if store.is_dir() else _of_file(path, problems, task)
     by_problem: dict[str, list[Given]] = {name: [] for name in problems}
     for given in every:
         if given.problem not in by_problem:
@@ -71,6 +78,36 @@ def _of_store(folder: Path, task: Task) -> list[Given]:
         for row in rows
         if row["finished"] and row["written"].strip()
     ]
+
+
+def _of_search(folder: Path, task: Task) -> list[Given]:
+    """Every finished solution of a search, in one piece, whatever the steps it was searched by."""
+    columns = ["batch", "problem", "prompt", "written", "tokens", "finished", "place"]
+    trees: dict[tuple[int, str], dict[int, dict]] = {}
+    for row in Store.open(folder).rows(columns=columns).to_pylist():
+        trees.setdefault((row["batch"], row["problem"]), {})[row["place"]["node"]] = row
+    return [
+        _leaf(_path(tree, row), folder, task)
+        for tree in trees.values()
+        for row in tree.values()
+        if row["place"]["final"] and row["finished"]
+    ]
+
+
+def _path(tree: Mapping[int, dict], row: dict) -> list[dict]:
+    """Rows from the first step to this one."""
+    steps = []
+    while row["place"]["parent"] >= 0:
+        steps.append(row)
+        row = tree[row["place"]["parent"]]
+    return steps[::-1]
+
+
+def _leaf(steps: Sequence[dict], folder: Path, task: Task) -> Given:
+    last, text = steps[-1], "".join(step["written"] for step in steps)
+    ids = tuple(id for step in steps for id in step["tokens"])
+    where = f"{folder}, batch {last['batch']}, node {last['place']['node']}"
+    return Given(last["problem"], last["prompt"], task.steps(text), ids, where)
 
 
 def _of_file(path: Path, problems: Mapping[str, Problem], task: Task) -> list[Given]:

@@ -11,8 +11,10 @@ from hydra.core.global_hydra import GlobalHydra
 from small_runs import composed
 
 from qstar import label as command
+from qstar.data import rationales
 from qstar.data.labelled import LabelledText
-from qstar.runs import label, load
+from qstar.data.rationales import Store
+from qstar.runs import improve, label, load, solve
 from qstar.tasks.cups import Cups, Game
 
 SMALL = ("problems=4", "batch=2", "samples=2", "task.train=4", "task.max_moves=6", "rows=8")
@@ -110,6 +112,10 @@ def test_another_configuration_is_refused_in_the_same_folder(run):
         label.run(config(run, "label.k=2", "label.soft=true"), run)
 
 
+def tokenizer_of_bundled():
+    return load.load_model("bundled:cups").tokenizer
+
+
 def solutions_file(folder, *lines):
     (folder / "solutions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return f"source={folder / 'solutions.jsonl'}"
@@ -135,6 +141,44 @@ def test_exact_labels_of_solutions_from_a_file(tmp_path):
     assert rows[1]["labels"] == [True, True, False, True, True, True, True]  # what follows the slip follows from it
     assert rows[1]["source"].endswith("solutions.jsonl:3")
     assert (found["right"], found["ledger"]["label"]["generated_tokens"]) == (2, 0)
+
+
+@pytest.mark.parametrize("search", [("search=best_of_n",), ("search=beam", "search.m=2", "step_tokens=2")])
+def test_what_a_search_found_is_labelled(tmp_path, search):
+    game = ("task.min_moves=6", "task.max_moves=6", "task.dev=4")
+    given = ("search.n=4", "scorer=oracle", "questions=2", "sample_batch=2", f"run_dir={tmp_path}/found")
+    solve.run(composed(*search, *given, *game, name="solve"), tmp_path / "found")
+    label.run(config(tmp_path / "run", "label=truth", f"source={tmp_path}/found", "split=dev", *game), tmp_path / "run")
+    rows, task = records(tmp_path / "run"), Cups(dev=4, min_moves=6, max_moves=6)
+    problems, tokens = {one.id: one for one in task.problems("dev")}, tokenizer_of_bundled()
+    leaves = [row for row in Store.open(tmp_path / "found" / solve.FOLDER).rows().to_pylist() if row["place"]["final"]]
+    assert len(rows) == sum(row["finished"] for row in leaves) > 2
+    assert sum(row["correct"] for row in rows) == sum(row["correct"] for row in leaves if row["finished"])
+    for row in rows:
+        text = "".join(row["completions"])
+        assert text == tokens.decode(row["completion_ids"]) and row["completions"] == list(task.steps(text))
+        assert row["correct"] == (problems[row["problem"]].answer == text[-2])
+
+
+def test_solutions_of_a_self_training_run_are_labelled(tmp_path):
+    small = ("task=cups", "task.train=4", "task.max_moves=6", "improve.problems=4", "improve.iterations=1")
+    more = (
+        "improve.steps=1",
+        "batch_size=4",
+        "sample_batch=4",
+        "dev=0",
+        "improve.hint=never",
+        "length=64",
+        "optim.warmup_steps=0",
+    )
+    star = composed(
+        *small, *more, "model=pretrained", "model.source=bundled:cups", f"run_dir={tmp_path}/star", name="improve"
+    )
+    improve.run(star, tmp_path / "star")
+    found = label.run(config(tmp_path / "run", "label=truth", f"source={tmp_path}/star"), tmp_path / "run")
+    stored = Store.open(tmp_path / "star" / rationales.FOLDER).rows().to_pylist()
+    assert found["solutions"] == sum(row["finished"] for row in stored) > 0
+    assert found["right"] == sum(row["correct"] for row in stored if row["finished"])
 
 
 def test_the_first_wrong_step_by_halving(tmp_path):
