@@ -337,6 +337,13 @@ class LabelConfig:
 
 C = TypeVar("C", TrainConfig, ImproveConfig, SolveConfig, LabelConfig)
 
+COMMANDS = {
+    "train": TrainConfig,
+    "evaluate": EvaluateConfig,
+    "improve": ImproveConfig,
+    "solve": SolveConfig,
+    "label": LabelConfig,
+}
 SCHEMAS: dict[str, dict[str, type]] = {
     "method": {
         "quiet_star": QuietStar,
@@ -426,15 +433,14 @@ def register() -> None:
     claim = lambda folder: str(files.claim(folder)[-1])  # noqa: E731
     OmegaConf.register_new_resolver("qstar_fresh", claim, use_cache=True, replace=True)
     OmegaConf.register_new_resolver("qstar_root", lambda: str(ROOT), replace=True)
-    store = ConfigStore.instance()
-    store.store(name="base_train", node=_writable(TrainConfig))
-    store.store(name="base_evaluate", node=_writable(EvaluateConfig))
-    store.store(name="base_improve", node=_writable(ImproveConfig))
-    store.store(name="base_solve", node=_writable(SolveConfig))
-    store.store(name="base_label", node=_writable(LabelConfig))
-    for group, schemas in SCHEMAS.items():
+    for group, schemas in {None: COMMANDS, **SCHEMAS}.items():
         for name, schema in schemas.items():
-            store.store(group=group, name=f"base_{name}", node=_writable(schema))
+            if _registered.get((group, name)) is not schema:  # all of them take as long as to compose a configuration
+                ConfigStore.instance().store(group=group, name=f"base_{name}", node=_writable(schema))
+                _registered[group, name] = schema
+
+
+_registered: dict[tuple[str | None, str], type] = {}
 
 
 def _writable(schema: type) -> DictConfig:

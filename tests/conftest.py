@@ -1,3 +1,4 @@
+import gc
 import os
 import tempfile
 
@@ -10,11 +11,12 @@ from qstar.training import machine
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_key_reuse", True)
-jax.config.update(
-    "jax_compilation_cache_dir",
-    os.environ.get("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "qstar-test-cache")),
-)
+# In the environment too: what this process compiled is read by the commands that tests start, and the other way round.
+CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "qstar-test-cache"))
+jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+# Tracing allocates by the hundred thousand what is kept: searched as often as by default, that is a tenth of the time.
+gc.set_threshold(20_000, 20, 50)
 
 
 def pytest_configure(config):
@@ -26,6 +28,12 @@ def pytest_configure(config):
     jax.devices()
     if given is None:
         del os.environ["PJRT_NPROC"]  # not for the processes that tests start
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish(session):
+    gc.collect()
+    gc.freeze()  # the libraries, which stay: not searched again
 
 
 @pytest.fixture

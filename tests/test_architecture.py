@@ -1,6 +1,7 @@
 """Who may import whom: the layers, and the one home of every third party, read off the source."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -138,6 +139,7 @@ def imports(source):
     return names
 
 
+@functools.cache  # every module is read once
 def modules():
     """(path below qstar/, imported names) of every module."""
     found = {path.relative_to(ROOT).as_posix(): imports(path.read_text()) for path in ROOT.rglob("*.py")}

@@ -1,5 +1,6 @@
 """AdamW with warm-up, a schedule, global-norm clipping, and learning-rate scales for the parts Quiet-STaR adds."""
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -126,6 +127,7 @@ def with_moments(state: tuple, other: tuple) -> tuple:
     return tuple(old if isinstance(new, optax.ScaleByAdamState) else new for new, old in zip(state, other, strict=True))
 
 
+@functools.lru_cache(8)  # the same one for the next run: it is a part of what a step was compiled for
 def optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
     """The updates to add to the weights; in float32 whatever type these are held in."""
     scales = {"lm": cfg.lm_lr_scale, "delimiter": cfg.delimiter_lr_scale, "mixing": cfg.mixing_lr_scale}

@@ -1,7 +1,7 @@
 """One optimiser step as a pure function: gradients over micro-batches, update, moving average, metrics."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -70,12 +70,28 @@ def make_step(
 ) -> Step:
     """The jitted step; it donates its state. Of a method that `Credits` a step is all updates of its rollouts.
 
+    The same arguments give the same step: it is not traced again.
+
     A batch of B rows is split into `micro_batches` of equally many rows (see
     `accumulate`). A method that compares needs its `comparison`.
 
     Raises ValueError for micro-batches of a method that does not say what its loss is made of.
     """
     check_micro_batches(method, micro_batches)
+    # The weights of another model, which a comparison may hold, are not kept.
+    make = _made if comparison else _made_once
+    return make(method, model, tx, mesh, micro_batches, ema, comparison)
+
+
+def _made(
+    method: Method,
+    model: Definition,
+    tx: optax.GradientTransformation,
+    mesh: jax.sharding.Mesh,
+    micro_batches: int,
+    ema: float,
+    comparison: Comparison | None,
+) -> Step:
     places = state_sharding(model, tx, mesh, ema > 0, comparison)
 
     def called(function: Callable, state: TrainState, params: Params, batch: Batch, key: Key):
@@ -110,6 +126,9 @@ def make_step(
         return state.replace(step=state.step + 1), metrics
 
     return step
+
+
+_made_once = lru_cache(8)(_made)  # the next run of a sweep, or iteration of self-training, finds it compiled
 
 
 def _models(model: Definition, comparison: Comparison | None, state: TrainState, params: Params) -> Models:

@@ -264,6 +264,16 @@ def test_the_summary_says_what_was_spent_and_what_leaks(straight):
     assert tables[2].splitlines()[2].endswith(f"| {asked['share_followed']:.3f} of 12 |")
 
 
+def as_after_one_iteration(straight, directory):
+    """A copy of the run, as it was before its second iteration."""
+    shutil.copytree(straight, directory)
+    files.write_records(directory / iterations.LINES, without_clock(straight)[:2])
+    shutil.rmtree(directory / "iteration_2")
+    for store in (rationales.FOLDER, asking.WRONG_HINTS):
+        for file in (directory / store).glob("iteration_0002*"):
+            rationales.forget(directory / store, file.name)
+
+
 @pytest.mark.parametrize("stop", ["sampling", "misleading", "training", "asking"])
 def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(stop, straight, tmp_path, monkeypatch):
     directory = tmp_path / "run"
@@ -282,11 +292,12 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(stop, straight, 
         return stopping
 
     where = {
-        "sampling": (Store, "append", 7),  # the second batch of the second iteration
-        "misleading": (Store, "append", 11),  # the second batch of its wrong hints
-        "training": (train, "run", 1),
-        "asking": (answering, "evaluated", 2),
+        "sampling": (Store, "append", 1),  # the second batch
+        "misleading": (Store, "append", 5),  # the second batch of wrong hints
+        "training": (train, "run", 0),
+        "asking": (answering, "evaluated", 0),
     }[stop]
+    as_after_one_iteration(straight, directory)
     with monkeypatch.context() as patch:
         patch.setattr(where[0], where[1], after(getattr(where[0], where[1]), where[2]))
         with pytest.raises(Stopped):
@@ -301,12 +312,7 @@ def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(stop, straight, 
 
 def test_an_iteration_whose_checkpoint_is_damaged_is_trained_again_to_the_same_bits(straight, tmp_path):
     directory = tmp_path / "it's a=b, c"
-    shutil.copytree(straight, directory)
-    files.write_records(directory / iterations.LINES, without_clock(straight)[:2])
-    shutil.rmtree(directory / "iteration_2")
-    for store in (rationales.FOLDER, asking.WRONG_HINTS):
-        for file in (directory / store).glob("iteration_0002*"):
-            rationales.forget(directory / store, file.name)
+    as_after_one_iteration(straight, directory)
     largest = max((directory / "iteration_1" / "checkpoints").rglob("*"), key=lambda file: file.stat().st_size)
     largest.write_bytes(largest.read_bytes()[:-1])
     with pytest.raises(checkpoint.Damaged) as error:
@@ -544,9 +550,10 @@ DIFFERENT = {  # from STaR
 )
 def test_every_recipe_that_samples_learns_the_echo(recipe, tmp_path):
     cfg = composed(f"improve={recipe}", "model.source=bundled:cups", name="improve").improve
-    small = {"iterations": 2, "problems": 0, "samples": max(cfg.samples, 8) if recipe != "trice" else 1}
+    small = {"iterations": 2, "problems": 0, "samples": 8 if recipe != "trice" else 1}
     cfg = dataclasses.replace(cfg, **small, temperature=1.0, steps=20, few_shot=False)
-    lines = improve.run(dataclasses.replace(config(tmp_path / "run"), improve=cfg), tmp_path / "run")
+    cfg = dataclasses.replace(config(tmp_path / "run"), improve=cfg, wrong_hints=0)
+    lines = improve.run(cfg, tmp_path / "run")
     assert lines[-1]["right"] > lines[1]["right"]
 
 
