@@ -120,8 +120,8 @@ AMOUNTS = {
     "tiny": Amounts(
         32, 2, "float32", ("plain LM", "beta 1e6 T 3"),
         ("steps=2", "batch_size=2", "data.length=24", "method.thought_len=3", "method.lookahead=2", "eval.items=2",
-         "eval.every=1", "save_every=1", "sample_every=0", "optim.warmup_steps=0"), 20, (0,),
-        (1, 2), 3, ("direct",),
+         "eval.every=0", "save_every=1", "sample_every=0", "optim.warmup_steps=0"), 20, (0,),
+        (2,), 3, ("direct",),
         ("sample_batch=8", "batch_size=2", "length=96", "improve.problems=4", "improve.iterations=1",
          "improve.steps=2", "dev=4", "test=true", "improve.few_shot=false", "optim.warmup_steps=0"), 2, 20,
         ("1e-5",), ("steps=1", "batch_size=4", "data.samples=2", "data.length=256", "eval.items=2", "eval.every=0",

@@ -101,7 +101,10 @@ def test_help_with_wrong_arguments_says_what_is_wrong(capsys, arguments, message
 
 
 def test_help_imports_no_library_of_data_checkpoints_or_statistics():
-    heavy = ("grain", "orbax", "pandas", "pyarrow", "scipy", "tensorflow_datasets", "torch")
+    heavy = (
+        *("array_record", "beartype", "gguf", "grain", "huggingface_hub", "matplotlib", "orbax", "pandas", "pyarrow"),
+        *("reasoning_gym", "scipy", "sympy", "tensorflow", "tensorflow_datasets", "torch", "wandb"),
+    )
     code = (
         "import sys; from qstar import train, improve, evaluate, solve\n"
         "sys.argv = ['qstar-train', '--help']\n"
