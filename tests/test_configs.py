@@ -8,7 +8,9 @@ from pathlib import Path
 import jax
 import pytest
 import small_runs
+from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 from small_runs import composed
 from tokenizers import pre_tokenizers
 
@@ -145,6 +147,20 @@ def test_chains_of_thought_and_perplexities_compose_for_qstar_evaluate(data_fold
     assert text == PerplexityEval(("README.md",), thoughts=("sampled",))
     with pytest.raises(ValueError, match=r"eval.paths has no value: give eval.paths=VALUE"):
         composed("eval=perplexity", name="evaluate")
+
+
+def test_a_schema_is_stored_once_and_again_where_its_name_means_another(monkeypatch):
+    stored = lambda: ConfigStore.instance().repo["method"]["base_lm.yaml"].node  # noqa: E731
+    configs.register()
+    before = stored()
+    configs.register()
+    assert stored() is before
+    with monkeypatch.context() as patch:
+        patch.setitem(configs.SCHEMAS["method"], "lm", QuietStar)
+        configs.register()
+        assert OmegaConf.get_type(stored()) is QuietStar
+    configs.register()
+    assert OmegaConf.get_type(stored()) is PlainLM
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
