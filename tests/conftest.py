@@ -16,7 +16,7 @@ CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile
 jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 # Tracing allocates by the hundred thousand what is kept: searched as often as by default, that is a tenth of the time.
-gc.set_threshold(20_000, 20, 50)
+gc.set_threshold(20_000, 10, 10)
 
 
 def pytest_configure(config):
