@@ -79,7 +79,7 @@ def make_step(
     """
     check_micro_batches(method, micro_batches)
     # The weights of another model, which a comparison may hold, are not kept.
-    make = _made if comparison else _made_once
+    make = _made if comparison and comparison.other else _made_once
     return make(method, model, tx, mesh, micro_batches, ema, comparison)
 
 

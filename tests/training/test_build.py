@@ -50,6 +50,6 @@ def test_the_first_step_finds_what_was_compiled_ahead(method, optim, adapters, m
 
 def test_programs_of_the_same_settings_share_their_step():
     mesh = sharding.make_mesh(MeshConfig())
-    first, again, longer = (Program.of(PlainLM(), tiny.LM, mesh, OptimConfig(), steps, 1) for steps in (4, 4, 5))
+    first, again, longer = (Program.of(Compared(), tiny.LM, mesh, OptimConfig(), steps, 1) for steps in (4, 4, 5))
     assert again.step is first.step
     assert longer.step is not first.step  # another schedule
