@@ -157,6 +157,12 @@ def test_git_ignores_what_the_commands_of_a_document_write(document):
     assert {place for place in places if not git("check-ignore", place, f"{place}/").stdout} == set()
 
 
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="no checkout")
+def test_git_ignores_what_notebooks_write_in_the_folder_that_they_are_opened_in():
+    assert git("check-ignore", "experiments/notebooks/runs/notebook/config.yaml").stdout
+    assert not git("check-ignore", "qstar/runs/load.py", "experiments/notebooks/sweep.ipynb").stdout
+
+
 def test_the_places_that_the_commands_of_the_readme_write_are_read_off_it():
     places = {place for words in commands(README) for place in written(words)}
     assert places >= {
