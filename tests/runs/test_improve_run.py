@@ -111,7 +111,7 @@ class Echo:
 def config(directory, **recipe):
     improve = Recipe(**{"iterations": 2, "samples": 8, "temperature": 1.0, "steps": 20, "growth": 1.0} | recipe)
     return ImproveConfig(
-        run_dir=str(directory), sample_batch=8, batch_size=4, length=16, log_every=4, save_every=4, wrong_hints=12,
+        run_dir=str(directory), sample_batch=8, batch_size=4, length=16, log_every=4, save_every=20, wrong_hints=12,
         model=MODEL, task=Echo(), improve=improve, optim=OptimConfig(lr=0.03, warmup_steps=2),
     )  # fmt: skip
 
