@@ -219,8 +219,12 @@ def test_signal_after_the_last_look_reaches_whoever_gets_the_handlers_back(tmp_p
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(console, "progress", lambda *_: Ending())
-    with pytest.raises(KeyboardInterrupt):
-        fit(tmp_path, steps=1)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background has it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(tmp_path, steps=1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_loop_runs_in_a_thread_that_may_not_hold_signal_handlers(tmp_path):
