@@ -177,10 +177,8 @@ def step(
             most_rows, attention = (rows // 2, attention) if memory else (most_rows, "einsum")
 
 
-def compiled_step(
-    shape: str, method: str, length: int, remat: str, dtype: str, steps: int, attention: str, most_rows: int
-) -> dict:
-    """Compile what `step` takes with the same arguments, so that it lies in the cache; `steps` is of no account."""
+def compiled_step(shape: str, method: str, length: int, remat: str, dtype: str, attention: str, most_rows: int) -> dict:
+    """Compile what `step` takes with the same arguments, so that it lies in the cache."""
     program = program_of(shape, method, dtype, remat, attention, trial.one_device())
     rows = trial.rows_that_fit(program, length, most_rows)
     started = time.perf_counter()

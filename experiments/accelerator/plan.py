@@ -193,14 +193,15 @@ def _compiled(amounts: Amounts, tiny: bool) -> Iterator[Job]:
     """The programs of `_steps`, compiled side by side before anything is timed."""
     for name, arguments, environment in _settings(amounts, tiny):
         seconds = 15 if tiny else 110 if name.endswith("triton") else 15 if "/lm/" in name else 45
-        job = Job("b", f"compiled/{name}", "compiled_step", arguments, seconds, environment, timed=False)
-        yield dataclasses.replace(job, compiles=True)
+        yield Job(
+            "b", f"compiled/{name}", "compiled_step", arguments, seconds, environment, timed=False, compiles=True
+        )  # fmt: skip
 
 
 def _steps(amounts: Amounts, tiny: bool) -> Iterator[Job]:
     for name, arguments, environment in _settings(amounts, tiny):
         seconds = 15 if tiny else 20 if "/lm/" in name else 50 if "/1024/" in name else 35
-        yield Job("b", f"step/{name}", "step", arguments, seconds, environment)
+        yield Job("b", f"step/{name}", "step", {**arguments, "steps": amounts.steps}, seconds, environment)
 
 
 def _settings(amounts: Amounts, tiny: bool) -> Iterator[tuple[str, dict[str, Any], dict[str, str]]]:
@@ -209,7 +210,7 @@ def _settings(amounts: Amounts, tiny: bool) -> Iterator[tuple[str, dict[str, Any
     for shape, length, method, remat, products in settings:
         arguments = {
             "shape": shape, "method": method, "length": length, "remat": remat, "dtype": amounts.dtype,
-            "steps": amounts.steps, "attention": "xla" if tiny else "cudnn",
+            "attention": "xla" if tiny else "cudnn",
             "most_rows": 2 if tiny else 64 if method == "lm" else 2 if shape == "7B" else 8,
         }  # fmt: skip
         yield f"{shape}/{method}/{length}/{remat}/{products}", arguments, {"XLA_FLAGS": PRODUCTS[products]}

@@ -46,7 +46,7 @@ def _made(program: Program) -> Callable[[jax.Array], TrainState]:
 
 
 def compiled(program: Program, rows: int, length: int) -> jax.stages.Compiled:
-    """The step of `taken`, compiled without its weights: from a cache of programs, `taken` reads it."""
+    """The step of a batch of this size; it takes no weights to compile it."""
     like = jax.eval_shape(_made(program), jax.random.key(0))
     with jax.set_mesh(program.mesh):
         placed = jax.tree.map(lambda x, at: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=at), like, program.places)
@@ -93,12 +93,12 @@ class Taken:
 def taken(program: Program, rows: int, length: int, count: int) -> Taken:
     """Take a step, and then `count` that are timed."""
     with jax.set_mesh(program.mesh):
+        step = compiled(program, rows, length)
         moving, fixed = state(program), batch(program, rows, length)
-        compiled = program.step.lower(moving, fixed).compile()
 
         def take_step() -> None:
             nonlocal moving
-            moving, metrics = compiled(moving, fixed)
+            moving, metrics = step(moving, fixed)
             jax.block_until_ready((moving, metrics))
 
         seconds = timed(take_step, count)
@@ -114,7 +114,7 @@ def taken(program: Program, rows: int, length: int, count: int) -> Taken:
         rows * max(pass_.thoughts for pass_ in passes),
         peak.flops,
         machine.peak_bytes(),
-        kernels(compiled),
+        kernels(step),
     )
 
 
