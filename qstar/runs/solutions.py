@@ -12,7 +12,7 @@ from qstar.data import labelled as labelled
 from qstar.data import rationales
 from qstar.data.rationales import HINTED, Store
 from qstar.data.tokenizer import Tokenizer
-from qstar.runs import solve
+from qstar.runs import replay, solve
 from qstar.search.labelling import Solution
 from qstar.tasks import lines
 from qstar.tasks.problem import Problem, Task
@@ -81,17 +81,17 @@ def _of_store(folder: Path, task: Task) -> list[Given]:
 
 
 def _of_search(folder: Path, task: Task) -> list[Given]:
-    """Every finished solution of a search, in one piece, whatever the steps it was searched by."""
+    """Every finished solution of a search that says something, in one piece, whatever the steps it was searched by."""
     columns = ["batch", "problem", "prompt", "written", "tokens", "finished", "place"]
-    trees: dict[tuple[int, str], dict[int, dict]] = {}
-    for row in Store.open(folder).rows(columns=columns).to_pylist():
-        trees.setdefault((row["batch"], row["problem"]), {})[row["place"]["node"]] = row
-    return [
-        _leaf(_path(tree, row), folder, task)
-        for tree in trees.values()
-        for row in tree.values()
+    stored = replay.trees(Store.open(folder).rows(columns=columns).to_pylist())
+    leaves = (
+        _leaf(_path(tree.rows, row), folder, task)
+        for batch in stored.values()
+        for tree in batch
+        for row in tree.rows.values()
         if row["place"]["final"] and row["finished"]
-    ]
+    )
+    return [given for given in leaves if given.text.strip()]
 
 
 def _path(tree: Mapping[int, dict], row: dict) -> list[dict]:

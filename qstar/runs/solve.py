@@ -108,8 +108,7 @@ def _written(cfg: SolveConfig, directory: Path) -> list[report.Line]:
 
 def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
     """The table of a run from what is stored, or of another strategy over it, whose seconds were not measured."""
-    rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
-    lines = replay.lines(cfg, rows, batches(directory))
+    lines = replay.lines(cfg, _rows(directory), batches(directory))
     measured = configs.load(directory / KIND.file, schema=SolveConfig).search == cfg.search
     return lines if measured else [*lines[:-1], dataclasses.replace(lines[-1], seconds=None)]
 
@@ -125,17 +124,19 @@ def batches(directory: Path) -> list[dict]:
 
 def stored(directory: Path) -> tuple[replay.Stored, dict[int, int]]:
     """The trees of a run by batch, and the tokens of the longest solution in each."""
-    rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
-    return replay.trees(rows), {line["batch"]: line["most_tokens"] for line in batches(directory)}
+    return replay.trees(_rows(directory)), {line["batch"]: line["most_tokens"] for line in batches(directory)}
 
 
 def tree(directory: Path, problem: str) -> str:
     """All that was proposed for a question, as text. Raises ValueError where it was not searched."""
-    rows = Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
     known = questions(directory)
     if problem not in known:
         raise ValueError(f"tree = {problem!r} is not a question of {directory}, which has {', '.join(known[:8])}, ...")
-    return report.tree([row for row in rows if row["problem"] == problem])
+    return report.tree([row for row in _rows(directory) if row["problem"] == problem])
+
+
+def _rows(directory: Path) -> list[dict]:
+    return Store.open(directory / FOLDER).rows(columns=list(replay.COLUMNS)).to_pylist()
 
 
 def questions(directory: Path) -> list[str]:
