@@ -27,6 +27,13 @@ def start(code: str, folder: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, env=environment, **pipes)
 
 
+def outcome(code: str, folder: Path) -> tuple[int, str, str]:
+    """Status, standard output and errors of a process that ends by itself."""
+    process = start(code, folder)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
 def wait_for_handlers(process: subprocess.Popen) -> None:
     """Until the process takes SIGTERM by itself, which Python does not."""
     end = time.monotonic() + 60
@@ -99,9 +106,7 @@ TAKEN_OVER = """
 
 
 def test_who_takes_a_signal_over_is_left_alone_until_it_gives_it_back(tmp_path):
-    process = start(TAKEN_OVER, tmp_path)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (143, "saving\nsaved\n", "\nstopped by SIGTERM\n")
+    assert outcome(TAKEN_OVER, tmp_path) == (143, "saving\nsaved\n", "\nstopped by SIGTERM\n")
 
 
 LATE = """
@@ -120,9 +125,7 @@ LATE = """
 
 
 def test_a_signal_that_the_training_loop_has_handled_ends_nothing_after_it(tmp_path):
-    process = start(LATE, tmp_path)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out, err) == (0, "saved True\n", "")
+    assert outcome(LATE, tmp_path) == (0, "saved True\n", "")
 
 
 TWICE = """
