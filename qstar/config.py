@@ -67,7 +67,7 @@ from qstar.search.particles import ParticleFilter
 from qstar.search.router import Router
 from qstar.settings import Count, Dataclass, NonNegative, OneOf, Positive, PositiveShare, Seed, Whole
 from qstar.sharding import MeshConfig
-from qstar.structs import Batch, Rollouts
+from qstar.structs import Batch
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.commonsense_qa import CommonsenseQA
 from qstar.tasks.cups import Cups
@@ -133,7 +133,7 @@ class TrainConfig:
         """Raise ValueError where the method does not train on what the data holds, with a command that works."""
         takes, kind = protocol.trains_on(type(self.method)), type(self.data)
         # A control reads the same batches as text, but for what the model itself generates.
-        as_text = issubclass(takes, Batch) and not issubclass(takes, Rollouts)
+        as_text = issubclass(takes, Batch)
         if takes in kind.rows and (as_text or not self.control):
             return
         method, data = _choice("method", type(self.method)), _choice("data", kind)

@@ -186,9 +186,14 @@ def shard(x: jax.Array, *names: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(*names))
 
 
+def row_ways(mesh: jax.sharding.Mesh) -> int:
+    """Devices that the rows of a batch are spread over."""
+    return _ways("batch", mesh.shape)
+
+
 def check_rows(rows: int, mesh: jax.sharding.Mesh) -> None:
     """Raise ValueError where a batch of so many rows does not divide over the mesh."""
-    ways = _ways("batch", mesh.shape)
+    ways = row_ways(mesh)
     if rows % ways:
         raise ValueError(
             f"a batch of {rows} rows does not divide over data x fsdp = {ways} of the mesh: "

@@ -46,28 +46,32 @@ class Pairs:
 
 
 @struct.dataclass
-class Rollouts(Batch):
-    """Texts that the model generated, `samples` of each question one after another; `mask` marks the sampled tokens.
+class Rollouts:
+    """Texts that the model generated, `samples` of each question one after another: B rows of R, after a prompt each.
 
-    The token ids are those that were sampled: no text was encoded again.
+    All texts of a row continue its prompt, which is read once for all of them. How many stand in a row is only a matter
+    of what that costs. The token ids are those that were sampled: no text was encoded again.
     """
 
-    behaviour: Float[Array, "B S"]  # log-prob of a sampled token under the distribution that it was drawn from, nats
-    reward: Float[Array, "B S"]  # earned with a token; what was said of a whole text stands at its last one
-    rewards: dict[str, Float[Array, "B"]]  # what the reward of a text is the sum of, by name
-    right: Bool[Array, "B"]  # its answer is; only shown, where it is not what earns
-    live: Bool[Array, "B"]  # True: the text is trained on
-    past: Float[Array, "B"]  # moving average of the rewards of earlier steps, the same for all
+    prompt: Batch  # of every row [B P], one document, padded at the right
+    tokens: Int[Array, "B R T"]  # that were sampled, padded at the right
+    mask: Bool[Array, "B R T"]  # True: sampled; False: padding
+    behaviour: Float[Array, "B R T"]  # log-prob under the distribution that the token was drawn from, nats
+    reward: Float[Array, "B R T"]  # earned with a token; what was said of a whole text stands at its last one
+    rewards: dict[str, Float[Array, "B R"]]  # what the reward of a text is the sum of, by name
+    right: Bool[Array, "B R"]  # its answer is; only shown, where it is not what earns
+    live: Bool[Array, "B R"]  # True: the text is trained on
+    past: Float[Array, "B R"]  # moving average of the rewards of earlier steps, the same for all
     samples: int = struct.field(pytree_node=False)  # texts of a question
 
 
 @struct.dataclass
 class Judged:
-    """What models say of rollouts, for the token after each position, by the trainer's pass. Constants of the step."""
+    """What models say of every sampled token, by the trainer's pass. Constants of the step."""
 
-    old: Float[Array, "B J"]  # log-probs under the weights that sampled
-    reference: Float[Array, "B J"] | None = None  # under the reference weights
-    value: Float[Array, "B J"] | None = None  # expected return from here on
+    old: Float[Array, "B R T"] | None = None  # log-probs under the weights that sampled; None: not asked yet
+    reference: Float[Array, "B R T"] | None = None  # under the reference weights
+    value: Float[Array, "B R T"] | None = None  # expected return from here on
 
 
 @struct.dataclass
@@ -75,8 +79,8 @@ class Credited(Rollouts):
     """Rollouts with what a policy gradient needs of every sampled token."""
 
     judged: Judged
-    advantage: Float[Array, "B J"]
-    returns: Float[Array, "B J"] | None = None  # what the value is trained towards
+    advantage: Float[Array, "B R T"]
+    returns: Float[Array, "B R T"] | None = None  # what the value is trained towards
 
 
 @struct.dataclass

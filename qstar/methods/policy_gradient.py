@@ -23,9 +23,8 @@ from qstar.models.cost import Pass
 from qstar.ops import masked, returns, surrogates
 from qstar.ops.surrogates import AGGREGATIONS, KL_ESTIMATES, RATIOS
 from qstar.settings import Count, NonNegative, OneOf, Positive, Whole
-from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts, Term, Text
-from qstar.thoughts.anchors import next_counts
-from qstar.typing import Array, Bool, Float, Key
+from qstar.structs import Credited, Judged, Loss, Mean, Metrics, Rollouts, Term
+from qstar.typing import Array, Float, Key
 
 BASELINES = ("none", "batch", "moving", "group", "leave_one_out")
 SCALES = ("none", "population", "sample", "mean")
@@ -90,64 +89,75 @@ class OnPolicy(PlainLM):
         return self.epochs * self.minibatches
 
     def passes(self, length: int) -> tuple[Pass, ...]:
-        """Of a rollout: read by the weights that sampled and by the reference, then trained on in every epoch."""
+        """Of a rollout in a row of its own: read by the weights that sampled, where that is asked for, and by the
+        reference, then trained on in every epoch. A prompt that several rollouts share costs less than this."""
         before = Pass(length, length, length - 1, gradient=False)
-        return (before,) * (1 + bool(self.kl_coef)) + (Pass(length, length, length - 1),) * self.epochs
+        return (before,) * (self.asks_old + bool(self.kl_coef)) + (Pass(length, length, length - 1),) * self.epochs
+
+    @property
+    def asks_old(self) -> bool:
+        """Are log-probs needed before the weights are updated: as part of the rewards, or for later updates?
+
+        Otherwise those of the only update are the same numbers, and a pass is saved.
+        """
+        return self.updates > 1 or self.entropy_coef > 0 or (self.kl_coef > 0 and self.kl_in == "reward")
 
     def judged(self, models: Models, batch: Rollouts) -> Judged:
         """What the models say of rollouts before the weights are updated."""
         model, reference = models.policy, models.reference
-        text = model.lm.text(batch)
+        before = model.lm.before(batch.prompt, batch.tokens)
         return Judged(
-            model.lm.next_logprobs(text, batch.tokens),
+            model.lm.logprobs_after(before, batch.tokens) if self.asks_old else None,
             reference=None if reference is None else _logprobs(reference, batch),
-            value=self.value(model, text, batch),
+            value=self.value(model, before, batch),
         )
 
-    def value(self, model: Any, text: Text, batch: Batch) -> Float[Array, "B J"] | None:
-        """What is expected before each next token is sampled; None for a method without values."""
+    def value(self, model: Any, before: Float[Array, "B R T D"], batch: Rollouts) -> Float[Array, "B R T"] | None:
+        """What is expected before each token is sampled; None for a method without values."""
         return None
 
     def credited(self, batch: Rollouts, judged: Judged) -> tuple[Credited, Metrics]:
         """What every sampled token earned, from all rollouts of a step."""
-        batch = batch.replace(mask=batch.mask & batch.live[:, None])
-        counts = next_counts(batch)
-        reward = jnp.where(counts, batch.reward[:, 1:], 0)
+        batch = batch.replace(mask=batch.mask & batch.live[..., None])
+        counts = batch.mask
+        reward = jnp.where(counts, batch.reward, 0)
         if self.kl_coef and self.kl_in == "reward":
             reward -= self.kl_coef * jnp.where(counts, surrogates.kl(judged.old, judged.reference, self.kl), 0)
         if self.entropy_coef:
             reward -= self.entropy_coef * jnp.where(counts, judged.old, 0)
-        advantage, earned = self.advantage(batch, judged, reward, counts)
+        advantage, earned = self.advantage(batch, judged, reward)
         fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
         credited = Credited(**fields, judged=judged, advantage=jnp.where(counts, advantage, 0), returns=earned)
-        return jax.lax.stop_gradient(credited), _told(batch, judged, counts)
+        told = _told(batch) | (_compared(batch, judged) if self.asks_old else {})
+        return jax.lax.stop_gradient(credited), told
 
     def advantage(
-        self, batch: Rollouts, judged: Judged, reward: Float[Array, "B J"], counts: Bool[Array, "B J"]
-    ) -> tuple[Float[Array, "B J"], Float[Array, "B J"] | None]:
+        self, batch: Rollouts, judged: Judged, reward: Float[Array, "B R T"]
+    ) -> tuple[Float[Array, "B R T"], Float[Array, "B R T"] | None]:
         """Of every token, and what its value is trained towards, where there is one."""
         raise NotImplementedError(f"{type(self).__name__} does not define advantage")
 
     def loss_terms(self, models: Models, batch: Credited, key: Key) -> tuple[Loss, Metrics]:
-        logprobs, counts = _logprobs(models.policy, batch), next_counts(batch)
-        terms, metrics = self.policy_terms(logprobs, batch, counts)
+        terms, metrics = self.policy_terms(_logprobs(models.policy, batch), batch)
         return Loss(terms), metrics
 
-    def policy_terms(
-        self, logprobs: Float[Array, "B J"], batch: Credited, counts: Bool[Array, "B J"]
-    ) -> tuple[tuple[Term, ...], Metrics]:
+    def policy_terms(self, logprobs: Float[Array, "B R T"], batch: Credited) -> tuple[tuple[Term, ...], Metrics]:
         """The clipped surrogate, and the distance to the reference where it is in the loss."""
-        judged, weigh = batch.judged, (self.aggregation, float(self.constant or 1))
+        judged, counts, metrics = batch.judged, batch.mask, {}
+        if judged.old is None:  # these are they: no weight was updated
+            judged = judged.replace(old=jax.lax.stop_gradient(logprobs))
+            metrics = _compared(batch, judged)
+        weigh = (self.aggregation, float(self.constant or 1))
         ratio = surrogates.ratio(logprobs, judged.old, counts, self.ratio)
         bounds = (self.clip_low or None, self.clip_high or None)
         surrogate = surrogates.clipped_surrogate(ratio, batch.advantage, *bounds, self.dual_clip or None)
         if self.truncation:
-            surrogate *= jnp.minimum(jnp.exp(judged.old - batch.behaviour[:, 1:]), self.truncation)
+            surrogate *= jnp.minimum(jnp.exp(judged.old - batch.behaviour), self.truncation)
         terms = (surrogates.aggregated(surrogate, counts, *weigh, name="policy"),)
         if self.kl_coef and self.kl_in == "loss":
             distance = surrogates.kl(logprobs, judged.reference, self.kl)
             terms += (surrogates.aggregated(distance, counts, *weigh, weight=self.kl_coef, name="kl_term"),)
-        return terms, {"clipped": Mean.of(_clipped(ratio, batch.advantage, *bounds), counts)}
+        return terms, metrics | {"clipped": Mean.of(_clipped(ratio, batch.advantage, *bounds), counts)}
 
 
 @dataclass(frozen=True)
@@ -183,17 +193,17 @@ class PolicyGradient(OnPolicy):
         return self.baseline in ("group", "leave_one_out")
 
     def advantage(
-        self, batch: Rollouts, judged: Judged, reward: Float[Array, "B J"], counts: Bool[Array, "B J"]
-    ) -> tuple[Float[Array, "B J"], None]:
-        total = reward.sum(-1)
+        self, batch: Rollouts, judged: Judged, reward: Float[Array, "B R T"]
+    ) -> tuple[Float[Array, "B R T"], None]:
+        total, counts = reward.sum(-1), batch.mask
         against = self._against_others(batch, total)
-        tokens = against[:, None]
+        tokens = against[..., None]
         if self.to_go:  # the baseline is that of the whole text
-            tokens = returns.discounted(reward, counts, 1.0) - (total - against)[:, None]
+            tokens = returns.discounted(reward, counts, 1.0) - (total - against)[..., None]
         tokens = jnp.where(counts, jnp.broadcast_to(tokens, counts.shape), 0)
         return (returns.whitened(tokens, counts) if self.whiten else tokens), None
 
-    def _against_others(self, batch: Rollouts, total: Float[Array, "B"]) -> Float[Array, "B"]:
+    def _against_others(self, batch: Rollouts, total: Float[Array, "B R"]) -> Float[Array, "B R"]:
         if self.baseline == "none":
             return total
         if self.baseline == "batch":
@@ -205,12 +215,12 @@ class PolicyGradient(OnPolicy):
         if self.scale == "mean":
             centred = returns.group_advantage(grouped, leave_one_out)
             mean = grouped.mean(1, keepdims=True)
-            return jnp.where(mean > 0, centred / (mean + self.epsilon), 0).reshape(-1)
-        return returns.group_advantage(grouped, leave_one_out, self.scale, self.epsilon).reshape(-1)
+            return jnp.where(mean > 0, centred / (mean + self.epsilon), 0).reshape(total.shape)
+        return returns.group_advantage(grouped, leave_one_out, self.scale, self.epsilon).reshape(total.shape)
 
 
-def _logprobs(model, batch: Rollouts) -> Float[Array, "B J"]:
-    return model.lm.next_logprobs(model.lm.text(batch), batch.tokens)
+def _logprobs(model: Any, batch: Rollouts) -> Float[Array, "B R T"]:
+    return model.lm.logprobs_after(model.lm.before(batch.prompt, batch.tokens), batch.tokens)
 
 
 def _clipped(ratio: Array, advantage: Array, low: float | None, high: float | None) -> Array:
@@ -220,20 +230,23 @@ def _clipped(ratio: Array, advantage: Array, low: float | None, high: float | No
     return jnp.where(advantage > 0, above, below).astype(ratio.dtype)
 
 
-def _told(batch: Rollouts, judged: Judged, counts: Bool[Array, "B J"]) -> Metrics:
+def _told(batch: Rollouts) -> Metrics:
     """What a step shows of its rollouts, the ones that are not trained on included where they were graded."""
     total = jnp.where(batch.mask, batch.reward, 0).sum(-1)
     grouped = batch.reward.sum(-1).reshape(-1, batch.samples)
-    metrics = {
+    return {
         "reward": Mean.of(batch.reward.sum(-1)),
         "right": Mean.of(batch.right.astype(jnp.float32)),
         **{f"reward_{name}": Mean.of(values) for name, values in batch.rewards.items()},
         "live_reward": Mean.of(total, batch.live),
-        "entropy": Mean.of(-judged.old, counts),
-        "sampled_tokens": Mean.of(counts.sum(-1).astype(jnp.float32), batch.live),
+        "sampled_tokens": Mean.of(batch.mask.sum(-1).astype(jnp.float32), batch.live),
         "dead": Mean.of((grouped == grouped[:, :1]).all(1).astype(jnp.float32)),
-        **score.mismatch(batch.behaviour[:, 1:], judged.old, counts),
     }
+
+
+def _compared(batch: Rollouts, judged: Judged) -> Metrics:
+    """How the log-probs under the weights that sampled compare with the sampler's own and with the reference's."""
+    metrics = {"entropy": Mean.of(-judged.old, batch.mask), **score.mismatch(batch.behaviour, judged.old, batch.mask)}
     if judged.reference is not None:
-        metrics["kl"] = Mean.of(surrogates.kl(judged.old, judged.reference, "k1"), counts)
+        metrics["kl"] = Mean.of(surrogates.kl(judged.old, judged.reference, "k1"), batch.mask)
     return metrics

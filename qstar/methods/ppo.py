@@ -23,8 +23,7 @@ from qstar.models.heads import ActorCritic, Scorer
 from qstar.models.lm import LMConfig
 from qstar.ops import returns, surrogates
 from qstar.settings import NonNegative, OneOf, Share
-from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts, Text
-from qstar.thoughts.anchors import next_counts
+from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts
 from qstar.typing import Array, Bool, Float, Int, Key, Params
 
 CRITICS = ("trunk", "apart")
@@ -66,35 +65,37 @@ class PPO(OnPolicy):
     def predict(self, model: Scorer | ActorCritic, batch: Batch, anchors: Int[Array, "B A"]) -> Float[Array, "B A V"]:
         return super().predict(model.lm, batch, anchors)
 
-    def value(self, model: Scorer | ActorCritic, text: Text, batch: Batch) -> Float[Array, "B J"]:
+    def value(
+        self, model: Scorer | ActorCritic, before: Float[Array, "B R T D"], batch: Rollouts
+    ) -> Float[Array, "B R T"]:
         if self.critic == "apart":
-            return model.critic.scores(batch)[:, :-1]
-        return model.score(text.hidden[:, :-1])
+            return model.critic.score(model.critic.lm.before(batch.prompt, batch.tokens))
+        return model.score(before)
 
     def advantage(
-        self, batch: Rollouts, judged: Judged, reward: Float[Array, "B J"], counts: Bool[Array, "B J"]
-    ) -> tuple[Float[Array, "B J"], Float[Array, "B J"]]:
+        self, batch: Rollouts, judged: Judged, reward: Float[Array, "B R T"]
+    ) -> tuple[Float[Array, "B R T"], Float[Array, "B R T"]]:
+        counts = batch.mask
         value = jnp.where(counts, judged.value, 0)
         estimate = returns.gae(reward, value, counts, self.gamma, self.lam)
         return (returns.whitened(estimate, counts) if self.whiten else estimate), estimate + value
 
     def loss_terms(self, models: Models, batch: Credited, key: Key) -> tuple[Loss, Metrics]:
-        model, counts = models.policy, next_counts(batch)
-        text = model.lm.text(batch)
-        logprobs = model.lm.next_logprobs(text, batch.tokens)
-        terms, metrics = self.policy_terms(logprobs, batch, counts)
-        value = self.value(model, text, batch)
+        model = models.policy
+        before = model.lm.before(batch.prompt, batch.tokens)
+        terms, metrics = self.policy_terms(model.lm.logprobs_after(before, batch.tokens), batch)
+        value = self.value(model, before, batch)
         term = surrogates.aggregated(
             self.value_error(value, batch) / 2,
-            counts,
+            batch.mask,
             self.aggregation,
             float(self.constant or 1),
             self.value_coef,
             "value",
         )
-        return Loss((*terms, term)), metrics | {"explained": Mean.of(_explained(batch, counts))}
+        return Loss((*terms, term)), metrics | {"explained": Mean.of(_explained(batch, batch.mask))}
 
-    def value_error(self, value: Float[Array, "B J"], batch: Credited) -> Float[Array, "B J"]:
+    def value_error(self, value: Float[Array, "B R T"], batch: Credited) -> Float[Array, "B R T"]:
         error = (value - batch.returns) ** 2
         if not self.value_clip:
             return error
@@ -103,7 +104,7 @@ class PPO(OnPolicy):
         return jnp.maximum(error, (near - batch.returns) ** 2)
 
 
-def _explained(batch: Credited, counts: Bool[Array, "B J"]) -> Float[Array, ""]:
+def _explained(batch: Credited, counts: Bool[Array, "B R T"]) -> Float[Array, ""]:
     """Share of the variance of the returns that the values before the update explain; negative where they mislead."""
     number = jnp.maximum(counts.sum(), 1)
     mean = jnp.where(counts, batch.returns, 0).sum() / number

@@ -274,6 +274,11 @@ class LM(nnx.Module):
         """Log-prob of every token but the first, given the tokens before it: what training and scoring both read."""
         return vocabulary.logprobs(self.logits, text.hidden[:, :-1], tokens[:, 1:], 1, self.cfg.vocab)
 
+    @typed
+    def logprobs_after(self, before: Float[Array, "B R T D"], tokens: Int[Array, "B R T"]) -> Float[Array, "B R T"]:
+        """Log-prob of every token of texts after prompts, from the hidden states that `before` gives."""
+        return vocabulary.logprobs(self.logits, before, tokens, 2, self.cfg.vocab)
+
     def take_apart(self, layers: tuple[Block, ...]) -> None:
         """Run layer by layer from now on, on these (`decoding.write.unrolled`), each with weights of its own.
 
@@ -342,6 +347,38 @@ class LM(nnx.Module):
 
         hidden, (key, value) = self._run(x, batch.position, masks, attend)
         return Text(hidden, key, value, batch.position)
+
+    @typed
+    def before(self, prompt: Batch, tokens: Int[Array, "B R T"]) -> Float[Array, "B R T D"]:
+        """Where each token of R texts after every prompt is predicted from: the hidden state of the token before it.
+
+        What `text` gives for prompt and text in a row of their own, but a prompt is read once for all of its texts, in
+        the same pass. Prompts [B P] are one document each, padded at the right.
+        """
+        read = tokens[:, :, :-1]  # nothing is predicted from the last one
+        (rows, samples, size), width = read.shape, prompt.tokens.shape[1]
+        length = (prompt.segment > 0).sum(1)
+        own = length[:, None] + jnp.arange(size)[None]
+        keys = jnp.concatenate([prompt.position, own], 1)
+        position = jnp.concatenate([prompt.position, jnp.tile(own, (1, samples))], 1)
+        of_prompt = attention.text_mask(prompt.segment)
+        of_text = attention.continued_mask(prompt.segment, size)
+
+        def masks(windowed):
+            if not windowed or self.cfg.window >= width + size:
+                return of_prompt, of_text
+            near = functools.partial(attention.within, window=self.cfg.window)
+            return of_prompt & near(prompt.position, prompt.position), of_text & near(own, keys)
+
+        def attend(mask, _):
+            scalar, kernel = self.cfg.query_scalar, self.cfg.attention
+            return lambda q, k, v: (attention.continued(q, k, v, *mask, scalar, kernel), None)
+
+        x = self.embed(jnp.concatenate([prompt.tokens, read.reshape(rows, samples * size)], 1))
+        hidden, _ = self._run(shard(x, "batch", None, None), position, masks, attend)
+        last = jnp.take_along_axis(hidden, length[:, None, None] - 1, 1)[:, None]
+        later = hidden[:, width:].reshape(rows, samples, size, hidden.shape[-1])
+        return jnp.concatenate([jnp.broadcast_to(last, (rows, samples, *last.shape[2:])), later], 2)
 
     @typed
     def columns(

@@ -1,9 +1,10 @@
 """Attention of text and of thoughts.
 
-Text attends causally within its document. A column of a thought attends to two sets of keys under one softmax: the
-text up to and including its anchor, and the earlier columns of its own thought. The first is an A x S problem shared
-by all samples and columns (they are folded into the query axes, so the text's keys are read once); the second is
-C x E, tiny. Large scores are made for a slice of the anchors at a time, and again in the backward pass.
+Text attends causally within its document, and texts that continue one prompt to it and to themselves. A column of a
+thought attends to two sets of keys under one softmax: the text up to and including its anchor, and the earlier columns
+of its own thought. The first is an A x S problem shared by all samples and columns (they are folded into the query
+axes, so the text's keys are read once); the second is C x E, tiny. Large scores are made for a slice of the anchors at
+a time, and again in the backward pass.
 """
 
 import jax
@@ -33,6 +34,14 @@ def anchor_mask(segment: Int[Array, "B S"], anchors: Int[Array, "B A"]) -> Bool[
 
 
 @typed
+def continued_mask(segment: Int[Array, "B P"], size: int) -> Bool[Array, "B T U"]:
+    """True where token t of a text of `size` tokens may see key u of its prompt, which is padded, and of itself."""
+    own = jnp.tril(jnp.ones((size, size), bool))
+    prompt = jnp.broadcast_to((segment > 0)[:, None], (len(segment), size, segment.shape[1]))
+    return jnp.concatenate([prompt, jnp.broadcast_to(own, (len(segment), size, size))], -1)
+
+
+@typed
 def within(query: Int[Array, "*rows Q"], key: Int[Array, "*rows U"], window: int) -> Bool[Array, "*rows Q U"]:
     """True where a key is fewer than `window` positions before the query: a sliding window, but for causality."""
     return query[..., :, None] - key[..., None, :] < window
@@ -48,13 +57,15 @@ def _scores(equation: str, query: Array, key: Array, mask: Array, scalar: float 
 @typed
 def causal(
     query: Float[Array, "B S H K"],
-    key: Float[Array, "B S G K"],
-    value: Float[Array, "B S G K"],
-    mask: Bool[Array, "B S S"],
+    key: Float[Array, "B U G K"],
+    value: Float[Array, "B U G K"],
+    mask: Bool[Array, "B S U"],
     scalar: float | None = None,
     kernel: str = "einsum",
 ) -> Float[Array, "B S H K"]:
-    """Grouped-query attention of the text to itself; scores are divided by sqrt(`scalar`), None: by sqrt(K).
+    """Grouped-query attention of a text to itself, or to what comes before it as well.
+
+    Scores are divided by sqrt(`scalar`), None: by sqrt(K).
 
     Raises ValueError for the kernel `cudnn` where there is no NVIDIA GPU.
     """
@@ -71,6 +82,38 @@ def causal(
     scores_BGJSU = _scores("bsgjk,bugk->bgjsu", query_BSGJK, key, mask[:, None, None], scalar)
     weights = jax.nn.softmax(scores_BGJSU, axis=-1).astype(value.dtype)
     return jnp.einsum("bgjsu,bugk->bsgjk", weights, value).reshape(query.shape)
+
+
+@typed
+def continued(
+    query: Float[Array, "B W H K"],
+    key: Float[Array, "B W G K"],
+    value: Float[Array, "B W G K"],
+    prompt_mask: Bool[Array, "B P P"],
+    mask: Bool[Array, "B T U"],
+    scalar: float | None = None,
+    kernel: str = "einsum",
+) -> Float[Array, "B W H K"]:
+    """Attention in rows of a prompt and R texts after it, side by side (W = P + R T): of the prompt to itself, and of
+    each text to the prompt and itself (U = P + T). `scalar` and `kernel`: as in `causal`.
+
+    The prompt's keys are laid beside those of every text, which takes less than a text's scores.
+    """
+    rows, width = query.shape[0], prompt_mask.shape[1]
+    size = mask.shape[1]
+    samples = (query.shape[1] - width) // size if size else 0
+    prompt = causal(query[:, :width], key[:, :width], value[:, :width], prompt_mask, scalar, kernel)
+    if not samples:
+        return prompt
+
+    def apart(x: Array) -> Array:
+        return x[:, width:].reshape(rows * samples, size, *x.shape[2:])
+
+    def beside(x: Array) -> Array:
+        return jnp.concatenate([jnp.repeat(x[:, :width], samples, 0), apart(x)], 1)
+
+    texts = causal(apart(query), beside(key), beside(value), jnp.repeat(mask, samples, 0), scalar, kernel)
+    return jnp.concatenate([prompt, texts.reshape(rows, samples * size, *query.shape[2:])], 1)
 
 
 @typed

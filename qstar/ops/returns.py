@@ -12,33 +12,38 @@ SPREADS = ("none", "population", "sample")
 
 
 @typed
-def discounted(reward: Float[Array, "B S"], mask: Bool[Array, "B S"], gamma: float) -> Float[Array, "B S"]:
+def discounted(reward: Float[Array, "*rows T"], mask: Bool[Array, "*rows T"], gamma: float) -> Float[Array, "*rows T"]:
     """Sum of the rewards of a token and of those after it, each later one times gamma more; 0 where masked."""
     return _backwards(jnp.where(mask, reward, 0), mask, gamma)
 
 
 @typed
 def gae(
-    reward: Float[Array, "B S"], value: Float[Array, "B S"], mask: Bool[Array, "B S"], gamma: float, lam: float
-) -> Float[Array, "B S"]:
+    reward: Float[Array, "*rows T"],
+    value: Float[Array, "*rows T"],
+    mask: Bool[Array, "*rows T"],
+    gamma: float,
+    lam: float,
+) -> Float[Array, "*rows T"]:
     """Generalised advantage estimates (Schulman et al. 2016, equation 16); 0 where masked.
 
     delta_t = r_t + gamma V_(t+1) - V_t and A_t = delta_t + gamma lam A_(t+1), over the tokens that the mask marks,
     which are consecutive; after the last of them the value is 0. Values of masked tokens do not count.
     """
     value = jnp.where(mask, value, 0)
-    following = jnp.pad(value[:, 1:], ((0, 0), (0, 1)))
+    following = jnp.append(value[..., 1:], jnp.zeros_like(value[..., :1]), axis=-1)
     return _backwards(jnp.where(mask, reward + gamma * following - value, 0), mask, gamma * lam)
 
 
-def _backwards(values: Float[Array, "B S"], mask: Bool[Array, "B S"], decay: float) -> Float[Array, "B S"]:
+def _backwards(values: Float[Array, "*rows T"], mask: Bool[Array, "*rows T"], decay: float) -> Float[Array, "*rows T"]:
     def step(later: Array, now: tuple[Array, Array]) -> tuple[Array, Array]:
         value, counts = now
         total = jnp.where(counts, value + decay * later, 0)
         return total, total
 
-    _, totals = jax.lax.scan(step, jnp.zeros_like(values[:, 0]), (values.T, mask.T), reverse=True)
-    return totals.T
+    tokens = (jnp.moveaxis(values, -1, 0), jnp.moveaxis(mask, -1, 0))
+    _, totals = jax.lax.scan(step, jnp.zeros_like(values[..., 0]), tokens, reverse=True)
+    return jnp.moveaxis(totals, 0, -1)
 
 
 @typed

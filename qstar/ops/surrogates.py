@@ -1,6 +1,6 @@
 """Policy gradients on sampled tokens: ratios, clipped surrogates, estimates of the KL, how losses of tokens add up.
 
-Rows are sampled texts [B S]; the mask is True at the tokens that were sampled.
+Rows are sampled texts; the mask is True at the tokens that were sampled.
 """
 
 import jax
@@ -18,8 +18,8 @@ MOST = 20.0  # log of the largest ratio: keeps exp finite
 
 @typed
 def ratio(
-    logprobs: Float[Array, "B S"], old: Float[Array, "B S"], mask: Bool[Array, "B S"], kind: str
-) -> Float[Array, "B S"]:
+    logprobs: Float[Array, "*rows T"], old: Float[Array, "*rows T"], mask: Bool[Array, "*rows T"], kind: str
+) -> Float[Array, "*rows T"]:
     """pi(token) / pi_old(token), 1 where masked; differentiable in `logprobs`.
 
     `token`: of every token by itself (PPO, GRPO). `sequence`: the geometric mean of those of the text, at every token
@@ -36,12 +36,12 @@ def ratio(
 
 @typed
 def clipped_surrogate(
-    ratio: Float[Array, "B S"],
-    advantage: Float[Array, "B S"],
+    ratio: Float[Array, "*rows T"],
+    advantage: Float[Array, "*rows T"],
     low: float | None,
     high: float | None,
     dual: float | None = None,
-) -> Float[Array, "B S"]:
+) -> Float[Array, "*rows T"]:
     """-min(ratio A, clip(ratio, 1 - low, 1 + high) A) (Schulman et al. 2017, equation 7): to be minimised.
 
     `low` and `high` None: not clipped. DAPO clips further up than down (0.2, 0.28). `dual` c > 1 bounds the loss of a
@@ -77,8 +77,8 @@ def kl(logprobs: Float[Array, "*shape"], reference: Float[Array, "*shape"], esti
 
 @typed
 def aggregated(
-    values: Float[Array, "B S"],
-    mask: Bool[Array, "B S"],
+    values: Float[Array, "*rows T"],
+    mask: Bool[Array, "*rows T"],
     aggregation: str,
     constant: float = 1.0,
     weight: float = 1.0,

@@ -307,7 +307,7 @@ def _train(arm: Arm, loaded: Policy, known: Mapping[str, float]) -> Record:
             show=program.method.headline,
             description=type(program.method).__name__,
             meter=_meter(cfg, program),
-            check=lambda state, batch: room.check(cfg, program, state, batch),
+            check=lambda state, _: room.check(cfg, program, state, arm.batch),  # rollouts may begin with shorter ones
             limits={"mismatch": program.method.mismatch_limit} if isinstance(program.method, Credits) else {},
         )
         state = loop.fit(program, arm.source, state, log)

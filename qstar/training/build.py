@@ -52,6 +52,7 @@ class Program:
     ema: bool
     optim: OptimConfig
     comparison: Comparison | None = None
+    micro_batches: int = 1
 
     @classmethod
     def of(
@@ -87,6 +88,7 @@ class Program:
             cfg.ema > 0,
             cfg,
             comparison,
+            micro_batches,
         )
 
     def passes(self, length: int) -> tuple[Pass, ...]:

@@ -2,7 +2,7 @@
 
 What step k trains on is a function of the seed, of k and of the state after k - 1 steps; the position in the questions
 and the moving average of the rewards are kept with each checkpoint. The token ids that were sampled are the ids that
-are trained on.
+are trained on. A prompt is trained on once for as many of its samples as may stand in one row (`beside`).
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from qstar.decoding.generate import Written
 from qstar.decoding.sampling import Sampling
 from qstar.methods.protocol import Credits
 from qstar.models.definition import join
+from qstar.ops import rows as text_rows
 from qstar.structs import Rollouts, TrainState
 from qstar.tasks import problem as tasks
 from qstar.tasks.grading import sandbox
@@ -37,6 +38,7 @@ Spelled = tuple[Sequence[int], Sequence[Sequence[int]]]
 Scores = Callable[[Sequence[Spelled]], Sequence[np.ndarray]]
 """A score for each step of every text."""
 
+FITS = 4  # lengths that rows may have, so that few programs are compiled: quarters of the longest
 KEPT = 0.9  # of the moving average of rewards, from one step to the next
 QUESTIONS, SHOTS, TOKENS = range(3)  # what draws with the seed
 
@@ -99,7 +101,8 @@ class RolloutSource:
         self._rows, self._seed, self._seen, self._scores = rows, seed, seen, scores
         self._problems = list(task.problems("train"))
         self._room = cfg.max_new_tokens or max(task.budget(problem, tokenizer) for problem in self._problems)
-        self._check_lengths()
+        self._longest_prompt = self._check_lengths()
+        self._beside = beside(cfg.samples, rows, program)
         if cfg.rewards.steps and task.truth(self._problems[0], ()) is None:
             raise ValueError(
                 f"data.rewards.steps = {cfg.rewards.steps}: {task.name} does not know which steps are right; "
@@ -136,12 +139,13 @@ class RolloutSource:
         self._asked, self._past = int(position["questions"]), float(position["past"])
 
     def abstract(self) -> Rollouts:
-        """Shapes and types of a batch, laid out on the mesh."""
-        text, number, no = "", np.zeros(1), Verdict(False, "", "")
-        empty = Rollout(self._problems[0], text, (0,), (0,), text, text, number, number, no, False, self._no)
+        """Shapes and types of the longest batch, laid out on the mesh."""
+        text, number, no = "", np.zeros(self._room), Verdict(False, "", "")
+        tokens = (0,) * self._room
+        empty = Rollout(self._problems[0], text, (0,), tokens, text, text, number, number, no, False, self._no)
         place = sharding.named(self._program.mesh, "batch")
-        shaped = lambda leaf: jax.ShapeDtypeStruct((self._rows, *np.shape(leaf)), leaf.dtype, sharding=place)  # noqa: E731
-        return jax.tree.map(shaped, self._row(empty))
+        shaped = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)  # noqa: E731
+        return jax.tree.map(shaped, self._batch([[empty] * self._rows]))
 
     # --- sampling -------------------------------------------------------------------------------------------------
 
@@ -235,42 +239,34 @@ class RolloutSource:
         return dict.fromkeys([*terms, *["scorer"] * bool(self._cfg.rewards.scorer)], 0.0)
 
     def _batch(self, groups: Sequence[Sequence[Rollout]]) -> Rollouts:
-        rows = [
-            self._row(rollout, live=self._cfg.dead == "keep" or not _dead(group))
-            for group in groups
-            for rollout in group
-        ]
-        return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)
-
-    def _row(self, rollout: Rollout, live: bool = True) -> Rollouts:
-        length, prompt = self._cfg.length, len(rollout.prompt)
-        end = prompt + len(rollout.tokens)
-        place = np.arange(length)
-        tokens, behaviour, reward = (
-            np.zeros(length, np.int32),
-            np.zeros(length, np.float32),
-            np.zeros(length, np.float32),
-        )
-        tokens[:end] = [*rollout.prompt, *rollout.tokens]
-        behaviour[prompt:end] = rollout.behaviour
-        reward[end - 1] = rollout.reward - rollout.rewards.get("scorer", 0.0)
-        for token, amount in rollout.earned:
-            reward[prompt + token] += amount
+        """As many samples of a question in a row as may be."""
+        texts = [rollout for group in groups for rollout in group]
+        live = [self._cfg.dead == "keep" or not _dead(group) for group in groups for _ in group]
+        size = self._fitted(max(len(rollout.tokens) for rollout in texts))
+        rows = lambda values, dtype=np.float32: np.array(values, dtype).reshape(-1, self._beside)  # noqa: E731
+        padded = lambda values, dtype=np.float32: np.stack(  # noqa: E731
+            [np.pad(np.asarray(each, dtype), (0, size - len(each))) for each in values]
+        ).reshape(-1, self._beside, size)
         return Rollouts(
-            tokens,
-            mask=(place >= prompt) & (place < end),
-            segment=(place < end).astype(np.int32),
-            position=np.where(place < end, place, 0).astype(np.int32),
-            behaviour=behaviour,
-            reward=reward,
-            rewards={name: np.float32(value) for name, value in rollout.rewards.items()},
-            right=np.bool_(rollout.verdict.correct and rollout.finished),
-            live=np.bool_(live),
-            past=np.float32(self._past),
+            text_rows.padded([rollout.prompt for rollout in texts[:: self._beside]], self._longest_prompt),
+            tokens=padded([rollout.tokens for rollout in texts], np.int32),
+            mask=padded([np.ones(len(rollout.tokens)) for rollout in texts], bool),
+            behaviour=padded([rollout.behaviour for rollout in texts]),
+            reward=padded([_by_token(rollout) for rollout in texts]),
+            rewards={name: rows([rollout.rewards[name] for rollout in texts]) for name in self._no},
+            right=rows([rollout.verdict.correct and rollout.finished for rollout in texts], bool),
+            live=rows(live, bool),
+            past=rows([self._past] * len(texts)),
             samples=self._cfg.samples,
         )
 
-    def _check_lengths(self) -> None:
+    def _fitted(self, longest: int) -> int:
+        """A length of rows that holds `longest` tokens."""
+        part = -(-self._room // FITS)
+        return min(self._room, part * max(1, -(-longest // part)))
+
+    def _check_lengths(self) -> int:
+        """Tokens of the longest prompt."""
         prompts = [prompt(self._cfg, self._task, problem, self._seed) for problem in self._problems]
         sizes = [len(self._tokenizer.encode_prompt(text)) for text in prompts]
         size = max(sizes)
@@ -281,6 +277,7 @@ class RolloutSource:
                 f"{self._room} may be generated after it: give data.length={size + self._room}, or less of "
                 "data.max_new_tokens"
             )
+        return size
 
 
 def prompt(cfg: RolloutData, task: Task, problem: Problem, seed: int) -> str:
@@ -307,6 +304,28 @@ def check(cfg: RolloutData, method: Credits, rows: int, micro_batches: int = 1) 
             f"batch_size = {rows} rollouts do not split into method.minibatches = {method.minibatches} equal parts, of "
             f"micro_batches = {micro_batches} each"
         )
+
+
+def beside(samples: int, rows: int, program: Program) -> int:
+    """How many samples of a question stand in a row, after a prompt that is read once for them.
+
+    The most that divide `samples` and with which the rows divide over devices and micro-batches. Minibatches are drawn
+    among single samples: where there are several, each has a row of its own.
+    """
+    if program.method.minibatches > 1:
+        return 1
+    parts = program.micro_batches * sharding.row_ways(program.mesh)
+    fitting = [count for count in range(1, samples + 1) if samples % count == 0 and rows // count % parts == 0]
+    return max(fitting, default=1)
+
+
+def _by_token(rollout: Rollout) -> np.ndarray:
+    """What a rollout earned with each of its tokens, float32; one without a token has one of padding for it."""
+    reward = np.zeros(max(1, len(rollout.tokens)), np.float32)
+    reward[-1] = rollout.reward - rollout.rewards.get("scorer", 0.0)
+    for token, amount in rollout.earned:
+        reward[token] += amount
+    return reward
 
 
 def _dead(group: Sequence[Rollout]) -> bool:

@@ -3,14 +3,12 @@
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
-import jax
-
+from qstar import sharding
 from qstar.methods.protocol import Counts, Fractional
 from qstar.models import memory
 from qstar.models.lm import REMATS
-from qstar.sharding import RULES
 from qstar.structs import Batch, TrainState
 from qstar.training import machine
 from qstar.training.build import Program
@@ -35,6 +33,7 @@ class Batched(Protocol):
 
     batch_size: int
     micro_batches: int
+    data: Any  # with the `length` of its rows
 
 
 def check(cfg: Batched, program: Program, state: TrainState, batch: Batch) -> None:
@@ -52,7 +51,7 @@ def check(cfg: Batched, program: Program, state: TrainState, batch: Batch) -> No
         return
     held = sum(size for name, size in program.bytes_held.items() if name != "gradients")
     counts = isinstance(program.method, Counts)
-    fitting = suggestions(cfg, program, batch.tokens.shape[1], needed, free) if counts else []
+    fitting = suggestions(cfg, program, cfg.data.length, needed, free) if counts else []
     way_out = f"What would fit, by formula: {'; or '.join(fitting)}" if fitting else (
         "No number of micro_batches, share of positions or length of window makes it fit: use a smaller model, or "
         "adapters (lora.rank=8)"
@@ -79,7 +78,7 @@ def predicted_bytes(program: Program, rows: int, sizes: Sizes) -> int:
     if sizes.think_fraction is not None:
         method = dataclasses.replace(method, think_fraction=sizes.think_fraction)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    ways = _ways(mesh)
+    ways = sharding.row_ways(mesh)
     held = program.bytes_held["trained"]
     predicted = memory.temporaries(lm, method.passes(sizes.length), -(-rows // ways), held, sizes.micro_batches, on_cpu)
     return predicted.peak * _sharing(program)
@@ -92,7 +91,7 @@ def suggestions(cfg: Batched, program: Program, length: int, needed: int, free: 
     # The formula for the proportions, the compiled step for the scale.
     scale = needed / predicted_bytes(program, cfg.batch_size, now)
     fitting = {}
-    for name, value, sizes in _smaller(now, cfg.batch_size, _ways(program.mesh)):
+    for name, value, sizes in _smaller(now, cfg.batch_size, sharding.row_ways(program.mesh)):
         predicted = scale * predicted_bytes(program, cfg.batch_size, sizes)
         if name not in fitting and predicted <= SPARE * free:
             fitting[name] = f"{name}={value} ({_gib(predicted)})"
@@ -114,14 +113,6 @@ def _smaller(now: Sizes, rows: int, ways: int) -> Iterator[tuple[str, str | int 
     while length >= SHORTEST:
         yield "data.length", length, dataclasses.replace(now, length=length)
         length //= 2
-
-
-def _ways(mesh: jax.sharding.Mesh) -> int:
-    """Devices that rows are spread over."""
-    ways = 1
-    for axis in RULES["batch"]:
-        ways *= mesh.shape[axis]
-    return ways
 
 
 def _sharing(program: Program) -> int:

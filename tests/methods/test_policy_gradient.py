@@ -33,9 +33,10 @@ def models(seed=0, reference=1):
     return params, lambda params: Models(definition.bind(params), definition.bind(kept))
 
 
-def logprobs_of(params, batch):
-    model = tiny.lm_of(tiny.EXACT)[0].bind(params)
-    return model.next_logprobs(model.text(batch), batch.tokens)
+def logprobs_of(params):
+    """Of every text in a row of its own."""
+    model, rows = tiny.lm_of(tiny.EXACT)[0].bind(params), rollouts.alone()
+    return rollouts.sampled(model.next_logprobs(model.text(rows), rows.tokens))
 
 
 def credited(method, batch, old_seed=2):
@@ -48,8 +49,9 @@ def credited(method, batch, old_seed=2):
 def expected(method, batch, params):
     """The loss by loops; advantages included."""
     reference, sampler = tiny.lm_of(tiny.EXACT, 1)[1], tiny.lm_of(tiny.EXACT, 2)[1]
-    now, kept, old = (rollouts.sampled(logprobs_of(weights, batch), batch) for weights in (params, reference, sampler))
-    earned = rollouts.sampled(batch.reward[:, 1:], batch)
+    now, kept = logprobs_of(params), logprobs_of(reference)
+    old = logprobs_of(sampler) if method.asks_old else now
+    earned = rollouts.by_text(batch.reward)
     if method.kl_coef and method.kl_in == "reward":
         earned = [
             [r - method.kl_coef * loops.kl(method.kl, o, k) for r, o, k in zip(*each, strict=True)]
@@ -89,14 +91,35 @@ OTHERS = {
 }
 
 
+def named(name):
+    return OTHERS[name] if name in OTHERS else preset(name)
+
+
 @pytest.mark.parametrize("name", [*PRESETS, *OTHERS])
 def test_the_loss_is_that_of_loops_over_tokens(name, x64):
-    method = OTHERS[name] if name in OTHERS else preset(name)
+    """Of the first of two updates, which is held against what weights said that sampled, were they others."""
+    method = dataclasses.replace(named(name), epochs=2)
     batch = rollouts.batch()
     params, bound = models()
     found, _ = credited(method, batch)
     loss, _ = jax.jit(lambda params: method.loss(bound(params), found, KEY))(params)
     np.testing.assert_allclose(loss, expected(method, batch, params), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["grpo", "dapo", "moving"])
+def test_the_log_probs_of_an_only_update_are_those_that_ratios_are_taken_to(name, x64):
+    method = named(name)
+    assert method.updates == 1
+    batch = rollouts.batch()
+    params, bound = models()
+    found, told = credited(method, batch)
+    assert found.judged.old is None
+    loss, metrics = jax.jit(lambda params: method.loss(bound(params), found, KEY))(params)
+    np.testing.assert_allclose(loss, expected(method, batch, params), rtol=1e-9)
+    now = [logprob for text in logprobs_of(params) for logprob in text]
+    np.testing.assert_allclose(metrics["entropy"].value(), -np.mean(now), rtol=1e-9)
+    np.testing.assert_allclose(metrics["mismatch"].value(), np.mean(np.abs(np.array(now) + 1)), rtol=1e-9)
+    assert not set(told) & set(metrics)
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "reinforce_pp"])  # which has no baseline
@@ -108,14 +131,16 @@ def test_equal_rewards_of_every_question_give_no_gradient(name, x64):
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_before_the_first_update_ratios_are_one_and_the_kl_is_zero():
-    method = preset("grpo")
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_before_the_first_update_ratios_are_one_and_the_kl_is_zero(epochs):
+    method = dataclasses.replace(preset("grpo"), epochs=epochs)
     definition, params = tiny.lm_of()
     same = Models(definition.bind(params), definition.bind(params))
     batch = rollouts.batch()
     found, told = jax.jit(lambda: method.credited(batch, method.judged(same, batch)))()
     _, metrics = jax.jit(lambda: method.loss(same, found, KEY))()
-    assert told["kl"].value() == 0
+    metrics |= told
+    assert metrics["kl"].value() == 0
     assert metrics["kl_term"].value() == 0
     assert metrics["clipped"].value() == 0
 
@@ -159,9 +184,7 @@ def test_the_gradient_is_the_enumerated_one_of_the_expected_reward(x64):
     def loss(logits):
         logprobs = jax.nn.log_softmax(logits)
         losses = [
-            method.policy_terms(logprobs[i][None, None], _one(logprobs[i], rewards[i]), jnp.ones((1, 1), bool))[0][
-                0
-            ].mean
+            method.policy_terms(logprobs[i].reshape(1, 1, 1), _one(logprobs[i], rewards[i]))[0][0].mean
             for i in range(3)
         ]
         return sum(p * each for p, each in zip(jax.lax.stop_gradient(probability), losses, strict=True))
@@ -172,9 +195,10 @@ def test_the_gradient_is_the_enumerated_one_of_the_expected_reward(x64):
 
 def _one(logprob, reward):
     batch = rollouts.batch()
-    one = jax.tree.map(lambda x: x[:1, :2] if x.ndim > 1 else x[:1], batch)
+    one = jax.tree.map(lambda x: x[:1, :1, :1] if x.ndim == 3 else x[:1, :1], batch)
     fields = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
-    return Credited(**fields, judged=Judged(jax.lax.stop_gradient(logprob)[None, None]), advantage=reward[None, None])
+    old = jax.lax.stop_gradient(logprob).reshape(1, 1, 1)
+    return Credited(**fields, judged=Judged(old), advantage=reward.reshape(1, 1, 1))
 
 
 def test_the_entropy_in_the_reward_has_the_gradient_of_the_entropy(x64):
@@ -188,19 +212,19 @@ def test_the_entropy_in_the_reward_has_the_gradient_of_the_entropy(x64):
     method = PolicyGradient(baseline="none", entropy_coef=0.5)
     batch = rollouts.batch([0.0] * 6)
     found, _ = credited(method, batch)
-    old = rollouts.sampled(found.judged.old, batch)
+    old = rollouts.by_text(found.judged.old)
     np.testing.assert_allclose(
-        [row[0] for row in rollouts.sampled(found.advantage, batch)], [-0.5 * sum(row) for row in old], rtol=1e-12
+        [row[0] for row in rollouts.by_text(found.advantage)], [-0.5 * sum(row) for row in old], rtol=1e-12
     )
 
 
 def test_importance_weights_of_another_sampler_are_truncated(x64):
     method = PolicyGradient(baseline="none", truncation=1.5, clip_low=0.0, clip_high=0.0)
     batch = rollouts.batch(behaviour=-3.0)
-    found, told = credited(method, batch)
+    found, _ = credited(method, batch)
     params, bound = models(seed=2)  # ratio 1
-    loss, _ = method.loss(bound(params), found, KEY)
-    weights = [[min(np.exp(old + 3.0), 1.5) for old in row] for row in rollouts.sampled(found.judged.old, batch)]
+    loss, told = method.loss(bound(params), found, KEY)
+    weights = [[min(np.exp(old + 3.0), 1.5) for old in row] for row in logprobs_of(params)]
     tokens = [-w * reward for row, reward in zip(weights, rollouts.REWARDS, strict=True) for w in row]
     np.testing.assert_allclose(loss, sum(tokens) / len(tokens), rtol=1e-12)
     assert told["mismatch"].value() > 0.1
@@ -232,12 +256,13 @@ def scorer(seed):
 
 def ppo_expected(method, batch, weights):
     """Loss by loops, of log-probs and values under the weights now, those that sampled, and the reference."""
-    now, old, kept = (rollouts.sampled(logprobs_of(each["lm"], batch), batch) for each in weights)
+    now, old, kept = (logprobs_of(each["lm"]) for each in weights)
     critics = (each.get("critic", each) for each in weights[:2])
-    value, before = (rollouts.sampled(scorer(0)[0].bind(each).scores(batch)[:, :-1], batch) for each in critics)
+    alone = rollouts.alone()
+    value, before = (rollouts.sampled(scorer(0)[0].bind(each).scores(alone)[:, :-1]) for each in critics)
     earned = [
         [r - method.kl_coef * (o - k) for r, o, k in zip(*each, strict=True)]
-        for each in zip(rollouts.sampled(batch.reward[:, 1:], batch), old, kept, strict=True)
+        for each in zip(rollouts.by_text(batch.reward), old, kept, strict=True)
     ]
     estimates = loops.gae(earned, before, method.gamma, method.lam)
     returns = [[a + v for a, v in zip(*each, strict=True)] for each in zip(estimates, before, strict=True)]
@@ -320,10 +345,11 @@ def test_losses_and_gradients_by_logit_are_those_of_trl(name, x64):
     chosen = lambda logits: jnp.take_along_axis(jax.nn.log_softmax(logits), ids[..., None], -1)[..., 0]  # noqa: E731
     logits = jnp.asarray(golden["logits"])
     old = chosen(logits) if name == "rloo" else jnp.asarray(golden["old"])
-    found = _credited(counts, Judged(old, jnp.asarray(golden["reference"])), jnp.asarray(golden["advantage"]))
+    judged = Judged(old[:, None], jnp.asarray(golden["reference"])[:, None])
+    found = _credited(counts[:, None], judged, jnp.asarray(golden["advantage"])[:, None])
 
     def loss(logits):
-        return sum(term.weight * term.mean for term in method.policy_terms(chosen(logits), found, counts)[0])
+        return sum(term.weight * term.mean for term in method.policy_terms(chosen(logits)[:, None], found)[0])
 
     value, gradient = jax.value_and_grad(loss)(logits)
     np.testing.assert_allclose(gradient, golden[f"{name}.gradient"], rtol=1e-9, atol=1e-12)
@@ -333,16 +359,18 @@ def test_losses_and_gradients_by_logit_are_those_of_trl(name, x64):
 
 def _credited(counts, judged, advantage):
     """Credited rollouts of whose texts only these are read."""
-    rows, tokens = counts.shape
-    empty = jnp.zeros((rows, tokens + 1))
-    text = {name: empty for name in ("tokens", "mask", "segment", "position", "behaviour", "reward")}
-    advantage = jnp.where(counts, advantage[:, None], 0)
+    empty = jnp.zeros(counts.shape)
+    advantage = jnp.where(counts, advantage[..., None], 0)
     return Credited(
-        **text,
+        prompt=rollouts.alone(),
+        tokens=counts.astype(int),
+        mask=counts,
+        behaviour=empty,
+        reward=empty,
         rewards={},
-        live=counts.any(1),
-        right=counts.any(1),
-        past=empty[:, 0],
+        live=counts.any(-1),
+        right=counts.any(-1),
+        past=empty[..., 0],
         samples=1,
         judged=judged,
         advantage=advantage,

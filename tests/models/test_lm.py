@@ -10,8 +10,11 @@ from reference import sequential
 from tolerances import EXACT
 
 from qstar.models import lm as language_model
+from qstar.models import lora
 from qstar.models.lm import LMConfig
-from qstar.ops import attention
+from qstar.models.lora import LoraConfig
+from qstar.ops import attention, rows
+from qstar.ops.rotary import Scaling
 
 ANCHORS = jnp.array([[1, 7], [0, 4]])
 
@@ -49,6 +52,63 @@ def test_one_column_at_a_time_equals_all_columns_at_once(x64):
 
     one_by_one, at_once = both(params)
     np.testing.assert_allclose(one_by_one, at_once, rtol=0, atol=EXACT)
+
+
+FAMILIES = {
+    "llama": tiny.EXACT,
+    "mistral": dataclasses.replace(tiny.EXACT, window=3, remat="none"),
+    "qwen": dataclasses.replace(
+        tiny.EXACT, window=4, global_layers=(0,), qkv_bias=True, qk_norm=True, rope_scaling=Scaling(8.0, 1.0, 4.0, 20)
+    ),
+    "gemma": dataclasses.replace(
+        tiny.EXACT, window=3, global_layers=(1,), local_rope_theta=10.0, qk_norm=True, post_norms=True,
+        norm_offset=1.0, activation="gelu_tanh", embed_scale=4.0, query_scalar=7.0, tied=True,
+    ),
+}  # fmt: skip
+PROMPTS = [[3, 7, 1, 9], [5, 2]]
+TEXTS = [[[4, 6, 0, 11, 8], [12, 1, 0, 0, 0]], [[10, 6, 1, 7, 3], [5, 0, 0, 0, 0]]]  # which may be padded
+
+
+@pytest.mark.parametrize("family", [*FAMILIES, "adapters"])
+def test_texts_after_a_shared_prompt_equal_each_in_a_row_of_its_own(family, x64):
+    """Log-probs and gradients."""
+    model = language_model.definition(FAMILIES.get(family, tiny.EXACT))
+    if family == "adapters":
+        model = lora.adapted(model, LoraConfig(rank=2, targets=("all",)))
+    params = tiny.weights_of(model, 0, jnp.float64)
+    weight = np.random.default_rng(0).standard_normal((2, 2, 5))
+    prompts, texts = jax.tree.map(jnp.asarray, rows.padded(PROMPTS, 5)), jnp.array(TEXTS)
+
+    def together(params):
+        lm = model.bind(params)
+        return lm.logprobs_after(lm.before(prompts, texts), texts)
+
+    def apart(params):
+        lm, logprobs = model.bind(params), []
+        for prompt, text in ((prompt, text) for prompt, both in zip(PROMPTS, TEXTS, strict=True) for text in both):
+            row = jax.tree.map(jnp.asarray, rows.padded([prompt + text], len(prompt) + len(text)))
+            logprobs.append(lm.next_logprobs(lm.text(row), row.tokens)[0, -len(text) :])
+        return jnp.stack(logprobs).reshape(2, 2, 5)
+
+    def taken(function):
+        total = lambda params: ((weight * (logprobs := function(params))).sum(), logprobs)  # noqa: E731
+        return jax.jit(jax.grad(total, has_aux=True))(params)
+
+    (slopes, found), (of_rows, expected) = taken(together), taken(apart)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=EXACT)
+    assert jax.tree.leaves(of_rows)
+    for slope, of_row in zip(jax.tree.leaves(slopes), jax.tree.leaves(of_rows), strict=True):
+        assert tiny.relative_error(slope, of_row) < tolerances.gradient(tiny.EXACT)
+
+
+def test_a_text_of_one_token_is_predicted_from_its_prompt(x64):
+    model, params = tiny.lm_of(tiny.EXACT)
+    lm, prompts = model.bind(params), jax.tree.map(jnp.asarray, rows.padded(PROMPTS, 5))
+    hidden = lm.text(prompts).hidden
+    found = lm.before(prompts, jnp.array(TEXTS)[:, :, :1])
+    for row, last in enumerate((3, 1)):
+        for text in range(2):
+            np.testing.assert_allclose(found[row, text, 0], hidden[row, last], rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize("remat", ["full", "minimal"])

@@ -25,6 +25,7 @@ from qstar.tasks.rewards import Rewards
 from qstar.training import rollouts
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
+from qstar.training.reference import Comparison
 from qstar.training.rollouts import RolloutSource
 from qstar.training.step import make_step, new_state, over_minibatches
 
@@ -57,20 +58,28 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
+def by_text(values):
+    """Values of rows of texts, [B R ...], as [texts ...]."""
+    return np.asarray(values).reshape(-1, *np.shape(values)[2:])
+
+
 def test_a_batch_holds_the_sampled_ids_after_their_prompt_and_what_they_earned():
     seen = []
     batch = source(seen=lambda step, texts: seen.append((step, texts))).next(begin())
     ((step, texts),) = seen
-    assert (step, len(texts), batch.tokens.shape, batch.samples) == (1, 8, (8, 48), 4)
-    for row, text in enumerate(texts):
-        start, end = len(text.prompt), len(text.prompt) + len(text.tokens)
+    assert (step, len(texts), batch.tokens.shape, batch.samples) == (1, 8, (2, 4, 6), 4)
+    for number, text in enumerate(texts):
+        row, count = divmod(number, 4)[0], len(text.tokens)
+        tokens, mask, behaviour, reward = (
+            by_text(values)[number] for values in (batch.tokens, batch.mask, batch.behaviour, batch.reward)
+        )
         assert list(text.prompt) == TOKENIZER.encode_prompt(TASK.prompt(text.problem))
-        assert batch.tokens[row, :end].tolist() == [*text.prompt, *text.tokens]
-        assert np.flatnonzero(batch.mask[row]).tolist() == list(range(start, end))
-        assert np.flatnonzero(batch.segment[row]).tolist() == list(range(end))
-        np.testing.assert_array_equal(batch.behaviour[row, start:end], text.behaviour)
-        assert (batch.behaviour[row] != 0).sum() == end - start
-        assert batch.reward[row, end - 1] == batch.reward[row].sum() == text.reward
+        assert batch.prompt.tokens[row][batch.prompt.segment[row] > 0].tolist() == list(text.prompt)
+        assert tokens[:count].tolist() == list(text.tokens)
+        assert np.flatnonzero(mask).tolist() == list(range(count))
+        np.testing.assert_array_equal(behaviour[:count], text.behaviour)
+        assert (behaviour != 0).sum() == count
+        assert reward[count - 1] == reward.sum() == text.reward
     assert [text.problem.id for text in texts[:4]] == [texts[0].problem.id] * 4 != [texts[4].problem.id] * 4
 
 
@@ -104,18 +113,18 @@ def test_a_scorer_adds_what_the_steps_earn_at_their_last_tokens(how):
     )
     batch, plain = scored.next(begin()), source().next(begin())
     np.testing.assert_array_equal(batch.tokens, plain.tokens)
+    earned_by_text, told = by_text(batch.reward - plain.reward), by_text(batch.rewards["scorer"])
     several = 0
     for row, text in enumerate(seen):
-        start, end = len(text.prompt), len(text.prompt) + len(text.tokens)
-        earned = batch.reward[row] - plain.reward[row]
-        ends = [start + index for index, _ in text.earned]  # every token of the cups task is a step, but for its signs
+        earned = earned_by_text[row]
+        ends = [index for index, _ in text.earned]  # every token of the cups task is a step, but for its signs
         several += len(ends) > 1
-        assert ends[-1] == end - 1 and np.flatnonzero(np.delete(earned, ends)).size == 0
-        lengths = np.array([place + 1 - start for place in ends])
+        assert ends[-1] == len(text.tokens) - 1 and np.flatnonzero(np.delete(earned, ends)).size == 0
+        lengths = np.array([place + 1 for place in ends])
         expected = {"sum": 0.2 * lengths, "difference": 0.2 * np.diff(lengths, prepend=0)}
         last = np.where(np.arange(len(ends)) == len(ends) - 1, 0.2 * lengths[-1], 0)
         np.testing.assert_allclose(earned[ends], expected.get(how, last), atol=4 * np.finfo(np.float32).eps)
-        np.testing.assert_allclose(batch.rewards["scorer"][row], earned.sum(), rtol=1e-5)
+        np.testing.assert_allclose(told[row], earned.sum(), rtol=1e-5)
     assert several
 
 
@@ -124,7 +133,7 @@ def test_partial_credit_is_for_the_share_of_right_steps():
     batch = source(cfg, seen=lambda step, texts: seen.extend(texts)).next(begin())
     for row, text in enumerate(seen):
         right = TASK.truth(text.problem, TASK.steps(text.text)).right
-        assert batch.rewards["steps"][row] == np.float32(0.5 * sum(right) / max(len(right), 1))
+        assert by_text(batch.rewards["steps"])[row] == np.float32(0.5 * sum(right) / max(len(right), 1))
     assert batch.rewards["steps"].any()
 
 
@@ -146,8 +155,8 @@ def test_a_batch_is_a_function_of_seed_step_position_and_weights():
     third = source()
     third.restore(one.position() | {"questions": 2, "past": float(first.reward.sum(-1).mean())})
     same(second, third.next(later))
-    assert (second.tokens != first.tokens).any()
-    assert (source(seed=4).next(begin()).tokens != first.tokens).any()
+    assert not np.array_equal(second.tokens, first.tokens)
+    assert not np.array_equal(source(seed=4).next(begin()).tokens, first.tokens)
 
 
 def test_every_question_comes_once_in_an_epoch():
@@ -199,17 +208,46 @@ def test_what_does_not_divide_or_fit_is_refused_before_anything_is_sampled(cfg, 
         source(dataclasses.replace(DATA, **cfg), rows, method=method)
 
 
+@pytest.mark.parametrize(
+    ("samples", "rows", "method", "micro_batches", "devices", "expected"),
+    [
+        (8, 64, PG, 1, 1, 8),
+        (8, 64, PG, 8, 1, 8),
+        (8, 64, PG, 2, 8, 4),  # sixteen rows for two micro-batches over eight devices
+        (6, 12, PG, 1, 4, 3),
+        (6, 12, PG, 12, 1, 1),
+        (8, 64, PolicyGradient(minibatches=4), 1, 1, 1),
+    ],
+)
+def test_so_many_samples_of_a_question_share_its_prompt(samples, rows, method, micro_batches, devices, expected):
+    built = dataclasses.replace(program(method, devices), micro_batches=micro_batches)
+    assert rollouts.beside(samples, rows, built) == expected
+
+
+def test_rows_have_one_of_few_lengths_up_to_the_longest_which_is_compiled_ahead(monkeypatch):
+    asked, longest = source(), source().abstract()
+    assert longest.tokens.shape == (2, 4, 6)
+    assert [asked._fitted(length) for length in (0, 1, 2, 3, 4, 5, 6)] == [2, 2, 2, 4, 4, 6, 6]
+    monkeypatch.setattr(rollouts, "FITS", 1)
+    batch = asked.next(begin())
+    like = lambda tree: jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), tree)  # noqa: E731
+    assert like(batch) == like(longest)
+
+
 # --- steps --------------------------------------------------------------------------------------------------------
 
 
-def stepped(method, micro_batches=1, devices=1, rows=None):
-    """The state after a step on literal rollouts, in float64, and its metrics."""
+def stepped(method, micro_batches=1, devices=1, beside=3, times=1):
+    """The state after a step on literal rollouts, so many times, in float64, and its metrics."""
     definition = method.definition(tiny.EXACT)
     mesh = sharding.make_mesh(sharding.MeshConfig(data=devices), jax.devices()[:devices])
     tx = optax.sgd(0.1)
-    step = make_step(method, definition, tx, mesh, micro_batches)
-    state = new_state(tiny.weights_of(definition, 0, jnp.float64), tx, jax.random.key(0), False)
-    batch = literal.batch() if rows is None else jax.tree.map(lambda x: jnp.concatenate([x, x[:2]]), literal.batch())
+    comparison = Comparison.of(method, definition)
+    step = make_step(method, definition, tx, mesh, micro_batches, comparison=comparison)
+    state = new_state(tiny.weights_of(definition, 0, jnp.float64), tx, jax.random.key(0), False, comparison=comparison)
+    if comparison:
+        state = state.replace(reference=tiny.weights_of(definition, 1, jnp.float64))
+    batch = jax.tree.map(lambda x: jnp.concatenate([x] * times), literal.batch(beside=beside))
     with jax.set_mesh(mesh):
         return step(state, jax.device_put(batch, sharding.named(mesh, "batch")))
 
@@ -219,30 +257,43 @@ def close(a, b):
         assert tiny.relative_error(x, y) < tolerances.gradient(tiny.EXACT)
 
 
-@pytest.mark.parametrize("method", [PolicyGradient(minibatches=1), PPO(), PPO(critic="apart")])
+@pytest.mark.parametrize("method", [PolicyGradient(kl_coef=0.1), PPO(), PPO(critic="apart")])
 def test_micro_batches_give_the_update_of_the_whole_batch(method, x64):
-    close(stepped(method)[0].params, stepped(method, micro_batches=3)[0].params)
+    (whole, told), (parts, summed) = stepped(method), stepped(method, micro_batches=2)
+    close(whole.params, parts.params)
+    assert set(told) == set(summed)
+    for name in set(told) - {"mismatch_max", "explained"}:  # means over micro-batches
+        np.testing.assert_allclose(told[name].value(), summed[name].value(), rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+@pytest.mark.parametrize("method", [PolicyGradient(kl_coef=0.1), PPO(kl_coef=0.1, kl_in="reward"), PPO(critic="apart")])
+def test_an_update_is_the_same_however_many_texts_stand_in_a_row(method, x64):
+    (whole, told), (single, alone) = stepped(method), stepped(method, beside=1)
+    close(whole.params, single.params)
+    assert set(told) == set(alone)
+    for name in told:
+        np.testing.assert_allclose(told[name].value(), alone[name].value(), rtol=1e-9, atol=1e-12, err_msg=name)
 
 
 def test_devices_give_the_update_of_one(x64):
-    close(stepped(PolicyGradient())[0].params, stepped(PolicyGradient(), devices=2)[0].params)
+    close(stepped(PG, times=4)[0].params, stepped(PG, devices=8, times=4)[0].params)
 
 
 def test_a_step_is_its_updates_one_after_another_on_parts_of_the_rollouts(x64):
     """Two epochs of three minibatches: six updates, each row in one minibatch of an epoch; the step counts once."""
     method = PolicyGradient(epochs=2, minibatches=3)
-    state, metrics = stepped(method)
+    state, metrics = stepped(method, beside=1)
     assert int(state.step) == 1
     assert float(metrics["grad_norm"].count) == 6
     seen = []
 
     def updated(state, batch, key):
-        jax.debug.callback(lambda tokens: seen.append(np.asarray(tokens)[:, :4].tolist()), batch.tokens)
+        jax.debug.callback(lambda tokens: seen.append(np.asarray(tokens).tolist()), batch.tokens)
         return state, {}
 
-    over_minibatches(updated, jnp.zeros(()), literal.batch(), jax.random.key(1), 2, 3)
+    over_minibatches(updated, jnp.zeros(()), literal.batch(beside=1), jax.random.key(1), 2, 3)
     jax.effects_barrier()
-    rows = np.asarray(literal.batch().tokens)[:, :4].tolist()
+    rows = np.asarray(literal.batch(beside=1).tokens).tolist()
     for epoch in (seen[:3], seen[3:]):
         assert sorted(row for part in epoch for row in part) == sorted(rows)
     assert seen[:3] != seen[3:]
@@ -265,7 +316,7 @@ def test_the_schedule_spans_all_updates():
     cfg = OptimConfig(lr=1.0, warmup_steps=0, schedule="linear", final_lr=0.0)
     built = Program.of(method, SHAPE, mesh, cfg, 5, 1, vocabulary=TOKENIZER)
     state = built.start(tiny.weights_of(program().definition), 0)
-    batch = source(rows=8).next(begin())
+    batch = source(rows=8, method=method).next(begin())
     with jax.set_mesh(mesh):
         for _ in range(5):
             before = jax.tree.map(np.asarray, state.params)
