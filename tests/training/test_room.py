@@ -70,7 +70,7 @@ def test_what_is_kept_is_what_layers_hand_on():
 
 
 def test_a_step_that_does_not_fit_is_refused_with_settings_that_do(monkeypatch):
-    cfg = small("batch_size=8")
+    cfg = small("batch_size=8", "data.length=64")
     program = program_of(THINKS)
     state, batch = program.abstract_state(0), batch_of(8, 64)
     needed = compiled_bytes(program, 8, 64)
