@@ -21,7 +21,7 @@ class RolloutData(Data):
     holds: ClassVar[str] = "the model's own answers to the questions of a task"
     beside: ClassVar[str] = "~experiments task=cups"
 
-    length: Annotated[int, Range(2)] = 256  # tokens in a row: a prompt and what is generated after it
+    length: Annotated[int, Range(2)] = 256  # most tokens of a prompt and what is generated after it
     samples: Count = 8  # answers to each question; a step has batch_size / samples questions
     max_new_tokens: Whole = 0  # limit of an answer; 0: enough for the task's longest right completion
     few_shot: bool = False  # few-shot examples before a question

@@ -72,10 +72,10 @@ def _score(definition: Definition, params: Params, batch: Batch) -> Float[Array,
 def mismatch(sampler: Float[Array, "*rows"], trainer: Float[Array, "*rows"], mask: Bool[Array, "*rows"]) -> Metrics:
     """Two log-probs of the same tokens, which the sampler drew, compared where the mask is True.
 
-    `mismatch`: mean of their distance, in nats. `mismatch_max`: the largest, a mean over batches. `mismatch_k1` and
-    `mismatch_k3`: estimates of KL(sampler | trainer) a token, without bias where the sampler's are of the distribution
-    that was drawn from: k1 = s - t, k3 = r - 1 - log r with r = exp(t - s), which is never negative and varies less
-    (Schulman 2020, "Approximating KL divergence").
+    `mismatch`: mean of their distance, in nats. `mismatch_max`: the largest, a mean over batches or micro-batches.
+    `mismatch_k1` and `mismatch_k3`: estimates of KL(sampler | trainer) a token, without bias where the sampler's are of
+    the distribution that was drawn from: k1 = s - t, k3 = r - 1 - log r with r = exp(t - s), which is never negative
+    and varies less (Schulman 2020, "Approximating KL divergence").
     """
     log_ratio = jnp.where(mask, trainer - sampler, 0)
     distance = jnp.abs(log_ratio)
