@@ -4,13 +4,15 @@ import tempfile
 
 import compiling
 import jax
+import key_reuse
 import pytest
 
 from qstar.training import machine
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_debug_key_reuse", True)
+key_reuse.check()
+compiling.share_contexts()
 # In the environment too: what this process compiled is read by the commands that tests start, and the other way round.
 CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "qstar-test-cache"))
 jax.config.update("jax_compilation_cache_dir", CACHE)
