@@ -74,6 +74,7 @@ RUNS = {
     "checks/family_logits.py": ["llama_linear"],
     "checks/fuzz_graders.py": ["--pairs", 40],
     "checks/official_parity.py": ["--golden", "GOLDEN"],
+    "checks/real_golds.py": HELP,
     "checks/right_spellings.py": ["numeric"],
     "checks/smollm2_logits.py": HELP,
     "checks/store_kills.py": ["--kills", 1],

@@ -111,7 +111,7 @@ class ReasoningGym:
     seconds: float = 5.0
     strict: bool = False
     name: ClassVar[str] = "reasoning_gym"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self):
         _installed()
@@ -141,8 +141,8 @@ class ReasoningGym:
         if task not in FORMS:
             right = recorded(answer, address["answer"], self.strict, ordered=task not in UNORDERED)
             return grade.Verdict(right, answer, "right" if right else "wrong")
-        plain = answer if self.strict else spelling.bare(answer)
-        if not FORMS[task].fullmatch(plain):
+        plain = next(filter(FORMS[task].fullmatch, [answer] if self.strict else spelling.unwrapped(answer)), None)
+        if plain is None:
             return grade.Verdict(False, answer, "unreadable")
         reply = _worker(self.seconds)(gold, plain, "")
         if reply.status != "done":
@@ -156,9 +156,9 @@ def recorded(answer: str, gold: str, strict: bool = False, ordered: bool = True)
         return False
     if strict or _lines(answer) == _lines(gold):
         return _lines(answer) == _lines(gold)
-    answer = spelling.bare(answer)
-    if _lines(answer) == _lines(gold):
+    if any(_lines(text) == _lines(gold) for text in spelling.unwrapped(answer)):
         return True
+    answer = spelling.bare(answer)
     if gold in ("True", "False", "Yes", "No"):
         return answer.lower() == gold.lower()
     if not ordered:

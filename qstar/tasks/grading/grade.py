@@ -162,7 +162,7 @@ class Exact:
     declared: Declared
     strict: bool = False
     name: ClassVar[str] = "exact"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def canonical(self, gold: str) -> str:
         if not one_space(gold):
@@ -184,7 +184,7 @@ class Exact:
 
 def same_text(text: str) -> str:
     """With straight quotation marks, composed accents and small letters, as far as one letter becomes one letter."""
-    return "".join(map(_small_letter, spelling.plain_marks(spelling.composed(text))))
+    return "".join(map(_small_letter, spelling.plain_spaces(spelling.plain_marks(spelling.composed(text)))))
 
 
 def _small_letter(character: str) -> str:
@@ -215,7 +215,7 @@ class Numeric:
     declared: Declared
     strict: bool = False
     name: ClassVar[str] = "numeric"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def canonical(self, gold: str) -> str:
         """The number; with its unit where that is neither a sign of currency nor of percent."""
@@ -268,7 +268,7 @@ class Choice:
     labelled: bool = False
     strict: bool = False
     name: ClassVar[str] = "choice"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self):
         if len(set(self.letters)) != len(self.letters) or not set(self.letters) <= set(string.ascii_uppercase):
@@ -305,11 +305,12 @@ class Choice:
         return letter if named in ([], [letter]) else None  # a letter may be the text of another option
 
     def _named_letter(self, text: str, options: dict[str, str]) -> str | None:
-        return self._letter(text) or self._lettered(text, options) or self._labelled_letter(text, options)
+        letter = self._letter(text, named=not any(_chosen(word, options) for word in _NAMES.split("|")))
+        return letter or self._lettered(text, options) or self._labelled_letter(text, options)
 
-    def _letter(self, text: str) -> str | None:
-        """The letter that stands alone."""
-        name = "" if self.strict else r"(?:(?:the )?(?:option|choice|letter|answer) )?"
+    def _letter(self, text: str, named: bool = True) -> str | None:
+        """The letter that stands alone; after the word "option" and its like where no option is called that."""
+        name = "" if self.strict or not named else rf"(?:(?:the )?(?:{_NAMES}) )?"
         letter = f"[{self.letters}{self.letters.lower()}]"
         bold = r"\*\*" if not self.strict else "(?!)"
         match = re.fullmatch(
@@ -325,13 +326,24 @@ class Choice:
         """The letter of "(C) ink", "C. ink", "C) ink", "C: ink"."""
         letter = f"[{self.letters}{self.letters.lower()}]"
         mark = rf"(?:\((?P<bracketed>{letter})\)[:.]?|(?P<bare>{letter})(?:[.):]|\.\)))"
-        name = r"(?:(?:the )?(?:option|choice|letter|answer) )?"
-        text = re.sub(rf"\A(?:\*\*|\\text(?:bf)?\{{) ?({mark})(?:\*\*| ?\}})", r"\1 ", text)
+        name = rf"(?:(?:the )?(?:{_NAMES}) )?"
+        text = spelling.plain_spaces(text)
+        text = re.sub(rf"\A(?:\*\*|\\text(?:bf)?\{{) ?({mark})(?:\*\*| ?\}})(?:\\ )?", r"\1 ", text)
+        text = re.sub(rf"\A\*\*({letter})\*\*:?(?= )", r"\1:", text)
         match = re.fullmatch(
             rf"(?i:{name})(?:{mark}|(?P<apart>{letter})(?= [-\u2013\u2014] ))(?: [-\u2013\u2014])?[ \t]+(?P<label>.+)",
             text,
+        ) or (None if not options or _chosen(text, options) else self._beside_option(text))
+        return self._with_label(match, options) if match else None
+
+    def _beside_option(self, text: str) -> re.Match | None:
+        """A letter and a text, whatever joins them: the text has to be this letter's option."""
+        letter, joint = f"[{self.letters}{self.letters.lower()}]", r"[ .,:=\u2013\u2014\\-]*"
+        first = rf"(?:\((?P<bracketed>{letter})\)|\[(?P<bare>{letter})\]|(?P<apart>{letter})(?=[^\w'])\)?){joint}"
+        last = rf"{joint}(?:\((?P<bracketed>{letter})\)|\[(?P<bare>{letter})\]|(?<=[^\w'])(?P<apart>{letter}))"
+        return re.fullmatch(rf"{first}(?P<label>[^ ].*)", text) or re.fullmatch(
+            rf"(?P<label>.*[^ ,:=-]){last}\.?", text
         )
-        return None if match is None else self._with_label(match, options)
 
     def _labelled_letter(self, text: str, options: dict[str, str]) -> str | None:
         """The letter of "ink (c)"."""
@@ -343,7 +355,7 @@ class Choice:
     def _with_label(self, match: re.Match, options: dict[str, str]) -> str | None:
         letter = next(filter(None, (match.groupdict().get(name) for name in ("bracketed", "bare", "apart")))).upper()
         if options:
-            return letter if _chosen(match["label"], options) == [letter] else None
+            return letter if letter in _chosen(match["label"], options) else None
         return letter if self._is_label(match["label"], letter) else None
 
     def _is_label(self, label: str, letter: str) -> bool:
@@ -355,6 +367,8 @@ class Choice:
         short = len(label.split(" ")) <= LONGEST_LABEL and _LABEL.fullmatch(label)
         return bool(short) and not named and not _HEDGES.search(without_accents(label))
 
+
+_NAMES = "option|choice|letter|answer"  # of a letter
 
 # "not (c)", "(b) or (c)" and "wrong: (c)" name a letter and do not choose it. Where the options are not known, a text
 # with one of these words is not read; nor is a long one, nor one with brackets, colons or other signs that could take
@@ -368,6 +382,7 @@ _LABEL = re.compile(
 # Words before a letter that belong to it ("one of (c)") are no text of an option.
 _OPEN = re.compile(
     r"\b(?:of|to|than|for|with|by|from|in|on|at|as|and|the|an?|into|over|under|between|one|my|our|your|his|her|their|this"
+    r"|after|before|beside|below|above|behind|beneath|past|next|following|preceding|previous|past"
     r"|that|these|those|it|its|so|because|when|while|where|which|what|who|why|how)\Z",
     re.ASCII | re.IGNORECASE,
 )

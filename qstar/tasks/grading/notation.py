@@ -18,6 +18,8 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 
+from qstar.tasks.grading import spelling
+
 LONGEST = 300  # characters
 DEEPEST = 40  # brackets within brackets
 LARGEST_BITS = 20_000  # of numbers that are computed here
@@ -61,7 +63,7 @@ _UNICODE = {
     "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "±": r"\pm ", "∪": r"\cup ", "∩": r"\cap ",
     "∅": r"\emptyset ", "°": r"^\circ ", "θ": r"\theta ", "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ",
     "δ": r"\delta ", "λ": r"\lambda ", "μ": r"\mu ", "σ": r"\sigma ", "φ": r"\phi ", "ω": r"\omega ", "∈": r"\in ",
-    "\N{NO-BREAK SPACE}": " ", "\N{THIN SPACE}": " ", "\N{NARROW NO-BREAK SPACE}": " ", "⁄": "/",
+    **dict.fromkeys(spelling.SPACES, " "), "⁄": "/", "∕": "/",
     "½": r"\frac{1}{2}", "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}",
     "⅕": r"\frac{1}{5}", "⅖": r"\frac{2}{5}", "⅗": r"\frac{3}{5}", "⅘": r"\frac{4}{5}", "⅙": r"\frac{1}{6}",
     "⅚": r"\frac{5}{6}", "⅛": r"\frac{1}{8}", "⅜": r"\frac{3}{8}", "⅝": r"\frac{5}{8}", "⅞": r"\frac{7}{8}",
@@ -69,7 +71,7 @@ _UNICODE = {
 _RAISED = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-", strict=True))
 _LOWERED = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 _TOKEN = re.compile(
-    r"(?P<number>[0-9]+(?:(?:,\\!|\{,\})[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)|(?P<space>(?:[ \t\r\n]|\\[,;:! ]|~)+)"
+    r"(?P<number>[0-9]+(?:(?:,\\! ?|\{,\})[0-9]{3})*(?:\.[0-9]+)?|\.[0-9]+)|(?P<space>(?:[ \t\r\n]|\\[,;:! ]|~)+)"
     r"|(?P<command>\\[A-Za-z]+)|(?P<row>\\\\)|(?P<brace>\\[{}])"
     r"|(?P<sign>\*\*|<=|>=|[-+*/^_=<>!|.,&{}()\[\]])|(?P<letter>[A-Za-z])"
 )
@@ -79,6 +81,8 @@ _WORDS = frozenset(
     "nan inf oo or and not no yes mod gcd lcm max min det deg dim lim sup sum the is are if in to by of any all cm mm "
     "km kg mg ml ft yd lb oz hr sec sgn abs div".split()
 )
+_FRACTIONS = (r"\frac", r"\dfrac", r"\tfrac", r"\cfrac")
+_BINOMIALS = (r"\binom", r"\dbinom", r"\tbinom")
 
 
 class UnreadableError(Exception):
@@ -119,14 +123,23 @@ def _tokens(text: str) -> list[str]:
     if _EXPONENT.search(text):
         raise UnreadableError("1e3")
     text = re.sub(r",([ \t]|\\[,;:! ])*\\q?quad(?![A-Za-z])", ",", text)
+    text = re.sub(r"\\[bB]igg?[lrm]?(?= ?\\?[()\[\]{}|])", "", text)
+    text = re.sub(r"\\math(?:rm|it) ?\{ ?([ie]) ?\}", r"{\1}", text)
     tokens, place = [], 0
     while place < len(text):
         match = _TOKEN.match(text, place)
         if match is None:
             raise UnreadableError(text[place])
-        tokens.append(" " if match["space"] else "^" if match[0] == "**" else match[0])
+        token = " " if match["space"] else "^" if match[0] == "**" else match[0]
+        digits = _is_whole(token) and _takes_digits([part for part in tokens[-5:] if part != " "])
+        tokens += [token[:1], *filter(None, [token[1:]])] if digits else [token]
         place = match.end()
     return tokens
+
+
+def _takes_digits(before: list[str]) -> bool:
+    r"""Whether the digits that follow are taken one by one: \frac12, \log_28."""
+    return before[-1:] != [] and (before[-1] in _FRACTIONS + _BINOMIALS or before[-2:] == [r"\log", "_"])
 
 
 class _Reader:
@@ -230,12 +243,12 @@ class _Reader:
         if self.peek() in (r"\emptyset", r"\varnothing"):
             self.take()
             return ("set", ())
-        start, depth = self.at, self.depth
+        start, depth, in_angle, in_bars = self.at, self.depth, self.in_angle, self.in_bars
         if self.peek() == "{":
             braced = self.plain_set()
             if braced is not None:
                 return braced
-            self.at, self.depth = start, depth
+            self.at, self.depth, self.in_angle, self.in_bars = start, depth, in_angle, in_bars
         collection = self.collection()
         if collection is not None:
             return collection
@@ -527,11 +540,8 @@ class _Reader:
         if self.peek() == "{":
             return self.braced()
         token = self.peek()
-        if _is_whole(token):
-            self.tokens[self.at] = token[1:]
-            if not token[1:]:
-                self.at += 1
-            return ("num", Fraction(token[0]))
+        if _is_whole(token) and len(token) == 1:  # `_tokens` has taken the digits of \frac12 apart
+            return ("num", Fraction(self.take()))
         if token.isalpha() or token == r"\pi" or token[1:] in GREEK:
             return self.name(self.take())
         raise UnreadableError(token)
@@ -672,7 +682,7 @@ def _is_group(token: str) -> bool:
 
 
 def _number(token: str) -> Tree:
-    return ("num", Fraction(re.sub(r",\\!|\{,\}", "", token)))
+    return ("num", Fraction(re.sub(r",\\! ?|\{,\}", "", token)))
 
 
 # --- values that are fractions --------------------------------------------------------------------------------------

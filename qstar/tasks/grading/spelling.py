@@ -12,7 +12,11 @@ from decimal import Decimal
 from fractions import Fraction
 
 WHITE = " \t\r\n"
-SPACES = "\N{NO-BREAK SPACE}\N{THIN SPACE}\N{NARROW NO-BREAK SPACE}"  # that typography puts between digits and units
+# That typography puts between digits and units; no other changes, or joins, what stands on both sides.
+SPACES = (
+    "\N{NO-BREAK SPACE}\N{THREE-PER-EM SPACE}\N{FOUR-PER-EM SPACE}\N{SIX-PER-EM SPACE}\N{FIGURE SPACE}"
+    "\N{PUNCTUATION SPACE}\N{THIN SPACE}\N{HAIR SPACE}\N{NARROW NO-BREAK SPACE}\N{MEDIUM MATHEMATICAL SPACE}"
+)
 _QUOTES = str.maketrans(
     {
         "\N{RIGHT SINGLE QUOTATION MARK}": "'",
@@ -31,15 +35,28 @@ _QUOTES = str.maketrans(
 # --- what may stand around an answer ------------------------------------------------------------------------------
 
 _PAIRS = (
-    ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("*", "*"), ("`", "`"),
-    ('"', '"'), ("'", "'"), ("\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"),
+    ("$$", "$$"), ("$", "$"), (r"\(", r"\)"), (r"\[", r"\]"), ("**", "**"), ("__", "__"), ("*", "*"), ("_", "_"),
+    ("`", "`"), ('"', '"'), ("'", "'"), ("\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"),
+    ("\N{LEFT SINGLE QUOTATION MARK}", "\N{RIGHT SINGLE QUOTATION MARK}"),
+    ("\N{DOUBLE LOW-9 QUOTATION MARK}", "\N{LEFT DOUBLE QUOTATION MARK}"),
+    ("\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}", "\N{RIGHT-POINTING DOUBLE ANGLE QUOTATION MARK}"),
 )  # fmt: skip
-_BRACED = re.compile(r"\\(?:boxed|fbox|text|textbf|textit|textrm|mathrm|mathbf|mathit|mbox|emph|bm|boldsymbol) ?\{")
+_BRACED = re.compile(
+    r"\\(?:boxed|fbox|text|textbf|textit|textrm|texttt|textsf|mathrm|mathbf|mathit|mathsf|mathtt|mbox|emph|bm|bold"
+    r"|boldsymbol|underline) ?\{"
+)
+_FENCED = re.compile(r"```[A-Za-z]*[ \t]*\n(?P<inner>(?:(?!```).)*)\n[ \t]*```", re.DOTALL)
+_SAID = (
+    r"(?:(?:so|thus|hence|therefore),? )?(?:the |my )?(?:(?:final |correct |right |best )?(?:answer|result|solution)"
+    r"|(?:correct|right|best) (?:option|choice)|(?<=my )(?:option|choice)|ans\.?)"
+)
 _LEADING = re.compile(
-    r"(?:=(?!=)|:(?![:=])|it(?: is|'s) |(?:(?:so|thus|hence|therefore),? )?(?:the |my )?(?:final |correct |right )?"
-    r"(?:answer|result|solution)(?: ?[:=](?![:=])| is(?: ?:(?![:=]))?(?=\W)))[ \t]*",
+    rf"(?:=(?![=>])|:(?![:=])|[=-]>|\N{{RIGHTWARDS ARROW}}|it(?: is|'s) "
+    rf"|{_SAID}(?: ?[:=](?![:=])| is(?: ?:(?![:=]))?(?=\W))"
+    rf"|(?P<bold>\*\*|__){_SAID} ?(?::(?P=bold)|(?P=bold) ?:)(?![:=]))[ \t]*",
     re.ASCII | re.IGNORECASE,
 )
+_SPACED = re.compile(rf"(?:[{WHITE}{SPACES}]|\\[,;:! ]|\\q?quad(?![A-Za-z])|\\displaystyle(?![A-Za-z]))+")
 _TRAILING = re.compile(
     r"(?<=\S) (?:is|are) (?:correct|right|the (?:(?:correct|right|final) )?(?:answer|result|option|choice))\Z",
     re.IGNORECASE,
@@ -54,7 +71,7 @@ def bare(text: str) -> str:
 
 def unwrapped(text: str) -> list[str]:
     """A text, and what is left of it without its outermost mark, without the next one, and so on."""
-    texts = [text.strip(WHITE)]
+    texts = [text.strip(WHITE + SPACES)]
     for _ in range(_DEEPEST):
         inner = _unwrapped(texts[-1])
         if inner in ("", texts[-1]):
@@ -71,12 +88,20 @@ def _unwrapped(text: str) -> str:
     trailing = _TRAILING.search(text)
     if trailing:
         return text[: trailing.start()]
-    if text.endswith("."):
+    if text.endswith((".", "\N{IDEOGRAPHIC FULL STOP}")):
         return without_stop(text)
+    fenced = _FENCED.fullmatch(text)
+    if fenced:
+        return fenced["inner"].strip(WHITE)
     for opening, closing in _PAIRS:
         inner = text[len(opening) : -len(closing)]
         if text.startswith(opening) and text.endswith(closing) and len(text) > len(opening) + len(closing):
-            return inner.strip(WHITE) if opening not in inner and closing not in inner else text
+            other = inner.replace(r"\$", "") if opening == "$" else inner  # $\$18$ is a price between dollars
+            unpaired = opening in other or closing in other or (opening == "$" and inner.endswith("\\"))
+            return text if unpaired else inner.strip(WHITE)
+    spaced = _SPACED.match(text)
+    if spaced:
+        return text[spaced.end() :]
     braced = _BRACED.match(text)
     if braced and closing_brace(text, braced.end() - 1) == len(text) - 1:
         return text[braced.end() : -1].strip(WHITE)
@@ -85,7 +110,7 @@ def _unwrapped(text: str) -> str:
 
 def without_stop(text: str) -> str:
     """A text without the full stop of its sentence: a single one, after a letter, a digit or a closing sign."""
-    return text[:-1].rstrip(" ") if re.search(r"""[\w)\]}"'$*%°`] ?\.\Z""", text) else text
+    return text[:-1].rstrip(" ") if re.search(r"""[\w)\]}"'$*%°`] ?[.\u3002]\Z""", text) else text
 
 
 def closing_brace(text: str, start: int) -> int:
@@ -102,6 +127,11 @@ def closing_brace(text: str, start: int) -> int:
 def plain_marks(text: str) -> str:
     """Curly quotation marks and apostrophes, and two kinds of hyphen, as ASCII has them."""
     return text if text.isascii() else text.translate(_QUOTES)
+
+
+def plain_spaces(text: str) -> str:
+    """The spaces of typography as plain ones."""
+    return text if text.isascii() else text.translate(dict.fromkeys(map(ord, SPACES), " "))
 
 
 def composed(text: str) -> str:
@@ -123,12 +153,13 @@ def _singletons(text: str) -> list[str]:
 # Spellings of each unit. A spelling that two units share is either.
 _UNITS = {
     "percent": "% \\% percent per-cent",
-    "degree": "° ^\\circ ^{\\circ} \\degree \\degrees ^° degree degrees deg",
-    "dollar": "$ \\$ dollar dollars USD US$ US-dollars",
+    "degree": "° º ˚ ^\\circ ^{\\circ} \\degree \\degrees ^° degree degrees deg",
+    "dollar": "$ \\$ dollar dollars USD US$ US-dollars bucks",
     "euro": "€ euro euros EUR",
     "sterling": "£ GBP pound pounds",
     "yen": "¥ yen JPY",
     "rupee": "₹ rupee rupees Rs Rs. INR",
+    "yuan": "yuan RMB CNY",
     "millimetre": "mm millimeter millimeters millimetre millimetres",
     "centimetre": "cm centimeter centimeters centimetre centimetres",
     "metre": "meter meters metre metres m",
@@ -144,6 +175,9 @@ _UNITS = {
     "week": "week weeks",
     "month": "month months",
     "year": "year years yr yrs",
+    "decade": "decade decades",
+    "century": "century centuries",
+    "milligram": "milligram milligrams mg",
     "gram": "gram grams g",
     "kilogram": "kilogram kilograms kg kgs",
     "ounce": "ounce ounces oz",
@@ -155,6 +189,20 @@ _UNITS = {
     "quart": "quart quarts",
     "pint": "pint pints",
     "cup": "cup cups",
+    "acre": "acre acres",
+    "hectare": "hectare hectares ha",
+    "micrometre": "micrometer micrometers micrometre micrometres μm µm",
+    "nanometre": "nanometer nanometers nanometre nanometres nm",
+    "calorie": "calorie calories cal",
+    "joule": "joule joules",
+    "newton": "newton newtons",
+    "watt": "watt watts",
+    "volt": "volt volts",
+    "hertz": "hertz Hz",
+    "byte": "byte bytes",
+    "kilobyte": "kilobyte kilobytes KB kB",
+    "megabyte": "megabyte megabytes MB",
+    "gigabyte": "gigabyte gigabytes GB",
     "unit": "unit units",
     "mile/hour": "mph",
     "kilometre/hour": "kph km/h kmh",
@@ -166,8 +214,7 @@ _DOUBTFUL = {
     "celsius": "°C ^\\circC ^{\\circ}C ^\\circ\\text{C} degrees-Celsius",
     "fahrenheit": "°F ^\\circF ^{\\circ}F ^\\circ\\text{F} degrees-Fahrenheit",
 }
-_CURRENCIES = {"dollar", "euro", "sterling", "yen", "rupee"}
-_SIGNS = re.compile(r"\\?\$|[€£¥₹]|US\$|(?:USD|EUR|GBP|Rs\.?)(?= ?[0-9])")
+_SIGNS = re.compile(r"\\?\$|[€£¥₹]|US\$|(?:USD|EUR|GBP|INR|JPY|CNY|RMB|Rs\.?)(?= ?[0-9])")
 
 
 def _table() -> dict[str, frozenset[str]]:
@@ -202,10 +249,11 @@ _POWERS = {
 
 def unit(text: str) -> frozenset[str] | None:
     """What a text may mean as a unit: of one spelling sometimes two. None where it is none."""
-    text = _TEXT.sub(r" \1 ", text.translate({ord(space): " " for space in SPACES}))
+    text = _TEXT.sub(r" \1 ", plain_spaces(text))
     text = re.sub(r"\\[ ,;:!]|~|\\quad", " ", text)
     # \text{ cm}^2 leaves a space before its power.
-    text = re.sub(r" +(?=[\^²³])", "", " ".join(text.split(" "))).strip(" ")
+    text = re.sub(r" +(?=[\^²³])|(?<=\^) +", "", " ".join(text.split(" "))).strip(" ")
+    text = re.sub(r"\^\{ *\\circ *\}", r"^\\circ", text)
     return _unit(" ".join(text.split()))
 
 
@@ -213,7 +261,7 @@ def _unit(text: str) -> frozenset[str] | None:
     units = _SPELLED.get(text) or _LOWER.get(text.lower())
     if units:
         return units
-    above, mark, below = re.sub(r" ?/ ?", "/", text).replace(" per ", "/").partition("/")
+    above, mark, below = re.sub(r" ?/ ?| (?:per|an?|each|every) ", "/", text).partition("/")
     if mark:
         return None if "/" in below else _joined(_unit(above), "/", _unit(below))
     word, _, rest = text.partition(" ")
@@ -237,11 +285,11 @@ def agree(gold: frozenset[str], answer: frozenset[str], value: Decimal | Fractio
     """Whether an answer of this value may have its unit where the gold answer has that one: the same, or one has none.
 
     What the gold answer leaves unsaid may be said, but for cents, pence and degrees of temperature, and for percent up
-    to one: 0.5% may be meant as half of one percent or as a half.
+    to one: 0.5% may be meant as half of one percent or as a half. Nothing is 0 and 0%.
     """
     if gold and answer:
         return bool(gold & answer)
-    return not answer or not (answer & _DOUBTFUL.keys() or ("percent" in answer and abs(value) <= 1))
+    return not answer or not (answer & _DOUBTFUL.keys() or ("percent" in answer and 0 < abs(value) <= 1))
 
 
 # --- numbers with units -------------------------------------------------------------------------------------------
@@ -254,7 +302,8 @@ class Measured:
 
 
 _SIGN = "-\N{MINUS SIGN}+"
-_GROUP = r"(?:,\\!|\{,\}|\\[ ,;:]|~|[ " + SPACES + "])"  # what may separate thousands, besides the comma
+# What may separate thousands, besides the comma. The Swiss write 1'000.
+_GROUP = r"(?:,\\! ?|\{,\}|\\[ ,;:]|~|['\N{RIGHT SINGLE QUOTATION MARK} " + SPACES + "])"
 _NUMBER = re.compile(
     r"(?P<grouped>[0-9]{1,3}(?:,[0-9]{3})+|[1-9][0-9]{0,2}(?:(?P<mark>" + _GROUP + r")[0-9]{3})(?:(?P=mark)[0-9]{3})*"
     r"|[0-9]+)(?P<part>\.[0-9]+)?(?![0-9])|(?P<only>\.[0-9]+)"
@@ -267,7 +316,25 @@ def measured(text: str) -> Measured | None:
     A name may stand before it (x = 3). One sign, apart or not; a sign of currency before or after; thousands separated
     by commas or by one kind of space.
     """
-    return unmarked(re.sub(r"\A[A-Za-z] ?=(?!=) ?", "", bare(text)))
+    value = named(bare(text))[1]
+    return None if named(value)[0] else unmarked(value)
+
+
+_SKIP = r"(?: |\\[ ,;:!]|~)*"
+_NAME = re.compile(
+    r"(?P<name>(?:m ?)?\\angle ?[A-Z]{1,3}|[A-Z]{2,3}|[A-Za-z]\([0-9A-Za-z]\)"
+    r"|(?:[A-Za-z]|\\(?:alpha|beta|gamma|delta|theta|lambda|mu|rho|sigma|phi|omega))(?:_(?:\w|\{\w+\}))?)"
+    rf"{_SKIP}=(?!=){_SKIP}",
+    re.ASCII,
+)
+
+
+def named(text: str) -> tuple[str, str]:
+    """(x, 3) of "x = 3" and "x = \\boxed{3}", (AB, 3) of "AB = 3", likewise for an angle and P(2); else ("", text)."""
+    match = _NAME.match(text)
+    if match is None or _LEADING.match(text, match.end()):
+        return "", text
+    return re.sub(r"[ {}]", "", match["name"]), bare(text[match.end() :])
 
 
 def unmarked(text: str) -> Measured | None:
@@ -283,7 +350,7 @@ def unmarked(text: str) -> Measured | None:
     if number is None:
         return None
     following = rest[number.end() :]
-    if currency and re.match(r" ?(?:per |/)", following):
+    if currency and re.match(r" ?(?:/|(?:per|an?|each|every) )", following):
         currency, following = None, f" {currency[0]}{following}"  # $72 per hour
     own = unit(currency[0].strip()) if currency else frozenset()
     trailing = unit(following) if following.strip(" ") else frozenset()

@@ -22,6 +22,7 @@ from qstar.tasks.grading.notation import Tree
 LONGEST = notation.LONGEST
 COLLECTIONS = frozenset("list set plusminus bracket union meet matrix relation".split())  # what is no single value
 HIGHEST_ROOT = 60  # of a number whose minimal polynomial is worth its time
+LARGEST_FACTORIAL = 2000  # that is computed
 _NO_UNIT: frozenset[str] = frozenset()
 _UNIT = re.compile(
     r"(?P<value>.*?[^\\ ])(?P<unit>(?:[ ~]|\\[ ,;:!])*(?:\\(?:text|mathrm|textrm|mbox|rm) ?\{[^{}]*\}"
@@ -55,7 +56,7 @@ class Symbolic:
     seconds: float = 5.0
     strict: bool = False
     name: ClassVar[str] = "symbolic"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __post_init__(self):
         if importlib.util.find_spec("sympy") is None:
@@ -120,6 +121,8 @@ def _worker(seconds: float) -> worker.Worker:
 
 def _far_apart(gold: Tree, answer: Tree) -> bool:
     """Whether it is plain that an answer is another one: of values, and of parts that stand in order."""
+    if gold[0] not in COLLECTIONS and answer[0] == "relation":
+        return any(_far_apart(gold, side) for side in answer[2])
     if gold[0] in COLLECTIONS or answer[0] in COLLECTIONS:
         if gold[0] != answer[0] or gold[0] not in ("bracket", "list", "matrix") or len(gold[-1]) != len(answer[-1]):
             return False
@@ -157,12 +160,18 @@ def expression(text: str, strict: bool = False) -> Expression | None:
 
 
 def _measured(text: str) -> Expression | None:
-    """A number with its unit, or a value with a unit in \\text{...}."""
-    name = re.match(r"([A-Za-z]) ?=(?!=) ?", text)
-    rest = text[name.end() :] if name else text
+    """A number with its unit, or a value with a unit in \\text{...} or in words."""
+    name, rest = spelling.named(text)
     number = None if re.search(r"[0-9] [A-Za-z]\Z", text) else spelling.unmarked(rest)
     if number is not None:
-        return Expression(text, _number(number.value), name[1] if name else "", number.unit)
+        return Expression(text, _number(number.value), name, number.unit)
+    if name and (not text.endswith(rest) or not re.fullmatch(r"[a-zA-Z]|\\?[a-z]+(?:_\w+)?|[fgh]\(.\)", name)):
+        read = _measured(rest)  # x = \boxed{...}, AB = ...: no equation that `notation` reads
+        return (
+            None
+            if read is None or read.name or read.tree[0] == "relation"
+            else dataclasses.replace(read, text=text, name=name)
+        )
     value, unit = text, _NO_UNIT
     match = _UNIT.fullmatch(text)
     if match:
@@ -170,8 +179,18 @@ def _measured(text: str) -> Expression | None:
     currency = _CURRENCY.match(value)
     if currency and not match:
         unit, value = spelling.unit(currency[1]), value[currency.end() :]
-    tree = None if unit is None else notation.read(value)
-    return None if tree is None else Expression(text, tree, unit=unit)
+    tree = notation.read(text if unit is None else value)
+    return _in_words(text) if tree is None else Expression(text, tree, unit=unit or _NO_UNIT)
+
+
+def _in_words(text: str) -> Expression | None:
+    """A value and its unit in two or more letters, which `notation` does not read as a product: 3/4 cm, 2\\pi feet."""
+    for space in re.finditer(r"(?<=[^\\ ]) (?=[A-Za-z]{2})", text):
+        unit = spelling.unit(text[space.end() :])
+        tree = None if unit is None else notation.read(text[: space.start()])
+        if tree is not None:
+            return None if tree[0] in COLLECTIONS else Expression(text, tree, unit=unit)
+    return None
 
 
 def _number(value: decimal.Decimal) -> Tree:
@@ -179,8 +198,18 @@ def _number(value: decimal.Decimal) -> Tree:
 
 
 def _named(read: Expression) -> Expression:
-    """With the name taken off "x = 3", "x = 1, 2", "x \\in [0, 1]" and "f(x) = x^2". A name on both sides is none."""
+    """With the name taken off "x = 3", "x = 1, 2", "x \\in [0, 1]" and "f(x) = x^2". A name on both sides is none.
+
+    Also off "(x, y) = (1, 2)" where the letters stand in order, and off "x = 2 + 3 = 5", which leaves "2 + 3 = 5".
+    """
     tree = read.tree
+    if tree[0] == "relation" and set(tree[1]) == {"="}:
+        left, *sides = tree[2]
+        if len(sides) > 1 and left[0] == "sym" and not any(_holds(side, left) for side in sides):
+            return dataclasses.replace(read, tree=("relation", tree[1][1:], tuple(sides)), name=left[1])
+        if len(sides) == 1 and _are_names(left) and sides[0][:2] == left[:2] and len(sides[0][2]) == len(left[2]):
+            letters = ",".join(letter for _, letter in left[2])
+            return dataclasses.replace(read, tree=sides[0], name=f"({letters})")
     function = re.match(r"([A-Za-z]) ?\(([a-z])\) ?=", read.text)
     parts = tree[1] if tree[0] == "list" else (tree,)
     named = [part for part in parts if part[0] == "relation" and len(part[1]) == 1 and part[1][0] in ("=", "in")]
@@ -197,6 +226,14 @@ def _named(read: Expression) -> Expression:
     if any(part[2][0] != left for part in named) or any(_holds(value, symbol) for value in values):
         return read
     return dataclasses.replace(read, tree=values[0] if len(values) == 1 else ("list", values), name=name)
+
+
+def _are_names(tree: Tree) -> bool:
+    """Whether it is a tuple of letters in the order of the alphabet."""
+    if tree[:2] != ("bracket", "()") or any(part[0] != "sym" for part in tree[2]):
+        return False
+    letters = [letter for _, letter in tree[2]]
+    return letters in (sorted(set(letters)), ["r", r"\theta"])
 
 
 def _holds(tree: object, part: Tree) -> bool:
@@ -256,8 +293,12 @@ def prepare() -> None:
 def compare(gold: str, answer: str, strict: str = "") -> str:
     """ "same" or "different"."""
     right, given = expression(gold, bool(strict)), expression(answer, bool(strict))
-    same = right is not None and given is not None and _same(right.tree, given.tree, not strict)
-    return "same" if same else "different"
+    if right is None or given is None:
+        return "different"
+    sides = [given.tree]
+    if not strict and right.tree[0] not in COLLECTIONS and given.tree[0] == "relation" and set(given.tree[1]) == {"="}:
+        sides = given.tree[2]  # 3/4 = 0.75: each side is an answer
+    return "same" if all(_same(right.tree, side, not strict) for side in sides) else "different"
 
 
 def _same(gold: Tree, answer: Tree, lenient: bool) -> bool:
@@ -414,6 +455,10 @@ def _built(tree: Tree):
         below, exponent = (values[1], -1) if kind == "div" else values
         if below == 0 and sympy.sympify(exponent).is_positive is not True:
             raise ZeroDivisionError
+    if (kind == "fact" and values[0].is_Integer and values[0] > LARGEST_FACTORIAL) or (
+        kind == "binom" and values[1].is_Integer and values[1] > LARGEST_FACTORIAL
+    ):
+        raise ZeroDivisionError  # minutes of multiplying
     if kind == "root":
         degree, value = values
         if value.is_negative and degree.is_Integer and degree % 2:

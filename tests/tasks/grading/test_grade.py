@@ -410,3 +410,10 @@ def test_recorded_answers_that_cannot_be_right_are_marked():
     assert "form" in gym._flaw("tower_of_hanoi", hanoi, {**entry, "answer": str(moves)})
     integral = {**entry, "answer": "3*Integral(x**3*cos(3*x), x) + C"}
     assert gym._flaw("intermediate_integration", hanoi, integral).startswith("Integral")
+
+
+def test_an_answer_that_ends_in_a_full_stop_or_stands_in_a_fence_is_read():
+    for text in ("**A hero.**", "```\nA hero.\n```", "“A hero.”", "**Answer:** A hero."):
+        assert gym.recorded(text, "A hero.")
+    assert gym.recorded("```json\n[1, 2]\n```", "[1, 2]")
+    assert not gym.recorded("```json\n[1, 2]\n```\n```json\n[1, 3]\n```", "[1, 2]")
