@@ -58,7 +58,7 @@ def opened(runs: list[str]) -> "RunDirectory | Sweep | Compared":
         return sweeps.of_runs([directories.open(run) for run in runs])
     (run,) = runs
     folder = Path(run)
-    if folder.is_dir() and directories.kind_of(folder) is None and directories.found(folder):
+    if folder.is_dir() and directories.kind_of(folder) is None and directories.run_folders(folder):
         return sweeps.sweep(folder)
     return directories.open(run)
 

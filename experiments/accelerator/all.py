@@ -103,7 +103,7 @@ def run(
     """Every job that there is time for, `together` at a time of those that are not timed; what is known at the end."""
     out.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + 60 * minutes
-    done = {one.job for one in outcomes(out) if one.status == "done"}
+    done = {outcome.job for outcome in outcomes(out) if outcome.status == "done"}
     waiting = [job for job in jobs if job.name not in done]
     print(f"{len(done)} of {len(jobs)} jobs are done; {minutes:g} minutes, {together} at a time:")
     print(announced(*affordable(waiting, 60 * minutes, together)), flush=True)
@@ -131,11 +131,11 @@ def run(
     return outcomes(out)
 
 
-def _record(one: Outcome, job: Job, out: Path) -> None:
-    files.append(out / RESULTS, [vars(one)])
+def _record(outcome: Outcome, job: Job, out: Path) -> None:
+    files.append(out / RESULTS, [vars(outcome)])
     (out / TABLES).write_text(tables.markdown(outcomes(out), out), encoding="utf-8")
-    said = f"{one.status} in {one.seconds:.0f} s (estimated {job.seconds:.0f})"
-    print(f"[{job.part}] {job.name}: {said}" + (f": {one.error}" if one.error else ""), flush=True)
+    said = f"{outcome.status} in {outcome.seconds:.0f} s (estimated {job.seconds:.0f})"
+    print(f"[{job.part}] {job.name}: {said}" + (f": {outcome.error}" if outcome.error else ""), flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -168,9 +168,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if args.plan:
         print(announced(*affordable(jobs, 60 * args.minutes, args.together)))
         return 0
-    found = run(jobs, args.out, args.minutes, together=args.together)
+    outcomes_now = run(jobs, args.out, args.minutes, together=args.together)
     print(f"\n{args.out / TABLES}")
-    return int(any(one.status != "done" for one in found))
+    return int(any(outcome.status != "done" for outcome in outcomes_now))
 
 
 if __name__ == "__main__":

@@ -101,17 +101,17 @@ def text_attention(rows: int, length: int, heads: int, kv_heads: int, head_size:
     key, value = (jax.random.normal(jax.random.key(i), (rows, length, kv_heads, head_size), dtype) for i in (1, 2))
     mask = attention.text_mask(jnp.ones((rows, length), int))
     flops = 3 * 4 * rows * length**2 * heads * head_size  # of all pairs, masked or not
-    found = {}
+    by_kernel = {}
     for kernel in attention.KERNELS:
         run = jax.jit(jax.grad(lambda *x, kernel=kernel: attention.causal(*x, mask, kernel=kernel).sum(), (0, 1, 2)))
         try:
             compiled = run.lower(query, key, value).compile()
             seconds = median_s(lambda compiled=compiled: compiled(query, key, value))
         except (ValueError, RuntimeError) as error:
-            found[kernel] = {"error": str(error).splitlines()[0][:200]}
+            by_kernel[kernel] = {"error": str(error).splitlines()[0][:200]}
             continue
-        found[kernel] = {"seconds": seconds, "flops_per_s": flops / seconds, "kernels": trial.kernels(compiled)}
-    return found
+        by_kernel[kernel] = {"seconds": seconds, "flops_per_s": flops / seconds, "kernels": trial.kernels(compiled)}
+    return by_kernel
 
 
 def column_attention(
@@ -233,14 +233,14 @@ def logits(model: str, length: int) -> dict:
             return score.logits(lm.definition(loaded.lm), jax.device_put(loaded.language_model, place), ids)
 
     exact = on(jax.devices("cpu")[0], "highest")
-    found = {"largest_logit": float(np.abs(exact).max())}
+    differences = {"largest_logit": float(np.abs(exact).max())}
     for precision in ("default", "highest"):
         here = on(jax.devices()[0], precision)
-        found[precision] = {
+        differences[precision] = {
             "largest_difference": float(np.abs(here - exact).max()),
             "same_argmax": float((here.argmax(-1) == exact.argmax(-1)).mean()),
         }
-    return found
+    return differences
 
 
 def _trained(folder: Path, environment: dict[str, str], *overrides: str) -> list[dict]:
@@ -256,19 +256,19 @@ SMALL = ("control=false", "eval=none", "batch_size=8", "log_every=1", "sample_ev
 
 def small_run(steps: int) -> dict:
     """Losses of a small Quiet-STaR run here and on the CPU; same weights, text and random numbers."""
-    found = {}
+    differences = {}
     with tempfile.TemporaryDirectory() as folder:
         whole = lambda name: (f"run_dir={folder}/{name}", f"steps={steps}", *SMALL)  # noqa: E731
         cpu = _trained(Path(folder) / "cpu", {"JAX_PLATFORMS": "cpu"}, *whole("cpu"))
         for precision in ("default", "highest"):
             environment = {"JAX_DEFAULT_MATMUL_PRECISION": precision}
             here = _trained(Path(folder) / precision, environment, *whole(precision))
-            found[precision] = {
+            differences[precision] = {
                 name: max(abs(a[name] - b[name]) for a, b in zip(here, cpu, strict=True) if name in b)
                 for name in ("nll", "nll_mixed", "reward", "thought_nll")
             }
-            found[precision]["first step"] = abs(here[0]["loss"] - cpu[0]["loss"])
-    return found
+            differences[precision]["first step"] = abs(here[0]["loss"] - cpu[0]["loss"])
+    return differences
 
 
 def resumed(out: str, steps: int) -> dict:
@@ -312,30 +312,31 @@ def paired_tests(folder: str, arms: list[str], seed: int) -> dict:
     there = [arm for arm, place in asked.items() if (place / "evals.jsonl").is_file()]
     if len(there) < 2:
         raise ValueError(f"{folder} holds {len(there)} evaluated arms of seed {seed}: expected two or more")
-    found = []
+    comparisons = []
     for arm in there:
         others = [(None, "its own answers without thoughts")]
         others += [(arms[0], arms[0])] if arm != arms[0] and arms[0] in there else []
         for other, name in others if arm != arms[0] else []:
             first, second = (asked[arm], None) if other is None else (asked[other], asked[arm])
-            found += [{"arm": arm, "against": name, **vars(one)} for one in compared.paired_tests(first, second)]
-    return {"comparisons": json.loads(json.dumps(found, default=float))}
+            tests = compared.paired_tests(first, second)
+            comparisons += [{"arm": arm, "against": name, **vars(test)} for test in tests]
+    return {"comparisons": json.loads(json.dumps(comparisons, default=float))}
 
 
 def token_benefit(folder: str, arms: list[str], seed: int, texts: int, data: str) -> dict:
     """Gain of a thought by token, and the thoughts that helped most, of every arm that is there."""
     script = ROOT / "experiments" / "quiet_star" / "token_benefit.py"
-    found = {}
+    pages = {}
     for arm in arms:
         run = Path(folder) / arm / str(seed)
         if (run / "summary.md").is_file():
             out, file = run / "benefit", Path(data) / "gsm8k" / "test.jsonl"
             command = [sys.executable, str(script), str(run), str(file), "--texts", str(texts), "--out", str(out)]
             subprocess.run(command, check=True, stdout=sys.stderr)
-            found[arm] = (out / "benefit.md").read_text(encoding="utf-8")
-    if not found:
+            pages[arm] = (out / "benefit.md").read_text(encoding="utf-8")
+    if not pages:
         raise ValueError(f"{folder} holds no trained arm of seed {seed}: expected one or more")
-    return found
+    return pages
 
 
 def improved(folder: str, experiment_name: str, model: str, sums: str, overrides: list[str]) -> dict:
@@ -377,7 +378,7 @@ def generation(model: str, rows: list[int], new_tokens: int, prompt: int, though
     definition = method.definition(shape)
     params = jax.device_put(method.start_from(definition, loaded.language_model, jax.random.key(0)))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
-    found = []
+    measured = []
     for count in rows:
         prompts = np.random.default_rng(count).integers(1, shape.vocab, (count, prompt)).tolist()
 
@@ -391,17 +392,17 @@ def generation(model: str, rows: list[int], new_tokens: int, prompt: int, though
         seconds = median_s(write, 3)
         passes = new_tokens * (thought_len + 2 if thought_len else 1)
         speed = {"tokens_per_s": count * new_tokens / seconds, "weight_bytes_per_s": passes * size / seconds}
-        found.append({"rows": count, "seconds": seconds, **speed})
+        measured.append({"rows": count, "seconds": seconds, **speed})
     return {
         "thought_len": thought_len,
-        "rows": found,
+        "rows": measured,
         "copy_bytes_per_s": copy_rate(512 if dtype == "float32" else 8192),
     }
 
 
 KINDS = {
-    one.__name__: one
-    for one in (
+    function.__name__: function
+    for function in (
         device, text_attention, column_attention, profiled_step, step, compiled_step, sharded, logits, small_run,
         resumed, trained, paired_tests, token_benefit, improved, reinforced, generation,
     )

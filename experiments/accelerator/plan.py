@@ -139,7 +139,7 @@ def jobs(size: str, data: Path, out: Path, devices: int = 0) -> list[Job]:
         environment |= {"XLA_FLAGS": flags.strip(), "JAX_PLATFORMS": "cpu"}
     tiny = size == "tiny"
     compiled, steps = list(_compiled(amounts, tiny)), list(_steps(amounts, tiny))
-    found = [
+    ordered = [
         *_machine(amounts, tiny, out),
         *compiled[:FIRST],
         *steps[:FIRST],
@@ -155,7 +155,7 @@ def jobs(size: str, data: Path, out: Path, devices: int = 0) -> list[Job]:
         *steps[FIRST:],
         *_sharded(amounts, devices, tiny),
     ]
-    return [dataclasses.replace(job, environment=environment | _with_flags(environment, job)) for job in found]
+    return [dataclasses.replace(job, environment=environment | _with_flags(environment, job)) for job in ordered]
 
 
 def _with_flags(environment: Mapping[str, str], job: Job) -> dict[str, str]:
@@ -220,7 +220,7 @@ def _mathematics(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator
     folders = [arm.replace(" ", "_") for arm in amounts.arms]
     names = tuple(f"mathematics/{arm}/{seed}" for arm in amounts.arms)
     for arm, folder, name in zip(amounts.arms, folders, names, strict=True):
-        own = [one for one in amounts.train if not (arm == "plain LM" and one.startswith("method."))]
+        own = [override for override in amounts.train if not (arm == "plain LM" and override.startswith("method."))]
         arguments = {
             "folder": str(out / "mathematics" / folder / str(seed)),
             "experiment_name": "quiet_star/smollm2_math",

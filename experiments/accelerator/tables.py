@@ -15,11 +15,11 @@ def markdown(outcomes: Sequence, out: Path | None = None) -> str:
 
     Of trainings below `out` that have not ended there are the evaluations so far.
     """
-    done = {one.job: one.result for one in outcomes if one.status == "done"}
+    done = {outcome.job: outcome.result for outcome in outcomes if outcome.status == "done"}
     if out is not None:
         done = done | _begun(out)
     parts = [render(done) for render in SECTIONS] + ([trainings(out)] if out else [])
-    rows = [[one.job, one.status, f"{one.seconds:.0f}", one.error.replace("|", "/")] for one in outcomes]
+    rows = [[job.job, job.status, f"{job.seconds:.0f}", job.error.replace("|", "/")] for job in outcomes]
     return "\n".join(
         [*filter(None, parts), "## Jobs\n", tables.markdown(["job", "status", "s", "error"], rows) if rows else ""]
     )
@@ -34,33 +34,33 @@ def _begun(out: Path) -> dict:
 
 
 def machine(done: dict) -> str:
-    one = done.get("device")
-    if one is None:
+    device = done.get("device")
+    if device is None:
         return ""
-    memory = f"{one['memory_bytes'] / GIB:.1f} GiB" if one["memory_bytes"] else "unknown"
-    peaks = ", ".join(f"{dtype} {flops / 1e12:.4g} TFLOP/s" for dtype, flops in one["peak_flops"].items())
-    text = f"## The device\n\n{one['devices']} x {one['kind']} ({one['platform']}; driver {one['driver']}), memory "
-    text += f"{memory}, jax {one['jax']}. Peak of a large product: {peaks}; copying: "
-    return text + f"{one['copy_bytes_per_s'] / 1e9:.4g} GB/s.\n" + _attention(done, one)
+    memory = f"{device['memory_bytes'] / GIB:.1f} GiB" if device["memory_bytes"] else "unknown"
+    peaks = ", ".join(f"{dtype} {flops / 1e12:.4g} TFLOP/s" for dtype, flops in device["peak_flops"].items())
+    text = f"## The device\n\n{device['devices']} x {device['kind']} ({device['platform']}; driver {device['driver']})"
+    text += f", memory {memory}, jax {device['jax']}. Peak of a large product: {peaks}; copying: "
+    return text + f"{device['copy_bytes_per_s'] / 1e9:.4g} GB/s.\n" + _attention(done, device)
 
 
 def _attention(done: dict, device: dict) -> str:
     rows = []
-    for kernel, one in done.get("attention of the text", {}).items():
-        cells = ["", "", one["error"]] if "error" in one else [
-            f"{1e3 * one['seconds']:.2f}", f"{one['flops_per_s'] / 1e12:.3g}", _kernels(one)
+    for kernel, measured in done.get("attention of the text", {}).items():
+        cells = ["", "", measured["error"]] if "error" in measured else [
+            f"{1e3 * measured['seconds']:.2f}", f"{measured['flops_per_s'] / 1e12:.3g}", _kernels(measured)
         ]  # fmt: skip
         rows.append([f"text, {kernel}, forward and backward", *cells])
-    one = done.get("attention of the columns")
+    columns = done.get("attention of the columns")
     text = ""
-    if one:
-        cells = [f"{1e3 * one['seconds']:.2f}", f"{one['flops_per_s'] / 1e12:.3g}", _kernels(one)]
+    if columns:
+        cells = [f"{1e3 * columns['seconds']:.2f}", f"{columns['flops_per_s'] / 1e12:.3g}", _kernels(columns)]
         rows.append(["columns, forward", *cells])
         peak, rate = max(device["peak_flops"].values()), device["copy_bytes_per_s"]
         least = {
-            "its arithmetic at the peak": one["flops"] / peak,
-            "its operands read and written once": one["operand_bytes"] / rate,
-            "its scores written and read once": 2 * one["score_bytes"] / rate,
+            "its arithmetic at the peak": columns["flops"] / peak,
+            "its operands read and written once": columns["operand_bytes"] / rate,
+            "its scores written and read once": 2 * columns["score_bytes"] / rate,
         }
         text = "\nLeast time of the columns' attention by " + ", by ".join(
             f"{name}: {1e3 * seconds:.2f} ms" for name, seconds in least.items()
@@ -69,8 +69,8 @@ def _attention(done: dict, device: dict) -> str:
     return "\n" + (tables.markdown(head, rows) if rows else "") + (text + ".\n" if text else "") + _profile(done)
 
 
-def _kernels(one: dict) -> str:
-    return ", ".join(f"{name} x {count}" for name, count in sorted(one["kernels"].items())) or "XLA's own"
+def _kernels(measured: dict) -> str:
+    return ", ".join(f"{name} x {count}" for name, count in sorted(measured["kernels"].items())) or "XLA's own"
 
 
 def _profile(done: dict) -> str:
@@ -83,9 +83,9 @@ def _profile(done: dict) -> str:
 def correctness(done: dict) -> str:
     rows = []
     for precision in ("default", "highest"):
-        one = done.get("logits against the CPU", {}).get(precision)
-        if one:
-            said = f"{one['largest_difference']:.2e}; same arg-max {one['same_argmax']:.4f}"
+        logits = done.get("logits against the CPU", {}).get(precision)
+        if logits:
+            said = f"{logits['largest_difference']:.2e}; same arg-max {logits['same_argmax']:.4f}"
             rows.append([f"logits, products at {precision} precision", said])
         run = done.get("a small run against the CPU", {}).get(precision)
         if run:
@@ -98,11 +98,11 @@ def correctness(done: dict) -> str:
 
 def step_times(done: dict) -> str:
     rows = []
-    for name, one in done.items():
+    for name, result in done.items():
         kind, _, setting = name.partition("/")
         if kind == "step":
             compiled = done.get(f"compiled/{setting}", {}).get("seconds")
-            rows.append([*setting.split("/"), *_step(one), "" if compiled is None else f"{compiled:.0f}"])
+            rows.append([*setting.split("/"), *_step(result), "" if compiled is None else f"{compiled:.0f}"])
     head = [
         "shape",
         "method",
@@ -121,15 +121,15 @@ def step_times(done: dict) -> str:
     return section("Steps", head, rows)
 
 
-def _step(one: dict) -> list[str]:
-    median = statistics.median(one["seconds"])
+def _step(measured: dict) -> list[str]:
+    median = statistics.median(measured["seconds"])
     return [
-        str(one["rows"]),
-        *tables.median_and_spread([1e3 * seconds for seconds in one["seconds"]]),
-        tables.tokens(one["tokens"] / median),
-        tables.tokens(one["thoughts"] / median) if one["thoughts"] else "",
-        f"{one['flops'] / median / one['peak_flops']:.2f}",
-        f"{one['peak_bytes'] / GIB:.2f}",
+        str(measured["rows"]),
+        *tables.median_and_spread([1e3 * seconds for seconds in measured["seconds"]]),
+        tables.tokens(measured["tokens"] / median),
+        tables.tokens(measured["thoughts"] / median) if measured["thoughts"] else "",
+        f"{measured['flops'] / median / measured['peak_flops']:.2f}",
+        f"{measured['peak_bytes'] / GIB:.2f}",
     ]
 
 
@@ -138,10 +138,10 @@ TASKS = {"gsm8k": "GSM8K", "commonsense_qa": "CommonsenseQA"}
 
 def mathematics(done: dict) -> str:
     rows = []
-    for name, one in done.items():
-        if name.startswith("mathematics/") and "evaluations" in one:
+    for name, result in done.items():
+        if name.startswith("mathematics/") and "evaluations" in result:
             _, arm, seed = name.split("/")
-            by = {(line["step"], line["way"], line["task"]): line for line in one["evaluations"]}
+            by = {(line["step"], line["way"], line["task"]): line for line in result["evaluations"]}
             for step, way in dict.fromkeys((step, way) for step, way, _ in by):
                 lines = [by.get((step, way, task)) for task in TASKS]
                 rows.append([arm, seed, step, way, *(cell for line in lines for cell in _scores(line))])
@@ -179,28 +179,28 @@ def _scores(line: dict | None) -> list[str]:
 def _pairs(done: dict) -> str:
     told = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
     rows = [
-        [name.rpartition("/")[2], *map(told, one.values())]
-        for name, found in done.items()
+        [name.rpartition("/")[2], *map(told, comparison.values())]
+        for name, result in done.items()
         if name.startswith("mathematics/paired")
-        for one in found["comparisons"]
+        for comparison in result["comparisons"]
     ]
-    heads = [list(one) for found in done.values() for one in found.get("comparisons", [])]
+    heads = [list(comparison) for result in done.values() for comparison in result.get("comparisons", [])]
     return "\n" + tables.markdown(["seed", *heads[0]], rows) if rows else ""
 
 
 def _benefits(done: dict) -> str:
-    found = [(name, arm, text) for name, one in done.items() if name.startswith("mathematics/benefit")
-             for arm, text in one.items()]  # fmt: skip
+    benefits = [(name, arm, text) for name, result in done.items() if name.startswith("mathematics/benefit")
+             for arm, text in result.items()]  # fmt: skip
     return "".join(
-        f"\n### Benefit by token: {arm}, seed {name.rpartition('/')[2]}\n\n{text}\n" for name, arm, text in found
+        f"\n### Benefit by token: {arm}, seed {name.rpartition('/')[2]}\n\n{text}\n" for name, arm, text in benefits
     )
 
 
 def generation(done: dict) -> str:
     rows = [
-        [str(one["thought_len"]), str(row["rows"]), f"{row['tokens_per_s']:,.0f}",
-         f"{row['weight_bytes_per_s'] / one['copy_bytes_per_s']:.2f}"]
-        for name, one in done.items() if name.startswith("generation/") for row in one["rows"]
+        [str(result["thought_len"]), str(row["rows"]), f"{row['tokens_per_s']:,.0f}",
+         f"{row['weight_bytes_per_s'] / result['copy_bytes_per_s']:.2f}"]
+        for name, result in done.items() if name.startswith("generation/") for row in result["rows"]
     ]  # fmt: skip
     head = ["thought", "rows", "tokens/s", "weights read, as a share of copying's rate"]
     return section("Generation", head, rows)
@@ -208,10 +208,10 @@ def generation(done: dict) -> str:
 
 def star(done: dict) -> str:
     rows = []
-    for name, one in done.items():
+    for name, result in done.items():
         if name.startswith("star/"):
             _, task, arm, seed = name.split("/")
-            for line in one["iterations"]:
+            for line in result["iterations"]:
                 test = tables.share(line["test"]["accuracy"]) if "test" in line else ""
                 rows.append(
                     [
@@ -230,24 +230,24 @@ def star(done: dict) -> str:
 
 def reinforced(done: dict) -> str:
     rows = []
-    for name, one in done.items():
+    for name, result in done.items():
         if name.startswith("grpo/"):
             _, rate, seed = name.split("/")
-            steps = [f"{line['step']}: {tables.figure(line, 'accuracy')} of {line['n']}" for line in one["dev"]]
-            last = one["test"][-1]
+            steps = [f"{line['step']}: {tables.figure(line, 'accuracy')} of {line['n']}" for line in result["dev"]]
+            last = result["test"][-1]
             rows.append([rate, seed, "; ".join(steps), f"{tables.figure(last, 'accuracy')} of {last['n']}"])
     return section("GRPO on SmolLM2-135M", ["learning rate", "seed", "dev by step", "test"], rows)
 
 
 def sharding(done: dict) -> str:
-    found = [one for name, one in done.items() if name.startswith("sharding/")]
+    results = [result for name, result in done.items() if name.startswith("sharding/")]
     rows = []
-    for one in (one for one in found if one["devices"] > 1):
-        speeds = [part["tokens"] / statistics.median(part["seconds"]) for part in (one["alone"], one["together"])]
-        share = f"{speeds[1] / speeds[0] / one['devices']:.2f}"
-        rows.append([one["layout"], str(one["devices"]), *(f"{speed:,.0f}" for speed in speeds), share])
+    for result in (result for result in results if result["devices"] > 1):
+        speeds = [part["tokens"] / statistics.median(part["seconds"]) for part in (result["alone"], result["together"])]
+        share = f"{speeds[1] / speeds[0] / result['devices']:.2f}"
+        rows.append([result["layout"], str(result["devices"]), *(f"{speed:,.0f}" for speed in speeds), share])
     head = ["layout", "devices", "tokens/s of one", "tokens/s of all", "efficiency"]
-    if found and not rows:
+    if results and not rows:
         return "## Sharding\n\nOne device: there is nothing to shard over.\n"
     return section("Sharding", head, rows)
 

@@ -69,8 +69,8 @@ def main() -> None:
     parser.add_argument("--side", choices=step.SIDES[:2], default="qstar")
     args = parser.parse_args()
     entry.prepare_jax()
-    found = profiled(step.Case(args.hidden, args.length, args.batch, args.vocab), args.side)
-    for table in shown(*found, step.matmul_peak()):
+    measured = profiled(step.Case(args.hidden, args.length, args.batch, args.vocab), args.side)
+    for table in shown(*measured, step.matmul_peak()):
         console.console().print(table)
 
 

@@ -47,12 +47,12 @@ Products = Callable[[int], float]
 def matrices(model: Policy) -> list[np.ndarray]:
     """What a token is multiplied with, [in out], in the order of the layers; the output layer last."""
     layers = (jax.tree.map(lambda leaf, i=i: leaf[i], model.language_model["blocks"]) for i in range(model.lm.layers))
-    found = []
+    weights = []
     for layer in layers:
         flat = lambda name, layer=layer: np.asarray(layer[name]).reshape(model.lm.width, -1)  # noqa: E731
-        found += [flat("query"), flat("key"), flat("value"), np.asarray(layer["out"]).reshape(-1, model.lm.width)]
-        found += [flat("gate"), flat("up"), np.asarray(layer["down"])]
-    return [*found, np.asarray(model.language_model["embedding" if model.lm.tied else "head"]).T]
+        weights += [flat("query"), flat("key"), flat("value"), np.asarray(layer["out"]).reshape(-1, model.lm.width)]
+        weights += [flat("gate"), flat("up"), np.asarray(layer["down"])]
+    return [*weights, np.asarray(model.language_model["embedding" if model.lm.tied else "head"]).T]
 
 
 def our_products(model: Policy) -> Products:
@@ -76,7 +76,7 @@ def their_products(model: Policy) -> Products:
 
     # As the library keeps them: [out in].
     return functools.partial(
-        _best, all_of_them, [torch.tensor(np.ascontiguousarray(one.T)) for one in matrices(model)], torch.ones
+        _best, all_of_them, [torch.tensor(np.ascontiguousarray(weight.T)) for weight in matrices(model)], torch.ones
     )
 
 
@@ -91,8 +91,8 @@ def ours(model: Policy, new: int) -> Writer:
 
     def write(prompts: np.ndarray, seed: int) -> None:
         key, size = jax.random.key(seed), len(prompts)
-        found = generate(definition, params, model.tokenizer, prompts.tolist(), key, sampling, batch_size=size)
-        assert found.cost.generated_tokens == size * new
+        written = generate(definition, params, model.tokenizer, prompts.tolist(), key, sampling, batch_size=size)
+        assert written.cost.generated_tokens == size * new
 
     return write
 
@@ -111,8 +111,8 @@ def transformers(model: Policy, new: int) -> Writer:
         torch.manual_seed(seed)
         ids = torch.tensor(prompts)
         with torch.inference_mode():
-            found = other.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
-        assert found.shape == (len(prompts), prompts.shape[1] + new)
+            written = other.generate(ids, attention_mask=torch.ones_like(ids), pad_token_id=0, **settings)
+        assert written.shape == (len(prompts), prompts.shape[1] + new)
 
     return write
 
@@ -124,8 +124,8 @@ def thinking(model: Policy, new: int, thought_len: int) -> Writer:
     params = jax.device_put(method.start_from(definition, model.language_model, jax.random.key(0)))
 
     def write(prompts: np.ndarray, seed: int) -> None:
-        found = think(method, definition, params, prompts.tolist(), jax.random.key(seed), max_new_tokens=new)
-        jax.block_until_ready(found.tokens)
+        written = think(method, definition, params, prompts.tolist(), jax.random.key(seed), max_new_tokens=new)
+        jax.block_until_ready(written.tokens)
 
     return write
 
@@ -165,8 +165,8 @@ def compared(model: Policy, args: argparse.Namespace) -> Table:
     rows = []
     for length, batch in itertools.product(args.prompt, args.batch):
         prompts = np.random.default_rng(batch).integers(0, model.lm.vocab, (batch, length))
-        found, rate = measured(writers, prompts, args.repeats), read_rate()
-        for name, (first, seconds) in found.items():
+        times, rate = measured(writers, prompts, args.repeats), read_rate()
+        for name, (first, seconds) in times.items():
             speed, step = batch * args.new / seconds, np.median(seconds) / args.new
             cells = (*tables.median_and_spread(speed), f"{first:.1f}", f"{1000 * step:.0f}")
             cells += (f"{1000 * products[name](batch):.0f}", f"{size_bytes / step / rate:.2f}")
@@ -183,9 +183,9 @@ def thoughts(model: Policy, args: argparse.Namespace) -> Table:
         for new in (1, 1 + args.new):
             writers[f"0 {new}"] = ours(model, new)
             writers |= {f"{size} {new}": thinking(model, new, size) for size in args.think}
-        found = {name: seconds for name, (_, seconds) in measured(writers, prompts, args.repeats).items()}
+        times = {name: seconds for name, (_, seconds) in measured(writers, prompts, args.repeats).items()}
         each = {
-            size: 1000 * (found[f"{size} {1 + args.new}"] - found[f"{size} 1"]) / args.new for size in (0, *args.think)
+            size: 1000 * (times[f"{size} {1 + args.new}"] - times[f"{size} 1"]) / args.new for size in (0, *args.think)
         }
         without = np.median(each[0])
         for size in args.think:

@@ -108,10 +108,10 @@ def step(lm: LMConfig, tied: bool, passes: tuple[Pass, ...], rows: int, layout: 
     layers, tables = weights(lm, tied)
     rows, ways = rows * layout.tensor, layout.fsdp * layout.tensor
     work = cost.phases(lm, passes, rows)
-    compute = sum(max(one.flops / (on.peak * on.attained), one.bytes / on.memory_rate) for one in work.values())
+    compute = sum(max(part.flops / (on.peak * on.attained), part.bytes / on.memory_rate) for part in work.values())
     update = UPDATE_BYTES * (layers + tables) / ways / on.memory_rate
-    backward = sum(one.gradient for one in passes)  # a layer's gradients are summed for each
-    runs = sum(one.runs + one.gradient for one in passes)  # times that a layer's weights are read
+    backward = sum(part.gradient for part in passes)  # a layer's gradients are summed for each
+    runs = sum(part.runs + part.gradient for part in passes)  # times that a layer's weights are read
 
     near = max(1, min(layout.fsdp, on.node // layout.tensor))
     gathers = wire * (layers * runs + tables * TABLE_GATHERS) / layout.tensor
@@ -119,7 +119,7 @@ def step(lm: LMConfig, tied: bool, passes: tuple[Pass, ...], rows: int, layout: 
     fsdp = reduced((gathers + scattered) / 2, layout.fsdp) / on.link(layout.fsdp, near)
     beside = max(1, min(layout.data, on.node // (layout.tensor * near)))
     data = reduced(scattered / layout.fsdp, layout.data) / on.link(layout.data, beside)
-    sums = sum(one.columns * (FORWARD_SUMS + BACKWARD_SUMS * one.gradient) for one in passes)
+    sums = sum(part.columns * (FORWARD_SUMS + BACKWARD_SUMS * part.gradient) for part in passes)
     activations = rows * sums * lm.layers * lm.width * cost.SIZES[lm.dtype]
     tensor = reduced(activations, layout.tensor) / on.link(layout.tensor, on.node)
 
@@ -140,9 +140,9 @@ def table(name: str, args: argparse.Namespace, on: Machine) -> Iterator[str]:
     yield tables.head(["devices", "layout", *(f"{name} s" for name in (*parts, "step")), "MFU", "GB a device"])
     for devices in args.devices:
         for layout in layouts(devices, on.node):
-            one = step(lm, TIED[name], passes, args.rows, layout, on, args.wire)
-            steps, used = (one.hidden_s, one.exposed_s), (one.state + one.temporaries) / 1e9
-            seconds = (f"{getattr(one, f'{name}_s'):.3f}" for name in parts)
+            timed = step(lm, TIED[name], passes, args.rows, layout, on, args.wire)
+            steps, used = (timed.hidden_s, timed.exposed_s), (timed.state + timed.temporaries) / 1e9
+            seconds = (f"{getattr(timed, f'{name}_s'):.3f}" for name in parts)
             shares = tables.spread([ideal / one_s / on.peak for one_s in steps], ".0%")
             room = "" if used * 1e9 <= on.memory else " (no room)"
             yield tables.row([devices, layout, *seconds, tables.spread(steps, ".2f"), shares, f"{used:.0f}{room}"])

@@ -62,7 +62,7 @@ def main() -> None:
     calls = {name: lambda _, way=way: trial.seconds_of(way) for name, way in ways.items()}
     taken = {name: times[1:] for name, times in trial.in_turns(calls, 1 + options.repeats).items()}
     base = np.array(taken["generate"])
-    cells = [(name, f"{min(found):.3f}", f"{np.median(found / base):.3f}") for name, found in taken.items()]
+    cells = [(name, f"{min(seconds):.3f}", f"{np.median(seconds / base):.3f}") for name, seconds in taken.items()]
     console.console().print(tables.screen(("way", "seconds, least", "of generate, median"), cells, text=1))
 
 

@@ -90,8 +90,8 @@ def measurements(caches: Path) -> dict[str, dict[str, Callable[[int], Timed]]]:
     }
 
 
-def table(found: dict[str, list[Timed]]) -> Table:
-    times = {name: list(zip(*each, strict=True)) for name, each in found.items()}
+def table(taken: dict[str, list[Timed]]) -> Table:
+    times = {name: list(zip(*each, strict=True)) for name, each in taken.items()}
     rows = [
         (name, *tables.median_and_spread(wall, ".2f"), f"{statistics.median(used):.2f}")
         for name, (wall, used) in times.items()
@@ -107,8 +107,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as caches:
         kinds = measurements(Path(caches))
         chosen = {name: measure for kind in args.only for name, measure in kinds[kind].items()}
-        found = trial.in_turns(chosen, args.repeats)
-    Console().print(table(found))
+        taken = trial.in_turns(chosen, args.repeats)
+    Console().print(table(taken))
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def serve(side: str, case: Case) -> None:
     before = peak()
     program, state, drawn, flops = prepared(side, case)
 
-    def one() -> None:
+    def take_step() -> None:
         nonlocal state
         state, metrics = program.step(state, drawn())
         jax.block_until_ready((state, metrics))
@@ -122,7 +122,7 @@ def serve(side: str, case: Case) -> None:
     with jax.set_mesh(program.mesh):
         program.step.lower(state, drawn()).compile()  # reads what was compiled; the first call finds it
         data = sum(leaf.nbytes for leaf in jax.tree.leaves((state.params, state.opt_state)))
-        answer(one, before, flops=case.batch * flops, program=held() - before - data)
+        answer(take_step, before, flops=case.batch * flops, program=held() - before - data)
 
 
 def serve_official(case: Case, checkout: Path) -> None:
@@ -147,23 +147,23 @@ def serve_official(case: Case, checkout: Path) -> None:
     model = make_official.configure(modeling.MistralForCausalLM(cfg), golden)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
-    def one() -> None:
+    def take_step() -> None:
         ids = torch.randint(3, case.vocab - 2, (case.batch, case.length))
         optimizer.zero_grad()
         model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids.clone()).loss.backward()
         optimizer.step()
 
-    answer(one, before)
+    answer(take_step, before)
 
 
-def answer(one, before: int, **known: int) -> None:
+def answer(take_step, before: int, **known: int) -> None:
     """The first step is for compiling and buffers; then one for every line that comes, with what it returns."""
     started = time.perf_counter()
-    one()
+    take_step()
     say({"first_s": time.perf_counter() - started, **known})
     for _ in sys.stdin:
         started = time.perf_counter()
-        told = one() or {}
+        told = take_step() or {}
         say({"s": time.perf_counter() - started, "peak": peak() - before, **told})
 
 
@@ -213,7 +213,7 @@ def _cached() -> dict[str, str]:
 def measure(case: Case, commands: dict[str, list[str]], repeats: int) -> dict:
     """Seconds and bytes of every side, which take turns, and the peak; a side that fails is left out, saying so."""
     sides: dict[str, Side] = {}
-    found: dict = dataclasses.asdict(case) | {"sides": {}}
+    record: dict = dataclasses.asdict(case) | {"sides": {}}
     told = json.dumps(dataclasses.asdict(case))
     try:
         for name, command in commands.items():
@@ -230,10 +230,10 @@ def measure(case: Case, commands: dict[str, list[str]], repeats: int) -> dict:
         for side in sides.values():
             side.close()
     for name, steps in taken.items():
-        first = sides[name].first
-        found["sides"][name] = first | {"s": [one["s"] for one in steps], "peak": max(one["peak"] for one in steps)}
-    rates = [side["flops"] / min(side["s"]) for side in found["sides"].values() if "flops" in side]
-    return found | {"peak": max(matmul_peak(), *rates)}  # of products on a machine that was busy then, it is too low
+        times, peaks = [step["s"] for step in steps], [step["peak"] for step in steps]
+        record["sides"][name] = sides[name].first | {"s": times, "peak": max(peaks)}
+    rates = [side["flops"] / min(side["s"]) for side in record["sides"].values() if "flops" in side]
+    return record | {"peak": max(matmul_peak(), *rates)}  # of products on a machine that was busy then, it is too low
 
 
 def matmul_peak() -> float:
@@ -245,14 +245,14 @@ def matmul_peak() -> float:
     return max(machine.measured_peak(jax.devices()[0], "float32") for _ in range(3))
 
 
-def table(found: list[dict]) -> str:
+def table(cases: list[dict]) -> str:
     from qstar.reports import tables
 
     names = ["hidden", "T", "batch", "vocab", "ms", "range", "peak MB", "program MB", "of matmul peak", "x plain LM"]
     names += ["its FLOP ratio", "official ms", "range", "peak MB", "times faster", "at the peak"]
     names += ["less memory", "without program"]
     rows = []
-    for case in found:
+    for case in cases:
         ours, plain, other = (case["sides"].get(name) for name in SIDES)
         cells = [case[name] for name in ("hidden", "length", "batch", "vocab")]
         median, best = statistics.median(ours["s"]), case["peak"]
@@ -269,7 +269,7 @@ def table(found: list[dict]) -> str:
 def _times(side: dict) -> list[str]:
     from qstar.reports import tables
 
-    return [*tables.median_and_spread([1000 * one for one in side["s"]], ".0f"), f"{side['peak'] / 1e6:.0f}"]
+    return [*tables.median_and_spread([1000 * seconds for seconds in side["s"]], ".0f"), f"{side['peak'] / 1e6:.0f}"]
 
 
 def _memory(ours: dict) -> tuple[int, int]:
@@ -277,15 +277,16 @@ def _memory(ours: dict) -> tuple[int, int]:
     return ours["peak"], ours["peak"] - ours["program"]
 
 
-def summary(found: list[dict]) -> str:
+def summary(cases: list[dict]) -> str:
     """Medians over the grid, where both were measured."""
     said = []
     median_and_range = lambda values: f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"  # noqa: E731
-    for vocab in [*sorted({case["vocab"] for case in found}), "all"]:
-        some = [case["sides"] for case in found if vocab in (case["vocab"], "all") and "official" in case["sides"]]
+    for vocab in [*sorted({case["vocab"] for case in cases}), "all"]:
+        some = [case["sides"] for case in cases if vocab in (case["vocab"], "all") and "official" in case["sides"]]
         if some:
-            faster = [statistics.median(one["official"]["s"]) / statistics.median(one["qstar"]["s"]) for one in some]
-            less = [[one["official"]["peak"] / size for size in _memory(one["qstar"])] for one in some]
+            pairs = [(sides["official"], sides["qstar"]) for sides in some]
+            faster = [statistics.median(theirs["s"]) / statistics.median(ours["s"]) for theirs, ours in pairs]
+            less = [[theirs["peak"] / size for size in _memory(ours)] for theirs, ours in pairs]
             whole, without = map(median_and_range, zip(*less, strict=True))
             speed = median_and_range(faster).replace(" (", " times faster in the median (")
             memory = f"{whole} times less memory, {without} without the program"
@@ -315,18 +316,18 @@ def main() -> None:
     if args.official:
         commands["official"] = [args.python, __file__, "--official", str(args.official), "--serve", "official"]
     known = [json.loads(line) for line in args.out.read_text().splitlines()] if args.out and args.out.is_file() else []
-    found = known if args.show else []
+    cases = known if args.show else []
     for shape in () if args.show else itertools.product(args.hidden, args.length, args.batch, args.vocab):
         case = Case(*shape)
-        here = [one for one in known if {**one, **dataclasses.asdict(case)} == one]
-        found.append(here[-1] if here else measure(case, commands, args.repeats))
+        here = [record for record in known if {**record, **dataclasses.asdict(case)} == record]
+        cases.append(here[-1] if here else measure(case, commands, args.repeats))
         if args.out and not here:
             with args.out.open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps(found[-1]) + "\n")
-        print(table(found[-1:]).splitlines()[-1], flush=True)
-    found.sort(key=lambda case: (case["hidden"], case["length"], case["batch"], case["vocab"]))
-    peaks = sorted(case["peak"] / 1e9 for case in found)
-    print(f"matrix-product peak: {peaks[0]:.0f} to {peaks[-1]:.0f} GFLOP/s\n\n{table(found)}\n\n{summary(found)}")
+                stream.write(json.dumps(cases[-1]) + "\n")
+        print(table(cases[-1:]).splitlines()[-1], flush=True)
+    cases.sort(key=lambda case: (case["hidden"], case["length"], case["batch"], case["vocab"]))
+    peaks = sorted(case["peak"] / 1e9 for case in cases)
+    print(f"matrix-product peak: {peaks[0]:.0f} to {peaks[-1]:.0f} GFLOP/s\n\n{table(cases)}\n\n{summary(cases)}")
 
 
 if __name__ == "__main__":

@@ -124,7 +124,7 @@ class Golden:
             return self.arrays[f"{kind}/{SINGLE[path]}"].T.reshape(shape)
         name = BLOCK[path.removeprefix("lm/blocks/")]
         stack = [self.arrays[f"{kind}/model.layers.{layer}.{name}"] for layer in range(shape[0])]
-        return np.stack([one.T.reshape(shape[1:]) for one in stack])
+        return np.stack([matrix.T.reshape(shape[1:]) for matrix in stack])
 
 
 @functools.cache
@@ -159,34 +159,34 @@ def ours(golden: Golden) -> dict[str, np.ndarray]:
     (total, terms), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params)
     # The released code has no rewards for the last positions; ours are zero there.
     judged = batch.tokens.shape[1] - 1 - method.lookahead
-    found = {"base": terms.base, "talk": terms.mixed, "total": total, "policy": terms.policy}
-    found["reward"] = terms.credit.reward[:, :, :judged]
-    found |= {f"gradient/{path}": leaf for path, leaf in flat(gradient).items()}
-    return {name: np.asarray(value) for name, value in found.items()}
+    values = {"base": terms.base, "talk": terms.mixed, "total": total, "policy": terms.policy}
+    values["reward"] = terms.credit.reward[:, :, :judged]
+    values |= {f"gradient/{path}": leaf for path, leaf in flat(gradient).items()}
+    return {name: np.asarray(value) for name, value in values.items()}
 
 
-def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def relative_error(computed: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(computed - expected).max() / np.abs(expected).max())
 
 
 def errors(golden: Golden) -> dict[str, float]:
     """Relative error of every quantity: base, each talk loss, rewards, policy, total, the gradient of each weight."""
-    found, definition = ours(golden), golden.definition
-    compared = {name: relative_error(found[name], golden.arrays[name]) for name in ("base", "total")}
-    talks = zip(found["talk"], golden.arrays["talk"], strict=True)
+    computed, definition = ours(golden), golden.definition
+    compared = {name: relative_error(computed[name], golden.arrays[name]) for name in ("base", "total")}
+    talks = zip(computed["talk"], golden.arrays["talk"], strict=True)
     compared |= {f"talk/{n}": relative_error(*pair) for n, pair in enumerate(talks, 1)}
     if golden.case["policy"]:
-        compared |= {name: relative_error(found[name], golden.arrays[name]) for name in ("reward", "policy")}
+        compared |= {name: relative_error(computed[name], golden.arrays[name]) for name in ("reward", "policy")}
     for path, expected in golden.tree("gradient", definition).items():
-        compared |= _gradient_errors(path, found[f"gradient/{path}"], expected)
+        compared |= _gradient_errors(path, computed[f"gradient/{path}"], expected)
     return compared
 
 
-def _gradient_errors(path: str, found: np.ndarray, expected: np.ndarray) -> dict[str, float]:
+def _gradient_errors(path: str, computed: np.ndarray, expected: np.ndarray) -> dict[str, float]:
     """One figure for every array of theirs: stacked layers are compared separately."""
     if not path.startswith("lm/blocks/"):
-        return {f"gradient/{path}": relative_error(found, expected)}
-    pairs = enumerate(zip(found, expected, strict=True))
+        return {f"gradient/{path}": relative_error(computed, expected)}
+    pairs = enumerate(zip(computed, expected, strict=True))
     return {f"gradient/{path}/{layer}": relative_error(*pair) for layer, pair in pairs}
 
 

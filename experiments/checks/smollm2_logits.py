@@ -60,7 +60,7 @@ def main(file: Path) -> None:
         wide, exact = ours(model, tokens, "float64"), theirs(exported, tokens, "float64")
     independent = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     gap = np.abs(got - want)
-    found = {
+    rows = {
         "tokens": len(ids),
         "largest logit difference, both in float32": f"{gap.max():.2e}",
         "largest logit difference, both in float64": f"{np.abs(wide - exact).max():.2e}",
@@ -72,7 +72,7 @@ def main(file: Path) -> None:
         "ids equal transformers' own GGUF tokenizer": independent(TEXT, add_special_tokens=False)["input_ids"] == ids,
         "decoding gives the text back": model.tokenizer.decode(ids) == TEXT,
     }
-    print(tables.markdown(("quantity", "value"), found.items()), end="")
+    print(tables.markdown(("quantity", "value"), rows.items()), end="")
 
 
 if __name__ == "__main__":

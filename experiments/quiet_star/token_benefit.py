@@ -44,13 +44,13 @@ def texts(file: Path, fields: Sequence[str], count: int) -> list[str]:
     """The first `count` records, their fields joined by a newline."""
     if not file.is_file():
         raise FileNotFoundError(f"{file} is not a file: expected a .jsonl with the fields {', '.join(fields)}")
-    found = frames.lines(file)[:count]
-    lacking = sorted({name for record in found for name in fields if name not in record})
-    if lacking or not found:
+    records = frames.lines(file)[:count]
+    lacking = sorted({name for record in records for name in fields if name not in record})
+    if lacking or not records:
         raise ValueError(
             f"{file}: its records lack {', '.join(lacking) or 'everything'}; choose other fields with --field"
         )
-    return ["\n".join(record[name] for name in fields) for record in found]
+    return ["\n".join(record[name] for name in fields) for record in records]
 
 
 def main() -> None:
@@ -65,16 +65,16 @@ def main() -> None:
     parser.add_argument("--replace", action="store_true", help="replace what --out holds")
     args = parser.parse_args()
     with entry.errors():
-        found = texts(args.texts, args.field.split("+"), args.count)
+        chosen = texts(args.texts, args.field.split("+"), args.count)
         entry.prepare_jax()
         run = runs.load_run(args.run, args.step)
         params, readings = jax.device_put(run.params), []
         with console.counting("texts") as progress:
-            for number, text in enumerate(found):
+            for number, text in enumerate(chosen):
                 ids = run.tokenizer.encode_whole(text)[: args.tokens]
                 key = jax.random.fold_in(jax.random.key(0), number)
                 readings.append(read(run.method, run.definition, params, ids, key))
-                progress(number + 1, len(found))
+                progress(number + 1, len(chosen))
         tokens = benefit.gathered(readings)
         args.out.mkdir(parents=True, exist_ok=True)
         file = args.out / "tokens.parquet"

@@ -316,7 +316,7 @@ def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str =
     steps = [task.steps(text + end) for text, end in zip(written.text, written.ending, strict=True)]
     truths = [task.truth(few[i // SAMPLES], some).right for i, some in enumerate(steps)]
     scored = [i for i, some in enumerate(steps) if some]
-    found = judge.opened(SCORER).score([task.prompt(few[i // SAMPLES]) for i in scored], [steps[i] for i in scored])
+    judged = judge.opened(SCORER).score([task.prompt(few[i // SAMPLES]) for i in scored], [steps[i] for i in scored])
     answers = np.array([verdict.answer for verdict in sampled]).reshape(-1, SAMPLES).tolist()
     rows = list(zip(answers, few, strict=True))
     return {
@@ -330,8 +330,8 @@ def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str =
         "length": float(np.mean([len(tokens) for tokens in written.tokens])),
         "finished": float(np.mean(written.finished)),
         "sound": float(np.mean([bool(truth) and all(truth) for truth in truths])),  # every step follows
-        "prm_min": float(np.mean([scores.min() for scores in found.steps])),
-        "prm_sum": float(np.mean([scores.sum() for scores in found.steps])),
+        "prm_min": float(np.mean([scores.min() for scores in judged.steps])),
+        "prm_sum": float(np.mean([scores.sum() for scores in judged.steps])),
         "questions": len(problems),
     }
 
@@ -369,7 +369,7 @@ def show(file: Path) -> None:
         arms = frames.grouped(parts.get(part, []), lambda line: line["arm"])
         print(tables.section(part, ("arm", "bases", "lr", "tokens", *FIGURES), [
             (
-                arm, len(some), some[0].get("chosen", ""), f"{np.mean([one.get('tokens', 0) for one in some]):,.0f}",
+                arm, len(some), some[0].get("chosen", ""), f"{np.mean([line.get('tokens', 0) for line in some]):,.0f}",
                 *(mean(some, name) for name in FIGURES),
             )
             for arm, some in arms.items()
@@ -377,7 +377,7 @@ def show(file: Path) -> None:
         controls = [arm for arm in CONTROLS if arm in arms]
         for name in ("greedy", "sampled"):
             print(tables.section(f"{part}, {name}: differences on the same bases", ("arm", *controls), [
-                (arm, *(against(some, arms[one], name) if one != arm else "" for one in controls))
+                (arm, *(against(some, arms[control], name) if control != arm else "" for control in controls))
                 for arm, some in arms.items()
             ]))  # fmt: skip
     curves = frames.grouped(parts.get("prm", []), lambda line: line["arm"])
@@ -400,8 +400,8 @@ def measurements(file: Path) -> dict[str, list[dict]]:
 def scored(lines: Sequence[Mapping], names: Sequence[str]) -> list[list[float]]:
     """The steps at which runs on a reward were measured on dev, then these figures, means over bases."""
     steps = [at["step"] for at in lines[0]["scored"]]
-    at = {step: [one for line in lines for one in line["scored"] if one["step"] == step] for step in steps}
-    return [steps, *([float(np.mean([one[name] for one in at[step]])) for step in steps] for name in names)]
+    at = {step: [point for line in lines for point in line["scored"] if point["step"] == step] for step in steps}
+    return [steps, *([float(np.mean([point[name] for point in at[step]])) for step in steps] for name in names)]
 
 
 def draw(file: Path, picture: Path) -> None:

@@ -72,7 +72,7 @@ def open(path: str | Path = "latest", step: int | None = None) -> "RunDirectory"
     kind = kind_of(directory)
     if kind is not None:
         return kind(directory, step)
-    within = found(directory)
+    within = run_folders(directory)
     if within:
         raise ValueError(
             f"{directory} is no run directory but holds {len(within)}: open one of them, as in "
@@ -85,7 +85,7 @@ def open(path: str | Path = "latest", step: int | None = None) -> "RunDirectory"
     )
 
 
-def found(folder: Path) -> list[Path]:
+def run_folders(folder: Path) -> list[Path]:
     """The run directories below a folder that do not lie within another one, by name."""
     started = {file.parent for name in KINDS for file in folder.glob(f"**/{name}")} - {folder}
     return sorted((path for path in started if not started & set(path.parents)), key=_by_number)
@@ -97,7 +97,7 @@ def _by_number(path: Path) -> list[tuple[bool, int, str]]:
 
 
 def _latest() -> Path:
-    runs = found(Path("runs"))
+    runs = run_folders(Path("runs"))
     if not runs:
         raise FileNotFoundError(
             f"no run under {Path('runs').absolute()}: start one with qstar-train, or name a directory"

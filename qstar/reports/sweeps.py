@@ -111,7 +111,7 @@ def sweep(folder: str | Path) -> Sweep:
     Raises FileNotFoundError where there is no run below the folder, ValueError for runs of different commands.
     """
     folder = Path(folder)
-    paths = directories.found(folder) if folder.is_dir() else []
+    paths = directories.run_folders(folder) if folder.is_dir() else []
     if not paths:
         raise FileNotFoundError(f"no runs below {folder}: expected the folder of a sweep, as qstar-train -m leaves it")
     return of_runs([directories.open(path) for path in paths], folder)

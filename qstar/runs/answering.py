@@ -119,12 +119,12 @@ def fill(
     """
     stored = set(store.batches(iteration))
 
-    def one(number: int) -> None:
+    def answer_batch(number: int) -> None:
         if number not in stored:
             store.append(iteration, number, ask(number))
         done(number)
 
-    processes.shared(count, one)
+    processes.shared(count, answer_batch)
     with processes.together():
         store.collect(iteration, count)
 

@@ -92,9 +92,9 @@ class Judge(Scores):
     ) -> tuple[Float[np.ndarray, "B"], Cost]:
         """Probabilities that the first answer is better, the mean of both orders, and what that cost."""
         asked = [
-            self.pair.format(prompt=prompt, first=one, second=other)
+            self.pair.format(prompt=prompt, first=mine, second=other)
             for pairs in (zip(prompts, first, second, strict=True), zip(prompts, second, first, strict=True))
-            for prompt, one, other in pairs
+            for prompt, mine, other in pairs
         ]
         chosen, spent = self._answered(asked, A_B)
         before, after = np.split(chosen, 2)

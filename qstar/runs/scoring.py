@@ -179,8 +179,8 @@ class Preference(Scores):
         return Scored(scores, np.array([aggregated(of, self.aggregation) for of in scores]), total)
 
     def spent(self, tokens: int) -> tuple[int, int]:
-        one = cost.flops(self.policy.lm, [Pass(tokens, tokens, tokens - 1, gradient=False)])
-        return 2 * tokens, 2 * one
+        flops = cost.flops(self.policy.lm, [Pass(tokens, tokens, tokens - 1, gradient=False)])
+        return 2 * tokens, 2 * flops
 
     @functools.cached_property
     def _params(self) -> tuple[Params, Params]:

@@ -126,11 +126,11 @@ def timed(run: Callable[[], object], times: int) -> list[float]:
 
 def in_turns(ways: Mapping[str, Callable[[int], T]], repeats: int) -> dict[str, list[T]]:
     """What every way returns for each repeat, which it is given; within a repeat the ways take turns."""
-    found: dict[str, list[T]] = {name: [] for name in ways}
+    returned: dict[str, list[T]] = {name: [] for name in ways}
     for repeat in range(repeats):
         for name, way in ways.items():
-            found[name].append(way(repeat))
-    return found
+            returned[name].append(way(repeat))
+    return returned
 
 
 def seconds_of(run: Callable[[], object]) -> float:

@@ -31,32 +31,32 @@ NAMES = {"likeliest": "likeliest thoughts", "sampled": "sampled thoughts", "none
 
 def texts(read: Sequence[Ablation], results: Sequence[Result]) -> dict[str, str]:
     """The tables as they stand on the page."""
-    return {one.name: f"\n{ablations.table(one, results)}\n" for one in read}
+    return {group.name: f"\n{ablations.table(group, results)}\n" for group in read}
 
 
 def draw(read: Sequence[Ablation], results: Sequence[Result], folder: Path) -> None:
     """A panel of points for every ablation; of one whose checkpoints were evaluated, the reference arm over steps."""
-    ready = [(one, lines) for one in read if (lines := ablations.lines(one, results))]
+    ready = [(group, lines) for group in read if (lines := ablations.lines(group, results))]
     draw_arms([pair for pair in ready if not pair[0].checkpoints], folder / "arms.png")
-    for one, lines in ready:
-        if one.checkpoints:
-            draw_steps([line for line in lines if line.arm == one.reference], folder / f"{one.name}.png")
+    for group, lines in ready:
+        if group.checkpoints:
+            draw_steps([line for line in lines if line.arm == group.reference], folder / f"{group.name}.png")
 
 
 def draw_arms(ready: Sequence[tuple[Ablation, Sequence[Line]]], file: Path) -> None:
     """A line for every arm; the reference arm in bold."""
     heights = [0.8 + max(len(lines) for _, lines in ready[i : i + 3]) for i in range(0, len(ready), 3)]
     figure, panels = figures.grid(len(ready), 3, 13 / 3, 0.34, heights)
-    for axes, (one, lines) in zip(panels, ready, strict=True):
+    for axes, (group, lines) in zip(panels, ready, strict=True):
         shown = [
-            Point(row, found.mean, found.low, found.high, *look)
+            Point(row, accuracy.mean, accuracy.low, accuracy.high, *look)
             for row, line in enumerate(lines)
             for way, look in WAYS.items()
-            if (found := line.accuracy(way))
+            if (accuracy := line.accuracy(way))
         ]
-        axes.set_title(one.title, fontsize=9, loc="left", fontweight="bold")
+        axes.set_title(group.title, fontsize=9, loc="left", fontweight="bold")
         figures.level(axes, CHANCE, upright=True)
-        figures.points(axes, [line.arm for line in lines], shown, one.reference, (0, 1.05))
+        figures.points(axes, [line.arm for line in lines], shown, group.reference, (0, 1.05))
     figures.legend(figure, list(NAMES.values()), *([look[i] for look in WAYS.values()] for i in (0, 1)))
     figures.save(figure, file)
 
@@ -66,9 +66,9 @@ def draw_steps(lines: Sequence[Line], file: Path) -> None:
     figure, (axes,) = figures.grid(1, 1, 6, 3)
     shown = []
     for way, (colour, *_) in WAYS.items():
-        found = [(line.step, accuracy) for line in lines if (accuracy := line.accuracy(way))]
-        steps, values = [step for step, _ in found], [one for _, one in found]
-        parts = ([getattr(one, name) for one in values] for name in ("mean", "low", "high"))
+        points = [(line.step, accuracy) for line in lines if (accuracy := line.accuracy(way))]
+        steps, values = [step for step, _ in points], [accuracy for _, accuracy in points]
+        parts = ([getattr(accuracy, name) for accuracy in values] for name in ("mean", "low", "high"))
         mean, low, high = parts
         shown.append(Curve(NAMES[way], steps, mean, colour, low, high))
     figures.curves(axes, shown, "step", "accuracy", (0, 1.02))
@@ -98,13 +98,13 @@ def main() -> None:
         read = [ablation.read(name) for name in args.names or tables.places(page)]
         new = [
             result
-            for one in read
+            for group in read
             for base, folder in map(labelled, args.runs)
-            for result in ablation.collect(one, args.seeds, folder, args.set, base)
+            for result in ablation.collect(group, args.seeds, folder, args.set, base)
         ]
         results = new if args.names and args.runs else ablations.load(args.results)
         if args.names:
-            print("\n".join(ablations.table(one, results) for one in read))
+            print("\n".join(ablations.table(group, results) for group in read))
             return
         if args.runs:
             results = ablations.merged(results, new, str(args.results), args.replace)

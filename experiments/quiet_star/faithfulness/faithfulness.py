@@ -165,14 +165,14 @@ def edits(run: Policy, problems: Sequence[Problem], key: int = 0) -> Iterator[di
         for rest in ("kept",) if pauses or left < 0 else ("kept", "continued"):
             # All rows go on, so that one program serves all edits; those without the token are left out.
             thought = edited if rest == "kept" else reader.thoughts(edited, np.where(at >= 0, at + 1, size))
-            found = answer(thought)
+            answers = answer(thought)
             yield {
                 "rest": rest,
                 "left": left,
                 "n": len(there),
-                "right": _share([found[i] for i in there], [gold[i] for i in there]),
-                "stayed": _share([found[i] for i in there], [before[i] for i in there]),
-                **({"followed": _share([found[i] for i in there], [e[-1] for e in expected])} if left >= 0 else {}),
+                "right": _share([answers[i] for i in there], [gold[i] for i in there]),
+                "stayed": _share([answers[i] for i in there], [before[i] for i in there]),
+                **({"followed": _share([answers[i] for i in there], [e[-1] for e in expected])} if left >= 0 else {}),
                 **(
                     {"written": float(np.mean([
                         text(thought[i])[at[i] :].startswith(e) for i, e in zip(there, expected, strict=True)
@@ -187,8 +187,8 @@ def _after(problem: Problem, place: str, left: int) -> str:
     return place + Game(int(place), moves[len(moves) - left :]).places if left > 0 else place
 
 
-def _share(found: Sequence[str], expected: Sequence[str]) -> float:
-    return float(np.mean([a == b for a, b in zip(found, expected, strict=True)]))
+def _share(answers: Sequence[str], expected: Sequence[str]) -> float:
+    return float(np.mean([a == b for a, b in zip(answers, expected, strict=True)]))
 
 
 def readability(run: Policy, base: Policy, problems: Sequence[Problem]) -> dict:
@@ -203,9 +203,9 @@ def readability(run: Policy, base: Policy, problems: Sequence[Problem]) -> dict:
     gold = np.array([PLACES.index(problem.answer) for problem in problems])
     line: dict = {"n": len(problems)}
     for name, reader in (("own", own), ("frozen", frozen)):
-        found = reader.predictions(thoughts, alone=True)[:, places]
-        line[name] = float((found.argmax(-1) == gold).mean())
-        line[f"{name}_nll"] = float(-found[np.arange(len(gold)), gold].mean())
+        logprobs = reader.predictions(thoughts, alone=True)[:, places]
+        line[name] = float((logprobs.argmax(-1) == gold).mean())
+        line[f"{name}_nll"] = float(-logprobs[np.arange(len(gold)), gold].mean())
     return line
 
 
@@ -231,8 +231,8 @@ def written(model: Policy, problems: Sequence[Problem], key: int = 0) -> Iterato
             if rest == "kept":
                 given = [start + text[at + 1 : moves + 1] for start, text in zip(given, own, strict=True)]
             prompts = [question + start for question, start in zip(asked, given, strict=True)]
-            found = completed(model, prompts, 1 if rest == "kept" else left + 2)
-            answers = [text[-1:] for text in found]
+            texts = completed(model, prompts, 1 if rest == "kept" else left + 2)
+            answers = [text[-1:] for text in texts]
             line = {
                 "rest": rest,
                 "left": left,
@@ -242,7 +242,7 @@ def written(model: Policy, problems: Sequence[Problem], key: int = 0) -> Iterato
                 "followed": _share(answers, [e[-1] for e in expected]),
             }
             if rest == "continued":
-                line["written"] = _share([text[:left] for text in found], [e[1:] for e in expected])
+                line["written"] = _share([text[:left] for text in texts], [e[1:] for e in expected])
             yield line
 
 
@@ -320,13 +320,13 @@ def texts(lines: Sequence[dict]) -> dict[str, str]:
         [arm, str(step), *(over_bases(of, n) for n in ("own", "frozen")), *(over_bases(of, n, False) for n in NLLS)]
         for (arm, step), of in frames.grouped(part("readability"), lambda line: (line["arm"], line["step"])).items()
     ]
-    found = {
+    sections = {
         "interchange": tables.markdown(("arm", *COLUMNS), edit_rows(part("edits"), "arm")),
         "corruption": tables.markdown(("arm", *map(str, left)), corrupted),
         "readability": tables.markdown(("arm", "step", "own reader", "frozen base", "NLL, own", "NLL, base"), read),
         "written": tables.markdown(("model", *COLUMNS), edit_rows(part("written"), "model")),
     }
-    return {name: f"\n{text}\n" for name, text in found.items()}
+    return {name: f"\n{text}\n" for name, text in sections.items()}
 
 
 NLLS = ("own_nll", "frozen_nll")
@@ -340,7 +340,7 @@ def draw(lines: Sequence[dict], file: Path) -> None:
         (left, "continued", "followed", "moves left after the edit"),
         (middle, "kept", "right", "token replaced: moves left after it"),
     ):
-        found = []
+        shown = []
         for colour, (arm, of) in zip(
             figures.COLOURS, frames.grouped(arms, lambda line: line["arm"]).items(), strict=False
         ):
@@ -349,19 +349,19 @@ def draw(lines: Sequence[dict], file: Path) -> None:
             )
             if by_left and arm not in READABLE[1:]:
                 places, shares = [n for n, _ in by_left], [mean(those, name) for _, those in by_left]
-                found.append(Curve(arm.partition(",")[0], places, shares, colour))
+                shown.append(Curve(arm.partition(",")[0], places, shares, colour))
         figures.curves(
-            axes, found, x, "answers that follow the edit" if name == "followed" else "right answers", (0, 1.03)
+            axes, shown, x, "answers that follow the edit" if name == "followed" else "right answers", (0, 1.03)
         )
         figures.level(axes, 0.2)
         axes.legend(fontsize=7, frameon=False, loc="center right")
     read = [line for line in lines if line["part"] == "readability"]
-    found = []
+    readers = []
     for colour, (arm, of) in zip(figures.COLOURS, frames.grouped(read, lambda line: line["arm"]).items(), strict=False):
         by_step = sorted(frames.grouped(of, lambda line: line["step"]).items())
         for name, style in (("own", "-"), ("frozen", "--")):
             label = f"{arm}{', read by the base' * (name == 'frozen')}"
-            found.append(
+            readers.append(
                 Curve(
                     label,
                     [step for step, _ in by_step],
@@ -370,8 +370,8 @@ def draw(lines: Sequence[dict], file: Path) -> None:
                     line=style,
                 )
             )
-    figures.curves(right, found, "step", "right answers", (0, 1.03))
-    if found:
+    figures.curves(right, readers, "step", "right answers", (0, 1.03))
+    if readers:
         right.legend(fontsize=7, frameon=False)
     figures.save(figure, file)
 
@@ -405,10 +405,10 @@ def main() -> None:
             files.append(args.out / "results.jsonl", lines)
         if args.show:
             lines = frames.lines(args.show / "results.jsonl")
-            found, page = texts(lines), args.show / "README.md"
-            print("".join(f"## {name}\n{text}" for name, text in found.items()))
+            sections, page = texts(lines), args.show / "README.md"
+            print("".join(f"## {name}\n{text}" for name, text in sections.items()))
             if page.is_file():
-                page.write_text(tables.filled(page.read_text(encoding="utf-8"), found), encoding="utf-8")
+                page.write_text(tables.filled(page.read_text(encoding="utf-8"), sections), encoding="utf-8")
             draw(lines, args.show / "faithfulness.png")
 
 

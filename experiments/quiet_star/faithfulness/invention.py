@@ -65,8 +65,8 @@ def problems(moves: int, items: int, split: str) -> list[Problem]:
 
 def in_the_head(model: Policy, asked: Sequence[Problem]) -> float:
     """Share of right answers without a thought or workings."""
-    found = faithfulness.completed(model.plain(), [problem.question for problem in asked], 1)
-    return float(np.mean([text == problem.answer for text, problem in zip(found, asked, strict=True)]))
+    answers = faithfulness.completed(model.plain(), [problem.question for problem in asked], 1)
+    return float(np.mean([text == problem.answer for text, problem in zip(answers, asked, strict=True)]))
 
 
 def signal(method: QuietStar, model: Policy, asked: Sequence[Problem], key: int) -> dict:

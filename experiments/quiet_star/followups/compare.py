@@ -55,25 +55,25 @@ class Row:
 
 def table_rows(seed: int, out: Path) -> list[Row]:
     """Every arm, trained and evaluated."""
-    found = []
+    rows = []
     arms = ablation.read(str(HERE / "followups.yaml"))
     for name, arm in arms.arms.items():
         run = ablation.plan(arms, arm, seed, out)
-        found.append(finished(name, run.directory, run.asked, ablation.cost(run.asked)))
-        print(found[-1].name, flush=True)
-    return found + fast_rows(seed, out)
+        rows.append(finished(name, run.directory, run.asked, ablation.cost(run.asked)))
+        print(rows[-1].name, flush=True)
+    return rows + fast_rows(seed, out)
 
 
 def fast_rows(seed: int, out: Path) -> list[Row]:
     """The last stage of Fast Quiet-STaR, and its student."""
     stages = fast_quiet_star.plan(out / "fast_quiet_star", seed)
-    total, found = 0.0, []
+    total, rows = 0.0, []
     for directory, cfg in stages:
         total += flops(cfg, stages)
         name = f"Fast Quiet-STaR, {' → '.join(fast_quiet_star.STAGES)}"
-        found.append(finished(name, directory, cfg, total))
+        rows.append(finished(name, directory, cfg, total))
         print(directory, flush=True)
-    return [found[-2], dataclasses.replace(found[-1], name="its student, no thoughts")]
+    return [rows[-2], dataclasses.replace(rows[-1], name="its student, no thoughts")]
 
 
 def flops(cfg: TrainConfig, stages: list[tuple[Path, TrainConfig]]) -> float:
@@ -102,15 +102,15 @@ def answer_arms(
 ) -> dict[tuple[str, float], Arm]:
     """By method and rate: arms evaluated on the dev problems. With `steps` 0 they cost what Quiet-STaR's do."""
     whole = ablation.cost(ablation.composed(ablation.RECIPE, tuple(extra)))
-    found = {}
+    arms = {}
     for method in methods:
         overrides = (*ANSWERS, *METHODS[method])
         cfg = ablation.composed(ablation.RECIPE, (*extra, *overrides))
         count = steps or max(round(whole / ablation.cost(dataclasses.replace(cfg, steps=1))), 1)
         for rate in rates:
             train = (*overrides, f"steps={count}", f"optim.lr={rate:g}", f"log_every={max(count // 4, 1)}")
-            found[method, rate] = Arm(train, ("eval.split=dev",))
-    return found
+            arms[method, rate] = Arm(train, ("eval.split=dev",))
+    return arms
 
 
 def answered_rows(
@@ -118,25 +118,25 @@ def answered_rows(
 ) -> list[Row]:
     """Every arm, trained and evaluated as it says."""
     group = Ablation("answers", "", "", {})
-    found = []
+    rows = []
     for seed in seeds:
         for (method, rate), arm in arms.items():
             run = ablation.plan(group, arm, seed, out, extra)
             row = finished(f"{method}, lr {rate:g}", run.directory, run.asked, ablation.cost(run.trained), run.test)
-            found.append(row)
+            rows.append(row)
             print(row.name, seed, flush=True)
-    return found
+    return rows
 
 
-def best(arms: dict[tuple[str, float], Arm], found: Sequence[Row]) -> dict[tuple[str, float], Arm]:
+def best(arms: dict[tuple[str, float], Arm], dev_rows: Sequence[Row]) -> dict[tuple[str, float], Arm]:
     """Of each method the rate with the best answers after sampled thoughts, to be evaluated on the test problems."""
     scores = {
         name: np.mean([frames.first(row.answers, way="sampled")["accuracy"] for row in rows])
-        for name, rows in by_arm(found).items()
+        for name, rows in by_arm(dev_rows).items()
     }
     chosen = {}
     for method in dict.fromkeys(method for method, _ in arms):
-        rate = max((rate for one, rate in arms if one == method), key=lambda rate: scores[f"{method}, lr {rate:g}"])
+        rate = max((rate for other, rate in arms if other == method), key=lambda rate: scores[f"{method}, lr {rate:g}"])
         chosen[method, rate] = dataclasses.replace(arms[method, rate], test=("eval.split=test",))
     return chosen
 
@@ -150,19 +150,19 @@ def finished(name: str, directory: Path, cfg: TrainConfig, spent: float, test: s
     return Row(name, directory, cfg, spent, answers, gains(runs.load_run(directory), cfg))
 
 
-def by_arm(found: Sequence[Row]) -> dict[str, list[Row]]:
+def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """The seeds of every arm, arms in the order in which they come."""
-    return frames.grouped(found, lambda row: row.name)
+    return frames.grouped(rows, lambda row: row.name)
 
 
-def table(found: Sequence[Row]) -> str:
+def table(rows: Sequence[Row]) -> str:
     """Markdown: accuracy by way of asking, and what sampled thoughts gain; FLOPs as shares of the first arm's."""
     names = ("arm", "seeds", "steps", "FLOPs", "no thoughts", "likeliest thoughts", "sampled thoughts", *PLACES)
     lines = []
-    for name, arm in by_arm(found).items():
+    for name, arm in by_arm(rows).items():
         cells = [accuracy(arm, way) for way in ("none", "likeliest", "sampled")]
         cells += [over_runs(arm, [row.gains.get(place) for row in arm], "+") for place in PLACES]
-        lines.append((name, len(arm), arm[0].cfg.steps, f"{arm[0].flops / found[0].flops:.2f}", *cells))
+        lines.append((name, len(arm), arm[0].cfg.steps, f"{arm[0].flops / rows[0].flops:.2f}", *cells))
     return tables.markdown(names, lines)
 
 
@@ -170,11 +170,11 @@ def accuracy(arm: Sequence[Row], way: str) -> str:
     """Of an arm, asked in this way: `0.977 ± 0.004` of several seeds; of one, `0.977 (0.961 to 0.988)`, and empty where
     it was not asked so."""
     answers = [frames.first(row.answers, way=way) for row in arm]
-    found = [one for one in answers if one is not None]
-    if len(found) == 1:
-        return f"{found[0]['accuracy']:.3f} ({tables.spread([found[0][f'accuracy_{end}'] for end in ENDS], '.3f')})"
-    questions = min((one.get("n", 0) for one in found), default=0)
-    return over_runs(arm, [one and one["accuracy"] for one in answers], questions=questions)
+    asked = [answer for answer in answers if answer is not None]
+    if len(asked) == 1:
+        return f"{asked[0]['accuracy']:.3f} ({tables.spread([asked[0][f'accuracy_{end}'] for end in ENDS], '.3f')})"
+    questions = min((answer.get("n", 0) for answer in asked), default=0)
+    return over_runs(arm, [answer and answer["accuracy"] for answer in answers], questions=questions)
 
 
 ENDS = ("low", "high")
@@ -187,12 +187,12 @@ def over_runs(arm: Sequence[Row], values: Sequence[float | None], sign: str = ""
     return tables.over_runs(there, sign, questions)
 
 
-def gates(found: Sequence[Row]) -> str:
+def gates(rows: Sequence[Row]) -> str:
     """A line for every arm with a gate: where it is open, and how right it was at the end of training."""
     text = ""
-    for name, arm in by_arm([row for row in found if isinstance(row.cfg.method, Adaptive)]).items():
+    for name, arm in by_arm([row for row in rows if isinstance(row.cfg.method, Adaptive)]).items():
         shares = [gate_shares(row) for row in arm]
-        shown = (f"{what} {over_runs(arm, [one[what] for one in shares])}" for what in shares[0])
+        shown = (f"{what} {over_runs(arm, [share[what] for share in shares])}" for what in shares[0])
         text += f"\nGate of {name}: {', '.join(shown)}\n"
     return text
 
@@ -207,10 +207,10 @@ def gate_shares(row: Row) -> dict[str, float]:
         thinker = run.definition.bind(params)
         return run.method.opens(thinker, Context(thinker.lm.text(batch), batch, anchors))
 
-    found = np.asarray(opens(*jax.device_put((run.params, texts.batch, texts.anchors))))
+    is_open = np.asarray(opens(*jax.device_put((run.params, texts.batch, texts.anchors))))
     logged = frames.metrics(row.directory, "gate_precision", "gate_recall", "gate_brier")
     training = {name: values[-1] for name, values in logged.items() if name != "step"}
-    everywhere, scored = found[texts.counts].mean(), found[texts.scored].mean()
+    everywhere, scored = is_open[texts.counts].mean(), is_open[texts.scored].mean()
     return {"of all positions": everywhere, "of scored positions": scored, **training}
 
 
@@ -220,8 +220,8 @@ def gains(run: runs.Run, cfg: TrainConfig) -> dict[str, float]:
     if not isinstance(run.method, Thinks):
         return {}
     items = question_items(run, cfg)
-    found = benefit.question_gains(run.method, run.definition, run.params, items, cfg.seed, cfg.eval.batch_size)
-    return dict(zip(PLACES, found, strict=True))
+    means = benefit.question_gains(run.method, run.definition, run.params, items, cfg.seed, cfg.eval.batch_size)
+    return dict(zip(PLACES, means, strict=True))
 
 
 def question_items(run: runs.Run, cfg: TrainConfig) -> Sequence[Item]:
@@ -245,22 +245,22 @@ def main() -> None:
         if args.answers:
             arms, out = answer_arms(args.methods, args.lr, args.set, args.steps), args.out / "answers"
             dev = answered_rows(arms, args.seeds, out, args.set)
-            found = answered_rows(best(arms, dev), args.seeds, out, args.set)
-            text, file = f"Dev:\n\n{table(dev)}\nTest:\n\n{table(found)}", args.out / "answers.md"
+            rows = answered_rows(best(arms, dev), args.seeds, out, args.set)
+            text, file = f"Dev:\n\n{table(dev)}\nTest:\n\n{table(rows)}", args.out / "answers.md"
         else:
-            found = [row for seed in args.seeds for row in table_rows(seed, args.out)]
-            text, file = table(found) + gates(found), args.out / "table.md"
+            rows = [row for seed in args.seeds for row in table_rows(seed, args.out)]
+            text, file = table(rows) + gates(rows), args.out / "table.md"
         print(text)
         tables.rewrite(file, text, runs_of, args.replace)
 
 
 def runs_of(text: str) -> dict[str, int]:
     """Runs of every arm of tables that were written; an arm that is in several counts in all of them."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for cells in tables.cells(text):
         if len(cells) > 1 and cells[1].isdecimal():
-            found[cells[0]] = found.get(cells[0], 0) + int(cells[1])
-    return found
+            counts[cells[0]] = counts.get(cells[0], 0) + int(cells[1])
+    return counts
 
 
 if __name__ == "__main__":

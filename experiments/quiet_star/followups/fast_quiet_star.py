@@ -38,22 +38,23 @@ def plan(
     """
     if len(steps) != len(stages):
         raise ValueError(f"--stages {' '.join(stages)} with --steps {' '.join(map(str, steps))}: one number for each")
-    common, found = [f"experiments={recipe}", "control=false", f"seed={seed}", *extra], []
+    common, planned = [f"experiments={recipe}", "control=false", f"seed={seed}", *extra], []
     for stage, count in zip(stages, steps, strict=True):
         thought, _, ahead = stage.partition("-")
         if not (thought.isdigit() and ahead.isdigit()):
             raise ValueError(f"--stages {stage}: expected THOUGHT-AHEAD, two numbers as in 12-4")
-        directory = out / f"{len(found) + 1}_{stage}" / str(seed)
-        changes = [f"method.thought_len={thought}", f"method.lookahead={ahead}", f"steps={count}", *after(found)]
-        found.append((directory, configs.composed("train", [*common, *changes, f"run_dir={directory}"])))
+        directory = out / f"{len(planned) + 1}_{stage}" / str(seed)
+        changes = [f"method.thought_len={thought}", f"method.lookahead={ahead}", f"steps={count}", *after(planned)]
+        planned.append((directory, configs.composed("train", [*common, *changes, f"run_dir={directory}"])))
     directory = out / "student" / str(seed)
-    changes = ["method=fast_quiet_star", f"method.teacher='{found[-1][0]}'", f"steps={student_steps}", *after(found)]
-    return [*found, (directory, configs.composed("train", [*common, *changes, f"run_dir={directory}"]))]
+    teacher = f"method.teacher='{planned[-1][0]}'"
+    changes = ["method=fast_quiet_star", teacher, f"steps={student_steps}", *after(planned)]
+    return [*planned, (directory, configs.composed("train", [*common, *changes, f"run_dir={directory}"]))]
 
 
-def after(found: Sequence[tuple[Path, TrainConfig]]) -> list[str]:
+def after(planned: Sequence[tuple[Path, TrainConfig]]) -> list[str]:
     """Overrides that start a run from the last one."""
-    return [f"model.source='{found[-1][0]}'"] if found else []
+    return [f"model.source='{planned[-1][0]}'"] if planned else []
 
 
 def main() -> None:

@@ -17,39 +17,39 @@ TASKS = {"gsm8k": "GSM8K", "commonsense_qa": "CommonsenseQA"}
 WAYS = {"none": "no", "greedy": "yes"}
 SCORES = {"probability": ".4f", "accuracy": ".3f"}
 
-Found = dict[str, list[dict]]
+Evaluations = dict[str, list[dict]]
 """The lines of the evaluations of every model, by step."""
 
 
-def table(found: Found) -> str:
+def table(evaluations: Evaluations) -> str:
     """A row for every model, step and way of answering; 95 % intervals in brackets."""
     keys = sorted(
-        {(line["step"], name, line["way"]) for name, lines in found.items() for line in lines},
-        key=lambda key: (key[0], list(found).index(key[1]), key[2] != "none"),
+        {(line["step"], name, line["way"]) for name, lines in evaluations.items() for line in lines},
+        key=lambda key: (key[0], list(evaluations).index(key[1]), key[2] != "none"),
     )
     rows = []
     for step, name, way in keys:
-        by_task = [frames.first(found[name], step=step, way=way, task=task) or {} for task in TASKS]
+        by_task = [frames.first(evaluations[name], step=step, way=way, task=task) or {} for task in TASKS]
         scores = (tables.figure(line, score, form) for line in by_task for score, form in SCORES.items())
         rows.append([step, name, WAYS[way], *scores])
     scores = (f"{name} {score}" for name in TASKS.values() for score in ("probability", "arg-max"))
     return tables.markdown(["step", "model", "thoughts", *scores], rows)
 
 
-def draw(found: Found, file: Path) -> None:
+def draw(evaluations: Evaluations, file: Path) -> None:
     """Probability score over steps, a panel for each task."""
     figure, panels = figures.grid(len(TASKS), len(TASKS), 5, 3.4)
     for axes, (task, title) in zip(panels, TASKS.items(), strict=True):
-        figures.curves(axes, list(curves(found, task)), "step", "probability of the answer")
+        figures.curves(axes, list(curves(evaluations, task)), "step", "probability of the answer")
         axes.set_title(title, fontsize=10, loc="left")
     panels[0].legend(fontsize=7, frameon=False, loc="upper left")
     figures.save(figure, file)
 
 
-def curves(found: Found, task: str) -> Iterator[Curve]:
+def curves(evaluations: Evaluations, task: str) -> Iterator[Curve]:
     """Of every model that was trained and way of answering; a model before training is put in front."""
-    before = [line for lines in found.values() if {line["step"] for line in lines} == {0} for line in lines]
-    trained = {name: lines for name, lines in found.items() if any(line["step"] for line in lines)}
+    before = [line for lines in evaluations.values() if {line["step"] for line in lines} == {0} for line in lines]
+    trained = {name: lines for name, lines in evaluations.items() if any(line["step"] for line in lines)}
     for colour, (name, lines) in zip(figures.COLOURS, trained.items(), strict=False):
         for way in WAYS:
             points = [line for line in lines if (line["task"], line["way"]) == (task, way)]
@@ -72,12 +72,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--replace", action="store_true", help="replace the table that --out holds")
     args = parser.parse_args()
-    pairs = [one.partition("=") for one in args.folders]
+    pairs = [text.partition("=") for text in args.folders]
     with entry.errors():
-        found = {name: frames.evaluations(Path(folder)) for name, _, folder in pairs}
-        print(text := table(found))
+        evaluations = {name: frames.evaluations(Path(folder)) for name, _, folder in pairs}
+        print(text := table(evaluations))
         tables.rewrite(args.out / "curve.md", text, points, args.replace)
-        draw(found, args.out / "curve.png")
+        draw(evaluations, args.out / "curve.png")
 
 
 if __name__ == "__main__":

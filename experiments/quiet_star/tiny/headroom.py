@@ -42,8 +42,8 @@ def written(model: Policy, problems: list[Problem], temperature: float) -> np.nd
         temperature=temperature,
         think=False,
     )
-    found = [model.tokenizer.decode(text).partition(";")[0][-1:] for text in texts.tokens]
-    return np.array([answer == problem.answer for answer, problem in zip(found, problems, strict=True)])
+    answers = [model.tokenizer.decode(text).partition(";")[0][-1:] for text in texts.tokens]
+    return np.array([answer == problem.answer for answer, problem in zip(answers, problems, strict=True)])
 
 
 def in_the_slot(model: Policy, problems: list[Problem]) -> np.ndarray:
@@ -66,8 +66,9 @@ def in_the_slot(model: Policy, problems: list[Problem]) -> np.ndarray:
         questions = [model.tokenizer.encode(problems[i].question) for i in index]
         workings = np.array([model.tokenizer.encode(problems[i].rationale.strip("-")) for i in index])
         anchors = np.full((len(index), 1), count + 1)
-        found = predicted(params, rows.padded(questions, count + 2), anchors, workings[:, None, None])
-        right[index] = [str(place + 1) == problems[i].answer for place, i in zip(np.asarray(found), index, strict=True)]
+        batch = rows.padded(questions, count + 2)
+        predictions = np.asarray(predicted(params, batch, anchors, workings[:, None, None])) + 1
+        right[index] = [str(place) == problems[i].answer for place, i in zip(predictions, index, strict=True)]
     return right
 
 

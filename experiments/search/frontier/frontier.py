@@ -184,9 +184,9 @@ def reference(known: Cells, key: tuple[str, str, int]) -> tuple[str, str, int] |
     return (other, scorer, max(sizes)) if sizes else None
 
 
-def paired(one: Sequence[dict], other: Sequence[dict]) -> str:
+def paired(group: Sequence[dict], other: Sequence[dict]) -> str:
     """Difference in accuracy on the questions that both were asked, with its interval and p."""
-    a, b = _by_question(one), _by_question(other)
+    a, b = _by_question(group), _by_question(other)
     gain = np.array([a[problem] - b[problem] for problem in sorted(set(a) & set(b))])
     low, high = bootstrap(gain, seed=0)
     return f"{gain.mean():+.3f} [{low:+.3f}, {high:+.3f}], p {sign_flips(gain, seed=0):.2g}"

@@ -111,18 +111,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     with entry.errors():
-        found = {}
+        by_key = {}
         if (args.out / RECORDS).is_file():
             kept = files.lines(
                 args.out / RECORDS, "a run of STaR", hinted_share=float, base=int, seed=int, dev=list, two_digits=float
             )
-            found = {tuple(one.record[name] for name in KEY): one.record for one in kept}
+            by_key = {tuple(row.record[name] for name in KEY): row.record for row in kept}
         for text in args.runs:
             share, _, folder = text.partition("=")
-            found |= {tuple(one[name] for name in KEY): one for one in read(float(share), Path(folder))}
-        if not found:
+            by_key |= {tuple(record[name] for name in KEY): record for record in read(float(share), Path(folder))}
+        if not by_key:
             raise FileNotFoundError(f"no {RECORDS} in {args.out} and no finished run: give SHARE=FOLDER of study.py")
-        records = [found[key] for key in sorted(found)]
+        records = [by_key[key] for key in sorted(by_key)]
         if args.runs:
             files.write_records(args.out / RECORDS, records)
         page = args.out / "README.md"

@@ -65,9 +65,9 @@ def run_folder(out: Path, arm: str, base: int, seed: int) -> Path:
 
 def runs_of(out: Path, arm: str) -> list[tuple[int, int, Path]]:
     """Base, seed and folder of the runs of an arm, in both layouts, by base and seed."""
-    found = [(0, folder) for folder in out.glob(f"{arm}/*") if folder.name.isdecimal()]
-    found += [(int(folder.parent.name.removeprefix("base_")), folder) for folder in out.glob(f"{arm}/base_*/*")]
-    return sorted((base, int(folder.name), folder) for base, folder in found)
+    folders = [(0, folder) for folder in out.glob(f"{arm}/*") if folder.name.isdecimal()]
+    folders += [(int(folder.parent.name.removeprefix("base_")), folder) for folder in out.glob(f"{arm}/base_*/*")]
+    return sorted((base, int(folder.name), folder) for base, folder in folders)
 
 
 def command(arm: str, base: int, seed: int, out: Path, more: tuple[str, ...] = ()) -> list[str]:
@@ -112,8 +112,8 @@ def ask_two_digits(folder: Path) -> None:
     entry.prepare_jax()
     cfg = configs.composed("improve", [RECIPE, f"model.source={folder}"])
     task = dataclasses.replace(cfg.task, digits=(2,))
-    found = answering.evaluated(cfg, load.initial_model(cfg.model, 0), task.problems("dev"), "dev", 0)
-    files.write_json(folder / TWO_DIGITS_FILE, found["accuracy"])
+    result = answering.evaluated(cfg, load.initial_model(cfg.model, 0), task.problems("dev"), "dev", 0)
+    files.write_json(folder / TWO_DIGITS_FILE, result["accuracy"])
 
 
 def work(run: tuple[str, int, int], out: Path, more: tuple[str, ...]) -> str:
@@ -136,8 +136,8 @@ def ask(directory: Path) -> None:
     task = dataclasses.replace(cfg.task, digits=UNSEEN, test=LONGER)
     cfg = dataclasses.replace(cfg, task=task, sample_batch=LONGER)
     sampler = iterations.sampler(cfg, directory, cfg.improve.iterations)
-    found = answering.evaluated(cfg, sampler, problems.logged_test(task, directory, "unseen digits"), "test", 0)
-    files.write_records(directory / UNSEEN_FILE, [found])
+    result = answering.evaluated(cfg, sampler, problems.logged_test(task, directory, "unseen digits"), "test", 0)
+    files.write_records(directory / UNSEEN_FILE, [result])
 
 
 def main() -> None:

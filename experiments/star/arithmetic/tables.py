@@ -44,16 +44,16 @@ class Run(selftraining.Run):
 
 def collect(folder: Path) -> list[Run]:
     """Finished runs. Raises FileNotFoundError where there are none."""
-    found = []
+    runs = []
     for arm in study.ARMS:
         for base, seed, directory in study.runs_of(folder, arm):
             if (directory / "summary.md").is_file():
                 file = directory / study.UNSEEN_FILE
                 unseen = files.read_json(file) if file.is_file() else None
-                found.append(Run(NAMES[arm], base, seed, iterations.lines(directory), unseen))
-    if not found:
+                runs.append(Run(NAMES[arm], base, seed, iterations.lines(directory), unseen))
+    if not runs:
         raise FileNotFoundError(f"{folder} holds no finished run: study.py makes them")
-    return found
+    return runs
 
 
 def by_arm(runs: Iterable[Run]) -> dict[str, list[Run]]:
@@ -77,10 +77,10 @@ def results(arms: Arms) -> str:
 def all_tables(runs: Sequence[Run]) -> dict[str, str]:
     """By the names of their places on the page."""
     arms = by_arm(runs)
-    found = {"results": results(arms)}
-    found |= {name: getattr(selftraining, name)(arms) for name in ("progress", "ledger", "leaks", "varied")}
+    sections = {"results": results(arms)}
+    sections |= {name: getattr(selftraining, name)(arms) for name in ("progress", "ledger", "leaks", "varied")}
     named = lambda size: f"{size} digit{'s' * (size != '1')}"  # noqa: E731
-    return found | {
+    return sections | {
         f"digits {arm}": selftraining.by_group(arms[name], named) for arm, name in NAMES.items() if name in arms
     }
 
@@ -122,15 +122,15 @@ def main() -> None:
     args = parser.parse_args()
     with entry.errors():
         runs = collect(args.runs)
-        page, found = args.out / "README.md", all_tables(runs)
+        page, sections = args.out / "README.md", all_tables(runs)
         if page.is_file():
             text = page.read_text(encoding="utf-8")
             new = {name: len(group) for name, group in by_arm(runs).items()}
             records.check_replaced(runs_of(text), new, str(page), args.replace)
-            there = {name: found[name] for name in tables.places(text) if name in found}
+            there = {name: sections[name] for name in tables.places(text) if name in sections}
             page.write_text(tables.filled(text, there), encoding="utf-8")
         else:
-            print("\n".join(f"{name}\n\n{text}" for name, text in found.items()))
+            print("\n".join(f"{name}\n\n{text}" for name, text in sections.items()))
         draw(runs, args.out)
 
 

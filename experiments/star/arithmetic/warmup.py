@@ -28,13 +28,13 @@ DIGITS = ("1:500", "2:8000", "3:300", "4:300", "5:300")
 def warmup(digits: dict[int, int], hinted: float, seed: int) -> list[dict]:
     """So many training examples of each number of digits; this share of them with the hint shown."""
     rng = np.random.default_rng(seed)
-    found = []
+    rows = []
     for size, count in digits.items():
         task = Arithmetic(digits=(size,), train=count, seed=seed)
-        for one in task.problems("train"):
-            prompt = task.hinted(one) if rng.random() < hinted else task.prompt(one)
-            found.append({"prompt": prompt, "completion": task.completion(one.rationale, one)})
-    return found
+        for problem in task.problems("train"):
+            prompt = task.hinted(problem) if rng.random() < hinted else task.prompt(problem)
+            rows.append({"prompt": prompt, "completion": task.completion(problem.rationale, problem)})
+    return rows
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--hinted", type=float, default=0.7, help="share of examples that stand after a hint")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
-    digits = {int(size): int(count) for size, _, count in (one.partition(":") for one in args.digits)}
+    digits = {int(size): int(count) for size, _, count in (text.partition(":") for text in args.digits)}
     args.folder.mkdir(parents=True, exist_ok=True)
     examples.write(args.folder / "examples.jsonl", warmup(digits, args.hinted, args.seed))
     (args.folder / "tokenizer.json").write_text(tokenizers.characters(ALPHABET, WORDS).to_json(), encoding="utf-8")

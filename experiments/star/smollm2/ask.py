@@ -31,11 +31,11 @@ def answers(cfg: ImproveConfig, sampler: Policy, problems: Sequence[Problem], fe
     rng = np.random.default_rng(cfg.seed)
     for i in range(0, len(problems), cfg.sample_batch):
         batch = problems[i : i + cfg.sample_batch]
-        shots = [cfg.task.shots(one, rng) if few_shot else () for one in batch]
-        found = answering.answer(cfg, sampler, batch, shots, False, 1, jax.random.key(cfg.seed), greedy=True)
-        for one, verdict, text in zip(batch, found.verdicts, found.written.text, strict=True):
+        shots = [cfg.task.shots(problem, rng) if few_shot else () for problem in batch]
+        answered = answering.answer(cfg, sampler, batch, shots, False, 1, jax.random.key(cfg.seed), greedy=True)
+        for problem, verdict, text in zip(batch, answered.verdicts, answered.written.text, strict=True):
             verdicts = {"correct": verdict.correct, "reason": verdict.reason}
-            yield {"id": one.id, "group": one.group, "few_shot": few_shot, **verdicts, "written": text}
+            yield {"id": problem.id, "group": problem.group, "few_shot": few_shot, **verdicts, "written": text}
 
 
 def main() -> None:

@@ -23,12 +23,12 @@ from qstar.tasks.problem import SPLITS
 
 def records(task: Arithmetic, split: str) -> list[dict[str, str]]:
     """Questions of a split, each once: short sums come more than once in train."""
-    found = {}
-    for one in task.problems(split):
-        a, b = (int(number.replace(" ", "")) for number in one.question.split("+"))
+    questions = {}
+    for problem in task.problems(split):
+        a, b = (int(number.replace(" ", "")) for number in problem.question.split("+"))
         question = f"{a} + {b}"
-        found.setdefault(question, {"question": question, "answer": str(a + b), "group": one.group})
-    return [{"id": f"{split}-{i}", **one} for i, one in enumerate(found.values())]
+        questions.setdefault(question, {"question": question, "answer": str(a + b), "group": problem.group})
+    return [{"id": f"{split}-{i}", **row} for i, row in enumerate(questions.values())]
 
 
 def main() -> None:

@@ -30,15 +30,15 @@ def spent_row(name: str, run: Path, lines: Sequence[dict]) -> list[str]:
 
 def answer_row(name: str, rows: Sequence[dict]) -> list[object]:
     by_group = sorted(frames.grouped(rows, lambda row: row["group"]).items())
-    shown = "; ".join(f"{group} {sum(row['correct'] for row in one)}/{len(one)}" for group, one in by_group)
+    shown = "; ".join(f"{group} {sum(row['correct'] for row in its)}/{len(its)}" for group, its in by_group)
     unmarked = sum(row["reason"] in ("no answer", "too long") for row in rows)
     return [name, tables.counted_share([row["correct"] for row in rows]), shown, unmarked]
 
 
-def comparison(first: str, second: str, one: Sequence[dict], other: Sequence[dict]) -> list[str]:
+def comparison(first: str, first_rows: Sequence[dict], second: str, second_rows: Sequence[dict]) -> list[str]:
     """Second less first, on the questions of both."""
-    answers = {row["id"]: row["correct"] for row in one}
-    pairs = [(answers[row["id"]], row["correct"]) for row in other if row["id"] in answers]
+    answers = {row["id"]: row["correct"] for row in first_rows}
+    pairs = [(answers[row["id"]], row["correct"]) for row in second_rows if row["id"] in answers]
     differences = np.array([float(b) - float(a) for a, b in pairs])
     mean = tables.interval(differences.mean(), *intervals.bootstrap(differences, seed=0), "+.3f")
     won, lost = int((differences > 0).sum()), int((differences < 0).sum())
@@ -48,12 +48,12 @@ def comparison(first: str, second: str, one: Sequence[dict], other: Sequence[dic
 def answered(runs: dict[str, Path], before: Path | None, split: str) -> dict[str, list[dict]]:
     """Rows of all evaluated models, the base first."""
     base = frames.lines(before / f"before_{split}.jsonl") if before else []
-    found = {
+    by_model = {
         f"before, {'with' if few_shot else 'without'} examples": [row for row in base if row["few_shot"] == few_shot]
         for few_shot in (False, True)
     }
-    found |= {name: frames.lines(run / f"asked_{split}.jsonl") for name, run in runs.items()}
-    return {name: rows for name, rows in found.items() if rows}
+    by_model |= {name: frames.lines(run / f"asked_{split}.jsonl") for name, run in runs.items()}
+    return {name: rows for name, rows in by_model.items() if rows}
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
     parser.add_argument("--before", type=Path, help="the run in which ask.py --before wrote")
     args = parser.parse_args()
-    runs = {name: Path(run) for name, _, run in (one.partition("=") for one in args.runs)}
+    runs = {name: Path(run) for name, _, run in (text.partition("=") for text in args.runs)}
     lines = {name: frames.lines(run / iterations.LINES) for name, run in runs.items()}
     print(selftraining.iterations(lines))
     head = ("method", "learning rate", "prompt tokens", "generated", "graded", "of these hinted", "trained")
@@ -71,10 +71,10 @@ def main() -> None:
         rows = answered(runs, args.before, split)
         if rows:
             print(
-                tables.markdown((split, "right", "by group", "no answer"), [answer_row(*one) for one in rows.items()])
+                tables.markdown((split, "right", "by group", "no answer"), [answer_row(*item) for item in rows.items()])
             )
     pairs = combinations(answered(runs, args.before, "test").items(), 2)
-    differences = [comparison(first, second, one, other) for (first, one), (second, other) in pairs]
+    differences = [comparison(*first, *second) for first, second in pairs]
     if differences:
         print(tables.markdown(("test", "difference", "won/lost", "p"), differences))
 

@@ -38,7 +38,7 @@ def slipped(task: str, problem: Problem, share: float, rng: np.random.Generator)
 
 
 def _other(than: str, of: str, rng: np.random.Generator) -> str:
-    return rng.choice([one for one in of if one != than])
+    return rng.choice([character for character in of if character != than])
 
 
 def _slipped_cups(problem: Problem, share: float, rng: np.random.Generator) -> Iterator[str]:
@@ -72,15 +72,15 @@ def _wrong_digit(line: str, rng: np.random.Generator) -> str:
 def labelled(args, split: str, seed: int) -> list[dict]:
     """The problems of a split with slipped workings and their labels, in TRL's stepwise format."""
     task = dataclasses.replace(TASKS[args.task], train=args.problems, dev=args.held_out)
-    rng, found = np.random.default_rng((seed, split == "dev")), []
+    rng, rows = np.random.default_rng((seed, split == "dev")), []
     for problem in task.problems(split):
         if args.direct and rng.random() < args.direct:
             steps = [rng.choice(list("12345")) + ";"]
         else:
             steps = slipped(args.task, problem, args.slips, rng)
         truth = Truth(args.label).of(task, problem, steps)
-        found.append({"prompt": task.prompt(problem), "completions": steps, "labels": list(truth)})
-    return found
+        rows.append({"prompt": task.prompt(problem), "completions": steps, "labels": list(truth)})
+    return rows
 
 
 def measured(args, seed: int) -> dict:
@@ -109,7 +109,7 @@ def summary(scores: Sequence[np.ndarray], labels: Sequence[Sequence[bool]]) -> d
     score, right = np.concatenate(scores), np.concatenate(labels)
     said = score > 0.5
     first = lambda marks: next((i for i, mark in enumerate(marks) if not mark), -1)  # noqa: E731
-    named = [first(found > 0.5) == first(truth) for found, truth in zip(scores, labels, strict=True)]
+    named = [first(steps > 0.5) == first(truth) for steps, truth in zip(scores, labels, strict=True)]
     return {
         "steps": len(right),
         "base_rate": float(max(right.mean(), 1 - right.mean())),

@@ -308,12 +308,12 @@ def control_lines(place: Place) -> Iterator[dict]:
     """What needs no reward model: a solution at random, the answer of most, or of most with workings, any right one."""
     folder = held_out(place)
     held, truths = rows_of(folder), Truths(folder, "dev")
-    one = float(np.mean([row["correct"] for row in held]))
+    sample = float(np.mean([row["correct"] for row in held]))
     answers = [truths.answer(row) for row in held]
     most = share_right(held, answers, np.ones(len(held)))
     worked = share_right(held, answers, [float(has_workings(row)) for row in held])
     any_right = share_right(held, [*range(len(held))], [float(row["correct"]) for row in held])
-    for kind, share in zip(CONTROLS, (one, most, worked, any_right), strict=True):
+    for kind, share in zip(CONTROLS, (sample, most, worked, any_right), strict=True):
         yield {"of": "models", "kind": kind, "best_last": share, "solutions": len(held)}
 
 
