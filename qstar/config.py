@@ -40,6 +40,7 @@ from qstar.methods import protocol
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.dpo import DPO
 from qstar.methods.fast_quiet_star import FastQuietStar
+from qstar.methods.helpful import Helpful
 from qstar.methods.latro import LaTRO
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.policy_gradient import PolicyGradient
@@ -353,6 +354,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "rlp": RLP,
         "latro": LaTRO,
         "adaptive": Adaptive,
+        "helpful": Helpful,
         "dpo": DPO,
         "policy_gradient": PolicyGradient,
         "ppo": PPO,

@@ -127,6 +127,7 @@ class Talk:
     behaviour: Float[Array, "B R A T"] | None = None  # log-prob of the thought's tokens where they were sampled
     # True where what is mixed is to the last bit what the base prediction is made from; None where nothing is compared.
     unchanged: Bool[Array, "B R A N"] | None = None
+    helpful: Float[Array, "B R A"] | None = None  # log-odds that the thought helps; None without such a head
 
 
 @struct.dataclass

@@ -195,7 +195,8 @@ class Likelihood:
         keys = jnp.stack([keys[min(i, len(keys) - 1)] for i in range(self.cfg.batch_size)])
         width, widest = padding.bucket(len(texts[0])), padding.bucket(self.cfg.length)
         # Three distributions a thought are alive at once. The draws are by slice, so its size depends on no batch.
-        fitting = slice_size(widest, 3 * self.cfg.num_thoughts * cfg.vocab)
+        of_one = subject.method.thinking.candidates if isinstance(subject.method, Thinks) else 1
+        fitting = slice_size(widest, 3 * self.cfg.num_thoughts * of_one * cfg.vocab)
         at_once = 1 << (fitting.bit_length() - 1)  # a power of two, so that it divides the width
         logprobs = jax.device_get(
             _scores(

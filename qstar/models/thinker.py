@@ -53,7 +53,8 @@ class ThinkerConfig:
     `mixing_start` is the share of the thought before the first step; None is where an output of zero puts it: 0 for
     `raw` on the thought's side, 1 for `raw` on the base's, 1/2 for `sigmoid`.
 
-    `gate` adds a head that says where thoughts pay, for methods that think in some places only.
+    `gate` adds a head that says where thoughts pay, for methods that think in some places only; `helpfulness` one that
+    says of a thought whether it helps, for methods that choose among several.
 
     `delimiter_scale` s stores the start and end embeddings divided by s and uses them times s, as the official code
     does with s = 100: under Adam that multiplies their learning rate by s, and the gradients that the global clip sees.
@@ -66,6 +67,7 @@ class ThinkerConfig:
     mixing_side: Annotated[str, OneOf(SIDES)] = "thought"
     mixing_start: Share | None = None
     gate: bool = False
+    helpfulness: bool = False
     tokens: Tokens = Tokens()
 
     def __post_init__(self):
@@ -83,7 +85,10 @@ class ThinkerConfig:
 
 
 class MixingHead(nnx.Module):
-    """Linear(2D, D) ReLU Linear(D, D) ReLU Linear(D, 1, no bias); the last layer starts at zero."""
+    """Linear(2D, D) ReLU Linear(D, D) ReLU Linear(D, 1, no bias); the last layer starts at zero.
+
+    The head that says whether a thought helps has the same layers.
+    """
 
     def __init__(self, width: int, rngs: nnx.Rngs):
         zeros = nnx.initializers.zeros
@@ -136,6 +141,8 @@ class Thinker(nnx.Module):
             self.mixing = MixingHead(width, rngs)
         if cfg.gate:
             self.gate = Gate(width, rngs)
+        if cfg.helpfulness:
+            self.helpfulness = MixingHead(width, rngs)
 
     @property
     def forbidden(self) -> tuple[int, ...]:
@@ -165,6 +172,13 @@ class Thinker(nnx.Module):
         if cfg.mixing == "raw":
             return cfg.start_share + out
         return jax.nn.sigmoid(math.log(cfg.start_share / (1 - cfg.start_share)) + out)
+
+    def helpful(self, base: Array, thought: Array) -> Array | None:
+        """Log-odds that a thought helps, from hidden states [*rows D] twice: [*rows]. None where there is no such head.
+
+        No gradient reaches the model through the hidden states.
+        """
+        return self.helpfulness(*map(jax.lax.stop_gradient, (base, thought))) if self.cfg.helpfulness else None
 
     @typed
     def columns_input(

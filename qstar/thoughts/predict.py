@@ -18,6 +18,7 @@ class Prediction:
     base: Float[Array, "B A V"]  # without a thought
     mixed: Float[Array, "B R A V"]  # with one
     weight: Float[Array, "B R A"]  # share of the thought
+    helpful: Float[Array, "B R A"] | None = None  # log-odds that it helps; None without such a head
 
 
 @typed
@@ -33,4 +34,4 @@ def predict(thinker: Thinker, context: Context, inner: Inner, mix: str) -> Predi
     else:
         share = weight[..., None]
         blend = (1 - share) * base[:, None] + share * jax.nn.log_softmax(lm.logits(after))
-    return Prediction(base, jax.nn.log_softmax(blend), weight)
+    return Prediction(base, jax.nn.log_softmax(blend), weight, thinker.helpful(hidden[:, None], after))

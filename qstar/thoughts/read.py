@@ -222,7 +222,7 @@ def read_all(
         by_width.setdefault(rows.bucket(len(text)), {})[number] = text
     readings: dict[int, Reading] = {}
     for width, same in by_width.items():
-        size = 1 if method.thinking.dealt else _fitting(definition, width, num_thoughts)[1]
+        size = 1 if method.thinking.dealt else _fitting(method, definition, width, num_thoughts)[1]
         for first in range(0, len(same), size):
             batch = dict(itertools.islice(same.items(), first, first + size))
             keys = [jax.random.fold_in(key, number) for number in batch]
@@ -244,7 +244,7 @@ def _read(
     tokens = [[int(token) for token in text] for text in texts.values()]
     rows.check(tokens, cfg.vocab, cfg.max_len)
     width = rows.bucket(max(map(len, tokens)))
-    at_once, _ = _fitting(definition, width, num_thoughts)
+    at_once, _ = _fitting(method, definition, width, num_thoughts)
     # Few programs: the number of rows is a power of two, the last text fills it.
     more = (1 << (len(tokens) - 1).bit_length()) - len(tokens)
     batch = rows.padded(tokens + tokens[-1:] * more, width)
@@ -257,10 +257,10 @@ def _read(
     }
 
 
-def _fitting(definition: Definition, width: int, num_thoughts: int) -> tuple[int, int]:
+def _fitting(method: Thinks, definition: Definition, width: int, num_thoughts: int) -> tuple[int, int]:
     """Anchors of a row that are worked through at once, and rows, a power of two each."""
     # Three distributions over the vocabulary are alive at once: base, after the thought, mixed.
-    elements = 3 * num_thoughts * definition.abstract_model.lm.cfg.vocab
+    elements = 3 * num_thoughts * method.thinking.candidates * definition.abstract_model.lm.cfg.vocab
     fitting = chunk.slice_size(width, elements)
     at_once = 1 << (fitting.bit_length() - 1)  # a power of two, so that it divides the width
     together = min(MOST_ROWS, chunk.budget() // (4 * elements * at_once))

@@ -89,4 +89,5 @@ def talk(
         inside = hidden[:, :, :, :length]
         thought = vocabulary.logprobs(lm.logits, inside, tokens, 2, vocab, temperature, thinker.forbidden)
     counts = where.target_counts(batch, anchors, lookahead)
-    return Talk(text_logprobs, base_logprobs, mixed, thought, weight, counts, unchanged=unchanged)
+    helpful = thinker.helpful(base[:, :, :, 0], after[:, :, :, 0])
+    return Talk(text_logprobs, base_logprobs, mixed, thought, weight, counts, unchanged=unchanged, helpful=helpful)

@@ -29,6 +29,8 @@ class Thinking:
     scored: bool = True  # the tokens of thoughts get log-probs, for a policy gradient
     mixing: bool = True  # there is a mixing head
     gate: bool = False  # there is a gate
+    helpfulness: bool = False  # there is a head that says which thoughts help
+    candidates: int = 1  # thoughts that are sampled where one is used, outside of training
 
     @property
     def dealt(self) -> bool:
@@ -70,6 +72,7 @@ class Thinking:
         mixing = thoughts * self.lookahead if self.mixing else 0
         logits = thoughts * self.lookahead + (sampled if self.scored else 0)
         text = Pass(length, length, length - 1, gate=positions if self.gate else 0)
+        mixing += thoughts if self.helpfulness else 0  # a perceptron of the same size
         sampling = Pass(
             sampled,
             length + self.thought_len,

@@ -17,6 +17,7 @@ from qstar.typing import Array, Params
 SCHEDULES = ("constant", "linear", "cosine")
 WEIGHTS = ("float32", "bfloat16")
 PARTS = {"start": "delimiter", "end": "delimiter", "pause": "delimiter", "mixing": "mixing", "gate": "mixing"}
+PARTS["helpfulness"] = "mixing"
 
 
 @dataclass(frozen=True)
@@ -24,9 +25,9 @@ class OptimConfig:
     """AdamW (Loshchilov & Hutter 2019). Defaults: Quiet-STaR's Appendix A.
 
     `delimiter_lr_scale` and `mixing_lr_scale` multiply the learning rate of start, end and pause embeddings and of the
-    mixing head (and of a gate), `lm_lr_scale` that of all other weights. The paper weights the delimiters' gradients by
-    100, which Adam would cancel: the step is what counts. A scale of 0 freezes its part: its gradient does not count in
-    the global norm either.
+    mixing head (and of a gate or a helpfulness head), `lm_lr_scale` that of all other weights. The paper weights the
+    delimiters' gradients by 100, which Adam would cancel: the step is what counts. A scale of 0 freezes its part: its
+    gradient does not count in the global norm either.
     """
 
     lr: Positive = 1e-6  # learning rate after the warm-up
@@ -39,7 +40,7 @@ class OptimConfig:
     weight_decay: NonNegative = 1e-3  # on all weights except norms, biases and delimiters
     clip: NonNegative = 1.0  # maximal global norm of the gradient; 0: no clipping
     delimiter_lr_scale: NonNegative = 100.0  # learning rate of start, end and pause embeddings, in lr
-    mixing_lr_scale: NonNegative = 1.0  # learning rate of the mixing head and the gate, in lr
+    mixing_lr_scale: NonNegative = 1.0  # learning rate of the mixing head and other small heads, in lr
     lm_lr_scale: NonNegative = 1.0  # learning rate of all other weights, in lr; 0 freezes a part
     # The next three are for a run that is part of a longer one.
     schedule_steps: Whole = 0  # steps of the schedule; 0: those of the run
