@@ -76,6 +76,7 @@ PAPERS = (
     "rlp",
     "latro",
     "adaptive",
+    "helpful",
 )  # presets of the papers: long thoughts
 OPTIONS = [
     (file.parent.name, file.stem)
@@ -262,6 +263,7 @@ ADVISED = {
     "quiet_star_hidden": "qstar-train method=quiet_star_cups",
     "quiet_star_official": "qstar-train method=quiet_star_cups",
     "adaptive": "qstar-train method=adaptive_cups",
+    "helpful": "qstar-train method=helpful_cups",
     "latro": "qstar-train method=latro_cups",
     "rlp": "qstar-train method=rlp_cups",
     "sft": """printf '{"prompt": "3aegbdh=", "completion": "4;"}\\n' > examples.jsonl && """

@@ -102,6 +102,7 @@ AFTER_RUNS = {
     "quiet_star/faithfulness/invention.py",
     "quiet_star/followups/compare.py",
     "quiet_star/followups/fast_quiet_star.py",
+    "quiet_star/many_thoughts/many_thoughts.py",
     "quiet_star/smollm2_math/curve.py",
     "quiet_star/tiny/headroom.py",
     "quiet_star/token_benefit.py",
@@ -196,6 +197,29 @@ def test_what_thoughts_hold_is_measured_of_runs_and_of_written_workings(script, 
         assert found["kept", 3]["followed"] < 0.3 < 0.9 < found["kept", 3]["stayed"]  # the last place is read alone
         assert found["continued", 3]["followed"] > 0.7  # and an edit is carried on to it
     assert "## interchange" in script(name, "--show", tmp_path) and (tmp_path / "faithfulness.png").is_file()
+
+
+def test_many_thoughts_are_chosen_among_and_held_against_longer_ones_and_none(script, tmp_path):
+    name, out = "quiet_star/many_thoughts/many_thoughts.py", tmp_path / "runs"
+    start, sizes = (
+        ("model.source=bundled:cups", "eval=none", *SMALL_STEP),
+        ("--items", 24, "--most", 2, "--moves", 6, 8),
+    )
+    recipe = "experiments=quiet_star/many_thoughts/thinker"
+    for arm, said in (
+        ("of_8", ("method.thought_len=8",)),
+        ("longer", ("method=quiet_star_cups",)),
+        ("plain", ("method=lm",)),
+    ):
+        train.run(small_runs.composed(recipe, *start, *said, f"run_dir={out / arm}", "steps=1"), out / arm)
+    named = (f"0={out / 'of_8'}", "--longer", f"0={out / 'longer'}", "--plain", f"0={out / 'plain'}")
+    script(name, *named, *sizes, "--out", tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    by = {(line["thoughts"], line["by"]): line for line in lines}
+    assert by[2, "any of them right (oracle)"]["right"] >= by[1, "one sampled"]["right"]
+    assert by[0, "none"]["flops"] < by[1, "one sampled"]["flops"] < by[2, "blend"]["flops"] == by[2, "helpful"]["flops"]
+    assert (1, "thoughts of 8 tokens, the likeliest") in by and len(lines) == 3 + 6 + 2 + 1
+    assert "| 2 | blend | 1 |" in script(name, "--show", tmp_path)
 
 
 def test_a_curriculum_from_a_base_measures_what_there_is_to_invent(script, tmp_path):

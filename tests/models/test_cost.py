@@ -17,6 +17,7 @@ from jax.interpreters import partial_eval
 from qstar import sharding
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar, teacher_passes
+from qstar.methods.helpful import Helpful
 from qstar.methods.latro import LaTRO
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Compares, Models
@@ -81,6 +82,7 @@ def counted(method, lm=LM) -> int:
         RLP(thought_len=3, num_thoughts=4, positions=2),
         LaTRO(thought_len=3, num_thoughts=2, lookahead=2, positions=0),
         Adaptive(thought_len=3, num_thoughts=2, lookahead=2),
+        Helpful(thought_len=3, num_thoughts=2, lookahead=2),
         FastQuietStar(teacher="runs/teacher"),
         FastQuietStar(teacher="runs/teacher", student="released"),
     ],

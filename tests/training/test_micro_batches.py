@@ -18,6 +18,7 @@ import tiny
 from qstar import sharding
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar
+from qstar.methods.helpful import Helpful
 from qstar.methods.latro import LaTRO
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Models
@@ -65,6 +66,11 @@ class Gated(OfTheRow, Adaptive):
 
 
 @dataclass(frozen=True)
+class Helped(OfTheRow, Helpful):
+    pass
+
+
+@dataclass(frozen=True)
 class Informed(OfTheRow, RLP):
     pass
 
@@ -86,6 +92,7 @@ METHODS = {
         **SIZES, beta=3.0, mix="hidden", baseline="mean", positions="official", delimiter_scale=100.0
     ),
     "adaptive-leave_one_out": Gated(**SIZES, beta=3.0, baseline="leave_one_out", clamp=False, threshold=0.05),
+    "helpful": Helped(**SIZES, beta=3.0, baseline="mean", threshold=0.05),
     "rlp": Informed(**THOUGHTS),
     "latro": Latent(**THOUGHTS, lookahead=2, beta=0.3),
     "fast_quiet_star": FastQuietStar(teacher="runs/teacher"),
