@@ -214,11 +214,16 @@ def test_many_thoughts_are_chosen_among_and_held_against_longer_ones_and_none(sc
         train.run(small_runs.composed(recipe, *start, *said, f"run_dir={out / arm}", "steps=1"), out / arm)
     named = (f"0={out / 'of_8'}", "--longer", f"0={out / 'longer'}", "--plain", f"0={out / 'plain'}")
     script(name, *named, *sizes, "--out", tmp_path)
+    script(name, "--label", f"0={out / 'of_8'}", "--train", 4, "--draws", 2, *sizes, "--out", tmp_path)
+    labels = [json.loads(line) for line in (tmp_path / "labelled_0.jsonl").read_text().splitlines()]
+    assert len(labels) == 8 and {row["label"] for row in labels} <= {0, 1} and len(labels[0]["completion"]) == 8
+    script(name, "--scored", f"0={out / 'of_8'}=bundled:cups_prm", *sizes, "--out", tmp_path)
     lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
     by = {(line["thoughts"], line["by"]): line for line in lines}
     assert by[2, "any of them right (oracle)"]["right"] >= by[1, "one sampled"]["right"]
     assert by[0, "none"]["flops"] < by[1, "one sampled"]["flops"] < by[2, "blend"]["flops"] == by[2, "helpful"]["flops"]
-    assert (1, "thoughts of 8 tokens, the likeliest") in by and len(lines) == 3 + 6 + 2 + 1
+    assert by[2, "a reward model"]["flops"] > by[2, "helpful"]["flops"]
+    assert (1, "thoughts of 8 tokens, the likeliest") in by and len(lines) == 3 + 6 + 2 + 2 + 1
     assert "| 2 | blend | 1 |" in script(name, "--show", tmp_path)
 
 
