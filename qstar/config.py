@@ -65,6 +65,7 @@ from qstar.search.lookahead import Lookahead
 from qstar.search.majority import Majority
 from qstar.search.mcts import MCTS
 from qstar.search.particles import ParticleFilter
+from qstar.search.revise import Revise
 from qstar.search.router import Router
 from qstar.settings import Count, Dataclass, NonNegative, OneOf, Positive, PositiveShare, Seed, Whole
 from qstar.sharding import MeshConfig
@@ -389,6 +390,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
         "mcts": MCTS,
         "cot_decoding": CoTDecoding,
         "confidence": Confidence,
+        "revise": Revise,
         "router": Router,
     },
     "label": {"truth": Truth, "monte_carlo": MonteCarlo, "omega": OmegaPRM, "consensus": Consensus},

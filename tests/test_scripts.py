@@ -201,17 +201,15 @@ def test_what_thoughts_hold_is_measured_of_runs_and_of_written_workings(script, 
 
 def test_many_thoughts_are_chosen_among_and_held_against_longer_ones_and_none(script, tmp_path):
     name, out = "quiet_star/many_thoughts/many_thoughts.py", tmp_path / "runs"
-    start, sizes = (
-        ("model.source=bundled:cups", "eval=none", *SMALL_STEP),
-        ("--items", 24, "--most", 2, "--moves", 6, 8),
-    )
+    start = ("model.source=bundled:cups", "eval=none", "control=false", "sample_every=0", "batch_size=2", "steps=1")
     recipe = "experiments=quiet_star/many_thoughts/thinker"
-    for arm, said in (
-        ("of_8", ("method.thought_len=8",)),
-        ("longer", ("method=quiet_star_cups",)),
-        ("plain", ("method=lm",)),
-    ):
-        train.run(small_runs.composed(recipe, *start, *said, f"run_dir={out / arm}", "steps=1"), out / arm)
+    for arm, said in {
+        "of_8": (recipe, "method.thought_len=8"),
+        "longer": (recipe, "method=quiet_star_cups"),
+        "plain": ("experiments=quiet_star/tiny", "method=lm"),
+    }.items():
+        train.run(small_runs.composed(*said, *start, f"run_dir={out / arm}"), out / arm)
+    sizes = ("--items", 24, "--most", 2, "--moves", 6, 8)
     named = (f"0={out / 'of_8'}", "--longer", f"0={out / 'longer'}", "--plain", f"0={out / 'plain'}")
     script(name, *named, *sizes, "--out", tmp_path)
     script(name, "--label", f"0={out / 'of_8'}", "--train", 4, "--draws", 2, *sizes, "--out", tmp_path)
@@ -223,7 +221,7 @@ def test_many_thoughts_are_chosen_among_and_held_against_longer_ones_and_none(sc
     assert by[2, "any of them right (oracle)"]["right"] >= by[1, "one sampled"]["right"]
     assert by[0, "none"]["flops"] < by[1, "one sampled"]["flops"] < by[2, "blend"]["flops"] == by[2, "helpful"]["flops"]
     assert by[2, "a reward model"]["flops"] > by[2, "helpful"]["flops"]
-    assert (1, "thoughts of 8 tokens, the likeliest") in by and len(lines) == 3 + 6 + 2 + 2 + 1
+    assert (1, "thoughts of 12 tokens, the likeliest") in by and len(lines) == 3 + 6 + 2 + 2 + 1
     assert "| 2 | blend | 1 |" in script(name, "--show", tmp_path)
 
 

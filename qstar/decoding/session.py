@@ -55,11 +55,17 @@ class Row:
 
     prompt: int  # its number in the session
     ids: tuple[int, ...] = ()  # as they were sampled
-    text: str = ""  # of these, before the stop where there is one
+    text: str = ""  # of these but for what is shown, before the stop where there is one
     finished: bool = False  # a stop text or token was written
     held: _Held | None = field(default=None, repr=False)
     slot: int = 0  # among the rows of its prompt in what is held
     fed: int = 0  # columns of it that are there
+    shown: int = 0  # the first of `ids`, which are read like a part of the prompt: no stop is looked for in them
+
+    @property
+    def own(self) -> tuple[int, ...]:
+        """The tokens of the text."""
+        return self.ids[self.shown :]
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,12 +163,17 @@ class Session:
         """The row of a prompt that nothing was written after."""
         return Row(prompt)
 
-    def row(self, prompt: int, ids: Sequence[int]) -> Row:
-        """A row of given tokens after a prompt; they are read when it is gone on from."""
+    def row(self, prompt: int, ids: Sequence[int], shown: int = 0) -> Row:
+        """A row of given tokens after a prompt; they are read when it is gone on from.
+
+        Args:
+            shown: the first of them that belong to the prompt, such as earlier solutions.
+        """
         ids = tuple(map(int, ids))
         if ids:
             texts.check([ids], self._cfg.vocab, self._cfg.max_len)
-        return Row(prompt, ids, self._decode(ids))
+        row = Row(prompt, ids, shown=shown)
+        return dataclasses.replace(row, text=self._text_of(row)(row.own))
 
     def write(
         self,
@@ -208,7 +219,7 @@ class Session:
             again = np.array(automaton)  # what looked like an end was none
             for row, place in zip(rows, call.places, strict=True):
                 if more[place]:
-                    text = self._decode([*row.ids, *columns.token[place][: count[place]].tolist()])
+                    text = self._text_of(row)([*row.own, *columns.token[place][: count[place]].tolist()])
                     again[place] = ends.state(text)
             state = state.replace(live=jnp.asarray(more), automaton=jnp.asarray(again))
         held = self._keep_keys(state.own)
@@ -254,25 +265,33 @@ class Session:
 
     def _ending(self, row: Row, written: list[int], delimiters: tuple[str, ...], limit: int) -> "_Ending | None":
         """Where a step ends; None where it goes on."""
-        stop_ids = frozenset(self.sampling.stop_ids)
+        stop_ids, decode, before = frozenset(self.sampling.stop_ids), self._text_of(row), len(row.own)
         plain = stops.without_stop(written, stop_ids)
-        whole = [*row.ids, *plain]
-        stop = stops.first(self._decode, whole, self.sampling.stop, len(row.ids)) if self.sampling.stop else None
+        whole = [*row.own, *plain]
+        stop = stops.first(decode, whole, self.sampling.stop, before) if self.sampling.stop else None
         delimiter = stops.first(self._step_text(row), plain, delimiters) if delimiters else None
-        if stop is not None and (delimiter is None or stop.count <= delimiter.count + len(row.ids)):
-            count = stop.count - len(row.ids)
-            return _Ending(count, stop.text, self._decode(whole[: stop.count])[len(row.text) :], True, True)
+        if stop is not None and (delimiter is None or stop.count <= delimiter.count + before):
+            return _Ending(stop.count - before, stop.text, decode(whole[: stop.count])[len(row.text) :], True, True)
         if delimiter is not None:
-            text = self._decode(whole[: delimiter.count + len(row.ids)])
+            text = decode(whole[: delimiter.count + before])
             return _Ending(delimiter.count, text, text[len(row.text) :], False, True)
         if len(plain) < len(written) or len(written) >= limit:
-            text, by_id = self._decode(whole), len(plain) < len(written)
+            text, by_id = decode(whole), len(plain) < len(written)
             return _Ending(len(written), text, text[len(row.text) :], by_id, by_id)
         return None
 
+    def _text_of(self, row: Row) -> stops.Decode:
+        """The text of tokens that follow what is shown."""
+        if not row.shown:
+            return self._decode
+        shown = row.ids[: row.shown]
+        begins = len(self._decode(shown))
+        return lambda ids: self._decode([*shown, *ids])[begins:]
+
     def _step_text(self, row: Row) -> stops.Decode:
         """The text of tokens that follow a row."""
-        return lambda ids: self._decode([*row.ids, *ids])[len(row.text) :]
+        decode = self._text_of(row)
+        return lambda ids: decode([*row.own, *ids])[len(row.text) :]
 
     def _keep_keys(self, own: tuple[Keys, ...]) -> _Held:
         held = _Held(own, sum(leaf.nbytes for leaf in jax.tree.leaves(own)))
@@ -307,7 +326,8 @@ def _step(row: Row, ending: _Ending, columns: Columns, held: _Held, slot: int, f
     if not np.isfinite(fields["logprob"]).all():
         raise ValueError("the prediction is not a number: the model's parameters have diverged")
     ids = tuple(fields["token"].tolist())
-    after = Row(row.prompt, row.ids + ids, ending.before_stop, ending.finished, held, slot, fed + max(len(ids) - 1, 0))
+    fed += max(len(ids) - 1, 0)
+    after = Row(row.prompt, row.ids + ids, ending.before_stop, ending.finished, held, slot, fed, row.shown)
     return Step(
         after, ending.text, ids, fields["logprob"], fields["behaviour"], fields["margin"], fields["gap"], ending.ended
     )

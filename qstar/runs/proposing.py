@@ -35,6 +35,7 @@ class Proposals:
     Args:
         delimiters: texts that end a step; none: whole solutions are proposed.
         step_tokens: most tokens of a step.
+        most: tokens of a solution; None: as many as the session writes in a row.
     """
 
     def __init__(
@@ -45,9 +46,11 @@ class Proposals:
         tokenizer: Tokenizer,
         delimiters: Sequence[str],
         step_tokens: int,
+        most: int | None = None,
     ):
         self.session, self.task, self.problems, self.tokenizer = session, task, problems, tokenizer
         self.delimiters, self.step_tokens = tuple(delimiters), step_tokens
+        self.most = session.sampling.max_new_tokens if most is None else most
         self._verdicts: dict[Node, Verdict] = {}
 
     @property
@@ -56,9 +59,8 @@ class Proposals:
 
     def propose(self, prefixes: Sequence[Node], k: int, key: Key | None) -> list[list[Candidate]]:
         k = k if key is not None else min(k, self.session.vocab)
-        rows = [prefix.state.row for prefix in prefixes for _ in range(k)]
         steps = self.session.write(
-            rows,
+            [row for prefix in prefixes for row in [self._start(prefix)] * k],
             None if key is None else row_keys([(*row_key(key, prefix), i) for prefix in prefixes for i in range(k)]),
             delimiters=self.delimiters,
             limit=self.step_tokens,
@@ -69,9 +71,27 @@ class Proposals:
         candidates = [self._candidate(*parts) for parts in zip(steps, draws, problems, strict=True)]
         return [candidates[start : start + k] for start in range(0, len(candidates), k)]
 
+    def _start(self, prefix: Node) -> Row:
+        """Where a prefix is gone on from."""
+        if not prefix.attempts:
+            return prefix.state.row
+        shown = [id for attempt in prefix.attempts for id in self.attempt(attempt)]
+        return self.session.row(prefix.problem, shown, len(shown))
+
+    def attempt(self, node: Node) -> list[int]:
+        """A solution as it is shown to revisions of it: the tokens that were sampled, up to a stop text."""
+        ids, stops = list(self._without_end(node)), self.task.stop
+        text = self.tokenizer.decode(ids)
+        return ids if any(stop in text for stop in stops) else [*ids, *self.stop_ids]
+
+    @property
+    def stop_ids(self) -> Sequence[int]:
+        """The first stop text as tokens; none where the task has none."""
+        return self.tokenizer.encode_after(self.task.stop[0]) if self.task.stop else ()
+
     def _candidate(self, step: Step, draw: int, problem: Problem) -> Candidate:
         row = step.row
-        final = row.finished or len(row.ids) >= self.session.sampling.max_new_tokens
+        final = row.finished or len(row.own) >= self.most
         margin = self._margin(step, problem) if final and draw < 0 else None  # CoT-decoding alone looks at it
         return Candidate(Written(row, step, draw), len(step.ids), final, step.text, step.logprobs, margin)
 
@@ -111,7 +131,7 @@ class Proposals:
 
         A step ends with the token that holds its last character; two that end in one token are one.
         """
-        ids = node.state.row.ids
+        ids = node.state.row.own
         sizes = [len(self.tokenizer.decode(ids[:count])) for count in range(1, len(ids) + 1)]
         lengths = itertools.accumulate(map(len, self.steps(node)))
         ends = {bisect.bisect_left(sizes, length) + 1 for length in lengths}
@@ -123,7 +143,7 @@ class Proposals:
         return self.task.prompt(self.problems[node.problem]), self.steps(node)
 
     def _without_end(self, node: Node) -> Sequence[int]:
-        ids = node.state.row.ids
+        ids = node.state.row.own
         return ids[:-1] if ids and ids[-1] in self.session.sampling.stop_ids else ids
 
 

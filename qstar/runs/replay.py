@@ -89,7 +89,7 @@ def solved(cfg: SolveConfig, strategy: Strategy, limits: Budget, batch: Sequence
 
 
 def _candidates(tree: Tree, node: Node, k: int, key: Key | None) -> list[Candidate]:
-    stored = tree.children.get((node.state, -1 if key is None else node.draws), ())[:k]
+    stored = tree.children.get((node.origin.state, -1 if key is None else node.draws), ())[:k]
     if len(stored) < (k if key is not None else 1):  # of the likeliest there are as many as the vocabulary has
         raise ValueError(
             f"question {tree.rows[0]['problem']}: {len(stored)} steps are stored after node {node.state}, and this "
@@ -191,6 +191,8 @@ def spent(tree: Tree, solution: Solution) -> np.ndarray:
     """Candidates, tokens written, tokens scored and FLOPs, reading the prompt included."""
     total = np.array([-1, 0, 0, 0], float)  # the prompt is no candidate
     for number, node in enumerate(solution.nodes):
+        if node.attempts:  # shown to a revision, which is charged for reading them
+            continue
         row, place = tree.rows[node.state], tree.rows[node.state]["place"]
         asked = [name for name, of in solution.scores.items() if not math.isnan(of[number])]
         share = _models(asked) / max(_models(row["scores"]), 1)  # another strategy may have asked more of them

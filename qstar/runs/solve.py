@@ -168,6 +168,7 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
         check_delimiters(base.tokenizer, delimiters, _solutions(cfg, delimiters))
     fit, over = answering.fitting(cfg, base, problems, lambda: lambda batch, number: _prompts(cfg, batch))
     answering.check_fitting(cfg, base, cfg.split, len(problems), over)
+    _check_attempts(cfg, base, fit)
     _check_scorers(cfg, base, scorers, fit)
     mesh = layout.sampling(cfg.mesh, language_models.definition(base.lm), cfg.sample_batch)
     with sharding.on(mesh):
@@ -218,10 +219,10 @@ def _check_scorers(
 ) -> None:
     """That they can read every solution whole, and that the first gives the search what it needs."""
     guide = scorers[cfg.scorer[0]] if cfg.search.guided and cfg.scorer else None
-    if isinstance(guide, Preference) and cfg.search.select == "weighted":
+    if isinstance(guide, Preference) and cfg.search.select in ("weighted", "hierarchical"):
         raise ValueError(
-            f"search.select = 'weighted' adds up scores, and those of {cfg.scorer[0]} (method=dpo) are log-ratios, "
-            "which only rank: give search.select=max or search.select=vote"
+            f"search.select = {cfg.search.select!r} adds up scores, and those of {cfg.scorer[0]} (method=dpo) are "
+            "log-ratios, which only rank: give search=best_of_n search.select=max or search.select=vote"
         )
     sizes = [
         len(base.tokenizer.encode_prompt(cfg.task.prompt(problem))) + cfg.task.budget(problem, base.tokenizer)
@@ -233,6 +234,20 @@ def _check_scorers(
                 f"scorer {name} reads {scorer.policy.lm.max_len} tokens, a question with its solution may have "
                 f"{max(sizes)}: use a reward model with a longer context, or lower task.max_new_tokens"
             )
+
+
+def _check_attempts(cfg: SolveConfig, base: Policy, problems: Sequence[Problem]) -> None:
+    """That the model can read the attempts that are shown before a solution."""
+    sizes = [
+        len(base.tokenizer.encode_prompt(prompt)) + _longest(cfg, base, cfg.task.budget(problem, base.tokenizer))
+        for problem, (prompt,) in zip(problems, _prompts(cfg, problems), strict=True)
+    ]
+    if cfg.search.shown and max(sizes) > base.lm.max_len:
+        raise ValueError(
+            f"search.context = {cfg.search.context}: a question with {cfg.search.shown} attempts and a revision may "
+            f"have {max(sizes)} tokens, and {base.name} reads {base.lm.max_len}: show fewer with search.context, or "
+            "lower task.max_new_tokens"
+        )
 
 
 def _solutions(cfg: SolveConfig, delimiters: Sequence[str]) -> list[str]:
@@ -285,12 +300,13 @@ def searched(job: Job, batch: Sequence[Problem], number: int, layers: tuple | No
     """The trees of a batch of questions, as rows of the store."""
     cfg, policy = job.cfg, job.policy
     most = _most(job, batch)
-    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, most, tuple(cfg.task.stop))
+    longest = _longest(cfg, policy, most)
+    sampling = Sampling(cfg.temperature, cfg.top_k, cfg.top_p, longest, tuple(cfg.task.stop))
     prompts = [prompt for (prompt,) in _prompts(cfg, batch)]
     size = sharding.full(cfg.sample_batch)
     session = Session(policy.definition, policy.params, policy.tokenizer, prompts, sampling, layers=layers, size=size)
     limits = replay.budget(cfg, most, cfg.max_tokens)
-    proposals = Proposals(session, cfg.task, batch, policy.tokenizer, job.delimiters, limits.step_tokens)
+    proposals = Proposals(session, cfg.task, batch, policy.tokenizer, job.delimiters, limits.step_tokens, most)
     solved = searches.search(
         cfg.search, proposals.prompts, proposals.propose, values(job, proposals), proposals.answer,
         (cfg.seed, number), limits,
@@ -299,7 +315,14 @@ def searched(job: Job, batch: Sequence[Problem], number: int, layers: tuple | No
         _sample(job, proposals, solution, node, prompts[problem])
         for problem, solution in enumerate(solved)
         for node in solution.nodes
+        if not node.attempts  # a prompt that shows attempts is no step: its revision is stored after the last of them
     ]
+
+
+def _longest(cfg: SolveConfig, policy: Policy, most: int) -> int:
+    """Tokens after a prompt: a solution of `most` tokens, and the attempts that are shown before it."""
+    stop = policy.tokenizer.encode_after(cfg.task.stop[0]) if cfg.task.stop else ()
+    return most + cfg.search.shown * (most + len(stop))
 
 
 def values(job: Job, proposals: Proposals) -> dict[str, Value]:
@@ -333,15 +356,17 @@ def _likelihood(node: Node) -> float:
 
 def _sample(job: Job, proposals: Proposals, solution: Solution, node: Node, prompt: str) -> Sample:
     cfg, problem, step = job.cfg, proposals.problems[node.problem], node.state.step
+    shown = node.state.row.ids[: node.state.row.shown]
     verdict = proposals.verdict(node) if node.finished else None
     return Sample(
         problem=problem.id, split=cfg.split, question=problem.question, gold=problem.answer, group=problem.group,
-        prompt=prompt, hint="", temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p, seed=cfg.seed,
+        prompt=prompt + job.policy.tokenizer.decode(shown), hint="",
+        temperature=cfg.temperature, top_k=cfg.top_k, top_p=cfg.top_p, seed=cfg.seed,
         checkpoint=job.policy.name, tokens=step.ids if step else (), logprobs=step.logprobs if step else (),
         margins=step.margins if step else (), written=step.text if step else "", stored=None,
         answer=verdict.answer if verdict else "", correct=bool(verdict and verdict.correct),
         reason=verdict.reason if verdict else "unfinished", grader=cfg.task.grader.name,
-        grader_version=cfg.task.grader.version, prompt_tokens=len(proposals.session.prompts[node.problem]),
+        grader_version=cfg.task.grader.version, prompt_tokens=len(proposals.session.prompts[node.problem]) + len(shown),
         generated_tokens=node.candidate.tokens, finished=node.state.row.finished,
         place=_place(job, proposals, solution, node),
     )  # fmt: skip
@@ -349,12 +374,15 @@ def _sample(job: Job, proposals: Proposals, solution: Solution, node: Node, prom
 
 def _place(job: Job, proposals: Proposals, solution: Solution, node: Node) -> Place:
     read = len(proposals.session.prompts[node.problem]) + len(node.state.row.ids)
+    writing = node.candidate.tokens * _flops(job.policy.lm, read, columns=1)
+    if node.parent and node.parent.attempts:  # they are read first
+        writing += _flops(job.policy.lm, read, columns=node.state.row.shown)
     scores = {name: float(of[node.id]) for name, of in solution.scores.items() if not math.isnan(of[node.id])}
-    asked = [job.scorers[name].spent(read) for name in scores if job.scorers[name] is not None]
+    asked = [job.scorers[name].spent(read - node.state.row.shown) for name in scores if job.scorers[name] is not None]
     value = solution.value[node.id]
     return Place(
         node=node.id,
-        parent=-1 if node.parent is None else node.parent.id,
+        parent=-1 if node.parent is None else node.parent.origin.id,
         draw=node.state.draw,
         final=node.finished,
         rollout=node.rollout,
@@ -362,9 +390,7 @@ def _place(job: Job, proposals: Proposals, solution: Solution, node: Node) -> Pl
         scores=scores,
         value=None if math.isnan(value) else float(value),
         margin=node.candidate.margin,
-        flops=_flops(job.policy.lm, read)
-        if node.parent is None
-        else node.candidate.tokens * _flops(job.policy.lm, read, columns=1),
+        flops=_flops(job.policy.lm, read) if node.parent is None else writing,
         scored_tokens=sum(tokens for tokens, _ in asked),
         scoring_flops=sum(flops for _, flops in asked),
     )

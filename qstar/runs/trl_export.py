@@ -6,6 +6,8 @@ Of self-training, and of the rollouts that reinforcement learning kept (each fil
     preference          right samples against wrong ones of the same question, each sample in at most one pair
     unpaired            every sample without a hint, with the grader's verdict as its label
     stepwise            steps of those samples with labels, where the task knows them exactly
+    revisions           up to four wrong samples of a question as a part of its prompt, then a right one: what a model
+                        for search=revise is trained on (`data/revisions.py`)
 
 Of labelling: stepwise, with the labels that it found. Prompts are those that a question is asked by, without examples
 and hints; samples that were drawn after a hint are in `prompt_completion` alone, free of it.
@@ -16,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from qstar import config as configs
 from qstar import files
 from qstar.config import ImproveConfig, TrainConfig
-from qstar.data import rationales, step_formats, trl
+from qstar.data import rationales, revisions, step_formats, trl
 from qstar.data.rationales import Store
 from qstar.runs import iterations, label, record
 from qstar.tasks import conversation
@@ -84,6 +88,7 @@ class _Samples:
                 self._record(row["problem"], label=row["correct"], completion=row["written"]) for row in self._unhinted
             ],
             "stepwise": list(self._steps()),
+            "revisions": list(self._revisions()),
         }
 
     @property
@@ -96,9 +101,7 @@ class _Samples:
         return list({(row["problem"], row["stored"]): row for row in reversed(kept)}.values())[::-1]
 
     def _pairs(self) -> Iterator[trl.Record]:
-        wrong: dict[str, list[str]] = {}
-        for row in self._texts(False, hinted=False):
-            wrong.setdefault(row["problem"], []).append(row["stored"])
+        wrong = self._by_problem(False)
         for row in self._texts(True, hinted=False):
             if wrong.get(row["problem"]):
                 rejected = wrong[row["problem"]].pop(0)
@@ -112,6 +115,23 @@ class _Samples:
                 labelled = {"prompt": self.task.prompt(problem), "completions": steps, "labels": truth.right}
                 if (record := _stepwise(labelled)) is not None:
                     yield record
+
+    def _revisions(self) -> Iterator[trl.Record]:
+        """Each number of attempts as often; none of conversations, whose turns are not attempts."""
+        by_problem = {correct: self._by_problem(correct) for correct in (True, False)}
+        for number, (problem, right) in enumerate(by_problem[True].items()):
+            prompt = self.task.prompt(self.problems[problem])
+            if self.chat or conversation.parsed(prompt):
+                return
+            wrong = by_problem[False].get(problem, [])
+            for revision in revisions.revisions(right, wrong, np.random.default_rng(number)):
+                yield trl.written("".join((prompt, *revision.attempts)), False, {"completion": revision.solution})
+
+    def _by_problem(self, correct: bool) -> dict[str, list[str]]:
+        texts: dict[str, list[str]] = {}
+        for row in self._texts(correct, hinted=False):
+            texts.setdefault(row["problem"], []).append(row["stored"])
+        return texts
 
     def _record(self, problem: str, label: bool | None = None, **completions: str) -> trl.Record:
         others = {} if label is None else {"label": label}

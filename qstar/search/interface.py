@@ -72,6 +72,11 @@ class Node:
         return self.path[0].parent if self.parent is not None else self
 
     @property
+    def origin(self) -> "Node":
+        """What is continued here: of a prompt that shows attempts, the last of them."""
+        return self.attempts[-1] if self.attempts else self
+
+    @property
     def solution_tokens(self) -> int:
         """Generated from the prompt to here."""
         return sum(node.candidate.tokens for node in self.path)

@@ -1,10 +1,10 @@
 """Sequential revisions (Snell et al. 2024, section 6): a chain of attempts, each of which sees the ones before it.
 
 n = chains x length solutions: `chains` first attempts in parallel, each followed by `length` - 1 revisions whose prompt
-shows the last 4 attempts of the chain. `propose` is to read them from its prefix's `prompt.attempts`, and a scorer
-that was trained on revisions from the node's. About 38 % of right answers were revised to wrong ones in the paper, so
-the solution is chosen over whole chains: `hierarchical` takes the answer of each chain whose scores add up to most, and
-among those solutions again; `weighted` does so once over all; `majority` needs no scorer.
+shows the last 4 attempts of the chain. `propose` is to read them from its prefix's `attempts`. The model is trained for
+it, on wrong attempts and then a right one (`data/revisions.py`). About 38 % of right answers were revised to wrong ones
+in the paper, so the solution is chosen over whole chains: `hierarchical` takes the answer of each chain whose scores
+add up to most, and among those solutions again; `weighted` does so once over all; `majority` needs no scorer.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,12 @@ SELECTS = ("hierarchical", "weighted", "majority")
 
 @dataclass(frozen=True)
 class Revise(Strategy):
+    """Chains of attempts, each of which sees those before it."""
+
     chains: Count = 4  # in parallel; the paper varies chains : length at equal n
     length: Count = 4  # attempts of a chain
     context: Count = 4  # earlier attempts that are shown
-    select: Annotated[str, OneOf(SELECTS)] = "hierarchical"
+    select: Annotated[str, OneOf(SELECTS)] = "hierarchical"  # how the answer is chosen
 
     @property
     def guided(self) -> bool:
@@ -35,6 +37,15 @@ class Revise(Strategy):
     @property
     def branching(self) -> int:
         return self.chains
+
+    @property
+    def shown(self) -> int:
+        return min(self.context, self.length - 1)
+
+    @property
+    def size(self) -> None:
+        """Fewer solutions are shorter chains or fewer of them: no one number says which."""
+        return None
 
     def __call__(self, trees: Trees) -> Solutions:
         firsts = sample(trees, range(len(trees.prompts)), self.chains)

@@ -12,6 +12,7 @@ class Strategy:
     """A frozen dataclass of hyper-parameters; `n` is the number of candidates of the first round."""
 
     guided: ClassVar[bool] = False  # whether it needs a scorer
+    shown: ClassVar[int] = 0  # earlier solutions that a prompt shows, at most
     stepwise: ClassVar[bool] = False  # whether `propose` is to give one step at a time; else a whole solution serves
 
     n: int

@@ -106,6 +106,23 @@ def test_a_given_row_continues_as_the_one_that_was_written():
     np.testing.assert_allclose(again[0].logprobs, again[1].logprobs, rtol=0, atol=tolerances.forward(tiny.LM))
 
 
+def test_what_is_shown_before_a_row_is_read_as_a_part_of_its_prompt():
+    """A row after shown tokens, which hold the stop, is the row of a session whose prompt ends with them."""
+    shown, sampling = [1, 0, 4], dataclasses.replace(SAMPLED, stop=("ba", "mh"))
+    longer = session(sampling, prompts=[[*PROMPTS[0], *shown]])
+    expected = longer.write([longer.start(0)] * 4, keys(*range(4)))
+    writing = session(dataclasses.replace(sampling, max_new_tokens=27))
+    row = writing.row(0, shown, len(shown))
+    assert (row.text, row.own) == ("", ())
+    steps = writing.write([row] * 4, keys(*range(4)), limit=24)
+    assert [(step.ids, step.text, step.row.text, step.row.finished) for step in steps] == [
+        (step.ids, step.text, step.row.text, step.row.finished) for step in expected
+    ]
+    assert any(step.row.finished for step in steps) and min(len(step.ids) for step in steps) > 1
+    for step, other in zip(steps, expected, strict=True):
+        np.testing.assert_allclose(step.logprobs, other.logprobs, rtol=0, atol=tolerances.forward(tiny.LM))
+
+
 def test_without_keys_rows_begin_with_the_likeliest_tokens_and_go_on_with_them():
     writing = session()
     steps = writing.write([writing.start(0)] * 3, None, ranks=[0, 1, 2], limit=4)

@@ -167,6 +167,52 @@ def test_a_directory_of_another_search_is_refused(majority):
         run(majority[0], *MAJORITY, "search.n=5")
 
 
+REVISE = ("search=revise", "search.chains=2", "search.length=3", "search.context=2", "scorer=oracle", *SHORT)
+
+
+def test_a_revision_is_stored_after_the_attempt_that_it_was_shown(tmp_path):
+    lines = run(tmp_path / "run", *REVISE)
+    task, lengths = Cups(min_moves=6, max_moves=6), set()
+    questions = {problem.id: problem for problem in task.problems("dev")}
+    for id, tree in trees_of(tmp_path / "run").items():
+        ends = [
+            row for row in tree.values() if not any(row["place"]["node"] == o["place"]["parent"] for o in tree.values())
+        ]
+        assert len(ends) == 2 and len(tree) == 1 + sum(len(path(tree, end)) for end in ends)
+        for end in ends:
+            attempts = path(tree, end)
+            lengths.add(len(attempts))
+            for number, row in enumerate(attempts):
+                shown = "".join(
+                    written if written.endswith(";") else f"{written};"
+                    for written in (attempt["written"] for attempt in attempts[max(0, number - 2) : number])
+                )
+                assert row["prompt"] == questions[id].question + shown
+                assert row["prompt_tokens"] == len(row["prompt"])
+                verdict = task.grader(row["written"].removesuffix(";"), questions[id].gold)
+                assert row["correct"] == (verdict.correct and row["finished"])
+    assert lengths == {3} and lines[-1].candidates == 6
+    cfg, folder = chosen(solve.KIND, f"tables={tmp_path / 'run'}")
+    assert solve.tabulated(cfg, folder) == lines
+
+
+def test_the_tokens_of_a_revision_are_drawn_after_the_attempts(tmp_path):
+    run(tmp_path / "run", *REVISE)
+    policy = load.load_model("bundled:cups")
+    rows = [row for row in rows_of(tmp_path / "run") if row["place"]["parent"] > 0][:8]
+    prompts = [policy.tokenizer.encode_prompt(row["prompt"]) for row in rows]
+    expected = score.score(policy.definition, policy.params, prompts, [row["tokens"] for row in rows])
+    bound = tolerances.forward(policy.lm, keys=64, size=20.0, scores=3.0)
+    for row, logprobs in zip(rows, expected, strict=True):
+        np.testing.assert_allclose(row["logprobs"], logprobs, rtol=0, atol=bound)
+
+
+def test_attempts_that_the_model_cannot_read_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"search.context = 40: .* reads 256"):
+        run(tmp_path / "run", *REVISE[:1], "search.length=41", "search.context=40", "scorer=oracle", *SHORT)
+    assert not (tmp_path / "run").exists()
+
+
 # --- tables -------------------------------------------------------------------------------------------------------
 
 

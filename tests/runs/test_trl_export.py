@@ -62,10 +62,17 @@ def sets(folder):
 def test_samples_become_data_sets_free_of_hints_examples_and_copies(run, tmp_path, capsys):
     directory, (first, second, third), (wrong, worked) = run
     prepare.main([str(directory), str(tmp_path / "out"), "--to", "trl"])
-    assert "3 of prompt_completion, 1 of preference, 5 of unpaired, 4 of stepwise" in capsys.readouterr().out
+    assert (
+        "3 of prompt_completion, 1 of preference, 5 of unpaired, 4 of stepwise, 2 of revisions"
+        in capsys.readouterr().out
+    )
     bare = f"{first.answer};"
     labels = [True] * len(first.question[1:-1]) + [True]
-    assert sets(tmp_path / "out") == {
+    made = sets(tmp_path / "out")
+    revisions = made.pop("revisions")
+    assert [revision["completion"] for revision in revisions] == [bare, worked]
+    assert revisions[0]["prompt"] == f"{first.question}{wrong}"  # four attempts were drawn, there is one
+    assert made == {
         "prompt_completion": [
             {"prompt": first.question, "completion": bare},
             {"prompt": first.question, "completion": worked},
