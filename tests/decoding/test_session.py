@@ -108,7 +108,7 @@ def test_a_given_row_continues_as_the_one_that_was_written():
 
 def test_what_is_shown_before_a_row_is_read_as_a_part_of_its_prompt():
     """A row after shown tokens, which hold the stop, is the row of a session whose prompt ends with them."""
-    shown, sampling = [1, 0, 4], dataclasses.replace(SAMPLED, stop=("ba", "mh"))
+    shown, sampling = [1, 0, 4], dataclasses.replace(SAMPLED, stop=("ba", "m"))
     longer = session(sampling, prompts=[[*PROMPTS[0], *shown]])
     expected = longer.write([longer.start(0)] * 4, keys(*range(4)))
     writing = session(dataclasses.replace(sampling, max_new_tokens=27))
@@ -118,7 +118,7 @@ def test_what_is_shown_before_a_row_is_read_as_a_part_of_its_prompt():
     assert [(step.ids, step.text, step.row.text, step.row.finished) for step in steps] == [
         (step.ids, step.text, step.row.text, step.row.finished) for step in expected
     ]
-    assert any(step.row.finished for step in steps) and min(len(step.ids) for step in steps) > 1
+    assert any(step.row.finished for step in steps) and max(len(step.ids) for step in steps) > 4
     for step, other in zip(steps, expected, strict=True):
         np.testing.assert_allclose(step.logprobs, other.logprobs, rtol=0, atol=tolerances.forward(tiny.LM))
 
