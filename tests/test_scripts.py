@@ -222,7 +222,7 @@ def test_many_thoughts_are_chosen_among_and_held_against_longer_ones_and_none(sc
     assert by[0, "none"]["flops"] < by[1, "one sampled"]["flops"] < by[2, "blend"]["flops"] == by[2, "helpful"]["flops"]
     assert by[2, "a reward model"]["flops"] > by[2, "helpful"]["flops"]
     assert (1, "thoughts of 12 tokens, the likeliest") in by and len(lines) == 3 + 6 + 2 + 2 + 1
-    assert "| 2 | blend | 1 |" in script(name, "--show", tmp_path)
+    assert "| thoughts | by | trained | of each base |" in script(name, "--show", tmp_path)
 
 
 def test_a_curriculum_from_a_base_measures_what_there_is_to_invent(script, tmp_path):

@@ -143,25 +143,21 @@ def plain(run: Policy, questions: CupsEval) -> Iterator[dict]:
 
 def table(lines: Sequence[dict]) -> str:
     rows = []
-    for (thoughts, by), of in frames.grouped(lines, lambda line: (line["thoughts"], line["by"])).items():
-        shares = {(line["base"], 0): line["right"] for line in of}
-        rows.append(
-            [
-                thoughts,
-                by,
-                len(shares),
-                tables.over_runs(shares, questions=of[0]["questions"]),
-                ", ".join(f"{share:.3f}" for share in shares.values()),
-                tables.flops(of[0]["flops"]),
-            ]
-        )
-    return tables.markdown(
-        ("thoughts", "by", "bases", "right", "of each base", "FLOPs of an answer"), sorted(rows, key=lambda row: row[0])
-    )
+    order = lambda line: (line["thoughts"], line["by"])  # noqa: E731
+    models = list(frames.grouped(lines, lambda line: line["model"]))
+    for (thoughts, by), of in sorted(frames.grouped(lines, order).items(), key=lambda item: item[0][0]):
+        cells = []
+        for model in models:
+            shares = {(line["base"], 0): line["right"] for line in of if line["model"] == model}
+            each = ", ".join(f"{share:.3f}" for _, share in sorted(shares.items()))
+            cells += [tables.over_runs(shares, questions=of[0]["questions"]), each]
+        rows.append([thoughts, by, *cells, tables.flops(of[0]["flops"])])
+    heads = [head for model in models for head in (model, "of each base")]
+    return tables.markdown(("thoughts", "by", *heads, "FLOPs of an answer"), rows)
 
 
-def record(out: Path, base: int, lines: Iterable[dict], questions: CupsEval) -> None:
-    about = {"base": base, "questions": questions.items, "split": questions.split}
+def record(out: Path, model: str, base: int, lines: Iterable[dict], questions: CupsEval) -> None:
+    about = {"model": model, "base": base, "questions": questions.items, "split": questions.split}
     for line in lines:
         files.append(out / RECORDS, [about | line])
         print(f"base {base}: {line['thoughts']} {line['by']}: {line['right']:.3f}", flush=True)
@@ -181,6 +177,7 @@ def main() -> None:
     parser.add_argument("--plain", nargs="+", **run)
     parser.add_argument("--label", nargs="+", **run)
     parser.add_argument("--scored", nargs="+", **run | {"metavar": "BASE=RUN=SCORER"})
+    parser.add_argument("--model", default="trained", help="what the runs are called in the table")
     parser.add_argument("--train", type=int, default=2000, help="questions of --label")
     parser.add_argument("--draws", type=int, default=8, help="thoughts of each question of --label")
     parser.add_argument("--items", type=int, default=500, help="questions")
@@ -199,16 +196,16 @@ def main() -> None:
             lines = labelled(runs.load_run(source), args.train, args.draws, args.moves)
             examples.write(args.out / f"labelled_{base}.jsonl", list(lines))
         for base, source in args.runs:
-            record(args.out, base, answers(runs.load_run(source), questions, args.most), questions)
+            record(args.out, args.model, base, answers(runs.load_run(source), questions, args.most), questions)
         for base, source in args.scored:
             source, _, scorer = source.partition("=")
             run = runs.load_run(source)
             opened = scoring.opened(scorer, tokenizer=run.tokenizer)
-            record(args.out, base, scored(run, questions, args.most, opened), questions)
+            record(args.out, args.model, base, scored(run, questions, args.most, opened), questions)
         for base, source in args.longer:
-            record(args.out, base, longer(runs.load_run(source), questions), questions)
+            record(args.out, args.model, base, longer(runs.load_run(source), questions), questions)
         for base, source in args.plain:
-            record(args.out, base, plain(runs.load_run(source), questions), questions)
+            record(args.out, args.model, base, plain(runs.load_run(source), questions), questions)
         if args.show:
             text, page = f"\n{table(frames.lines(args.show / RECORDS))}\n", args.show / "README.md"
             print(text)
