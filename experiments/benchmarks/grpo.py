@@ -7,8 +7,9 @@ Both sides sample eight answers to each of eight sums with three examples before
 ending where the model ends the text; reward them with the task's own grader; and take a step of GRPO (k3 KL to the
 reference 0.04, sequence means of token means, AdamW) in float32. PYTHON is an interpreter with trl and with what
 qstar requires; without it ours is measured alone. Each side is a process of its own, which sits idle while the other is
-timed; they take turns; programs are compiled beforehand. Printed: medians and ranges, tokens of an answer, the share of
-the time that goes into sampling and grading, and peak memory above the interpreter's with its libraries.
+timed; they take turns; programs are compiled beforehand. Printed: medians and ranges, CPU seconds (which other programs
+on the same cores have little influence on), tokens of an answer, the share of the time that goes into sampling and
+grading, and peak memory above the interpreter's with its libraries.
 """
 
 import argparse
@@ -100,11 +101,12 @@ def serve_trl(settings: list[str]) -> None:
         def on_step_begin(self, *_, **__):
             if self.count and not sys.stdin.readline():
                 raise SystemExit
-            self.started = time.perf_counter()
+            self.started, self.used = time.perf_counter(), time.process_time()
 
         def on_step_end(self, *_, **__):
-            taken = time.perf_counter() - self.started
-            step.say({"s": taken, "peak": step.peak() - before, **generated} if self.count else {"first_s": taken})
+            taken, cpu = time.perf_counter() - self.started, time.process_time() - self.used
+            known = {"s": taken, "cpu_s": cpu, "peak": step.peak() - before, **generated}
+            step.say(known if self.count else {"first_s": taken})
             self.count += 1
 
     class Trainer(trl.GRPOTrainer):
@@ -155,19 +157,18 @@ def measured(commands: dict[str, list[str]], repeats: int) -> list[dict]:
     return records
 
 
-def table(records: list[dict], answers: int) -> str:
+def table(records: list[dict]) -> str:
     from qstar.reports import tables
 
-    names = ("by", "s a step", "range", "tokens of an answer", "answers' tokens/s", "sampling and grading", "peak MB")
+    names = ("by", "s a step", "range", "CPU s", "tokens of an answer", "sampling and grading", "peak MB")
     rows = []
     for side in SIDES:
         mine = [record for record in records if record["side"] == side]
         if mine:
             of = lambda name, mine=mine: [record[name] for record in mine]  # noqa: E731
-            rates = [answers * record["tokens"] / record["s"] for record in mine]
             share = statistics.median(record["sampling_s"] / record["s"] for record in mine)
-            peak, tokens = max(of("peak")) / 1e6, statistics.mean(of("tokens"))
-            cells = (f"{tokens:.1f}", f"{statistics.median(rates):.0f}", f"{share:.2f}", f"{peak:,.0f}")
+            peak, tokens, cpu = max(of("peak")) / 1e6, statistics.mean(of("tokens")), statistics.median(of("cpu_s"))
+            cells = (f"{cpu:.1f}", f"{tokens:.1f}", f"{share:.2f}", f"{peak:,.0f}")
             rows.append((side, *tables.median_and_spread(of("s")), *cells))
     return tables.markdown(names, rows)
 
@@ -197,7 +198,7 @@ def main() -> None:
     records = measured(commands, args.repeats)
     if args.out:
         args.out.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    print(table(records, args.questions * args.samples), end="")
+    print(table(records), end="")
 
 
 if __name__ == "__main__":

@@ -162,9 +162,10 @@ def answer(take_step, before: int, **known: int) -> None:
     take_step()
     say({"first_s": time.perf_counter() - started, **known})
     for _ in sys.stdin:
-        started = time.perf_counter()
+        started, used = time.perf_counter(), time.process_time()
         told = take_step() or {}
-        say({"s": time.perf_counter() - started, "peak": peak() - before, **told})
+        taken = {"s": time.perf_counter() - started, "cpu_s": time.process_time() - used}
+        say({**taken, "peak": peak() - before, **told})
 
 
 def say(record: dict) -> None:

@@ -366,7 +366,9 @@ def _meter(cfg: TrainConfig, program: Program) -> machine.Meter:
     passes = program.passes(cfg.data.length)
     thoughts = max((forward.thoughts for forward in passes), default=0)
     flops = cost.flops(program.lm, passes, frozen=bool(program.definition.frozen))
-    peak = machine.Peak(program.mesh, program.lm.dtype, 1e12 * cfg.peak_tflops)
+    # Of rollouts the formula knows neither lengths nor shared prompts: what it gives is no share of a peak.
+    sampled = isinstance(program.method, Credits)
+    peak = None if sampled else machine.Peak(program.mesh, program.lm.dtype, 1e12 * cfg.peak_tflops)
     rows = cfg.batch_size
     return machine.Meter(rows * cfg.data.length, rows * thoughts, rows * flops, peak)
 
