@@ -172,7 +172,7 @@ def free_bytes(device: jax.Device) -> int | None:
         return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
     if device.platform != "cpu":
         return None
-    _give_back()
+    give_back()
     limits = [free for free in (_system_free(), *map(_group_free, CONTROL_GROUPS)) if free is not None]
     return min(limits, default=None)
 
@@ -198,7 +198,7 @@ def keep_freed_memory(keep: bool) -> None:
             mallopt(option, value)
 
 
-def _give_back() -> None:
+def give_back() -> None:
     """What glibc kept for later steps (`keep_freed_memory`) counts as free: let the system have it."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).malloc_trim(0)

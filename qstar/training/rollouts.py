@@ -29,6 +29,7 @@ from qstar.tasks import problem as tasks
 from qstar.tasks.grading import sandbox
 from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.problem import Problem, Task
+from qstar.training import machine
 from qstar.training.build import Program
 from qstar.training.sources import Position
 from qstar.typing import Params
@@ -113,6 +114,8 @@ class RolloutSource:
     def next(self, state: TrainState) -> Rollouts:
         step = int(state.step)
         groups = self._groups(join(state.params, state.frozen), step)
+        # What sampling freed is no room for what the update takes: kept, both would be held.
+        machine.give_back()
         self._seen(step + 1, [rollout for group in groups for rollout in group])
         batch = self._batch(groups)
         mean = float(batch.reward.sum(-1).mean())
