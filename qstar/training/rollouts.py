@@ -40,6 +40,7 @@ Scores = Callable[[Sequence[Spelled]], Sequence[np.ndarray]]
 """A score for each step of every text."""
 
 FITS = 4  # lengths that rows may have, so that few programs are compiled: quarters of the longest
+LARGE = 2**24  # weights of a model that freed memory is given back for
 KEPT = 0.9  # of the moving average of rewards, from one step to the next
 QUESTIONS, SHOTS, TOKENS = range(3)  # what draws with the seed
 
@@ -114,8 +115,8 @@ class RolloutSource:
     def next(self, state: TrainState) -> Rollouts:
         step = int(state.step)
         groups = self._groups(join(state.params, state.frozen), step)
-        # What sampling freed is no room for what the update takes: kept, both would be held.
-        machine.give_back()
+        if self._program.definition.size > LARGE:  # of a small model it would be a tenth of the step
+            machine.give_back()  # what sampling freed is no room for what the update takes: kept, both would be held
         self._seen(step + 1, [rollout for group in groups for rollout in group])
         batch = self._batch(groups)
         mean = float(batch.reward.sum(-1).mean())
