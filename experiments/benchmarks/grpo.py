@@ -84,7 +84,7 @@ def serve_trl(settings: list[str]) -> None:
 
     before = step.peak()
     cfg = configs.composed("train", settings)
-    known = {one.id: one for one in cfg.task.problems("train")}
+    known = {problem.id: problem for problem in cfg.task.problems("train")}
 
     def right(completions: list[str], question: list[str], **_) -> list[float]:
         pairs = zip(completions, question, strict=True)
