@@ -16,7 +16,7 @@ compiling.share_contexts()
 # In the environment too: what this process compiled is read by the commands that tests start, and the other way round.
 CACHE = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.join(tempfile.gettempdir(), "qstar-test-cache"))
 jax.config.update("jax_compilation_cache_dir", CACHE)
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # what is smaller is read no sooner than compiled
 # Tracing allocates by the hundred thousand what is kept: searched as often as by default, that is a tenth of the time.
 gc.set_threshold(20_000, 10, 10)
 

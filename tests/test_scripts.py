@@ -8,6 +8,7 @@ import json
 import re
 import runpy
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -60,14 +61,9 @@ RUNS = {
     "accelerator/all.py": ["--plan", "--size", "tiny"],
     "benchmarks/breakdown.py": ["--hidden", 16, "--length", 8, "--vocab", 20, "--side", "plain LM"],
     "benchmarks/decoding.py": ["--model", "bundled:cups", "--batch", 1, "--prompt", 4, "--new", 2, "--repeats", 1],
-    "benchmarks/grpo.py": [
-        "--model", "bundled:cups", "--experiment", "rl/cups", "--questions", 2, "--samples", 2, "--new", 2,
-        "--repeats", 1,
-    ],
     "benchmarks/memory.py": ["--size", "tiny", "--out", "OUT"],
     "benchmarks/scaling.py": ["--devices", 8],
     "benchmarks/sessions.py": ["--model", "bundled:cups", "--rows", 8, "--steps", 2, "--tokens", 2, "--repeats", 1],
-    "benchmarks/startup.py": ["--repeats", 1, "--only", "import"],
     "benchmarks/verifiers.py": ["--texts", 4, "--questions", 1, "--completions", 1, "--repeats", 1],
     "checks/adversarial.py": ["numeric"],
     "checks/export_logits.py": HELP,
@@ -96,6 +92,8 @@ RUNS = {
 }  # fmt: skip
 """Those that need no run before them."""
 AFTER_RUNS = {
+    "benchmarks/grpo.py",
+    "benchmarks/startup.py",
     "benchmarks/step.py",
     "quiet_star/ablations/sweep.py",
     "quiet_star/faithfulness/faithfulness.py",
@@ -151,22 +149,9 @@ def test_headroom_tells_what_the_base_can_do(script):
 
 
 def test_the_scripts_of_quiet_star_that_train_run(script, tmp_path):
-    """A sweep, the comparison, the stages of Fast Quiet-STaR, and what thoughts did in one of these runs."""
+    """The comparison, the stages of Fast Quiet-STaR, and what thoughts did in one of these runs."""
     pytest.importorskip("matplotlib")
-    (tmp_path / "x.yaml").write_text("title: X\nreference: a\narms: {a: [method=lm]}\n")
     out = tmp_path / "out"
-    script(
-        "quiet_star/ablations/sweep.py",
-        tmp_path / "x.yaml",
-        "--seeds",
-        0,
-        "--out",
-        out,
-        "--set",
-        "steps=1",
-        *SMALL_STEP,
-    )
-    assert list(out.glob("*/*/0/answers.jsonl"))
     answers = ("--answers", "--methods", "RLP", "--lr", "1e-3", "--seeds", 0, "--steps", 1, "--out", out)
     script("quiet_star/followups/compare.py", *answers, "--set", *SMALL_STEP, "method.thought_len=2")
     assert (out / "answers.md").read_text().count("| RLP, lr 0.001 | 1 | 1 |") == 2
@@ -179,7 +164,7 @@ def test_the_scripts_of_quiet_star_that_train_run(script, tmp_path):
     assert (out / "fast" / "student" / "0" / "summary.md").is_file() or (out / "fast" / "student" / "0").is_dir()
 
 
-def test_what_thoughts_hold_is_measured_of_runs_and_of_written_workings(script, tmp_path):
+def test_what_thoughts_hold_is_measured_of_runs_of_a_sweep_and_of_written_workings(script, tmp_path):
     pytest.importorskip("matplotlib")
     arm = "nothing trained, prediction after the thought"
     arms = yaml.safe_load((experiment_scripts.FOLDER / "quiet_star/faithfulness/faithfulness.yaml").read_text())
@@ -188,6 +173,7 @@ def test_what_thoughts_hold_is_measured_of_runs_and_of_written_workings(script, 
     out, sizes = tmp_path / "runs", ("--set", *SMALL_STEP)
     sweep = (tmp_path / "faithfulness.yaml", "--seeds", 0, "--out", out, *sizes, "model.source=bundled:cups")
     script("quiet_star/ablations/sweep.py", *sweep)
+    assert len(list(out.glob("*/*/0/answers.jsonl"))) == 1
     name, places = "quiet_star/faithfulness/faithfulness.py", ("--out", tmp_path, "--items", 24)
     script(name, "--runs", f"0=bundled:cups={out}", *places, *sizes)
     script(name, "--written", "0=base=bundled:cups", *places)
@@ -319,6 +305,56 @@ def test_the_scripts_of_star_run(script, tmp_path, monkeypatch):
     assert "dev" in script("star/smollm2/tables.py", f"x={run}")
 
 
+def test_times_of_starts_are_those_of_processes(script, monkeypatch):
+    """A program that ends at once in place of the interpreter: what it is asked to import is not the subject."""
+    monkeypatch.setattr(sys, "executable", shutil.which("true"))
+    shown = script("benchmarks/startup.py", "--repeats", 2, "--only", "import", "help")
+    rows = [[cell.strip() for cell in line.split("│")[1:5]] for line in shown.splitlines() if "qstar" in line]
+    assert [row[0] for row in rows][:2] == ["import qstar.config", "import qstar.train"] and len(rows) == 8
+    assert all(float(row[1]) >= 0 for row in rows)
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    with pytest.raises(RuntimeError, match="left with status 1"):
+        script("benchmarks/startup.py", "--repeats", 1, "--only", "import")
+
+
+def measurements(said):
+    """The records that a side of a benchmark gives its driver."""
+    return [json.loads(line.partition(" ")[2]) for line in said.splitlines() if line.startswith("measured: ")]
+
+
+def test_a_side_of_the_benchmark_of_grpo_takes_a_step_for_every_line(script, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("step\n"))
+    sizes = ("--questions", 2, "--samples", 2, "--new", 2)
+    said = script(
+        "benchmarks/grpo.py", "--serve", "qstar", "--model", "bundled:cups", "--experiment", "rl/cups", *sizes
+    )
+    first, step = measurements(said)
+    assert first["first_s"] > step["s"] > step["sampling_s"] > 0 and 0 < step["tokens"] <= 2
+
+
+SIDE = """
+import json, sys
+say = lambda **record: print("\\nmeasured: " + json.dumps(record), flush=True)
+say(first_s=9.0)
+for number, _ in enumerate(sys.stdin, 1):
+    say(s=number * {s}, sampling_s=number * {s} / 2, tokens=3.0, peak=2_000_000 * number)
+"""
+
+
+def test_sides_of_the_benchmark_of_grpo_are_processes_that_take_turns():
+    grpo = experiment_scripts.load("benchmarks/grpo")
+    commands = {name: [sys.executable, "-c", SIDE.format(s=s)] for name, s in (("qstar", 0.5), ("trl", 1.0))}
+    records = grpo.measured(commands, 3)
+    assert [(one["side"], one["repeat"]) for one in records] == [(name, i) for i in range(3) for name in commands]
+    assert [one["s"] for one in records if one["side"] == "trl"] == [1.0, 2.0, 3.0]
+    rows = [line.split("|")[1:-1] for line in grpo.table(records, 4).splitlines()[2:]]
+    # Medians of 1 s and 2 s, of 4 answers of 3 tokens each; the largest peak.
+    assert [[cell.strip() for cell in row[:2]] for row in rows] == [["qstar", "1.0"], ["trl", "2.0"]]
+    assert [[cell.strip() for cell in row[3:]] for row in rows] == [
+        ["3.0", "12", "0.50", "6"], ["3.0", "6", "0.50", "6"]
+    ]  # fmt: skip
+
+
 TINY_STEP = {"hidden": 16, "length": 8, "batch": 1, "vocab": 20, "layers": 1, "thought_len": 2, "lookahead": 1}
 
 
@@ -326,7 +362,7 @@ def test_a_side_of_the_step_benchmark_takes_a_step_for_every_line(script, monkey
     """As its driver has it do in a process of its own."""
     monkeypatch.setattr(sys, "stdin", io.StringIO("step\nstep\n"))
     said = script("benchmarks/step.py", "--serve", "qstar", "--case", json.dumps(TINY_STEP))
-    first, *steps = (json.loads(line.partition(" ")[2]) for line in said.splitlines() if line.startswith("measured: "))
+    first, *steps = measurements(said)
     assert first["flops"] > 0 and len(steps) == 2 and all(step["s"] > 0 for step in steps)
 
 

@@ -213,6 +213,7 @@ def _sliced(batch: Batch, count: int) -> Batch:
 
 def _summed(function: Callable, slices: Batch, keys: Key):
     """The sum of what the function gives for every slice, leaf by leaf."""
+    function = jax.jit(function, inline=True)  # traced once, for the shapes and the loop
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), (slices, keys))
     empty = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(function, *shapes))
     add = lambda total, inputs: (jax.tree.map(jnp.add, total, function(*inputs)), None)  # noqa: E731

@@ -16,7 +16,7 @@ from tolerances import EXACT
 from qstar.methods.quiet_star import QuietStar
 from qstar.thoughts.fill import Inner
 
-LM = dataclasses.replace(tiny.EXACT, vocab=3, layers=1)
+LM = dataclasses.replace(tiny.EXACT, vocab=3, layers=1, remat="none")
 BATCH = tiny.batch(tokens=[[0, 2, 1, 1, 0]], segment=[[1, 1, 1, 1, 1]])
 ANCHORS = np.array([[0, 2]])
 EVERY = np.broadcast_to(np.array(list(itertools.product(range(3), repeat=2)))[None, :, None], (1, 9, 2, 2))

@@ -18,7 +18,7 @@ from qstar.methods.sft import SFT
 from qstar.recipes.kept import Graded
 from qstar.recipes.trice import TRICE
 
-LM = dataclasses.replace(tiny.EXACT, vocab=3, layers=1)
+LM = dataclasses.replace(tiny.EXACT, vocab=3, layers=1, remat="none")
 PROMPTS = ((0, 2), (1, 1))
 RATIONALES = tuple(itertools.product(range(3), repeat=2))
 RECIPE = TRICE()
