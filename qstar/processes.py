@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 
 from qstar import files, sharding
 from qstar.files import Json
-from qstar.training import console
+from qstar.training import console, signals
 from qstar.typing import Params
 
 PATH_LIMIT = 4096  # bytes
@@ -32,6 +32,7 @@ EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 COUNTED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")  # set by srun and mpirun
 LOOK_EVERY_S = 0.2
 GRACE_S = 2.0  # from another process's error until this one is ended: time to come upon it by itself
+SHUTDOWN_S = 10.0
 
 T = TypeVar("T")
 
@@ -55,6 +56,7 @@ def join() -> None:
         raise ValueError(f"QSTAR_DISTRIBUTED={asked}: expected 1 (join other processes), 0 (stay alone) or nothing")
     if asked == "0" or jax.distributed.is_initialized():
         return
+    jax.config.update("jax_enable_preemption_service", False)  # it takes SIGTERM, and nothing here asks it
     given = [name for name in EXPLICIT[1:] if name in os.environ]
     if given:
         missing = [name for name in EXPLICIT if name not in os.environ]
@@ -176,7 +178,7 @@ def together() -> Iterator[Callable[[], None]]:
     except Failed:
         raise
     except Exception as error:  # whatever it is, the others would wait for it
-        ends.say_error(error)
+        ends.say_of(f"{type(error).__name__}: {error}")
         raise
     ends.say("")
     while ends.check() < jax.process_count():
@@ -185,7 +187,7 @@ def together() -> Iterator[Callable[[], None]]:
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """All that a command does: an error that ends it in one process ends the others too, with its message and status 1.
+    """All that a command does: an error or a signal that ends it in one process ends the others too, with status 1.
 
     They may be waiting for that process in an operation on the devices of all, which nothing but its end would end, and
     it would wait for them before it ends. So a thread of each looks, and ends the process where it does not end by
@@ -200,11 +202,12 @@ def watched() -> Iterator[None]:
     watcher = threading.Thread(target=_watch, args=(ends, over), daemon=True, name="processes")
     watcher.start()
     try:
-        yield
+        with signals.telling(ends.say_of):
+            yield
     except (Failed, Interrupted):  # said already; agreed on by all
         raise
     except Exception as error:  # whatever it is, the others would wait for it
-        ends.say_error(error)
+        ends.say_of(f"{type(error).__name__}: {error}")
         raise
     finally:
         over.set()
@@ -223,7 +226,10 @@ def _watch(ends: "_Ends", over: threading.Event) -> None:
                 print(f"\n{type(failed).__name__}: {failed}", file=sys.stderr)
                 sys.stdout.flush()
                 sys.stderr.flush()
-                jax.distributed.shutdown()  # waits for all processes: the store of the messages is in one of them
+                # It waits for all processes, for one has the store of the messages; one that got a signal never comes.
+                shutdown = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+                shutdown.start()
+                shutdown.join(SHUTDOWN_S)
                 os._exit(1)
 
 
@@ -241,8 +247,9 @@ class _Ends:
     def say(self, text: str) -> None:
         self._client.key_value_set(f"{self._folder}{jax.process_index()}", text)
 
-    def say_error(self, error: Exception) -> None:
-        self.say(f"process {jax.process_index()} of {jax.process_count()}: {type(error).__name__}: {error}")
+    def say_of(self, end: str) -> None:
+        """Say what ended this process early."""
+        self.say(f"process {jax.process_index()} of {jax.process_count()}: {end}")
 
     def check(self) -> int:
         """How many have ended. Raises Failed where one of them ended with an error."""

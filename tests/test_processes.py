@@ -61,7 +61,7 @@ def start(command: str, folder: Path, count: int, *overrides: str, devices: int 
         shared |= {"JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{free_port()}", "JAX_NUM_PROCESSES": str(count)}
     return [
         subprocess.Popen(
-            [sys.executable, "-m", f"qstar.{command}", *overrides],
+            [sys.executable, "-c", f"from qstar.cli import scripts; scripts.{command}()", *overrides],
             cwd=folder,
             env=shared | ({"JAX_PROCESS_ID": str(index)} if count > 1 else {}),
             stdout=subprocess.PIPE,
@@ -232,6 +232,21 @@ def test_an_error_in_one_process_ends_the_others_with_its_message(tmp_path):
     first, second = ended(start("solve", tmp_path / "shared", 2, *SOLVE, "run_dir=run"), 1)
     assert "process 1 of 2: IsADirectoryError" in first and "batches_1.jsonl" in first
     assert "batches_1.jsonl" in second and "Traceback" not in first + second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_signal_to_one_process_of_a_search_ends_the_other_too(which, tmp_path):
+    started = start("solve", tmp_path / "shared", 2, *SOLVE[:-2], "questions=2000", "sample_batch=1", "run_dir=run")
+    while not list((tmp_path / "shared" / "run").glob("batches_*")):
+        assert all(process.poll() is None for process in started), started[-1].communicate()[0]
+        time.sleep(0.01)
+    started[which].send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    outputs = [process.communicate(timeout=900)[0] for process in started]
+    assert time.monotonic() - began < 60
+    assert started[which].returncode == 143 and "stopped by SIGTERM" in outputs[which], "\n".join(outputs)
+    assert started[1 - which].returncode not in (0, 143)
 
 
 @pytest.mark.slow

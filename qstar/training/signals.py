@@ -23,11 +23,13 @@ SHOW_CURSOR = b"\x1b[?25h"  # a live bar hides it
 
 PIPE = 65536  # bytes of a pipe, of a signal each
 LEAVE_S = 10.0  # that the thread which ends the process may take
+TELL_S = 2.0  # that telling others may take
 
 _leaving = threading.RLock()  # a second signal may come to the thread that is leaving
 _reading = threading.Lock()  # a signal is read, and who has it is looked up, in one
 _pipe = -1  # where the numbers of signals that came are read; none yet
 _advice: list[Callable[[], str]] = []  # how to resume; the last one is printed
+_told: list[Callable[[str], None]] = []  # who else hears that a signal ends the process
 
 
 def install() -> None:
@@ -65,6 +67,16 @@ def advising(how: Callable[[], str]) -> Iterator[None]:
         _advice.pop()
 
 
+@contextlib.contextmanager
+def telling(others: Callable[[str], None]) -> Iterator[None]:
+    """When a signal ends the process meanwhile, `others("stopped by SIGTERM")` is called, in a thread of its own."""
+    _told.append(others)
+    try:
+        yield
+    finally:
+        _told.pop()
+
+
 def _watch() -> None:
     while True:
         select.select([_pipe], [], [])
@@ -95,6 +107,10 @@ def _leave(number: int) -> None:
             os.write(1, SHOW_CURSOR)
         text = "interrupted" if number == signal.SIGINT else "stopped by SIGTERM"
         os.write(2, f"\n{text}\n".encode())
+        if _told:
+            teller = threading.Thread(target=_told[-1], args=(text,), daemon=True)
+            teller.start()
+            teller.join(TELL_S)
         if _advice and (how := _advice[-1]()):
             os.write(2, f"{how}\n".encode())
     finally:
