@@ -38,7 +38,9 @@ def parser() -> argparse.ArgumentParser:
     )
     number = flags.number
     out.add_argument("text", metavar="TEXT", help="the text to read; - reads it from standard input")
-    out.add_argument("--run", default="latest", metavar="DIR", help="run directory (default: latest, under runs/)")
+    out.add_argument(
+        "--run", default="latest", metavar="DIR", help="run directory (default: the newest one under runs/ that thinks)"
+    )
     out.add_argument("--step", type=number(Whole), metavar="N", help="checkpoint of that step (default: the newest)")
     out.add_argument("--sample", action="store_true", help="sample the thoughts (default: the likeliest tokens)")
     out.add_argument(
@@ -154,7 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
         from qstar.training import console
 
         with console.phase(f"loading the run {args.run}", aside=True):
-            run = runs.load_run(args.run, args.step)
+            run = runs.load_run(runs.latest_thinker() if args.run == "latest" else args.run, args.step)
         show(run, args)
 
 

@@ -1,5 +1,6 @@
 """README.md: its snippets run as they are, and what its commands write is not taken for part of the project."""
 
+import dataclasses
 import re
 import shlex
 import subprocess
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 import small_runs
 
+from qstar import config as configs
 from qstar.data import rationales
 from qstar.data.rationales import Sample, Store
 from qstar.evals.journal import Journal
+from qstar.methods.plain_lm import PlainLM
 from qstar.paths import ROOT
 from qstar.runs import train
 
@@ -39,6 +42,9 @@ def place(tmp_path_factory) -> Path:
     for step in (0, 100):
         rows = [{"item": "a", "thoughts": "none", "draw": 0, "exact": step == 100}]
         Journal(place / "evaluations" / "mine" / f"step_{step}", "gsm8k", {"step": step}).finish(rows)
+    later = place / "runs" / "later" / "one"  # the newest run, with no thoughts to read
+    (later / "checkpoints" / "1" / "weights").mkdir(parents=True)
+    configs.save(dataclasses.replace(cfg, method=PlainLM()), later / "config.yaml")
     Store.create(place / "runs" / "star" / rationales.FOLDER, "model", "sums").append(3, 0, [SAMPLE])
     return place
 

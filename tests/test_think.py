@@ -34,6 +34,7 @@ def opened(method=None):
 def run(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(entry, "prepare_jax", lambda: None)  # the tests have a compile cache of their own
+    monkeypatch.setattr(runs, "latest_thinker", lambda: "latest")
     monkeypatch.setattr(runs, "load_run", lambda path, step: opened())
 
 

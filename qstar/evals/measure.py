@@ -22,6 +22,7 @@ from qstar.policy import Policy
 from qstar.typing import Float, Key, Keys
 
 NONE, GREEDY, SAMPLED = WAYS = ("none", "greedy", "sampled")
+SHOWN = {NONE: "no", GREEDY: "likeliest", SAMPLED: "sampled"}  # in tables for readers, of thoughts
 
 ItemRow = Mapping[str, Json]
 """Columns every measure writes: `item` (its id), `thoughts` (a way), `draw` (from 0). The others are the measure's own:

@@ -56,16 +56,19 @@ ROLLOUT = {
 """Columns of a frame of rollouts, and the store's names of them."""
 
 
-def open(path: str | Path = "latest", step: int | None = None) -> "RunDirectory":
+def open(path: str | Path = "latest", step: int | None = None, *, thinks: bool = False) -> "RunDirectory":
     """What a command left in a directory.
 
     Args:
         path: a directory, or `latest`: of those under runs/ that do not belong to another, the one begun last.
         step: the checkpoint whose model is asked (default: the newest).
+        thinks: `latest` is the newest run with a model that thinks.
 
     Raises FileNotFoundError where there is no such directory, ValueError for one that no command wrote.
     """
-    directory = _latest() if str(path) == "latest" else Path(path).expanduser()
+    directory = Path(path).expanduser()
+    if str(path) == "latest":
+        directory = stored.latest_thinker() if thinks else _latest()
     if not directory.is_dir():
         what = "is a file" if directory.exists() else "is not there"
         raise FileNotFoundError(f"{directory} {what}: expected a run directory, or latest, the newest one under runs/")

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from qstar.evals import intervals
+from qstar.evals import intervals, measure
 from qstar.reports import charts, html, tables
 from qstar.reports.arrow import Frame
 from qstar.reports.figures import COLOURS, GREY, Curve
 
-WAYS = {"none": "no thoughts", "greedy": "likeliest thoughts", "sampled": "sampled thoughts"}
+WAYS = {way: f"{shown} thoughts" for way, shown in measure.SHOWN.items()}
 SHARES = ("accuracy", "probability", "exact", "answered", "gate_open", "dead", "helped")
 
 
@@ -46,13 +46,15 @@ def panels(shown: Iterable[Panel]) -> str:
 
 
 def with_intervals(frame: Frame) -> Frame:
-    """The same rows with each figure and its interval in one column of text."""
+    """The same rows as a table for readers: each figure and its interval in one column, ways of answering in words."""
     ends = {f"{name}{side}" for name in figures(frame) for side in ("_low", "_high")}
     names = [name for name in frame.columns if name not in ends]
     return Frame.of(({name: _cell(row, name) for name in names} for row in frame.records()), names)
 
 
 def _cell(row: dict, name: str) -> Any:
+    if name in ("way", "ways") and isinstance(row[name], str):
+        return " / ".join(measure.SHOWN.get(way, way) for way in row[name].split(" / "))
     if f"{name}_low" not in row or row[name] is None:
         return row[name]
     low = row[f"{name}_low"]

@@ -59,8 +59,8 @@ class Readings(Sequence[Reading]):
 
     @property
     def helped(self) -> float:
-        """Share of tokens that thoughts made likelier."""
-        return _mean([float(step.gain > 0) for step in self._steps()])
+        """Share of tokens that thoughts made likelier by more than rounding shows."""
+        return _mean([float(step.gain >= read.SHOWS) for step in self._steps()])
 
     def _steps(self) -> Iterator[Step]:
         return (step for reading in self.readings for step in reading.steps)

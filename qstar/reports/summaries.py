@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qstar.data.tokenizer import Tokenizer
+from qstar.evals import measure
 from qstar.evals.paired import Comparison
 from qstar.evals.suite import Row
 from qstar.reports import frames, tables
@@ -51,7 +52,7 @@ def _tables(groups: Groups) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]
 
 
 def _thoughts(row: Row) -> str:
-    return {"none": "no", "greedy": "likeliest", "sampled": f"sampled x {row.draws}"}[row.way]
+    return measure.SHOWN[row.way] + (f" x {row.draws}" if row.way == measure.SAMPLED else "")
 
 
 def comparisons(results: Sequence[Comparison], title: str) -> Table:
@@ -62,7 +63,8 @@ def comparisons(results: Sequence[Comparison], title: str) -> Table:
         out.add_column(name, justify="left" if name in ("task", "number", "test") else "right")
     for result in results:
         first, second = (
-            f"{value:.3f} ({way})" for value, way in zip((result.first, result.second), result.ways, strict=True)
+            f"{value:.3f} ({measure.SHOWN[way]})"
+            for value, way in zip((result.first, result.second), result.ways, strict=True)
         )
         difference = tables.interval(result.difference, result.low, result.high, "+.3f")
         out.add_row(

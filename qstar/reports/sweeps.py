@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qstar import config as configs
 from qstar.evals import intervals
@@ -21,6 +22,7 @@ from qstar.reports.figures import COLOURS, Curve
 from qstar.reports.overview import Panel
 
 PLACES = ("name", "run_dir", "resume")  # settings that say where a run lies
+OF = "_questions"  # after the name of a share: how many it is of
 COUNTERS = ("step", "iteration")  # of results: how far a run is
 MOST = len(COLOURS)  # runs whose curves are shown
 BANDS = 4  # runs that are shown with their intervals
@@ -40,7 +42,9 @@ class Sweep(Frame):
         return [name for name in self.columns if name not in ("run", *self.overrides) and name not in around]
 
     def over(self, varied: str = "seed", results: Sequence[str] = ()) -> Frame:
-        """Means over runs that differ in `varied` alone, with 95 % intervals by Student's t; `runs` counts them.
+        """Means over runs that differ in `varied` alone, with 95 % intervals; `runs` counts them.
+
+        The interval is Student's t; of shares of questions it is `intervals.share_across`, which stays within 0 and 1.
 
         Args:
             results: columns of results (default: all that are numbers).
@@ -52,6 +56,7 @@ class Sweep(Frame):
                 f"the runs do not differ in {varied!r}; they differ in {', '.join(self.overrides) or 'nothing'}"
             )
         others = [name for name in self.overrides if name != varied]
+        asked = [questions(run) for run in self.runs]
         rows = []
         groups = frames.grouped(self.records(), lambda row: tuple(repr(row[name]) for name in others))
         for same in groups.values():
@@ -60,7 +65,10 @@ class Sweep(Frame):
                 values = [float(run[name]) for run in same if isinstance(run[name], int | float)]
                 if values:
                     mean, half = intervals.student(values)
-                    row |= {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
+                    low, high = mean - half, mean + half
+                    if len(values) > 1 and (count := min(run.get(name, 0) for run in asked)):
+                        low, high = intervals.share_across(values, count)
+                    row |= {name: mean, f"{name}_low": low, f"{name}_high": high}
             rows.append(row)
         return Frame.of(rows)
 
@@ -136,11 +144,20 @@ def of_runs(runs: Sequence[RunDirectory], folder: Path | None = None) -> Sweep:
 
 def results(run: RunDirectory) -> dict[str, object]:
     """What a run ended with, so far; empty where it has only begun. One that was not asked has its metrics alone."""
-    ended: dict[str, object] = {}
+    return {name: value for name, value in _known(run).items() if not name.endswith(OF)}
+
+
+def questions(run: RunDirectory) -> dict[str, int]:
+    """Of every share of questions that a run ended with, of how many it is."""
+    return {name.removesuffix(OF): int(value) for name, value in _known(run).items() if name.endswith(OF)}
+
+
+def _known(run: RunDirectory) -> dict[str, Any]:
+    known: dict[str, Any] = {}
     with contextlib.suppress(FileNotFoundError):
         for name, value in _results(run):
-            ended[name] = value
-    return ended
+            known[name] = value
+    return known
 
 
 def _results(run: RunDirectory) -> Iterable[tuple[str, object]]:
@@ -179,6 +196,9 @@ def _figure(row: dict, figure: str, name: str) -> Iterable[tuple[str, object]]:
     for side in ("_low", "_high"):
         if row.get(f"{figure}{side}") is not None:
             yield f"{name}{side}", row[f"{figure}{side}"]
+    count = row.get("n") or row.get("questions")
+    if figure in overview.SHARES and count:
+        yield f"{name}{OF}", count
 
 
 def _plain(value: object) -> object:

@@ -44,9 +44,9 @@ class Kind(Generic[C]):
             for file in Path(root).glob(f"**/{self.file}")
             if not any((file.parent.parent / name).is_file() for name in self.part_of)
         ]
-        with_results = [file for file in started if self.has_results(file.parent)]
-        if with_results:
-            return newest(with_results).parent
+        for file in sorted(started, key=_age, reverse=True):
+            if self.has_results(file.parent):
+                return file.parent
         under = Path(root).absolute()
         if started:
             raise FileNotFoundError(
@@ -80,4 +80,8 @@ class Kind(Generic[C]):
 
 
 def newest(of: Sequence[Path]) -> Path:
-    return max(of, key=lambda file: (file.stat().st_mtime, str(file)))
+    return max(of, key=_age)
+
+
+def _age(file: Path) -> tuple[float, str]:
+    return file.stat().st_mtime, str(file)

@@ -1,5 +1,6 @@
 """What a run directory holds besides checkpoints: shape, tokenizer, frozen weights; and which directories are runs."""
 
+import contextlib
 import dataclasses
 import typing
 import zlib
@@ -11,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from qstar import config as configs
 from qstar import files
 from qstar.config import TrainConfig
 from qstar.data import marks as markings
@@ -21,6 +23,7 @@ from qstar.models.formats.companions import Companions
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
 from qstar.runs.kinds import Kind, newest
+from qstar.thoughts.thinking import Thinks
 from qstar.training import checkpoint
 from qstar.typing import Params
 
@@ -110,6 +113,17 @@ def latest_run(root: str | Path = "runs") -> Path:
     return RUN.latest(root)
 
 
+def latest_thinker(root: str | Path = "runs") -> Path:
+    """The newest run under `root` with a checkpoint of a model that thinks."""
+    return THINKER.latest(root)
+
+
+def _thinks(directory: Path) -> bool:
+    with contextlib.suppress(ValueError):  # a damaged configuration: whoever opens it says so
+        return isinstance(configs.load(directory / RUN.file, schema=TrainConfig).method, Thinks)
+    return False
+
+
 def latest_store(root: str | Path = "runs") -> Path:
     """The rationales of the self-training under `root` that sampled last.
 
@@ -163,6 +177,11 @@ RUN = Kind(
     groups=("mesh",),
     part_of=("config.yaml",),
     has_results=lambda directory: bool(saved_steps(directory)),
+)
+THINKER = dataclasses.replace(
+    RUN,
+    noun="run of a method that thinks",
+    has_results=lambda directory: bool(saved_steps(directory)) and _thinks(directory),
 )
 TRAINING = dataclasses.replace(
     RUN, part_of=("config.yaml", "improve.yaml")

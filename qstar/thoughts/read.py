@@ -24,6 +24,7 @@ from qstar.typing import Array, Float, Int, Key, Keys, Params, typed
 
 LIKELIEST = 5
 MOST_ROWS = 64  # texts that are read at once
+SHOWS = 0.0005  # nats: what is smaller is printed as 0.000
 
 
 @struct.dataclass
@@ -144,8 +145,8 @@ class Reading:
 
     @property
     def helped(self) -> float:
-        """Share of tokens that thoughts made likelier."""
-        return _mean([float(step.gain > 0) for step in self.steps])
+        """Share of tokens that thoughts made likelier by more than rounding shows."""
+        return _mean([float(step.gain >= SHOWS) for step in self.steps])
 
 
 def _mean(values: list[float]) -> float:
