@@ -140,6 +140,11 @@ def _wrong_numbers(full: dict) -> list[str]:
         if full.get(name) is not None and not isinstance(full[name], dict):
             wrong.append(f"{name} is {_short(full[name])}, expected an object")
     ropes = [full[name] for name in ("rope_scaling", "rope_parameters") if isinstance(full.get(name), dict)]
+    for rope, name in ((rope, name) for rope in ropes for name in (FULL, SLIDING)):
+        if rope.get(name) is not None and not isinstance(rope[name], dict):
+            wrong.append(f"rope_parameters.{name} is {_short(rope[name])}, expected an object")
+    if len(ropes) == 2 and all(ropes) and (differ := _contradicted(*ropes)):
+        wrong.append(f"rope_scaling and rope_parameters differ in {differ}: remove one of the two")
     ropes += [value for rope in ropes for value in rope.values() if isinstance(value, dict)]
     for entries in (full, *ropes):
         for name in NUMBERS:
@@ -147,6 +152,16 @@ def _wrong_numbers(full: dict) -> list[str]:
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
                 wrong.append(f"{name} is {_short(value)}, expected a positive number")
     return wrong
+
+
+def _contradicted(scaling: dict, parameters: dict) -> str:
+    """Of what both say differently; versions of transformers take one or the other."""
+    if any(_rope_kind(rope) != "default" for rope in (scaling, parameters)):
+        if _rope_kind(scaling) != _rope_kind(parameters):
+            return "rope_type"
+    return ", ".join(
+        name for name in scaling if name != "type" and parameters.get(name, scaling[name]) != scaling[name]
+    )
 
 
 def _short(value: object) -> str:

@@ -102,7 +102,8 @@ def read_classifier(path: str | Path) -> tuple[LMConfig, Params, Params, bool]:
 
 def classifier_of(entries: Mapping[str, Any]) -> str | None:
     """The kind of `CLASSIFIERS` that a config.json describes; None for other models."""
-    named = str((entries.get("architectures") or [""])[0])
+    architectures = entries.get("architectures")
+    named = str(architectures[0]) if isinstance(architectures, list) and architectures else ""
     return next((kind for kind, ending in CLASSIFIERS.items() if named.endswith(ending)), None)
 
 

@@ -252,6 +252,34 @@ def test_rotary_settings_that_are_not_positive_numbers_are_refused(model, value)
             hf.read_config(model)
 
 
+def test_two_statements_of_rotary_positions_that_differ_are_refused(model):
+    rope = {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}
+    for scaling in ({"type": "yarn", "factor": 2.0}, {"type": "linear", "factor": 4.0}, {"rope_type": "default"}):
+        edit(model, rope_parameters=rope, rope_scaling=scaling)
+        with pytest.raises(
+            ValueError, match=r"config\.json: rope_scaling and rope_parameters differ in (rope_type|factor)"
+        ):
+            hf.read_config(model)
+    for scaling in ({}, None, {"type": "linear", "factor": 2.0}, rope):
+        edit(model, rope_parameters=rope, rope_scaling=scaling)
+        assert hf.read_config(model).rope_scaling.factor == 2.0
+
+
+@pytest.mark.parametrize("value", ["x", 1, [1], True])
+def test_rotary_settings_of_a_kind_of_layer_that_are_no_object_are_refused(model, value):
+    for name in ("full_attention", "sliding_attention"):
+        edit(model, model_type="gemma3_text", rope_parameters={name: value})
+        with pytest.raises(ValueError, match=rf"config\.json: .*rope_parameters\.{name} is "):
+            hf.read_config(model)
+
+
+@pytest.mark.parametrize("value", [3, {"a": 1}, "LlamaForTokenClassification", [], [None], None])
+def test_names_of_architectures_of_another_kind_are_no_classifier(model, value):
+    edit(model, architectures=value)
+    hf.read_config(model)
+    assert hf.classifier_of({"architectures": value}) is None
+
+
 @pytest.mark.parametrize("contents", ["[]", "3", "null", '"llama"', "{", "", 5000 * "[", '{"a": ' + 5000 * "9" + "}"])
 def test_a_config_that_is_not_an_object_is_refused_by_its_name(model, contents):
     (model / "config.json").write_text(contents)
