@@ -7,6 +7,7 @@ P b + 16 Q bytes: values, gradients and two moments (`training.build.Program.byt
 """
 
 import dataclasses
+import functools
 import math
 from dataclasses import dataclass
 from typing import Annotated
@@ -71,6 +72,7 @@ class Adapted:
     scale: float = struct.field(pytree_node=False)
 
 
+@functools.cache  # one for a model and its adapters, so that compiled functions are reused
 def adapted(base: Definition, cfg: LoraConfig) -> Definition:
     """`base` with adapters, or `base` itself where there are to be none.
 

@@ -128,9 +128,17 @@ def with_moments(state: tuple, other: tuple) -> tuple:
     return tuple(old if isinstance(new, optax.ScaleByAdamState) else new for new, old in zip(state, other, strict=True))
 
 
-@functools.lru_cache(8)  # the same one for the next run: it is a part of what a step was compiled for
 def optimizer(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
-    """The updates to add to the weights; in float32 whatever type these are held in."""
+    """The updates to add to the weights; in float32 whatever type these are held in.
+
+    The same settings give the same one, for which a step was compiled; how many steps there are matters to a rate that
+    decays, and not to a constant one.
+    """
+    return _made(cfg, 0 if cfg.schedule == "constant" else steps)
+
+
+@functools.lru_cache(8)
+def _made(cfg: OptimConfig, steps: int) -> optax.GradientTransformation:
     scales = {"lm": cfg.lm_lr_scale, "delimiter": cfg.delimiter_lr_scale, "mixing": cfg.mixing_lr_scale}
 
     def by_part(function: Callable[[float, Array], Array], tree: Params) -> Params:

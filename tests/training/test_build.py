@@ -50,6 +50,17 @@ def test_the_first_step_finds_what_was_compiled_ahead(method, optim, adapters, m
 
 def test_programs_of_the_same_settings_share_their_step():
     mesh = sharding.make_mesh(MeshConfig())
-    first, again, longer = (Program.of(Compared(), tiny.LM, mesh, OptimConfig(), steps, 1) for steps in (4, 4, 5))
-    assert again.step is first.step
-    assert longer.step is not first.step  # another schedule
+    of = lambda steps, **settings: Program.of(Compared(), tiny.LM, mesh, OptimConfig(**settings), steps, 1)  # noqa: E731
+    assert of(4).step is of(4).step is of(5).step  # a constant learning rate, however many steps there are
+    decaying = of(4, schedule="linear").step
+    assert decaying is of(4, schedule="linear").step
+    assert decaying is not of(5, schedule="linear").step
+
+
+def test_programs_with_the_same_adapters_share_their_step():
+    mesh = sharding.make_mesh(MeshConfig())
+    first, again, wider = (
+        Program.of(PlainLM(), tiny.LM, mesh, OptimConfig(), 4, 1, LoraConfig(rank=rank, targets=("query",)))
+        for rank in (2, 2, 3)
+    )
+    assert again.step is first.step is not wider.step
