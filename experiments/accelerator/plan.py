@@ -120,7 +120,7 @@ AMOUNTS = {
     "tiny": Amounts(
         32, 2, "float32", ("plain LM", "beta 1e6 T 3"),
         ("steps=2", "batch_size=2", "data.length=24", "method.thought_len=3", "method.lookahead=2", "eval.items=2",
-         "eval.every=0", "save_every=1", "sample_every=0", "optim.warmup_steps=0"), 20, (0,),
+         "eval.choice_texts=false", "eval.every=0", "save_every=1", "sample_every=0", "optim.warmup_steps=0"), 20, (0,),
         (2,), 3, ("direct",),
         ("sample_batch=8", "batch_size=2", "length=96", "improve.problems=4", "improve.iterations=1",
          "improve.steps=2", "dev=4", "test=true", "improve.few_shot=false", "optim.warmup_steps=0"), 2, 20,
@@ -174,7 +174,7 @@ def _machine(amounts: Amounts, tiny: bool, out: Path) -> Iterator[Job]:
     shape = {**shape, "length": 16} if tiny else {**shape, "rows": 2, "length": 256}
     yield Job("a", "attention of the columns", "column_attention", {**shape, "columns": 17, "dtype": amounts.dtype}, 40)
     case = {"shape": "tiny" if tiny else "1B", "length": amounts.length, "dtype": amounts.dtype}
-    case |= {"rows": 1 if tiny else 8, "attention": "xla" if tiny else "cudnn", "out": str(out / "profile")}
+    case |= {"rows": 1 if tiny else 8, "attention": "einsum" if tiny else "cudnn", "out": str(out / "profile")}
     unrolled = {"XLA_FLAGS": UNROLLED} if shutil.which("nvidia-smi") else {}
     yield Job("a", "profile of a step", "profiled_step", case, 130, unrolled)
 
@@ -210,7 +210,7 @@ def _settings(amounts: Amounts, tiny: bool) -> Iterator[tuple[str, dict[str, Any
     for shape, length, method, remat, products in settings:
         arguments = {
             "shape": shape, "method": method, "length": length, "remat": remat, "dtype": amounts.dtype,
-            "attention": "xla" if tiny else "cudnn",
+            "attention": "einsum" if tiny else "cudnn",
             "most_rows": 2 if tiny else 64 if method == "lm" else 2 if shape == "7B" else 8,
         }  # fmt: skip
         yield f"{shape}/{method}/{length}/{remat}/{products}", arguments, {"XLA_FLAGS": PRODUCTS[products]}
@@ -266,7 +266,7 @@ def _reinforced(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[
 
 
 def _sharded(amounts: Amounts, devices: int, tiny: bool) -> Iterator[Job]:
-    for layout in ("data", "fsdp", "tensor"):
+    for layout in ("data", "tensor") if tiny else ("data", "fsdp", "tensor"):
         arguments = {
             "shape": "tiny" if tiny else "1B", "length": amounts.length, "dtype": amounts.dtype,
             "steps": amounts.steps, "layout": layout,

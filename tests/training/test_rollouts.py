@@ -32,7 +32,16 @@ from qstar.training.step import make_step, new_state, over_minibatches
 TOKENIZER = tokenizers.characters(ALPHABET)
 PG = PolicyGradient()
 SHAPE = LMConfig(
-    vocab=TOKENIZER.size, width=16, layers=1, heads=2, kv_heads=1, head_size=8, ff=20, max_len=64, tied=True
+    vocab=TOKENIZER.size,
+    width=16,
+    layers=1,
+    heads=2,
+    kv_heads=1,
+    head_size=8,
+    ff=20,
+    max_len=64,
+    tied=True,
+    remat="none",
 )
 TASK = Cups(train=12)
 DATA = RolloutData(length=48, samples=4, max_new_tokens=6, rewards=Rewards(right=1.0, wrong=0.25, nothing=-0.5))
