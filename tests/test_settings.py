@@ -9,7 +9,7 @@ from small_runs import MODEL, composed
 
 from qstar import config as configs
 from qstar import settings
-from qstar.config import EvaluateConfig, ImproveConfig, SolveConfig, TrainConfig
+from qstar.config import EvaluateConfig, ImproveConfig, LabelConfig, SolveConfig, TrainConfig
 from qstar.data.examples import ExamplesText
 from qstar.data.labelled import LabelledText
 from qstar.data.pairs import PairsText
@@ -30,6 +30,7 @@ SCHEMAS = [
     ("", EvaluateConfig),
     ("", ImproveConfig),
     ("", SolveConfig),
+    ("", LabelConfig),
     ("lora", LoraConfig),
     ("sandbox", SandboxConfig),
     *((group, schema) for group, schemas in configs.SCHEMAS.items() for schema in schemas.values()),

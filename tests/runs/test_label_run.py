@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import run_folders
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import composed
 
@@ -14,7 +15,7 @@ from qstar import label as command
 from qstar.data import rationales
 from qstar.data.labelled import LabelledText
 from qstar.data.rationales import Store
-from qstar.runs import improve, label, load, solve
+from qstar.runs import improve, label, load, solutions, solve
 from qstar.tasks.cups import Cups, Game
 
 SMALL = ("problems=4", "batch=2", "samples=2", "task.train=4", "task.max_moves=6", "rows=8")
@@ -158,6 +159,22 @@ def test_what_a_search_found_is_labelled(tmp_path, search):
         text = "".join(row["completions"])
         assert text == tokens.decode(row["completion_ids"]) and row["completions"] == list(task.steps(text))
         assert row["correct"] == (problems[row["problem"]].answer == text[-2])
+
+
+def test_solutions_of_a_search_that_say_nothing_or_are_unfinished_are_left_out(tmp_path):
+    final = {"final": True}
+    rows = [
+        run_folders.sample("dev-1", "", "", False, place=run_folders.place(0, -1)),
+        run_folders.sample("dev-1", "", "", False, place=run_folders.place(1, 0, **final)),
+        run_folders.sample("dev-1", " \n", "", False, place=run_folders.place(2, 0, **final)),
+        run_folders.sample("dev-1", "2;", "2", True, place=run_folders.place(3, 0, **final)),
+        run_folders.sample("dev-1", "4;", "4", False, place=run_folders.place(4, 0)),  # not the end of a solution
+        run_folders.sample("dev-1", "3;", "3", False, finished=False, place=run_folders.place(5, 0, **final)),
+    ]
+    Store.create(tmp_path / solve.FOLDER, "model", "cups").append(0, 0, rows)
+    task = Cups(dev=4)
+    found = solutions.read(str(tmp_path), {one.id: one for one in task.problems("dev")}, task)
+    assert {name: [given.text for given in each] for name, each in found.items()} == {"dev-1": ["2;"]}
 
 
 def test_solutions_of_a_self_training_run_are_labelled(tmp_path):
