@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-# What Hydra reads as it stands. A number, a truth value or null would become one.
+# What Hydra reads without quotes. A number, a truth value or null would become one.
 _PLAIN = re.compile(
     r"[a-z0-9_./-]*/[a-z0-9_./-]*|(?!(true|false|yes|no|on|off|null|none|inf|nan)$)[a-z_][a-z0-9_.-]*", re.IGNORECASE
 )
@@ -41,7 +41,7 @@ def _value(value: object) -> str:
 def _text(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
-    looked_up = re.compile(r"(\\*)\$\{")  # ${...}, unless a backslash stands before it
+    looked_up = re.compile(r"(\\*)\$\{")  # ${...}, unless a backslash precedes it
     escaped = looked_up.sub(lambda match: 2 * match[1] + r"\${", text)
     return QuotedString(escaped, Quote.double).with_quotes()
 

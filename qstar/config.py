@@ -141,15 +141,15 @@ class TrainConfig:
         method, data = _choice("method", type(self.method)), _choice("data", kind)
         if takes is Batch:  # which most formats are: the method is the one to change
             takers = [name for name, schema in SCHEMAS["method"].items() if protocol.trains_on(schema) in kind.rows]
-            told = f"data={data} holds {kind.holds}, which method={method} does not train on, but {_named(takers)}"
+            message = f"data={data} holds {kind.holds}, which method={method} does not train on, but {_named(takers)}"
             pairs = [(taker, kind) for taker in takers]
         else:
             fitting = [schema for schema in SCHEMAS["data"].values() if takes in schema.rows]
             what = fitting[0].holds if fitting else takes.__name__
             alone = "" if as_text else " without a control (control=false)"
-            told = f"method={method} trains on {what}{alone}, and data={data} holds {kind.holds}"
+            message = f"method={method} trains on {what}{alone}, and data={data} holds {kind.holds}"
             pairs = [(method, schema) for schema in fitting]
-        raise ValueError(f"{told}: {_together(*pairs[0])}" if pairs else told)
+        raise ValueError(f"{message}: {_together(*pairs[0])}" if pairs else message)
 
     def _check_rollouts(self) -> None:
         """Raise ValueError where what the model is to answer is not said, or does not divide."""

@@ -85,14 +85,14 @@ def evaluate(cfg: EvaluateConfig) -> summaries.Groups:
 
 
 def _evaluated(cfg: EvaluateConfig) -> summaries.Groups:
-    evaluator, groups, told = None, [], ""
+    evaluator, groups, notes = None, [], ""
     for name, step, subject in _subjects(cfg):
         if evaluator is None:  # of all steps: its programs are compiled once
             with console.phase("preparing the questions"):
                 evaluator = Evaluator(cfg.eval, subject.method, subject.definition, subject.tokenizer)
-                told = summaries.tokenizer(subject.tokenizer) + summaries.left_out(evaluator.fit())
-            if told:
-                console.console().print(told.strip(), markup=False, highlight=False)
+                notes = summaries.tokenizer(subject.tokenizer) + summaries.left_out(evaluator.fit())
+            if notes:
+                console.console().print(notes.strip(), markup=False, highlight=False)
         folder = Path(cfg.out) / f"step_{step}" if cfg.out else None
         mesh = layout.sampling(cfg.mesh, subject.definition, cfg.eval.batch_size)
         with sharding.on(mesh), console.counting(f"evaluating {name}") as progress:
@@ -100,7 +100,7 @@ def _evaluated(cfg: EvaluateConfig) -> summaries.Groups:
             rows = evaluator(params, key, progress, folder, processes.divided)
         groups.append((name, rows))
         if cfg.out and processes.first():
-            _write(Path(cfg.out), step, groups, told)
+            _write(Path(cfg.out), step, groups, notes)
     return groups
 
 
@@ -140,7 +140,7 @@ def _steps(cfg: EvaluateConfig, path: Path) -> list[int | None]:
     return list(cfg.step) if isinstance(cfg.step, list | tuple) else [cfg.step]
 
 
-def _write(folder: Path, step: int, groups: summaries.Groups, told: str) -> None:
+def _write(folder: Path, step: int, groups: summaries.Groups, notes: str) -> None:
     """The table so far, for people and for programs; what other evaluations of this folder wrote there stays."""
     file, rows = folder / "evals.jsonl", groups[-1][1]
     known = files.records(file, "the answers of an evaluation", step=int, task=str)
@@ -149,7 +149,7 @@ def _write(folder: Path, step: int, groups: summaries.Groups, told: str) -> None
     lines += [{"step": step, **suite.as_dict(row)} for row in rows]
     lines.sort(key=lambda line: line["step"])
     files.write_records(file, lines)
-    files.write(folder / "summary.md", summaries.markdown(groups) + told)
+    files.write(folder / "summary.md", summaries.markdown(groups) + notes)
 
 
 if __name__ == "__main__":

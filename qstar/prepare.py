@@ -74,13 +74,13 @@ def pushed(source: str, out: Path, to: str, dtype: str, name: str, private: bool
     from qstar.models.formats import hub
 
     hub.ready(name)
-    said = prepare(source, out, to, dtype)
+    summary = prepare(source, out, to, dtype)
     if to != "trl":  # whose folder has a card
         from qstar.reports import cards
 
         files.write(out / cards.CARD, cards.model_card(source, name, to, licence))
     address = hub.push(out, name, "dataset" if to == "trl" else "model", private)
-    return f"{said}\npushed to {address}"
+    return f"{summary}\npushed to {address}"
 
 
 def prepare(source: str, out: Path, to: str, dtype: str) -> str:

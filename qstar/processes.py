@@ -85,8 +85,8 @@ def agreed(text: str) -> str:
     """What the first process says."""
     if jax.process_count() == 1:
         return text
-    told = np.frombuffer(text.encode().ljust(PATH_LIMIT, b"\0"), np.uint8)
-    return bytes(multihost_utils.broadcast_one_to_all(told)).rstrip(b"\0").decode()
+    encoded = np.frombuffer(text.encode().ljust(PATH_LIMIT, b"\0"), np.uint8)
+    return bytes(multihost_utils.broadcast_one_to_all(encoded)).rstrip(b"\0").decode()
 
 
 def first_does(action: Callable[[], T]) -> T | None:
@@ -102,9 +102,9 @@ def first_does(action: Callable[[], T]) -> T | None:
             done = action()
         except Exception as error:  # whatever it is, the others would wait for it
             refused = error
-    said = agreed("" if refused is None else f"{type(refused).__name__}: {refused}"[:SAID_LIMIT])
-    if said:
-        raise refused or Failed(said)
+    message = agreed("" if refused is None else f"{type(refused).__name__}: {refused}"[:SAID_LIMIT])
+    if message:
+        raise refused or Failed(message)
     return done
 
 
@@ -122,9 +122,9 @@ def locked(*folders: Path) -> Iterator[None]:
                     held.enter_context(files.locked(folder))
             except (files.Locked, OSError) as error:
                 refused = error
-        said = agreed(str(refused or "")[:SAID_LIMIT])
-        if said:
-            raise refused or files.Locked(said)
+        message = agreed(str(refused or "")[:SAID_LIMIT])
+        if message:
+            raise refused or files.Locked(message)
         yield
 
 
@@ -155,9 +155,9 @@ def gathered(value: Json) -> list[Json]:
     """What every process has to say, in their order."""
     if jax.process_count() == 1:
         return [value]
-    said = np.frombuffer(json.dumps(value).encode(), np.uint8)
-    sizes = multihost_utils.process_allgather(np.int32(said.size))
-    texts = multihost_utils.process_allgather(np.pad(said, (0, int(sizes.max()) - said.size)))
+    encoded = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(encoded.size))
+    texts = multihost_utils.process_allgather(np.pad(encoded, (0, int(sizes.max()) - encoded.size)))
     return [json.loads(bytes(text[:size])) for text, size in zip(texts, sizes, strict=True)]
 
 
@@ -253,11 +253,11 @@ class _Ends:
 
     def check(self) -> int:
         """How many have ended. Raises Failed where one of them ended with an error."""
-        said = [text for _, text in self._client.key_value_dir_get(self._folder)]
-        failed = next(filter(None, said), None)
+        messages = [text for _, text in self._client.key_value_dir_get(self._folder)]
+        failed = next(filter(None, messages), None)
         if failed:
             raise Failed(failed)
-        return len(said)
+        return len(messages)
 
 
 @contextlib.contextmanager

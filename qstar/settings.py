@@ -46,15 +46,15 @@ class Range:
 
     def advice(self, kind: type, value: object = None) -> str:
         """What was expected; the limit of the type is named where the value is beyond it."""
-        said = f"expected {self.words(kind)}"
+        expected = f"expected {self.words(kind)}"
         low, high = self._limits(kind)
         if not isinstance(value, numbers.Real) or isinstance(value, bool) or math.isnan(value):
-            return said
+            return expected
         if value > high and self.high is None:
-            return f"{said}, at most {high:.12g}" if kind is int else f"{said}, at most {high:g}"
+            return f"{expected}, at most {high:.12g}" if kind is int else f"{expected}, at most {high:g}"
         if value < low and self.low is None:
-            return f"{said}, at least {low:.12g}" if kind is int else f"{said}, at least {low:g}"
-        return f"{said}, at least {SMALLEST:.2g}" if low < value < SMALLEST else said
+            return f"{expected}, at least {low:.12g}" if kind is int else f"{expected}, at least {low:g}"
+        return f"{expected}, at least {SMALLEST:.2g}" if low < value < SMALLEST else expected
 
     def _limits(self, kind: type) -> tuple[float, float]:
         widest = INT32 if kind is int else LARGEST
@@ -167,7 +167,7 @@ def check(config: Dataclass, group: str = "") -> None:
     """Raise ValueError for the first field whose value is not legal: its key, the value, what was expected.
 
     Args:
-        group: what stands before the names of fields in their keys: `optim` in optim.lr.
+        group: the prefix of the names of fields in their keys: `optim` in optim.lr.
     """
     for name, rule in rules(type(config)).items():
         value = getattr(config, name)

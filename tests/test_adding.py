@@ -88,10 +88,10 @@ class OneMove(Asked):
         return ()
 
     def ask(self, problem, hint):
-        return (f"{problem.told}." if hint else "") + f"{problem.question}="
+        return (f"{problem.hint_text}." if hint else "") + f"{problem.question}="
 
     def shown(self, problem):
-        return f"{problem.told}."
+        return f"{problem.hint_text}."
 
     def completion(self, rationale, problem):
         return f"{problem.answer};"

@@ -1,4 +1,4 @@
-"""What a machine without a network needs: data and weights in pieces that can be carried, and the names of wheels."""
+"""Files for a machine without a network: data and weights in pieces of limited size, and the names of wheels."""
 
 import hashlib
 import importlib.metadata

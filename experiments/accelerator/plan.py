@@ -1,7 +1,7 @@
-"""What is to be done on an accelerator: the jobs, in order of value, with how long each should take.
+"""The jobs of an accelerator, in order of value, with the estimated time of each.
 
-Estimates are seconds on one H100: what has run there (h100/results.jsonl) as it took, with up to five jobs at
-once; the rest by FLOPs at a third of the peak. They decide what fits, and the results say how long each really took.
+Estimates are seconds on one H100: measured for jobs that ran there (h100/results.jsonl, with up to five at once), for
+the others from FLOPs at a third of the peak. They decide which jobs are started; results have the measured time.
 """
 
 import dataclasses
@@ -24,7 +24,7 @@ PARTS = {
     "g": "GRPO on SmolLM2-135M",
     "h": "what sharding costs",
 }
-"""What needs the device to itself comes before what can share it."""
+"""Parts that need the device exclusively come before those that can share it."""
 SIZES = ("full", "tiny")
 
 UNROLLED = "--xla_gpu_enable_command_buffer="  # a graph of kernels would be one operation of the profile
@@ -87,7 +87,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Amounts:
-    """How much of everything."""
+    """Sizes of the jobs."""
 
     length: int  # of a window, in the profile and over devices
     steps: int  # timed
@@ -131,7 +131,7 @@ AMOUNTS = {
 
 
 def jobs(size: str, data: Path, out: Path, devices: int = 0) -> list[Job]:
-    """All of them. `devices` CPU devices stand in for accelerators where it is not 0."""
+    """All jobs. If `devices` is not 0, that many CPU devices replace the accelerators."""
     amounts = AMOUNTS[size]
     environment = {"QSTAR_DATA": str(data)}
     if devices:

@@ -177,9 +177,9 @@ def _scores(line: dict | None) -> list[str]:
 
 
 def _pairs(done: dict) -> str:
-    told = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
+    shown = lambda value: f"{value:.4g}" if isinstance(value, float) else str(value)  # noqa: E731
     rows = [
-        [name.rpartition("/")[2], *map(told, comparison.values())]
+        [name.rpartition("/")[2], *map(shown, comparison.values())]
         for name, result in done.items()
         if name.startswith("mathematics/paired")
         for comparison in result["comparisons"]

@@ -4,8 +4,8 @@
 
 Operations are grouped by what they are: products with weights (the output layer's by themselves), attention's products,
 and the rest by XLA's name for them (a fusion is everything element-wise that XLA wrote as one loop). Those that run at
-once share the time between them. Beside products stands their rate, in all and for the most expensive shapes, and its
-share of the peak, that of a large square product on the same machine.
+once share the time between them. Products have their rate, in all and for the most expensive shapes, and its share
+of the peak, that of a large square product on the same machine.
 """
 
 import collections
@@ -40,14 +40,14 @@ def shown(ops: dict[str, Op], taken: collections.Counter, times: collections.Cou
             shapes[op].append(name)
     rate = functools.partial(_rate, ops, taken, times)
     best = max([best, *map(rate, shapes.values())])  # which is too low where the machine was busy as it was measured
-    told = lambda names: (f"{rate(names) / 1e9:.0f}", f"{rate(names) / best:.2f}") if rate(names) else ("", "")  # noqa: E731
+    rates = lambda names: (f"{rate(names) / 1e9:.0f}", f"{rate(names) / best:.2f}") if rate(names) else ("", "")  # noqa: E731
     cost = lambda group: sum(taken[name] for name in group[1])  # noqa: E731
     by_kind = [
-        (kind, f"{cost((kind, names)) / 1e3:.0f}", f"{cost((kind, names)) / whole:.2f}", *told(names))
+        (kind, f"{cost((kind, names)) / 1e3:.0f}", f"{cost((kind, names)) / whole:.2f}", *rates(names))
         for kind, names in sorted(kinds.items(), key=cost, reverse=True)
     ]
     by_shape = [
-        (op.shape, op.kind, sum(times[name] for name in names), f"{cost((op, names)) / 1e3:.0f}", *told(names))
+        (op.shape, op.kind, sum(times[name] for name in names), f"{cost((op, names)) / 1e3:.0f}", *rates(names))
         for op, names in sorted(shapes.items(), key=cost, reverse=True)[:12]
     ]
     return [

@@ -134,7 +134,6 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("--size", nargs="+", choices=CASES, default=["small", "smollm2"])
     parser.add_argument("--measure", action="store_true", help="take the steps too")
-    parser.add_argument("--first", type=int, metavar="N", help="of each size the first N cases alone")
     parser.add_argument("--out", type=Path, metavar="FILE", help="append every row as a line of JSON")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -144,7 +143,7 @@ def main() -> None:
     with entry.errors():
         entry.prepare_jax()
         rows = []
-        for case in (case for size in args.size for case in CASES[size][: args.first]):
+        for case in (case for size in args.size for case in CASES[size]):
             rows.append({"case": dataclasses.asdict(case), **analysed(case)})
             if args.measure:
                 rows[-1]["measured"] = in_a_process(case)

@@ -1,11 +1,11 @@
 """Quiet-STaR's step on many accelerators, on paper: time by part, bound of model-FLOP utilisation, memory, by layout.
 
-    python experiments/benchmarks/scaling.py [--devices 8 64 256] [--rows 1] [--length 256] [--attained 0.7] ...
+    python experiments/benchmarks/scaling.py [--devices 8 64 256] [--rows 1] [--length 256] [--wire 4]
 
 FLOPs and bytes are those of `qstar.models.cost`, memory that of `qstar.models.memory`, collectives those counted in the
-compiled step (tests/test_sharding.py); the accelerator is given by arguments, by default an H100 SXM. Rows are per
-device, so the batch grows with the machine. What is not known on paper is bounded from both sides: communication fully
-overlapped with the computation, and not at all.
+compiled step (tests/test_sharding.py); the accelerator is an H100 SXM. Rows are per device, so the batch grows with the
+machine. What is not known on paper is bounded from both sides: communication fully overlapped with the computation, and
+not at all.
 """
 
 import argparse
@@ -48,6 +48,10 @@ class Machine:
         A ring over several nodes leaves each of them through the links of all its members there.
         """
         return self.near if members <= near_members else min(self.near, self.far * near_members)
+
+
+H100 = Machine(peak=989e12, attained=0.7, memory_rate=3.35e12, memory=80e9, near=450e9, far=50e9, node=8)
+"""SXM: bfloat16 of the data sheet, HBM3, NVLink and InfiniBand."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def step(lm: LMConfig, tied: bool, passes: tuple[Pass, ...], rows: int, layout: 
 
 def table(name: str, args: argparse.Namespace, on: Machine) -> Iterator[str]:
     lm = dataclasses.replace(SHAPES[name], dtype="bfloat16", remat="full")
-    method = QuietStar(thought_len=args.thought, lookahead=args.ahead, num_thoughts=args.thoughts)
+    method = QuietStar(thought_len=12, lookahead=4, num_thoughts=2)
     passes = method.passes(args.length)
     ideal = cost.flops(lm, passes) * args.rows
     size = sum(weights(lm, TIED[name])) / 1e9
@@ -150,30 +154,17 @@ def table(name: str, args: argparse.Namespace, on: Machine) -> Iterator[str]:
 
 def arguments() -> argparse.Namespace:
     parser = flags.parser(__doc__)
-    parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=list(SHAPES))
     parser.add_argument("--devices", type=int, nargs="+", default=[8, 64, 256], help="whole nodes, or part of one")
     parser.add_argument("--rows", type=int, default=1, help="windows a device")
     parser.add_argument("--length", type=int, default=256)
-    parser.add_argument("--thought", type=int, default=12)
-    parser.add_argument("--ahead", type=int, default=4)
-    parser.add_argument("--thoughts", type=int, default=2)
     parser.add_argument("--wire", type=int, default=4, choices=(2, 4), help="bytes of a gathered weight")
-    parser.add_argument("--peak", type=float, default=989e12, help="FLOPs a second in bfloat16")
-    parser.add_argument("--attained", type=float, default=0.7, help="share of it that large products reach")
-    parser.add_argument("--memory-rate", type=float, default=3.35e12, help="bytes a second")
-    parser.add_argument("--memory", type=float, default=80e9, help="bytes")
-    parser.add_argument("--near", type=float, default=450e9, help="bytes a second to its node, one direction")
-    parser.add_argument("--far", type=float, default=50e9, help="bytes a second to other nodes, one direction")
-    parser.add_argument("--node", type=int, default=8)
     return parser.parse_args()
 
 
 def main() -> None:
     args = arguments()
-    names = [field.name for field in dataclasses.fields(Machine)]
-    on = Machine(**{name: getattr(args, name) for name in names})
-    for name in args.shapes:
-        for line in table(name, args, on):
+    for name in SHAPES:
+        for line in table(name, args, H100):
             print(line)
 
 

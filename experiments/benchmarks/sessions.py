@@ -1,4 +1,4 @@
-"""What steps and forks cost: the same number of tokens written at once, step by step, and by beams.
+"""The cost of steps and forks: the same number of tokens generated at once, step by step, and by beams.
 
     python experiments/benchmarks/sessions.py --model SOURCE [--rows 32] [--steps 8] [--tokens 12] [--repeats 15]
 

@@ -103,7 +103,7 @@ def prepared(side: str, case: Case) -> tuple:
 
 
 def serve(side: str, case: Case) -> None:
-    """Answer every line of standard input with a step and what it took."""
+    """Take a step for every line of standard input and report its time."""
     import jax
 
     from qstar.cli import entry
@@ -157,15 +157,15 @@ def serve_official(case: Case, checkout: Path) -> None:
 
 
 def answer(take_step, before: int, **known: int) -> None:
-    """The first step is for compiling and buffers; then one for every line that comes, with what it returns."""
+    """Take a first step, which compiles, then a step for every line of standard input; report what it returns."""
     started = time.perf_counter()
     take_step()
     say({"first_s": time.perf_counter() - started, **known})
     for _ in sys.stdin:
         started, used = time.perf_counter(), time.process_time()
-        told = take_step() or {}
+        returned = take_step() or {}
         taken = {"s": time.perf_counter() - started, "cpu_s": time.process_time() - used}
-        say({**taken, "peak": peak() - before, **told})
+        say({**taken, "peak": peak() - before, **returned})
 
 
 def say(record: dict) -> None:
@@ -179,7 +179,7 @@ MARK = "measured: "
 
 
 class Side:
-    """A process that takes a step when it is told to."""
+    """A process that takes a step on request."""
 
     def __init__(self, command: list[str]):
         self._process = subprocess.Popen(
@@ -212,16 +212,16 @@ def _cached() -> dict[str, str]:
 
 
 def measure(case: Case, commands: dict[str, list[str]], repeats: int) -> dict:
-    """Seconds and bytes of every side, which take turns, and the peak; a side that fails is left out, saying so."""
+    """Seconds and bytes of every side, which take turns, and the peak; a side that fails is reported and left out."""
     sides: dict[str, Side] = {}
     record: dict = dataclasses.asdict(case) | {"sides": {}}
-    told = json.dumps(dataclasses.asdict(case))
+    settings = json.dumps(dataclasses.asdict(case))
     try:
         for name, command in commands.items():
             try:
                 if name != "official":  # compiled by a process of its own: compiling takes more memory than the step
-                    Side([*command, "--case", told]).close()
-                sides[name] = Side([*command, "--case", told])
+                    Side([*command, "--case", settings]).close()
+                sides[name] = Side([*command, "--case", settings])
             except RuntimeError as error:
                 print(f"{name} failed: {error}", file=sys.stderr)
         taken: dict[str, list[dict]] = {name: [] for name in sides}
@@ -304,8 +304,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--official", type=Path, metavar="CHECKOUT")
     parser.add_argument("--python", default=sys.executable, help="that runs the released code")
-    parser.add_argument("--out", type=Path, help="JSON lines of what was measured; cases that stand there are kept")
-    parser.add_argument("--show", action="store_true", help="measure nothing, print all that stands in --out")
+    parser.add_argument(
+        "--out", type=Path, help="JSON lines of the measurements; cases in this file are not measured again"
+    )
+    parser.add_argument("--show", action="store_true", help="measure nothing, print all cases in --out")
     parser.add_argument("--serve", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--case", help=argparse.SUPPRESS)
     args = parser.parse_args()

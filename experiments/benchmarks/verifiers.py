@@ -1,4 +1,4 @@
-"""What scoring and labelling cost beside a plain pass and plain sampling of the same tokens.
+"""The cost of scoring and labelling relative to a plain pass and plain sampling of the same tokens.
 
     python experiments/benchmarks/verifiers.py [--model bundled:cups] [--repeats 15]
 
@@ -9,7 +9,6 @@ repeat, programs compiled before. A ratio is that of two times in one repeat; pr
 """
 
 import functools
-import time
 from collections.abc import Callable
 
 import jax
@@ -29,7 +28,7 @@ from qstar.runs import label
 from qstar.runs.label import Batch
 from qstar.runs.scoring import Scorer
 from qstar.settings import Count
-from qstar.training import console
+from qstar.training import console, trial
 
 TEXTS, PROMPT, STEP, STEPS = 256, 24, 10, 8  # of scoring: texts, tokens of a prompt, of a step, steps
 
@@ -110,17 +109,10 @@ def labelling(questions: int, completions: int, repeats: int) -> list[tuple]:
     return [ratio(taken, "labelling", "sampling")]
 
 
-def timed(ways: dict[str, Callable[[], None]], repeats: int) -> dict[str, np.ndarray]:
+def timed(ways: dict[str, Callable[[], object]], repeats: int) -> dict[str, np.ndarray]:
     """Seconds of each way in each repeat, in which they take turns; each is run once before."""
-    for way in ways.values():
-        way()
-    taken: dict[str, list[float]] = {name: [] for name in ways}
-    for _ in range(repeats):
-        for name, way in ways.items():
-            begun = time.perf_counter()
-            way()
-            taken[name].append(time.perf_counter() - begun)
-    return {name: np.array(seconds) for name, seconds in taken.items()}
+    calls = {name: lambda _, way=way: trial.seconds_of(way) for name, way in ways.items()}
+    return {name: np.array(seconds[1:]) for name, seconds in trial.in_turns(calls, 1 + repeats).items()}
 
 
 def ratio(taken: dict[str, np.ndarray], name: str, other: str) -> tuple:

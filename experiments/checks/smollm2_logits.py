@@ -56,19 +56,19 @@ def main(file: Path) -> None:
     tokens = np.array([ids], np.int64)
     with tempfile.TemporaryDirectory() as exported:
         hf.write_directory(exported, model.lm, model.language_model, model.tokenizer.to_json())
-        got, want = ours(model, tokens, "float32"), theirs(exported, tokens, "float32")
+        computed, expected = ours(model, tokens, "float32"), theirs(exported, tokens, "float32")
         wide, exact = ours(model, tokens, "float64"), theirs(exported, tokens, "float64")
     independent = transformers.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    gap = np.abs(got - want)
+    gap = np.abs(computed - expected)
     rows = {
         "tokens": len(ids),
         "largest logit difference, both in float32": f"{gap.max():.2e}",
         "largest logit difference, both in float64": f"{np.abs(wide - exact).max():.2e}",
-        "largest difference, qstar in float32 from transformers in float64": f"{np.abs(got - exact).max():.2e}",
-        "largest difference, transformers in float32 from itself in float64": f"{np.abs(want - exact).max():.2e}",
+        "largest difference, qstar in float32 from transformers in float64": f"{np.abs(computed - exact).max():.2e}",
+        "largest difference, transformers in float32 from itself in float64": f"{np.abs(expected - exact).max():.2e}",
         "mean logit difference": f"{gap.mean():.2e}",
-        "largest logit in absolute value": f"{np.abs(want).max():.1f}",
-        "argmax agreement": f"{np.mean(got.argmax(-1) == want.argmax(-1)):.2%}",
+        "largest logit in absolute value": f"{np.abs(expected).max():.1f}",
+        "argmax agreement": f"{np.mean(computed.argmax(-1) == expected.argmax(-1)):.2%}",
         "ids equal transformers' own GGUF tokenizer": independent(TEXT, add_special_tokens=False)["input_ids"] == ids,
         "decoding gives the text back": model.tokenizer.decode(ids) == TEXT,
     }

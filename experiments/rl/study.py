@@ -4,15 +4,15 @@
     python experiments/rl/study.py ladder --bases 0 1 2 --out runs/rl
     python experiments/rl/study.py --show experiments/rl/results.jsonl      # tables; --figure FILE: and prm as a figure
 
-A base is the bundled model of cups, fine-tuned on the workings of a writer who makes errors of his own: of the 50 facts
-(from this cup, this move leads there) he confuses every one as often as is drawn for the base, some more often than
-not, and carries on from what he wrote. The base draws as he writes: most questions are answered both right and wrong.
+A base is the bundled model of cups, fine-tuned on workings with errors: each of the 50 facts (from this cup, this move
+leads to that one) is wrong with a probability that is drawn for the base, for some facts above a half, and the workings
+continue from the wrong cup. The base samples such workings: most questions have both right and wrong answers.
 
 ladder   every method at the same number of rollouts, beside filtered fine-tuning, the writer's examples for longer,
          and ReFT with parts taken away. Learning rates are chosen on dev with the first base; test is asked once.
 prm      the outcome, and the scores of `bundled:cups_prm` in several ways, as reward: its score against the truth.
 
-OUT/results.jsonl gets a line for each job that has ended. Finished jobs are not repeated, interrupted ones go on.
+OUT/results.jsonl gets a line for each finished job. Finished jobs are not repeated, interrupted ones resume.
 """
 
 import dataclasses
@@ -128,7 +128,7 @@ SAMPLES = 8
 
 
 class Writer:
-    """Takes the ball from cup to cup, and confuses some facts with others."""
+    """Writes workings in which some moves lead to a wrong cup, with a fixed probability for each cup and move."""
 
     def __init__(self, number: int):
         self._rng = np.random.default_rng((2024, number))
@@ -162,7 +162,7 @@ class Writer:
 def fine_tuned(
     sizes: Sizes, folder: Path, source: str, rows: Sequence[Mapping], steps: int, lr: str, seed: int
 ) -> None:
-    """A run of method=sft on these examples, or what is left of it."""
+    """Train, or resume, a run of method=sft on these examples."""
     files.make(folder)
     kept = [{name: row[name] for name in ("prompt", "completion")} for row in rows]
     files.write_records(folder / "examples.jsonl", kept)
@@ -197,7 +197,7 @@ def chosen_rate(out: Path, name: str) -> str | None:
 
 
 def work(job: Job, sizes: Sizes) -> str:
-    """Do a job, unless time is short, and append its line; says what came of it in a line."""
+    """Run a job, unless the time is too short, and append its result; returns a line about it."""
     name = " ".join(map(str, job.key))
     took = [line["seconds"] for line in done(sizes.out) if line["part"] == job.part]
     if time.time() + (max(took) if took else 60) > sizes.until:
@@ -246,7 +246,7 @@ def carried_out(job: Job, sizes: Sizes, lr: str) -> dict:
 
 
 def self_trained(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, seed: int) -> dict:
-    """A run of qstar-improve that samples as many rollouts."""
+    """A run of qstar-improve with the same number of rollouts."""
     cfg = configs.composed("improve", [*arm.overrides, "model=pretrained", f"model.source={base}"])
     rounds, samples = cfg.improve.iterations, cfg.improve.samples
     each = max(sizes.steps * 128 // rounds // samples, 1)
@@ -263,7 +263,7 @@ def self_trained(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, seed
 
 
 def reinforced(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, seed: int) -> dict:
-    """A run on rollouts: the curve, and the newest checkpoint that no more rollouts came before than a step has 128."""
+    """A run on rollouts: the curve, and the newest checkpoint within the budget of 128 rollouts a step."""
     given = [
         RECIPE, *arm.overrides, f"model.source={base}", f"steps={sizes.steps}", f"optim.lr={lr}", f"seed={seed}",
         f"save_every={max(sizes.steps // 20, 1)}", f"eval.every={max(sizes.steps // 5, 1)}", "keep=100", *sizes.more,
@@ -292,7 +292,7 @@ def dev(run: Path) -> list[list]:
 
 
 def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str = "test") -> dict:
-    """Answers with the likeliest tokens and by sampling, against the truth, the base and the reward model."""
+    """Greedy and sampled answers, compared with the truth, the base and the reward model."""
     task = cups.Cups(4, 6, test=sizes.test, dev=sizes.test)
     problems = task.problems(split)
     policy, start = load.load_run(run, step).plain(), load.load_run(base).plain()
@@ -339,48 +339,35 @@ def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str =
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def mean(lines: Sequence[Mapping], name: str) -> str:
-    """Over bases, with the 95 % interval by Student's t."""
-    return tables.over_runs({(line["base"], line["base"]): line["test"][name] for line in lines})
-
-
-def against(lines: Sequence[Mapping], others: Sequence[Mapping], name: str) -> str:
-    """The mean difference on the same bases, with its interval."""
-    there = {line["base"]: line["test"][name] for line in others}
-    runs = {line["base"]: line["test"][name] for line in lines}
-    gains = {(base, base): runs[base] - there[base] for base in runs if base in there}
-    return tables.over_runs(gains, "+")
-
-
 FIGURES = ("greedy", "sampled", "vote", "any", "sound", "kl", "entropy", "length")
 CONTROLS = ("base", "longer", "filtered", "grpo", "offline", "reft", "outcome")  # what others are compared with
 
 
 def show(file: Path) -> None:
-    """Print the tables of what has been measured."""
+    """Print the tables of the results."""
     parts = measurements(file)
-    sweep = frames.grouped(parts.get("sweep", []), lambda line: line["arm"])
+    sweep = frames.by(parts.get("sweep", []), "arm")
     rates = sorted({line["lr"] for line in parts.get("sweep", [])}, key=float)
     cells = {arm: {line["lr"]: line["dev"][-1][1] for line in some} for arm, some in sweep.items()}
     print(tables.section("Learning rates, dev, first base", ("arm", *rates), [
         (arm, *(f"{of[lr]:.3f}" if lr in of else "" for lr in rates)) for arm, of in cells.items()
     ]))  # fmt: skip
     for part in PARTS:
-        arms = frames.grouped(parts.get(part, []), lambda line: line["arm"])
+        arms = frames.by(parts.get(part, []), "arm")
         print(tables.section(part, ("arm", "bases", "lr", "tokens", *FIGURES), [
             (
                 arm, len(some), some[0].get("chosen", ""), f"{np.mean([line.get('tokens', 0) for line in some]):,.0f}",
-                *(mean(some, name) for name in FIGURES),
+                *(tables.mean(tested(some), name) for name in FIGURES),
             )
             for arm, some in arms.items()
         ]))  # fmt: skip
         controls = [arm for arm in CONTROLS if arm in arms]
         for name in ("greedy", "sampled"):
             print(tables.section(f"{part}, {name}: differences on the same bases", ("arm", *controls), [
-                (arm, *(against(some, arms[control], name) if control != arm else "" for control in controls))
+                (arm, *(gain(some, arms[control], name) if control != arm else "" for control in controls))
                 for arm, some in arms.items()
             ]))  # fmt: skip
-    curves = frames.grouped(parts.get("prm", []), lambda line: line["arm"])
+    curves = frames.by(parts.get("prm", []), "arm")
     names = ("prm_min", "prm_sum", "sound", "sampled", "length")
     rows = [
         (arm, step, *(f"{value:.3f}" for value in values))
@@ -391,14 +378,24 @@ def show(file: Path) -> None:
     print(tables.section("PRM against truth", heads, rows))
 
 
+def tested(lines: Sequence[Mapping]) -> list[dict]:
+    """What was measured on the test split, by base."""
+    return [{"base": line["base"]} | line["test"] for line in lines]
+
+
+def gain(lines: Sequence[Mapping], others: Sequence[Mapping], name: str) -> str:
+    """The mean difference on the same bases, with its interval."""
+    return tables.gain(tested(lines), name, tested(others))
+
+
 def measurements(file: Path) -> dict[str, list[dict]]:
-    """The lines of results that have not failed, by part."""
+    """The results of jobs that did not fail, by part."""
     lines = [line for line in files.records(file, "a result") if "failed" not in line]
-    return frames.grouped(lines, lambda line: line["part"])
+    return frames.by(lines, "part")
 
 
 def scored(lines: Sequence[Mapping], names: Sequence[str]) -> list[list[float]]:
-    """The steps at which runs on a reward were measured on dev, then these figures, means over bases."""
+    """The steps at which runs were evaluated on dev, then these figures, means over bases."""
     steps = [at["step"] for at in lines[0]["scored"]]
     at = {step: [point for line in lines for point in line["scored"] if point["step"] == step] for step in steps}
     return [steps, *([float(np.mean([point[name] for point in at[step]])) for step in steps] for name in names)]
@@ -406,7 +403,7 @@ def scored(lines: Sequence[Mapping], names: Sequence[str]) -> list[list[float]]:
 
 def draw(file: Path, picture: Path) -> None:
     """The score of the reward model, and the truth, of each reward over steps."""
-    curves = frames.grouped(measurements(file).get("prm", []), lambda line: line["arm"])
+    curves = frames.by(measurements(file).get("prm", []), "arm")
     names = {"prm_min": "PRM, lowest score of a step", "sampled": "answer right", "sound": "all steps right"}
     of = {arm: dict(zip(("step", *names), scored(lines, tuple(names)), strict=True)) for arm, lines in curves.items()}
     figure, panels = figures.grid(len(names), across=3, width=3.0, height=2.6)
@@ -423,7 +420,9 @@ def draw(file: Path, picture: Path) -> None:
 def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
-    parser.add_argument("--bases", type=int, nargs="+", default=[0, 1, 2], help="writers, and models taught by them")
+    parser.add_argument(
+        "--bases", type=int, nargs="+", default=[0, 1, 2], help="models fine-tuned on different workings"
+    )
     parser.add_argument("--arms", nargs="+", default=[], help="only these")
     parser.add_argument("--steps", type=int, default=100, help="of 128 rollouts")
     parser.add_argument("--examples", type=int, default=2000, help="of a writer")
@@ -431,9 +430,9 @@ def main() -> None:
     parser.add_argument("--test", type=int, default=500, help="questions")
     parser.add_argument("--out", type=Path, default=Path("runs/rl"))
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")
-    parser.add_argument("--minutes", type=float, default=1e6, help="begin no job that may not end within these")
-    parser.add_argument("--show", type=Path, metavar="FILE", help="only print the tables of these results")
-    parser.add_argument("--figure", type=Path, metavar="PNG", help="draw the rewards of prm too, with --show")
+    parser.add_argument("--minutes", type=float, default=1e6, help="start no job that may not finish in this time")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="print the tables of these results and run nothing")
+    parser.add_argument("--figure", type=Path, metavar="PNG", help="with --show: also draw the rewards of prm")
     flags.overriding(parser, "--set", "overrides of all runs on rollouts")
     args = parser.parse_args()
     if args.show:

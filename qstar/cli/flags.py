@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from qstar import settings
 
@@ -27,6 +28,14 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
 def overriding(parser: argparse.ArgumentParser, flag: str, what: str) -> None:
     """A flag that takes overrides as a command does."""
     parser.add_argument(flag, nargs="+", default=[], metavar="KEY=VALUE", help=what)
+
+
+def named(text: str) -> tuple[str, Path]:
+    """NAME=PATH, with `type=flags.named`."""
+    name, separator, path = text.partition("=")
+    if not (name and separator and path):
+        raise argparse.ArgumentTypeError(f"expected NAME=PATH, got {text!r}")
+    return name, Path(path)
 
 
 def number(hint: object) -> Callable[[str], float]:

@@ -79,10 +79,10 @@ def _opening(file: Path) -> str:
     return _sentence(" ".join(lines))
 
 
-def _sentence(said: str) -> str:
+def _sentence(text: str) -> str:
     """The first sentence, where more would not fit into three lines."""
-    first = re.match(r".*?\.(?= [A-Z])", said)
-    return first[0] if first and len(said) > 3 * (WIDTH - MEANING) else said
+    first = re.match(r".*?\.(?= [A-Z])", text)
+    return first[0] if first and len(text) > 3 * (WIDTH - MEANING) else text
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -113,12 +113,12 @@ def _of_group(node: DictConfig, key: str) -> Iterator[str]:
 
 def _of_schema(node: DictConfig, prefix: str, names: Sequence[str]) -> Iterator[str]:
     schema = OmegaConf.get_type(node)
-    said, rules = meanings(schema), settings.rules(schema)
+    comments, rules = meanings(schema), settings.rules(schema)
     values = OmegaConf.to_container(node, resolve=False)
     for name in names:
         rule = rules.get(name)
         legal = f" ({rule})" if rule and isinstance(rule.legal, OneOf) else ""
-        yield from _entry(f"  {prefix}{name}={_spelled(values[name])}", said.get(name, "") + legal)
+        yield from _entry(f"  {prefix}{name}={_spelled(values[name])}", comments.get(name, "") + legal)
 
 
 def _entry(start: str, meaning: str) -> Iterator[str]:
@@ -164,7 +164,7 @@ def meanings(schema: type) -> Mapping[str, str]:
     for base in reversed(schema.__mro__):
         if dataclasses.is_dataclass(base):
             # A field that is declared again, for another default, keeps what is said of it above.
-            comments |= {name: said for name, said in _comments(base).items() if said or name not in comments}
+            comments |= {name: comment for name, comment in _comments(base).items() if comment or name not in comments}
     return comments
 
 

@@ -137,8 +137,8 @@ def _example(record: dict, where: str, tokenizer: Completing) -> Example:
     record = trl.texts(record, where)
     lacking = [name for name in ("prompt", "completion") if not isinstance(record.get(name), str)]
     if lacking:
-        said = f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}"
-        raise ValueError(said + ("; documents are read with data=text" if "text" in record else ""))
+        message = f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}"
+        raise ValueError(message + ("; documents are read with data=text" if "text" in record else ""))
     record = record | {"weight": lines.optional(record, "weight", where, 1.0, float)}
     group = record.get("group")
     if group is not None and not isinstance(group, str):

@@ -46,7 +46,7 @@ class Marks:
     """Of one tokenizer; ids."""
 
     begin: int | None = None  # begin-of-text token, where there is one
-    begins: bool = False  # it stands before every text
+    begins: bool = False  # put before every text
     ends: tuple[int, ...] = ()  # tokens that end a text; the first is trained on after a completion
     template: str = ""  # of conversations, in Jinja
     chat: bool = False  # prompts are a user's message, in that template
@@ -85,13 +85,13 @@ def settled(texts: Mapping[str, str], marks: Marks, backend: Backend) -> dict[st
     A directory without tokenizer_config.json says that no token comes before texts: it is given one where a tokenizer
     has such a token.
     """
-    said, changed, own = of(texts, backend), dict(texts), {}
-    if marks.begin is not None and (said.begins != marks.begins or CONFIG not in texts):
+    declared, changed, own = of(texts, backend), dict(texts), {}
+    if marks.begin is not None and (declared.begins != marks.begins or CONFIG not in texts):
         own |= {"bos_token": backend.id_to_token(marks.begin), "add_bos_token": marks.begins}
-    if marks.ends and said.ends != marks.ends:
+    if marks.ends and declared.ends != marks.ends:
         own["eos_token"] = backend.id_to_token(marks.ends[0])
         changed[GENERATION] = _spelled(_contents(texts, GENERATION) | {"eos_token_id": list(marks.ends)})
-    if said.chat != marks.chat:
+    if declared.chat != marks.chat:
         own[CHAT] = marks.chat
     if own:
         changed[CONFIG] = _spelled({"tokenizer_class": "PreTrainedTokenizerFast"} | _contents(texts, CONFIG) | own)

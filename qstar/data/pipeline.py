@@ -12,7 +12,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 import jax
 import numpy as np
@@ -235,5 +235,5 @@ def iterate(dataset: "grain.MapDataset") -> "grain.DatasetIterator":
     """Batches in order, made by one thread while the device works; four are kept ready."""
     import grain
 
-    options: Any = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+    options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
     return iter(dataset.to_iter_dataset(options))

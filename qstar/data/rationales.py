@@ -16,7 +16,6 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -31,23 +30,25 @@ ABOUT = "store.json"
 PARTIAL = files.PARTIAL
 PART = re.compile(r"iteration_(\d+)_batch_(\d+)\.parquet")
 
+Query = ds.Expression
+"""A condition on the rows of a store: `CORRECT & of_iteration(3)`."""
 CORRECT = ds.field("correct")
 WRONG = ~ds.field("correct")
 HINTED = ds.field("hinted")
 FINISHED = ds.field("finished")
 
 
-def of_iteration(iteration: int) -> ds.Expression:
+def of_iteration(iteration: int) -> Query:
     """Rows of one iteration; no other file is read."""
     return ds.field("iteration") == iteration
 
 
-def up_to(iteration: int) -> ds.Expression:
+def up_to(iteration: int) -> Query:
     """Rows of this iteration and those before it."""
     return ds.field("iteration") <= iteration
 
 
-def of_split(split: str) -> ds.Expression:
+def of_split(split: str) -> Query:
     return ds.field("split") == split
 
 
@@ -245,7 +246,7 @@ class Store:
         self._check(batch_files.values())
         return list(batch_files)
 
-    def rows(self, where: ds.Expression | None = None, columns: Sequence[str] | None = None) -> pa.Table:
+    def rows(self, where: Query | None = None, columns: Sequence[str] | None = None) -> pa.Table:
         """Rows for which `where` holds, in the order of iteration, batch and sample.
 
         Raises ValueError for a file that is damaged, missing or a copy of another, and for columns that do not exist.
@@ -383,7 +384,7 @@ def verifier_examples(store: Store, prompts: Mapping[str, str] | None = None) ->
         }
 
 
-def _plain(place: Place) -> dict[str, Any]:
+def _plain(place: Place) -> dict[str, object]:
     return vars(place) | {"scores": list(place.scores.items())}
 
 
@@ -436,10 +437,10 @@ def _begin(folder: Path, model: str, task: str) -> None:
     files.sync(folder.parent)
 
 
-def _about(file: Path) -> dict[str, Any]:
+def _about(file: Path) -> files.JsonObject:
     if not file.is_file():
-        told = f"{file.parent} is not a store of rationales (no {ABOUT} in it): self-training makes one"
-        raise FileNotFoundError(told)
+        message = f"{file.parent} is not a store of rationales (no {ABOUT} in it): self-training makes one"
+        raise FileNotFoundError(message)
     try:
         about = files.read_json(file)
         needed = {name: about[name] for name in ("format", "model", "task")}

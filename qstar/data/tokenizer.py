@@ -150,7 +150,7 @@ class Tokenizer:
         """Special tokens that are spelled as ends of texts are (`marks.CONVENTIONAL`)."""
         return markings.conventional(self._backend)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """The tokens around a text, for summaries of runs; "" where this tokenizer has none."""
         marks, parts = self.marks, []
         if marks.begin is not None:

@@ -1,4 +1,4 @@
-"""Thoughts that stand between a text and its continuation: what RLP and LaTRO share.
+"""Thoughts between a text and its continuation: what RLP and LaTRO share.
 
 A thought is T tokens between the learned start and end embeddings of Quiet-STaR, and what follows is predicted straight
 after it: no mixing head, no blend with the prediction without a thought. The papers write a chain of thought between

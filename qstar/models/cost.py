@@ -135,7 +135,7 @@ def _forward(lm: LMConfig, pass_: Pass, rows: int) -> tuple[Work, Work, Work]:
 
 
 def _layer_weights(lm: LMConfig) -> int:
-    """Weights of one layer that stand in products."""
+    """Weights of one layer that are used in matrix products."""
     return 2 * lm.width * (lm.heads + lm.kv_heads) * lm.head_size + 3 * lm.width * lm.ff
 
 

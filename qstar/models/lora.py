@@ -165,6 +165,6 @@ def _language_model(tree: dict) -> dict:
 
 
 def _sides(name: str, weight: tuple, between) -> dict[str, tuple]:
-    """What stands on the axes of A and B, from what stands on those of a stacked weight: sizes, or logical names."""
+    """Sizes, or logical names, of the axes of A and B from those of a stacked weight."""
     layers, inputs = weight[:1], 1 + PROJECTIONS[name]
     return {"a": (*weight[:inputs], between), "b": (*layers, between, *weight[inputs:])}

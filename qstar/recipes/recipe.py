@@ -61,7 +61,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One self-training recipe; its settings stand under the answer that they make."""
+    """One self-training recipe; settings are grouped by the method that uses them."""
 
     iterations: Count = 1  # rounds of sampling, grading and training
 

@@ -27,7 +27,7 @@ class Frame:
     arrow: pa.Table
 
     @classmethod
-    def of(cls, records: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> "Frame":
+    def of(cls, records: Iterable[Mapping[str, object]], columns: Sequence[str] = ()) -> "Frame":
         """Of plain records, whose keys need not be the same: what one lacks is null. `columns` are there in any case.
 
         A column of values that have no common type is text.
@@ -51,7 +51,7 @@ class Frame:
             return np.full(len(self), np.nan)
         return np.asarray(column.to_numpy())
 
-    def where(self, **values: Any) -> "Frame":
+    def where(self, **values: object) -> "Frame":
         """The rows whose columns have these values. Raises KeyError for a column that is not there."""
         chosen = self.arrow
         for name, value in values.items():

@@ -1,6 +1,6 @@
 """Curves as inline SVG, without a library: for notebooks and pages that load nothing.
 
-Points have their values as tooltips; bands are intervals; a legend stands above. Colours are those of `figures`.
+Points have their values as tooltips; bands are intervals; a legend is above. Colours are those of `figures`.
 """
 
 import math
@@ -126,9 +126,9 @@ def _curve(curve: Curve, place: _Axes) -> Iterator[str]:
     seen = len(known) <= MARKED
     for x, y in known[:: max(1, len(known) // 400)]:
         look = f'r="{2.6 if len(known) > 20 else 3.2}"' if seen else 'r="5" opacity="0"'
-        told = escaped(f"{curve.label + ': ' if curve.label else ''}{number(y)} at {_tick(x)}")
+        tooltip = escaped(f"{curve.label + ': ' if curve.label else ''}{number(y)} at {_tick(x)}")
         at = f'cx="{place.x(x):.1f}" cy="{place.y(y):.1f}"'
-        yield f'<circle {at} {look} fill="{curve.colour}"><title>{told}</title></circle>'
+        yield f'<circle {at} {look} fill="{curve.colour}"><title>{tooltip}</title></circle>'
 
 
 def _legend_lines(labels: Sequence[str]) -> list[list[str]]:

@@ -21,7 +21,7 @@ from qstar import config as configs
 from qstar import files
 from qstar.config import C, ImproveConfig, LabelConfig, SolveConfig, TrainConfig
 from qstar.data import rationales as stores
-from qstar.data.rationales import Store
+from qstar.data.rationales import Query, Store
 from qstar.evals import journal
 from qstar.methods.protocol import Counts
 from qstar.models import cost
@@ -157,7 +157,7 @@ class RunDirectory:
         """Thoughts as they changed in training: a row where a thought differs from the one recorded before it."""
         raise self._lacks("samples of thoughts")
 
-    def rationales(self, where: Any = None, columns: Sequence[str] | None = None) -> Frame:
+    def rationales(self, where: Query | None = None, columns: Sequence[str] | None = None) -> Frame:
         """All that was sampled, right or wrong: the store's rows.
 
         Args:
@@ -166,7 +166,7 @@ class RunDirectory:
         """
         raise self._lacks("stored samples")
 
-    def rollouts(self, where: Any = None) -> Frame:
+    def rollouts(self, where: Query | None = None) -> Frame:
         """What reinforcement learning sampled and trained on: a row for each recorded answer."""
         raise self._lacks("rollouts")
 
@@ -190,7 +190,7 @@ class RunDirectory:
         """Tokens and FLOPs by phase."""
         raise self._lacks("ledger")
 
-    def machine(self) -> dict[str, Any]:
+    def machine(self) -> files.JsonObject:
         """Versions, devices and commit, where the run wrote them down."""
         file = self.path / "environment.json"
         return files.read_json(file) if file.is_file() else {}
@@ -224,7 +224,9 @@ class RunDirectory:
 
         return interactive.ask(self.model, self.evaluation if task is None else task, seed=seed, out=out, **settings)
 
-    def solve(self, task: Any, strategy: Any = "majority", *, out: str | Path | None = None, **settings: Any) -> Any:
+    def solve(
+        self, task: Any, strategy: Any = "majority", *, out: str | Path | None = None, **settings: Any
+    ) -> "RunDirectory":
         """A search with this model, as `qstar-solve` makes it: the opened directory; see `interactive.solve`."""
         from qstar.reports import interactive
 
@@ -241,8 +243,8 @@ class RunDirectory:
         return self.evals()
 
     def __repr__(self) -> str:
-        told = ", ".join(f"{name} {html.written(value)}" for name, value in self.about())
-        return f"{type(self).__name__}({str(self.path)!r}: {told})"
+        facts = ", ".join(f"{name} {html.written(value)}" for name, value in self.about())
+        return f"{type(self).__name__}({str(self.path)!r}: {facts})"
 
     def _repr_html_(self) -> str:
         try:
@@ -254,7 +256,7 @@ class RunDirectory:
     def _lacks(self, what: str) -> ValueError:
         return ValueError(f"{self.path} is a directory of {self.command}, which has no {what}; it has {self.holds}")
 
-    def _rows(self, folder: str, where: Any, columns: Sequence[str] | None, missing: str) -> Frame:
+    def _rows(self, folder: str, where: Query | None, columns: Sequence[str] | None, missing: str) -> Frame:
         if not (self.path / folder / stores.ABOUT).is_file():
             raise FileNotFoundError(f"{self.path / folder} is not there: {missing}")
         return Frame(Store.open(self.path / folder).rows(where, columns))
@@ -341,11 +343,11 @@ class TrainRun(RunDirectory):
             ("step", "text", "position", "thought", "weight", "gain"),
         )
 
-    def rationales(self, where: Any = None, columns: Sequence[str] | None = None) -> Frame:
+    def rationales(self, where: Query | None = None, columns: Sequence[str] | None = None) -> Frame:
         """The rollouts of reinforcement learning; the reward of each is its `weight`, its step the `iteration`."""
         return self._rows(ROLLOUTS, where, columns, "rollouts are stored where data=rollouts and sample_every > 0")
 
-    def rollouts(self, where: Any = None) -> Frame:
+    def rollouts(self, where: Query | None = None) -> Frame:
         """Rollouts of the first step and of every `sample_every` ones, as they were sampled.
 
         `reward` is the sum of its parts, `logprob` that of the sampled tokens in nats, `verdict` the grader's reason.
@@ -383,8 +385,8 @@ class TrainRun(RunDirectory):
         cfg = self.config
         lines = metrics.records(self.path) if (self.path / metrics.FILE).is_file() else []
         step = lines[-1]["step"] if lines else 0
-        told: list[tuple[str, object]] = [("method", type(cfg.method).__name__), ("step", f"{step} of {cfg.steps}")]
-        return told + overview.headlines(self._evals())
+        facts: list[tuple[str, object]] = [("method", type(cfg.method).__name__), ("step", f"{step} of {cfg.steps}")]
+        return facts + overview.headlines(self._evals())
 
     def table(self) -> Frame:
         """The first and last answers, the control's too; where nothing was asked, the last metrics."""
@@ -427,7 +429,7 @@ class ImproveRun(RunDirectory):
             raise FileNotFoundError(f"{self.path} has no model of iteration {number}; there are {list(trained)}")
         return trained[number].model
 
-    def machine(self) -> dict[str, Any]:
+    def machine(self) -> files.JsonObject:
         return next((run.machine() for run in self.trainings.values()), {})
 
     def iterations(self) -> list[dict]:
@@ -454,7 +456,7 @@ class ImproveRun(RunDirectory):
                     )
         return Frame.of(rows)
 
-    def rationales(self, where: Any = None, columns: Sequence[str] | None = None) -> Frame:
+    def rationales(self, where: Query | None = None, columns: Sequence[str] | None = None) -> Frame:
         return self._rows(stores.FOLDER, where, columns, "nothing has been sampled yet")
 
     def ledger(self) -> Frame:
@@ -472,13 +474,13 @@ class ImproveRun(RunDirectory):
 
     def about(self) -> list[tuple[str, object]]:
         cfg = self.config
-        told: list[tuple[str, object]] = [("recipe", type(cfg.improve).__name__), ("task", cfg.task.name)]
+        facts: list[tuple[str, object]] = [("recipe", type(cfg.improve).__name__), ("task", cfg.task.name)]
         if not (self.path / "iterations.jsonl").is_file():
-            return [*told, ("iteration", f"0 of {cfg.improve.iterations}")]
+            return [*facts, ("iteration", f"0 of {cfg.improve.iterations}")]
         lines = self.iterations()
         done = f"{lines[-1]['iteration']} of {cfg.improve.iterations}"
         first, last = (line["accuracy"]["share"] for line in (lines[0], lines[-1]))
-        return [*told, ("iteration", done), ("dev accuracy", f"{first:.3f} to {last:.3f}")]
+        return [*facts, ("iteration", done), ("dev accuracy", f"{first:.3f} to {last:.3f}")]
 
     def table(self) -> Frame:
         return overview.iterations(self.iterations())
@@ -522,7 +524,7 @@ class SolveRun(SourcedRun[SolveConfig]):
         ends = {"low": "accuracy_low", "high": "accuracy_high"}
         return Frame.of({ends.get(name, name): value for name, value in line.items()} for line in lines)
 
-    def rationales(self, where: Any = None, columns: Sequence[str] | None = None) -> Frame:
+    def rationales(self, where: Query | None = None, columns: Sequence[str] | None = None) -> Frame:
         """All candidates: a row for every prompt and step, with its `place` in the tree."""
         return self._rows(solve.FOLDER, where, columns, "no question has been searched yet")
 
@@ -566,13 +568,13 @@ class SolveRun(SourcedRun[SolveConfig]):
 
     def about(self) -> list[tuple[str, object]]:
         cfg = self.config
-        told: list[tuple[str, object]] = [("strategy", type(cfg.search).__name__), ("task", cfg.task.name)]
+        facts: list[tuple[str, object]] = [("strategy", type(cfg.search).__name__), ("task", cfg.task.name)]
         if not (self.path / solve.BATCHES).is_file():
-            return [*told, ("questions", 0)]
+            return [*facts, ("questions", 0)]
         right = [
             row["correct"] for row in self.rationales(columns=["correct", "place"]).records() if row["place"]["chosen"]
         ]
-        return [*told, ("questions", len(right)), ("accuracy", f"{sum(right) / max(len(right), 1):.3f}")]
+        return [*facts, ("questions", len(right)), ("accuracy", f"{sum(right) / max(len(right), 1):.3f}")]
 
 
 # --- qstar-label and qstar-evaluate ---------------------------------------------------------------------------------
@@ -615,14 +617,14 @@ class LabelRun(SourcedRun[LabelConfig]):
         return Frame.of({"phase": phase, **spent} for phase, spent in self.summary()["ledger"].items())
 
     def about(self) -> list[tuple[str, object]]:
-        told: list[tuple[str, object]] = [
+        facts: list[tuple[str, object]] = [
             ("labels by", type(self.config.label).__name__),
             ("task", self.config.task.name),
         ]
         if not (self.path / label.SUMMARY).is_file():
-            return [*told, ("solutions", "not finished")]
+            return [*facts, ("solutions", "not finished")]
         summary = self.summary()
-        return told + [
+        return facts + [
             (name.replace("_", " "), summary[name]) for name in ("solutions", "right", "labels", "mean_label")
         ]
 

@@ -57,7 +57,7 @@ def page(subject: RunDirectory | Sweep | Compared, title: str = "", read: int = 
     parts = {"@TITLE@": escaped(title or _title(subject)), "@STYLE@": style, "@NAV@": nav, "@BODY@": about + body}
     text = TEMPLATE.read_text(encoding="utf-8")
     for place, part in parts.items():
-        # The title is put in first: what stands in the body is not looked at again.
+        # The title is put in first: the body is not searched again.
         text = text.replace(place, part)
     return text
 
@@ -81,7 +81,7 @@ def _sections(subject: RunDirectory | Sweep | Compared, read: int) -> Iterator[S
         yield Section("Comparison", subject.html())
         for name, run in (("first", subject.first), ("second", subject.second)):
             if run is not None:
-                last = _told(lambda run=run: run.table().html(rows=40))
+                last = _or_reason(lambda run=run: run.table().html(rows=40))
                 yield Section(f"The {name}", html.facts([("directory", run.path), *run.about()]) + last)
     else:
         yield from _of_run(subject, read)
@@ -89,26 +89,26 @@ def _sections(subject: RunDirectory | Sweep | Compared, read: int) -> Iterator[S
 
 def _of_run(run: RunDirectory, read: int) -> Iterator[Section]:
     yield Section("Curves", overview.panels(run.panels()) if run.panels() else "")
-    yield Section("Results", _told(lambda: run.table().html(rows=60)))
+    yield Section("Results", _or_reason(lambda: run.table().html(rows=60)))
     if isinstance(run, TrainRun):
-        yield Section("Thoughts", _told(lambda: thoughts(run, read)))
-        yield Section("Rollouts", _told(lambda: rollouts(run), quietly=True))
+        yield Section("Thoughts", _or_reason(lambda: thoughts(run, read)))
+        yield Section("Rollouts", _or_reason(lambda: rollouts(run), quietly=True))
     elif isinstance(run, ImproveRun):
-        yield Section("Rationales", _told(lambda: rationales(run)))
+        yield Section("Rationales", _or_reason(lambda: rationales(run)))
     elif isinstance(run, SolveRun):
-        yield Section("Questions", _told(lambda: run.questions().html(rows=100)))
-        yield Section("Trees", _told(lambda: trees(run)))
+        yield Section("Questions", _or_reason(lambda: run.questions().html(rows=100)))
+        yield Section("Trees", _or_reason(lambda: trees(run)))
     elif isinstance(run, LabelRun):
-        yield Section("Labelled solutions", _told(lambda: labels(run)))
+        yield Section("Labelled solutions", _or_reason(lambda: labels(run)))
     elif isinstance(run, EvaluationFolder):
-        yield Section("Wrong answers", _told(lambda: wrong(run)))
+        yield Section("Wrong answers", _or_reason(lambda: wrong(run)))
     if not isinstance(run, EvaluationFolder):
-        yield Section("Ledger", _told(lambda: run.ledger().html(rows=100)))
+        yield Section("Ledger", _or_reason(lambda: run.ledger().html(rows=100)))
         yield Section("Settings", _settings(run))
         yield Section("Machine", _machine(run))
 
 
-def _told(made: Callable[[], str], quietly: bool = False) -> str:
+def _or_reason(made: Callable[[], str], quietly: bool = False) -> str:
     """What a section shows, or why it shows nothing; a run that has only begun has little."""
     try:
         return made()

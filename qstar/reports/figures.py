@@ -121,7 +121,7 @@ def points(axes: "Axes", names: Sequence[str], shown: Sequence[Point], bold: str
 
 
 def histogram(axes: "Axes", values: np.ndarray, x: str, y: str, outer: float = 0.005, bins: int = 81) -> None:
-    """Numbers of values on a logarithmic axis; the `outer` share that is farthest from 0 stands in the last bars."""
+    """Numbers of values on a logarithmic axis; the `outer` share farthest from 0 is counted in the last bars."""
     reach = np.quantile(np.abs(values), 1 - outer)
     axes.hist(np.clip(values, -reach, reach), bins=bins, color=COLOURS[0])
     axes.set_yscale("log")

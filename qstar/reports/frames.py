@@ -1,8 +1,9 @@
 """What runs recorded, as arrays and as records: metrics, evaluations, and the costs of self-training."""
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -58,6 +59,11 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return groups
+
+
+def by(records: Iterable[Mapping], *fields: str) -> dict[Any, list[Mapping]]:
+    """Records by the value of a field, or by the values of several as a tuple."""
+    return grouped(records, operator.itemgetter(*fields))
 
 
 def first(items: Iterable[JsonObject], **fields: object) -> JsonObject | None:

@@ -45,7 +45,7 @@ def fragment(body: str) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str = "") -> str:
-    """A table; columns of numbers, with intervals or without, stand at the right."""
+    """A table; columns of numbers, with intervals or without, are aligned right."""
     left = [not all(_numeric(row[i]) for row in rows) or not rows for i in range(len(columns))]
     kind = [' class="left"' if text else "" for text in left]
     head = "".join(f"<th{kind[i]}>{escaped(name)}</th>" for i, name in enumerate(columns))
@@ -53,8 +53,8 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str
         "<tr>" + "".join(f"<td{kind[i]}{_tooltip(value)}>{cell(value)}</td>" for i, value in enumerate(row)) + "</tr>"
         for row in rows
     )
-    told = f"<caption>{escaped(caption)}</caption>" if caption else ""
-    return f'<div class="scroll"><table>{told}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    title = f"<caption>{escaped(caption)}</caption>" if caption else ""
+    return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def cell(value: object) -> str:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -29,6 +29,8 @@ from qstar.runs import solve as searches
 from qstar.thoughts import writing
 from qstar.thoughts.read import Reading, read_all
 from qstar.thoughts.thinking import Thinks
+
+T = TypeVar("T")
 
 EVALUATIONS = tuple(name for name in configs.SCHEMAS["eval"] if name not in ("none", "task"))
 
@@ -124,11 +126,11 @@ class Answers:
         return self.items[name].where(**{column: False})
 
     def __repr__(self) -> str:
-        told = []
+        parts = []
         for row in self.rows:
             name, figure = next(iter(row.figures.items()))
-            told.append(f"{row.task}, {overview.WAYS[row.way]}: {name} {figure.value:.3f} of {row.n}")
-        return f"Answers({self.about}: {'; '.join(told)})"
+            parts.append(f"{row.task}, {overview.WAYS[row.way]}: {name} {figure.value:.3f} of {row.n}")
+        return f"Answers({self.about}: {'; '.join(parts)})"
 
     def _repr_html_(self) -> str:
         shown = overview.with_intervals(self.table())
@@ -180,7 +182,7 @@ def _of_group(group: str, choice: Any, settings: Mapping[str, Any] | None = None
     return _made(schemas[choice], settings or {})
 
 
-def _made(schema: type, settings: Mapping[str, Any]) -> Any:
+def _made(schema: type[T], settings: Mapping[str, Any]) -> T:
     return schema(**_known(schema, settings))
 
 

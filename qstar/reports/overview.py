@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from qstar.evals import intervals, measure
 from qstar.reports import charts, html, tables
@@ -52,7 +51,7 @@ def with_intervals(frame: Frame) -> Frame:
     return Frame.of(({name: _cell(row, name) for name in names} for row in frame.records()), names)
 
 
-def _cell(row: dict, name: str) -> Any:
+def _cell(row: dict, name: str) -> object:
     if name in ("way", "ways") and isinstance(row[name], str):
         return " / ".join(measure.SHOWN.get(way, way) for way in row[name].split(" / "))
     if f"{name}_low" not in row or row[name] is None:
@@ -121,7 +120,7 @@ def _with_band(label: str, x: str, name: str, rows: Sequence[dict], colour: str,
     return Curve(label, [row[x] for row in rows], [row[name] for row in rows], colour, low, high, line=line)
 
 
-def _number(value: Any) -> float:
+def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
@@ -138,7 +137,7 @@ def last_answers(frame: Frame) -> Frame:
 
 def headlines(frame: Frame) -> list[tuple[str, object]]:
     """The first figure of every task, as answered in the last way: before and after."""
-    told: list[tuple[str, object]] = []
+    facts: list[tuple[str, object]] = []
     own = frame.where(model="run") if len(frame) else frame
     for task in dict.fromkeys(row["task"] for row in own.records()):
         rows = own.where(task=task).records()
@@ -147,8 +146,8 @@ def headlines(frame: Frame) -> list[tuple[str, object]]:
             way = rows[-1]["way"]
             values = [row[name] for row in rows if row["way"] == way]
             shown = " to ".join(f"{value:.3f}" for value in (values if len(values) == 1 else (values[0], values[-1])))
-            told.append((f"{task} {name.replace('_', ' ')} ({WAYS.get(way, way)})", shown))
-    return told
+            facts.append((f"{task} {name.replace('_', ' ')} ({WAYS.get(way, way)})", shown))
+    return facts
 
 
 # --- self-training --------------------------------------------------------------------------------------------------

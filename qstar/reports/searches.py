@@ -54,12 +54,12 @@ def tree(rows: Sequence[dict]) -> str:
     lines, waiting = [], [(row, 0) for row in children[-1]]
     while waiting:
         row, depth = waiting.pop()
-        lines.append("  " * depth + _told(row))
+        lines.append("  " * depth + _node_text(row))
         waiting += [(child, depth + 1) for child in reversed(children[row["place"]["node"]])]
     return "\n".join(lines)
 
 
-def _told(row: dict) -> str:
+def _node_text(row: dict) -> str:
     place = row["place"]
     if place["parent"] < 0:
         return f"{row['problem']}: {visible(row['question'])}"

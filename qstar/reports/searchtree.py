@@ -88,9 +88,9 @@ class SearchTree:
         return searches.tree(self.rows)
 
     def __repr__(self) -> str:
-        told = self.summary()
-        ending = f"chosen {told['answer'] or 'nothing'}, {'right' if told['correct'] else 'wrong'}"
-        counts = f"{told['candidates']} candidates, {told['solutions']} solutions of which {told['right']} are right"
+        facts = self.summary()
+        ending = f"chosen {facts['answer'] or 'nothing'}, {'right' if facts['correct'] else 'wrong'}"
+        counts = f"{facts['candidates']} candidates, {facts['solutions']} solutions of which {facts['right']} are right"
         return f"SearchTree({self.problem!r}: {counts}; {ending})"
 
     def _repr_html_(self) -> str:
@@ -98,14 +98,14 @@ class SearchTree:
 
     def html(self, opened: bool = False) -> str:
         """Nested lists to open and close, without the style of a page (`STYLE`)."""
-        told = self.summary()
-        verdict = '<b class="up">right</b>' if told["correct"] else '<b class="down">wrong</b>'
+        facts = self.summary()
+        verdict = '<b class="up">right</b>' if facts["correct"] else '<b class="down">wrong</b>'
         head = (
             f"<b>{escaped(self.problem)}</b> <code>{html.cell(self.question)}</code> "
             f'<span class="soft">gold</span> <code>{html.cell(self.gold)}</code> <span class="soft">chosen</span> '
-            f"<code>{html.cell(told['answer']) or 'nothing'}</code> {verdict} "
-            f'<span class="soft">{told["candidates"]} candidates, {told["right"]} of {told["solutions"]} solutions '
-            f"right, {told['tokens']} tokens</span>"
+            f"<code>{html.cell(facts['answer']) or 'nothing'}</code> {verdict} "
+            f'<span class="soft">{facts["candidates"]} candidates, {facts["right"]} of {facts["solutions"]} '
+            f"solutions right, {facts['tokens']} tokens</span>"
         )
         shown = "".join(self._list())
         return f'<details class="whole tree"{" open" if opened else ""}><summary>{head}</summary>{shown}</details>'
@@ -166,8 +166,8 @@ def _line(node: TreeNode, times: int = 1) -> str:
     marks += ["1 token" if node.tokens == 1 else f"{node.tokens} tokens", *(["rollout"] if node.rollout else [])]
     share = ""
     if node.visits and not node.final:
-        told = f"{node.right} of {node.visits} solutions below are right"
-        share = f'<meter value="{node.right / node.visits:.3f}" title="{told}"></meter>'
+        title = f"{node.right} of {node.visits} solutions below are right"
+        share = f'<meter value="{node.right / node.visits:.3f}" title="{title}"></meter>'
     ending = ""
     if node.final:
         tone, verdict = ("up", "right") if node.correct else ("down", "wrong")

@@ -33,7 +33,7 @@ Arms = Mapping[str, Sequence[Run]]
 """Runs by the name of their arm."""
 
 
-def told(runs: Iterable[Run], share: Callable[[Run], Mapping]) -> str:
+def mean_share(runs: Iterable[Run], share: Callable[[Run], Mapping]) -> str:
     """A share over runs: `0.812 [0.780, 0.841]`; empty where there is no run."""
     return tables.shares_over_runs({(run.base, run.seed): share(run) for run in runs})
 
@@ -47,7 +47,9 @@ def progress(arms: Arms) -> str:
     """Accuracy on dev in every iteration."""
     rows = []
     for i in range(_iterations(run for runs in arms.values() for run in runs)):
-        rows.append([i, *(told(_at(runs, i), lambda run, i=i: run.lines[i]["accuracy"]) for runs in arms.values())])
+        rows.append(
+            [i, *(mean_share(_at(runs, i), lambda run, i=i: run.lines[i]["accuracy"]) for runs in arms.values())]
+        )
     return tables.markdown(["iteration", *arms], rows)
 
 
@@ -55,7 +57,7 @@ def by_group(runs: Sequence[Run], named: Callable[[str], str] = str) -> str:
     """Accuracy on dev of one arm by groups of questions in every iteration, and what was sampled."""
     groups, rows = list(runs[0].last["groups"]), []
     for i in range(_iterations(runs)):
-        shares = [told(_at(runs, i), lambda run, i=i, name=name: run.lines[i]["groups"][name]) for name in groups]
+        shares = [mean_share(_at(runs, i), lambda run, i=i, name=name: run.lines[i]["groups"][name]) for name in groups]
         rows.append([i, *shares, *(_rate(_at(runs, i), i, *counts) for counts in SAMPLED)])
     return tables.markdown(["iteration", *map(named, groups), "samples right", "right with hint"], rows)
 
@@ -71,7 +73,7 @@ def _at(runs: Iterable[Run], i: int) -> list[Run]:
 
 def _rate(runs: Iterable[Run], i: int, right: str, whole: str) -> str:
     asked = [run for run in runs if run.lines[i].get(whole)]
-    return told(asked, lambda run: {"share": run.lines[i][right] / run.lines[i][whole], "n": run.lines[i][whole]})
+    return mean_share(asked, lambda run: {"share": run.lines[i][right] / run.lines[i][whole], "n": run.lines[i][whole]})
 
 
 def ledger(arms: Arms) -> str:

@@ -83,8 +83,8 @@ def left_out(questions: Mapping[str, Sequence[str]]) -> str:
 
 
 def tokenizer(tokenizer: Tokenizer) -> str:
-    """A line of a summary: which tokens stand around a text. Nothing where there are none."""
-    return f"\nTokenizer: {visible(tokenizer.told())}.\n" if tokenizer.told() else ""
+    """A line of a summary: the tokens around a text. Empty if there are none."""
+    return f"\nTokenizer: {visible(tokenizer.summary())}.\n" if tokenizer.summary() else ""
 
 
 def helpful(helped: Helpful, tokenizer: Tokenizer) -> Text:

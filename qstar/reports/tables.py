@@ -4,6 +4,7 @@ A page keeps the place of a table between `<!-- table NAME -->` and `<!-- end --
 is replaced on request only, and never by less than it holds (`evals/records.py`).
 """
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from rich.table import Table
 
+from qstar import files
 from qstar.evals import intervals, records
 from qstar.evals.intervals import Across
 
@@ -49,7 +51,7 @@ def cells(text: str) -> list[list[str]]:
 
 
 def screen(names: Sequence[str], rows: Iterable[Iterable[object]], title: str | None = None, text: int = 0) -> Table:
-    """A table for a terminal; all columns after the first `text` ones stand at the right, where that is not 0."""
+    """A table for a terminal; if `text` is not 0, all columns after the first `text` ones are aligned right."""
     out = Table(title=title)
     for number, name in enumerate(names):
         out.add_column(name, justify="right" if text and number >= text else "left")
@@ -93,6 +95,25 @@ def over_runs(values: Runs, sign: str = "", questions: int = 0, form: str = "") 
     `sign` and `form` as in `Across.written`.
     """
     return intervals.across(values, questions).written(sign, form) if values else ""
+
+
+def mean(lines: Iterable[Mapping], name: str, sign: str = "", questions: int = 0, form: str = "") -> str:
+    """`over_runs` of a field of records by their `base` and `seed`; a record without the value is left out."""
+    return over_runs({_run(line): line[name] for line in lines if _has(line, name)}, sign, questions, form)
+
+
+def gain(lines: Iterable[Mapping], name: str, others: Iterable[Mapping], other: str = "") -> str:
+    """The mean difference between a field of records and `other` (`name` by default) of the record of the same run."""
+    theirs = {_run(line): line[other or name] for line in others}
+    return over_runs({_run(line): line[name] - theirs[_run(line)] for line in lines if _run(line) in theirs}, "+")
+
+
+def _run(line: Mapping) -> tuple[int, int]:
+    return line.get("base", 0), line.get("seed", 0)
+
+
+def _has(line: Mapping, name: str) -> bool:
+    return name in line and not math.isnan(line[name])
 
 
 def shares_over_runs(by_run: Mapping[tuple[int, int], Mapping]) -> str:
@@ -140,7 +161,7 @@ def places(page: str) -> list[str]:
 
 
 def placed(page: str, name: str) -> str:
-    """The table that stands in a place of the page; empty where there is no such place."""
+    """The table in a place of the page; empty if there is no such place."""
     return dict(PLACE.findall(page)).get(name, "")
 
 
@@ -156,10 +177,15 @@ def filled(page: str, texts: Mapping[str, str]) -> str:
     return PLACE.sub(lambda match: f"<!-- table {match[1]} -->\n{text(match)}<!-- end -->", page)
 
 
+def fill(file: Path, texts: Mapping[str, str]) -> None:
+    """Write each text into its place on the page in this file. Raises as `filled`."""
+    files.write(file, filled(file.read_text(encoding="utf-8"), texts))
+
+
 def rewrite(file: Path, text: str, held: Callable[[str], Mapping[Hashable, float]], replace: bool) -> None:
     """Write a table into a file of its own. `held` tells of such a text how much each entry of it holds.
 
-    Raises ValueError, and leaves the file as it is, where another text stands there and `replace` is false, or where an
+    Raises ValueError, and leaves the file as it is, if it has another text and `replace` is false, or if an
     entry would be lost.
     """
     old = file.read_text(encoding="utf-8") if file.is_file() else ""

@@ -183,8 +183,8 @@ def work(job: Job) -> str:
     if (directory / DIVERGED).is_file():
         return f"{name}: diverged"
     answers = [ask(directory, test, cfg, job.checkpoints) for test, cfg in job.asked.items()]
-    told = "  ".join(f"{row['way']} {row['accuracy']:.3f}" for row in answers[0][-len(WAYS) :])
-    return f"{name}: {told}  ({time.monotonic() - started:.0f} s)"
+    shares = "  ".join(f"{row['way']} {row['accuracy']:.3f}" for row in answers[0][-len(WAYS) :])
+    return f"{name}: {shares}  ({time.monotonic() - started:.0f} s)"
 
 
 def train(directory: Path, cfg: TrainConfig) -> None:

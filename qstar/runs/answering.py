@@ -58,7 +58,7 @@ def fitting(
 ) -> tuple[list[Problem], list[Overlong]]:
     """The problems that the model can read and answer, and the others.
 
-    Checked again after some were left out: which examples stand before a question may depend on its batch.
+    Checked again after some were left out: the few-shot examples of a question may depend on its batch.
     """
     left: list[Overlong] = []
     while True:
@@ -178,7 +178,7 @@ def samples(
     for i, verdict in enumerate(answered.verdicts):
         problem = batch[i // per_problem]
         asked = {"problem": problem.id, "question": problem.question, "gold": problem.answer, "group": problem.group}
-        asked |= {"prompt": answered.prompts[i // per_problem], "hint": problem.told if hint else ""}
+        asked |= {"prompt": answered.prompts[i // per_problem], "hint": problem.hint_text if hint else ""}
         tokens = {name: getattr(written, name)[i].tolist() for name in ("tokens", "logprobs", "margins")}
         counts = {"prompt_tokens": len(written.prompts[i]), "generated_tokens": len(written.tokens[i])}
         texts = {
@@ -245,8 +245,8 @@ FOLLOWED = ("problem", "answer", "gold", "prompt_tokens", "generated_tokens")
 
 def followed(sampler: Policy, asked: Sequence[WronglyHinted], rows: Sequence[dict]) -> dict:
     """Counts of the answers to wrong hints, from the rows of their store."""
-    told = {question.problem.id: question.hinted for question in asked}
-    count = leaks.wrong_hint_count((row["answer"], told[row["problem"]], row["gold"]) for row in rows)
+    hinted = {question.problem.id: question.hinted for question in asked}
+    count = leaks.wrong_hint_count((row["answer"], hinted[row["problem"]], row["gold"]) for row in rows)
     line = {"wrong_hints": dataclasses.asdict(count) | {"share_followed": count.share_followed}}
     return line | {"ledger": {"wrong_hint": spent(sampler.lm, rows, 1)}}
 
@@ -351,7 +351,7 @@ def _asked(
             written = zip(answered.verdicts, answered.written.prompts, answered.written.tokens, strict=True)
             return [(bool(verdict.correct), len(prompt), len(new)) for verdict, prompt, new in written]
 
-        answers = [told for batch in processes.divided(len(parts), ask) for told in batch]
+        answers = [graded for batch in processes.divided(len(parts), ask) for graded in batch]
     right: dict[str, list[bool]] = {}
     asked = [problem for batch in parts for problem in batch]
     for problem, (correct, _, _) in zip(asked, answers, strict=True):

@@ -114,8 +114,8 @@ def _conclude(job: Job, lines: Sequence[dict]) -> None:
     directory = job.directory
     if job.recipe.verifier:
         prompts = {problem.id: job.cfg.task.prompt(problem) for problem in job.problems}
-        told = rationales.verifier_examples(Store.open(directory / rationales.FOLDER), prompts)
-        example_files.write(directory / VERIFIER, list(told))
+        examples = rationales.verifier_examples(Store.open(directory / rationales.FOLDER), prompts)
+        example_files.write(directory / VERIFIER, list(examples))
     files.write(directory / "summary.md", summaries.iterations(lines) + summaries.tokenizer(job.base.tokenizer))
 
 
@@ -286,8 +286,8 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
     with console.phase("loading the model"):
         # Earlier versions put no begin-of-text token before texts: a run of theirs continues without.
         base = load.as_begun(iterations.folder(directory, 1), load.initial_model(cfg.model, cfg.seed))
-    if base.tokenizer.told():
-        console.console().print(f"tokenizer: {base.tokenizer.told()}", markup=False, highlight=False)
+    if base.tokenizer.summary():
+        console.console().print(f"tokenizer: {base.tokenizer.summary()}", markup=False, highlight=False)
     with console.phase("reading the questions"):
         problems, dev = cfg.task.problems("train"), problems_of.drawn(cfg.task.problems("dev"), cfg.dev, DEV_SEED)
     checkpoint.check_path(directory)

@@ -121,8 +121,8 @@ class Judge(Scores):
         first, spent, size = np.empty(len(texts)), Cost(), sharding.full(self.batch_size)
         for index, batch in reading.padded(texts, size):
             last = batch.segment.sum(axis=1) - 1
-            told = _next(self.policy.definition, self._params, batch, last, np.array([yes, no]))
-            logits = np.asarray(told, float)
+            logits_of_rows = _next(self.policy.definition, self._params, batch, last, np.array([yes, no]))
+            logits = np.asarray(logits_of_rows, float)
             for row, i in enumerate(index):
                 first[i] = 1 / (1 + np.exp(logits[row, 1] - logits[row, 0]))
             spent += reading_cost(lm, batch, sum(len(texts[i]) for i in index), predicted=1)
@@ -135,7 +135,7 @@ class Judge(Scores):
             self._tokens(answers)
 
     def _tokens(self, answers: tuple[str, str]) -> tuple[int, int]:
-        """The first token of each answer, as it stands after a prompt."""
+        """The first token of each answer as it is encoded after a prompt."""
         tokenizer = self.policy.tokenizer
         space = "" if tokenizer.marks.chat else " "
         prompt = self.whole.format(prompt="", solution="")
@@ -163,9 +163,11 @@ def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: 
 def of_steps(source: str | Path, tokenizer: Tokenizer) -> Callable[[Sequence[Spelled]], Sequence[np.ndarray]]:
     """The scores that a reward model or a judge gives the steps of texts of this tokenizer. Raises as `opened`."""
     scorer = opened(source, tokenizer)
-    told = tokenizer.decode if scorer.reads_text else list
+    spelled = tokenizer.decode if scorer.reads_text else list
     return lambda texts: (
-        scorer.score([told(list(prompt)) for prompt, _ in texts], [list(map(told, steps)) for _, steps in texts]).steps
+        scorer.score(
+            [spelled(list(prompt)) for prompt, _ in texts], [list(map(spelled, steps)) for _, steps in texts]
+        ).steps
         if texts
         else []
     )

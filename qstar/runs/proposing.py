@@ -109,7 +109,7 @@ class Proposals:
         return graded(self.task, problem, row.text, row.finished)
 
     def _margin(self, step: Step, problem: Problem) -> float:
-        """Mean over the tokens of the answer where it stands last in the step; over the whole step where it does not.
+        """Mean over the tokens of the answer at its last occurrence in the step; over the whole step if it has none.
 
         The paper of CoT-decoding finds the answer's tokens by its text as well (Wang and Zhou 2024, section 2.2).
         """
@@ -156,7 +156,7 @@ def row_keys(keys: Sequence[Key]) -> Keys:
 def check_delimiters(tokenizer: Tokenizer, delimiters: Sequence[str], texts: Sequence[str]) -> None:
     """Raise ValueError where a delimiter in one of these texts ends within a token.
 
-    A step could not end there: what stands after the delimiter would be written with it.
+    A step could not end there: what follows the delimiter would be written with it.
     """
     for text in texts:
         ids = tokenizer.encode_after(text)

@@ -155,8 +155,8 @@ class RolloutRecord:
             store.append(step, 0, [self._sample(step, rollout) for rollout in rollouts])
         ordered = sorted(rollouts, key=lambda rollout: rollout.reward)
         if self._sinks is not None:
-            told = [[rollout.asked, rollout.text, rollout.reward, rollout.verdict.reason] for rollout in ordered]
-            self._sinks.table(step, "rollouts", Rows(("prompt", "written", "reward", "verdict"), told))
+            rows = [[rollout.asked, rollout.text, rollout.reward, rollout.verdict.reason] for rollout in ordered]
+            self._sinks.table(step, "rollouts", Rows(("prompt", "written", "reward", "verdict"), rows))
         for name, rollout in (("best", ordered[-1]), ("worst", ordered[0])):
             text = glyphs.visible(rollout.text)[:SHOWN]
             console.say(f"step {step}, {name} rollout, reward {rollout.reward:g}: {text}")

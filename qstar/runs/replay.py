@@ -11,7 +11,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from qstar.evals.intervals import bootstrap, wilson
 from qstar.reports.searches import Line
 from qstar.search import run as searches
 from qstar.search.best_of_n import BestOfN
-from qstar.search.interface import Budget, Candidate, Key, Node, Solution
+from qstar.search.interface import Budget, Candidate, Key, Node, Solution, Value
 from qstar.search.strategy import Strategy
 
 COLUMNS = (
@@ -78,7 +77,7 @@ def solved(cfg: SolveConfig, strategy: Strategy, limits: Budget, batch: Sequence
     def propose(prefixes: Sequence[Node], k: int, key: Key | None) -> list[list[Candidate]]:
         return [_candidates(batch[node.problem], node, k, key) for node in prefixes]
 
-    def scorer(name: str) -> Any:
+    def scorer(name: str) -> Value:
         return lambda nodes: np.array([_score(batch[node.problem], node, name) for node in nodes])
 
     def answer(node: Node) -> str | None:

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import jax
 import numpy as np
@@ -29,6 +29,7 @@ from qstar.ops import rows
 from qstar.policy import Policy
 from qstar.runs import load
 from qstar.search.choose import AGGREGATIONS
+from qstar.search.interface import Node, Value
 from qstar.settings import Count, OneOf
 from qstar.structs import Batch
 from qstar.typing import Array, Float, Params
@@ -63,7 +64,7 @@ class Scores:
         """Tokens that are read, and FLOPs, to score a solution that has so many tokens with its prompt."""
         raise NotImplementedError(f"{type(self).__name__} does not define spent")
 
-    def value(self, text: Callable[[Any], Spelled]) -> Callable[[Sequence[Any]], Float[np.ndarray, "B"]]:
+    def value(self, text: Callable[[Node], Spelled]) -> Value:
         """This scorer as `value` of a search (`search/interface.py`); `text` spells the prompt and steps of a node."""
         return lambda nodes: self.score(*zip(*map(text, nodes), strict=True)).solutions if nodes else np.empty(0)
 

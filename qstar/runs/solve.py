@@ -251,7 +251,7 @@ def _check_attempts(cfg: SolveConfig, base: Policy, problems: Sequence[Problem])
 
 
 def _solutions(cfg: SolveConfig, delimiters: Sequence[str]) -> list[str]:
-    """Texts in which delimiters stand as they do in solutions, up to the stop."""
+    """Texts with delimiters as they occur in solutions, up to the stop."""
     known = [problem for problem in cfg.task.problems("dev") if problem.rationale][:CHECKED]
     whole = [cfg.task.completion(problem.rationale, problem) for problem in known]
     whole = [text.split(stop)[0] for text in whole for stop in cfg.task.stop[:1]]

@@ -27,6 +27,9 @@ from qstar.thoughts.thinking import Thinks
 from qstar.training import checkpoint
 from qstar.typing import Params
 
+if typing.TYPE_CHECKING:
+    from qstar.data.rationales import Query
+
 FROZEN = "frozen"  # in a run directory: the weights that do not train
 PLAIN = {int: int, float: (int, float), str: str, bool: bool}  # types of fields, and of their values in JSON
 
@@ -188,7 +191,7 @@ TRAINING = dataclasses.replace(
 )  # not one that qstar-improve resumes itself
 
 
-def rationales(path: str | Path = "latest", where: Any = None, columns: Sequence[str] | None = None) -> Any:
+def rationales(path: str | Path = "latest", where: "Query | None" = None, columns: Sequence[str] | None = None) -> Any:
     """All that a self-training run sampled, right or wrong: a pandas data frame, or a pyarrow table without pandas.
 
     Args:

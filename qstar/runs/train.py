@@ -91,8 +91,8 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
         loaded = load.as_begun(directory, load.initial_model(cfg.model, cfg.seed))
         mesh = _mesh(cfg, loaded)
         _check_sizes(cfg, loaded, mesh)
-    if loaded.tokenizer.told():
-        console.console().print(f"tokenizer: {loaded.tokenizer.told()}", markup=False, highlight=False)
+    if loaded.tokenizer.summary():
+        console.console().print(f"tokenizer: {loaded.tokenizer.summary()}", markup=False, highlight=False)
     with console.phase("preparing data and questions"):
         sampled = isinstance(cfg.method, Credits)  # by the model that trains
         data = None if sampled else cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed, console.say)
@@ -165,9 +165,9 @@ def _arm(
     program = _program(cfg, method, loaded, mesh)
     extras = load.carried_on(loaded, method)
     evaluator = Evaluator(cfg.eval, method, program.definition, loaded.tokenizer)
-    told = summaries.left_out(evaluator.fit())
-    if told:
-        console.console().print(told.strip(), markup=False, highlight=False)
+    notes = summaries.left_out(evaluator.fit())
+    if notes:
+        console.console().print(notes.strip(), markup=False, highlight=False)
     own = dataclasses.replace(cfg, method=method)
     sinks = Sinks(directory, cfg.sinks, configs.flat(own))
     return Arm(

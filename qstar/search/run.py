@@ -1,7 +1,6 @@
 """The way into a search."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from qstar.search.interface import Answer, Budget, Key, Propose, Solutions, Value
 from qstar.search.strategy import Strategy
@@ -10,7 +9,7 @@ from qstar.search.trees import Trees
 
 def search(
     strategy: Strategy,
-    prompts: Sequence[Any],
+    prompts: Sequence[object],
     propose: Propose,
     value: Mapping[str, Value],
     answer: Answer,

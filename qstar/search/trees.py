@@ -8,7 +8,6 @@ import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -21,7 +20,7 @@ class Trees:
 
     def __init__(
         self,
-        prompts: Sequence[Any],
+        prompts: Sequence[object],
         propose: Propose,
         value: Mapping[str, Value],
         answer: Answer,

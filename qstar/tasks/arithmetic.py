@@ -115,7 +115,7 @@ class Arithmetic(problem.Asked):
         return f"Input:\n{problem.question}\n{self.shown(problem) if hint else 'Target:'}\n"
 
     def shown(self, problem: Problem) -> str:
-        return f"Target: {problem.told}"
+        return f"Target: {problem.hint_text}"
 
     def completion(self, rationale: str, problem: Problem) -> str:
         return (f"{rationale}\n" if rationale else "") + problem.answer + END

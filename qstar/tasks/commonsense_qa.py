@@ -162,7 +162,7 @@ class CommonsenseQA(Worded):
 
     def ask(self, problem: Problem, hint: bool) -> str:
         """With a hint, the right option is marked."""
-        option = rf"^(\({problem.told.lower()}\) .*)$"
+        option = rf"^(\({problem.hint_text.lower()}\) .*)$"
         question = re.sub(option, rf"\1{CORRECT}", problem.question, flags=re.MULTILINE) if hint else problem.question
         return f"Q: {question}\nA:"
 

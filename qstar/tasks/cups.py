@@ -225,7 +225,7 @@ class Cups(tasks.Asked):
         return (self.shown(problem) if hint else "") + problem.question
 
     def shown(self, problem: Problem) -> str:
-        return f"{problem.told}."
+        return f"{problem.hint_text}."
 
     def completion(self, rationale: str, problem: Problem) -> str:
         return f"{rationale}{problem.answer};"

@@ -125,17 +125,17 @@ class Jsonl(Worded):
         turns = []
         for shot in shots:
             asked = conversation.parsed(shot.question) or [{"role": "user", "content": shot.question}]
-            turns.append({"role": "user", "content": self._told(asked[-1]["content"], shot, hint)})
+            turns.append({"role": "user", "content": self._with_hint(asked[-1]["content"], shot, hint)})
             turns.append({"role": "assistant", "content": self.completion(shot.rationale, shot).strip()})
-        last = {"role": "user", "content": self._told(messages[-1]["content"], problem, hint)}
+        last = {"role": "user", "content": self._with_hint(messages[-1]["content"], problem, hint)}
         return conversation.spelled([*messages[:-1], *turns, last])
 
-    def _told(self, content: str, problem: Problem, hint: bool) -> str:
+    def _with_hint(self, content: str, problem: Problem, hint: bool) -> str:
         return f"{content} {self.shown(problem).strip()}" if hint else content
 
     def ask(self, problem: Problem, hint: bool) -> str:
         template = self.hint_template if hint else self.prompt_template
-        slots = {"question": problem.question, "hint": problem.told}
+        slots = {"question": problem.question, "hint": problem.hint_text}
         return re.sub(r"\{(question|hint)\}", lambda slot: slots[slot[1]], template)
 
     def shown(self, problem: Problem) -> str:
@@ -143,7 +143,7 @@ class Jsonl(Worded):
         before, _, after = self.hint_template.partition("{hint}")
         before = before.rpartition("{question}")[2] if "{question}" in before else before
         around = before.rpartition("\n")[2], after.partition("{question}")[0].partition("\n")[0]
-        return f"{around[0]}{problem.told}{around[1]}"
+        return f"{around[0]}{problem.hint_text}{around[1]}"
 
 
 def _text(record: JsonObject, name: str, where: str, needed: bool = False) -> str:

@@ -64,7 +64,7 @@ class Statement:
 
 
 def statement(reasons: str | None, spellings: Sequence[str]) -> Statement | None:
-    """Of what stands before the declared answer (`Task.reasons`); None where no answer is declared."""
+    """Of what precedes the declared answer (`Task.reasons`); None where no answer is declared."""
     if reasons is None:
         return None
     first = stated(reasons, spellings)
@@ -88,7 +88,7 @@ def statements(declarations: Iterable[Statement | None]) -> Statements:
     declared = [declaration for declaration in declarations if declaration is not None]
     if not declared:
         raise ValueError("no rationale declares an answer: nothing can be said about where answers are stated")
-    said, early, place = (
+    stated, early, place = (
         float(np.mean([getter(declaration) for declaration in declared]))
         for getter in (
             lambda declaration: declaration.place < 1,
@@ -96,7 +96,7 @@ def statements(declarations: Iterable[Statement | None]) -> Statements:
             lambda declaration: declaration.place,
         )
     )
-    return Statements(len(declared), said, early, place)
+    return Statements(len(declared), stated, early, place)
 
 
 # --- wrong hints --------------------------------------------------------------------------------------------------
@@ -113,11 +113,11 @@ def wrong_hints(problems: Sequence[Problem], rng: np.random.Generator) -> list[W
 
     Questions whose group has only one answer are left out.
     """
-    told: dict[str, dict[str, str]] = {}  # by group: hint by answer
+    by_group: dict[str, dict[str, str]] = {}  # by group: hint by answer
     for problem in problems:
-        told.setdefault(problem.group, {}).setdefault(problem.answer, problem.told)
-    hints = {group: list(by_answer.items()) for group, by_answer in told.items()}
-    places = {group: {answer: i for i, answer in enumerate(by_answer)} for group, by_answer in told.items()}
+        by_group.setdefault(problem.group, {}).setdefault(problem.answer, problem.hint_text)
+    hints = {group: list(by_answer.items()) for group, by_answer in by_group.items()}
+    places = {group: {answer: i for i, answer in enumerate(by_answer)} for group, by_answer in by_group.items()}
     wrongly_hinted = []
     for problem in problems:
         others = hints[problem.group]

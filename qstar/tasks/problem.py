@@ -42,8 +42,8 @@ class Problem:
         return self.key or self.answer
 
     @property
-    def told(self) -> str:
-        """What a hint tells."""
+    def hint_text(self) -> str:
+        """What a hint shows."""
         return self.hint or self.answer
 
 
@@ -83,7 +83,7 @@ class Task(Protocol):
         """The same with the hint shown; shots show theirs too."""
 
     def shown(self, problem: Problem) -> str:
-        """The hint as `hinted` shows it: what must not stand in a stored completion."""
+        """The hint as `hinted` shows it: what must not be in a stored completion."""
 
     def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
         """Few-shot examples for this question; never the question itself."""

@@ -58,9 +58,7 @@ class Puzzles(Worded):
             example.question: example for example in reversed(self._made(split)) if example.question not in seen
         }
         if not by_question:
-            raise ValueError(
-                f"task {self.task}: all questions of {split} stand in {' or '.join(later)} too; it has few"
-            )
+            raise ValueError(f"task {self.task}: all questions of {split} are in {' or '.join(later)} too; it has few")
         return list(reversed(by_question.values()))
 
     def _made(self, split: str) -> list[Problem]:

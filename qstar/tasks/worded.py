@@ -48,7 +48,7 @@ class Worded(problem.Asked):
         return f"Q: {problem.question}{self.shown(problem) if hint else ''}\nA:"
 
     def shown(self, problem: Problem) -> str:
-        return f" ({problem.told})"
+        return f" ({problem.hint_text})"
 
     def completion(self, rationale: str, problem: Problem) -> str:
         return (f" {rationale}\n" if rationale else " ") + f"{MARK} {problem.answer}{END}"

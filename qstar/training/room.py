@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Protocol
 
 from qstar import sharding
 from qstar.methods.protocol import Counts, Fractional
@@ -28,12 +28,16 @@ class Sizes:
     length: int
 
 
+class Rows(Protocol):
+    length: int  # tokens
+
+
 class Batched(Protocol):
     """The part of a run's `TrainConfig` that is needed here."""
 
     batch_size: int
     micro_batches: int
-    data: Any  # with the `length` of its rows
+    data: "Rows"
 
 
 def check(cfg: Batched, program: Program, state: TrainState, batch: Batch) -> None:

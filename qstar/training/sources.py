@@ -5,15 +5,16 @@ checkpoint keeps the state and the position, and a run that was killed ends with
 """
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
+from qstar import files
 from qstar.structs import Batch, TrainState
 
 if TYPE_CHECKING:  # grain takes a second to import
     import grain
 
-Position = dict[str, Any]
-"""Values of JSON: a source's position in its data."""
+Position = files.JsonObject
+"""A source's position in its data."""
 
 
 class Source(Protocol):

@@ -118,9 +118,11 @@ def _made(
         key = jax.random.fold_in(state.key, state.step)
         if isinstance(method, Credits):
             models = _models(model, comparison, state, state.params)
-            batch, told = method.credited(batch, by_slices(partial(method.judged, models), batch, micro_batches))
+            batch, credit_metrics = method.credited(
+                batch, by_slices(partial(method.judged, models), batch, micro_batches)
+            )
             state, metrics = over_minibatches(updated, state, batch, key, method.epochs, method.minibatches)
-            metrics |= told
+            metrics |= credit_metrics
         else:
             state, metrics = updated(state, batch, key)
         return state.replace(step=state.step + 1), metrics

@@ -38,3 +38,9 @@ def test_what_self_training_spent_leaves_asking_out():
     lines = [{"ledger": {"sample": {"flops": 3}, "dev": {"flops": 100}}}, {"ledger": {"train": {"flops": 4}}}]
     assert frames.spent(lines, "flops") == 7
     assert frames.spent(lines, "flops", ["dev"]) == 100
+
+
+def test_records_are_grouped_by_a_field_or_by_several():
+    a, b, c = {"arm": "x", "seed": 0}, {"arm": "y", "seed": 0}, {"arm": "x", "seed": 1}
+    assert frames.by([a, b, c], "arm") == {"x": [a, c], "y": [b]}
+    assert frames.by([a, b, c], "arm", "seed") == {("x", 0): [a], ("y", 0): [b], ("x", 1): [c]}

@@ -41,6 +41,19 @@ def test_means_over_runs_have_the_interval_of_their_kind():
     assert tables.shares_over_runs({(0, 0): {"share": 0.5}}) == "0.500"
 
 
+def test_means_and_gains_of_records_are_over_their_runs():
+    lines = [{"seed": 0, "share": 0.8, "other": 0.5}, {"seed": 1, "share": 0.9, "other": math.nan}, {"seed": 2}]
+    assert tables.mean(lines, "share") == "0.850 ± 0.635"  # 12.706 x 0.0707 / sqrt(2)
+    assert tables.mean(lines, "other", form=".1f") == "0.5"
+    assert tables.mean(lines, "neither") == ""
+    assert tables.mean([{"base": 1, "seed": 0, "share": 0.2}, {"base": 0, "seed": 0, "share": 0.4}], "share", "+") == (
+        "+0.300 ± 1.271"  # 12.706 x 0.1414 / sqrt(2)
+    )
+    others = [{"seed": 0, "share": 0.6}, {"seed": 3, "share": 0.1}]
+    assert tables.gain(lines[:2], "share", others) == "+0.200"  # of the only seed that both have
+    assert tables.gain(others[:1], "share", lines[:1], "other") == "+0.100"
+
+
 def test_what_varied_is_listed_by_kind():
     groups = {"a": [(0, 0), (0, 1)], "b": [(0, 0), (1, 0)], "c": [(0, 3), (0, 4)]}
     assert tables.varied(groups) == "- 2 seeds of one base: a, c\n- 2 bases, 1 seed of each: b\n"
@@ -49,6 +62,16 @@ def test_what_varied_is_listed_by_kind():
 def test_numbers_and_ranges_have_one_form():
     assert tables.median_and_spread([3.0, 1.0, 2.0]) == ("2.0", "1.0 to 3.0")
     assert (tables.tokens(1234567), tables.flops(1234.0)) == ("1,234,567", "1.23e+03")
+
+
+def test_a_page_is_filled_in_its_file(tmp_path):
+    file = tmp_path / "page.md"
+    file.write_text(PAGE, encoding="utf-8")
+    tables.fill(file, {"x": "new\n"})
+    assert file.read_text(encoding="utf-8") == PAGE.replace("old", "new")
+    with pytest.raises(ValueError, match="table w"):
+        tables.fill(file, {"w": ""})
+    assert file.read_text(encoding="utf-8") == PAGE.replace("old", "new")
 
 
 def test_a_text_goes_into_its_place_and_the_rest_of_the_page_stays():

@@ -84,7 +84,7 @@ class Echo:
         return problem.question
 
     def hinted(self, problem, shots=()):
-        return f"{problem.question}*{problem.told}"
+        return f"{problem.question}*{problem.hint_text}"
 
     def completion(self, rationale, problem):
         return f"{problem.answer}!"
@@ -93,7 +93,7 @@ class Echo:
         return f"{problem.answer}!"
 
     def shown(self, problem):
-        return f"*{problem.told}"
+        return f"*{problem.hint_text}"
 
     def cleaned(self, written):
         return f"{written}!" if written in self.letters and written else None

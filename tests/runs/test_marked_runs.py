@@ -160,5 +160,5 @@ def test_generation_ends_at_every_end_of_text_but_forbidden_ones(model):
 
 def test_a_tokenizer_of_characters_has_none_of_it():
     plain = runs.initial_model(Scratch("characters:ab"), 0).tokenizer
-    assert (plain.begin, plain.ends, plain.told()) == ((), (), "")
+    assert (plain.begin, plain.ends, plain.summary()) == ((), (), "")
     assert isinstance(plain, Tokenizer)

@@ -3,11 +3,11 @@
     python experiments/quiet_star/ablations/tables.py [NAME ...] [--runs runs/ablations [1=runs/ablations_base_1 ...]]
 
 With --runs the answers of `sweep.py` are collected into results.jsonl first, one line for a base, a seed, an arm and a
-way of asking: a folder holds the runs from one base, 0 unless its label is given as LABEL=FOLDER. An ablation that the
-record holds already is replaced with --replace only, as a whole, and never by fewer arms, bases, seeds or questions;
-ablations that the folders have nothing of stay. Then the tables go into ../README.md, each between its marks, and the
-figures beside it (they need matplotlib: pip install '.[figures]'). With names the tables of these ablations are
-printed, and nothing is written. `qstar/reports/ablations.py` says what a table shows.
+way of evaluation: a folder holds the runs from one base, 0 unless its label is given as LABEL=FOLDER. An ablation that
+the record holds already is replaced with --replace only, as a whole, and never by fewer arms, bases, seeds or
+questions; ablations that the folders have nothing of stay. Then the tables go into ../README.md, each between its
+marks, and the figures beside it (they need matplotlib: pip install '.[figures]'). With names the tables of these
+ablations are printed, and nothing is written. `qstar/reports/ablations.py` says what a table shows.
 """
 
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ RESULTS, PAGE = HERE / "results.jsonl", HERE.parent / "README.md"
 CHANCE = 0.2  # one cup in five
 WAYS = {"likeliest": (figures.COLOURS[0], "o", 0.16), "sampled": (figures.COLOURS[1], "o", 0.0),
         "none": (figures.GREY, "s", -0.16)}  # fmt: skip
-"""Of asking: colour, marker, and how far above its arm's line it stands."""
+"""Ways of evaluation: colour, marker, and height above the line of the arm."""
 NAMES = {"likeliest": "likeliest thoughts", "sampled": "sampled thoughts", "none": "no thoughts"}
 
 
 def texts(read: Sequence[Ablation], results: Sequence[Result]) -> dict[str, str]:
-    """The tables as they stand on the page."""
+    """The tables of the page, by the names of their places."""
     return {group.name: f"\n{ablations.table(group, results)}\n" for group in read}
 
 

@@ -1,23 +1,22 @@
-"""What thoughts hold: states that are edited, tokens that are corrupted, and what an untrained reader makes of them.
+"""What thoughts encode: tests with edited states, corrupted tokens, and the untrained base as the reader.
 
     python experiments/quiet_star/faithfulness/faithfulness.py --runs 0=bundled:cups=runs/faithfulness/0 --out FOLDER
     python experiments/quiet_star/faithfulness/faithfulness.py --written 0=base=bundled:cups --out FOLDER
     python experiments/quiet_star/faithfulness/faithfulness.py --show FOLDER
 
 --runs takes the label of a base, the base, and the folder in which `sweep.py` trained the arms of faithfulness.yaml
-from it; --written takes the label of a base, a name, and a model that writes its workings as text. Lines go into
-results.jsonl of --out, after those that it holds; --show prints the tables and draws the figure (matplotlib: pip
-install '.[figures]').
+from it; --written takes the label of a base, a name, and a model that writes its workings as text. Results are appended
+to results.jsonl of --out; --show prints the tables and draws the figure (matplotlib: pip install '.[figures]').
 
-The thought is the likeliest one after the question. An edit puts another place at one of its tokens. `continued`: the
-tokens after the edit are thought again, and `followed` is the share of answers that are what the remaining moves make
-of the edited place. `kept`: the other tokens stay. A line is of the edits with `left` moves after them (below 0: tokens
-after the last state).
+The thought is the likeliest one after the question. An edit replaces one of its tokens by another place. `continued`:
+the tokens after the edit are generated again, and `followed` is the share of answers that result from the edited place
+by the remaining moves. `kept`: the other tokens are unchanged. A line has the edits with `left` moves after them (below
+0: tokens after the last state).
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -44,11 +43,13 @@ from qstar.thoughts.writing import generate
 from qstar.typing import Array, Key, Params
 
 HERE = Path(__file__).resolve().parent
-PAUSE = -1  # token that stands for a pause
+RESULTS = "results.jsonl"
+PAUSE = -1  # the id of a pause in thoughts
 PLACES = "12345"
 ARMS = ablation.read(str(HERE / "faithfulness.yaml"))
 READABLE = ("Quiet-STaR", "Quiet-STaR without REINFORCE", "Quiet-STaR, beta 10")
-"""Arms whose checkpoints are read by their base."""
+"""Arms whose checkpoints are evaluated with their base as the reader."""
+MOVES = 6  # of the problems whose written workings are edited
 AFTER = 2  # tokens after the last state that are corrupted too
 
 
@@ -76,7 +77,7 @@ class Questions:
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-    """A model that thinks, asked about thoughts that are given to it."""
+    """A model that predicts after given thoughts."""
 
     method: QuietStar
     definition: Definition
@@ -84,7 +85,7 @@ class Reader:
     questions: Questions
 
     def thoughts(self, tokens: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Of the tokens [B T] the first `kept` [B], and the likeliest ones after them."""
+        """The first `kept` [B] of the tokens [B T], then the likeliest ones."""
         return np.asarray(_continued(self.definition, self.params, *self._asked, tokens, kept))
 
     def predictions(self, tokens: np.ndarray, alone: bool = False) -> np.ndarray:
@@ -92,7 +93,7 @@ class Reader:
         return np.asarray(_predicted(self.method, self.definition, self.params, *self._asked, tokens, alone))
 
     def sampled(self, key: Key) -> np.ndarray:
-        """A thought [B T] of every question, drawn as in training."""
+        """A thought [B T] for every question, sampled as in training."""
         return np.asarray(_sampled(self.method, self.definition, self.params, *self._asked, key))
 
     @property
@@ -140,7 +141,7 @@ def _predicted(method, definition, params, batch, anchors, tokens, alone):
 
 
 def edits(run: Policy, problems: Sequence[Problem], key: int = 0) -> Iterator[dict]:
-    """A line without an edit, then one for every number of moves left and way of going on."""
+    """A line without an edit, then one for every number of remaining moves and each of `kept` and `continued`."""
     encode, decode = run.tokenizer.encode, run.tokenizer.decode
     reader = Reader(run.method, run.definition, jax.device_put(run.params), Questions.of(problems, encode))
     size, pauses = run.method.thought_len, run.method.fill == "pause"
@@ -182,7 +183,7 @@ def edits(run: Policy, problems: Sequence[Problem], key: int = 0) -> Iterator[di
 
 
 def _after(problem: Problem, place: str, left: int) -> str:
-    """This place and the ones that the last `left` moves make of it."""
+    """This place and those that follow from it by the last `left` moves."""
     moves = problem.question[1:-1]
     return place + Game(int(place), moves[len(moves) - left :]).places if left > 0 else place
 
@@ -192,7 +193,7 @@ def _share(answers: Sequence[str], expected: Sequence[str]) -> float:
 
 
 def readability(run: Policy, base: Policy, problems: Sequence[Problem]) -> dict:
-    """A run's likeliest thoughts, read by itself and by its untrained base: what each predicts after them alone."""
+    """Predictions of a run and of its untrained base after the run's likeliest thoughts alone."""
     method = run.method
     questions = Questions.of(problems, run.tokenizer.encode)
     own = Reader(method, run.definition, jax.device_put(run.params), questions)
@@ -247,7 +248,7 @@ def written(model: Policy, problems: Sequence[Problem], key: int = 0) -> Iterato
 
 
 def completed(model: Policy, prompts: Sequence[str], count: int) -> list[str]:
-    """So many likeliest characters after each prompt."""
+    """The `count` likeliest characters after each prompt."""
     ids = [model.tokenizer.encode(prompt) for prompt in prompts]
     settings = {"max_new_tokens": count, "think": False}
     texts = generate(model.method, model.definition, model.params, ids, jax.random.key(0), **settings)
@@ -274,6 +275,12 @@ def of_runs(label: int, source: str, folder: Path, items: int, extra: Sequence[s
             yield {"part": "readability", **who, "step": step, **readability(run, base, problems)}
 
 
+def record(out: Path, lines: Iterable[dict]) -> None:
+    """Append measured lines to the results."""
+    files.make(out)
+    files.append(out / RESULTS, list(lines))
+
+
 def mean(lines: Sequence[dict], name: str) -> float:
     """Over all edits."""
     return float(np.average([line[name] for line in lines], weights=[line["n"] for line in lines]))
@@ -281,13 +288,13 @@ def mean(lines: Sequence[dict], name: str) -> float:
 
 def over_bases(lines: Sequence[dict], name: str, questions: bool = True) -> str:
     """The mean over bases with its interval; empty where no line has it."""
-    by_base = frames.grouped([line for line in lines if name in line], lambda line: line["base"])
+    by_base = frames.by([line for line in lines if name in line], "base")
     values = {(base, 0): mean(of, name) for base, of in by_base.items()}
     return tables.over_runs(values, questions=max((line["n"] for line in lines), default=0) if questions else 0)
 
 
 def edit_rows(lines: Sequence[dict], who: str) -> Iterator[list[str]]:
-    for name, of in frames.grouped(lines, lambda line: line[who]).items():
+    for name, of in frames.by(lines, who).items():
         rest = {kind: [line for line in of if line["rest"] == kind] for kind in ("unedited", "kept", "continued")}
         kept = [line for line in rest["kept"] if line["left"] >= 0]
         yield [
@@ -308,17 +315,17 @@ COLUMNS = ("bases", "right, unedited", "true places", "followed", "places after 
 
 
 def texts(lines: Sequence[dict]) -> dict[str, str]:
-    """The tables as they stand on the page."""
+    """The tables of the page, by the names of their places."""
     part = lambda name: [line for line in lines if line["part"] == name]  # noqa: E731
     kept = [line for line in part("edits") if line["rest"] == "kept"]
     left = sorted({line["left"] for line in kept}, reverse=True)
     corrupted = [
         [arm, *(over_bases([line for line in of if line["left"] == place], "right") for place in left)]
-        for arm, of in frames.grouped(kept, lambda line: line["arm"]).items()
+        for arm, of in frames.by(kept, "arm").items()
     ]
     read = [
         [arm, str(step), *(over_bases(of, n) for n in ("own", "frozen")), *(over_bases(of, n, False) for n in NLLS)]
-        for (arm, step), of in frames.grouped(part("readability"), lambda line: (line["arm"], line["step"])).items()
+        for (arm, step), of in frames.by(part("readability"), "arm", "step").items()
     ]
     sections = {
         "interchange": tables.markdown(("arm", *COLUMNS), edit_rows(part("edits"), "arm")),
@@ -341,12 +348,8 @@ def draw(lines: Sequence[dict], file: Path) -> None:
         (middle, "kept", "right", "token replaced: moves left after it"),
     ):
         shown = []
-        for colour, (arm, of) in zip(
-            figures.COLOURS, frames.grouped(arms, lambda line: line["arm"]).items(), strict=False
-        ):
-            by_left = sorted(
-                frames.grouped([line for line in of if line["rest"] == rest], lambda line: line["left"]).items()
-            )
+        for colour, (arm, of) in zip(figures.COLOURS, frames.by(arms, "arm").items(), strict=False):
+            by_left = sorted(frames.by([line for line in of if line["rest"] == rest], "left").items())
             if by_left and arm not in READABLE[1:]:
                 places, shares = [n for n, _ in by_left], [mean(those, name) for _, those in by_left]
                 shown.append(Curve(arm.partition(",")[0], places, shares, colour))
@@ -357,19 +360,12 @@ def draw(lines: Sequence[dict], file: Path) -> None:
         axes.legend(fontsize=7, frameon=False, loc="center right")
     read = [line for line in lines if line["part"] == "readability"]
     readers = []
-    for colour, (arm, of) in zip(figures.COLOURS, frames.grouped(read, lambda line: line["arm"]).items(), strict=False):
-        by_step = sorted(frames.grouped(of, lambda line: line["step"]).items())
+    for colour, (arm, of) in zip(figures.COLOURS, frames.by(read, "arm").items(), strict=False):
+        by_step = sorted(frames.by(of, "step").items())
         for name, style in (("own", "-"), ("frozen", "--")):
             label = f"{arm}{', read by the base' * (name == 'frozen')}"
-            readers.append(
-                Curve(
-                    label,
-                    [step for step, _ in by_step],
-                    [mean(those, name) for _, those in by_step],
-                    colour,
-                    line=style,
-                )
-            )
+            steps, shares = [step for step, _ in by_step], [mean(those, name) for _, those in by_step]
+            readers.append(Curve(label, steps, shares, colour, line=style))
     figures.curves(right, readers, "step", "right answers", (0, 1.03))
     if readers:
         right.legend(fontsize=7, frameon=False)
@@ -381,7 +377,6 @@ def main() -> None:
     parser.add_argument("--runs", nargs="+", default=[], metavar="LABEL=BASE=FOLDER")
     parser.add_argument("--written", nargs="+", default=[], metavar="LABEL=NAME=MODEL")
     parser.add_argument("--items", type=int, default=500, help="questions")
-    parser.add_argument("--moves", type=int, default=6, help="of the problems of --written")
     parser.add_argument("--out", type=Path, default=HERE)
     parser.add_argument(
         "--show", type=Path, metavar="FOLDER", help="the tables of its results.jsonl, also in its README.md"
@@ -392,23 +387,18 @@ def main() -> None:
         entry.prepare_jax()
         for said in args.runs:
             label, source, folder = said.split("=", 2)
-            args.out.mkdir(parents=True, exist_ok=True)
-            files.append(
-                args.out / "results.jsonl", list(of_runs(int(label), source, Path(folder), args.items, args.set))
-            )
-        problems = CupsEval(items=args.items, min_moves=args.moves, max_moves=args.moves).problems()
+            record(args.out, of_runs(int(label), source, Path(folder), args.items, args.set))
+        problems = CupsEval(items=args.items, min_moves=MOVES, max_moves=MOVES).problems()
         for said in args.written:
             label, name, source = said.split("=", 2)
             who = {"part": "written", "base": int(label), "model": name}
-            lines = [{**who, **line} for line in written(runs.load_model(source), problems)]
-            args.out.mkdir(parents=True, exist_ok=True)
-            files.append(args.out / "results.jsonl", lines)
+            record(args.out, ({**who, **line} for line in written(runs.load_model(source), problems)))
         if args.show:
-            lines = frames.lines(args.show / "results.jsonl")
+            lines = frames.lines(args.show / RESULTS)
             sections, page = texts(lines), args.show / "README.md"
             print("".join(f"## {name}\n{text}" for name, text in sections.items()))
             if page.is_file():
-                page.write_text(tables.filled(page.read_text(encoding="utf-8"), sections), encoding="utf-8")
+                tables.fill(page, sections)
             draw(lines, args.show / "faithfulness.png")
 
 

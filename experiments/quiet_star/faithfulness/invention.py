@@ -1,12 +1,12 @@
-"""Can thoughts be invented? Quiet-STaR by a curriculum over the moves, from a base that never saw workings.
+"""Can thoughts be learned from answers alone? Quiet-STaR with a curriculum over moves, from a base without workings.
 
     python experiments/quiet_star/faithfulness/invention.py BASE --out runs/invention [--stages 2 3 4 5 6] [--steps 60]
 
 Stage m of both arms sees unworked problems of m - 1 and m moves, from where the stage before it ended. Quiet-STaR has
-thoughts of m tokens, the plain model as many steps as cost the same FLOPs. Of the base and after every stage the
-thoughts of problems of m moves are measured: what the true places in the slot are worth, how many sampled thoughts hold
-them, and how the reward tells these from the others. Finished stages are not repeated. Lines go into invention.jsonl of
---out; --show prints the tables of such a folder.
+thoughts of m tokens, the plain model as many steps as cost the same FLOPs. For the base and after every stage, thoughts
+of problems of m moves are measured: the log-prob of the answer after the true places, the share of sampled thoughts
+that contain them, and the difference of reward between these and the others. Finished stages are not repeated. Lines go
+into invention.jsonl of --out; --show prints the tables of such a folder.
 """
 
 import dataclasses
@@ -56,7 +56,7 @@ def staged(arm: str, moves: int, source: str, steps: int, extra: Sequence[str]) 
 
 
 def problems(moves: int, items: int, split: str) -> list[Problem]:
-    """All there are of one move, whatever their split; else held-out ones."""
+    """All problems of one move, whatever their split; of several moves held-out ones."""
     if moves > 1:
         return CupsEval(items=items, min_moves=moves, max_moves=moves, split=split).problems()
     games = itertools.starmap(Game, itertools.product(range(1, 6), MOVES))
@@ -70,7 +70,7 @@ def in_the_head(model: Policy, asked: Sequence[Problem]) -> float:
 
 
 def signal(method: QuietStar, model: Policy, asked: Sequence[Problem], key: int) -> dict:
-    """What there is to reward in thoughts: log-probs are of the answer, after the thought alone, in nats."""
+    """Log-probs of the answer after the thought alone, in nats, and how they depend on the tokens of the thought."""
     definition = method.definition(model.lm, model.tokenizer)
     if isinstance(model.method, QuietStar):
         params = model.params

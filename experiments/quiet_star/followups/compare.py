@@ -1,13 +1,13 @@
-"""What came after Quiet-STaR, compared with it at equal FLOPs: trains and evaluates every arm, writes the table.
+"""Successors of Quiet-STaR, compared with it at equal FLOPs: trains and evaluates every arm, writes the table.
 
     python experiments/quiet_star/followups/compare.py [--seeds 0 1 2] [--out runs/followups]
     python experiments/quiet_star/followups/compare.py --answers [--lr 3e-5 1e-4 3e-4 1e-3 3e-3] [--methods RLP LaTRO]
 
 The arms are those of followups.yaml and the stages of fast_quiet_star.py. With --answers they are Quiet-STaR, RLP and
-LaTRO where thoughts pay, before the answers alone, each with every learning rate and as many steps as make it cost what
-Quiet-STaR's steps of the recipe cost: all are evaluated on the dev problems, and of each method the rate with the best
-answers after sampled thoughts on the test problems. Finished runs are not repeated and interrupted ones resume, so the
-command can be given again. Tables go to the screen and into table.md or answers.md of --out, which are replaced with
+LaTRO with thoughts before answers only, each with every learning rate and the number of steps that costs as many FLOPs
+as the recipe of Quiet-STaR: all are evaluated on the dev problems, and of each method the rate with the best answers
+after sampled thoughts on the test problems. Finished runs are not repeated and interrupted ones resume, so the
+command can be repeated. Tables are printed and written into table.md or answers.md of --out, which are replaced with
 --replace only and never by fewer runs: of several seeds the mean with its 95 % interval (`qstar/evals/intervals.py`),
 of one the interval over the questions.
 """
@@ -141,7 +141,7 @@ def best(arms: dict[tuple[str, float], Arm], dev_rows: Sequence[Row]) -> dict[tu
     return chosen
 
 
-# --- training and asking ------------------------------------------------------------------------------------------
+# --- training and evaluation ------------------------------------------------------------------------------------------
 
 
 def finished(name: str, directory: Path, cfg: TrainConfig, spent: float, test: str = "") -> Row:
@@ -215,8 +215,8 @@ def gate_shares(row: Row) -> dict[str, float]:
 
 
 def gains(run: runs.Run, cfg: TrainConfig) -> dict[str, float]:
-    """What one sampled thought does to the log-likelihood of the next token of the test problems' texts, nats: before
-    the tokens that are scored and before the others. Empty for a method that does not think."""
+    """Gain of one sampled thought in log-likelihood of the next token of the test problems' texts, nats: for scored
+    tokens and for the others. Empty for a method that does not think."""
     if not isinstance(run.method, Thinks):
         return {}
     items = question_items(run, cfg)
@@ -233,7 +233,7 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/followups"))
-    parser.add_argument("--answers", action="store_true", help="thoughts before answers alone, with these rates:")
+    parser.add_argument("--answers", action="store_true", help="thoughts before answers only, with the rates of --lr")
     parser.add_argument("--lr", type=float, nargs="+", default=RATES)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--steps", type=int, default=0, help="of every arm of --answers; 0: for equal FLOPs")

@@ -68,13 +68,12 @@ def points(text: str) -> dict[tuple[str, ...], int]:
 
 def main() -> None:
     parser = flags.parser(__doc__)
-    parser.add_argument("folders", nargs="+", metavar="NAME=FOLDER")
+    parser.add_argument("folders", nargs="+", type=flags.named, metavar="NAME=FOLDER")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--replace", action="store_true", help="replace the table that --out holds")
     args = parser.parse_args()
-    pairs = [text.partition("=") for text in args.folders]
     with entry.errors():
-        evaluations = {name: frames.evaluations(Path(folder)) for name, _, folder in pairs}
+        evaluations = {name: frames.evaluations(folder) for name, folder in args.folders}
         print(text := table(evaluations))
         tables.rewrite(args.out / "curve.md", text, points, args.replace)
         draw(evaluations, args.out / "curve.png")

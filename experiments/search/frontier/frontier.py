@@ -3,8 +3,8 @@
     python experiments/search/frontier/frontier.py --out runs/frontier prm=bundled:cups_prm orm=runs/orm logprob oracle
     python experiments/search/frontier/frontier.py --show experiments/search/frontier/cups.jsonl
 
-Strategies over whole solutions choose among the same samples, so one search of 64 solutions holds all of them, at every
-smaller size; strategies over steps have a search for each size. Tokens and FLOPs are those of writing and of scoring.
+Strategies over whole solutions choose among the same samples, so one search of 64 solutions gives all of them, at every
+smaller size; strategies over steps have a search for each size. Tokens and FLOPs include sampling and scoring.
 Finished searches are not repeated. Every cell is a line of results.jsonl, with the questions that it has right.
 
 A strategy is compared with best-of-N by weighted votes of the same scorer (against majority where it has none) with the
@@ -90,7 +90,7 @@ def _named(text: str) -> tuple[str, str]:
 
 
 def jobs(args) -> Iterator[tuple[str, str, int, int]]:
-    """Strategy, scorer, size and seed of every search: first what is cheap."""
+    """Strategy, scorer, size and seed of every search, the cheap ones first."""
     names = [name for name, _ in map(_named, args.scorers)]
     models = [name for name in names if name not in replay.NO_MODEL]
     for seed in args.seeds:
@@ -122,20 +122,20 @@ def searched(job: tuple[str, str, int, int], args, base: Policy) -> str:
 
 
 def cells(directory: Path, strategy: str, scorer: str, size: int, seed: int) -> Iterator[dict]:
-    """What a finished search says of every strategy and size that its samples hold."""
+    """The results of every strategy and size that can be computed from the samples of a finished search."""
     cfg = configs.load(directory / solve.KIND.file, schema=SolveConfig)
-    told = functools.partial(_cell, *solve.stored(directory))
+    cell = functools.partial(_cell, *solve.stored(directory))
     if strategy != WHOLE:
-        return (yield told(cfg, cfg.search, strategy, scorer, size, seed))
+        return (yield cell(cfg, cfg.search, strategy, scorer, size, seed))
     guided = replay.NO_MODEL if scorer in replay.NO_MODEL else (scorer,)
     for count in (count for count in SIZES if count <= size):
         for name, source in zip(guided, cfg.scorer, strict=True):
             only = dataclasses.replace(cfg, scorer=(source,))
-            for said, make in GUIDED.items():
-                yield told(only, make().resized(count), said, name, count, seed)
+            for strategy, make in GUIDED.items():
+                yield cell(only, make().resized(count), strategy, name, count, seed)
         if scorer in replay.NO_MODEL:
-            for said, make in ALONE.items():
-                yield told(dataclasses.replace(cfg, scorer=()), make().resized(count), said, "", count, seed)
+            for strategy, make in ALONE.items():
+                yield cell(dataclasses.replace(cfg, scorer=()), make().resized(count), strategy, "", count, seed)
 
 
 def _cell(
@@ -208,9 +208,7 @@ def table(known: Cells) -> str:
     for (strategy, scorer, size), group in known.items():
         if size not in SHOWN or (scorer and size == 1):  # one solution needs no scorer
             continue
-        accuracy = tables.over_runs(
-            {(0, record["seed"]): record["accuracy"] for record in group}, questions=group[0]["questions"]
-        )
+        accuracy = tables.mean(group, "accuracy", questions=group[0]["questions"])
         costs = (f"{mean(group, 'written'):.0f}", f"{mean(group, 'scored'):.0f}", f"{mean(group, 'flops') / 1e6:.0f}")
         at = reference(known, (strategy, scorer, size))
         against = f"{at[0]} of {at[2]}: {paired(group, known[at])}" if at else ""
@@ -263,15 +261,17 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=max(SIZES), help="whole solutions of a question")
     parser.add_argument("--strategies", nargs="*", default=list(STEPWISE), help="over steps")
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 16, 64], help="for strategies over steps")
-    parser.add_argument("--largest", type=int, default=64, help="from this size on by --guide and the oracle alone")
+    parser.add_argument("--largest", type=int, default=64, help="from this size on only with --guide and the oracle")
     parser.add_argument("--guide", default="prm", help="scorer of the largest searches")
     parser.add_argument("--cot", type=int, default=16, help="first tokens of CoT-decoding")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batch", type=int, default=16, help="questions at once")
     flags.overriding(parser, "--set", "overrides of every search")
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
-    parser.add_argument("--show", type=Path, metavar="RESULTS", help="only print the table of these records")
-    parser.add_argument("--page", type=Path, help="where the table stands, at the place named as the file of --show")
+    parser.add_argument("--show", type=Path, metavar="RESULTS", help="print the table of these records and run nothing")
+    parser.add_argument(
+        "--page", type=Path, help="the page with the place of the table, which has the name of the file of --show"
+    )
     parser.add_argument("--figure", type=Path, help="where to draw it; needs pip install '.[figures]'")
     args = parser.parse_args()
     if args.page and not args.show:
@@ -290,8 +290,7 @@ def main() -> None:
             raise FileNotFoundError(f"no records in {args.show or args.out}: give results.jsonl of a run, or scorers")
         known = grouped(records)
         if args.page:
-            page = args.page.read_text(encoding="utf-8")
-            args.page.write_text(tables.filled(page, {args.show.stem: table(known)}), encoding="utf-8")
+            tables.fill(args.page, {args.show.stem: table(known)})
         else:
             print(table(known), end="")
         if args.figure:

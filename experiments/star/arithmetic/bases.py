@@ -4,8 +4,8 @@
     python experiments/star/arithmetic/bases.py 0.3=runs/star_hinted_0.3 0.7=runs/star_arithmetic
     python experiments/star/arithmetic/bases.py                                  # from the committed bases.jsonl
 
-The share before a folder is that of the warm-up's examples that stood after a hint. Runs join bases.jsonl, and one of
-the same share, base and seed takes the place of the one before. The figure needs matplotlib: pip install '.[figures]'.
+The share before a folder is that of the warm-up's examples with a hint in the prompt. Runs are added to bases.jsonl,
+where one of the same share, base and seed is replaced. The figure needs matplotlib: pip install '.[figures]'.
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ def read(share: float, folder: Path) -> Iterator[dict]:
 
 
 def success(record: dict) -> float:
-    """Share of the first iteration's failures that come right when the base is shown the hint."""
+    """Share of the first iteration's failures that the base answers correctly with the hint."""
     return record["right_hinted"] / record["hinted"]
 
 
@@ -107,7 +107,9 @@ def draw(records: Sequence[dict], file: Path) -> None:
 
 def main() -> None:
     parser = flags.parser(__doc__)
-    parser.add_argument("runs", nargs="*", metavar="SHARE=FOLDER", help="folders of study.py --hinted SHARE")
+    parser.add_argument(
+        "runs", nargs="*", type=flags.named, metavar="SHARE=FOLDER", help="folders of study.py --hinted SHARE"
+    )
     parser.add_argument("--out", type=Path, default=HERE)
     args = parser.parse_args()
     with entry.errors():
@@ -117,9 +119,8 @@ def main() -> None:
                 args.out / RECORDS, "a run of STaR", hinted_share=float, base=int, seed=int, dev=list, two_digits=float
             )
             by_key = {tuple(row.record[name] for name in KEY): row.record for row in kept}
-        for text in args.runs:
-            share, _, folder = text.partition("=")
-            by_key |= {tuple(record[name] for name in KEY): record for record in read(float(share), Path(folder))}
+        for share, folder in args.runs:
+            by_key |= {tuple(record[name] for name in KEY): record for record in read(float(share), folder)}
         if not by_key:
             raise FileNotFoundError(f"no {RECORDS} in {args.out} and no finished run: give SHARE=FOLDER of study.py")
         records = [by_key[key] for key in sorted(by_key)]
@@ -127,7 +128,7 @@ def main() -> None:
             files.write_records(args.out / RECORDS, records)
         page = args.out / "README.md"
         if page.is_file() and PLACE in tables.places(page.read_text(encoding="utf-8")):
-            page.write_text(tables.filled(page.read_text(encoding="utf-8"), {PLACE: table(records)}), encoding="utf-8")
+            tables.fill(page, {PLACE: table(records)})
         else:
             print(table(records), end="")
         draw(records, args.out / FIGURE)

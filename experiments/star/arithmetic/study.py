@@ -1,11 +1,11 @@
-"""Run STaR's arithmetic with every arm, base and seed, and evaluate each on sums longer than any it has seen.
+"""Run STaR's arithmetic with every arm, base and seed, and evaluate each on sums longer than those of training.
 
     python experiments/star/arithmetic/study.py [ARM ...] [--bases 0 1 2] [--seeds 0] [--out FOLDER] [--workers 2]
 
 A base is a warm-up of its own: examples and training drawn with another seed. Bases are made first, each once, and
-every arm starts from each of them with every seed of STaR. Finished runs are not repeated and interrupted ones
-resume, so the command can be given again. Each run is the command that is printed. Seeds come in order, then bases:
-after the first one there is something to see of every arm. `tables.py` makes the tables.
+every arm starts from each of them with every seed of STaR. Finished runs are not repeated and interrupted ones resume,
+so the command can be repeated. Each run is the command that is printed. The order is by seed, then base: after the
+first one every arm has a result. `tables.py` makes the tables.
 
 A folder holds warmup (base 0), warmup_B (the others) and ARM/base_B/SEED. Earlier versions had one base and ARM/SEED,
 which is read as base 0.
@@ -41,7 +41,7 @@ ARMS = {
     "few": FEW,
     "few_direct": (*DIRECT, *FEW),
 }
-"""What each changes in the recipe. `no_filter` trains on all that the model wrote without hints, `hints_no_filter` on
+"""Overrides of the recipe. `no_filter` trains on all that the model wrote without hints, `hints_no_filter` on
 that and on all it wrote with them; `human` on the task's own scratchpads and `direct` on its answers alone, both of all
 20,000 questions; the last two have 2,000 questions in all, where STaR draws as many again in each iteration."""
 ABLE = 0.9  # of the dev sums of two digits, right before STaR begins
@@ -78,10 +78,10 @@ def command(arm: str, base: int, seed: int, out: Path, more: tuple[str, ...] = (
 
 
 def warm_up(out: Path, base: int, more: tuple[str, ...], examples: Sequence[str] = (), able: float = ABLE) -> None:
-    """A model that runs begin with: its examples and its training have a seed of their own.
+    """Train the base of the runs; its examples and its training have their own seed.
 
-    One that gets fewer than `able` of the sums of two digits right is put aside, and trained again with half as many
-    steps more. `examples` are arguments of warmup.py.
+    A base that solves less than `able` of the sums of two digits is renamed, and training is repeated with 1.5 times
+    as many steps. `examples` are arguments of warmup.py.
     """
     folder = base_folder(out, base)
     if (folder / "done").is_file():
@@ -108,7 +108,7 @@ def warm_up(out: Path, base: int, more: tuple[str, ...], examples: Sequence[str]
 
 
 def ask_two_digits(folder: Path) -> None:
-    """How many sums of two digits of the dev split a base gets right."""
+    """Evaluate a base on the sums of two digits of the dev split."""
     entry.prepare_jax()
     cfg = configs.composed("improve", [RECIPE, f"model.source={folder}"])
     task = dataclasses.replace(cfg.task, digits=(2,))
@@ -117,7 +117,7 @@ def ask_two_digits(folder: Path) -> None:
 
 
 def work(run: tuple[str, int, int], out: Path, more: tuple[str, ...]) -> str:
-    """An arm with a base and a seed, and the evaluation after it; the outcome in a line."""
+    """Run and evaluate an arm with a base and a seed; returns a line with the result."""
     directory, started = run_folder(out, *run), time.monotonic()
     directory.mkdir(parents=True, exist_ok=True)
     if not (directory / "summary.md").is_file():
@@ -130,7 +130,7 @@ def work(run: tuple[str, int, int], out: Path, more: tuple[str, ...]) -> str:
 
 
 def ask(directory: Path) -> None:
-    """Sums of more digits than a run was trained on, from the test split."""
+    """Evaluate a run on sums of more digits than those of training, from the test split."""
     entry.prepare_jax()
     cfg = configs.load(directory / iterations.KIND.file, schema=ImproveConfig)
     task = dataclasses.replace(cfg.task, digits=UNSEEN, test=LONGER)

@@ -17,7 +17,7 @@ from qstar import files
 from qstar.cli import entry, flags
 from qstar.evals import records
 from qstar.reports import figures, frames, selftraining, tables
-from qstar.reports.selftraining import Arms, told
+from qstar.reports.selftraining import Arms, mean_share
 from qstar.runs import iterations
 
 HERE = Path(__file__).resolve().parent
@@ -37,7 +37,7 @@ COLOURS = dict(zip(NAMES.values(), figures.COLOURS, strict=True))
 
 @dataclass(frozen=True)
 class Run(selftraining.Run):
-    """One arm with one seed, and what it answered to sums that are longer than any it was trained on."""
+    """One arm with one seed, and its evaluation on sums longer than those of training."""
 
     unseen: dict | None = None
 
@@ -65,10 +65,10 @@ def results(arms: Arms) -> str:
     digits = list(next(iter(arms.values()))[0].last["test"]["groups"])
     rows = []
     for arm, runs in arms.items():
-        cells = [told(runs, lambda run: run.last["test"]["accuracy"])]
-        cells += [told(runs, lambda run, size=size: run.last["test"]["groups"][size]) for size in digits]
+        cells = [mean_share(runs, lambda run: run.last["test"]["accuracy"])]
+        cells += [mean_share(runs, lambda run, size=size: run.last["test"]["groups"][size]) for size in digits]
         asked = [run for run in runs if run.unseen]
-        cells += [told(asked, lambda run, size=size: run.unseen["groups"][str(size)]) for size in study.UNSEEN]
+        cells += [mean_share(asked, lambda run, size=size: run.unseen["groups"][str(size)]) for size in study.UNSEEN]
         rows.append([arm, len(runs), runs[0].last["iteration"], *cells])
     unseen = (f"{size}, unseen" for size in study.UNSEEN)
     return tables.markdown(["arm", "runs", "iterations", "test", *digits, *unseen], rows)
@@ -91,7 +91,7 @@ def runs_of(page: str) -> dict[str, int]:
 
 
 def draw(runs: Sequence[Run], out: Path) -> None:
-    """Dev accuracy over iterations: of all arms, and of each arm by digits. Wants matplotlib."""
+    """Dev accuracy over iterations: of all arms, and of each arm by digits. Needs matplotlib."""
     arms, limits = by_arm(runs), (-0.03, 1.03)
     figure, (axes,) = figures.grid(1, 1, 6.4, 3.6)
     shown = [
@@ -128,7 +128,7 @@ def main() -> None:
             new = {name: len(group) for name, group in by_arm(runs).items()}
             records.check_replaced(runs_of(text), new, str(page), args.replace)
             there = {name: sections[name] for name in tables.places(text) if name in sections}
-            page.write_text(tables.filled(text, there), encoding="utf-8")
+            tables.fill(page, there)
         else:
             print("\n".join(f"{name}\n\n{text}" for name, text in sections.items()))
         draw(runs, args.out)

@@ -1,11 +1,11 @@
-"""Write what the small model of STaR's arithmetic sees before it teaches itself: a few scratchpads, and its tokenizer.
+"""Write the warm-up examples of the small model of STaR's arithmetic, a few scratchpads, and its tokenizer.
 
     python experiments/star/arithmetic/warmup.py warmup
     qstar-train experiments=star/arithmetic/warmup data.path=warmup/examples.jsonl model.tokenizer=warmup/tokenizer.json
 
-The paper starts from GPT-J and shows it ten worked sums before every question. A model of this size cannot learn from
-what is shown, so it is trained on scratchpads of short sums first, some after hints as in rationalization.
-It has to learn longer sums on its own.
+The paper starts from GPT-J with ten worked sums as few-shot examples. A model of this size cannot learn in context, so
+it is first trained on scratchpads of short sums, some with hints as in rationalization. Longer sums are learned by
+self-training.
 """
 
 from pathlib import Path
@@ -22,11 +22,11 @@ WORDS = ("Input:\n", "Target:", "<scratch>\n", "</scratch>\n", " C:", " ,", " +"
 
 
 DIGITS = ("1:500", "2:8000", "3:300", "4:300", "5:300")
-"""Examples of each number of digits: enough of two to know how digits add up, of more what a sum looks like."""
+"""Examples of each number of digits: enough of two to learn the addition of digits, of more to learn the format."""
 
 
 def warmup(digits: dict[int, int], hinted: float, seed: int) -> list[dict]:
-    """So many training examples of each number of digits; this share of them with the hint shown."""
+    """`digits[n]` training examples of n digits, a share `hinted` of them with the hint in the prompt."""
     rng = np.random.default_rng(seed)
     rows = []
     for size, count in digits.items():
@@ -41,7 +41,7 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--digits", nargs="+", default=DIGITS, metavar="N:COUNT")
-    parser.add_argument("--hinted", type=float, default=0.7, help="share of examples that stand after a hint")
+    parser.add_argument("--hinted", type=float, default=0.7, help="share of examples with a hint in the prompt")
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args()
     digits = {int(size): int(count) for size, _, count in (text.partition(":") for text in args.digits)}

@@ -1,16 +1,15 @@
-"""Write sums of 1 to 3 digits as a language model meets them in text, for task=jsonl: train, dev and test.
+"""Write sums of 1 to 3 digits in ordinary notation, for task=jsonl: train, dev and test.
 
     python experiments/star/smollm2/sums.py sums
 
-A pretrained model of this size gets next to nothing right on STaR's scratchpad, whose digits stand apart, nor where it
-adds place by place, nor where it gives the answer alone. It does where it says the sum again before the answer, with
-numbers written as always:
+A pretrained model of this size solves almost no sums with STaR's scratchpad, whose digits are separated by spaces, by
+adding place by place, or by giving the answer alone. It solves some when it repeats the sum before the answer:
 
     Q: 57 + 26
     A: 57 + 26 = 83
     #### 83
 
-Which sums are dev and test is what `task=arithmetic` says: a + b and b + a fall into the same split.
+The splits are those of `task=arithmetic`: a + b and b + a are in the same one.
 """
 
 from pathlib import Path

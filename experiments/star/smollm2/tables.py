@@ -29,7 +29,7 @@ def spent_row(name: str, run: Path, lines: Sequence[dict]) -> list[str]:
 
 
 def answer_row(name: str, rows: Sequence[dict]) -> list[object]:
-    by_group = sorted(frames.grouped(rows, lambda row: row["group"]).items())
+    by_group = sorted(frames.by(rows, "group").items())
     shown = "; ".join(f"{group} {sum(row['correct'] for row in its)}/{len(its)}" for group, its in by_group)
     unmarked = sum(row["reason"] in ("no answer", "too long") for row in rows)
     return [name, tables.counted_share([row["correct"] for row in rows]), shown, unmarked]
@@ -58,10 +58,10 @@ def answered(runs: dict[str, Path], before: Path | None, split: str) -> dict[str
 
 def main() -> None:
     parser = flags.parser(__doc__)
-    parser.add_argument("runs", nargs="+", metavar="NAME=RUN")
+    parser.add_argument("runs", nargs="+", type=flags.named, metavar="NAME=RUN")
     parser.add_argument("--before", type=Path, help="the run in which ask.py --before wrote")
     args = parser.parse_args()
-    runs = {name: Path(run) for name, _, run in (text.partition("=") for text in args.runs)}
+    runs = dict(args.runs)
     lines = {name: frames.lines(run / iterations.LINES) for name, run in runs.items()}
     print(selftraining.iterations(lines))
     head = ("method", "learning rate", "prompt tokens", "generated", "graded", "of these hinted", "trained")

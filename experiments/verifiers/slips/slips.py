@@ -4,7 +4,7 @@
     python experiments/verifiers/slips/slips.py cups --out runs/slips/cups
     python experiments/verifiers/slips/slips.py sums --base RUN --out runs/slips/sums
 
-Every step of a working is wrong with probability `--slips`, and what follows a slip follows from it. A step is labelled
+Every step of a solution is wrong with probability `--slips`, and later steps follow from it. A step is labelled
 `right` where it follows from the step before it, or `reachable` where the answer can still be reached. Train and
 held-out problems are different ones. Writes OUT/results.jsonl, a line for each seed, and prints the table.
 """
@@ -33,7 +33,7 @@ DIGITS = "0123456789"
 
 
 def slipped(task: str, problem: Problem, share: float, rng: np.random.Generator) -> list[str]:
-    """The steps of a working in which every step goes wrong with this probability."""
+    """The steps of a solution in which every step is wrong with this probability."""
     return list((_slipped_cups if task == "cups" else _slipped_sum)(problem, share, rng))
 
 
@@ -61,7 +61,7 @@ def _slipped_sum(problem: Problem, share: float, rng: np.random.Generator) -> It
 
 
 def _wrong_digit(line: str, rng: np.random.Generator) -> str:
-    """The carry, or the digit that was added last, is another one."""
+    """The line with another carry, or another digit in the last place."""
     before, comma, state = line.rpartition(", ")
     digits, carries, carry = state.partition("C: ")
     if carries and (rng.random() < 0.5 or not before):  # a line that begins with the comma only carries on
@@ -92,20 +92,19 @@ def measured(args, seed: int) -> dict:
     cfg = configs.composed("train", [
         "~experiments", "method=prm", "data=labelled", "model=pretrained", f"model.source={args.base}", "eval=none",
         f"data.path={folder / 'train.jsonl'}", "data.separator=''", f"data.length={LENGTH[args.task]}",
-        f"data.until_first_wrong={str(args.until_first_wrong).lower()}", "model.remat=none", f"seed={seed}",
+        "model.remat=none", f"seed={seed}",
         f"steps={args.steps}", "batch_size=16", "optim.lr=2e-3", "optim.schedule=cosine", "optim.beta2=0.98",
         f"optim.warmup_steps={min(50, args.steps // 2)}", f"save_every={args.steps}", "log_every=50", "sample_every=0",
         f"run_dir={folder / 'run'}",
     ])  # fmt: skip
-    if not (folder / "run" / "done").is_file():
-        train.run(cfg, folder / "run")
+    train.run(cfg, folder / "run")
     scorer = scoring.opened(folder / "run")
     scored = scorer.score([row["prompt"] for row in rows["dev"]], [row["completions"] for row in rows["dev"]])
     return {"seed": seed, "steps_trained": args.steps, **summary(scored.steps, [row["labels"] for row in rows["dev"]])}
 
 
 def summary(scores: Sequence[np.ndarray], labels: Sequence[Sequence[bool]]) -> dict:
-    """Accuracy on every step, on right and on wrong ones; the base rate; and how often the first error is named."""
+    """Accuracy on all, right and wrong steps; the base rate; how often the first error is located."""
     score, right = np.concatenate(scores), np.concatenate(labels)
     said = score > 0.5
     first = lambda marks: next((i for i, mark in enumerate(marks) if not mark), -1)  # noqa: E731
@@ -123,8 +122,7 @@ def summary(scores: Sequence[np.ndarray], labels: Sequence[Sequence[bool]]) -> d
 def table(lines: Sequence[dict]) -> str:
     """Means over seeds with 95 % intervals by Student's t."""
     names = ("base_rate", "accuracy", "of_right", "of_wrong", "first_error")
-    cells = [tables.over_runs({(0, line["seed"]): line[name] for line in lines}) for name in names]
-    return tables.markdown(("seeds", *names), [(len(lines), *cells)])
+    return tables.markdown(("seeds", *names), [(len(lines), *(tables.mean(lines, name) for name in names))])
 
 
 def main() -> None:
@@ -133,8 +131,7 @@ def main() -> None:
     parser.add_argument("--base", default="bundled:cups", help="the model that training starts from")
     parser.add_argument("--label", choices=TRUTHS, default="right")
     parser.add_argument("--slips", type=float, default=0.4, help="probability that a step is wrong")
-    parser.add_argument("--direct", type=float, default=0.0, help="of cups: share of solutions that are a guess alone")
-    parser.add_argument("--until-first-wrong", action="store_true")
+    parser.add_argument("--direct", type=float, default=0.0, help="of cups: share of solutions that are only a guess")
     parser.add_argument("--steps", type=int, default=1000, help="of training")
     parser.add_argument("--problems", type=int, default=4000, help="with a working each, to train on")
     parser.add_argument("--held-out", type=int, default=300, help="other problems")

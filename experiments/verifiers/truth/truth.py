@@ -1,19 +1,18 @@
-"""What labels of steps are worth where the truth of every step is known, and the reward models trained on them.
+"""Labels of steps, and reward models trained on them, compared with the exact truth of every step.
 
     python experiments/verifiers/truth/truth.py cups sums --workers 2 --out runs/truth
     python experiments/verifiers/truth/truth.py --show runs/truth         # tables and figures
 
 For each seed: solutions are sampled and labelled with 64 completions from every step, of which the first 1, 2, 4, ...
-are the smaller k; the same solutions are labelled by OmegaPRM; some of them once more with 1,024 completions, which is
-what the policy can still reach. A reward model is trained on labels of several kinds, and asked other solutions: is a
-step right, how sure, which is the first wrong one, which of 16 solutions is best.
+are the smaller k; the same solutions are labelled by OmegaPRM; some of them again with 1,024 completions, an estimate
+of what the policy can still reach. Reward models are trained on labels of several kinds and evaluated on other
+solutions: accuracy and calibration of steps, the first wrong step, the best of 16 solutions.
 
-A solution of one step is a guess without workings: its label is its own answer, which says nothing about labelling. So
-labels, and first errors, are compared on solutions with workings; calibration and best-of-N are of all.
+A solution of one step is a guess without workings: its label is the grade of its answer, independent of the kind of
+labels. So labels and first errors are compared on solutions with workings; calibration and best-of-N use all.
 
-Jobs of one core each, the most telling first. A job that ends adds a line to OUT/results.jsonl and is not repeated; of
-one that was interrupted the labelling goes on where it was. Without its line, a job whose runs are there is measured
-once more from these.
+Jobs use one core each, the most informative first. A finished job adds a line to OUT/results.jsonl and is not repeated;
+in an interrupted one, labelling resumes. Without its line, a job whose runs exist is evaluated again from them.
 """
 
 import argparse
@@ -79,7 +78,7 @@ GIVEN = ("problems", "held_out", "ks", "omega", "models", "steps")  # fields tha
 
 @dataclass(frozen=True)
 class Job:
-    """What is measured in one go: a kind of labels and its reward model, or what comes before these or beside them."""
+    """One measurement: a kind of labels and its reward model, or the labels and controls that these need."""
 
     task: str
     seed: int
@@ -107,7 +106,7 @@ class Place:
 
 
 def labelled(place: Place, name: str, *overrides: str, split: str = "train") -> Path:
-    """The folder of a run of qstar-label, which goes on where it was begun."""
+    """The folder of a run of qstar-label, which is resumed if it was interrupted."""
     folder = place.folder / name
     if not (folder / label.SUMMARY).is_file():
         sizes = (
@@ -146,7 +145,7 @@ def has_workings(row: Mapping) -> bool:
 
 
 def judged(row: Mapping, kind: str, k: int) -> list[bool]:
-    """What labels of a kind say of the steps of a solution: a share is right where it is above a half."""
+    """The steps of a solution that labels of a kind call right: those whose label is above a half."""
     labels = row["labels"] if kind == "omega" else labelling.estimates(row["outcomes"], k, kind == "soft")
     return [step > 0.5 for step in labels]
 
@@ -158,14 +157,14 @@ def spent(folder: Path, k: int, most: int) -> float:
 
 
 class Truths:
-    """What the task knows of the steps of its solutions."""
+    """The exact truth of the steps of solutions of a task."""
 
     def __init__(self, folder: Path, split: str):
         self._task: Task = configs.load(folder / label.KIND.file, schema=configs.LabelConfig).task
         self._problems: dict[str, Problem] = {problem.id: problem for problem in self._task.problems(split)}
 
     def answer(self, row: Mapping) -> str:
-        """What the solution of a row declares; empty where nothing can be read."""
+        """The declared answer of a solution; empty if it has none."""
         text = "".join(row["completions"])
         text = next((text.removesuffix(stop) for stop in self._task.stop if text.endswith(stop)), text)
         return self._task.grader(text, self._problems[row["problem"]].gold).answer
@@ -209,7 +208,7 @@ def omega_line(place: Place, k: int) -> dict:
 
 
 def policy_lines(place: Place) -> Iterator[dict]:
-    """How far labels are from what the policy reaches: the share of `args.rollouts` completions that are right."""
+    """Differences of labels from the share of `args.rollouts` completions that are right."""
     args, chosen = place.args, place.folder / "subset.jsonl"
     rows = list(filter(has_workings, rows_of(sampled(place))))[: args.subset]
     if not rows:
@@ -282,7 +281,7 @@ def model_line(held: Sequence[Mapping], scores: Sequence[np.ndarray], truths: Tr
 
 
 def choices(held: Sequence[Mapping], scores: Sequence[np.ndarray], truths: Truths) -> dict:
-    """Shares of questions that are answered rightly by the solution of the highest score, and by weighted votes."""
+    """Accuracy of the solution of the highest score, and of weighted votes."""
     answers, line = [truths.answer(row) for row in held], {}
     for how in AGGREGATIONS:
         weights = [scoring.aggregated(steps, how) for steps in scores]
@@ -292,7 +291,7 @@ def choices(held: Sequence[Mapping], scores: Sequence[np.ndarray], truths: Truth
 
 
 def share_right(held: Sequence[Mapping], answers: Sequence, weights: Sequence[float]) -> float:
-    """Share of questions whose answer of most weight is right; of equal ones the first. No answer, no vote."""
+    """Accuracy of the answer with most weight, the first of equal ones. Solutions without an answer do not vote."""
     totals: dict[str, dict] = {row["problem"]: {} for row in held}
     right = {}
     for row, answer, weight in zip(held, answers, weights, strict=True):
@@ -305,7 +304,7 @@ def share_right(held: Sequence[Mapping], answers: Sequence, weights: Sequence[fl
 
 
 def control_lines(place: Place) -> Iterator[dict]:
-    """What needs no reward model: a solution at random, the answer of most, or of most with workings, any right one."""
+    """Choices without a reward model: a random solution, the majority of all or of those with workings, the oracle."""
     folder = held_out(place)
     held, truths = rows_of(folder), Truths(folder, "dev")
     sample = float(np.mean([row["correct"] for row in held]))
@@ -334,7 +333,7 @@ def model_lines(place: Place, kind: str) -> Iterator[dict]:
 
 
 def stages(args: argparse.Namespace) -> Iterator[list[Job]]:
-    """Jobs that need nothing of each other, and what has to end before the next ones, in the order of their worth."""
+    """Lists of independent jobs, each list after the one before it, the most informative first."""
     for task in args.tasks:
         setting = args.settings[task]
         others = [f"omega_{k}" for k in setting.omega if f"omega_{k}" not in setting.models]
@@ -367,23 +366,6 @@ def results(out: Path) -> list[dict]:
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-def over_seeds(lines: Sequence[Mapping], name: str, form: str = "", sign: str = "") -> str:
-    """Mean over seeds with its 95 % interval by Student's t; empty where no line has the figure."""
-    values = {(0, line["seed"]): line[name] for line in lines if name in line and line[name] == line[name]}
-    return tables.over_runs(values, sign, form=form)
-
-
-def gain(lines: Sequence[Mapping], name: str, others: Sequence[Mapping], other: str) -> str:
-    """How much higher a figure is than another one of the same seed."""
-    theirs = {line["seed"]: line[other] for line in others}
-    both = [{"seed": line["seed"], name: line[name] - theirs[line["seed"]]} for line in lines if line["seed"] in theirs]
-    return over_seeds(both, name, sign="+")
-
-
-def by(lines: Sequence[Mapping], *keys: str) -> dict[tuple, list[Mapping]]:
-    return frames.grouped(lines, lambda line: tuple(line[key] for key in keys))
-
-
 def label_table(lines: Sequence[Mapping]) -> str:
     kind_of, k_of = REFERENCE
     reference = [line for line in lines if (line["kind"], line["k"]) == REFERENCE]
@@ -393,13 +375,13 @@ def label_table(lines: Sequence[Mapping]) -> str:
     )  # fmt: skip
     rows = [
         (
-            kind, k, over_seeds(group, "tokens", ",.0f"), over_seeds(group, "right_accuracy"),
-            over_seeds(group, "right_wrong_passed"), over_seeds(group, "right_f1"),
-            gain(group, "right_f1", reference, "right_f1"), over_seeds(group, "reachable_accuracy"),
-            over_seeds(group, "reachable_wrong_passed"),
-            gain(group, "reachable_accuracy", reference, "reachable_accuracy"),
+            kind, k, tables.mean(group, "tokens", form=",.0f"), tables.mean(group, "right_accuracy"),
+            tables.mean(group, "right_wrong_passed"), tables.mean(group, "right_f1"),
+            tables.gain(group, "right_f1", reference), tables.mean(group, "reachable_accuracy"),
+            tables.mean(group, "reachable_wrong_passed"),
+            tables.gain(group, "reachable_accuracy", reference),
         )
-        for (kind, k), group in by(lines, "kind", "k").items()
+        for (kind, k), group in frames.by(lines, "kind", "k").items()
     ]  # fmt: skip
     return tables.markdown(names, rows)
 
@@ -407,8 +389,8 @@ def label_table(lines: Sequence[Mapping]) -> str:
 def policy_table(lines: Sequence[Mapping]) -> str:
     names = ("labels", "k", "mean error", "bias", "same side of a half")
     rows = [
-        (kind, k, *(over_seeds(group, name) for name in ("error", "bias", "agree")))
-        for (kind, k), group in by(lines, "kind", "k").items()
+        (kind, k, *(tables.mean(group, name) for name in ("error", "bias", "agree")))
+        for (kind, k), group in frames.by(lines, "kind", "k").items()
     ]
     return tables.markdown(names, rows)
 
@@ -420,8 +402,8 @@ def calibration_table(lines: Sequence[Mapping]) -> str:
         "reachable_brier",
     )  # fmt: skip
     rows = [
-        (kind.replace("_", " "), *(over_seeds(group, name) for name in parts))
-        for (kind,), group in by(lines, "kind").items() if kind not in CONTROLS
+        (kind.replace("_", " "), *(tables.mean(group, name) for name in parts))
+        for kind, group in frames.by(lines, "kind").items() if kind not in CONTROLS
     ]  # fmt: skip
     return tables.markdown(names, rows)
 
@@ -430,24 +412,26 @@ def choice_table(lines: Sequence[Mapping], way: str) -> str:
     """Shares of questions that are answered rightly; in brackets the gain over the majority, seed by seed."""
     majority, worked = ([line for line in lines if line["kind"] == kind] for kind in (MAJORITY, WORKED))
     rows = [
-        (kind.replace("_", " "), over_seeds(group, "best_last"), *[""] * len(AGGREGATIONS))
-        for (kind,), group in by(lines, "kind").items()
+        (kind.replace("_", " "), tables.mean(group, "best_last"), *[""] * len(AGGREGATIONS))
+        for kind, group in frames.by(lines, "kind").items()
         if kind in CONTROLS
     ]
-    for (kind,), group in by(lines, "kind").items():
+    for kind, group in frames.by(lines, "kind").items():
         if kind not in CONTROLS:
             names = [f"{way}_{how}" for how in AGGREGATIONS]
-            cells = [f"{over_seeds(group, name)} ({gain(group, name, majority, 'best_last')})" for name in names]
-            rows.append((kind.replace("_", " "), *cells, gain(group, f"{way}_min", worked, "best_last")))
+            cells = [
+                f"{tables.mean(group, name)} ({tables.gain(group, name, majority, 'best_last')})" for name in names
+            ]
+            rows.append((kind.replace("_", " "), *cells, tables.gain(group, f"{way}_min", worked, "best_last")))
     return tables.markdown(("trained on", *AGGREGATIONS, f"min, less {WORKED}"), rows)
 
 
 def show(out: Path, figure: bool) -> None:
-    """Print the tables of what has been measured, and draw the reward models' reliability and their choices."""
+    """Print the tables of the results, and draw the reward models' reliability and accuracy."""
     done = results(out)
     for task in dict.fromkeys(job["task"] for job in done):
         lines = [line | {"seed": job["seed"]} for job in done if job["task"] == task for line in job["lines"]]
-        of = {name: group for (name,), group in by(lines, "of").items()}
+        of = frames.by(lines, "of")
         print(f"## {task}\n")
         for name, table in (("labels", label_table), ("policy", policy_table)):
             if name in of:
@@ -463,14 +447,14 @@ def show(out: Path, figure: bool) -> None:
 
 def draw_reliability(cells: Sequence[Mapping], file: Path) -> None:
     """A panel for each kind of labels: the share of true steps against the score, every seed a line."""
-    kinds = by(cells, "kind")
+    kinds = frames.by(cells, "kind")
     figure, axes = figures.grid(len(kinds), min(len(kinds), 5), 2.2, 2.3, shared=True)
-    for panel, ((kind,), group) in zip(axes, kinds.items(), strict=True):
+    for panel, (kind, group) in zip(axes, kinds.items(), strict=True):
         panel.plot([0, 1], [0, 1], color=figures.GREY, linewidth=0.8, linestyle=":")
         curves = [
             figures.Curve("", [cell["score"] for cell in cells], [cell["right"] for cell in cells], figures.COLOURS[i])
             for i, what in enumerate(TRUTHS)
-            for cells in by([cell for cell in group if cell["truth"] == what], "seed").values()
+            for cells in frames.by([cell for cell in group if cell["truth"] == what], "seed").values()
         ]
         figures.curves(panel, curves, "score", "share of steps" if panel in axes[::5] else "", (0, 1))
         panel.set_title(kind.replace("_", " "), fontsize=9)
@@ -480,7 +464,7 @@ def draw_reliability(cells: Sequence[Mapping], file: Path) -> None:
 
 def draw_choices(lines: Sequence[Mapping], file: Path) -> None:
     """Shares of questions that are answered rightly with each kind of labels and each aggregation."""
-    kinds = {kind: group for (kind,), group in by(lines, "kind").items()}
+    kinds = frames.by(lines, "kind")
     names = [kind for kind in kinds if kind not in CONTROLS]
     figure, axes = figures.grid(len(WAYS), len(WAYS), 4, 0.45 * len(names) + 1)
     for panel, (way, title) in zip(axes, WAYS.items(), strict=True):
@@ -517,7 +501,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--show", type=Path, metavar="OUT", help="only print the tables of what is there")
+    parser.add_argument("--show", type=Path, metavar="OUT", help="print the tables of these results and run nothing")
     args = parser.parse_args()
     if args.show:
         return show(args.show, figure=True)

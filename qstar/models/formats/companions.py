@@ -57,8 +57,8 @@ def write(directory: Path, companions: Companions) -> None:
 
 def token_ids(companions: Companions, vocab: int) -> dict[str, int | list[int] | None]:
     """The entries `IDS` of a config.json; None, that there is no such token, where nothing is said of it."""
-    said = json.loads(companions.get(GENERATION, "{}"))
-    ids = {name: said.get(name) for name in IDS}
+    settings = json.loads(companions.get(GENERATION, "{}"))
+    ids = {name: settings.get(name) for name in IDS}
     pad = ids["pad_token_id"]
     # An embedding of transformers has a row for it.
     return ids | {"pad_token_id": pad if isinstance(pad, int) and 0 <= pad < vocab else None}

@@ -204,11 +204,11 @@ def _window_problems(kind: str, raw: dict) -> list[tuple]:
 
 def _rope_parameters(kind: str, raw: dict) -> tuple[dict, dict]:
     """What is said of rotary positions: of layers that see everything, and of those with a window where they differ."""
-    said = {"rope_theta": raw["rope_theta"]} | (raw.get("rope_scaling") or {}) | (raw.get("rope_parameters") or {})
+    rope = {"rope_theta": raw["rope_theta"]} | (raw.get("rope_scaling") or {}) | (raw.get("rope_parameters") or {})
     if kind != "gemma3_text":
-        return said, {}
-    wide, near = said.pop(FULL, None) or {}, said.pop(SLIDING, None) or {}
-    return said | wide, {"rope_theta": raw["rope_local_base_freq"]} | near
+        return rope, {}
+    wide, near = rope.pop(FULL, None) or {}, rope.pop(SLIDING, None) or {}
+    return rope | wide, {"rope_theta": raw["rope_local_base_freq"]} | near
 
 
 def _rope_kind(rope: dict) -> str:
@@ -271,10 +271,10 @@ def write(cfg: LMConfig, dtype: str) -> dict:
         if not (family.divisible and cfg.width % cfg.heads) and read(contents, kind) == shape:
             return contents
     own = {item.name: getattr(shape, item.name) for item in dataclasses.fields(shape)}
-    told = {name: value for name, value in own.items() if value != getattr(LMConfig, name, None)}
+    settings = {name: value for name, value in own.items() if value != getattr(LMConfig, name, None)}
     raise ValueError(
         f"no model of transformers ({', '.join(FAMILIES)}) has this shape: "
-        + ", ".join(f"{name} = {value}" for name, value in told.items())
+        + ", ".join(f"{name} = {value}" for name, value in settings.items())
     )
 
 

@@ -398,7 +398,7 @@ def _companions(fields: _Fields, tokens: Sequence[str], kind: str, pre: str) -> 
 def _generation(fields: _Fields, count: int) -> dict:
     ends = [_token_id(fields, token, count) for token in ("eos", "eot", "eom")]
     ends = list(dict.fromkeys(id for id in ends if id is not None))
-    said = {
+    settings = {
         "bos_token_id": _token_id(fields, "bos", count),
         "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         "pad_token_id": _token_id(fields, "padding", count),
@@ -409,8 +409,8 @@ def _generation(fields: _Fields, count: int) -> dict:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{fields.path}: general.sampling.{key} is {str(value)[:60]}, expected a finite number")
-        said |= {"do_sample": True, name: value if isinstance(value, int) else _shortest(value)}
-    return {name: value for name, value in said.items() if value is not None}
+        settings |= {"do_sample": True, name: value if isinstance(value, int) else _shortest(value)}
+    return {name: value for name, value in settings.items() if value is not None}
 
 
 def _token_id(fields: _Fields, token: str, count: int) -> int | None:

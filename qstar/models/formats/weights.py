@@ -9,7 +9,6 @@ import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
@@ -52,8 +51,8 @@ class Tensors:
     """
 
     def __init__(self, files: Sequence[Path], homes: Mapping[str, Path] | None = None):
-        self._open: list[Any] = []
-        self._of: dict[str, tuple[Path, Any]] = {}
+        self._open: list[safetensors.safe_open] = []
+        self._of: dict[str, tuple[Path, safetensors.safe_open]] = {}
         try:
             for file in files:
                 self._add(file, homes or {})
@@ -109,7 +108,7 @@ def finite(weight: np.ndarray, name: str, source: str | Path) -> np.ndarray:
     return weight
 
 
-def _opened(file: Path) -> Any:
+def _opened(file: Path) -> safetensors.safe_open:
     try:
         return safetensors.safe_open(file, framework="numpy").__enter__()
     except safetensors.SafetensorError as error:
@@ -146,7 +145,7 @@ def _cause(file: Path, size: int) -> str:
     return f"its tensors end at {end} of {size - 8 - length} bytes" if end != size - 8 - length else ""
 
 
-def _entry_problem(entry: Any, room: int) -> str:
+def _entry_problem(entry: object, room: int) -> str:
     if not isinstance(entry, dict) or not {"dtype", "shape", "data_offsets"} <= entry.keys():
         return "lacks its dtype, shape or data_offsets"
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
@@ -161,5 +160,5 @@ def _entry_problem(entry: Any, room: int) -> str:
     return ""
 
 
-def _sizes(values: Any) -> bool:
+def _sizes(values: object) -> bool:
     return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
