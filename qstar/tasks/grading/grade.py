@@ -298,19 +298,19 @@ class Choice:
         if self.strict:
             return self._letter(text) or self._labelled_letter(text, options)
         named = _chosen(text, options)
-        readings = (self._named_letter(unwrapped, options) for unwrapped in spelling.unwrapped(text))
+        called = not any(_chosen(word, options) for word in _NAMES.split("|"))
+        readings = (self._named_letter(unwrapped, options, called) for unwrapped in spelling.unwrapped(text))
         letter = next(filter(None, readings), None)
         if letter is None:
             return named[0] if len(named) == 1 else None
         return letter if named in ([], [letter]) else None  # a letter may be the text of another option
 
-    def _named_letter(self, text: str, options: dict[str, str]) -> str | None:
-        letter = self._letter(text, named=not any(_chosen(word, options) for word in _NAMES.split("|")))
-        return letter or self._lettered(text, options) or self._labelled_letter(text, options)
+    def _named_letter(self, text: str, options: dict[str, str], called: bool) -> str | None:
+        return self._letter(text, called) or self._lettered(text, options) or self._labelled_letter(text, options)
 
-    def _letter(self, text: str, named: bool = True) -> str | None:
-        """The letter that stands alone; after the word "option" and its like where no option is called that."""
-        name = "" if self.strict or not named else rf"(?:(?:the )?(?:{_NAMES}) )?"
+    def _letter(self, text: str, called: bool = True) -> str | None:
+        """The letter that stands alone; also after the word "option" and its like, where no option is `called` that."""
+        name = "" if self.strict or not called else rf"(?:(?:the )?(?:{_NAMES}) )?"
         letter = f"[{self.letters}{self.letters.lower()}]"
         bold = r"\*\*" if not self.strict else "(?!)"
         match = re.fullmatch(
@@ -333,8 +333,11 @@ class Choice:
         match = re.fullmatch(
             rf"(?i:{name})(?:{mark}|(?P<apart>{letter})(?= [-\u2013\u2014] ))(?: [-\u2013\u2014])?[ \t]+(?P<label>.+)",
             text,
-        ) or (None if not options or _chosen(text, options) else self._beside_option(text))
-        return self._with_label(match, options) if match else None
+        )
+        if match is None and options:
+            match = self._beside_option(text)
+            match = None if match is None or _chosen(text, options) else match  # "a bank" may be an option's text
+        return None if match is None else self._with_label(match, options)
 
     def _beside_option(self, text: str) -> re.Match | None:
         """A letter and a text, whatever joins them: the text has to be this letter's option."""
