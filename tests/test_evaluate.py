@@ -258,9 +258,9 @@ def test_evaluations_are_shown_and_compared(directory, tmp_path, monkeypatch, ca
     compare.main([str(out / "step_1"), str(out / "step_2")])
     shown = capsys.readouterr().out
     assert f"{out / 'step_2'} against {out / 'step_1'}, on the same items" in shown
-    assert [shown.count(f"({way})") for way in ("none", "greedy", "sampled")] == [6, 6, 6]
+    assert [shown.count(f"({way})") for way in ("no", "likeliest", "sampled")] == [6, 6, 6]
     none = [row for row in table_of(out, 2) if row["thoughts"] == "none"]
-    assert f"{sum(row['score'] for row in none) / 6:.3f} (none)" in shown
+    assert f"{sum(row['score'] for row in none) / 6:.3f} (no)" in shown
 
 
 def test_what_cannot_be_compared_is_refused(directory, tmp_path):
