@@ -337,7 +337,7 @@ import json, sys
 say = lambda **record: print("\\nmeasured: " + json.dumps(record), flush=True)
 say(first_s=9.0)
 for number, _ in enumerate(sys.stdin, 1):
-    say(s=number * {s}, sampling_s=number * {s} / 2, tokens=3.0, peak=2_000_000 * number)
+    say(s=number * {s}, sampling_s=number * {s} / 2, cpu_s=number * {s} * 3, tokens=3.0, peak=2_000_000 * number)
 """
 
 
@@ -347,11 +347,11 @@ def test_sides_of_the_benchmark_of_grpo_are_processes_that_take_turns():
     records = grpo.measured(commands, 3)
     assert [(one["side"], one["repeat"]) for one in records] == [(name, i) for i in range(3) for name in commands]
     assert [one["s"] for one in records if one["side"] == "trl"] == [1.0, 2.0, 3.0]
-    rows = [line.split("|")[1:-1] for line in grpo.table(records, 4).splitlines()[2:]]
-    # Medians of 1 s and 2 s, of 4 answers of 3 tokens each; the largest peak.
+    rows = [line.split("|")[1:-1] for line in grpo.table(records).splitlines()[2:]]
+    # Medians of 1 s and 2 s, and of three times as much of processors; the largest peak.
     assert [[cell.strip() for cell in row[:2]] for row in rows] == [["qstar", "1.0"], ["trl", "2.0"]]
     assert [[cell.strip() for cell in row[3:]] for row in rows] == [
-        ["3.0", "12", "0.50", "6"], ["3.0", "6", "0.50", "6"]
+        ["3.0", "3.0", "0.50", "6"], ["6.0", "3.0", "0.50", "6"]
     ]  # fmt: skip
 
 
