@@ -23,6 +23,7 @@ import yaml
 from qstar import runs
 from qstar.paths import ROOT
 from qstar.runs import solve, train
+from qstar.tasks import cups
 
 HELP = ["--help"]
 SMALL_STEP = ("batch_size=2", "eval.items=4", "eval.batch_size=4")
@@ -330,6 +331,7 @@ def test_a_side_of_the_benchmark_of_grpo_takes_a_step_for_every_line(script, mon
     )
     first, step = measurements(said)
     assert first["first_s"] > step["s"] > step["sampling_s"] > 0 and 0 < step["tokens"] <= 2
+    assert cups.Cups().stop == (";",)  # the side's own task has none: TRL's answers end at no text
 
 
 SIDE = """

@@ -13,6 +13,7 @@ grading, and peak memory above the interpreter's with its libraries.
 """
 
 import argparse
+import dataclasses
 import itertools
 import json
 import statistics
@@ -20,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import step
 
@@ -32,6 +34,13 @@ def overrides(args: argparse.Namespace) -> list[str]:
     sizes = [f"batch_size={args.questions * args.samples}", f"data.samples={args.samples}"]
     recipe = [f"experiments={args.experiment}", f"model.source={args.model}", *sums * bool(args.sums.is_dir())]
     return [*recipe, *sizes, f"data.max_new_tokens={args.new}", *args.set]
+
+
+def unstopped(task: Any) -> Any:
+    """The task without the texts that end an answer: TRL does not look for any."""
+    kind = type(task)
+    fields = {field.name: getattr(task, field.name) for field in dataclasses.fields(task) if field.init}
+    return type(kind.__name__, (kind,), {"stop": ()})(**fields)
 
 
 def serve(settings: list[str]) -> None:
@@ -49,7 +58,7 @@ def serve(settings: list[str]) -> None:
     jax.block_until_ready(jax.numpy.zeros(()))
     before = step.peak()
     cfg = configs.composed("train", settings)
-    type(cfg.task).stop = ()  # TRL does not end an answer at a text
+    cfg = dataclasses.replace(cfg, task=unstopped(cfg.task))
     loaded, mesh = load.initial_model(cfg.model, cfg.seed), trial.one_device()
     program = build.Program.of(
         cfg.method, loaded.lm, mesh, cfg.optim, cfg.steps, cfg.micro_batches, vocabulary=loaded.tokenizer
