@@ -75,7 +75,7 @@ def serve(settings: list[str]) -> None:
             sampled = time.perf_counter() - started
             state, metrics = program.step(state, jax.device_put(rollouts, sharding.named(mesh, "batch")))
             jax.block_until_ready((state, metrics))
-            return {"sampling_s": sampled, "tokens": float(np.sum(rollouts.mask, axis=1).mean())}
+            return {"sampling_s": sampled, "tokens": float(np.sum(rollouts.mask, axis=-1).mean())}
 
         step.answer(take_step, before)
 
