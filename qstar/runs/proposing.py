@@ -82,12 +82,7 @@ class Proposals:
         """A solution as it is shown to revisions of it: the tokens that were sampled, up to a stop text."""
         ids, stops = list(self._without_end(node)), self.task.stop
         text = self.tokenizer.decode(ids)
-        return ids if any(stop in text for stop in stops) else [*ids, *self.stop_ids]
-
-    @property
-    def stop_ids(self) -> Sequence[int]:
-        """The first stop text as tokens; none where the task has none."""
-        return self.tokenizer.encode_after(self.task.stop[0]) if self.task.stop else ()
+        return ids if any(stop in text for stop in stops) else [*ids, *stop_ids(self.tokenizer, self.task)]
 
     def _candidate(self, step: Step, draw: int, problem: Problem) -> Candidate:
         row = step.row
@@ -151,6 +146,11 @@ def row_keys(keys: Sequence[Key]) -> Keys:
     """A key of a row, which depends on its numbers alone."""
     words = np.stack([np.random.SeedSequence(key).generate_state(2) for key in keys])
     return jax.random.wrap_key_data(words, impl="threefry2x32")
+
+
+def stop_ids(tokenizer: Tokenizer, task: Task) -> Sequence[int]:
+    """The first stop text as tokens; none where the task has none."""
+    return tokenizer.encode_after(task.stop[0]) if task.stop else ()
 
 
 def check_delimiters(tokenizer: Tokenizer, delimiters: Sequence[str], texts: Sequence[str]) -> None:

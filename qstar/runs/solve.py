@@ -33,7 +33,7 @@ from qstar.policy import Policy
 from qstar.reports import searches as report
 from qstar.runs import answering, judge, load, replay
 from qstar.runs.kinds import Kind
-from qstar.runs.proposing import Proposals, check_delimiters
+from qstar.runs.proposing import Proposals, check_delimiters, stop_ids
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
 from qstar.runs.scoring import Preference, Scores
 from qstar.search import run as searches
@@ -238,11 +238,13 @@ def _check_scorers(
 
 def _check_attempts(cfg: SolveConfig, base: Policy, problems: Sequence[Problem]) -> None:
     """That the model can read the attempts that are shown before a solution."""
+    if not cfg.search.shown:
+        return
     sizes = [
         len(base.tokenizer.encode_prompt(prompt)) + _longest(cfg, base, cfg.task.budget(problem, base.tokenizer))
         for problem, (prompt,) in zip(problems, _prompts(cfg, problems), strict=True)
     ]
-    if cfg.search.shown and max(sizes) > base.lm.max_len:
+    if max(sizes) > base.lm.max_len:
         raise ValueError(
             f"search.context = {cfg.search.context}: a question with {cfg.search.shown} attempts and a revision may "
             f"have {max(sizes)} tokens, and {base.name} reads {base.lm.max_len}: show fewer with search.context, or "
@@ -321,8 +323,7 @@ def searched(job: Job, batch: Sequence[Problem], number: int, layers: tuple | No
 
 def _longest(cfg: SolveConfig, policy: Policy, most: int) -> int:
     """Tokens after a prompt: a solution of `most` tokens, and the attempts that are shown before it."""
-    stop = policy.tokenizer.encode_after(cfg.task.stop[0]) if cfg.task.stop else ()
-    return most + cfg.search.shown * (most + len(stop))
+    return most + cfg.search.shown * (most + len(stop_ids(policy.tokenizer, cfg.task)))
 
 
 def values(job: Job, proposals: Proposals) -> dict[str, Value]:

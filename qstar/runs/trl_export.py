@@ -118,13 +118,12 @@ class _Samples:
 
     def _revisions(self) -> Iterator[trl.Record]:
         """Each number of attempts as often; none of conversations, whose turns are not attempts."""
-        by_problem = {correct: self._by_problem(correct) for correct in (True, False)}
-        for number, (problem, right) in enumerate(by_problem[True].items()):
+        wrong = self._by_problem(False)
+        for number, (problem, right) in enumerate(self._by_problem(True).items()):
             prompt = self.task.prompt(self.problems[problem])
             if self.chat or conversation.parsed(prompt):
                 return
-            wrong = by_problem[False].get(problem, [])
-            for revision in revisions.revisions(right, wrong, np.random.default_rng(number)):
+            for revision in revisions.revisions(right, wrong.get(problem, []), np.random.default_rng(number)):
                 yield trl.written("".join((prompt, *revision.attempts)), False, {"completion": revision.solution})
 
     def _by_problem(self, correct: bool) -> dict[str, list[str]]:

@@ -163,15 +163,9 @@ def record(out: Path, model: str, base: int, lines: Iterable[dict], questions: C
         print(f"base {base}: {line['thoughts']} {line['by']}: {line['right']:.3f}", flush=True)
 
 
-def of_base(said: str) -> tuple[int, str]:
-    """`0=runs/mine`."""
-    base, _, source = said.partition("=")
-    return int(base), source
-
-
 def main() -> None:
     parser = flags.parser(__doc__)
-    run = {"type": of_base, "default": [], "metavar": "BASE=RUN"}
+    run = {"type": flags.named, "default": [], "metavar": "BASE=RUN"}
     parser.add_argument("runs", nargs="*", **run)
     parser.add_argument("--longer", nargs="+", **run)
     parser.add_argument("--plain", nargs="+", **run)
@@ -196,21 +190,21 @@ def main() -> None:
             lines = labelled(runs.load_run(source), args.train, args.draws, args.moves)
             examples.write(args.out / f"labelled_{base}.jsonl", list(lines))
         for base, source in args.runs:
-            record(args.out, args.model, base, answers(runs.load_run(source), questions, args.most), questions)
+            record(args.out, args.model, int(base), answers(runs.load_run(source), questions, args.most), questions)
         for base, source in args.scored:
-            source, _, scorer = source.partition("=")
+            source, _, scorer = str(source).partition("=")
             run = runs.load_run(source)
             opened = scoring.opened(scorer, tokenizer=run.tokenizer)
-            record(args.out, args.model, base, scored(run, questions, args.most, opened), questions)
+            record(args.out, args.model, int(base), scored(run, questions, args.most, opened), questions)
         for base, source in args.longer:
-            record(args.out, args.model, base, longer(runs.load_run(source), questions), questions)
+            record(args.out, args.model, int(base), longer(runs.load_run(source), questions), questions)
         for base, source in args.plain:
-            record(args.out, args.model, base, plain(runs.load_run(source), questions), questions)
+            record(args.out, args.model, int(base), plain(runs.load_run(source), questions), questions)
         if args.show:
             text, page = f"\n{table(frames.lines(args.show / RECORDS))}\n", args.show / "README.md"
             print(text)
             if page.is_file():
-                page.write_text(tables.filled(page.read_text(encoding="utf-8"), {PLACE: text}), encoding="utf-8")
+                tables.fill(page, {PLACE: text})
 
 
 if __name__ == "__main__":
