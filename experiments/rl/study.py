@@ -414,7 +414,7 @@ def draw(file: Path, picture: Path) -> None:
         ]
         figures.curves(panel, shown, "step", label, limits=(-0.02, 1.02) if name == "prm_min" else (-0.02, 0.62))
     panels[-1].legend(fontsize=8, frameon=False)
-    figure.savefig(picture, dpi=120)
+    figures.save(figure, picture)
 
 
 def main() -> None:

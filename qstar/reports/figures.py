@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qstar import files
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -146,7 +148,35 @@ def legend(figure: "Figure", names: Sequence[str], colours: Sequence[str], marke
 
 
 def save(figure: "Figure", file: Path) -> None:
-    """Write a PNG that is the same whenever the numbers are."""
+    """Write a PNG that is the same whenever the numbers are, with `drawn` of it in its metadata."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150, metadata={"Software": None})
+    figure.savefig(file, dpi=150, metadata={"Software": None, DRAWN: drawn(figure)})
     _pyplot().close(figure)
+
+
+DRAWN = "Drawn"  # entry of a PNG
+
+
+def drawn(figure: "Figure") -> str:
+    """A digest of the numbers and names in a figure, to four digits and however they are rendered."""
+    contents: list[object] = []
+    for axes in figure.axes:
+        contents += [axes.get_title("left"), axes.get_title(), axes.get_xlabel(), axes.get_ylabel()]
+        contents += [label.get_text() for label in axes.get_legend().get_texts()] if axes.get_legend() else []
+        contents += [label.get_text() for label in axes.get_yticklabels()] if _named(axes) else []
+        contents += [_points(line.get_xydata()) for line in axes.lines]
+        contents += [_points(path.vertices) for shown in axes.collections for path in shown.get_paths()]
+        contents += [_points(bar.get_bbox().get_points()) for bar in axes.patches]
+    return files.checksum_of(repr(contents).encode())
+
+
+def _named(axes: "Axes") -> bool:
+    """Whether rows have names in place of numbers."""
+    from matplotlib.ticker import FixedLocator
+
+    return isinstance(axes.yaxis.get_major_locator(), FixedLocator)
+
+
+def _points(points: np.ndarray) -> list[tuple[str, str]]:
+    """Sorted: the outline of an area may begin anywhere."""
+    return sorted({(f"{x:.4g}", f"{y:.4g}") for x, y in np.asarray(points, float) + 0.0})

@@ -1,3 +1,4 @@
+import pictures
 import pytest
 
 from qstar.reports import figures
@@ -23,3 +24,18 @@ def test_panels_carry_what_was_drawn_and_the_file_is_a_png(tmp_path):
     figures.level(right, 0.2)
     figures.save(figure, tmp_path / "new" / "figure.png")
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_picture_says_what_it_shows_and_names_and_numbers_change_that(tmp_path):
+    pytest.importorskip("matplotlib")
+
+    def said(name: str, share: float, row: str = "first") -> str:
+        figure, (left, right) = figures.grid(2, 2, 3, 2)
+        figures.curves(left, [Curve(name, [0, 1], [0.25, share], "#0072b2", [0, 0.25], [0.5, 1])], "step", "share")
+        left.legend()
+        figures.points(right, [row, "second"], [Point(0, 0.5, 0.25, 1.0, "#0072b2")], "second", (0, 1))
+        figures.save(figure, tmp_path / "figure.png")
+        return pictures.drawn(tmp_path / "figure.png")
+
+    digests = [said("a", 0.5), said("b", 0.5), said("a", 0.75), said("a", 0.5, "third")]
+    assert len(set(digests)) == 4 and said("a", 0.5 + 1e-9) == digests[0]

@@ -54,7 +54,7 @@ def draw_arms(ready: Sequence[tuple[Ablation, Sequence[Line]]], file: Path) -> N
             for way, look in WAYS.items()
             if (accuracy := line.accuracy(way))
         ]
-        axes.set_title(group.title, fontsize=9, loc="left", fontweight="bold")
+        axes.set_title(group.title, fontsize=8.5, loc="left", fontweight="bold")
         figures.level(axes, CHANCE, upright=True)
         figures.points(axes, [line.arm for line in lines], shown, group.reference, (0, 1.05))
     figures.legend(figure, list(NAMES.values()), *([look[i] for look in WAYS.values()] for i in (0, 1)))

@@ -426,12 +426,17 @@ def choice_table(lines: Sequence[Mapping], way: str) -> str:
     return tables.markdown(("trained on", *AGGREGATIONS, f"min, less {WORKED}"), rows)
 
 
+def measured(out: Path) -> dict[str, dict[str, list[Mapping]]]:
+    """Of every task the lines by what they are of."""
+    return {
+        task: frames.by([line | {"seed": job["seed"]} for job in jobs for line in job["lines"]], "of")
+        for task, jobs in frames.by(results(out), "task").items()
+    }
+
+
 def show(out: Path, figure: bool) -> None:
     """Print the tables of the results, and draw the reward models' reliability and accuracy."""
-    done = results(out)
-    for task in dict.fromkeys(job["task"] for job in done):
-        lines = [line | {"seed": job["seed"]} for job in done if job["task"] == task for line in job["lines"]]
-        of = frames.by(lines, "of")
+    for task, of in measured(out).items():
         print(f"## {task}\n")
         for name, table in (("labels", label_table), ("policy", policy_table)):
             if name in of:

@@ -1,0 +1,78 @@
+"""Committed figures show what the committed records say: the digest in each is that of one drawn now (not rendered)."""
+
+from pathlib import Path
+
+import experiment_scripts
+import pictures
+import pytest
+
+from qstar.reports import ablations, figures, frames, tables
+from qstar.runs import ablation
+
+FOLDER = experiment_scripts.FOLDER
+SCREENS = {f"quiet_star/figures/{name}.png" for name in ("report", "terminal", "thoughts")}
+OF_RUNS = {"quiet_star/smollm2_math/benefit.png", "quiet_star/smollm2_math/curve.png", "star/arithmetic/arms.png",
+           "star/arithmetic/digits.png"}  # fmt: skip
+"""Drawn from runs, of which the pages keep the tables alone."""
+
+
+def of_ablations(folder: Path) -> None:
+    script = experiment_scripts.load("quiet_star/ablations/tables")
+    read = [ablation.read(name) for name in tables.places(script.PAGE.read_text(encoding="utf-8"))]
+    script.draw(read, ablations.load(script.RESULTS), folder)
+
+
+def of_faithfulness(folder: Path) -> None:
+    script = experiment_scripts.load("quiet_star/faithfulness/faithfulness")
+    script.draw(frames.lines(script.HERE / script.RESULTS), folder / "faithfulness.png")
+
+
+def of_frontier(folder: Path) -> None:
+    script = experiment_scripts.load("search/frontier/frontier")
+    for task in ("cups", "sums"):
+        script.draw(script.grouped(frames.lines(FOLDER / "search/frontier" / f"{task}.jsonl")), folder / f"{task}.png")
+
+
+def of_rewards(folder: Path) -> None:
+    experiment_scripts.load("rl/study").draw(FOLDER / "rl/results.jsonl", folder / "prm.png")
+
+
+def of_bases(folder: Path) -> None:
+    script = experiment_scripts.load("star/arithmetic/bases")
+    script.draw(frames.lines(script.HERE / script.RECORDS), folder / script.FIGURE)
+
+
+def of_truth(folder: Path) -> None:
+    script = experiment_scripts.load("verifiers/truth/truth")
+    for task, of in script.measured(FOLDER / "verifiers/truth").items():
+        script.draw_reliability(of["reliability"], folder / f"{task}_{script.RELIABILITY}")
+        script.draw_choices(of["models"], folder / f"{task}_{script.BEST}")
+
+
+DRAWING = {
+    "quiet_star/figures": of_ablations,
+    "quiet_star/faithfulness": of_faithfulness,
+    "search/frontier": of_frontier,
+    "rl": of_rewards,
+    "star/arithmetic": of_bases,
+    "verifiers/truth": of_truth,
+}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_the_figures_of_a_folder_are_those_of_its_records(name, monkeypatch):
+    pytest.importorskip("matplotlib")
+    drawn = {}
+    monkeypatch.setattr(
+        figures, "save", lambda figure, file: drawn.update({file.relative_to(FOLDER).as_posix(): figures.drawn(figure)})
+    )
+    DRAWING[name](FOLDER / name)
+    assert drawn == {file: pictures.drawn(FOLDER / file) for file in drawn}
+    there = {file.relative_to(FOLDER).as_posix() for file in (FOLDER / name).glob("*.png")}
+    assert set(drawn) == there - SCREENS - OF_RUNS
+
+
+def test_every_picture_is_drawn_from_records_or_known_not_to_be():
+    there = {file.relative_to(FOLDER).as_posix() for file in FOLDER.rglob("*.png")}
+    drawn = {file for file in there if file.rpartition("/")[0] in DRAWING}
+    assert there == drawn | SCREENS | OF_RUNS
