@@ -202,7 +202,9 @@ def until(file: str | Path, step: int, kind: str, **fields: type | tuple[type, .
 
 def _record(raw: bytes, where: str, kind: str) -> JsonObject:
     try:
-        record = json.loads(raw.decode("utf-8"))
+        record = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+    except _Repeated as error:
+        raise ValueError(f"{where}: {error}, expected {kind}; {WAY_OUT}") from None
     except ValueError as error:
         raise ValueError(f"{where}: not JSON ({_reason(error)}), expected {kind}; {WAY_OUT}") from error
     except RecursionError as error:
@@ -213,6 +215,20 @@ def _record(raw: bytes, where: str, kind: str) -> JsonObject:
 
 
 WAY_OUT = "remove the line, or put back a copy of the file"
+
+
+class _Repeated(ValueError):  # noqa: N818 (it is what is said)
+    """An object has a key twice: readers differ in which value they take."""
+
+
+def _once(pairs: list[tuple[str, Json]]) -> JsonObject:
+    """An object of JSON. Raises _Repeated."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in members if names.count(name) > 1)
+        raise _Repeated(f"the key {twice!r} twice in one object")
+    return members
 
 
 def _reason(error: ValueError) -> str:
@@ -246,7 +262,9 @@ def read_json(file: str | Path) -> JsonObject:
         raise FileNotFoundError(f"{file} is missing: put back a copy of it")
     raw = file.read_bytes()
     try:
-        contents = json.loads(raw.decode("utf-8"))
+        contents = json.loads(raw.decode("utf-8"), object_pairs_hook=_once)
+    except _Repeated as error:
+        raise ValueError(f"{file}: {error}; put back a copy of the file") from None
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{file}, line {error.lineno}: not JSON ({_reason(error)}); put back a copy of the file"
@@ -311,7 +329,9 @@ def text(path: Path) -> str:
 def parsed(text: str, where: str) -> Json:
     """The value of a JSON text. Raises ValueError that begins with `where`."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once)
+    except _Repeated as error:
+        raise ValueError(f"{where} has {error}: keep one of them") from None
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise ValueError(f"{where} is not JSON: {error.msg} at {place}") from error

@@ -114,6 +114,8 @@ def test_a_full_disk_is_named_and_what_was_complete_can_be_read(small_disk):
         (b'{"step": "\xff"}', r"line 2: not JSON .*0xff is not UTF-8"),
         (b"", r"line 2: not JSON"),
         (b"\x00\x00\x00", r"line 2: not JSON"),
+        (b'{"step": 2, "step": 2}', r"line 2: the key 'step' twice in one object"),
+        (b'{"step": 2, "of": [{"a": 1, "b": 2, "b": 3}]}', r"line 2: the key 'b' twice in one object"),
         (b"[" * 100_000, r"line 2: .*nested too deeply|line 2: not JSON"),
     ],
 )

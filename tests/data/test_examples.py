@@ -48,6 +48,7 @@ def test_a_line_that_is_not_an_example_is_named(tmp_path, line, message):
     ("line", "place"),
     [
         ("{", ":2 is not JSON"),
+        ('{"prompt": "a", "prompt": "b", "completion": "c"}', ":2 has the key 'prompt' twice in one object"),
         ("[]", ":2 is a JSON list"),
         ('{"prompt": NaN, "completion": "b"}', ":2 lacks the text of prompt"),
         ('{"prompt": "a", "completion": "b", "weight": NaN}', ":2: field 'weight' is nan"),
