@@ -238,11 +238,13 @@ def test_the_page_of_the_truth_bench_has_the_tables_of_its_records(script, tmp_p
 def test_a_router_is_fitted_to_a_run_of_best_of_n(script, tmp_path):
     settings = ("search=best_of_n", "search.n=4", "scorer=bundled:cups_prm", "questions=12", "sample_batch=12")
     solve.run(small_runs.composed(*settings, f"run_dir={tmp_path / 'run'}", name="solve"), tmp_path / "run")
-    *table, command = script("search/router/router.py", tmp_path / "run", "--sizes", 2, 4, "--bins", 2).splitlines()
+    *table, scored, agreed = script(
+        "search/router/router.py", tmp_path / "run", "--sizes", 2, 4, "--bins", 2
+    ).splitlines()
     assert [line.split("|")[1].strip() for line in table if line.startswith("| best of")] == ["best of 2", "best of 4"]
-    overrides = shlex.split(command)[1:]
-    router = small_runs.composed(*settings[2:], *overrides, name="solve").search
-    assert router.probe == 2 and set(router.sizes) <= {2, 4}
+    for command, estimate in ((scored, "score"), (agreed, "agreement")):
+        router = small_runs.composed(*settings[2:], *shlex.split(command)[1:], name="solve").search
+        assert (router.estimate, router.probe) == (estimate, 2) and set(router.sizes) <= {2, 4}
 
 
 def test_a_curve_is_written_of_evaluations_and_not_by_fewer_of_them(script, tmp_path):

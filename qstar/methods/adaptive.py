@@ -30,13 +30,38 @@ from qstar.typing import Array, Bool, Float, Key, typed
 
 
 @dataclass(frozen=True)
-class Adaptive(QuietStar):
+class LearnsGain(QuietStar):
+    """Quiet-STaR with a head that learns which thoughts gain more than a threshold: its loss and metrics are added."""
+
+    threshold: Real = 0.0  # gain in log-likelihood of the judged tokens, in nats, above which a thought helps
+
+    def judged(self, model: Thinker, context: Context, talk: Talk) -> tuple[Loss, Metrics]:
+        terms = self.terms(talk, context.batch)
+        helps = terms.credit.reward > self.threshold
+        logit = jnp.broadcast_to(self.log_odds(model, context, talk), helps.shape)
+        counts = jnp.broadcast_to(self.counted(talk, context.batch)[2].any(-1)[:, None], helps.shape)
+        loss = Loss((*terms.parts.terms, Term.of(cross_entropy(logit, helps), counts)))
+        logged = self.metrics(talk, context.batch, terms)
+        return loss, logged | self.head_metrics(jax.nn.sigmoid(logit), helps, counts)
+
+    def log_odds(self, model: Thinker, context: Context, talk: Talk) -> Float[Array, "B _ A"]:
+        """That a thought helps: of each one, or the same of all at an anchor."""
+        raise NotImplementedError
+
+    def head_metrics(
+        self, chance: Float[Array, "B R A"], helps: Bool[Array, "B R A"], counts: Bool[Array, "B R A"]
+    ) -> Metrics:
+        """Of the head's probabilities, where they count."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Adaptive(LearnsGain):
     """Quiet-STaR's hyper-parameters, and the gate's."""
 
     headline: ClassVar[tuple[str, ...]] = ("nll", "nll_mixed", "reward", "gate_open")
 
-    threshold: Real = 0.0  # gain in log-likelihood of the judged tokens, in nats, above which a thought pays off
-    gate_at: Share = 0.5  # think where the gate's probability that it pays off is at least this
+    gate_at: Share = 0.5  # think where the gate's probability that a thought helps is at least this
 
     @property
     def thinking(self) -> Thinking:
@@ -45,28 +70,21 @@ class Adaptive(QuietStar):
     def thinker(self, lm: LMConfig, vocabulary: Vocabulary | None = None) -> ThinkerConfig:
         return dataclasses.replace(super().thinker(lm, vocabulary), gate=True)
 
-    def judged(self, model: Thinker, context: Context, talk: Talk) -> tuple[Loss, Metrics]:
-        terms = self.terms(talk, context.batch)
-        reward = terms.credit.reward
-        pays, logit = reward > self.threshold, jnp.broadcast_to(gate(model, context)[:, None], reward.shape)
-        judged = self.counted(talk, context.batch)[2].any(-1)
-        samples = jnp.broadcast_to(judged[:, None], reward.shape)
-        loss = Loss((*terms.parts.terms, Term.of(cross_entropy(logit, pays), samples)))
-        logged = self.metrics(talk, context.batch, terms)
-        return loss, logged | self.gate_metrics(jax.nn.sigmoid(logit), pays, samples)
+    def log_odds(self, model: Thinker, context: Context, talk: Talk) -> Float[Array, "B _ A"]:
+        return gate(model, context)[:, None]
 
-    def gate_metrics(
-        self, chance: Float[Array, "B R A"], pays: Bool[Array, "B R A"], counts: Bool[Array, "B R A"]
+    def head_metrics(
+        self, chance: Float[Array, "B R A"], helps: Bool[Array, "B R A"], counts: Bool[Array, "B R A"]
     ) -> Metrics:
-        """Of all thoughts: how many the gate lets through, how many of these pay and how many that pay it lets through,
-        and the mean squared error of its probability."""
+        """How many thoughts the gate lets through, how many of these help, how many that help it lets through, and the
+        mean squared error of its probability."""
         opens = chance >= self.gate_at
         as_float = lambda x: x.astype(chance.dtype)  # noqa: E731
         return {
             "gate_open": Mean.of(as_float(opens), counts),
-            "gate_precision": Mean.of(as_float(pays), counts & opens),
-            "gate_recall": Mean.of(as_float(opens), counts & pays),
-            "gate_brier": Mean.of((chance - as_float(pays)) ** 2, counts),
+            "gate_precision": Mean.of(as_float(helps), counts & opens),
+            "gate_recall": Mean.of(as_float(opens), counts & helps),
+            "gate_brier": Mean.of((chance - as_float(helps)) ** 2, counts),
         }
 
     def opens(self, model: Thinker, context: Context) -> Bool[Array, "B A"]:

@@ -18,29 +18,27 @@ from typing import Annotated, ClassVar
 import jax
 import jax.numpy as jnp
 
-from qstar.methods.adaptive import cross_entropy
+from qstar.methods.adaptive import LearnsGain
 from qstar.methods.protocol import Vocabulary
-from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
 from qstar.models.thinker import Thinker, ThinkerConfig
-from qstar.settings import Count, OneOf, Real
-from qstar.structs import Context, Loss, Mean, Metrics, Talk, Term
+from qstar.settings import Count, OneOf
+from qstar.structs import Context, Mean, Metrics, Talk
 from qstar.thoughts.fill import Inner
 from qstar.thoughts.predict import Prediction
 from qstar.thoughts.thinking import Thinking
-from qstar.typing import Array, Float, Key, typed
+from qstar.typing import Array, Bool, Float, Key, typed
 
 BLENDS = ("weighted", "blend")
 CHOICES = ("helpful", "confident", "likely", *BLENDS)
 
 
 @dataclass(frozen=True)
-class Helpful(QuietStar):
+class Helpful(LearnsGain):
     """Quiet-STaR's hyper-parameters, those of the head and of the choice."""
 
     headline: ClassVar[tuple[str, ...]] = ("nll", "nll_mixed", "reward", "helpful_brier")
 
-    threshold: Real = 0.0  # gain in log-likelihood of the judged tokens, in nats, above which a thought helps
     candidates: Count = 8  # sampled thoughts of which one prediction is made, outside of training
     choose: Annotated[str, OneOf(CHOICES)] = "helpful"  # how, see methods/helpful.py
 
@@ -59,18 +57,14 @@ class Helpful(QuietStar):
     def thinker(self, lm: LMConfig, vocabulary: Vocabulary | None = None) -> ThinkerConfig:
         return dataclasses.replace(super().thinker(lm, vocabulary), helpfulness=True)
 
-    def judged(self, model: Thinker, context: Context, talk: Talk) -> tuple[Loss, Metrics]:
-        terms = self.terms(talk, context.batch)
-        helps = terms.credit.reward > self.threshold
-        judged = self.counted(talk, context.batch)[2].any(-1)
-        samples = jnp.broadcast_to(judged[:, None], helps.shape)
-        loss = Loss((*terms.parts.terms, Term.of(cross_entropy(talk.helpful, helps), samples)))
-        chance = jax.nn.sigmoid(talk.helpful)
-        logged = {
-            "helpful": Mean.of(chance, samples),
-            "helpful_brier": Mean.of((chance - helps.astype(chance.dtype)) ** 2, samples),
-        }
-        return loss, self.metrics(talk, context.batch, terms) | logged
+    def log_odds(self, model: Thinker, context: Context, talk: Talk) -> Float[Array, "B _ A"]:
+        return talk.helpful
+
+    def head_metrics(
+        self, chance: Float[Array, "B R A"], helps: Bool[Array, "B R A"], counts: Bool[Array, "B R A"]
+    ) -> Metrics:
+        error = (chance - helps.astype(chance.dtype)) ** 2
+        return {"helpful": Mean.of(chance, counts), "helpful_brier": Mean.of(error, counts)}
 
     def think(
         self, model: Thinker, context: Context, key: Key, greedy: bool, num_thoughts: int = 1

@@ -62,7 +62,8 @@ OWN = {  # searches of their own, without a scorer
     ADAPTIVE: ["search=majority", "search.stop=0.95"],
 }
 REFERENCE, WITHOUT = "weighted votes", "majority"
-AGGREGATE = {"prm": "min"}  # steps of a solution to its score; else the last
+GUIDE = "prm"  # scorer of the largest searches
+AGGREGATE = {GUIDE: "min"}  # steps of a solution to its score; else the last
 
 
 def overrides(args, strategy: str, scorer: str, size: int, seed: int) -> list[str]:
@@ -102,7 +103,7 @@ def jobs(args) -> Iterator[tuple[str, str, int, int]]:
     for size in args.sizes:
         for seed in args.seeds:
             for name in names:
-                if size < args.largest or name in (args.guide, replay.ORACLE):
+                if size < args.largest or name in (GUIDE, replay.ORACLE):
                     for strategy in args.strategies:
                         yield strategy, name, size, seed
 
@@ -261,8 +262,9 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=max(SIZES), help="whole solutions of a question")
     parser.add_argument("--strategies", nargs="*", default=list(STEPWISE), help="over steps")
     parser.add_argument("--sizes", type=int, nargs="+", default=[4, 16, 64], help="for strategies over steps")
-    parser.add_argument("--largest", type=int, default=64, help="from this size on only with --guide and the oracle")
-    parser.add_argument("--guide", default="prm", help="scorer of the largest searches")
+    parser.add_argument(
+        "--largest", type=int, default=64, help=f"from this size on only with {GUIDE} and the {replay.ORACLE}"
+    )
     parser.add_argument("--cot", type=int, default=16, help="first tokens of CoT-decoding")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--batch", type=int, default=16, help="questions at once")

@@ -2,7 +2,7 @@
 
     qstar-solve scorer=bundled:cups_prm search=best_of_n search.n=16 aggregate=min questions=500 run_dir=runs/best
     python experiments/search/router/router.py runs/best --probe 2 --sizes 2 4 8 16
-    qstar-solve search=router search.edges=[...] search.sizes=[...] ...          # the last line that is printed
+    qstar-solve search=router search.edges=[...] search.sizes=[...] ...          # the last lines that are printed
 
 Reads a finished run of best-of-N; no model is loaded. Of every question the first `--probe` solutions tell how easy it
 looks: by their scores, by how far they agree, or (oracle) by how many of all its solutions are right. With as many
@@ -70,9 +70,8 @@ def main() -> None:
         "--sizes", type=int, nargs="+", default=[2, 4, 8, 16], help="numbers of solutions to choose from"
     )
     parser.add_argument("--bins", type=int, default=4, help="of difficulty")
-    parser.add_argument("--estimate", choices=("score", "agreement"), default="score", help="of the command at the end")
     parser.add_argument(
-        "--size", type=int, help="whose tokens the command at the end may spend; the third of the sizes"
+        "--size", type=int, help="whose tokens the commands at the end may spend; the third of the sizes"
     )
     args = parser.parse_args()
     with entry.errors():
@@ -81,14 +80,15 @@ def main() -> None:
         names = ("strategy", "tokens", "accuracy", "against best of N")
         print(tables.markdown(names, lines(questions, args.sizes, args.bins)))
         size = args.size or args.sizes[min(2, len(args.sizes) - 1)]
-        group, place = questions[args.estimate], args.sizes.index(size)
-        table = fitted(group, args.bins, uniform(group, place))
-        edges = ",".join(f"{edge:.4g}" for edge in table.edges)
-        counts = ",".join(str(args.sizes[choice]) for choice in table.choices)
-        print(
-            f"qstar-solve search=router search.probe={args.probe} search.estimate={args.estimate} "
-            f"'search.edges=[{edges}]' 'search.sizes=[{counts}]' search.select={cfg.search.select}"
-        )
+        place = args.sizes.index(size)
+        for name in ("score", "agreement"):
+            table = fitted(questions[name], args.bins, uniform(questions[name], place))
+            edges = ",".join(f"{edge:.4g}" for edge in table.edges)
+            counts = ",".join(str(args.sizes[choice]) for choice in table.choices)
+            print(
+                f"qstar-solve search=router search.probe={args.probe} search.estimate={name} "
+                f"'search.edges=[{edges}]' 'search.sizes=[{counts}]' search.select={cfg.search.select}"
+            )
 
 
 if __name__ == "__main__":
