@@ -12,6 +12,7 @@ from qstar.settings import Whole
 if TYPE_CHECKING:
     from qstar.reports.compared import Compared
     from qstar.reports.directories import RunDirectory
+    from qstar.reports.faithfulness import Held
     from qstar.reports.sweeps import Sweep
 
 EXAMPLES = """\
@@ -22,10 +23,12 @@ examples
   qstar-report runs/a runs/b                       two runs, or evaluations, beside each other
   qstar-report runs/a runs/b runs/c                several runs as a sweep
   qstar-report runs/mine --read 0                  without reading texts with the model
+  qstar-report experiments/quiet_star/faithfulness what thoughts hold, of the runs of a study
 
 A run is what qstar-train, qstar-improve, qstar-solve or qstar-label left, or qstar-evaluate with
 out=FOLDER. The page has curves, tables with intervals, thoughts or samples, search trees,
-tokens and FLOPs, settings and the machine, as far as the run has them. It loads nothing.
+tokens and FLOPs, settings and the machine, as far as the run has them, and what thoughts hold
+where experiments/quiet_star/faithfulness/faithfulness.py RUN measured it. It loads nothing.
 """
 
 
@@ -48,9 +51,9 @@ def parser() -> argparse.ArgumentParser:
     return out
 
 
-def opened(runs: list[str]) -> "RunDirectory | Sweep | Compared":
+def opened(runs: list[str]) -> "RunDirectory | Sweep | Compared | Held":
     """What these arguments name. Raises FileNotFoundError and ValueError as `qstar.open` and its like."""
-    from qstar.reports import compared, directories, sweeps
+    from qstar.reports import compared, directories, faithfulness, sweeps
 
     if len(runs) == 2:
         return compared.compare(*runs)
@@ -58,8 +61,11 @@ def opened(runs: list[str]) -> "RunDirectory | Sweep | Compared":
         return sweeps.of_runs([directories.open(run) for run in runs])
     (run,) = runs
     folder = Path(run)
-    if folder.is_dir() and directories.kind_of(folder) is None and directories.run_folders(folder):
-        return sweeps.sweep(folder)
+    if folder.is_dir() and directories.kind_of(folder) is None:
+        if directories.run_folders(folder):
+            return sweeps.sweep(folder)
+        if (folder / faithfulness.STUDY).is_file():
+            return faithfulness.of_study(folder)
     return directories.open(run)
 
 

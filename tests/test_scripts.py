@@ -20,6 +20,7 @@ import small_runs
 import tolerances
 import yaml
 
+import qstar
 from qstar import runs
 from qstar.paths import ROOT
 from qstar.runs import solve, train
@@ -184,6 +185,14 @@ def test_what_thoughts_hold_is_measured_of_runs_of_a_sweep_and_of_written_workin
         assert found["kept", 3]["followed"] < 0.3 < 0.9 < found["kept", 3]["stayed"]  # the last place is read alone
         assert found["continued", 3]["followed"] > 0.7  # and an edit is carried on to it
     assert "## interchange" in script(name, "--show", tmp_path) and (tmp_path / "faithfulness.png").is_file()
+    (run,) = (file.parent for file in out.glob("*/*/0/config.yaml"))
+    script(name, run, "--items", 24)
+    measured = {(line["part"], line["rest"]): line for line in qstar.open(run).faithfulness().lines if "rest" in line}
+    assert measured["edits", "unedited"]["right"] == lines[0]["right"] and measured["edits", "unedited"]["step"] == 1
+    example = measured["examples", "continued"]
+    assert example["edited"][: example["at"]] == example["thought"][: example["at"]] and example["became"] in "12345"
+    assert example["edited"][example["at"]] != example["thought"][example["at"]]
+    assert "readability" in {line["part"] for line in qstar.open(run).faithfulness().lines}
 
 
 def test_many_thoughts_are_chosen_among_and_held_against_longer_ones_and_none(script, tmp_path):

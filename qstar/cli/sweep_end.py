@@ -6,7 +6,7 @@ from pathlib import Path
 from qstar import files
 
 TABLE = "sweep.md"
-SHOWN = 8  # results on the terminal; the file has all of them
+SHOWN = 8  # results in which runs differ, on the terminal; the file has all of them
 
 jobs: list[Path] = []
 """Directories of the jobs of this process that are done; a command adds its own in a sweep."""
@@ -15,7 +15,7 @@ jobs: list[Path] = []
 def compare(directories: Sequence[Path] | None = None) -> None:
     """Print the jobs' differing settings and last results as one table, and write it beside them."""
     from qstar.reports import directories as kinds
-    from qstar.reports import html, overview, sweeps, tables
+    from qstar.reports import html, sweeps, tables
     from qstar.training import console
 
     done = jobs if directories is None else directories
@@ -24,14 +24,20 @@ def compare(directories: Sequence[Path] | None = None) -> None:
         return
     folder = runs[0].parent
     sweep = sweeps.of_runs([kinds.open(path) for path in runs], folder)
-    results = [name for name in sweep.results if name in sweep.columns]
-    records = overview.with_intervals(sweep).records()
+    records = sweep.shown().records()
 
     def lines(names: Sequence[str]) -> list[list[str]]:
         return [[html.written(record[name]) for name in names] for record in records]
 
-    whole = ["run", *sweep.overrides, *results]
+    whole = ["run", *sweep.overrides, *sweep.results]
     files.write(folder / TABLE, tables.markdown(whole, lines(whole)))
-    shown = whole[: len(whole) - max(len(results) - SHOWN, 0)]
-    console.console().print(tables.screen(shown, lines(shown), text=1 + len(sweep.overrides)))
+    same, differ = sweep.folded()
+    results = [name for name in differ if name in sweep.results]
+    shown = [name for name in differ if name not in results[SHOWN:]]
+    screen = console.console()
+    if same:
+        facts = ", ".join(f"{name} {html.written(value)}" for name, value in same)
+        screen.print(f"All runs: {facts}", markup=False, emoji=False)
+    for table in tables.fitting(tables.short_names(shown), lines(shown), screen.width, text=len(shown) - len(results)):
+        screen.print(table)
     console.say(f"The whole table is in {folder / TABLE}")

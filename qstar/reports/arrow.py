@@ -93,8 +93,15 @@ class Frame:
         return html.fragment(self.html())
 
     def html(self, rows: int = FEW) -> str:
-        """A table of the first and last rows, without the style of a page."""
-        names = self.columns[:WIDE]
+        """A table of the first and last rows and the first columns, without the style of a page."""
+        return self._table(rows, WIDE)
+
+    def wide(self, rows: int = FEW) -> str:
+        """The same with all columns."""
+        return self._table(rows, len(self.columns))
+
+    def _table(self, rows: int, columns: int) -> str:
+        names = self.columns[:columns]
         head = self.arrow if len(self) <= rows else self.arrow.slice(0, rows // 2)
         tail = self.arrow.slice(len(self), 0) if len(self) <= rows else self.arrow.slice(len(self) - rows // 2)
         cells: Callable[[dict], list] = lambda row: [row[name] for name in names]  # noqa: E731
@@ -102,7 +109,7 @@ class Frame:
         if len(tail):
             shown += [["…"] * len(names), *(cells(row) for row in tail.to_pylist())]
         left = [f"{len(self)} rows"] if len(self) > rows else []
-        left += [f"{len(self.columns)} columns"] if len(self.columns) > WIDE else []
+        left += [f"{len(self.columns)} columns"] if len(self.columns) > columns else []
         return html.table(names, shown, caption=", ".join(left))
 
 

@@ -36,6 +36,7 @@ from qstar.training import metrics
 if TYPE_CHECKING:
     from qstar.evals.measure import Evaluation
     from qstar.policy import Policy
+    from qstar.reports.faithfulness import Held
     from qstar.reports.interactive import Answers
     from qstar.reports.readings import Readings
     from qstar.reports.searchtree import SearchTree
@@ -185,6 +186,12 @@ class RunDirectory:
     def judged(self, scorer: str | Path) -> Frame:
         """What a process reward model says of labelled solutions: a row for each step."""
         raise self._lacks("labelled steps")
+
+    def faithfulness(self) -> "Held":
+        """What edits of its thoughts or written workings change; see `reports/faithfulness.py`."""
+        from qstar.reports import faithfulness
+
+        return faithfulness.of_run(self.path)
 
     def ledger(self) -> Frame:
         """Tokens and FLOPs by phase."""

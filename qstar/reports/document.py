@@ -10,10 +10,11 @@ from pathlib import Path
 
 from qstar.data.rationales import of_iteration
 from qstar.evals.suite import HasTexts
-from qstar.reports import glyphs, html, overview, readings, searchtree
+from qstar.reports import faithfulness, glyphs, html, overview, readings, searchtree
 from qstar.reports.arrow import Frame
 from qstar.reports.compared import Compared
 from qstar.reports.directories import EvaluationFolder, ImproveRun, LabelRun, RunDirectory, SolveRun, TrainRun
+from qstar.reports.faithfulness import Held
 from qstar.reports.html import escaped
 from qstar.reports.sweeps import Sweep
 from qstar.thoughts.thinking import Thinks
@@ -22,7 +23,11 @@ TEMPLATE = Path(__file__).with_name("report.html")
 NODES = 2000  # of search trees on a page, at least one tree
 SHOWN = 8  # samples at either end
 READ = 32  # held-out texts that are read for their thoughts
+HELD = "What thoughts hold"
 LONGEST = 400  # tokens of a text that is read
+
+
+Subject = RunDirectory | Sweep | Compared | Held
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Section:
         return f'<section id="{self.name}"><h2>{escaped(self.title)}</h2>{self.body}</section>'
 
 
-def page(subject: RunDirectory | Sweep | Compared, title: str = "", read: int = READ) -> str:
+def page(subject: Subject, title: str = "", read: int = READ) -> str:
     """The page's source.
 
     Args:
@@ -48,12 +53,9 @@ def page(subject: RunDirectory | Sweep | Compared, title: str = "", read: int = 
     """
     sections = [section for section in _sections(subject, read) if section.body]
     nav = "".join(f'<li><a href="#{section.name}">{escaped(section.title)}</a></li>' for section in sections)
-    body = "".join(
-        f'<section id="{section.name}"><h2>{escaped(section.title)}</h2>{section.body}</section>'
-        for section in sections
-    )
+    body = "".join(section.html() for section in sections)
     about = html.facts(subject.about()) if isinstance(subject, RunDirectory) else ""
-    style = html.STYLE + readings.STYLE + searchtree.STYLE
+    style = html.STYLE + readings.STYLE + searchtree.STYLE + faithfulness.STYLE
     parts = {"@TITLE@": escaped(title or _title(subject)), "@STYLE@": style, "@NAV@": nav, "@BODY@": about + body}
     text = TEMPLATE.read_text(encoding="utf-8")
     for place, part in parts.items():
@@ -62,21 +64,24 @@ def page(subject: RunDirectory | Sweep | Compared, title: str = "", read: int = 
     return text
 
 
-def _title(subject: RunDirectory | Sweep | Compared) -> str:
-    if isinstance(subject, RunDirectory):
+def _title(subject: Subject) -> str:
+    if isinstance(subject, RunDirectory | Held):
         return str(subject.path)
     if isinstance(subject, Compared):
         return f"{subject.first.path} and {subject.second.path if subject.second else 'itself'}"
-    return f"{len(subject)} runs, which differ in {', '.join(subject.overrides) or 'nothing'}"
+    return subject.title()
 
 
-def _sections(subject: RunDirectory | Sweep | Compared, read: int) -> Iterator[Section]:
+def _sections(subject: Subject, read: int) -> Iterator[Section]:
     if isinstance(subject, Sweep):
         yield Section("Runs", subject.html(rows=500))
         if "seed" in subject.overrides and len(subject.overrides) > 1:
-            yield Section("Means over seeds", overview.with_intervals(subject.over("seed")).html(rows=100))
+            yield Section("Means over seeds", overview.with_intervals(subject.over("seed")).wide(rows=100))
+        yield Section(HELD, _or_reason(lambda: subject.faithfulness().html(), quietly=True))
         yield Section("Settings", _settings(subject.runs[0]))
         yield Section("Machine", _machine(subject.runs[0]))
+    elif isinstance(subject, Held):
+        yield Section(HELD, subject.html())
     elif isinstance(subject, Compared):
         yield Section("Comparison", subject.html())
         for name, run in (("first", subject.first), ("second", subject.second)):
@@ -93,8 +98,10 @@ def _of_run(run: RunDirectory, read: int) -> Iterator[Section]:
     if isinstance(run, TrainRun):
         yield Section("Thoughts", _or_reason(lambda: thoughts(run, read)))
         yield Section("Rollouts", _or_reason(lambda: rollouts(run), quietly=True))
+        yield Section(HELD, _or_reason(lambda: run.faithfulness().html(), quietly=True))
     elif isinstance(run, ImproveRun):
         yield Section("Rationales", _or_reason(lambda: rationales(run)))
+        yield Section(HELD, _or_reason(lambda: run.faithfulness().html(), quietly=True))
     elif isinstance(run, SolveRun):
         yield Section("Questions", _or_reason(lambda: run.questions().html(rows=100)))
         yield Section("Trees", _or_reason(lambda: trees(run)))

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from qstar.reports.glyphs import visible
 
 NUMBER = re.compile(r"[-+]?[\d.,]+(e[-+]\d+)?(/\d+)?( \[[-+.,\d]+, [-+.,\d]+\])?$")
+BREAK = re.compile(r"(?<=[./])(?=[A-Za-z])")  # where a dotted name may be wrapped
 LARGE = 10**9  # whole numbers from here on, such as FLOPs, are rounded
 LONGEST = 160  # characters of a cell; the rest is in its tooltip
 STYLE = """
@@ -48,13 +49,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[object]], caption: str
     """A table; columns of numbers, with intervals or without, are aligned right."""
     left = [not all(_numeric(row[i]) for row in rows) or not rows for i in range(len(columns))]
     kind = [' class="left"' if text else "" for text in left]
-    head = "".join(f"<th{kind[i]}>{escaped(name)}</th>" for i, name in enumerate(columns))
+    head = "".join(f"<th{kind[i]}>{_breakable(name)}</th>" for i, name in enumerate(columns))
     body = "".join(
         "<tr>" + "".join(f"<td{kind[i]}{_tooltip(value)}>{cell(value)}</td>" for i, value in enumerate(row)) + "</tr>"
         for row in rows
     )
     title = f"<caption>{escaped(caption)}</caption>" if caption else ""
     return f'<div class="scroll"><table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def _breakable(name: str) -> str:
+    return BREAK.sub("<wbr>", escaped(name))
 
 
 def cell(value: object) -> str:

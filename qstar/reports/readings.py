@@ -126,9 +126,6 @@ class Readings(Sequence[Reading]):
         ]
         return Frame.of(rows, ("text before", "thought", "token", "gain", "weight", "nll without"))
 
-    def _before(self, entry: Helpful) -> str:
-        return self.decoder.decode(entry.reading.tokens[max(0, entry.position - BEFORE) : entry.position])
-
     def page(self, number: int = 0) -> str:
         """A text as one self-contained HTML page, to write to a file."""
         return page.page(self.readings[number], self.decoder, self.about)

@@ -14,10 +14,11 @@ from typing import Any
 
 from qstar import config as configs
 from qstar.evals import intervals
-from qstar.reports import directories, frames, html, overview
+from qstar.reports import directories, faithfulness, frames, html, overview
 from qstar.reports.arrow import Frame
 from qstar.reports.charts import chart
 from qstar.reports.directories import EvaluationFolder, ImproveRun, RunDirectory, SolveRun, TrainRun
+from qstar.reports.faithfulness import Held
 from qstar.reports.figures import COLOURS, Curve
 from qstar.reports.overview import Panel
 
@@ -26,6 +27,8 @@ OF = "_questions"  # after the name of a share: how many it is of
 COUNTERS = ("step", "iteration")  # of results: how far a run is
 MOST = len(COLOURS)  # runs whose curves are shown
 BANDS = 4  # runs that are shown with their intervals
+LABEL = 48  # characters of a label of a curve
+LISTED = 10  # names in a title
 
 
 @dataclass(frozen=True, repr=False)
@@ -40,6 +43,31 @@ class Sweep(Frame):
         """Columns that say what the runs ended with."""
         around = {f"{name}{side}" for name in self.columns for side in ("_low", "_high")}
         return [name for name in self.columns if name not in ("run", *self.overrides) and name not in around]
+
+    @property
+    def chosen(self) -> list[str]:
+        """The overrides but those that follow from the choice in their group, as a method's own settings from it."""
+        rows = self.records()
+        groups = {name: [other for other in self.overrides if name.startswith(f"{other}.")] for name in self.overrides}
+        return [name for name, of in groups.items() if not any(_follows(rows, name, group) for group in of)]
+
+    def shown(self) -> Frame:
+        """The rows as a table for readers: figures with their intervals, settings as one gives them."""
+        frame = overview.with_intervals(self)
+        rows = frame.records()
+        return Frame.of(
+            ({name: _given(row[name]) if name in self.overrides else row[name] for name in row} for row in rows),
+            frame.columns,
+        )
+
+    def folded(self) -> tuple[list[tuple[str, object]], list[str]]:
+        """Results that all runs share, with their values, and the columns that tell the runs apart."""
+        shown = self.shown()
+        rows, names = shown.records(), [name for name in self.results if name in shown.columns]
+        same = [name for name in names if len(rows) > 1 and len({repr(row[name]) for row in rows}) == 1]
+        return [(name, rows[0][name]) for name in same], [
+            "run", *self.chosen, *(name for name in names if name not in same)
+        ]  # fmt: skip
 
     def over(self, varied: str = "seed", results: Sequence[str] = ()) -> Frame:
         """Means over runs that differ in `varied` alone, with 95 % intervals; `runs` counts them.
@@ -89,25 +117,59 @@ class Sweep(Frame):
             curves.append(Curve(label, [row[x] for row in rows], y, COLOURS[number % len(COLOURS)], low, high))
         return Panel(f"{result}, over {varied}", x, curves)
 
+    def faithfulness(self) -> Held:
+        """What was measured of the thoughts of its runs, each by its label; of those of which something was.
+
+        Raises FileNotFoundError where nothing was.
+        """
+        named = zip(self.runs, self.labels(), strict=True)
+        measured = [(run, name) for run, name in named if (run.path / faithfulness.FILE).is_file()] or [
+            (self.runs[0], "")
+        ]
+        lines = [{**line, "arm": name} for run, name in measured for line in run.faithfulness().lines]
+        return Held(lines, self.runs[0].path.parent)
+
     def __repr__(self) -> str:
-        differ = f"which differ in {', '.join(self.overrides)}" if self.overrides else "with the same settings"
-        return f"Sweep of {len(self)} runs, {differ}; results: {', '.join(self.results)}"
+        return f"Sweep of {self.title()}; results: {_listed(self.results)}"
+
+    def title(self) -> str:
+        """How many runs, and in what they differ."""
+        return f"{len(self)} runs, " + (
+            f"which differ in {_listed(self.chosen)}" if self.overrides else "with the same settings"
+        )
 
     def html(self, rows: int = 50) -> str:
-        """Curves of the first runs beside each other, and the table with intervals."""
-        shown = overview.with_intervals(self)
-        names = [name for name in ("run", *self.overrides, *self.results) if name in shown.columns]
-        return f"{beside(self.runs, self.labels())}{shown.select(*names).html(rows)}"
+        """Curves of the first runs beside each other, what all share in a line, and the table with intervals."""
+        same, names = self.folded()
+        facts = html.facts([(f"all runs: {same[0][0]}", same[0][1]), *same[1:]]) if same else ""
+        table = self.shown().select(*names).wide(rows)
+        return f"{beside(self.runs, self.labels())}{facts}{table}"
 
     def labels(self) -> list[str]:
-        """A short name for every run: its overrides, or its folder."""
-        if not self.overrides:
-            return [run.path.name for run in self.runs]
-        return [_label({name: row[name] for name in self.overrides}) for row in self.records()]
+        """A short name for every run: its overrides, or its folder where they are none or too many for a legend."""
+        labels = [_label({name: row[name] for name in self.chosen}) for row in self.records()]
+        if not all(0 < len(label) <= LABEL for label in labels):
+            return [str(name) for name in self["run"]]
+        return labels
+
+
+def _follows(rows: Sequence[dict], name: str, group: str) -> bool:
+    """Whether runs with the same value of `group` have the same of `name`."""
+    by_group = frames.grouped(rows, lambda row: repr(row[group]))
+    return all(len({repr(row[name]) for row in of}) == 1 for of in by_group.values())
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f", ... ({len(names)} in all)" if len(names) > LISTED else ""
+    return ", ".join(names[:LISTED]) + more if names else "nothing"
 
 
 def _label(overrides: Mapping[str, object]) -> str:
-    return " ".join(f"{name.rpartition('.')[2]}={html.written(value)}" for name, value in overrides.items())
+    return " ".join(f"{name.rpartition('.')[2]}={html.written(_given(value))}" for name, value in overrides.items())
+
+
+def _given(value: object) -> object:
+    return f"{value:g}" if isinstance(value, float) else value
 
 
 def sweep(folder: str | Path) -> Sweep:

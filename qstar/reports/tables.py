@@ -60,6 +60,51 @@ def screen(names: Sequence[str], rows: Iterable[Iterable[object]], title: str | 
     return out
 
 
+def fitting(
+    names: Sequence[str], rows: Sequence[Sequence[object]], width: int, title: str | None = None, text: int = 1
+) -> list[Table]:
+    """A table for a terminal of so many columns, as several below one another where it is wider.
+
+    Each has the first column, and as many of the others as fit without a line break in a cell; names are wrapped
+    between words. The first `text` columns are aligned left.
+    """
+    rows = [[shortened(str(cell)) for cell in row] for row in rows]
+    needed = [
+        max([len(word) for word in name.split()] + [len(row[i]) for row in rows]) + EDGE for i, name in enumerate(names)
+    ]
+    blocks: list[list[int]] = []
+    for column in range(1, len(names)):
+        if not blocks or 1 + needed[0] + sum(needed[i] for i in blocks[-1]) + needed[column] > width:
+            blocks.append([])
+        blocks[-1].append(column)
+    out = []
+    for block in blocks or [[]]:
+        shown = Table(title=None if out else title)
+        for i in (0, *block):
+            shown.add_column(names[i], justify="left" if i < text else "right", width=needed[i] - EDGE)
+        for row in rows:
+            shown.add_row(*(row[i] for i in (0, *block)))
+        out.append(shown)
+    return out
+
+
+EDGE = 3  # columns of a terminal around a cell, with one line
+LONGEST = 28  # characters of a cell in a table that has to fit
+
+
+def shortened(text: str) -> str:
+    """A long text without its middle."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2 - 1]}…{text[-LONGEST // 2 :]}"
+
+
+def short_names(names: Sequence[str]) -> list[str]:
+    """Dotted names by as many of their last parts as tell them apart."""
+    parts = [name.split(".") for name in names]
+    longest = max(map(len, parts), default=1)
+    ends = [[".".join(part[-count:]) for part in parts] for count in range(1, longest + 1)]
+    return [next(end[i] for end in ends if end.count(end[i]) == 1 or end is ends[-1]) for i in range(len(names))]
+
+
 # --- figures in cells ---------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,14 @@
+import dataclasses
+import shutil
+
 import pytest
 import run_folders
 
 import qstar
+from qstar import config as configs
+from qstar.cli import sweep_end
+from qstar.methods.plain_lm import PlainLM
+from qstar.training import console
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +49,58 @@ def test_a_sweep_is_shown_with_its_curves_and_a_row_for_every_run(folder):
     shown = qstar.sweep(folder)._repr_html_()
     assert shown.count("<tr>") == 5
     assert "cups: accuracy (likeliest thoughts)" in shown and "thought_len=3" in shown
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory):
+    """A sweep of eight settings, and of a method that brings its own."""
+    folder = tmp_path_factory.mktemp("wide")
+    for number in range(3):
+        run_folders.train(folder / str(number))
+        cfg = configs.load(folder / str(number) / "config.yaml")
+        changed = {name: getattr(cfg, name) + number for name in ("batch_size", "seed", "steps", "log_every")}
+        optim = dataclasses.replace(cfg.optim, lr=cfg.optim.lr * (1 + number), warmup_steps=number)
+        method = dataclasses.replace(cfg.method, thought_len=2 + number, num_thoughts=2 + number)
+        method = PlainLM() if number == 2 else method
+        configs.save(
+            dataclasses.replace(cfg, **changed, optim=optim, method=method), folder / str(number) / "config.yaml"
+        )
+    return folder
+
+
+def test_a_wide_sweep_shows_what_runs_share_in_a_line_and_all_that_differs(wide):
+    sweep = qstar.sweep(wide)
+    same, names = sweep.folded()
+    assert {"step", "cups greedy accuracy"} <= {name for name, _ in same}
+    assert names[:2] == ["run", "seed"] and "method" in names and "method.thought_len" in names
+    assert "method.beta" in sweep.overrides and "method.beta" not in names  # it comes with the method
+    assert sweep.labels() == ["0", "1", "2"]  # settings that would fill the chart
+    page = sweep._repr_html_()
+    assert "optim.<wbr>warmup_steps" in page and "all runs:" in page
+    assert page.count("</th>") == len(names)
+
+
+def test_a_single_run_of_a_sweep_keeps_its_results_in_the_table(tmp_path):
+    run_folders.train(tmp_path / "0")
+    same, names = qstar.sweep(tmp_path).folded()
+    assert same == [] and "cups greedy accuracy" in names
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_a_wide_sweep_ends_in_tables_that_fit_the_terminal(wide, width, monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("COLUMNS", str(width))
+    console.console.cache_clear()
+    runs = tmp_path / "sweep"
+    shutil.copytree(wide, runs)
+    sweep_end.compare(sorted(runs.iterdir()))
+    told = capsys.readouterr().out
+    lines = told.splitlines()
+    assert max(len(line) for line in lines if line[:1] in "┏┃│└") <= width
+    rows = [line.split("│")[1:-1] for line in lines if line.startswith("│")]
+    assert {row[0].strip() for row in rows} == {"0", "1", "2"} and len(rows) % 3 == 0  # no cell is wrapped
+    assert "│ 0.02 " in told  # as it was given
+    assert "warmup_steps" in told and "optim.warmup_steps" not in told and "step 10" in lines[0]
+    assert len((runs / sweep_end.TABLE).read_text().splitlines()) == 5
 
 
 def test_no_runs_and_runs_of_two_commands_are_refused(tmp_path):

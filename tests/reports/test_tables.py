@@ -1,6 +1,8 @@
+import io
 import math
 
 import pytest
+import rich.console
 
 from qstar.reports import tables
 
@@ -95,3 +97,26 @@ def test_a_file_is_rewritten_on_request_alone_and_never_by_less(tmp_path):
         assert file.read_text() == "a\nb\n"
     tables.rewrite(file, "a\nb\nc\n", held, True)
     assert file.read_text() == "a\nb\nc\n"
+
+
+def test_a_table_that_is_too_wide_is_several_that_begin_with_its_first_column():
+    rows = [["0", "1.25", "0.500 [0.250, 0.750]", "a" * 40], ["1", "2", "0.750 [0.500, 1.000]", "b"]]
+    names = ["run", "optim", "cups greedy accuracy", "place"]
+    blocks = tables.fitting(names, rows, 40)
+    assert [[column.header for column in table.columns] for table in blocks] == [
+        ["run", "optim", "cups greedy accuracy"], ["run", "place"]
+    ]  # fmt: skip
+    console = rich.console.Console(width=40, file=io.StringIO())
+    for table in blocks:
+        console.print(table)
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= 40
+    assert "│ 0   │  1.25 │ 0.500 [0.250, 0.750] │" in lines and f"│ 0   │ {'a' * 13}…{'a' * 14} │" in lines
+    (whole,) = tables.fitting(names, rows, 200)
+    assert len(whole.columns) == 4
+
+
+def test_names_are_as_short_as_they_can_be_told_apart():
+    names = ["run", "optim.lr", "control.optim.lr", "method.thought_len", "lr"]
+    assert tables.short_names(names) == ["run", "optim.lr", "control.optim.lr", "thought_len", "lr"]
+    assert tables.short_names([]) == []

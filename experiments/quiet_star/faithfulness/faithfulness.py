@@ -1,17 +1,20 @@
 """What thoughts encode: tests with edited states, corrupted tokens, and the untrained base as the reader.
 
+    python experiments/quiet_star/faithfulness/faithfulness.py runs/mine
     python experiments/quiet_star/faithfulness/faithfulness.py --runs 0=bundled:cups=runs/faithfulness/0 --out FOLDER
     python experiments/quiet_star/faithfulness/faithfulness.py --written 0=base=bundled:cups --out FOLDER
     python experiments/quiet_star/faithfulness/faithfulness.py --show FOLDER
 
---runs takes the label of a base, the base, and the folder in which `sweep.py` trained the arms of faithfulness.yaml
-from it; --written takes the label of a base, a name, and a model that writes its workings as text. Results are appended
-to results.jsonl of --out; --show prints the tables and draws the figure (matplotlib: pip install '.[figures]').
+Of a run on cups, of any command that trains, the thoughts are measured where it thinks, else its written workings; what
+comes out lies in its directory, and `qstar-report` shows it. --runs takes the label of a base, the base, and the folder
+in which `sweep.py` trained the arms of faithfulness.yaml from it; --written takes the label of a base, a name, and a
+model that writes its workings as text. Results are appended to results.jsonl of --out; --show prints the tables and
+draws the figure (matplotlib: pip install '.[figures]').
 
 The thought is the likeliest one after the question. An edit replaces one of its tokens by another place. `continued`:
 the tokens after the edit are generated again, and `followed` is the share of answers that result from the edited place
 by the remaining moves. `kept`: the other tokens are unchanged. A line has the edits with `left` moves after them (below
-0: tokens after the last state).
+0: tokens after the last state). Of each kind the first edit is kept as an example, and the first that is not followed.
 """
 
 import dataclasses
@@ -28,9 +31,10 @@ from qstar.cli import entry, flags
 from qstar.evals.suite import CupsEval
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.definition import Definition
+from qstar.models.origins import Pretrained
 from qstar.ops import rows as text_rows
 from qstar.policy import Policy
-from qstar.reports import figures, frames, tables
+from qstar.reports import directories, faithfulness, figures, frames, tables
 from qstar.reports.figures import Curve
 from qstar.runs import ablation
 from qstar.structs import Batch, Context
@@ -167,6 +171,13 @@ def edits(run: Policy, problems: Sequence[Problem], key: int = 0) -> Iterator[di
             # All rows go on, so that one program serves all edits; those without the token are left out.
             thought = edited if rest == "kept" else reader.thoughts(edited, np.where(at >= 0, at + 1, size))
             answers = answer(thought)
+            if left >= 0 and not pauses:
+                yield from _examples([
+                    {"rest": rest, "left": left, "at": int(at[i]), "question": problems[i].question}
+                    | {"thought": text(own[i]), "answer": before[i], "edited": text(thought[i])}
+                    | {"became": answers[i], "expected": e[-1]}
+                    for i, e in zip(there, expected, strict=True)
+                ])  # fmt: skip
             yield {
                 "rest": rest,
                 "left": left,
@@ -180,6 +191,12 @@ def edits(run: Policy, problems: Sequence[Problem], key: int = 0) -> Iterator[di
                     ]))} if rest == "continued" else {}
                 ),
             }  # fmt: skip
+
+
+def _examples(tried: Sequence[dict]) -> Iterator[dict]:
+    """Of edits of one kind the first, and the first after which the answer is not the one that results."""
+    missed = [line for line in tried if line["became"] != line["expected"]]
+    return ({"part": "examples", **line} for line in tried if line in (tried[0], *missed[:1]))
 
 
 def _after(problem: Problem, place: str, left: int) -> str:
@@ -234,6 +251,12 @@ def written(model: Policy, problems: Sequence[Problem], key: int = 0) -> Iterato
             prompts = [question + start for question, start in zip(asked, given, strict=True)]
             texts = completed(model, prompts, 1 if rest == "kept" else left + 2)
             answers = [text[-1:] for text in texts]
+            yield from _examples([
+                {"rest": rest, "left": left, "at": at, "question": asked[i], "thought": own[i][: moves + 1]}
+                | {"answer": before[i], "edited": given[i] + texts[i][:-1]}
+                | {"became": answers[i], "expected": expected[i][-1]}
+                for i in range(len(asked))
+            ])  # fmt: skip
             line = {
                 "rest": rest,
                 "left": left,
@@ -275,63 +298,46 @@ def of_runs(label: int, source: str, folder: Path, items: int, extra: Sequence[s
             yield {"part": "readability", **who, "step": step, **readability(run, base, problems)}
 
 
+def of_run(path: Path, items: int) -> Iterator[dict]:
+    """Lines of one run, for its own directory: of its thoughts, or of what it writes."""
+    run = directories.open(path)
+    model, question = run.model, CupsEval(items=1).problems()[0].question
+    if len(model.tokenizer.encode(question)) != len(question):
+        raise ValueError(f"{path}: expected a model on cups with one token for each character of {question}")
+    if not isinstance(model.method, QuietStar):
+        problems = CupsEval(items=items, min_moves=MOVES, max_moves=MOVES).problems()
+        yield from ({"part": "written", **line} for line in written(model, problems))
+        return
+    problems, steps = CupsEval(items=items).problems(), runs.saved_steps(path)
+    yield from ({"part": "edits", "step": steps[-1], **line} for line in edits(model, problems))
+    if isinstance(run.config.model, Pretrained):
+        base = runs.load_model(run.config.model.source)
+        for step in steps:
+            yield {"part": "readability", "step": step, **readability(runs.load_run(path, step), base, problems)}
+
+
 def record(out: Path, lines: Iterable[dict]) -> None:
     """Append measured lines to the results."""
     files.make(out)
     files.append(out / RESULTS, list(lines))
 
 
-def mean(lines: Sequence[dict], name: str) -> float:
-    """Over all edits."""
-    return float(np.average([line[name] for line in lines], weights=[line["n"] for line in lines]))
-
-
-def over_bases(lines: Sequence[dict], name: str, questions: bool = True) -> str:
-    """The mean over bases with its interval; empty where no line has it."""
-    by_base = frames.by([line for line in lines if name in line], "base")
-    values = {(base, 0): mean(of, name) for base, of in by_base.items()}
-    return tables.over_runs(values, questions=max((line["n"] for line in lines), default=0) if questions else 0)
-
-
-def edit_rows(lines: Sequence[dict], who: str) -> Iterator[list[str]]:
-    for name, of in frames.by(lines, who).items():
-        rest = {kind: [line for line in of if line["rest"] == kind] for kind in ("unedited", "kept", "continued")}
-        kept = [line for line in rest["kept"] if line["left"] >= 0]
-        yield [
-            name,
-            str(len({line["base"] for line in of})),
-            over_bases(rest["unedited"], "right"),
-            over_bases(rest["unedited"], "holds"),
-            over_bases(rest["continued"] or kept, "followed"),
-            over_bases(rest["continued"], "written"),
-            over_bases([line for line in kept if line["left"] == 0], "followed"),
-            over_bases([line for line in kept if line["left"] > 0], "followed"),
-            over_bases([line for line in kept if line["left"] > 0], "stayed"),
-        ]
-
-
-COLUMNS = ("bases", "right, unedited", "true places", "followed", "places after it follow",
-           "kept, last place: followed", "kept, earlier place: followed", "stayed")  # fmt: skip
-
-
 def texts(lines: Sequence[dict]) -> dict[str, str]:
     """The tables of the page, by the names of their places."""
     part = lambda name: [line for line in lines if line["part"] == name]  # noqa: E731
-    kept = [line for line in part("edits") if line["rest"] == "kept"]
-    left = sorted({line["left"] for line in kept}, reverse=True)
-    corrupted = [
-        [arm, *(over_bases([line for line in of if line["left"] == place], "right") for place in left)]
-        for arm, of in frames.by(kept, "arm").items()
-    ]
+    over_bases, head = faithfulness.over_bases, faithfulness.COLUMNS
+    kept = faithfulness.by_place(part("edits"), "kept")
+    left = sorted({place for of in kept.values() for place in of}, reverse=True)
+    corrupted = [[arm, *(over_bases(of.get(place, []), "right") for place in left)] for arm, of in kept.items()]
     read = [
         [arm, str(step), *(over_bases(of, n) for n in ("own", "frozen")), *(over_bases(of, n, False) for n in NLLS)]
         for (arm, step), of in frames.by(part("readability"), "arm", "step").items()
     ]
     sections = {
-        "interchange": tables.markdown(("arm", *COLUMNS), edit_rows(part("edits"), "arm")),
+        "interchange": tables.markdown(("arm", *head), faithfulness.shares(part("edits"))),
         "corruption": tables.markdown(("arm", *map(str, left)), corrupted),
         "readability": tables.markdown(("arm", "step", "own reader", "frozen base", "NLL, own", "NLL, base"), read),
-        "written": tables.markdown(("model", *COLUMNS), edit_rows(part("written"), "model")),
+        "written": tables.markdown(("model", *head), faithfulness.shares(part("written"))),
     }
     return {name: f"\n{text}\n" for name, text in sections.items()}
 
@@ -351,12 +357,13 @@ def draw(lines: Sequence[dict], file: Path) -> None:
         for colour, (arm, of) in zip(figures.COLOURS, frames.by(arms, "arm").items(), strict=False):
             by_left = sorted(frames.by([line for line in of if line["rest"] == rest], "left").items())
             if by_left and arm not in READABLE[1:]:
-                places, shares = [n for n, _ in by_left], [mean(those, name) for _, those in by_left]
+                places = [n for n, _ in by_left]
+                shares = [faithfulness.mean(those, name) for _, those in by_left]
                 shown.append(Curve(arm.partition(",")[0], places, shares, colour))
         figures.curves(
             axes, shown, x, "answers that follow the edit" if name == "followed" else "right answers", (0, 1.03)
         )
-        figures.level(axes, 0.2)
+        figures.level(axes, faithfulness.CHANCE)
         axes.legend(fontsize=7, frameon=False, loc="center right")
     read = [line for line in lines if line["part"] == "readability"]
     readers = []
@@ -364,7 +371,7 @@ def draw(lines: Sequence[dict], file: Path) -> None:
         by_step = sorted(frames.by(of, "step").items())
         for name, style in (("own", "-"), ("frozen", "--")):
             label = f"{arm}{', read by the base' * (name == 'frozen')}"
-            steps, shares = [step for step, _ in by_step], [mean(those, name) for _, those in by_step]
+            steps, shares = [step for step, _ in by_step], [faithfulness.mean(those, name) for _, those in by_step]
             readers.append(Curve(label, steps, shares, colour, line=style))
     figures.curves(right, readers, "step", "right answers", (0, 1.03))
     if readers:
@@ -374,6 +381,9 @@ def draw(lines: Sequence[dict], file: Path) -> None:
 
 def main() -> None:
     parser = flags.parser(__doc__)
+    parser.add_argument(
+        "run", nargs="*", type=Path, metavar="RUN", help="run directories, each measured for its report"
+    )
     parser.add_argument("--runs", nargs="+", default=[], metavar="LABEL=BASE=FOLDER")
     parser.add_argument("--written", nargs="+", default=[], metavar="LABEL=NAME=MODEL")
     parser.add_argument("--items", type=int, default=500, help="questions")
@@ -385,6 +395,9 @@ def main() -> None:
     args = parser.parse_args()
     with entry.errors():
         entry.prepare_jax()
+        for path in args.run:
+            files.write_records(path / faithfulness.FILE, list(of_run(path, args.items)))
+            print(f"{path / faithfulness.FILE} is what qstar-report {path} shows", flush=True)
         for said in args.runs:
             label, source, folder = said.split("=", 2)
             record(args.out, of_runs(int(label), source, Path(folder), args.items, args.set))
