@@ -1,4 +1,5 @@
-"""README.md: its snippets run as they are, and what its commands write is not taken for part of the project."""
+"""README.md: its snippets and those of the notebooks' page run as they are, and what commands of the pages write is not
+taken for part of the project."""
 
 import dataclasses
 import re
@@ -18,7 +19,11 @@ from qstar.paths import ROOT
 from qstar.runs import train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+SNIPPETS = [
+    snippet
+    for page in (ROOT / "README.md", ROOT / "experiments" / "notebooks" / "README.md")
+    for snippet in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "experiments").rglob("README.md"))]
 PAGES = [*DOCUMENTS, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "experiments").rglob("*.md"))]
 
