@@ -1,10 +1,11 @@
 """Conversations in a chat model's own form, by the Jinja template that comes with its tokenizer.
 
 A template is a program of strangers: it runs in Jinja's immutable sandbox, where it reads what it is given and writes
-text, and can do nothing else.
+text, and can do nothing else; and in a process of its own, whose time and memory are bounded.
 """
 
 import datetime
+import functools
 import json
 from collections.abc import Sequence
 
@@ -12,17 +13,11 @@ import jinja2
 from jinja2 import sandbox
 
 from qstar.tasks.conversation import Message
+from qstar.tasks.grading import worker
 
-FAILURES = (
-    jinja2.TemplateError,
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RecursionError,
-    TypeError,
-    ValueError,
-)
-"""What a template itself may raise."""
+SECONDS, MEMORY_BYTES = 5.0, 2**30  # of one conversation
+LONGEST = 1 << 24  # characters of its text
+SHOWN = 500  # characters of what a template raises
 
 
 def render(template: str, messages: Sequence[Message], tokens: dict[str, str], reply: bool) -> str:
@@ -34,18 +29,42 @@ def render(template: str, messages: Sequence[Message], tokens: dict[str, str], r
 
     Raises ValueError for a template that is invalid, that fails, or that refuses these messages.
     """
-    try:
-        return _environment().from_string(template).render(
-            messages=[dict(message) for message in messages], add_generation_prompt=reply, tools=None, documents=None,
-            **tokens,
-        )  # fmt: skip
-    except FAILURES as error:
-        roles = ", ".join(message["role"] for message in messages)
-        raise ValueError(
-            f"the tokenizer's chat template does not take messages of the roles {roles}: {str(error) or type(error)}"
-        ) from error
+    asked = {"messages": list(messages), "add_generation_prompt": reply, "tools": None, "documents": None, **tokens}
+    answer = renderer()(template, json.dumps(asked))
+    if answer.status == "done":
+        return answer.text
+    too_much = f"it does not end within {SECONDS:g} s and {MEMORY_BYTES >> 20} MiB"
+    why = too_much if answer.text == worker.ENDED else answer.text
+    roles = [message["role"] for message in messages]
+    named = ", ".join(roles[:8]) + (", ..." if len(roles) > 8 else "")
+    raise ValueError(f"the tokenizer's chat template does not take messages of the roles {named}: {why[:SHOWN]}")
 
 
+@functools.cache
+def renderer() -> worker.Worker:
+    return worker.Lasting("qstar.data.chat:rendered", SECONDS, MEMORY_BYTES)
+
+
+# --- in the process of its own ------------------------------------------------------------------------------------
+
+
+def prepare() -> None:
+    _environment()
+
+
+def rendered(template: str, asked: str) -> str:
+    text = _compiled(template).render(**json.loads(asked))
+    if len(text) > LONGEST:
+        raise ValueError(f"it writes {len(text):,} characters, expected at most {LONGEST:,}")
+    return text
+
+
+@functools.lru_cache(8)
+def _compiled(template: str) -> jinja2.Template:
+    return _environment().from_string(template)
+
+
+@functools.cache
 def _environment() -> sandbox.ImmutableSandboxedEnvironment:
     """As the authors of templates expect it."""
     environment = sandbox.ImmutableSandboxedEnvironment(

@@ -259,7 +259,9 @@ class Tokenizer:
                 "chat_template in tokenizer_config.json): use a chat model, or model.chat=false and plain prompts"
             )
         texts = "".join(message["content"] for message in messages)
-        border = next(chr(code) for code in range(0xFDD0, 0xFDF0) if chr(code) not in texts)
+        border = next(
+            chr(code) for code in (*range(0xFDD0, 0xFDF0), *range(0xF0000, 0xFFFFE)) if chr(code) not in texts
+        )
         special = [re.escape(t.content) for t in self._backend.get_added_tokens_decoder().values() if t.special]
         pattern = re.compile("|".join(sorted(special, key=len, reverse=True)) or r"(?!)")
         apart = lambda text: pattern.sub(lambda match: f"{match[0][0]}{border}{match[0][1:]}", text)  # noqa: E731

@@ -20,7 +20,13 @@ def spelled(messages: Sequence[Message]) -> str:
 
 def parsed(prompt: str) -> list[Message] | None:
     """The messages of a prompt that is a conversation; None for other text."""
-    return json.loads(prompt.removeprefix(MARK)) if prompt.startswith(MARK) else None
+    if not prompt.startswith(MARK):
+        return None
+    try:
+        messages = json.loads(prompt.removeprefix(MARK))
+        return checked(messages, "", messages[-1]["role"])
+    except (ValueError, LookupError, TypeError, RecursionError):  # a text from outside that begins with the mark
+        return None
 
 
 def checked(messages: Json, where: str, last: str, field: str = "messages") -> list[Message]:

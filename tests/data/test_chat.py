@@ -82,11 +82,32 @@ def test_messages_without_a_template_are_refused_with_its_files(use):
         "{{ messages[7].content }}",
         "{% for %}",
         "{{ messages | nonsense }}",
+        "{{ strftime_now(3) }}",
+        "{{ 'a' * 10**11 }}",
+        "{{ ('a' * 10**6).replace('a', 'a' * 10**6) }}",
+        "{% set text = namespace(of='a') %}{% for i in range(60) %}{% set text.of = text.of ~ text.of %}{% endfor %}",
+        "{% for i in range(300) %}{{ 'a' * 10**5 }}{% endfor %}",
     ],
 )
 def test_a_template_that_fails_or_reaches_out_is_an_error_of_its_own(template):
     with pytest.raises(ValueError, match="chat template does not take messages of the roles system, user"):
         chat.render(template, HELLO, {}, True)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        f"{5 * '{% for i in range(99999) %}'}{5 * '{% endfor %}'}",
+        "{{ 10 ** (10 ** 9) }}",
+    ],
+)
+def test_a_template_that_does_not_end_is_stopped_and_the_next_one_is_rendered(template, monkeypatch):
+    monkeypatch.setattr(chat, "SECONDS", 0.2)
+    chat.renderer.cache_clear()
+    with pytest.raises(ValueError, match=r"of the roles system, user: it does not end within 0\.2 s"):
+        chat.render(template, HELLO, {}, True)
+    assert chat.render("{{ messages[1].content }}", HELLO, {}, True) == "Hello?"
+    chat.renderer.cache_clear()
 
 
 def test_templates_see_what_templates_expect():
@@ -105,6 +126,17 @@ def test_the_template_is_read_where_the_layout_puts_it_and_kept(tmp_path, place)
     assert tokenizer.encode_prompt(conversation.spelled(HELLO)) == ASKED
     texts = tokenizer.chatting("true").settled(companions.read(tmp_path))
     assert PLAIN.told_by(texts).marks == Marks(ends=(END,), template=CHATML, chat=True)
+
+
+@pytest.mark.parametrize("rest", ["", "{", "[]", "3", '[{"role": "robot", "content": "a"}]', '[{"role": "user"}]'])
+def test_a_text_that_only_begins_like_a_conversation_is_text(rest):
+    assert conversation.parsed(conversation.MARK + rest) is None
+
+
+def test_messages_may_hold_any_character():
+    content = "".join(map(chr, range(0xFDD0, 0xFDF0))) + SPECIAL[0]
+    asked = MODEL.encode_prompt(conversation.spelled([{"role": "user", "content": content}]))
+    assert content in MODEL.decode(asked) and asked.count(START) == 2
 
 
 # --- files --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,9 @@ thread, one at a time. The functions take and return text.
 A copy reads files and writes none, and reaches no other process: seccomp holds that. Where the system has no seccomp,
 sandbox.TooWeak is raised, unless the sandbox was configured with weak="allow": a library parses, and here and there
 evaluates, what a model wrote.
+
+`Lasting` answers every call in the one process, for code that keeps nothing from call to call and has a sandbox of its
+own: only time and memory are bounded.
 """
 
 import contextlib
@@ -15,6 +18,7 @@ import dataclasses
 import importlib
 import json
 import os
+import resource
 import selectors
 import signal
 import subprocess
@@ -25,6 +29,7 @@ import time
 START_S = 120.0  # imports of sympy and others on a machine under load
 SHARE = 6  # wall clock a second of processor time: a call on a busy machine is no slower to judge than on an idle one
 GRACE_S = 20.0  # beyond a call's wall clock, before the worker itself is given up
+ENDED = "the worker process ended"
 LAYERS = ("limits", "identity", "landlock", "seccomp", "audit")  # of a copy; the worker has namespaces
 NEEDED = (("seccomp",),)
 
@@ -42,6 +47,8 @@ class Worker:
     Raises what the import of the module raises there as RuntimeError, at the first call, and sandbox.TooWeak.
     """
 
+    copies = True  # a copy of the process answers each call
+
     def __init__(self, target: str, seconds: float = 5.0, memory_bytes: int = 2 * 2**30):
         self.target, self.seconds, self.memory_bytes = target, seconds, memory_bytes
         self._lock = threading.Lock()
@@ -58,7 +65,7 @@ class Worker:
                 reply = None
             if reply is None:
                 self._stop()
-                return Reply("crashed", "the worker process ended")
+                return Reply("crashed", ENDED)
         return Reply(reply["status"], reply["text"])
 
     def close(self) -> None:
@@ -88,6 +95,7 @@ class Worker:
         config = sandbox.configured()
         setup = {"path": sys.path, "target": self.target, "seconds": self.seconds, "memory": self.memory_bytes}
         setup |= {"layers": [layer for layer in LAYERS if layer not in config.without], "cwd": os.getcwd()}
+        setup["copies"] = self.copies
         _write(self._process.stdin, setup)
         ready = self._read(START_S)
         if ready is None or ready["status"] != "done":
@@ -135,6 +143,15 @@ class Worker:
         self._stop()
 
 
+class Lasting(Worker):
+    """A call that exceeds its bounds ends the process; the next one starts another."""
+
+    copies = False
+
+    def _check(self, held: tuple[str, ...]) -> None:
+        """It is not locked in."""
+
+
 def _write(stream, record: dict) -> None:
     stream.write(json.dumps(record).encode() + b"\n")
     stream.flush()
@@ -162,9 +179,26 @@ def serve() -> None:
     except Exception as error:  # told to the caller, who raises it
         _write(replies, {"status": "crashed", "text": f"{type(error).__name__}: {error}"})
         return
-    _write(replies, _forked(_held, [], setup))
+    if setup["copies"]:
+        call = _forked
+        _write(replies, _forked(_held, [], setup))
+    else:
+        call = _here
+        resource.setrlimit(resource.RLIMIT_AS, (setup["memory"], setup["memory"]))
+        _write(replies, {"status": "done", "text": ""})
     for line in sys.stdin.buffer:
-        _write(replies, _forked(function, json.loads(line)["args"], setup))
+        _write(replies, call(function, json.loads(line)["args"], setup))
+
+
+def _here(function, args: list[str], setup: dict) -> dict:
+    """One call in this process, which ends by SIGPROF when its time is over."""
+    signal.setitimer(signal.ITIMER_PROF, setup["seconds"])
+    try:
+        return {"status": "done", "text": function(*args)}
+    except Exception as error:  # of other people's code on any input
+        return {"status": "crashed", "text": f"{type(error).__name__}: {error}"[:2000]}
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _held() -> str:
