@@ -10,6 +10,7 @@ ends   in this order: `eos_token` of tokenizer_config.json, then `eos_token_id` 
        names none has the special tokens of `CONVENTIONAL`.
 """
 
+import contextlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ CONVENTIONAL = (
     "<end_of_turn>",
 )
 """Spellings of tokens that end a text, in models of the families that are read."""
+TRIED = 1000  # tokens whose spelling is tried as a text
+ID_LIMIT = 1 << 32  # the library counts in 32 bits
 
 
 @dataclass(frozen=True)
@@ -63,8 +66,8 @@ def of(texts: Mapping[str, str], backend: Backend) -> Marks:
     config, generation, model, spelled = (_contents(texts, name) for name in (CONFIG, GENERATION, MODEL, MAP))
     own = post_processed(backend)
     begin = _first([own, _named(config, spelled, "bos_token", backend), *_ids(generation, "bos_token_id")])
-    setting = config.get("add_bos_token")
-    begins = own is not None if setting is None else bool(setting)
+    setting = _switch(config, "add_bos_token")
+    begins = own is not None if setting is None else setting
     ends = [_named(config, spelled, "eos_token", backend)]
     ends += [id for contents in (generation, model) for id in _ids(contents, "eos_token_id")]
     ends = [id for id in ends if id is not None and not _ordinary(id, backend)]
@@ -75,7 +78,7 @@ def of(texts: Mapping[str, str], backend: Backend) -> Marks:
         begins and begin is not None,
         tuple(dict.fromkeys(ends)) or conventional(backend),
         texts.get(TEMPLATE) or _template(config),
-        bool(config.get(CHAT, False)),
+        bool(_switch(config, CHAT)),
     )
 
 
@@ -108,7 +111,7 @@ def post_processed(backend: Backend) -> int | None:
     """The token that the tokenizer's post-processor puts before a text. Raises ValueError where it puts several."""
     if backend.post_processor is None:
         return None
-    text = "a"
+    text = _encodable(backend)
     plain, whole = (backend.encode(text, add_special_tokens=special).ids for special in (False, True))
     extra = len(whole) - len(plain)
     before = next((whole[:count] for count in range(extra + 1) if whole[count : count + len(plain)] == plain), [])
@@ -119,6 +122,18 @@ def post_processed(backend: Backend) -> int | None:
             "tokenizer.json"
         )
     return before[0] if before else None
+
+
+def _encodable(backend: Backend) -> str:
+    """A text of ordinary tokens, where there is one."""
+    added = backend.get_added_tokens_decoder()
+    spelled = (backend.id_to_token(id) for id in range(TRIED))
+    for text in ("a", *(token for token in spelled if token)):
+        with contextlib.suppress(Exception):  # a word-level model without an unknown token; nothing more specific
+            ids = backend.encode(text, add_special_tokens=False).ids
+            if ids and added.keys().isdisjoint(ids):
+                return text
+    return ""
 
 
 def known(folder: Path) -> bool:
@@ -151,12 +166,19 @@ def _ids(contents: dict, name: str) -> list[int]:
     return ids
 
 
+def _switch(config: dict, name: str) -> bool | None:
+    value = config.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise ValueError(f"{CONFIG}: {name} is {str(value)[:60]!r}, expected true or false")
+    return value
+
+
 def _ordinary(id: int, backend: Backend) -> bool:
     """Whether this is a token of ordinary text, or none at all.
 
     Configs that are written with defaults name 1 and 2, whatever the vocabulary holds there.
     """
-    token = backend.id_to_token(id)
+    token = backend.id_to_token(id) if 0 <= id < ID_LIMIT else None
     if token is None:
         return True
     if id in backend.get_added_tokens_decoder():
@@ -172,8 +194,10 @@ def _template(config: dict) -> str:
     """The template of conversations; of several the default one."""
     template = config.get("chat_template")
     if isinstance(template, list):
-        named = {entry.get("name"): entry.get("template") for entry in template if isinstance(entry, dict)}
-        template = named.get("default")
+        named = [
+            entry.get("template") for entry in template if isinstance(entry, dict) and entry.get("name") == "default"
+        ]
+        template = named[-1] if named else None
     return template if isinstance(template, str) else ""
 
 

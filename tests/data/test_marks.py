@@ -108,6 +108,32 @@ def test_an_end_that_is_not_an_id_is_named(tmp_path, value):
         saved(tmp_path, llama3(), generation_config={"eos_token_id": value})
 
 
+@pytest.mark.parametrize("id", [-1, 10**6, 2**32, 10**30])
+def test_an_end_beyond_the_vocabulary_is_none(tmp_path, id):
+    tokenizer = saved(tmp_path, llama3(), generation_config={"eos_token_id": [id, 14], "bos_token_id": id})
+    assert tokenizer.ends == (14,)
+
+
+@pytest.mark.parametrize("name", ["add_bos_token", "qstar_chat"])
+@pytest.mark.parametrize("value", ["false", 0, 1.0, []])
+def test_a_switch_that_is_no_truth_value_is_named(tmp_path, name, value):
+    with pytest.raises(ValueError, match=rf"tokenizer_config\.json: {name} is .*, expected true or false"):
+        saved(tmp_path, llama3(), tokenizer_config={name: value})
+
+
+def test_the_beginning_is_found_whatever_the_tokenizer_can_encode(tmp_path):
+    processor = {
+        "type": "TemplateProcessing", "pair": [{"Sequence": {"id": "A", "type_id": 0}}],
+        "single": [{"SpecialToken": {"id": "x", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "special_tokens": {"x": {"id": "x", "ids": [0], "tokens": ["x"]}},
+    }  # fmt: skip
+    words = Backend(models.WordLevel({"x": 0, "y": 1}, unk_token=""))
+    words.add_special_tokens(["x"])
+    for text in (words.to_str(), tokenizers.byte_level_bpe({"x": 0, "y": 1}, [], ["x"], "gpt-2").to_json()):
+        tokenizer = saved(tmp_path, json.dumps(json.loads(text) | {"post_processor": processor}))
+        assert tokenizer.encode_whole("y") == [0, 1]  # neither of them encodes every letter
+
+
 def test_begin_true_without_such_a_token_is_refused():
     with pytest.raises(ValueError, match=r"model\.begin"):
         tokenizers.characters("ab").beginning("true")
