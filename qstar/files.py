@@ -400,7 +400,8 @@ def _lock(folder: Path, made: list[Path]) -> int:
         made += make(folder)
         try:
             with explained(folder / LOCK):
-                handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+                # Not through a link: what that leads to would be emptied.
+                handle = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:
             continue  # another process has just removed the folder, which was empty
         try:
@@ -479,6 +480,8 @@ def _is_folder(path: Path) -> bool:
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError):
+        if path.is_symlink():  # which no folder can be made at
+            raise NotADirectoryError(errno.ENOTDIR, f"{path} is a link to a place that is not there") from None
         return False
     if not stat.S_ISDIR(mode):
         raise NotADirectoryError(errno.ENOTDIR, f"{path} is a file: choose another folder")

@@ -28,7 +28,8 @@ def check_folder(key: str, given: str | os.PathLike) -> None:
     path = Path(given).expanduser()
     there = _nearest(key, path)
     if not there.is_dir():
-        raise ValueError(f"{key} = {given}: {there} is a file: name a folder, which need not be there yet")
+        kind = "a file" if there.exists() else "a link to a place that is not there"
+        raise ValueError(f"{key} = {given}: {there} is {kind}: name a folder, which need not be there yet")
     if not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"{key} = {given}: {there} cannot be written to: name a folder elsewhere")
 

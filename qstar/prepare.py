@@ -84,10 +84,23 @@ def pushed(source: str, out: Path, to: str, dtype: str, name: str, private: bool
 
 
 def prepare(source: str, out: Path, to: str, dtype: str) -> str:
-    """Convert, and say what was done. Raises ValueError when `out` is not empty, else as `runs.load_model`."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty: name a new directory, or remove it first")
+    """Convert, and say what was done.
+
+    Raises ValueError when `out` is not empty, or another process writes it; else as `runs.load_model`.
+    """
+    _check_empty(out)
     paths.check_folder("OUT", out)
+    with files.locked(out):
+        _check_empty(out)  # another process may have come and gone meanwhile
+        return _converted(source, out, to, dtype)
+
+
+def _check_empty(out: Path) -> None:
+    if out.exists() and (not out.is_dir() or any(path.name != files.LOCK for path in out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty: name a new directory, or remove it first")
+
+
+def _converted(source: str, out: Path, to: str, dtype: str) -> str:
     # Here and not above, so that --help and a full OUT answer at once.
     from qstar import runs
     from qstar.models import lm

@@ -21,7 +21,7 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator
 from qstar.models import lm as language_model
 from qstar.models.formats import hf
-from qstar.runs import improve, stored
+from qstar.runs import improve, label, solve, stored
 from qstar.runs import train as train_run
 from qstar.training import checkpoint, loop
 from qstar.training.build import Program
@@ -135,10 +135,19 @@ def test_a_model_of_impossible_shape_is_refused_when_composed(override, message)
 @pytest.mark.parametrize("below", ["", "run", "a/b/c"])
 def test_a_run_directory_that_is_a_file_or_lies_below_one_is_refused_by_its_key(below, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    for run, cfg in ((train_run.run, composed()), (improve.run, composed("model.source=x", name="improve"))):
-        with pytest.raises(ValueError, match=r"run_dir = .*notes.txt.* is a file: name a folder"):
-            run(cfg, tmp_path / "notes.txt" / below)
-    assert files(tmp_path).keys() == {"notes.txt"}
+    (tmp_path / "link").symlink_to(tmp_path / "unmounted" / "runs")
+    commands = (
+        (train_run.run, composed()),
+        (improve.run, composed("model.source=x", name="improve")),
+        (solve.run, composed("model.source=x", name="solve")),
+        (label.run, composed("model.source=x", name="label")),
+        (label.run, composed("label=consensus", name="label")),
+    )
+    for run, cfg in commands:
+        for place, kind in (("notes.txt", "a file"), ("link", "a link to a place that is not there")):
+            with pytest.raises(ValueError, match=rf"run_dir = .*{place}.* is {kind}: name a folder"):
+                run(cfg, tmp_path / place / below)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["link", "notes.txt"]
 
 
 @pytest.mark.parametrize("name", ["train", "improve"])

@@ -210,6 +210,27 @@ def test_processes_that_begin_together_get_folders_and_locks_of_their_own(tmp_pa
     assert sorted(out for out, _ in outputs) == [f"{tmp_path}/runs/now{end}\n" for end in ("", "-2", "-3", "-4")]
 
 
+def test_links_to_nowhere_are_named_instead_of_waited_for(tmp_path):
+    (tmp_path / "gone").symlink_to(tmp_path / "unmounted" / "runs")
+    for folder in (tmp_path / "gone", tmp_path / "gone" / "run"):
+        for take in (files.locked, files.fresh):
+            with pytest.raises(NotADirectoryError, match=rf"{tmp_path}/gone is a link to a place that is not there"):
+                with take(folder / "now"):
+                    pass
+
+
+def test_a_lock_is_not_taken_through_a_link(tmp_path):
+    (tmp_path / "mine.txt").write_text("mine")
+    for target in ("mine.txt", "absent/file", ".lock"):
+        (tmp_path / "run").mkdir()
+        (tmp_path / "run" / ".lock").symlink_to(tmp_path / target if target != ".lock" else target)
+        with pytest.raises(OSError, match=rf"{tmp_path}/run/.lock"):
+            with files.locked(tmp_path / "run"):
+                pass
+        shutil.rmtree(tmp_path / "run")
+    assert (tmp_path / "mine.txt").read_text() == "mine"
+
+
 def test_a_folder_of_its_own_is_removed_where_nothing_came_of_it(tmp_path):
     with files.fresh(tmp_path / "runs" / "now") as folder:
         assert folder.is_dir()

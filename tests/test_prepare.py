@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 
-from qstar import prepare, runs
+from qstar import files, prepare, runs
 from qstar.data import tokenizer as tokenizers
 from qstar.models.formats import hf, hub
 from qstar.policy import Policy
@@ -69,6 +69,14 @@ def test_an_output_directory_that_holds_something_is_left_alone(source, tmp_path
         with pytest.raises(SystemExit, match="exists and is not empty: name a new directory"):
             prepare.main([str(tmp_path / "nowhere"), str(out)])
     assert sorted(path.name for path in source.iterdir()) == before
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "huggingface", "trl"])
+def test_an_output_directory_that_another_process_writes_is_left_alone(source, tmp_path, kind):
+    with files.locked(tmp_path / "out"):
+        with pytest.raises(SystemExit, match=r"out is being written by process \d+"):
+            prepare.main([str(source), str(tmp_path / "out"), "--to", kind])
+    assert not (tmp_path / "out").exists()
 
 
 def test_errors_are_one_line_of_the_program(tmp_path):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from qstar import advice
 from qstar.data.rationales import of_iteration
 from qstar.evals.suite import HasTexts
 from qstar.reports import faithfulness, glyphs, html, overview, readings, searchtree
@@ -233,7 +234,8 @@ def trees(run: SolveRun) -> str:
         shown.append(tree.html(opened=not shown))
         nodes += len(tree.nodes)
     left = len(ordered) - len(shown)
-    more = f'<div class="soft">{left} more: qstar-solve tables={escaped(run.path)} tree=PROBLEM</div>' if left else ""
+    how = advice.command("qstar-solve", advice.override("tables", run.path), "tree=PROBLEM")
+    more = f'<div class="soft">{left} more: {escaped(how)}</div>' if left else ""
     buttons = '<button data-open="true">Open all</button><button data-open="false">Close all</button>'
     legend = "wrong answers first; a bar is the share of the solutions below a step that are right"
     return f'<div class="bar">{buttons}<span class="soft">{legend}</span></div>{"".join(shown)}{more}'

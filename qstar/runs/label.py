@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from qstar import files, processes, sharding
+from qstar import files, paths, processes, sharding
 from qstar.config import LabelConfig
 from qstar.data import step_formats
 from qstar.decoding import generate as decoding
@@ -69,8 +69,10 @@ def run(cfg: LabelConfig, directory: Path) -> dict:
 
     Raises FileNotFoundError, ValueError and its like for anything that cannot work, before anything is generated.
     """
+    paths.check_folder("run_dir", directory)
     if isinstance(cfg.label, Consensus):
-        return processes.first_does(lambda: _agreed(cfg, directory)) or {}
+        with processes.locked(directory):
+            return processes.first_does(lambda: _agreed(cfg, directory)) or {}
     sandbox.configure(cfg.sandbox)
     with processes.together():
         job = prepared(cfg)

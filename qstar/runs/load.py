@@ -249,7 +249,8 @@ def _checkpoint(path: Path) -> Policy:
     file = path / "model.json"
     contents = files.read_json(file)
     if contents.get("format") != FORMAT:
-        again = advice.command("qstar-prepare", str(contents.get("source", "SOURCE")), f"{path}-again")
+        source, out = (advice.path(name) for name in (contents.get("source", "SOURCE"), f"{path}-again"))
+        again = advice.command("qstar-prepare", source, out)
         raise ValueError(
             f"{file} is of format {contents.get('format')!r}, this qstar reads {FORMAT}; run qstar-prepare again, into "
             f"another folder:\n{again}"

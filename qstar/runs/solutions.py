@@ -12,8 +12,10 @@ from qstar.data import labelled as labelled
 from qstar.data import rationales
 from qstar.data.rationales import HINTED, Store
 from qstar.data.tokenizer import Tokenizer
+from qstar.files import Json
 from qstar.runs import replay, solve
 from qstar.search.labelling import Solution
+from qstar.settings import INT32, shown
 from qstar.tasks import lines
 from qstar.tasks.problem import Problem, Task
 
@@ -56,8 +58,8 @@ def read(source: str, problems: Mapping[str, Problem], task: Task) -> dict[str, 
     for given in every:
         if given.problem not in by_problem:
             raise ValueError(
-                f"{given.where}: problem {given.problem!r} is none of {task.name}: give the task= and split= that the "
-                "solutions are of"
+                f"{given.where}: problem {shown(given.problem)} is none of {task.name}: give the task= and split= that "
+                "the solutions are of"
             )
         by_problem[given.problem].append(given)
     return {name: solutions for name, solutions in by_problem.items() if solutions}
@@ -124,12 +126,18 @@ def _given(record: dict, where: str, problems: Mapping[str, Problem], task: Task
             f"{where}: expected problem (the id of a question) and completion (a text), or completions (its steps); it "
             f"has {', '.join(record) or 'nothing'}"
         )
-    if ids is not None and not (isinstance(ids, list) and all(isinstance(id, int) for id in ids)):
+    if ids is not None and not (isinstance(ids, list) and all(map(_is_id, ids))):
         raise ValueError(f"{where}: completion_ids is {str(ids)[:60]}, expected token ids")
+    if not isinstance(record.get("prompt", ""), str):
+        raise ValueError(f"{where}: prompt is {str(record['prompt'])[:60]}, expected a text")
     if name not in problems:
         return Given(name, "", tuple(steps), None, where)  # named by `read`
     prompt = record.get("prompt", task.prompt(problems[name]))
     return Given(name, prompt, tuple(steps), None if ids is None else tuple(ids), where)
+
+
+def _is_id(value: Json) -> bool:
+    return type(value) is int and 0 <= value <= INT32
 
 
 def encoded(given: Given, tokenizer: Tokenizer) -> list[int]:

@@ -1,5 +1,6 @@
 """The page of a run, a sweep or a comparison, as source and in a browser where there is one."""
 
+import html
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import run_folders
+from shell import arguments
 
 import qstar
 from qstar import report
@@ -77,11 +79,13 @@ def test_wrong_answers_are_counted_and_shown(folders):
     assert "cups, likeliest thoughts: 2 of 8 answers wrong" in page  # one of four at each of two steps
 
 
-def test_of_many_trees_as_many_are_shown_as_a_page_takes_wrong_ones_first(folders, monkeypatch):
+def test_of_many_trees_as_many_are_shown_as_a_page_takes_wrong_ones_first(folders, tmp_path, monkeypatch):
     monkeypatch.setattr(document, "NODES", 6)
-    page = document.page(qstar.open(folders / "search"))
+    folder = shutil.copytree(folders / "search", tmp_path / "it's, a=b")
+    page = document.page(qstar.open(folder))
     assert page.count('class="whole tree"') == 1
-    assert "1 more" in page
+    (command,) = re.findall(r">1 more: (.*?)</div>", page)  # works when it is pasted
+    assert arguments(html.unescape(command)) == ["qstar-solve", f'tables="{folder}"', "tree=PROBLEM"]
 
 
 def test_one_folder_is_a_run_or_a_sweep_two_are_compared_and_more_are_a_sweep(folders, tmp_path, capsys):

@@ -11,6 +11,7 @@ import run_folders
 from hydra.core.global_hydra import GlobalHydra
 from small_runs import composed
 
+from qstar import files
 from qstar import label as command
 from qstar.data import rationales
 from qstar.data.labelled import LabelledText
@@ -233,6 +234,10 @@ def test_two_labellers_keep_what_they_agree_on(tmp_path):
     assert [one["labels"] for one in records(tmp_path / "run")] == [[1, 0], [1, 1]]
     assert records(tmp_path / "run")[0]["agreed"] == ["one", "two"]
     assert found["solutions"] == 2
+    before = (tmp_path / "run" / label.LABELS).read_bytes()
+    with files.locked(tmp_path / "run"), pytest.raises(files.Locked):
+        label.run(config(tmp_path / "run", "label=consensus", *given), tmp_path / "run")
+    assert (tmp_path / "run" / label.LABELS).read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -242,6 +247,9 @@ def test_two_labellers_keep_what_they_agree_on(tmp_path):
         ({"problem": "train-0"}, r":1: expected problem"),
         ({"problem": "train-0", "completions": ["-4", ""]}, r":1: expected problem"),
         ({"problem": "train-0", "completion": "-4;", "completion_ids": ["a"]}, r":1: completion_ids"),
+        ({"problem": "train-0", "completion": "-4;", "completion_ids": [-1]}, r":1: completion_ids"),
+        ({"problem": "train-0", "completion": "-4;", "completion_ids": [2**40]}, r":1: completion_ids"),
+        ({"problem": "train-0", "completion": "-4;", "prompt": 3}, r":1: prompt is 3, expected a text"),
         ({"problem": "train-0", "completions": ["-4", "5"], "completion_ids": [16, 3]}, r":1: the steps are '-45'"),
         ({"problem": "train-0", "completion": "what"}, r"alphabet"),
     ],
