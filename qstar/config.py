@@ -289,8 +289,8 @@ class SolveConfig:
     mesh: MeshConfig = field(default_factory=MeshConfig)  # the devices of a process, and how arrays are split over them
 
     def __post_init__(self):
-        scorer = (self.scorer,) if isinstance(self.scorer, str) else tuple(self.scorer or ())
-        object.__setattr__(self, "scorer", tuple(item for item in scorer if item))
+        scorer = tuple(self.scorer or ()) if isinstance(self.scorer, list | tuple | None) else (self.scorer,)
+        object.__setattr__(self, "scorer", tuple(item for item in scorer if item not in ("", None)))
         for name in ("budgets", "delimiters"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         object.__setattr__(self, "sinks", tuple(self.sinks))
@@ -564,7 +564,7 @@ def _loaded(file: Path, schema: type) -> DictConfig:
     except FileNotFoundError:
         raise
     # A file of something else than text, of no mapping, of other keys.
-    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OSError) as error:
+    except (OmegaConfBaseException, YAMLError, TypeError, ValueError, OverflowError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         line = _line(file, getattr(error, "full_key", "")) if mark is None else mark.line + 1
         raise ValueError(

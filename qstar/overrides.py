@@ -21,7 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 from qstar import settings
 from qstar.paths import CONFIGS, ROOT
 
-ERRORS = (HydraException, OmegaConfBaseException)
+# OmegaConf makes a float of an integer of any length.
+ERRORS = (HydraException, OmegaConfBaseException, OverflowError)
 RECIPES = "experiments"
 IMPROVES = "\n# Program     qstar-improve\n"  # in a recipe of self-training
 GLOBAL = "# @package _global_\n"  # begins a recipe
@@ -175,10 +176,14 @@ def refusal(cfg: DictConfig, override: Override) -> str:
         return ""
     try:
         OmegaConf.update(cfg.copy(), key, override.value())
-    except OmegaConfBaseException as error:
-        expected = _expected(cfg, key) or str(error.msg or error).splitlines()[0]
-        return f"{key} = {override.get_value_element_as_str()}: {expected}"
+    except (OmegaConfBaseException, OverflowError) as error:
+        expected = _expected(cfg, key) or str(error).splitlines()[0]
+        return f"{key} = {_short(override.get_value_element_as_str())}: {expected}"
     return ""
+
+
+def _short(value: str) -> str:
+    return value if len(value) <= settings.SHOWN else f"{value[: settings.SHOWN]}... ({len(value)} characters)"
 
 
 def unknown(key: str, known: Iterable[str], value: str = "") -> str:

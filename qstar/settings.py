@@ -17,6 +17,7 @@ from typing import Annotated, ClassVar, Protocol, Union, get_args, get_origin, g
 
 INT32, UINT32 = 2**31 - 1, 2**32 - 1
 LARGEST = 1e12  # of a number: the product of three such numbers is finite in float32
+SHOWN = 200  # characters of a value in a message
 SMALLEST = 2.0**-126  # of a number that may not be zero: what is smaller is zero on most devices
 
 
@@ -38,7 +39,7 @@ class Range:
     def holds(self, value: numbers.Real, kind: type) -> bool:
         low, high = self._limits(kind)
         return (
-            math.isfinite(value)
+            _is_finite(value)
             and (value > low if self.open_low else value >= low)
             and (value < high if self.open_high else value <= high)
             and not (self.open_low and low == 0 and value < SMALLEST)
@@ -48,7 +49,7 @@ class Range:
         """What was expected; the limit of the type is named where the value is beyond it."""
         expected = f"expected {self.words(kind)}"
         low, high = self._limits(kind)
-        if not isinstance(value, numbers.Real) or isinstance(value, bool) or math.isnan(value):
+        if not isinstance(value, numbers.Real) or isinstance(value, bool) or value != value:  # NaN
             return expected
         if value > high and self.high is None:
             return f"{expected}, at most {high:.12g}" if kind is int else f"{expected}, at most {high:g}"
@@ -75,6 +76,10 @@ class Range:
         start = f"above {self.low:g}" if self.open_low else f"from {self.low:g}"
         end = f"to, not including, {self.high:.12g}" if self.open_high else f"to {self.high:.12g}"
         return f"{noun} {start} up {end}"
+
+
+def _is_finite(value: numbers.Real) -> bool:
+    return isinstance(value, int) or math.isfinite(value)  # which takes no integer beyond the largest float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +127,7 @@ class Rule:
         if not isinstance(value, list | tuple):
             return ": expected a list"
         wrong = [item for item in value if not self._holds(item)]
-        return f", in it {wrong[0]!r}: {self.legal.advice(self.kind, wrong[0])}" if wrong else ""
+        return f", in it {shown(wrong[0])}: {self.legal.advice(self.kind, wrong[0])}" if wrong else ""
 
     def _holds(self, value: object) -> bool:
         return _is(value, self.kind) and self.legal.holds(value, self.kind)
@@ -174,4 +179,15 @@ def check(config: Dataclass, group: str = "") -> None:
         refusal = rule.refusal(value)
         if refusal:
             key = f"{group}.{name}" if group else name
-            raise ValueError(f"{key} = {value!r}{refusal}")
+            raise ValueError(f"{key} = {shown(value)}{refusal}")
+
+
+def shown(value: object) -> str:
+    """A value in a message: what is very long is cut."""
+    if isinstance(value, int) and value.bit_length() > 3 * SHOWN:
+        return f"an integer of {value.bit_length()} bits"
+    try:
+        text = repr(value)
+    except ValueError:  # Python spells no integer of thousands of digits
+        text = f"a {type(value).__name__} with a very long integer"
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"

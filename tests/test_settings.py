@@ -8,7 +8,7 @@ import pytest
 from small_runs import MODEL, composed
 
 from qstar import config as configs
-from qstar import settings
+from qstar import overrides, settings
 from qstar.config import EvaluateConfig, ImproveConfig, LabelConfig, SolveConfig, TrainConfig
 from qstar.data.examples import ExamplesText
 from qstar.data.labelled import LabelledText
@@ -45,7 +45,7 @@ REQUIRED = {
     LabelledText: {"path": "labelled.jsonl"},
     PairsText: {"path": "pairs.jsonl"},
 }
-IMPOSSIBLE = (math.nan, math.inf, -math.inf, -1, 2**70)
+IMPOSSIBLE = (math.nan, math.inf, -math.inf, -1, 2**70, 10**400)
 LEGAL = {
     ("mesh.data", -1),  # all devices that are left
     ("mesh.fsdp", -1),
@@ -78,7 +78,7 @@ def test_every_number_refuses_by_its_key_what_cannot_work(group, schema):
             if (key, value) in LEGAL:
                 assert message == ""
             else:
-                assert message.startswith(f"{key} = ") and str(value) in message, (key, value, message)
+                assert message.startswith(f"{key} = ") and settings.shown(value) in message, (key, value, message)
 
 
 @pytest.mark.parametrize(("group", "schema"), SCHEMAS, ids=lambda one: getattr(one, "__name__", one))
@@ -155,6 +155,23 @@ def test_numbers_of_a_training_are_refused_when_composed(override, key):
 def test_numbers_of_a_self_training_are_refused_when_composed(override, key):
     with pytest.raises(ValueError, match=key):
         composed("model.source=bundled:cups", override, name="improve")
+
+
+def test_what_is_very_long_is_refused_by_its_key_and_cut():
+    message = attempt("optim", configs.OptimConfig, "schedule", 10_000 * "x")
+    assert message.startswith("optim.schedule = 'xxx") and len(message) < 400
+    for key, digits in (("optim.lr", 400), ("steps", 400), ("optim.lr", 4000)):
+        override = f"{key}={digits * '1'}"
+        with pytest.raises((ValueError, *overrides.ERRORS)) as refused:
+            composed(override)
+        message = overrides.explained("train", [override], refused.value) if key == "optim.lr" else str(refused.value)
+        assert message.startswith(f"{key} = ") and len(message) < 500
+
+
+@pytest.mark.parametrize("scorer", ["5", "0.5", "true", "[5]", "[runs/a,runs/a]"])
+def test_scorers_that_are_none_are_refused_by_their_key(scorer):
+    with pytest.raises(ValueError, match=r"scorer = \["):
+        composed(f"scorer={scorer}", name="solve")
 
 
 @pytest.mark.parametrize("override", ["step=-1", "step=1.5", "step=[]", "step=[10,-1]", f"step={2**40}", "seed=-1"])

@@ -19,6 +19,7 @@ import tensorflow_datasets as tfds
 from qstar import files, paths
 from qstar.data import record_files
 from qstar.files import JsonObject
+from qstar.settings import shown
 from qstar.tasks import lines
 from qstar.tasks.lines import SEPARATOR
 
@@ -203,7 +204,7 @@ class CommonsenseQA(_LocalFiles):
                 raise ValueError(f"{where}: the choices are not labelled A to E in order")
             answer = lines.member(record, "answerKey", where)
             if answer not in LETTERS:
-                raise ValueError(f"{where}: answerKey is {answer!r}, expected one of A to E")
+                raise ValueError(f"{where}: answerKey is {shown(answer)}, expected one of A to E")
             texts = [lines.member(choice, "text", where) for choice in choices]
             yield {"question": lines.member(question, "stem", where), "choices": texts, "answer": answer}
 

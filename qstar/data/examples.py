@@ -18,6 +18,7 @@ from qstar import files
 from qstar.data import overlong, trl
 from qstar.data.from_file import FileData
 from qstar.data.generated import pack_row
+from qstar.settings import shown
 from qstar.structs import Batch, Examples
 from qstar.tasks import lines
 
@@ -142,7 +143,7 @@ def _example(record: dict, where: str, tokenizer: Completing) -> Example:
     record = record | {"weight": lines.optional(record, "weight", where, 1.0, float)}
     group = record.get("group")
     if group is not None and not isinstance(group, str):
-        raise ValueError(f"{where}: group is {group!r}, expected a text")
+        raise ValueError(f"{where}: group is {shown(group)}, expected a text")
     return encoded(record, tokenizer, where)
 
 

@@ -23,6 +23,7 @@ from qstar.data import examples, overlong, step_formats, trl
 from qstar.data.examples import Completing
 from qstar.data.from_file import FileData
 from qstar.data.generated import pack_row
+from qstar.settings import shown
 from qstar.structs import Labelled
 
 
@@ -79,7 +80,7 @@ def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing
     wrong = [label for label in labels if not _is_label(label) and not (of_steps and label is None)]
     if wrong:
         raise ValueError(
-            f"{where}: label {wrong[0]!r}: expected true, false or a number from 0 to 1"
+            f"{where}: label {shown(wrong[0])}: expected true, false or a number from 0 to 1"
             + (", or null for a step that is not judged" if of_steps else "")
         )
     prompt, completion = examples.ids_of(record | {"completion": "".join(steps)}, tokenizer, where)

@@ -48,12 +48,24 @@ def saved_files(folder: Path) -> list[Path]:
     Raises ValueError for a folder of several splits.
     """
     if (folder / SPLITS).is_file():
-        splits = ", ".join(str(folder / name) for name in files.json_object(folder / SPLITS)["splits"])
+        names = _listed(folder / SPLITS, "splits", str)
+        splits = ", ".join(str(folder / name) for name in names)
         raise ValueError(f"{folder} holds several splits: name one of them: {splits}")
     if not (folder / STATE).is_file():
         return []
-    listed = files.json_object(folder / STATE).get("_data_files", [])
-    return [folder / Path(entry["filename"]).name for entry in listed]
+    entries = _listed(folder / STATE, "_data_files", dict)
+    names = [entry.get("filename") for entry in entries]
+    if not all(isinstance(name, str) and Path(name).name for name in names):
+        raise ValueError(f"{folder / STATE}: _data_files names {str(names)[:60]}, expected names of files")
+    return [folder / Path(name).name for name in names]
+
+
+def _listed(file: Path, name: str, kind: type) -> list:
+    """The list in a file that `datasets` wrote."""
+    values = lines.member(files.json_object(file), name, str(file), list)
+    if not all(isinstance(value, kind) for value in values):
+        raise ValueError(f"{file}: {name} is {str(values)[:60]}, expected a list of {kind.__name__}")
+    return values
 
 
 def rows(file: Path) -> Iterator[tuple[str, JsonObject]]:

@@ -13,6 +13,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from qstar.settings import shown
+
 Record = dict[str, Any]
 RIGHT = {1: True, 0: True, -1: False}
 """Ratings of PRM800K; neutral steps count as right (Lightman et al. 2023)."""
@@ -118,7 +120,7 @@ def _prefixes(question: str, steps: Sequence[Record]) -> Iterator[Record]:
 def _share(node: Record) -> float:
     share = node["mc_value"]
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-        raise ValueError(f"mc_value is {share!r}, expected a number from 0 to 1")
+        raise ValueError(f"mc_value is {shown(share)}, expected a number from 0 to 1")
     return float(share)
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from qstar import files
 from qstar.files import Json, JsonObject
+from qstar.settings import shown
 
 T = TypeVar("T")
 
@@ -15,7 +16,11 @@ SEPARATOR = "<|doc|>"  # the line between two documents of a plain-text file
 
 def existing(path: str | Path, what: str) -> Path:
     """The path of a file that is there; `what` names the setting that gives it."""
-    if not Path(path).is_file():
+    try:
+        there = Path(path).is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        raise ValueError(f"{what} = {shown(str(path))}: {error.strerror}") from error
+    if not there:
         raise FileNotFoundError(f"{what}: {str(path)!r} is not a file (looked in {Path.cwd()}); name an existing one")
     return Path(path)
 
@@ -60,7 +65,7 @@ def optional(record: JsonObject, name: str, where: str, default: T, kind: type[T
 
 def _number(value: Json, name: str, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{where}: field '{name}' is a {type(value).__name__} ({value!r}), expected a number")
+        raise ValueError(f"{where}: field '{name}' is a {type(value).__name__} ({shown(value)}), expected a number")
     try:
         number = float(value)
     except OverflowError:

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 
 from qstar import files
+from qstar.settings import shown
 from qstar.tasks.grading.grade import Choice, Grader, Verdict, listed
 from qstar.tasks.items import Tokenizer
 
@@ -185,7 +186,9 @@ def checked(problems: Iterable[tuple[str, Problem]], grader: Grader) -> list[Pro
     canonical = []
     for where, problem in problems:
         if problem.id in places:
-            raise ValueError(f"{where}: id {problem.id!r} stands at {places[problem.id]} already; ids must be unique")
+            raise ValueError(
+                f"{where}: id {shown(problem.id)} stands at {places[problem.id]} already; ids must be unique"
+            )
         places[problem.id] = where
         canonical.append(_canonical(problem, grader, where))
     return canonical
@@ -201,7 +204,7 @@ def _canonical(problem: Problem, grader: Grader, where: str) -> Problem:
     try:
         answer = grader.canonical(problem.answer)
     except ValueError as error:
-        raise ValueError(f"{where}: answer {problem.answer!r} is none that can be graded ({error})") from error
+        raise ValueError(f"{where}: answer {shown(problem.answer)} is none that can be graded ({error})") from error
     values = {**problem.__dict__, "answer": answer}
     return Problem(**values)
 

@@ -70,6 +70,10 @@ EXAMPLES = tuple(
         ]
     )
 )
+# What parsing and computing raise for any other text; for deep nesting, MemoryError.
+NO_CALCULATION = (
+    SyntaxError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError, RecursionError, MemoryError
+)  # fmt: skip
 OPERATIONS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -137,8 +141,8 @@ def _rows(path: Path) -> Iterator[tuple[str, Problem, str]]:
 
 def _joined(body: str, question: str) -> str:
     """Some bodies are conditions without a full stop, which the question ends."""
-    if body.endswith((".", "?", "!")):
-        return f"{body} {question}"
+    if not body or not question or body.endswith((".", "?", "!")):
+        return f"{body} {question}".strip()
     return f"{body.rstrip(',')}, {question[0].lower()}{question[1:]}"
 
 
@@ -146,7 +150,7 @@ def worked(equation: str, answer: float) -> str:
     """ "( ( 3.0 + 5.0 ) + 2.0 )" as "(3 + 5) + 2 = 10"; "" where its value is not the answer."""
     try:
         value = _value(ast.parse(equation.strip(), mode="eval").body)
-    except (SyntaxError, ZeroDivisionError, KeyError, TypeError, AttributeError):
+    except NO_CALCULATION:
         return ""
     if value != Fraction(answer):
         return ""

@@ -62,6 +62,18 @@ def test_a_folder_of_several_splits_is_refused_with_their_paths(tmp_path):
         contents(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["state.json", "dataset_dict.json"])
+def test_a_saved_folder_whose_list_is_none_is_refused_by_its_file(tmp_path, name):
+    key = {"state.json": "_data_files", "dataset_dict.json": "splits"}[name]
+    for value in (None, 3, "a", {}, [3], [None], [{}], [{"filename": 3}]):
+        (tmp_path / name).write_text(json.dumps({key: value}))
+        with pytest.raises(ValueError, match=rf"{name}.*{key}"):
+            contents(tmp_path)
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(ValueError, match=rf"{name} lacks the field '{key}'"):
+        contents(tmp_path)
+
+
 def test_files_of_a_saved_folder_that_are_missing_are_named(tmp_path):
     folder = saved(tmp_path / "set", READ)
     (folder / "data-1.arrow").unlink()

@@ -222,6 +222,13 @@ def test_numbers_of_thousands_have_two_spellings():
         ("( 76.0 - 25.0 )", 50.0, ""),  # one equation of the file does not come to its answer
         ("( 76.0 - x )", 50.0, ""),
         ("( 1.0 / 0.0 )", 1.0, ""),
+        ("1e999", 1.0, ""),
+        ("'one'", 1.0, ""),
+        ("\0", 1.0, ""),
+        (9999 * "(", 1.0, ""),
+        (f"{9999 * '-'}1", 1.0, ""),
+        ("+".join(9999 * "1"), 1.0, ""),
+        (9999 * "9", 1.0, ""),
     ],
 )
 def test_svamp_equations_are_worked_where_they_come_to_the_answer(equation, answer, text):
@@ -283,6 +290,20 @@ def test_a_whole_number_in_svamp_is_that_number(tmp_path):
     found = {one.id: one for split in problem.SPLITS for one in task.problems(split)}
     assert {id: one.answer for id, one in found.items()} == {"a": "3", "b": "3", "c": "1000"}
     assert found["a"].rationale == found["b"].rationale == "1 + 2 = 3"
+
+
+def test_bodies_and_questions_of_svamp_may_be_empty(tmp_path):
+    row = {"Answer": 1, "Type": "t", "Equation": ""}
+    rows = [row | {"ID": str(number), "Body": body, "Question": question}
+            for number, (body, question) in enumerate((("A hen", ""), ("", "How many?"), ("", "")))]  # fmt: skip
+    (tmp_path / "SVAMP.json").write_text(json.dumps(rows))
+    found = [one.question for split in problem.SPLITS for one in SVAMP(folder=str(tmp_path)).problems(split)]
+    assert sorted(found) == ["", "A hen", "How many?"]
+
+
+def test_a_path_that_is_no_name_of_a_file_is_refused_by_its_setting():
+    with pytest.raises(ValueError, match=r"task\.folder = .*too long"):
+        GSM8K(folder=500 * "x").problems("train")
 
 
 def test_a_missing_file_is_named():
