@@ -148,13 +148,22 @@ class Held:
         return f'{title}<div class="panels">{charts.chart(curves, "Right answers", "step", True)}</div>'
 
     def _examples(self) -> str:
-        examples = frames.grouped(of_part(self.lines, "examples"), lambda line: (of_whom(line), line["rest"]))
-        parts = [
-            f'<details class="whole"{" open" if not number else ""}><summary>'
-            f"{escaped(f'{name}: ' if name else '')}{KEPT[rest]}, {len(of)} examples</summary>{_examples(of)}</details>"
-            for number, ((name, rest), of) in enumerate(examples.items())
+        by_name = frames.grouped(of_part(self.lines, "examples"), of_whom)
+        examples = [
+            (f"{name}: {said}" if name else said, edited)
+            for name, of in by_name.items()
+            for rest, said in KEPT.items()
+            if (edited := [line for line in of if line["rest"] == rest])
         ]
-        legend = "red: the token that was put in; underlined: generated after it"
+        parts = [
+            f'<details class="whole"{" open" if not number else ""}><summary>{escaped(said)}, {len(edited)} examples'
+            f"</summary>{_examples(edited)}</details>"
+            for number, (said, edited) in enumerate(examples)
+        ]
+        legend = (
+            "of every place the first edit, and the first whose answer is not the one that the moves give (green where "
+            "it is); red: the token that was put in, underlined: generated after it"
+        )
         return f'{html.heading("Edits")}<div class="soft">{legend}</div>{"".join(parts)}' if parts else ""
 
 
