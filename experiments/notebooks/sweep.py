@@ -5,7 +5,7 @@
 # task take six to eight tokens.
 #
 # **What to look at**: the mean over seeds with its interval; two or three runs of the same setting say how much of a difference is
-# chance. **What to change**: the setting (`method.beta=0,1,100`, `method.fill=text,pause`), more seeds before more settings.
+# chance. **What to change**: the setting (`method.beta=0,1,100`, `method.fill=sampled,pause`), more seeds before more settings.
 
 # %%
 import subprocess
