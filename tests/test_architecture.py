@@ -101,7 +101,7 @@ HOMES = {
     "gguf": {"models/formats/gguf.py"},
     "reasoning_gym": {"tasks/gym.py"},
     "sympy": {"tasks/grading/symbolic.py"},
-    "tokenizers": {"data/tokenizer.py", "data/marks.py"},
+    "tokenizers": {"data/tokenizer.py", "data/marks.py", "data/backend.py"},
     "pyarrow": {"evals/journal.py", "data/rationales.py", "data/record_files.py", "reports/arrow.py"},
     "beartype": {"typing.py"},
     "jaxtyping": {"typing.py"},

@@ -15,7 +15,7 @@ from jinja2 import sandbox
 from qstar.tasks.conversation import Message
 from qstar.tasks.grading import worker
 
-SECONDS, MEMORY_BYTES = 5.0, 2**30  # of one conversation
+SECONDS, MEMORY_BYTES = 2.0, 2**30  # of one conversation
 LONGEST = 1 << 24  # characters of its text
 SHOWN = 500  # characters of what a template raises
 

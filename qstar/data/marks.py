@@ -19,6 +19,7 @@ from pathlib import Path
 from tokenizers import Tokenizer as Backend
 
 from qstar import files
+from qstar.data import backend as backends
 
 CONFIG, GENERATION, MODEL, MAP, TEMPLATE = (
     "tokenizer_config.json",
@@ -112,7 +113,7 @@ def post_processed(backend: Backend) -> int | None:
     if backend.post_processor is None:
         return None
     text = _encodable(backend)
-    plain, whole = (backend.encode(text, add_special_tokens=special).ids for special in (False, True))
+    plain, whole = (backends.encode(backend, text, special).ids for special in (False, True))
     extra = len(whole) - len(plain)
     before = next((whole[:count] for count in range(extra + 1) if whole[count : count + len(plain)] == plain), [])
     if len(before) > 1:
@@ -129,8 +130,8 @@ def _encodable(backend: Backend) -> str:
     added = backend.get_added_tokens_decoder()
     spelled = (backend.id_to_token(id) for id in range(TRIED))
     for text in ("a", *(token for token in spelled if token)):
-        with contextlib.suppress(Exception):  # a word-level model without an unknown token; nothing more specific
-            ids = backend.encode(text, add_special_tokens=False).ids
+        with contextlib.suppress(ValueError):  # a word-level model without an unknown token
+            ids = backends.encode(backend, text).ids
             if ids and added.keys().isdisjoint(ids):
                 return text
     return ""
@@ -184,9 +185,9 @@ def _ordinary(id: int, backend: Backend) -> bool:
     if id in backend.get_added_tokens_decoder():
         return False
     try:
-        spellings = (token, backend.decode([id], skip_special_tokens=False))
-        return any(backend.encode(text, add_special_tokens=False).ids[-1:] == [id] for text in spellings if text)
-    except Exception:  # a word-level model without an unknown token; the library raises nothing more specific
+        spellings = (token, backends.decode(backend, [id]))
+        return any(backends.encode(backend, text).ids[-1:] == [id] for text in spellings if text)
+    except ValueError:  # a word-level model without an unknown token
         return False
 
 

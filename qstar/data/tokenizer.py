@@ -18,6 +18,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from qstar import files
+from qstar.data import backend as backends
 from qstar.data import chat
 from qstar.data import marks as markings
 from qstar.data.marks import Marks
@@ -92,7 +93,7 @@ class Tokenizer:
         own = markings.post_processed(self._backend)
         if own == (self.marks.begin if self.marks.begins else None):
             return self.to_json()
-        changed = Backend.from_str(self._backend.to_str())
+        changed = backends.read(self._backend.to_str())
         changed.post_processor = None
         if self.marks.begins:
             begin = self._backend.id_to_token(self.marks.begin)
@@ -176,7 +177,7 @@ class Tokenizer:
         """Token ids of the text. A character tokenizer raises ValueError on a character outside its alphabet."""
         if self._alphabet is not None:
             self._check_alphabet(text)
-        return self._backend.encode(text, add_special_tokens=False).ids
+        return backends.encode(self._backend, text).ids
 
     def encode_whole(self, text: str) -> list[int]:
         """Token ids of a text from its beginning: what models are trained on and asked."""
@@ -269,7 +270,7 @@ class Tokenizer:
         tokens = {name: "" if id is None else self._backend.id_to_token(id) for name, id in ids.items()}
         literal = [message | {"content": apart(message["content"])} for message in messages]
         text = chat.render(self.marks.template, literal, tokens, reply)
-        encoded = self._backend.encode(text, add_special_tokens=False)
+        encoded = backends.encode(self._backend, text)
         return [id for id, (start, end) in zip(encoded.ids, encoded.offsets, strict=True) if text[start:end] != border]
 
     def encode_after(self, text: str) -> list[int]:
@@ -282,7 +283,7 @@ class Tokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens included; ids without a spelling (padding of the vocabulary) give nothing."""
-        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+        return backends.decode(self._backend, [int(i) for i in ids])
 
     def token(self, id: int) -> str:
         """Readable text of one token; `<id>` where the vocabulary has no such entry."""
@@ -319,16 +320,13 @@ class Tokenizer:
 @functools.lru_cache(maxsize=8)
 def _read(text: str) -> Backend:
     """One for all tokenizers of the same file, so that they share `_ids`."""
-    try:
-        return Backend.from_str(text)
-    except Exception as error:  # the library raises nothing more specific
-        raise ValueError(f"not the contents of a tokenizer.json: {error}") from error
+    return backends.read(text)
 
 
 @functools.lru_cache(maxsize=KEPT)
 def _ids(backend: Backend, text: str) -> np.ndarray:
     """The ids of the last `KEPT` prompts. A corpus is read once: it would only push them out."""
-    return np.asarray(backend.encode(text, add_special_tokens=False).ids, np.int32)
+    return np.asarray(backends.encode(backend, text).ids, np.int32)
 
 
 def _encode_all(backend: Backend) -> None:
@@ -374,10 +372,8 @@ def byte_level_bpe(
     missing = [token for token in special if token not in vocab]
     if missing:
         raise ValueError(f"special tokens {missing[:5]} are not in the vocabulary of {len(vocab)} entries")
-    try:
+    with backends.refusing("the merges do not fit the vocabulary"):
         backend = Backend(models.BPE(vocab=vocab, merges=list(merges), ignore_merges=STYLES[style].entries_first))
-    except Exception as error:  # the library raises nothing more specific
-        raise ValueError(f"the merges do not fit the vocabulary: {error}") from error
     backend.pre_tokenizer = pre_tokenizers.Sequence(_cuts(STYLES[style]))
     if STYLES[style].composed:
         backend.normalizer = normalizers.NFC()

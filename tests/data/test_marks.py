@@ -12,6 +12,7 @@ from qstar.data.examples import as_sampled
 from qstar.data.marks import Marks
 from qstar.data.tokenizer import Tokenizer
 from qstar.models.formats import companions
+from qstar.tasks import conversation
 
 PIECES = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a", "ab", "▁ab"]
 FIRST = PIECES.index("▁")
@@ -159,6 +160,56 @@ def test_ends_beyond_those_that_files_name_are_kept_with_them():
 
 def test_a_tokenizer_without_marks_has_no_files_of_settings():
     assert tokenizers.characters("ab").settled({}) == {}
+
+
+UNKNOWN = {"SpecialToken": {"id": "<none>", "type_id": 0}}
+SEQUENCE = {"Sequence": {"id": "A", "type_id": 0}}
+TEMPLATE = {"type": "TemplateProcessing", "single": [UNKNOWN, SEQUENCE], "pair": [SEQUENCE], "special_tokens": {}}
+PIECE = {"type": "WordPiece", "vocab": {"a": 0}, "unk_token": "?", "continuing_subword_prefix": "##",
+         "max_input_chars_per_word": 9}  # fmt: skip
+STRIP = {"type": "Strip", "content": "a", "start": 5, "stop": 5}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": ""}},
+        {"normalizer": {"type": "Replace", "pattern": {"String": ""}, "content": "x"}},
+        {
+            "model": {
+                "type": "BPE",
+                "vocab": {"a": 0, "b": 1},
+                "merges": [["a", "b"]],
+                "continuing_subword_prefix": "##",
+            }
+        },
+        {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1}, "merges": "ab"}},
+        {"post_processor": TEMPLATE},
+        {"model": PIECE, "added_tokens": []},
+        {"decoder": STRIP},
+    ],
+    ids=str,
+)
+def test_a_tokenizer_that_makes_its_library_panic_is_refused_on_loading_or_when_it_is_used(tmp_path, change):
+    text = json.dumps(
+        json.loads(tokenizers.byte_level_bpe({"a": 0, "b": 1, "c": 2}, [], [], "gpt-2").to_json()) | change
+    )
+    with pytest.raises(ValueError, match=r"tokenizer"):
+        tokenizer = saved(tmp_path, text)
+        tokenizer.decode(tokenizer.encode("abc"))
+
+
+@pytest.mark.parametrize("backend", [metaspace_bpe, unigram])
+def test_bytes_of_another_encoding_on_a_command_line_are_no_text(backend):
+    tokenizer = Tokenizer(backend(), Marks(1, True, (2,), template="{{ messages[0].content }}"))
+    text = b"caf\xe9".decode("utf-8", "surrogateescape")
+    asked = conversation.spelled([{"role": "user", "content": text}])
+    for encode in (tokenizer.encode, tokenizer.encode_whole, tokenizer.encode_prompt, tokenizer.encode_after):
+        with pytest.raises(ValueError, match=r"is not Unicode: it holds '\\udce9'"):
+            encode(text)
+    for prompt in (text, asked):
+        with pytest.raises(ValueError, match="is not Unicode"):
+            tokenizer.encode_pair(prompt, "ab")
 
 
 # --- prompts and completions --------------------------------------------------------------------------------------

@@ -63,6 +63,9 @@ class Worker:
                 reply = self._read(self.seconds * SHARE + GRACE_S)
             except OSError:  # it died between two calls
                 reply = None
+            except BaseException:  # an interruption, after which its reply would be taken for that to the next call
+                self._stop()
+                raise
             if reply is None:
                 self._stop()
                 return Reply("crashed", ENDED)

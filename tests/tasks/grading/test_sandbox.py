@@ -628,6 +628,22 @@ def test_a_worker_reaches_no_process_and_writes_no_file(fresh, victim, outside, 
     assert set(replies.values()) == {"refused"}
 
 
+@pytest.mark.parametrize("kind", [worker.Worker, worker.Lasting])
+def test_the_reply_to_an_interrupted_call_is_not_that_to_the_next_one(kind, monkeypatch):
+    def interrupted(seconds):
+        raise KeyboardInterrupt
+
+    calls = kind("escapes:attempt")
+    try:
+        assert calls('{"a": "1"}').text == '{"a": "1"}'
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(calls, "_read", interrupted)
+            calls('{"a": "2"}')
+        assert calls('{"a": "3"}').text == '{"a": "3"}'
+    finally:
+        calls.close()
+
+
 def test_a_worker_that_is_too_weak_is_refused_or_said(fresh, capfd):
     calls = worker.Worker("escapes:attempt")
     try:
