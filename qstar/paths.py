@@ -11,10 +11,20 @@ CONFIGS = str(ROOT / "configs")
 
 def cache_folder(given: str | os.PathLike | None = None) -> Path:
     """Of prepared data, compiled programs and measured peaks: `given`, else QSTAR_CACHE, else ~/.cache/qstar."""
-    if given or os.environ.get("QSTAR_CACHE"):
-        check_folder("cache_dir" if given else "QSTAR_CACHE", given or os.environ["QSTAR_CACHE"])
-    usual = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "qstar"
-    return Path(given or os.environ.get("QSTAR_CACHE") or usual).expanduser()
+    named = given or os.environ.get("QSTAR_CACHE")
+    if not named:
+        return expanded(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qstar")
+    folder = expanded(named)
+    check_folder("cache_dir" if given else "QSTAR_CACHE", folder)
+    return folder
+
+
+def expanded(path: str | os.PathLike) -> Path:
+    """With a user's home folder for `~`. Raises ValueError where nobody has one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such home folder; write ./{path} for a folder of this name") from error
 
 
 def check_folder(key: str, given: str | os.PathLike) -> None:
@@ -25,8 +35,7 @@ def check_folder(key: str, given: str | os.PathLike) -> None:
     """
     if not str(given):
         raise ValueError(f"{key} = '': expected a folder, which need not be there yet")
-    path = Path(given).expanduser()
-    there = _nearest(key, path)
+    there = _nearest(key, Path(given))
     if not there.is_dir():
         kind = "a file" if there.exists() else "a link to a place that is not there"
         raise ValueError(f"{key} = {given}: {there} is {kind}: name a folder, which need not be there yet")
@@ -49,6 +58,7 @@ def _nearest(key: str, path: Path) -> Path:
     """The path, or the closest one above it that is there."""
     for place in (path, *path.absolute().parents):
         try:
+            str(place).encode()  # else nothing that is told of it could be written
             os.lstat(place)
         except (FileNotFoundError, NotADirectoryError):
             continue

@@ -13,6 +13,7 @@ from small_runs import ALPHABET, MODEL, RUN, chosen, composed, lines, small
 from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
+import qstar
 from qstar import config as configs
 from qstar import evaluate, paths, prepare, runs
 from qstar.config import EvaluateConfig
@@ -21,7 +22,7 @@ from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import Evaluator
 from qstar.models import lm as language_model
 from qstar.models.formats import hf
-from qstar.runs import improve, label, solve, stored
+from qstar.runs import improve, label, load, solve, stored
 from qstar.runs import train as train_run
 from qstar.training import checkpoint, loop
 from qstar.training.build import Program
@@ -165,6 +166,11 @@ def test_impossible_outputs_of_other_commands_are_refused_before_loading(tmp_pat
     monkeypatch.setenv("QSTAR_CACHE", str(tmp_path / "notes.txt"))
     with pytest.raises(ValueError, match=r"QSTAR_CACHE = .*notes.txt is a file"):
         paths.cache_folder()
+    for read in (load.load_model, stored.is_run, qstar.open, paths.cache_folder):
+        with pytest.raises(ValueError, match=r"~no-such-user/x: there is no such home folder"):
+            read("~no-such-user/x")
+    with pytest.raises(ValueError, match=r"OUT = .*: .*surrogates not allowed"):
+        paths.check_folder("OUT", b"caf\xe9".decode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"OUT = .*: .*too long"):
         paths.check_folder("OUT", tmp_path / ("x" * 300))
     assert files(tmp_path).keys() == {"notes.txt"}

@@ -84,7 +84,7 @@ def _place(source: str | Path) -> Path:
     kind, _, name = str(source).partition(":")
     if kind == "bundled":
         return _bundled(name)
-    return hub.fetch(name) if kind == "hub" else Path(source).expanduser()
+    return hub.fetch(name) if kind == "hub" else paths.expanded(source)
 
 
 def save_model(path: str | Path, model: Policy, dtype: str = "float32") -> None:
