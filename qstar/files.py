@@ -321,6 +321,14 @@ def decoded(raw: bytes, path: Path, start: int = 0) -> str:
         ) from error
 
 
+def expanded(path: str | os.PathLike) -> Path:
+    """With a user's home folder for `~`. Raises ValueError where nobody has one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path}: there is no such home folder; write ./{path} for a folder of this name") from error
+
+
 def text(path: Path) -> str:
     """The text of a whole file. Raises ValueError for other encodings."""
     return decoded(path.read_bytes(), path)

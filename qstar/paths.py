@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from qstar import files
+
 # Beside the package in a checkout, inside it when installed from a wheel.
 PACKAGE = Path(__file__).resolve().parent
 ROOT = PACKAGE / "_recipes" if (PACKAGE / "_recipes").is_dir() else PACKAGE.parent
@@ -13,18 +15,10 @@ def cache_folder(given: str | os.PathLike | None = None) -> Path:
     """Of prepared data, compiled programs and measured peaks: `given`, else QSTAR_CACHE, else ~/.cache/qstar."""
     named = given or os.environ.get("QSTAR_CACHE")
     if not named:
-        return expanded(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qstar")
-    folder = expanded(named)
+        return files.expanded(Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "qstar")
+    folder = files.expanded(named)
     check_folder("cache_dir" if given else "QSTAR_CACHE", folder)
     return folder
-
-
-def expanded(path: str | os.PathLike) -> Path:
-    """With a user's home folder for `~`. Raises ValueError where nobody has one."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path}: there is no such home folder; write ./{path} for a folder of this name") from error
 
 
 def check_folder(key: str, given: str | os.PathLike) -> None:

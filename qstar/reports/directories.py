@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from qstar import config as configs
-from qstar import files, paths
+from qstar import files
 from qstar.config import C, ImproveConfig, LabelConfig, SolveConfig, TrainConfig
 from qstar.data import rationales as stores
 from qstar.data.rationales import Query, Store
@@ -67,7 +67,7 @@ def open(path: str | Path = "latest", step: int | None = None, *, thinks: bool =
 
     Raises FileNotFoundError where there is no such directory, ValueError for one that no command wrote.
     """
-    directory = paths.expanded(path)
+    directory = files.expanded(path)
     if str(path) == "latest":
         directory = stored.latest_thinker() if thinks else _latest()
     if not directory.is_dir():

@@ -84,7 +84,7 @@ def _place(source: str | Path) -> Path:
     kind, _, name = str(source).partition(":")
     if kind == "bundled":
         return _bundled(name)
-    return hub.fetch(name) if kind == "hub" else paths.expanded(source)
+    return hub.fetch(name) if kind == "hub" else files.expanded(source)
 
 
 def save_model(path: str | Path, model: Policy, dtype: str = "float32") -> None:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from qstar import config as configs
-from qstar import files, paths
+from qstar import files
 from qstar.config import TrainConfig
 from qstar.data import marks as markings
 from qstar.data.tokenizer import Tokenizer
@@ -58,7 +58,7 @@ def shape(file: Path, part: str = "") -> LMConfig:
 
 def is_run(source: str | Path) -> bool:
     """Whether this is the directory of a run."""
-    path = paths.expanded(source)
+    path = files.expanded(source)
     return (path / "config.yaml").is_file() and not (path / "model.json").is_file()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from qstar import files, paths
+from qstar import files
 from qstar.models import lm, lora
 from qstar.models.definition import differences
 from qstar.models.formats import hf
@@ -72,7 +72,7 @@ def base_of(path: str | Path) -> str:
     base = _config(Path(path)).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ValueError(f"{Path(path) / CONFIG} names no base model: set its base_model_name_or_path")
-    if (paths.expanded(base) / CONFIG).is_file():
+    if (files.expanded(base) / CONFIG).is_file():
         raise ValueError(
             f"{Path(path) / CONFIG}: its base_model_name_or_path, {base}, holds adapters as well; merge those first"
         )

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import safetensors
 
+from qstar.settings import shown
+
 READ = ("F32", "F16", "BF16")
 BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32}
 BITS |= {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4}
@@ -32,7 +34,10 @@ def inside(directory: Path, name: str) -> Path:
     path, home = directory / name, directory.resolve()
     if path.is_symlink():
         allowed = next((folder.parent for folder in home.parents[:2] if folder.name == "snapshots"), home)
-        target = path.resolve()
+        try:
+            target = path.resolve()
+        except (RuntimeError, OSError) as error:  # a link to itself
+            raise ValueError(f"{path} is a link that leads nowhere: put the file itself there") from error
         if not target.is_relative_to(allowed):
             raise ValueError(
                 f"{path} is a link that leads out of the directory, to {target}: put the file itself there"
@@ -109,6 +114,8 @@ def finite(weight: np.ndarray, name: str, source: str | Path) -> np.ndarray:
 
 
 def _opened(file: Path) -> safetensors.safe_open:
+    if not file.is_file():  # a pipe would be waited for
+        raise ValueError(f"{file} is no regular file: put the weights themselves there")
     try:
         return safetensors.safe_open(file, framework="numpy").__enter__()
     except safetensors.SafetensorError as error:
@@ -150,11 +157,11 @@ def _entry_problem(entry: object, room: int) -> str:
         return "lacks its dtype, shape or data_offsets"
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in BITS:
-        return f"is of an unknown type, {dtype!r}"
+        return f"is of an unknown type, {shown(dtype)}"
     if not _sizes(shape):
-        return f"has the shape {shape!r}"
+        return f"has the shape {shown(shape)}"
     if not _sizes(offsets) or len(offsets) != 2 or not offsets[0] <= offsets[1] <= room:
-        return f"is at {offsets!r} of {room} bytes"
+        return f"is at {shown(offsets)} of {room} bytes"
     if math.prod(shape) * BITS[dtype] != 8 * (offsets[1] - offsets[0]):
         return f"has {offsets[1] - offsets[0]} bytes, not those of {dtype} of shape {shape}"
     return ""

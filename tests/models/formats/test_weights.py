@@ -185,6 +185,26 @@ def test_links_out_of_the_directory_are_refused(model, name):
         hf.read_directory(model)
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (os.mkfifo, "is no regular file"),
+        (os.mkdir, "is no regular file"),
+        (lambda path: path.symlink_to(path.name), "is a link that leads nowhere"),
+        (lambda path: path.symlink_to("absent"), "no|lacks"),
+    ],
+    ids=["pipe", "folder", "loop", "dangling"],
+)
+@pytest.mark.parametrize("name", ["model.safetensors", INDEX, "config.json"])
+def test_what_is_no_file_is_refused_by_its_name_and_not_waited_for(model, name, make, message):
+    (model / name).unlink(missing_ok=True)
+    if name == INDEX:
+        (model / "model.safetensors").unlink()
+    make(model / name)
+    with pytest.raises((ValueError, FileNotFoundError), match=message if name == "model.safetensors" else str(model)):
+        hf.read_directory(model)
+
+
 def test_links_within_the_directory_and_in_the_cache_of_the_hub_are_followed(model, tmp_path):
     os.rename(model / "model.safetensors", model / "blob")
     (model / "model.safetensors").symlink_to("blob")
