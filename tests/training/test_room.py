@@ -45,7 +45,7 @@ def compiled_bytes(program, rows, length):
     [
         (THINKS, "full", 4, 4, 64),
         (THINKS, "minimal", 4, 2, 64),
-        (THINKS, "none", 4, 2, 64),
+        (THINKS, "none", 2, 2, 64),
         (THINKS, "none", SHALLOW + 1, 1, 64),
         (PlainLM(), "full", 4, 32, 64),
     ],
