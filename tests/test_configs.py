@@ -232,6 +232,12 @@ def test_a_value_that_is_missing_is_named(overrides, message):
         composed(*overrides)
 
 
+def test_what_one_composition_changes_the_next_one_does_not_see():
+    default = composed("run_dir=here")
+    assert composed("run_dir=here", "steps=3", "method.thought_len=2", "optim.lr=0.5", "data.length=13") != default
+    assert composed("run_dir=here") == default
+
+
 def test_a_thought_longer_than_the_window_is_refused_with_both():
     with pytest.raises(ValueError, match=r"method.thought_len = 30 .* thoughts of 32 columns, .* data.length = 12"):
         composed("method.thought_len=30")
