@@ -290,6 +290,16 @@ def test_a_prepared_directory_whose_sizes_do_not_fit_is_refused_at_once(source, 
             runs.load_model(tmp_path / "ckpt")
 
 
+@pytest.mark.parametrize("value", [[], "x", 3, True, [1]])
+def test_rotary_scaling_of_a_prepared_directory_that_is_none_is_named(source, tmp_path, capsys, value):
+    convert(capsys, source, tmp_path / "ckpt")
+    file = tmp_path / "ckpt" / "model.json"
+    contents = json.loads(file.read_text())
+    file.write_text(json.dumps(contents | {"model": contents["model"] | {"rope_scaling": value}}))
+    with pytest.raises(ValueError, match=r"model\.json: model\.rope_scaling = "):
+        runs.load_model(tmp_path / "ckpt")
+
+
 def test_numbers_of_a_prepared_directory_that_are_not_finite_are_named(source, tmp_path):
     model = runs.load_model(source)
     model.params["blocks"]["down"][1, 2, 3] = np.nan

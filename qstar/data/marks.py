@@ -66,7 +66,14 @@ def of(texts: Mapping[str, str], backend: Backend) -> Marks:
     """The same of files of these names and texts."""
     config, generation, model, spelled = (_contents(texts, name) for name in (CONFIG, GENERATION, MODEL, MAP))
     own = post_processed(backend)
-    begin = _first([own, _named(config, spelled, "bos_token", backend), *_ids(generation, "bos_token_id")])
+    begin = _first(
+        [
+            own,
+            _named(config, spelled, "bos_token", backend),
+            *_ids(generation, "bos_token_id"),
+            *_ids(model, "bos_token_id"),
+        ]
+    )
     setting = _switch(config, "add_bos_token")
     begins = own is not None if setting is None else setting
     ends = [_named(config, spelled, "eos_token", backend)]

@@ -81,6 +81,8 @@ class LMConfig:
     def __post_init__(self):
         if isinstance(self.rope_scaling, dict):  # as JSON has it
             object.__setattr__(self, "rope_scaling", Scaling(**self.rope_scaling))
+        if not isinstance(self.rope_scaling, Scaling | None):
+            raise ValueError(f"model.rope_scaling = {self.rope_scaling!r}: expected an object with a factor, or null")
         object.__setattr__(self, "global_layers", tuple(sorted(set(self.global_layers))))
         object.__setattr__(self, "remat", remat_of(self.remat))
         settings.check(self, "model")

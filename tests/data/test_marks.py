@@ -115,6 +115,17 @@ def test_an_end_beyond_the_vocabulary_is_none(tmp_path, id):
     assert tokenizer.ends == (14,)
 
 
+def test_a_beginning_that_the_model_alone_names_is_the_same_after_saving(tmp_path):
+    text = byte_level(r"\p{L}+|\s+", ["<|start|>", "<|im_end|>"])
+    first = len(LETTERS) + 2
+    given = {"tokenizer_config": {"add_bos_token": True}, "config": {"bos_token_id": first}}
+    tokenizer = saved(tmp_path, text, **given)
+    assert tokenizer.begin == (first,)
+    companions.write(tmp_path, tokenizer.settled(companions.read(tmp_path)))
+    (tmp_path / "config.json").unlink()
+    assert Tokenizer.from_file(tmp_path / "tokenizer.json").marks == tokenizer.marks
+
+
 @pytest.mark.parametrize("name", ["add_bos_token", "qstar_chat"])
 @pytest.mark.parametrize("value", ["false", 0, 1.0, []])
 def test_a_switch_that_is_no_truth_value_is_named(tmp_path, name, value):

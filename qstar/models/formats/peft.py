@@ -5,7 +5,6 @@ transposes of ours with the axes of each side flattened.
 """
 
 import json
-import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from qstar.models.formats import hf
 from qstar.models.formats.weights import Tensors, inside
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig, WithAdapters
+from qstar.settings import LARGEST
 from qstar.typing import Params
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -142,8 +142,8 @@ def _config(path: Path) -> dict:
     rank, alpha = raw["r"], raw["lora_alpha"]
     if type(rank) is not int or rank < 1:
         raise ValueError(f"{file}: r is {str(rank)[:40]!r}, expected a positive integer")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-        raise ValueError(f"{file}: lora_alpha is {str(alpha)[:40]!r}, expected a positive number")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= LARGEST:
+        raise ValueError(f"{file}: lora_alpha is {str(alpha)[:40]!r}, expected a positive number up to {LARGEST:g}")
     refused = [f"{name} = {raw[name]!r}" for name in REFUSED if raw.get(name)]
     if refused:
         raise ValueError(

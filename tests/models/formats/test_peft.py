@@ -147,6 +147,8 @@ def test_files_that_are_absent_or_damaged_are_named(copy, tmp_path):
         ({"lora_alpha": float("nan")}, "lora_alpha is 'nan'"),
         ({"lora_alpha": float("inf")}, "lora_alpha is 'inf'"),
         ({"lora_alpha": -1}, "lora_alpha is '-1'"),
+        ({"lora_alpha": 10**400}, "lora_alpha is '1000"),
+        ({"lora_alpha": 2**63}, "lora_alpha is '9223"),
         ({"lora_alpha": []}, r"lora_alpha is '\[\]'"),
     ],
 )
