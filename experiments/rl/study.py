@@ -63,10 +63,14 @@ def _rollouts(method: str, *overrides: str, rates: tuple[str, ...] = ("1e-4", "2
 LADDER = {
     "base": Arm("none"),
     "grpo": _rollouts("grpo"),
-    "ppo": _rollouts("ppo", rates=("5e-5", "1e-4", "2e-4")),
-    "online": Arm("improve", ("improve=expert_iteration", "improve.samples=8", "improve.iterations=6")),
-    "longer": Arm("sft"),
-    "reft": _rollouts("reft", "data=rollouts_reft", rates=("2e-5", "5e-5", "1e-4")),
+    "ppo": _rollouts("ppo", rates=("2e-5", "5e-5", "1e-4", "2e-4")),
+    "online": Arm(
+        "improve",
+        ("improve=expert_iteration", "improve.samples=8", "improve.iterations=6"),
+        rates=("3e-5", "1e-4", "3e-4", "1e-3"),
+    ),
+    "longer": Arm("sft", rates=("3e-5", "1e-4", "3e-4", "1e-3")),
+    "reft": _rollouts("reft", "data=rollouts_reft", rates=("2e-5", "5e-5", "1e-4", "2e-4")),
     "rloo": _rollouts("rloo"),
     "dr_grpo": _rollouts("dr_grpo", "method.constant=10"),
     "dapo": _rollouts("dapo", "data=rollouts_dapo"),
@@ -455,7 +459,7 @@ def main() -> None:
     for some in (list(LADDER)[:MAIN], list(LADDER)[MAIN:]):
         stages.append([Job("sweep", arm, first, lr) for arm in tuned if arm in some for lr in LADDER[arm].rates])
         stages.append([Job("ladder", arm, base) for arm in ladder if arm in some for base in args.bases])
-        stages.append([Job("prm", arm, first) for arm in prm])
+        stages.append([Job("prm", arm, base) for arm in prm for base in args.bases])
     stages.append([Job("prm", arm, base) for base in args.bases for arm in prm])
     carry_out = functools.partial(work, sizes=sizes)
     with entry.errors():
