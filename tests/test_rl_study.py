@@ -5,6 +5,8 @@ import json
 import experiment_scripts
 import pytest
 
+from qstar.tasks import cups
+
 FOLDER = experiment_scripts.FOLDER / "rl"
 OF_PAGE = {"results.jsonl": 40, "results_presets.jsonl": 25}  # rows of tables that the page has of each, at least
 
@@ -43,6 +45,33 @@ def test_scores_over_steps_are_means_over_bases(study, tmp_path, capsys):
     study.show(tmp_path / "results.jsonl")
     found = rows(capsys.readouterr().out.partition("## PRM against truth")[2])
     assert found[2:] == ["| min | 1 |" + " 0.200 |" * 5, "| min | 2 |" + " 0.400 |" * 5]
+
+
+def test_slips_and_what_takes_them_back_are_counted_by_truth():
+    """From cup 3 move a leads to 4, and e from there to 5, from 3 to 2."""
+    counts = experiment_scripts.load("rl/self_correction").Count
+    problem = cups.Game(3, "ae").problem("p")
+    names = ("slips", "slips_taken_back", "right", "right_taken_back", "stays")
+    cases = {
+        "-45-5;": (0, 0, 2, 0, False), "-43.5-5;": (1, 1, 2, 0, False), "-4.45-5;": (0, 0, 3, 1, False),
+        "-32-2;": (1, 0, 1, 0, True), "-3.1.45-5;": (2, 2, 2, 0, False), "-451-1;": (1, 0, 2, 0, True),
+        "-.45-5;": (0, 0, 2, 0, False), "--5;": (0, 0, 0, 0, False),
+    }  # fmt: skip
+    for text, expected in cases.items():
+        count = counts.of(problem, text)
+        assert tuple(getattr(count, name) for name in names) == expected, text
+    assert counts.of(problem, "5;") is None
+
+
+def test_a_writer_who_notices_ends_right_after_each_slip():
+    module = experiment_scripts.load("rl/self_correction")
+    task = cups.Cups(4, 6, train=60, seed=100)
+    problems = task.problems("train")
+    rows = module.Noticing(0).examples(task, problems)
+    counts = [module.Count.of(problem, row["noticing"]) for problem, row in zip(problems, rows, strict=True)]
+    assert sum(count.slips for count in counts) > 20
+    assert all(count.slips == count.slips_taken_back and not count.right_taken_back for count in counts)
+    assert [row["clean"] for row in rows] == [f"{problem.rationale}{problem.answer};" for problem in problems]
 
 
 def test_rewards_are_drawn(study, tmp_path):

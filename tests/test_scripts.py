@@ -23,7 +23,7 @@ import yaml
 import qstar
 from qstar import runs
 from qstar.paths import ROOT
-from qstar.runs import solve, train
+from qstar.runs import ablation, solve, train
 from qstar.tasks import cups
 
 HELP = ["--help"]
@@ -77,9 +77,6 @@ RUNS = {
     "checks/smollm2_logits.py": HELP,
     "checks/store_kills.py": ["--kills", 1],
     "quiet_star/ablations/tables.py": ["--results", "RESULTS", "--page", "PAGE"],
-    "rl/study.py": [
-        "ladder", "--arms", "base", "--bases", 0, "--base-steps", 1, "--examples", 8, "--test", 4, "--out", "OUT",
-    ],
     "search/frontier/frontier.py": [
         "prm=bundled:cups_prm", "logprob", "oracle", "--questions", 4, "--stepwise", 2, "--samples", 4, "--sizes", 4,
         "--strategies", "MCTS", "--cot", 2, "--seeds", 0, "--batch", 4, "--out", "OUT",
@@ -106,6 +103,8 @@ AFTER_RUNS = {
     "quiet_star/smollm2_math/curve.py",
     "quiet_star/tiny/headroom.py",
     "quiet_star/token_benefit.py",
+    "rl/self_correction.py",
+    "rl/study.py",
     "search/router/router.py",
     "star/arithmetic/bases.py",
     "star/arithmetic/tables.py",
@@ -221,17 +220,33 @@ def test_many_thoughts_are_chosen_among_and_held_against_longer_ones_and_none(sc
     assert "| thoughts | by | trained | of each base |" in script(name, "--show", tmp_path)
 
 
+def test_the_scripts_of_reinforcement_learning_run(script, tmp_path):
+    sizes = ("--bases", 0, "--examples", 8, "--test", 4)
+    base = ("--arms", "base", "--base-steps", 1, "--out", tmp_path / "rl")
+    assert "base base 0" in script("rl/study.py", "ladder", *sizes, *base)
+    rest = ("--rl", tmp_path / "rl", "--workings", "noticing", "--steps", 1, "--out", tmp_path)
+    table = script("rl/self_correction.py", *sizes, *rest).partition("## Self-correction")[2]
+    assert [row.split("|")[1:3] for row in table.splitlines() if row.startswith("| noticing")] == [
+        [" noticing ", " sft "], [" noticing ", " grpo "],
+    ]  # fmt: skip
+    (line,) = [line for line in (tmp_path / "self_correction.jsonl").read_text().splitlines() if "grpo" in line]
+    assert json.loads(line)["sampled_tokens"] > 128 and script("rl/self_correction.py", *sizes, *rest) != ""
+
+
 def test_a_curriculum_from_a_base_measures_what_there_is_to_invent(script, tmp_path):
-    sizes = ("--stages", 2, "--steps", 1, "--items", 8, "--set", *SMALL_STEP)
+    sizes = ("--stages", 2, "--steps", 1, "--items", 8, "--arms", "LaTRO", "--set", *SMALL_STEP)
     script("quiet_star/faithfulness/invention.py", "bundled:cups", "--out", tmp_path, *sizes)
     lines = [json.loads(line) for line in (tmp_path / "invention.jsonl").read_text().splitlines()]
     assert [(line["arm"], line["moves"], line.get("at")) for line in lines] == [
-        ("base", 1, None), ("base", 2, None),
-        ("Quiet-STaR", 2, "start"), ("Quiet-STaR", 2, "end"), ("plain LM", 2, "end"),
+        ("base", 1, None), ("base", 2, None), ("LaTRO", 2, "start"), ("LaTRO", 2, "end"), ("answers alone", 2, "end"),
     ]  # fmt: skip
     thinker, plain = lines[3], lines[4]
-    assert plain["steps"] > thinker["steps"] == 1 and plain["flops"] == pytest.approx(thinker["flops"], rel=0.05)
+    assert plain["steps"] > thinker["steps"] == 1 and {"likeliest", "sampled", "seen"} <= thinker.keys()
     assert "## Signal" in script("quiet_star/faithfulness/invention.py", "--show", tmp_path)
+    invention = experiment_scripts.load("quiet_star/faithfulness/invention")
+    for arm, control in invention.CONTROLS.items():
+        thinks, not_ = (invention.staged(one, 2, "bundled:cups", 50, tmp_path, ()) for one in (arm, control))
+        assert ablation.cost(not_) == pytest.approx(ablation.cost(thinks), rel=0.01), arm
 
 
 def test_the_page_of_the_truth_bench_has_the_tables_of_its_records(script, tmp_path):

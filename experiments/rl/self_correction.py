@@ -142,12 +142,15 @@ def measured(run: Path, step: int | None, test: int) -> dict:
     }
 
 
-def lines(rl: Path, sizes: study.Sizes, base: int, done: set[tuple]) -> Iterator[dict]:
-    """Of a base, before and after GRPO: as it is, clean, noticing."""
+WORKINGS = ("as it is", "clean", "noticing")
+
+
+def lines(rl: Path, sizes: study.Sizes, base: int, workings: Sequence[str], done: set[tuple]) -> Iterator[dict]:
+    """Of a base, before and after GRPO, with each of these workings."""
     task = cups.Cups(4, 6, train=sizes.examples, seed=base + 100)
     rows = Noticing(base).examples(task, task.problems("train"))
     start = rl / f"base_{base}" / "run"
-    for kind in ("as it is", "clean", "noticing"):
+    for kind in workings:
         if {(base, kind, "sft"), (base, kind, "grpo")} <= done:
             continue
         folder, before = sizes.out / kind.replace(" ", "_") / f"base_{base}", start
@@ -192,6 +195,7 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("--rl", type=Path, default=Path("runs/rl"), help="the folder of study.py, for its bases")
     parser.add_argument("--bases", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--workings", nargs="+", choices=WORKINGS, default=list(WORKINGS))
     parser.add_argument("--steps", type=int, default=100, help="of 128 rollouts; three times as many of fine-tuning")
     parser.add_argument("--examples", type=int, default=2000, help="of a writer")
     parser.add_argument("--test", type=int, default=500, help="questions")
@@ -208,7 +212,7 @@ def main() -> None:
         entry.prepare_jax()
         done = {(line["base"], line["workings"], line["trained"]) for line in frames.lines(args.out / RESULTS)}
         for base in args.bases:
-            for line in lines(args.rl.absolute(), sizes, base, done):
+            for line in lines(args.rl.absolute(), sizes, base, args.workings, done):
                 if (line["base"], line["workings"], line["trained"]) not in done:
                     print(line, flush=True)
                     files.append(args.out / RESULTS, [line], durable=True)
