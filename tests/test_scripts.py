@@ -226,8 +226,8 @@ def test_the_scripts_of_reinforcement_learning_run(script, tmp_path):
     assert "base base 0" in script("rl/study.py", "ladder", *sizes, *base)
     rest = ("--rl", tmp_path / "rl", "--workings", "noticing", "--steps", 1, "--out", tmp_path)
     table = script("rl/self_correction.py", *sizes, *rest).partition("## Self-correction")[2]
-    assert [row.split("|")[1:3] for row in table.splitlines() if row.startswith("| noticing")] == [
-        [" noticing ", " sft "], [" noticing ", " grpo "],
+    assert [row.split("|")[2:4] for row in table.splitlines() if row.startswith("| noticing")] == [
+        [" 1e-4 ", " sft "], [" 1e-4 ", " grpo "],
     ]  # fmt: skip
     (line,) = [line for line in (tmp_path / "self_correction.jsonl").read_text().splitlines() if "grpo" in line]
     assert json.loads(line)["sampled_tokens"] > 128 and script("rl/self_correction.py", *sizes, *rest) != ""

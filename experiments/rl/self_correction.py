@@ -33,7 +33,7 @@ from qstar.tasks.problem import Problem, graded
 RESULTS = "self_correction.jsonl"
 LONGEST = 24  # tokens of a solution: six moves, each with a slip that is taken back, are 22
 TOKENS = 64  # of all solutions that a vote may have
-RATE = {"sft": "1e-4", "grpo": "2e-4"}
+RATE = "2e-4"  # of GRPO
 ROOM = (f"data.max_new_tokens={LONGEST}", "data.length=40")
 COLUMNS = ("greedy", "sampled", "vote", "tokens", "slips", "taken_back", "unfounded", "right_with_slip")
 
@@ -145,24 +145,30 @@ def measured(run: Path, step: int | None, test: int) -> dict:
 WORKINGS = ("as it is", "clean", "noticing")
 
 
-def lines(rl: Path, sizes: study.Sizes, base: int, workings: Sequence[str], done: set[tuple]) -> Iterator[dict]:
-    """Of a base, before and after GRPO, with each of these workings."""
+def lines(
+    rl: Path, sizes: study.Sizes, base: int, workings: Sequence[str], lr: str, done: set[tuple]
+) -> Iterator[dict]:
+    """Of a base, before and after GRPO, with each of these workings, fine-tuned with this learning rate."""
     task = cups.Cups(4, 6, train=sizes.examples, seed=base + 100)
     rows = Noticing(base).examples(task, task.problems("train"))
     start = rl / f"base_{base}" / "run"
     for kind in workings:
-        if {(base, kind, "sft"), (base, kind, "grpo")} <= done:
+        line = {"base": base, "workings": kind, "lr": "" if kind == "as it is" else lr}
+        if {_key(line | {"trained": trained}) for trained in ("sft", "grpo")} <= done:
             continue
-        folder, before = sizes.out / kind.replace(" ", "_") / f"base_{base}", start
+        folder, before = sizes.out / "_".join((kind.replace(" ", "_"), line["lr"])) / f"base_{base}", start
         if kind != "as it is":
             examples = [{"prompt": row["prompt"], "completion": row[kind]} for row in rows]
-            study.fine_tuned(sizes, folder, str(start), examples, 3 * sizes.steps, RATE["sft"], base)
+            study.fine_tuned(sizes, folder, str(start), examples, 3 * sizes.steps, lr, base)
             before = folder / "run"
-        line = {"base": base, "workings": kind}
         yield {**line, "trained": "sft", "sampled_tokens": 0, "test": measured(before, None, sizes.test)}
-        more = study.reinforced(sizes, study.LADDER["grpo"], folder / "grpo", before, RATE["grpo"], base)
+        more = study.reinforced(sizes, study.LADDER["grpo"], folder / "grpo", before, RATE, base)
         after = measured(folder / "grpo", more["step"], sizes.test)
         yield {**line, "trained": "grpo", "sampled_tokens": more["tokens"], "test": after}
+
+
+def _key(line: dict) -> tuple:
+    return tuple(line[name] for name in ("base", "workings", "lr", "trained"))
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -171,12 +177,12 @@ def lines(rl: Path, sizes: study.Sizes, base: int, workings: Sequence[str], done
 def show(file: Path) -> None:
     """Print the table of the results, and what noticing gains over clean workings."""
     records = files.records(file, "a result")
-    arms = frames.by([line | {"arm": (line["workings"], line["trained"])} for line in records], "arm")
+    arms = frames.by([line | {"arm": (line["workings"], line["lr"], line["trained"])} for line in records], "arm")
     of = {
         arm: [{"base": line["base"]} | {k: v for k, v in line["test"].items() if v is not None} for line in some]
         for arm, some in arms.items()
     }
-    print(tables.section("Self-correction", ("workings", "trained", "bases", "sampled in training", *COLUMNS), [
+    print(tables.section("Self-correction", ("workings", "rate", "trained", "bases", "sampled in training", *COLUMNS), [
         (
             *arm, len(some), f"{np.mean([line['sampled_tokens'] for line in arms[arm]]):,.0f}",
             *(tables.mean(some, name) for name in COLUMNS),
@@ -184,10 +190,10 @@ def show(file: Path) -> None:
         for arm, some in of.items()
     ]))  # fmt: skip
     names = ("greedy", "sampled", "vote")
-    print(tables.section("Noticing, less clean, on the same bases", ("trained", *names), [
-        (trained, *(tables.gain(of["noticing", trained], name, of["clean", trained]) for name in names))
-        for trained in ("sft", "grpo")
-        if {("noticing", trained), ("clean", trained)} <= of.keys()
+    print(tables.section("Noticing, less clean, on the same bases", ("rate", "trained", *names), [
+        (*rest, *(tables.gain(some, name, of["clean", *rest]) for name in names))
+        for (workings, *rest), some in of.items()
+        if workings == "noticing" and ("clean", *rest) in of
     ]))  # fmt: skip
 
 
@@ -196,6 +202,7 @@ def main() -> None:
     parser.add_argument("--rl", type=Path, default=Path("runs/rl"), help="the folder of study.py, for its bases")
     parser.add_argument("--bases", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--workings", nargs="+", choices=WORKINGS, default=list(WORKINGS))
+    parser.add_argument("--lr", default="1e-4", help="of fine-tuning; that of GRPO is the one of study.py")
     parser.add_argument("--steps", type=int, default=100, help="of 128 rollouts; three times as many of fine-tuning")
     parser.add_argument("--examples", type=int, default=2000, help="of a writer")
     parser.add_argument("--test", type=int, default=500, help="questions")
@@ -210,10 +217,10 @@ def main() -> None:
     sizes = study.Sizes(args.out.absolute(), args.steps, args.examples, 0, args.test, float("inf"), more)
     with entry.errors():
         entry.prepare_jax()
-        done = {(line["base"], line["workings"], line["trained"]) for line in frames.lines(args.out / RESULTS)}
+        done = {_key(line) for line in frames.lines(args.out / RESULTS)}
         for base in args.bases:
-            for line in lines(args.rl.absolute(), sizes, base, args.workings, done):
-                if (line["base"], line["workings"], line["trained"]) not in done:
+            for line in lines(args.rl.absolute(), sizes, base, args.workings, args.lr, done):
+                if _key(line) not in done:
                     print(line, flush=True)
                     files.append(args.out / RESULTS, [line], durable=True)
         show(args.out / RESULTS)
