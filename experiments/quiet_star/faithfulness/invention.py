@@ -197,18 +197,23 @@ class Study:
                 line |= {
                     row["way"]: row["accuracy"] for row in ablation.answered(run, dataclasses.replace(cfg, eval=asked))
                 }
-                line |= {"n": self.items, "seen": with_thoughts(cfg.method, run, seen)}
+                line |= {"n": self.items, "seen": with_thoughts(cfg.method, run, seen), "seen_n": len(seen)}
                 line |= {"reward": float(frames.metrics(directory, "reward")["reward"][-1])}
                 if arm == "Quiet-STaR":
                     line |= {"weight": float(frames.metrics(directory, "weight")["weight"][-1])}
                 line |= signal(cfg.method, run, self.asked(moves), self.seed)
             else:
-                line |= {"n": self.items, "none": in_the_head(run, self.asked(moves)), "seen": in_the_head(run, seen)}
+                held = self.asked(moves)
+                line |= {"n": len(held), "none": in_the_head(run, held)}
+                line |= {"seen_n": len(seen), "seen": in_the_head(run, seen)}
             yield line
 
 
 def shown(lines: Sequence[dict]) -> str:
-    share = lambda line, name: tables.interval(line[name], *intervals.wilson(round(line[name] * line["n"]), line["n"]))  # noqa: E731
+    def share(line: dict, name: str) -> str:
+        n = line["seen_n" if name == "seen" else "n"]
+        return tables.interval(line[name], *intervals.wilson(round(line[name] * n), n))
+
     base = [(line["moves"], line["n"], share(line, "none")) for line in lines if line["arm"] == "base"]
     ended = [line for line in lines if line.get("at") == "end"]
     ways = ("none", "likeliest", "sampled", "seen")
