@@ -4,8 +4,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.table import Table
-
 from qstar.reports import tables
 from qstar.reports.glyphs import visible
 
@@ -31,11 +29,11 @@ class Line:
     seconds: float | None = None  # where it was measured
 
 
-def table(lines: Sequence[Line]) -> Table:
+def table(lines: Sequence[Line]) -> tables.Fitted:
     """For a terminal."""
     out = tables.screen(COLUMNS, _cells(lines), text=2)
     out.caption = "costs are means over questions; 95 % intervals in brackets"
-    return out
+    return tables.Fitted(out)
 
 
 def markdown(lines: Sequence[Line]) -> str:

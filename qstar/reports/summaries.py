@@ -155,7 +155,7 @@ def iterations(lines: Sequence[dict]) -> str:
     return "\n".join(parts)
 
 
-def progress(lines: Sequence[dict]) -> Table:
+def progress(lines: Sequence[dict]) -> tables.Fitted:
     """Self-training for a terminal: a row for every iteration that is done, with its accuracy by group of questions."""
     names = list(lines[0]["groups"])
     groups = names if len(names) > 1 else []
@@ -177,7 +177,7 @@ def progress(lines: Sequence[dict]) -> Table:
     by_group = "; then of each group, such as sums of so many digits" if groups else ""
     dev = f"dev: {lines[0]['accuracy']['n']} questions, 95 % interval{by_group}"
     out.caption = f"{dev}; tokens written and trained on so far"
-    return out
+    return tables.Fitted(out)
 
 
 def _trainings(lines: Sequence[dict]) -> str:

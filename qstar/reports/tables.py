@@ -7,10 +7,14 @@ is replaced on request only, and never by less than it holds (`evals/records.py`
 import math
 import re
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console, ConsoleOptions
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from qstar import files
 from qstar.evals import intervals, records
@@ -88,6 +92,26 @@ def fitting(
     return out
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A table for a terminal of any width: as it is where it fits, else as `fitting` divides it."""
+
+    table: Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+        if Measurement.get(console, options.update(max_width=UNBOUND), self.table).maximum <= options.max_width:
+            yield self.table
+            return
+        columns = self.table.columns
+        names = [str(column.header) for column in columns]
+        rows = list(zip(*([str(cell) for cell in column.cells] for column in columns), strict=True))
+        left = sum(column.justify == "left" for column in columns)
+        yield from fitting(names, rows, options.max_width, self.table.title, text=left)
+        if self.table.caption:
+            yield Text(str(self.table.caption), style="table.caption")
+
+
+UNBOUND = 10_000  # columns: wider than any table
 EDGE = 3  # columns of a terminal around a cell, with one line
 LONGEST = 28  # characters of a cell in a table that has to fit
 

@@ -186,8 +186,16 @@ def _local(path: Path, text: str) -> Policy:
     if path.exists():
         raise ValueError(f"{path} is a file, but no .gguf or .bin; {KINDS}")
     if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and not text.startswith("."):
-        return _local(hub.fetch(text), text)
+        return _local(_fetched(text), text)
     raise FileNotFoundError(f"no model at {text!r}; {KINDS}")
+
+
+def _fetched(name: str) -> Path:
+    """ORG/NAME on the hub, where it is no folder here: errors say both."""
+    try:
+        return hub.fetch(name)
+    except (ImportError, ConnectionError, ValueError) as error:
+        raise type(error)(f"there is no folder {name} here (qstar-prepare makes one), and {error}") from error
 
 
 def _bundled(name: str) -> Path:

@@ -16,11 +16,13 @@ from collections.abc import Callable, Iterator, Sequence
 import rich.progress
 from rich.console import Console
 from rich.status import Status
+from rich.table import Column
 from rich.text import Text
 
 from qstar import ranks
 
 COUNTED_S = 10.0  # between the plain lines of `counting` and `phase`
+ROOMY = 110  # columns of a terminal that show all of a bar
 PLAIN_WIDTH = 160  # of tables in pipes and files, where rich would assume 80 columns and fold cells
 
 
@@ -146,17 +148,20 @@ def _still(description: str, out: Console) -> Iterator[None]:
 
 
 class LiveBar(Progress):
-    """A bar that is redrawn in place: description, steps, speed, time left, values of the newest step."""
+    """A bar that is redrawn in place: description, steps, time left, speed, values of the newest step.
+
+    On a narrow terminal the values are cut at its edge, and tokens per second and the share of the peak are left out.
+    """
 
     def __init__(self, description: str, start: int, total: int, show: Sequence[str]):
-        self._show = show
+        self._show, self._narrow = show, console().width < ROOMY
         self._bar = rich.progress.Progress(
             rich.progress.SpinnerColumn(),  # moves while a step is computed
             rich.progress.TextColumn("{task.description}", markup=False),
-            rich.progress.BarColumn(),
-            rich.progress.MofNCompleteColumn(),
+            rich.progress.BarColumn(bar_width=10 if self._narrow else 40),
+            rich.progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            rich.progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
             rich.progress.TextColumn("{task.fields[rate]}"),
-            rich.progress.TimeRemainingColumn(),
             rich.progress.TextColumn("{task.fields[values]}", markup=False),
             console=console(),
         )
@@ -165,7 +170,8 @@ class LiveBar(Progress):
 
     def step(self, step: int, values: dict[str, float]) -> None:
         speed = self._bar.tasks[0].speed  # rich averages over the last 30 s
-        rate = "  ".join(part for part in (f"{speed:.3g} steps/s" if speed else "", self._speed) if part)
+        more = "" if self._narrow else self._speed
+        rate = "  ".join(part for part in (f"{speed:.3g} steps/s" if speed else "", more) if part)
         self._bar.update(self._task, completed=step, rate=rate, values=_values(values, self._show))
 
     def interval(self, step: int, means: dict[str, float]) -> None:

@@ -120,3 +120,21 @@ def test_names_are_as_short_as_they_can_be_told_apart():
     names = ["run", "optim.lr", "control.optim.lr", "method.thought_len", "lr"]
     assert tables.short_names(names) == ["run", "optim.lr", "control.optim.lr", "thought_len", "lr"]
     assert tables.short_names([]) == []
+
+
+def test_a_table_is_divided_where_a_terminal_is_too_narrow_and_no_cell_is_cut():
+    names = ["strategy", *(f"figure {i}" for i in range(6))]
+    rows = [("majority", *(f"0.38{i} [0.311, 0.454]" for i in range(6)))]
+    whole = tables.screen(names, rows, text=1)
+    whole.caption = "intervals in brackets"
+
+    def shown(width):
+        out = rich.console.Console(file=io.StringIO(), width=width, force_terminal=False)
+        out.print(tables.Fitted(whole))
+        return out.file.getvalue()
+
+    for width, parts in ((200, 1), (80, 3)):
+        text = shown(width)
+        assert max(map(len, text.splitlines())) <= width and text.count("┏") == text.count("majority") == parts
+        assert all(cell in text for cell in rows[0]) and "…" not in text
+        assert "intervals in brackets" in text and text.count("strategy") == parts

@@ -1,6 +1,7 @@
 """What a person sees while a run works: never nothing, and in a pipe nothing but text."""
 
 import io
+import re
 import time
 
 import pytest
@@ -17,9 +18,9 @@ SHOWN = ("nll", "nll_mixed", "reward")
 def screen(monkeypatch):
     """Puts a terminal, or a pipe, in the place of standard output; gives its text."""
 
-    def put(terminal: bool) -> io.StringIO:
+    def put(terminal: bool, width: int = 120) -> io.StringIO:
         text = io.StringIO()
-        made = Console(file=text, force_terminal=terminal, highlight=False, width=120, soft_wrap=not terminal)
+        made = Console(file=text, force_terminal=terminal, highlight=False, width=width, soft_wrap=not terminal)
         monkeypatch.setattr(console, "console", lambda: made)
         return text
 
@@ -74,6 +75,18 @@ def test_a_phase_beside_a_bar_takes_the_place_of_its_description(screen):
         bar.step(2, VALUES)
     last = text.getvalue().split("QuietStar")[-1]
     assert "nll 1.614  nll_mixed 0.2244  reward 0.0312" in last
+
+
+@pytest.mark.parametrize("width", [80, 120, 200])
+def test_a_bar_shows_steps_and_the_time_left_in_any_width(width, screen):
+    text = screen(True, width)
+    with console.progress("Quiet-STaR", 0, 75, SHOWN) as bar:
+        bar.interval(60, {"machine/tokens_per_s": 3390.0, "machine/mfu": 0.11})
+        for step in (66, 67):
+            bar.step(step, VALUES)
+    last = text.getvalue().split("Quiet-STaR")[-1]
+    assert re.search(r"67/75\S* \S*-?\d*:", last) and "nll 1.614  nll_mixed 0.2244  reward 0.0312" in last
+    assert ("11% of peak" in last) == (width >= console.ROOMY)
 
 
 def test_a_line_of_a_pipe_shows_what_a_method_names_and_no_escape_codes(screen):

@@ -11,6 +11,7 @@ import tolerances
 
 from qstar.models import lm
 from qstar.models.formats import hf, hub
+from qstar.runs import load
 from qstar.structs import Batch
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -239,6 +240,18 @@ def test_fetching_without_a_network_names_the_way_out(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
     with pytest.raises(ConnectionError, match="hf download some/model --local-dir DIR"):
         hub.fetch("some/model")
+
+
+@pytest.mark.parametrize("error", [ImportError, ConnectionError, ValueError])
+def test_a_folder_that_is_missing_is_named_as_one_before_the_hub(error, monkeypatch):
+    def fetch(name):
+        raise error(f"could not fetch {name}")
+
+    monkeypatch.setattr(hub, "fetch", fetch)
+    with pytest.raises(
+        error, match=r"^there is no folder models/absent here .*qstar-prepare.*could not fetch models/absent"
+    ):
+        load.load_model("models/absent")
 
 
 def test_fetching_an_impossible_name_is_an_error_about_the_name():
