@@ -178,12 +178,8 @@ def refusal(cfg: DictConfig, override: Override) -> str:
         OmegaConf.update(cfg.copy(), key, override.value())
     except (OmegaConfBaseException, OverflowError) as error:
         expected = _expected(cfg, key) or str(error).splitlines()[0]
-        return f"{key} = {_short(override.get_value_element_as_str())}: {expected}"
+        return f"{key} = {settings.cut(override.get_value_element_as_str())}: {expected}"
     return ""
-
-
-def _short(value: str) -> str:
-    return value if len(value) <= settings.SHOWN else f"{value[: settings.SHOWN]}... ({len(value)} characters)"
 
 
 def unknown(key: str, known: Iterable[str], value: str = "") -> str:

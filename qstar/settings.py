@@ -190,4 +190,9 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # Python spells no integer of thousands of digits
         text = f"a {type(value).__name__} with a very long integer"
+    return cut(text)
+
+
+def cut(text: str) -> str:
+    """The beginning of a text that is very long, with its length."""
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}... ({len(text)} characters)"

@@ -16,19 +16,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jax
 import numpy as np
 import study
 
 from qstar import files
 from qstar.cli import entry, flags
-from qstar.decoding import generate as decoding
-from qstar.decoding.sampling import Sampling
 from qstar.evals import chain
 from qstar.reports import frames, tables
 from qstar.runs import load
 from qstar.tasks import cups
-from qstar.tasks.problem import Problem, graded
+from qstar.tasks.problem import Problem
 
 RESULTS = "self_correction.jsonl"
 LONGEST = 24  # tokens of a solution: six moves, each with a slip that is taken back, are 22
@@ -104,24 +101,12 @@ def measured(run: Path, step: int | None, test: int) -> dict:
     problems = task.problems("test")
     policy = load.load_run(run, step).plain()
 
-    def asked(some: Sequence[Problem], samples: int, temperature: float) -> tuple[list[str], list, list[int]]:
-        sampling = Sampling(temperature, max_new_tokens=LONGEST, stop=tuple(task.stop))
-        written = decoding.generate(
-            policy.definition, policy.params, policy.tokenizer, [task.prompt(problem) for problem in some],
-            jax.random.key(7), sampling, samples=samples, batch_size=50,
-        )  # fmt: skip
-        of = [some[i // samples] for i in range(len(written.text))]
-        verdicts = [
-            graded(task, problem, text, end)
-            for problem, text, end in zip(of, written.text, written.finished, strict=True)
-        ]
-        return written.text, verdicts, [len(tokens) for tokens in written.tokens]
-
     few = problems[: len(problems) // 2]
-    _, greedy, _ = asked(problems, 1, 0.0)
-    texts, sampled, lengths = asked(few, study.SAMPLES, 1.0)
+    _, greedy = study.answered(policy, task, problems, 1, 0.0, LONGEST)
+    written, sampled = study.answered(policy, task, few, study.SAMPLES, 1.0, LONGEST)
+    lengths = [len(tokens) for tokens in written.tokens]
     right = np.array([verdict.correct for verdict in sampled])
-    counts = [Count.of(few[i // study.SAMPLES], text) for i, text in enumerate(texts)]
+    counts = [Count.of(few[i // study.SAMPLES], text) for i, text in enumerate(written.text)]
     worked = [count for count in counts if count is not None]
     total = {name: sum(getattr(count, name) for count in worked) for name in vars(Count())}
     stays = np.array([count is not None and count.stays for count in counts])

@@ -33,6 +33,7 @@ from qstar.decoding import score
 from qstar.decoding.generate import Written
 from qstar.decoding.sampling import Sampling
 from qstar.evals import chain
+from qstar.policy import Policy
 from qstar.reports import figures, frames, tables
 from qstar.runs import improve, iterations, judge, load, pool, stored, train
 from qstar.tasks import cups
@@ -295,22 +296,27 @@ def dev(run: Path) -> list[list]:
 # --- measurements -------------------------------------------------------------------------------------------------
 
 
+def answered(
+    policy: Policy, task: Task, problems: Sequence[Problem], samples: int, temperature: float, longest: int
+) -> tuple[Written, list[Verdict]]:
+    """Answers of at most `longest` tokens, `samples` to each question, and what the grader says of them."""
+    sampling = Sampling(temperature, max_new_tokens=longest, stop=tuple(task.stop))
+    written = decoding.generate(
+        policy.definition, policy.params, policy.tokenizer, [task.prompt(problem) for problem in problems],
+        jax.random.key(7), sampling, samples=samples, batch_size=50,
+    )  # fmt: skip
+    return written, [
+        graded(task, problems[i // samples], text, written.finished[i]) for i, text in enumerate(written.text)
+    ]
+
+
 def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str = "test") -> dict:
     """Greedy and sampled answers, compared with the truth, the base and the reward model."""
     task = cups.Cups(4, 6, test=sizes.test, dev=sizes.test)
     problems = task.problems(split)
     policy, start = load.load_run(run, step).plain(), load.load_run(base).plain()
 
-    def asked(some: Sequence[Problem], samples: int, temperature: float) -> tuple[Written, list[Verdict]]:
-        sampling = Sampling(temperature, max_new_tokens=16, stop=tuple(task.stop))
-        written = decoding.generate(
-            policy.definition, policy.params, policy.tokenizer, [task.prompt(problem) for problem in some],
-            jax.random.key(7), sampling, samples=samples, batch_size=50,
-        )  # fmt: skip
-        return written, [
-            graded(task, some[i // samples], text, written.finished[i]) for i, text in enumerate(written.text)
-        ]
-
+    asked = functools.partial(answered, policy, task, longest=16)
     few = problems[: len(problems) // 2]
     _, greedy = asked(problems, 1, 0.0)
     written, sampled = asked(few, SAMPLES, 1.0)

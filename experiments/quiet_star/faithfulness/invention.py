@@ -171,7 +171,7 @@ class Study:
         for moves in range(1, max(self.stages) + 1):
             asked = self.asked(moves)
             yield {"arm": "base", "moves": moves, "n": len(asked), "none": in_the_head(model, asked)}
-        for moves in self.stages:
+        for moves in self.stages if "LaTRO" in thinkers else ():
             write_answers(self.out / f"answers_{moves}.jsonl", moves)
         for thinker in thinkers:
             for moves in self.stages:
