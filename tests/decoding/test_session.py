@@ -59,7 +59,7 @@ def test_whole_rows_are_those_of_generate():
             np.testing.assert_allclose(mine, others, rtol=0, atol=tolerances.forward(tiny.LM))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize(
     ("cfg", "keep"),
