@@ -111,7 +111,9 @@ def generate(
     ends = [id for id in tokenizer.ends if id not in (*sampling.forbidden_ids, *sampling.stop_ids)]
     sampling = dataclasses.replace(sampling, stop_ids=(*sampling.stop_ids, *ends))
     _check(cfg, ids, sampling, samples, batch_size)
-    keys = choosing.row_keys(key, len(ids) * samples).reshape(-1, samples)
+    keys = choosing.row_keys(key, len(ids) * samples)
+    # As words on the host: taking those of a batch would compile five programs for every size of it.
+    words = np.asarray(jax.random.key_data(jax.random.clone(keys))).reshape(len(ids), samples, -1)
     results: list[_Row | None] = [None] * (len(ids) * samples)
     spent, done = Cost(), 0
     with sharding.on(mesh):
@@ -126,7 +128,7 @@ def generate(
                 params,
                 layers,
                 [ids[i] for i in filled],
-                keys[filled].reshape(-1),
+                jax.random.wrap_key_data(np.concatenate(words[filled]), impl=jax.random.key_impl(keys)),
                 sampling.choice,
                 max_new_tokens=sampling.max_new_tokens,
                 samples=samples,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
 from qstar.ops import vocabulary
@@ -170,10 +171,13 @@ def _margin(logits: Array) -> Array:
 # --- keys ---------------------------------------------------------------------------------------------------------
 
 
+_folded = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))  # one program, not one for every operation in it
+
+
 def row_keys(key: Keys, count: int) -> Keys:
     """A key for each of `count` rows, from one key or as they are given. Raises ValueError for another number."""
     if key.ndim == 0:
-        return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+        return _folded(key, np.arange(count))
     if key.shape != (count,):
         raise ValueError(f"keys of shape {key.shape} for {count} rows: expected one key, or one for each row")
     return key

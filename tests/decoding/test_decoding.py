@@ -215,6 +215,15 @@ def test_one_program_reads_and_one_writes_in_each_shape():
     assert [program._cache_size() for program in (write._begin, write._go_on)] == [2, 2]
 
 
+def test_another_number_of_rows_compiles_few_programs_for_their_keys():
+    ask = functools.partial(written, [[1, 2], [3], [4], [5], [6, 7]], 0, FREE, tiny.LM)
+    ask(samples=2)
+    with tiny.noting_compiled() as names:
+        ask(samples=3)
+    # The keys, and clones of them and of a batch's: not a program for every operation of folding and slicing.
+    assert len(set(names) - {"jit(_begin)", "jit(_go_on)"}) <= 2, names
+
+
 def test_the_cache_is_extended_in_place():
     """Of a loop that copied its cache, or a layer of it, the compiled program would show the copy."""
     cfg = dataclasses.replace(tiny.LM, heads=2, kv_heads=2, head_size=16, max_len=2048)
