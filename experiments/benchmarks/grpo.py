@@ -1,7 +1,8 @@
 """A step of GRPO: time and memory, against TRL's GRPOTrainer.
 
     python experiments/star/smollm2/sums.py sums
-    python experiments/benchmarks/grpo.py --model models/smollm2 [--trl PYTHON] [--repeats 5] [--out grpo.jsonl]
+    qstar-prepare models/smollm2 models/smollm2_hf --to huggingface
+    python experiments/benchmarks/grpo.py --model models/smollm2_hf [--trl PYTHON] [--repeats 5] [--out grpo.jsonl]
 
 Both sides sample eight answers to each of eight sums with three examples before them, up to 64 tokens at temperature 1,
 ending where the model ends the text; reward them with the task's own grader; and take a step of GRPO (k3 KL to the
@@ -199,9 +200,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = parser().parse_args()
+    out = parser()
+    args = out.parse_args()
     if args.serve:
         return {"qstar": serve, "trl": serve_trl}[args.serve](overrides(args))
+    if args.trl and not (Path(args.model) / "config.json").is_file():
+        out.error(
+            f"--model {args.model}: there is no config.json in it, and TRL reads folders in the format of Hugging Face "
+            f"only: qstar-prepare {args.model} FOLDER --to huggingface"
+        )
     interpreters = {"qstar": sys.executable} | ({"trl": args.trl} if args.trl else {})
     commands = {name: [python, *sys.argv, "--serve", name] for name, python in interpreters.items()}
     records = measured(commands, args.repeats)

@@ -29,7 +29,7 @@ if not Path(RUN, "checkpoints").is_dir():
         "save_every=10",
         f"run_dir={RUN}",
     ]
-    subprocess.run([sys.executable, "-m", "qstar.train", *overrides], capture_output=True, check=True)
+    subprocess.run([sys.executable, "-m", "qstar.train", *overrides], check=True)
 run = qstar.open(RUN)
 
 # %% [markdown]

@@ -32,7 +32,7 @@ overrides = ["~experiments", "method=grpo", "data=rollouts", "task=cups", "eval=
 overrides += ["model.source=bundled:cups", "model.remat=none", "data.length=24", f"steps={STEPS}", "batch_size=128"]
 overrides += ["optim.lr=2e-4", "optim.warmup_steps=5", "optim.beta2=0.98", "log_every=2", "sample_every=10"]
 overrides += ["eval.items=100", "eval.every=20", f"save_every={STEPS}", f"run_dir={RUN}"]
-done = subprocess.run([sys.executable, "-m", "qstar.train", *overrides], capture_output=True, text=True, check=True)
+subprocess.run([sys.executable, "-m", "qstar.train", *overrides], check=True)
 run = qstar.open(RUN)
 run
 

@@ -23,7 +23,7 @@ RUN = "runs/notebook_star"
 # %%
 overrides = ["task=cups", f"task.train={QUESTIONS}", "task.dev=100", "model.source=bundled:cups", "improve=star"]
 overrides += [f"improve.iterations={ITERATIONS}", "improve.temperature=1.0", "length=64", "optim.lr=1e-4"]
-subprocess.run([sys.executable, "-m", "qstar.improve", *overrides, f"run_dir={RUN}"], capture_output=True, check=True)
+subprocess.run([sys.executable, "-m", "qstar.improve", *overrides, f"run_dir={RUN}"], check=True)
 run = qstar.open(RUN)
 run
 

@@ -32,7 +32,7 @@ RUN = "runs/notebook_labels"
 # %%
 overrides = ["label=truth", f"label.what={WHAT}", "task=cups", "split=dev", "model=pretrained"]
 overrides += ["model.source=bundled:cups", "samples=8", "temperature=1.3", f"problems={QUESTIONS}", f"run_dir={RUN}"]
-subprocess.run([sys.executable, "-m", "qstar.label", *overrides], capture_output=True, check=True)
+subprocess.run([sys.executable, "-m", "qstar.label", *overrides], check=True)
 run = qstar.open(RUN)
 run
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import grounds
 import numpy as np
 import study
 
@@ -38,7 +39,7 @@ COLUMNS = ("greedy", "sampled", "vote", "tokens", "slips", "taken_back", "unfoun
 # --- workings -----------------------------------------------------------------------------------------------------
 
 
-class Noticing(study.Writer):
+class Noticing(grounds.Writer):
     """The writer of a base, who notices each slip: a dot, then the right place."""
 
     def examples(self, task: cups.Cups, problems: Sequence[Problem]) -> list[dict]:
@@ -144,7 +145,7 @@ def lines(
         folder, before = sizes.out / "_".join((kind.replace(" ", "_"), line["lr"])) / f"base_{base}", start
         if kind != "as it is":
             examples = [{"prompt": row["prompt"], "completion": row[kind]} for row in rows]
-            study.fine_tuned(sizes, folder, str(start), examples, 3 * sizes.steps, lr, base)
+            study.fine_tuned(sizes, folder, base, study.trained(start), examples, 3 * sizes.steps, lr)
             before = folder / "run"
         yield {**line, "trained": "sft", "sampled_tokens": 0, "test": measured(before, None, sizes.test)}
         more = study.reinforced(sizes, study.LADDER["grpo"], folder / "grpo", before, RATE, base)

@@ -22,8 +22,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import grounds
 import jax
 import numpy as np
+from grounds import Ground
 
 from qstar import config as configs
 from qstar import files
@@ -36,15 +38,12 @@ from qstar.evals import chain
 from qstar.policy import Policy
 from qstar.reports import figures, frames, tables
 from qstar.runs import improve, iterations, judge, load, pool, stored, train
-from qstar.tasks import cups
 from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.problem import Problem, Task, graded
 from qstar.training import metrics
 
-RESULTS, RECIPE, SCORER = "results.jsonl", "experiments=rl/cups", "bundled:cups_prm"
+RESULTS, SCORER = "results.jsonl", "bundled:cups_prm"
 SHOWN = ("reward", "right", "entropy", "sampled_tokens", "dead", "kl", "clipped", "reward_grade", "reward_scorer")
-ROUGH = 0.15  # share of the facts that a writer confuses more often than not
-TASK = ("task=cups", "task.min_moves=4", "task.max_moves=6", "task.dev=200")
 
 
 @dataclass(frozen=True)
@@ -124,67 +123,38 @@ class Sizes:
     test: int  # questions, each answered with the likeliest tokens, and half of them SAMPLES times by sampling
     until: float  # time at which nothing is begun any more
     more: tuple[str, ...]  # overrides of all runs on rollouts
+    ground: Ground = grounds.GROUNDS["cups"]
 
 
 SAMPLES = 8
+DEV = 200  # questions that rates are chosen on
 
 
-# --- the writer and the bases -------------------------------------------------------------------------------------
-
-
-class Writer:
-    """Writes workings in which some moves lead to a wrong cup, with a fixed probability for each cup and move."""
-
-    def __init__(self, number: int):
-        self._rng = np.random.default_rng((2024, number))
-        facts = [(place, move) for move in cups.MOVES for place in range(1, cups.NUMBER_OF_CUPS + 1)]
-        shares = self._rng.uniform(0.0, 0.3, len(facts))
-        rough = self._rng.permutation(len(facts))[: round(ROUGH * len(facts))]
-        shares[rough] = self._rng.uniform(0.5, 0.8, len(rough))
-        self._errors = dict(zip(facts, shares, strict=True))
-        self._instead = {
-            (place, move): int(self._rng.choice([other for other in range(1, 6) if other != self._right(place, move)]))
-            for place, move in facts
-        }
-
-    @staticmethod
-    def _right(place: int, move: str) -> int:
-        return int(cups.MOVES[move][place - 1])
-
-    def examples(self, task: Task, problems: Sequence[Problem]) -> list[dict]:
-        rows = []
-        for problem in problems:
-            place, places = int(problem.question[0]), ""
-            for move in problem.question[1:-1]:
-                slips = self._rng.random() < self._errors[place, move]
-                place = self._instead[place, move] if slips else self._right(place, move)
-                places += str(place)
-            right = str(place) == problem.answer
-            rows.append({"prompt": task.prompt(problem), "completion": f"-{places}-{place};", "right": right})
-        return rows
+# --- the bases ----------------------------------------------------------------------------------------------------
 
 
 def fine_tuned(
-    sizes: Sizes, folder: Path, source: str, rows: Sequence[Mapping], steps: int, lr: str, seed: int
+    sizes: Sizes, folder: Path, base: int, model: Sequence[str], rows: Sequence[Mapping], steps: int, lr: str
 ) -> None:
     """Train, or resume, a run of method=sft on these examples."""
     files.make(folder)
     kept = [{name: row[name] for name in ("prompt", "completion")} for row in rows]
     files.write_records(folder / "examples.jsonl", kept)
-    of_dev = [override.replace("task.", "eval.task.", 1) for override in TASK[1:]]
+    task, *options = sizes.ground.settings(base)
     given = [
-        "~experiments", "method=sft", "data=examples", f"data.path={folder / 'examples.jsonl'}", "data.length=48",
-        "model=pretrained", f"model.source={source}", "model.remat=none", "eval=task", "task@eval.task=cups", *of_dev,
-        "eval.items=200", "eval.few_shot=false", "eval.thoughts=[none]", "eval.batch_size=100", "eval.every=60",
-        f"seed={seed}", f"steps={steps}", "batch_size=16", f"optim.lr={lr}", "optim.beta2=0.98",
-        "optim.warmup_steps=5", "log_every=20", "save_every=60", "sample_every=0", f"run_dir={folder / 'run'}",
+        "~experiments", "method=sft", "data=examples", f"data.path={folder / 'examples.jsonl'}",
+        f"data.length={sizes.ground.row}", *model, "model.remat=none", "eval=task", f"task@eval.{task}",
+        *(option.replace("task.", "eval.task.", 1) for option in options), f"eval.task.dev={DEV}", f"eval.items={DEV}",
+        "eval.few_shot=false", "eval.thoughts=[none]", "eval.batch_size=100", "eval.every=60", f"seed={base}",
+        f"steps={steps}", "batch_size=16", f"optim.lr={lr}", "optim.beta2=0.98", "optim.warmup_steps=5", "log_every=20",
+        "save_every=60", "sample_every=0", f"run_dir={folder / 'run'}",
     ]  # fmt: skip
     train.run(configs.composed("train", given), folder / "run")
 
 
-def examples_of(sizes: Sizes, base: int) -> list[dict]:
-    task = cups.Cups(4, 6, train=sizes.examples, seed=base + 100)
-    return Writer(base).examples(task, task.problems("train"))
+def trained(source: Path | str) -> tuple[str, ...]:
+    """Settings of a model to go on from."""
+    return ("model=pretrained", f"model.source={source}")
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -225,15 +195,18 @@ def work(job: Job, sizes: Sizes) -> str:
 def carried_out(job: Job, sizes: Sizes, lr: str) -> dict:
     base = sizes.out / f"base_{job.base}" / "run"
     if job.part == "base":
-        fine_tuned(sizes, base.parent, "bundled:cups", examples_of(sizes, job.base), sizes.base_steps, "1e-3", job.base)
+        ground, folder = sizes.ground, base.parent
+        rows, model = ground.rationales(job.base, sizes.examples), ground.model(folder)
+        fine_tuned(sizes, folder, job.base, model, rows, sizes.base_steps, ground.rate)
         return {"dev": dev(base)}
     part = "prm" if job.part == "prm" else "ladder"  # of which a sweep is one
     arm, folder = PARTS[part][job.arm], sizes.out / part / job.arm / f"base_{job.base}_lr_{lr}"
     if arm.kind == "none":
-        return {"test": measured(base, None, base, sizes)}
+        return {"test": measured(base, None, job.base, sizes)}
     if arm.kind == "sft":
-        rows = [row for row in examples_of(sizes, job.base) if job.arm == "longer" or row["right"]]
-        fine_tuned(sizes, folder, str(base), rows, 3 * sizes.steps, lr, job.base)
+        rows = sizes.ground.rationales(job.base, sizes.examples)
+        rows = [row for row in rows if job.arm == "longer" or row["right"]]
+        fine_tuned(sizes, folder, job.base, trained(base), rows, 3 * sizes.steps, lr)
         run, step, line = folder / "run", None, {"dev": dev(folder / "run"), "tokens": 0}
     elif arm.kind == "improve":
         line = self_trained(sizes, arm, folder, base, lr, job.base)
@@ -244,33 +217,42 @@ def carried_out(job: Job, sizes: Sizes, lr: str) -> dict:
     if job.part == "prm":
         steps = stored.saved_steps(run)[3::4]
         line["scored"] = [
-            {"step": at} | measured(run, at, base, dataclasses.replace(sizes, test=min(200, sizes.test)), "dev")
+            {"step": at} | measured(run, at, job.base, dataclasses.replace(sizes, test=min(200, sizes.test)), "dev")
             for at in steps
         ]
-    return line | ({} if job.part == "sweep" else {"test": measured(run, step, base, sizes)})
+    return line | ({} if job.part == "sweep" else {"test": measured(run, step, job.base, sizes)})
 
 
-def self_trained(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, seed: int) -> dict:
-    """A run of qstar-improve with the same number of rollouts."""
-    cfg = configs.composed("improve", [*arm.overrides, "model=pretrained", f"model.source={base}"])
+def self_trained(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, number: int) -> dict:
+    """A run of qstar-improve with the same number of rollouts; where questions are few, more samples of each."""
+    ground, model = sizes.ground, trained(base)
+    cfg = configs.composed("improve", [*arm.overrides, *model])
     rounds, samples = cfg.improve.iterations, cfg.improve.samples
     each = max(sizes.steps * 128 // rounds // samples, 1)
+    if ground.own and each > ground.asked:
+        each, samples = ground.asked, samples if samples == 1 else each * samples // ground.asked
     steps = max(3 * sizes.steps // rounds, 1)
     given = [
-        *arm.overrides, *TASK, f"task.train={max(each, 2000)}", "model=pretrained", f"model.source={base}",
-        "model.remat=none", f"improve.steps={steps}", f"improve.problems={each}", "improve.growth=1.0", f"seed={seed}",
-        "sample_batch=64", "length=48", "batch_size=16", f"optim.lr={lr}", "optim.beta2=0.98",
-        f"optim.warmup_steps={min(5, steps // 2)}", "log_every=20", "save_every=1000", f"run_dir={folder}",
+        *arm.overrides, *ground.settings(number), f"task.dev={DEV}", f"task.train={max(each, ground.asked)}", *model,
+        "model.remat=none", f"improve.steps={steps}", f"improve.problems={each}", f"improve.samples={samples}",
+        "improve.growth=1.0", f"seed={number}", "sample_batch=64", f"length={ground.row}", "batch_size=16",
+        f"optim.lr={lr}", "optim.beta2=0.98", f"optim.warmup_steps={min(5, steps // 2)}", "log_every=20",
+        "save_every=1000", f"run_dir={folder}",
     ]  # fmt: skip
     lines = improve.run(configs.composed("improve", given), folder)
     spent = sum(line.get("ledger", {}).get("sample", {}).get("generated_tokens", 0) for line in lines)
     return {"dev": [[line["iteration"], line["accuracy"]["share"]] for line in lines], "tokens": spent}
 
 
-def reinforced(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, seed: int) -> dict:
+def reinforced(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, number: int) -> dict:
     """A run on rollouts: the curve, and the newest checkpoint within the budget of 128 rollouts a step."""
+    ground = sizes.ground
+    source = [] if any(override.startswith("data=") for override in arm.overrides) else ["data=rollouts"]
     given = [
-        RECIPE, *arm.overrides, f"model.source={base}", f"steps={sizes.steps}", f"optim.lr={lr}", f"seed={seed}",
+        "~experiments", *source, *arm.overrides, "eval=own_task", *ground.settings(number),
+        f"task.train={ground.asked}", f"task.dev={DEV}", *trained(base), "model.remat=none", "batch_size=128",
+        f"data.length={ground.length}", f"eval.items={DEV}", "eval.batch_size=100", f"steps={sizes.steps}",
+        f"optim.lr={lr}", "optim.warmup_steps=5", "optim.beta2=0.98", f"seed={number}", "log_every=5", "sample_every=0",
         f"save_every={max(sizes.steps // 20, 1)}", f"eval.every={max(sizes.steps // 5, 1)}", "keep=100", *sizes.more,
         f"run_dir={folder}",
     ]  # fmt: skip
@@ -310,13 +292,15 @@ def answered(
     ]
 
 
-def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str = "test") -> dict:
-    """Greedy and sampled answers, compared with the truth, the base and the reward model."""
-    task = cups.Cups(4, 6, test=sizes.test, dev=sizes.test)
+def measured(run: Path, step: int | None, base: int, sizes: Sizes, split: str = "test") -> dict:
+    """Greedy and sampled answers, compared with the truth, the base and the reward model, where there are these."""
+    ground = sizes.ground
+    task = ground.asks(base, test=sizes.test, dev=sizes.test)
     problems = task.problems(split)
-    policy, start = load.load_run(run, step).plain(), load.load_run(base).plain()
+    first = sizes.out / f"base_{base}" / "run"
+    policy, start = load.load_run(run, step).plain(), load.load_run(first).plain()
 
-    asked = functools.partial(answered, policy, task, longest=16)
+    asked = functools.partial(answered, policy, task, longest=ground.longest)
     few = problems[: len(problems) // 2]
     _, greedy = asked(problems, 1, 0.0)
     written, sampled = asked(few, SAMPLES, 1.0)
@@ -324,32 +308,42 @@ def measured(run: Path, step: int | None, base: Path, sizes: Sizes, split: str =
     before = score.score(start.definition, start.params, written.prompts, written.tokens, batch_size=64)
     moved = [np.sum(np.subtract(new, old)) for new, old in zip(written.logprobs, before, strict=True)]
     steps = [task.steps(text + end) for text, end in zip(written.text, written.ending, strict=True)]
-    truths = [task.truth(few[i // SAMPLES], some).right for i, some in enumerate(steps)]
-    scored = [i for i, some in enumerate(steps) if some]
-    judged = judge.opened(SCORER).score([task.prompt(few[i // SAMPLES]) for i in scored], [steps[i] for i in scored])
+    truths = [task.truth(few[i // SAMPLES], some) for i, some in enumerate(steps)]
     answers = np.array([verdict.answer for verdict in sampled]).reshape(-1, SAMPLES).tolist()
-    rows = list(zip(answers, few, strict=True))
-    return {
+    # The answer that a vote chooses is right where one of the samples with it is.
+    votes = [row.index(chain.majority(row)) if any(row) else 0 for row in answers]
+    out = {
         "greedy": float(np.mean([verdict.correct for verdict in greedy])),
         "sampled": float(right.mean()),
-        "vote": float(np.mean([chain.majority(row) == problem.answer for row, problem in rows])),
+        "vote": float(np.mean(right[np.arange(len(few)), votes])),
         "any": float(right.any(1).mean()),
         "live": float((right.any(1) & ~right.all(1)).mean()),
         "entropy": float(-np.mean(np.concatenate(written.logprobs))),
         "kl": float(np.mean(moved)),
         "length": float(np.mean([len(tokens) for tokens in written.tokens])),
         "finished": float(np.mean(written.finished)),
-        "sound": float(np.mean([bool(truth) and all(truth) for truth in truths])),  # every step follows
-        "prm_min": float(np.mean([scores.min() for scores in judged.steps])),
-        "prm_sum": float(np.mean([scores.sum() for scores in judged.steps])),
         "questions": len(problems),
     }
+    known = [truth for truth in truths if truth is not None]
+    if known:
+        out["sound"] = sum(bool(truth.right) and all(truth.right) for truth in known) / len(truths)  # all steps follow
+    if ground.scorer:
+        scored = [i for i, some in enumerate(steps) if some]
+        prompts = [task.prompt(few[i // SAMPLES]) for i in scored]
+        judged = judge.opened(ground.scorer).score(prompts, [steps[i] for i in scored])
+        lowest = np.full(len(steps), -np.inf)
+        lowest[scored] = [scores.min() for scores in judged.steps]
+        best = lowest.reshape(-1, SAMPLES).argmax(1)
+        out["reranked"] = float(np.mean(right[np.arange(len(few)), best]))
+        out["prm_min"] = float(np.mean(lowest[scored]))
+        out["prm_sum"] = float(np.mean([scores.sum() for scores in judged.steps]))
+    return out
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
 
 
-FIGURES = ("greedy", "sampled", "vote", "any", "sound", "kl", "entropy", "length")
+FIGURES = ("greedy", "sampled", "vote", "reranked", "any", "sound", "kl", "entropy", "length")
 CONTROLS = ("base", "longer", "filtered", "grpo", "offline", "reft", "outcome")  # what others are compared with
 
 
@@ -362,12 +356,13 @@ def show(file: Path) -> None:
     print(tables.section("Learning rates, dev, first base", ("arm", *rates), [
         (arm, *(f"{of[lr]:.3f}" if lr in of else "" for lr in rates)) for arm, of in cells.items()
     ]))  # fmt: skip
-    for part in PARTS:
-        arms = frames.by(parts.get(part, []), "arm")
-        print(tables.section(part, ("arm", "bases", "lr", "tokens", *FIGURES), [
+    for part in [part for part in PARTS if part in parts]:
+        arms = frames.by(parts[part], "arm")
+        figures_there = [name for name in FIGURES if all(name in line["test"] for line in parts[part])]
+        print(tables.section(part, ("arm", "bases", "lr", "tokens", *figures_there), [
             (
                 arm, len(some), some[0].get("chosen", ""), f"{np.mean([line.get('tokens', 0) for line in some]):,.0f}",
-                *(tables.mean(tested(some), name) for name in FIGURES),
+                *(tables.mean(tested(some), name) for name in figures_there),
             )
             for arm, some in arms.items()
         ]))  # fmt: skip
@@ -377,7 +372,9 @@ def show(file: Path) -> None:
                 (arm, *(gain(some, arms[control], name) if control != arm else "" for control in controls))
                 for arm, some in arms.items()
             ]))  # fmt: skip
-    curves = frames.by(parts.get("prm", []), "arm")
+    if "prm" not in parts:
+        return
+    curves = frames.by(parts["prm"], "arm")
     names = ("prm_min", "prm_sum", "sound", "sampled", "length")
     rows = [
         (arm, step, *(f"{value:.3f}" for value in values))
@@ -430,13 +427,14 @@ def draw(file: Path, picture: Path) -> None:
 def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    parser.add_argument("--ground", choices=grounds.GROUNDS, default="cups", help="the task, and what bases are taught")
     parser.add_argument(
         "--bases", type=int, nargs="+", default=[0, 1, 2], help="models fine-tuned on different workings"
     )
     parser.add_argument("--arms", nargs="+", default=[], help="only these")
     parser.add_argument("--steps", type=int, default=100, help="of 128 rollouts")
-    parser.add_argument("--examples", type=int, default=2000, help="of a writer")
-    parser.add_argument("--base-steps", type=int, default=240, help="of fine-tuning on these")
+    parser.add_argument("--examples", type=int, help="rationales of a base (2,000, 100, 600)")
+    parser.add_argument("--base-steps", type=int, help="of fine-tuning on these (240, 25, 400)")
     parser.add_argument("--test", type=int, default=500, help="questions")
     parser.add_argument("--out", type=Path, default=Path("runs/rl"))
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")
@@ -450,11 +448,14 @@ def main() -> None:
             draw(args.show, args.figure)
         return show(args.show)
     files.make(args.out)
+    ground = grounds.GROUNDS[args.ground]
     sizes = Sizes(
-        args.out.absolute(), args.steps, args.examples, args.base_steps, args.test, time.time() + 60 * args.minutes,
-        tuple(args.set),
+        args.out.absolute(), args.steps, args.examples or ground.questions, args.base_steps or ground.steps, args.test,
+        time.time() + 60 * args.minutes, tuple(args.set), ground,
     )  # fmt: skip
-    first, parts = args.bases[0], args.parts or list(PARTS)
+    first, parts = args.bases[0], args.parts or [part for part in PARTS if part != "prm" or ground.scorer]
+    if "prm" in parts and not ground.scorer:
+        parser.error(f"prm needs a model that scores steps, and there is none of {args.ground}")
     of = {part: [arm for arm in PARTS[part] if not args.arms or arm in args.arms] for part in parts}
     ladder, prm = of.get("ladder", []), of.get("prm", [])
     tuned = [arm for arm in LADDER if arm in ladder or (prm and arm == "grpo")]

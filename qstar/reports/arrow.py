@@ -3,10 +3,11 @@
 frame["nll"]              a column as a numpy array, nan where a record lacks it
 frame.where(task="cups")  the rows with these values
 frame.records()           plain dicts
+frame.head(5)             the first rows, `tail` the last; iterating gives dicts
 frame.to_pandas()         where pandas is installed; polars.DataFrame(frame) and duckdb need nothing
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,18 @@ class Frame:
             return np.full(len(self), np.nan)
         return np.asarray(column.to_numpy())
 
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """The rows as plain dicts."""
+        return iter(self.records())
+
+    def head(self, rows: int = FEW) -> "Frame":
+        """The first rows; with a negative number all but the last."""
+        return Frame(self.arrow.slice(0, rows if rows >= 0 else max(len(self) + rows, 0)))
+
+    def tail(self, rows: int = FEW) -> "Frame":
+        """The last rows; with a negative number all but the first."""
+        return Frame(self.arrow.slice(max(len(self) - rows, 0) if rows >= 0 else min(-rows, len(self))))
+
     def where(self, **values: object) -> "Frame":
         """The rows whose columns have these values. Raises KeyError for a column that is not there."""
         chosen = self.arrow
@@ -75,8 +88,15 @@ class Frame:
         return self.arrow.to_pylist()
 
     def to_pandas(self) -> Any:
-        """A pandas data frame. Raises ModuleNotFoundError where pandas is not installed."""
-        return self.arrow.to_pandas()
+        """A pandas data frame. Raises ModuleNotFoundError that says what to install where pandas is not there."""
+        try:
+            return self.arrow.to_pandas()
+        except ModuleNotFoundError as error:
+            message = (
+                f"to_pandas() needs {error.name}, which is not installed: pip install pandas. Without it: "
+                "frame['NAME'] is a column as an array, frame.records() gives dicts, frame.arrow is a pyarrow table"
+            )
+            raise ModuleNotFoundError(message, name=error.name) from error
 
     def _check(self, name: str) -> None:
         if name not in self.columns:

@@ -1,7 +1,7 @@
 """Tables of searches: what accuracy a budget buys, and what it is spent on."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from qstar.reports import tables
@@ -43,6 +43,8 @@ def markdown(lines: Sequence[Line]) -> str:
 def tree(rows: Sequence[dict]) -> str:
     """The steps of a question below one another, each with its scores, its value and its verdict.
 
+    Steps of one parent that nothing follows and that say the same are one line, with their number.
+
     Args:
         rows: of one question, in the order of their nodes, as `data/rationales.py` stores them.
     """
@@ -50,19 +52,34 @@ def tree(rows: Sequence[dict]) -> str:
     for row in rows:
         children[row["place"]["parent"]].append(row)
     lines, waiting = [], [(row, 0) for row in children[-1]]
+    alike: dict[tuple[int, str], int] = {}  # by parent and line
+    for row in rows:
+        if row["place"]["node"] not in children:
+            name = (row["place"]["parent"], _node_text(row))
+            alike[name] = alike.get(name, 0) + 1
     while waiting:
         row, depth = waiting.pop()
-        lines.append("  " * depth + _node_text(row))
-        waiting += [(child, depth + 1) for child in reversed(children[row["place"]["node"]])]
+        text, node = _node_text(row), row["place"]["node"]
+        times = 1 if node in children else alike.pop((row["place"]["parent"], text), 0)
+        if times:
+            lines.append("  " * depth + text + (f"  ({times} times)" if times > 1 else ""))
+        waiting += [(child, depth + 1) for child in reversed(children.get(node, ()))]
     return "\n".join(lines)
+
+
+def ranked(scores: Mapping[str, float], value: float | None, spelled: Callable[[float], str]) -> list[str]:
+    """The scores of a step, and its value where that is none of them."""
+    told = value is None or value in scores.values()
+    return [f"{name} {spelled(score)}" for name, score in scores.items()] + (
+        [] if told else [f"value {spelled(value)}"]
+    )
 
 
 def _node_text(row: dict) -> str:
     place = row["place"]
     if place["parent"] < 0:
         return f"{row['problem']}: {visible(row['question'])}"
-    numbers = [f"{name} {score:.3f}" for name, score in place["scores"]]
-    numbers += [] if place["value"] is None else [f"value {place['value']:.3f}"]
+    numbers = ranked(dict(place["scores"]), place["value"], "{:.3f}".format)
     ending = [f"{row['answer'] or 'no answer'} {'right' if row['correct'] else 'wrong'}"] if place["final"] else []
     marks = ["rollout"] * place["rollout"] + ["<- chosen"] * place["chosen"]
     return "  ".join([visible(row["written"]), *numbers, *ending, *marks])

@@ -14,6 +14,11 @@ from qstar.reports.html import escaped, number
 
 COLUMNS = ("problem", "question", "gold", "written", "answer", "correct", "generated_tokens", "place")
 """Columns of the store that a tree is made of."""
+LEGEND = (
+    "A line is a step; beneath it are the steps that follow it. After it: the score of each scorer, the value that it "
+    "was ranked by where that is another number, and visits, the solutions that go through it. The bar is the share of "
+    "these that is right."
+)
 OPEN = 3  # levels that are unfolded at first, besides the way to the chosen solution
 
 
@@ -107,7 +112,7 @@ class SearchTree:
             f'<span class="soft">{facts["candidates"]} candidates, {facts["right"]} of {facts["solutions"]} '
             f"solutions right, {facts['tokens']} tokens</span>"
         )
-        shown = "".join(self._list())
+        shown = f'<div class="soft">{LEGEND}</div>' + "".join(self._list())
         return f'<details class="whole tree"{" open" if opened else ""}><summary>{head}</summary>{shown}</details>'
 
     def _list(self) -> Iterator[str]:
@@ -160,8 +165,7 @@ def _said(node: TreeNode) -> tuple:
 
 
 def _line(node: TreeNode, times: int = 1) -> str:
-    marks = [f"{name} {number(score)}" for name, score in node.scores.items()]
-    marks += [] if node.value is None else [f"value {number(node.value)}"]
+    marks = searches.ranked(node.scores, node.value, number)
     marks += [] if node.final else [f"visits {node.visits}"]
     marks += ["1 token" if node.tokens == 1 else f"{node.tokens} tokens", *(["rollout"] if node.rollout else [])]
     share = ""

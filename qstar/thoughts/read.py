@@ -25,6 +25,7 @@ from qstar.typing import Array, Float, Int, Key, Keys, Params, typed
 LIKELIEST = 5
 MOST_ROWS = 64  # texts that are read at once
 SHOWS = 0.0005  # nats: what is smaller is printed as 0.000
+LISTED = 0.005  # nats: a thought that changes less is not listed among those that helped or hurt most, as 0.00
 
 
 @struct.dataclass
@@ -163,14 +164,14 @@ class Helpful:
 
 
 def best(readings: Sequence[Reading], n: int) -> list[Helpful]:
-    """The n thoughts that helped most, best first; fewer where fewer helped."""
-    helpful = [entry for entry in _thoughts(readings) if entry.thought.gain > 0]
+    """The n thoughts that helped most, best first; fewer where fewer helped (by `LISTED`)."""
+    helpful = [entry for entry in _thoughts(readings) if entry.thought.gain >= LISTED]
     return sorted(helpful, key=lambda entry: -entry.thought.gain)[:n]
 
 
 def worst(readings: Sequence[Reading], n: int) -> list[Helpful]:
-    """The n thoughts that hurt most, the worst first; fewer where fewer hurt."""
-    harmful = [entry for entry in _thoughts(readings) if entry.thought.gain < 0]
+    """The n thoughts that hurt most, the worst first; fewer where fewer hurt (by `LISTED`)."""
+    harmful = [entry for entry in _thoughts(readings) if entry.thought.gain <= -LISTED]
     return sorted(harmful, key=lambda entry: entry.thought.gain)[:n]
 
 

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -36,6 +38,21 @@ def test_a_long_frame_shows_its_ends_and_text_is_text():
     assert "&lt;y&gt;" in FRAME._repr_html_() and "<y>" not in FRAME._repr_html_()
     assert repr(long) == "Frame of 100 rows: n"
     assert "<table" in Frame.of([], ("a",))._repr_html_()
+
+
+def test_the_first_and_last_rows_are_frames_and_rows_are_dicts():
+    long = Frame.of({"n": n} for n in range(12))
+    assert [row["n"] for row in long] == list(range(12))
+    assert len(long.head()) == len(long.tail()) == 10
+    assert long.head(2)["n"].tolist() == [0, 1] and long.tail(2)["n"].tolist() == [10, 11]
+    assert long.head(-10)["n"].tolist() == [0, 1] and long.tail(-10)["n"].tolist() == [10, 11]
+    assert len(long.head(99)) == len(long.tail(99)) == 12 and len(long.head(0)) == len(long.tail(0)) == 0
+
+
+def test_without_pandas_the_error_says_what_to_install_and_what_does_without(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install pandas.*records\(\)"):
+        FRAME.to_pandas()
 
 
 def test_rows_are_sorted_by_a_column_and_equal_ones_stay_in_order():
