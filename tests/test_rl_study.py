@@ -5,7 +5,10 @@ import json
 import experiment_scripts
 import pytest
 
+from qstar.data.tokenizer import Tokenizer
+from qstar.paths import ROOT
 from qstar.tasks import cups
+from qstar.tasks.problem import Problem
 
 FOLDER = experiment_scripts.FOLDER / "rl"
 
@@ -71,6 +74,32 @@ def test_a_writer_who_notices_ends_right_after_each_slip():
     assert sum(count.slips for count in counts) > 20
     assert all(count.slips == count.slips_taken_back and not count.right_taken_back for count in counts)
     assert [row["clean"] for row in rows] == [f"{problem.rationale}{problem.answer};" for problem in problems]
+
+
+@pytest.mark.parametrize("name", ["cups", "sums", "gym"])
+def test_rationales_of_a_base_end_in_what_the_task_takes_as_right_and_fit(name, tmp_path):
+    if name == "gym":
+        pytest.importorskip("reasoning_gym")
+    ground = experiment_scripts.load("rl/grounds").GROUNDS[name]
+    one, other = (ground.rationales(base, 12) for base in (0, 1))
+    assert len(one) == 12 and [row["prompt"] for row in one] != [row["prompt"] for row in other]
+    ground.model(tmp_path)
+    folder = tmp_path if name == "gym" else ROOT / "qstar" / "bundled" / name
+    tokenizer = Tokenizer.from_file(folder / "tokenizer.json")
+    task = ground.asks(0, train=12)
+    by_prompt = {task.prompt(problem): problem for problem in task.problems("train")}
+    for row in one:
+        asked, written = (len(tokenizer.encode(row[part])) for part in ("prompt", "completion"))
+        assert written <= ground.longest and asked + written <= ground.length
+        if ground.own:
+            problem = by_prompt[row["prompt"]]
+            assert task.grader(row["completion"].removesuffix(task.stop[0]), problem.gold).correct == row["right"]
+
+
+def test_terms_are_added_up_one_after_another():
+    gym = experiment_scripts.load("rl/grounds").GROUNDS["gym"]
+    problem = Problem("p", "State the final answer to the following arithmetic problem: 3 - 9 + 0 - 1 =", "", hint="-7")
+    assert gym.worked(problem) == "3 - 9 = -6\n-6 + 0 = -6\n-6 - 1 = -7"
 
 
 def test_rewards_are_drawn(study, tmp_path):

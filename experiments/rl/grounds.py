@@ -31,7 +31,7 @@ class Ground:
     questions: ClassVar[int]  # of a base, with rationales
     asked: ClassVar[int]  # questions of methods that learn from their own answers
     steps: ClassVar[int]  # of teaching the rationales, 16 at a time
-    rate: ClassVar[str] = "1e-3"  # of that
+    rate: ClassVar[str]  # of that
     longest: ClassVar[int]  # an answer
     length: ClassVar[int]  # a question with its answer
     row: ClassVar[int]  # of examples, one beside another
@@ -45,7 +45,8 @@ class Ground:
     def asks(self, base: int, **splits: int) -> Task:
         """The task with these splits."""
         sizes = [f"task.{split}={size}" for split, size in splits.items()]
-        return configs.composed("improve", [*self.settings(base), *sizes]).task
+        given = ["model=pretrained", "model.source=bundled:cups"]  # which the task does not depend on
+        return configs.composed("improve", [*self.settings(base), *sizes, *given]).task
 
     def rationales(self, base: int, questions: int) -> list[dict]:
         """Prompts, completions, and whether their answers are right."""
@@ -72,7 +73,7 @@ class Cups(Ground):
     """Four to six moves; most questions have right and wrong answers among the samples of a base."""
 
     task = ("task=cups", "task.min_moves=4", "task.max_moves=6")
-    questions, asked, steps = 2000, 2000, 240
+    questions, asked, steps, rate = 2000, 2000, 240, "1e-3"
     longest, length, row = 16, 24, 48
     own, scorer = False, "bundled:cups_prm"
 
@@ -91,7 +92,7 @@ class Sums(Ground):
     """Three digits."""
 
     task = ("task=arithmetic", "task.digits=[3]")
-    questions, asked, steps = 100, 100, 25
+    questions, asked, steps, rate = 100, 100, 30, "1e-4"
     longest, length, row = 64, 96, 96
 
     def model(self, folder: Path) -> tuple[str, ...]:
@@ -105,7 +106,7 @@ class Gym(Ground):
         "task=reasoning_gym", "task.task=chain_sum", "+task.options.min_terms=3", "+task.options.max_terms=4",
         "+task.options.min_digits=1", "+task.options.max_digits=1", "task.max_new_tokens=48",
     )  # fmt: skip
-    questions, asked, steps = 600, 600, 400
+    questions, asked, steps, rate = 600, 600, 300, "2e-3"
     longest, length, row = 48, 80, 80
     alphabet = "".join(map(chr, range(32, 127))) + "\n"
     words = (

@@ -434,7 +434,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", default=[], help="only these")
     parser.add_argument("--steps", type=int, default=100, help="of 128 rollouts")
     parser.add_argument("--examples", type=int, help="rationales of a base (2,000, 100, 600)")
-    parser.add_argument("--base-steps", type=int, help="of fine-tuning on these (240, 25, 400)")
+    parser.add_argument("--base-steps", type=int, help="of fine-tuning on these (240, 30, 300)")
     parser.add_argument("--test", type=int, default=500, help="questions")
     parser.add_argument("--out", type=Path, default=Path("runs/rl"))
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")

@@ -90,13 +90,14 @@ class Frame:
     def to_pandas(self) -> Any:
         """A pandas data frame. Raises ModuleNotFoundError that says what to install where pandas is not there."""
         try:
-            return self.arrow.to_pandas()
+            import pandas  # noqa: F401
         except ModuleNotFoundError as error:
             message = (
-                f"to_pandas() needs {error.name}, which is not installed: pip install pandas. Without it: "
-                "frame['NAME'] is a column as an array, frame.records() gives dicts, frame.arrow is a pyarrow table"
+                "to_pandas() needs pandas, which is not installed: pip install pandas. Without it: frame['NAME'] is a "
+                "column as an array, frame.records() gives dicts, frame.arrow is a pyarrow table"
             )
-            raise ModuleNotFoundError(message, name=error.name) from error
+            raise ModuleNotFoundError(message, name="pandas") from error
+        return self.arrow.to_pandas()
 
     def _check(self, name: str) -> None:
         if name not in self.columns:

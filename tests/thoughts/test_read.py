@@ -137,7 +137,7 @@ def test_the_best_thoughts_are_those_that_helped_most_over_all_texts():
         (7, 2, 1.0),
     ]
     assert len(best([one, other], 9)) == 4  # the others did not help
-    assert [entry.thought.gain for entry in best([Reading(7, (thought(0.004, 0.006),), 2)], 9)] == [0.006]
+    assert [entry.thought.gain for entry in best([Reading(7, (thought(2**-8, 2**-7),), 2)], 9)] == [2**-7]
 
 
 def test_a_step_with_several_thoughts_counts_their_mean():
