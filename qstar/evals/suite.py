@@ -264,6 +264,11 @@ class Evaluator:
         self._ways = ways if isinstance(method, Thinks) else (NONE,)
         self._measures = list(cfg.measures(tokenizer))
 
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to ask, as with eval=none."""
+        return not self._measures
+
     def fit(self) -> dict[str, list[str]]:
         """Leave out the questions that are longer than the model can read, where the configuration says so.
 

@@ -97,7 +97,10 @@ class Record:
                 self._thoughts[line.record["text"], thought["position"]] = thought["thought"]
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float]:
-        """Evaluate; returns the results as metrics."""
+        """Evaluate; returns the results as metrics. Where there is nothing to ask, nothing is said or written."""
+        if self._evaluator.idle:
+            self.evaluated[step] = []
+            return {}
         with console.phase(f"evaluating at step {step}"), processes.whole(weights(state)) as params:
             rows = self._evaluator(params, jax.random.key(self._seed), divide=processes.divided)
         self.evaluated[step] = rows

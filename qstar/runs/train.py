@@ -22,7 +22,7 @@ from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data.dataset import RandomAccess
 from qstar.data.tokenizer import Tokenizer
-from qstar.evals.suite import Evaluator, HasTexts, Row
+from qstar.evals.suite import Evaluator, HasTexts, NoEval, Row
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Credits, Method
 from qstar.models import cost
@@ -93,7 +93,7 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
         _check_sizes(cfg, loaded, mesh)
     if loaded.tokenizer.summary():
         console.console().print(f"tokenizer: {loaded.tokenizer.summary()}", markup=False, highlight=False)
-    with console.phase("preparing data and questions"):
+    with console.phase("preparing data" if isinstance(cfg.eval, NoEval) else "preparing data and questions"):
         sampled = isinstance(cfg.method, Credits)  # by the model that trains
         data = None if sampled else cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed, console.say)
         texts = held_out(cfg, loaded.tokenizer, data) if isinstance(cfg.method, Thinks) else []
@@ -386,7 +386,7 @@ def _hooks(arm: Arm, record: Record) -> list[Hook]:
 
 
 def _helped(arm: Arm, loaded: Policy) -> list[read.Helpful]:
-    if arm.reader is None:
+    if arm.reader is None or arm.evaluator.idle:
         return []
     with Checkpoints(arm.directory / "checkpoints", arm.cfg.save_every, arm.cfg.keep) as checkpoints:
         params = join(checkpoints.load_params(), _frozen(arm, loaded))

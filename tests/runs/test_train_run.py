@@ -230,6 +230,17 @@ def test_a_language_model_as_it_is_answers_without_thoughts(finished):
     assert rows[0].nll == pytest.approx(finished.result.before[0].nll, abs=bound)
 
 
+def test_without_an_evaluation_nothing_is_asked_searched_or_announced(tmp_path, capsys):
+    cfg = small("steps=1", "eval=none", "eval.every=1", "control=false", "sample_every=0")
+    result = train.run(cfg, tmp_path / "run")
+    assert (result.before, result.after, result.helped) == ([], [], [])
+    assert not (tmp_path / "run" / "evals.jsonl").exists()
+    shown = capsys.readouterr().out.replace(str(tmp_path), "")
+    assert "preparing data ..." in shown  # the phases that there are
+    assert not re.search("evaluat|question|thoughts that helped", shown, re.IGNORECASE)
+    assert "Read its thoughts with" in shown
+
+
 # --- again, stopped, and for longer -------------------------------------------------------------------------------
 
 
