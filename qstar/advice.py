@@ -3,8 +3,11 @@
 Two languages are spoken on a command line: the shell's, and Hydra's in the values of `key=value`.
 """
 
+import os
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -15,9 +18,21 @@ _PLAIN = re.compile(
 )
 
 
-def command(program: str, *arguments: str) -> str:
+def command(name: str, *arguments: str) -> str:
     """A command line, in the quotes that a shell needs."""
-    return shlex.join([program, *arguments])
+    return shlex.join([program(name), *arguments])
+
+
+def program(name: str) -> str:
+    """A console script as a shell finds it: its name, or its path where the environment of this Python is not active.
+
+    The path is relative where the environment lies below the working directory: `.venv/bin/qstar-train`.
+    """
+    here = Path(sys.executable).parent / name
+    on_path = shutil.which(name)
+    if not here.is_file() or (on_path and os.path.samefile(on_path, here)):
+        return name
+    return str(here.relative_to(Path.cwd()) if here.is_relative_to(Path.cwd()) else here)
 
 
 def override(key: str, value: object) -> str:

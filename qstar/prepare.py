@@ -12,11 +12,13 @@ CLASSIFIERS = ("token-classification", "sequence-classification")
 EXAMPLES = """\
 SOURCE is one of
   bundled:NAME       a small model that comes with qstar
-  DIRECTORY          of a Hugging Face model, made by qstar-prepare, or a run of qstar-train (its
-                     language model, adapters merged), or of adapters in peft's layout (their model,
-                     with them merged)
-  FILE.gguf          of the Llama, Mistral, Qwen 2 and 3 or Gemma 3 family: pip install '.[gguf]'
-  FILE.bin           of llama2.c in its legacy form (stories260K), with its tokenizer.bin beside it
+  DIRECTORY          of a Hugging Face model, made by qstar-prepare, or a run of
+                     qstar-train (its language model, adapters merged), or of
+                     adapters in peft's layout (their model, with them merged)
+  FILE.gguf          of the Llama, Mistral, Qwen 2 and 3 or Gemma 3 family:
+                     pip install '.[gguf]'
+  FILE.bin           of llama2.c in its legacy form (stories260K), with its
+                     tokenizer.bin beside it
   hub:ORG/NAME       from the Hugging Face hub: pip install '.[hub]'
 
 examples
@@ -31,21 +33,22 @@ examples
   qstar-prepare runs/mine export/mine --to huggingface --push ORG/NAME
 
 Special tokens, chat template and generation config of SOURCE are copied too.
-A run exported as `huggingface` or `adapter` has its delimiters and mixing head next to it, in
-thinker.safetensors; as a `thinker` it thinks in transformers too, slowly: the code that it needs is
-written next to the weights. A prepared directory needs neither the network nor an extra, and is
-read wherever a model is expected. Weights are kept in float32 in memory; --dtype is the type on
-disk.
+A run exported as `huggingface` or `adapter` has its delimiters and mixing head
+next to it, in thinker.safetensors; as a `thinker` it thinks in transformers
+too, slowly: the code that it needs is written next to the weights. A prepared
+directory needs neither the network nor an extra, and is read wherever a model
+is expected. Weights are kept in float32 in memory; --dtype is the type on disk.
 
-Of self-training, reinforcement learning or labelling, `--to trl` writes what was sampled as data
-sets in TRL's formats: prompt and completion, preferences, labels, steps.
+Of self-training, reinforcement learning or labelling, `--to trl` writes what
+was sampled as data sets in TRL's formats: prompt and completion, preferences,
+labels, steps.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="qstar-prepare",
-        description=textwrap.fill(__doc__, 100),
+        description=textwrap.fill(__doc__, 80),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

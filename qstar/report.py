@@ -17,25 +17,32 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 examples
-  qstar-report                                     the newest run under runs/
+  qstar-report                                  the newest run under runs/
   qstar-report runs/mine --out mine.html
-  qstar-report runs/tiny/sweep-20250101-120000     all runs below a folder, with means over seeds
-  qstar-report runs/a runs/b                       two runs, or evaluations, beside each other
-  qstar-report runs/a runs/b runs/c                several runs as a sweep
-  qstar-report runs/mine --read 0                  without reading texts with the model
-  qstar-report experiments/quiet_star/faithfulness what thoughts hold, of the runs of a study
+  qstar-report runs/tiny/sweep-20250101-120000  all runs below a folder, with
+                                                means over seeds
+  qstar-report runs/a runs/b                    two runs, or evaluations, beside
+                                                each other
+  qstar-report runs/a runs/b runs/c             several runs as a sweep
+  qstar-report runs/mine --read 0               without reading texts with the
+                                                model
+  qstar-report experiments/quiet_star/faithfulness
+                                                what thoughts hold, of the runs
+                                                of a study
 
-A run is what qstar-train, qstar-improve, qstar-solve or qstar-label left, or qstar-evaluate with
-out=FOLDER. The page has curves, tables with intervals, thoughts or samples, search trees,
-tokens and FLOPs, settings and the machine, as far as the run has them, and what thoughts hold
-where experiments/quiet_star/faithfulness/faithfulness.py RUN measured it. It loads nothing.
+A run is what qstar-train, qstar-improve, qstar-solve or qstar-label left, or
+qstar-evaluate with out=FOLDER. The page has curves, tables with intervals,
+thoughts or samples, search trees, tokens and FLOPs, settings and the machine,
+as far as the run has them, and what thoughts hold where
+experiments/quiet_star/faithfulness/faithfulness.py RUN measured it. It loads
+nothing, and takes the place of the page that an earlier call wrote there.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="qstar-report",
-        description=textwrap.fill(__doc__, 100),
+        description=textwrap.fill(__doc__, 80),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -81,8 +88,10 @@ def main(arguments: list[str] | None = None) -> None:
         from qstar.training import console
 
         with console.phase("making the report", aside=True):
-            args.out.write_text(document.page(opened(args.runs), read=args.read), encoding="utf-8")
-        console.say(f"The report is {args.out}")
+            page = document.page(opened(args.runs), read=args.read)
+            replaced = flags.replaced(args.out)
+            args.out.write_text(page, encoding="utf-8")
+        console.say(f"The report is {args.out}{replaced}")
 
 
 if __name__ == "__main__":

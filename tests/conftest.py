@@ -1,5 +1,6 @@
 import gc
 import os
+import sys
 import tempfile
 
 import compiling
@@ -19,6 +20,10 @@ jax.config.update("jax_compilation_cache_dir", CACHE)
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)  # what is smaller is read no sooner than compiled
 # Tracing allocates by the hundred thousand what is kept: searched as often as by default, that is a tenth of the time.
 gc.set_threshold(20_000, 10, 10)
+
+
+# As in an active environment, where a printed command is its bare name.
+os.environ["PATH"] = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"
 
 
 def pytest_configure(config):

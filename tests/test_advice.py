@@ -2,6 +2,7 @@
 
 import dataclasses
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,27 @@ def test_a_value_comes_through_a_shell_and_hydra_as_it_was(value):
 @pytest.mark.parametrize("value", [True, None, 3, -0.5, 1e-5, ["a", 2, "b c"], {"k": "v w"}, [[1], ["x,y"]]])
 def test_plain_values_come_through_hydra_as_they_were(value):
     assert OverridesParser.create().parse_override(advice.override("key", value)).value() == value
+
+
+def test_a_command_is_named_as_a_shell_finds_it(tmp_path, monkeypatch):
+    scripts, other = tmp_path / "work" / ".venv" / "bin", tmp_path / "other"
+    for folder in (scripts, other):
+        folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setattr(sys, "executable", str(scripts / "python"))
+    assert advice.command("qstar-train", "seed=1") == "qstar-train seed=1"  # not installed
+    for folder in (scripts, other):
+        (folder / "qstar-train").write_text("#!/bin/sh\n")
+        (folder / "qstar-train").chmod(0o755)
+    assert advice.command("qstar-train", "seed=1") == ".venv/bin/qstar-train seed=1"
+    monkeypatch.setenv("PATH", f"{other}:/usr/bin:/bin")  # another environment's
+    assert advice.command("qstar-train", "seed=1") == ".venv/bin/qstar-train seed=1"
+    monkeypatch.setenv("PATH", f"{scripts}:{other}:/usr/bin:/bin")
+    assert advice.command("qstar-train", "seed=1") == "qstar-train seed=1"
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.chdir(other)
+    assert advice.resume("qstar-train", "a") == f"{scripts}/qstar-train resume=a"
 
 
 def test_values_that_are_plain_are_not_quoted():

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import functools
 import os
-import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +48,8 @@ def command(
                 manual.show(name, sys.argv[1:])
                 return
             if alone and not sys.argv[1:]:
-                print(f"without arguments, the same as: qstar-{name} {shlex.join(alone)}", file=sys.stderr, flush=True)
+                same = advice.command(f"qstar-{name}", *alone)
+                print(f"without arguments, the same as: {same}", file=sys.stderr, flush=True)
                 sys.argv += alone
             overrides.run(name, composed)
             after()

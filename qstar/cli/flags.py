@@ -61,3 +61,8 @@ def check(parser: argparse.ArgumentParser, rule: Callable[..., None], *arguments
         rule(*arguments)
     except ValueError as error:
         parser.error(str(error))
+
+
+def replaced(file: Path) -> str:
+    """To end the line that names a file which is about to be written: whether it takes the place of another one."""
+    return " (the earlier one is overwritten)" if file.exists() else ""

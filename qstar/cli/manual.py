@@ -8,6 +8,7 @@ quarter of one here.
 import dataclasses
 import functools
 import re
+import shutil
 import string
 import sys
 import textwrap
@@ -21,7 +22,8 @@ from qstar import overrides, settings
 from qstar.paths import CONFIGS
 from qstar.settings import OneOf
 
-WIDTH = 100
+WIDTH = 100  # columns at most, and where the output is no terminal
+NARROW = 80  # columns at least
 MEANING = 34  # column where the meaning of a setting begins
 LONGEST = 60  # characters of a value
 _FIELD = re.compile(r"    (\w+): [^#]*?(?:  # (.*))?$")
@@ -54,7 +56,24 @@ def text(name: str, given: Sequence[str]) -> str:
     OmegaConf.set_struct(cfg, False)
     del cfg.hydra
     groups = "\n".join(line for group in sorted(picked) for line in _group(name, group, picked[group]))
-    return template.substitute(APP_CONFIG_GROUPS=groups + "\n", CONFIG="\n".join(_settings(cfg)))
+    shown = template.substitute(APP_CONFIG_GROUPS=groups + "\n", CONFIG="\n".join(_settings(cfg)))
+    return "\n".join(part for line in shown.split("\n") for part in _folded(line))
+
+
+def _width() -> int:
+    """Of the terminal, as far as the help fits into it."""
+    return max(NARROW, min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns))
+
+
+def _folded(line: str) -> list[str]:
+    """A line of text wrapped; an example with what it does below it; a command, which is to be pasted, as it is."""
+    width = _width()
+    if len(line) <= width:
+        return [line]
+    example = re.fullmatch(r"( *\S.*?) {2,}(\S.*)", line)
+    if example:
+        return [example[1], *textwrap.wrap(example[2], width, initial_indent=" " * 6, subsequent_indent=" " * 6)]
+    return [line] if line.startswith(" ") else textwrap.wrap(line, width)
 
 
 # --- groups -------------------------------------------------------------------------------------------------------
@@ -82,7 +101,7 @@ def _opening(file: Path) -> str:
 def _sentence(text: str) -> str:
     """The first sentence, where more would not fit into three lines."""
     first = re.match(r".*?\.(?= [A-Z])", text)
-    return first[0] if first and len(text) > 3 * (WIDTH - MEANING) else text
+    return first[0] if first and len(text) > 3 * (_width() - MEANING) else text
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -103,7 +122,7 @@ def _settings(cfg: DictConfig) -> Iterator[str]:
 
 def _of_group(node: DictConfig, key: str) -> Iterator[str]:
     """What a group is, its settings, and those of the groups within it."""
-    yield from textwrap.wrap(f"{key}: {_about(OmegaConf.get_type(node))}", WIDTH, subsequent_indent="  ")
+    yield from textwrap.wrap(f"{key}: {_about(OmegaConf.get_type(node))}", _width(), subsequent_indent="  ")
     within = [name for name in node if dataclasses.is_dataclass(OmegaConf.get_type(node, name))]
     yield from _of_schema(node, f"{key}.", [name for name in node if name not in within])
     for name in within:
@@ -124,7 +143,7 @@ def _of_schema(node: DictConfig, prefix: str, names: Sequence[str]) -> Iterator[
 def _entry(start: str, meaning: str) -> Iterator[str]:
     """Lines of the help: what it is called, and at the right what it means."""
     room = " " * MEANING
-    lines = textwrap.wrap(meaning, WIDTH - MEANING, break_on_hyphens=False) or [""]
+    lines = textwrap.wrap(meaning, _width() - MEANING, break_on_hyphens=False) or [""]
     if len(f"  {start}") >= MEANING:
         yield f"  {start}"
     else:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import jax
 
-from qstar import files, paths, processes, sharding
+from qstar import advice, files, paths, processes, sharding
 from qstar.config import ImproveConfig, TrainConfig
 from qstar.data import examples as example_files
 from qstar.data import rationales
@@ -336,7 +336,7 @@ def _check(cfg: ImproveConfig, recipe: Recipe, base: Policy, problems: Sequence[
 
 
 def _advice(cfg: ImproveConfig, iteration: int, line: dict, directory: Path) -> str:
-    sft = "qstar-train ~experiments method=sft data=examples eval=none"
+    sft = advice.command("qstar-train", "~experiments", "method=sft", "data=examples", "eval=none")
     lacking = "declares an answer" if cfg.improve.keep == "all" else "is right"
     return (
         f"iteration {iteration}: none of {line['sampled']} samples (and {line['hinted']} with a hint) of "

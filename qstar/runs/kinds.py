@@ -10,6 +10,8 @@ from qstar import config as configs
 from qstar import files
 from qstar.config import C
 
+LISTED = 6  # runs that a message names
+
 
 @dataclass(frozen=True)
 class Kind(Generic[C]):
@@ -32,6 +34,7 @@ class Kind(Generic[C]):
         if not self.is_at(directory):
             raise FileNotFoundError(
                 f"{given}: expected the directory of a {self.noun}, but {directory} has no {self.file}"
+                + held(directory, self.file)
             )
 
     def latest(self, root: str | Path = "runs") -> Path:
@@ -77,6 +80,17 @@ class Kind(Generic[C]):
                 )
         files.make(directory)
         configs.save(dataclasses.replace(cfg, resume=""), file)
+
+
+def held(folder: Path, file: str) -> str:
+    """Of a folder that holds run directories, as that of a sweep does: which, to end a message with; else empty."""
+    started = {found.parent for found in folder.glob(f"**/{file}")} - {folder} if folder.is_dir() else set()
+    runs = sorted(path for path in started if not started & set(path.parents))
+    if not runs:
+        return ""
+    last = newest([path / file for path in runs]).parent
+    names = ", ".join(str(path.relative_to(folder)) for path in runs[:LISTED]) + (", ..." if len(runs) > LISTED else "")
+    return f"; it holds {len(runs)} of them ({names}): name one, such as {last}, the newest"
 
 
 def newest(of: Sequence[Path]) -> Path:

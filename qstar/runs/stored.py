@@ -22,7 +22,7 @@ from qstar.models.formats import companions
 from qstar.models.formats.companions import Companions
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
-from qstar.runs.kinds import Kind, newest
+from qstar.runs.kinds import Kind, held, newest
 from qstar.thoughts.thinking import Thinks
 from qstar.training import checkpoint
 from qstar.typing import Params
@@ -147,6 +147,8 @@ def latest_store(root: str | Path = "runs") -> Path:
 def steps(path: str | Path) -> list[int]:
     """Steps of the checkpoints in a run directory, ascending. Raises FileNotFoundError where there are none."""
     saved = saved_steps(Path(path))
+    if not saved and (runs := held(Path(path), "config.yaml")) and not is_run(path):
+        raise FileNotFoundError(f"{path} is not a run directory (no config.yaml in it){runs}")
     if not saved:
         raise FileNotFoundError(
             f"{Path(path) / 'checkpoints'} holds no committed checkpoint: did the run get as far as its first save?"
