@@ -138,7 +138,7 @@ class TrainConfig:
         as_text = issubclass(takes, Batch)
         if takes in kind.rows and (as_text or not self.control):
             return
-        method, data = _choice("method", type(self.method)), _choice("data", kind)
+        method, data = choice("method", type(self.method)), choice("data", kind)
         if takes is Batch:  # which most formats are: the method is the one to change
             takers = [name for name, schema in SCHEMAS["method"].items() if protocol.trains_on(schema) in kind.rows]
             message = f"data={data} holds {kind.holds}, which method={method} does not train on, but {_named(takers)}"
@@ -175,10 +175,10 @@ class TrainConfig:
 
     def _preset(self) -> str:
         """The preset of the method for such data, where there is one."""
-        preset = f"{_choice('method', type(self.method))}_{_choice('data', type(self.data))}"
+        preset = f"{choice('method', type(self.method))}_{choice('data', type(self.data))}"
         if not (Path(CONFIGS) / "method" / f"{preset}.yaml").is_file():
             return ""
-        return f", or take this method's settings for such data:\n  qstar-train method={preset}"
+        return f", or take this method's settings for such data:\n  {advice.command('qstar-train', f'method={preset}')}"
 
 
 @dataclass(frozen=True)
@@ -408,9 +408,17 @@ SCHEMAS: dict[str, dict[str, type]] = {
 }
 
 
-def _choice(group: str, schema: type) -> str:
-    """What a schema of a group is chosen by, as in method=quiet_star."""
-    return next((name for name, known in SCHEMAS[group].items() if known is schema), schema.__name__)
+def choice(group: str, schema: type) -> str:
+    """What a schema of a group is chosen by, as in method=quiet_star, and called wherever it is shown.
+
+    A class that is in no group has its own name.
+    """
+    return next((name for name, known in SCHEMAS.get(group, {}).items() if known is schema), schema.__name__)
+
+
+def given(group: str, value: object) -> str:
+    """The choice of a group as one gives it: `method=quiet_star`."""
+    return f"{group}={choice(group, type(value))}"
 
 
 def _named(methods: Sequence[str]) -> str:
@@ -419,15 +427,15 @@ def _named(methods: Sequence[str]) -> str:
 
 def _together(method: str, data: type[Data]) -> str:
     """How a method is trained on data of this kind; the command in it works as it is."""
-    choice = _choice("data", data)
-    command = f"qstar-train method={method} data={choice}"
+    kind = choice("data", data)
+    command = advice.command("qstar-train", f"method={method}", f"data={kind}")
     if not data.example:
-        return f"give data={choice}, as in\n  {command} {data.beside}".rstrip()
+        return f"give data={kind}, as in\n  {command} {data.beside}".rstrip()
     *fields, last = json.loads(data.example)
     control = "" if issubclass(data.rows[0], Batch) else " control=false"
     return (
-        f"give data={choice} data.path=FILE, JSON lines with {', '.join(fields)} and {last}, as in\n"
-        f"  printf '{data.example}\\n' > {choice}.jsonl && {command} data.path={choice}.jsonl{control}"
+        f"give data={kind} data.path=FILE, JSON lines with {', '.join(fields)} and {last}, as in\n"
+        f"  printf '{data.example}\\n' > {kind}.jsonl && {command} data.path={kind}.jsonl{control}"
     )
 
 
@@ -645,12 +653,12 @@ def differing(old: Dataclass, new: Dataclass) -> list[str]:
 
 
 def flat(cfg: Dataclass, prefix: str = "") -> dict[str, object]:
-    """Values by dotted key; of a nested configuration its class as well."""
+    """Values by dotted key; of a choice from a group its name as well, of another nested configuration its class."""
     values = {}
     for setting in dataclasses.fields(cfg):
         key, value = prefix + setting.name, getattr(cfg, setting.name)
         if dataclasses.is_dataclass(value):
-            values |= {key: type(value).__name__} | flat(value, f"{key}.")
+            values |= {key: choice(setting.name, type(value))} | flat(value, f"{key}.")
         else:
             values[key] = value
     return values

@@ -126,7 +126,7 @@ def _otherwise(method: Method, changes: JsonObject) -> Method:
     for name, value in changes.items():
         if name not in known:
             raise ValueError(
-                f"method.{name} = {value!r}: the run's {type(method).__name__} has no such setting; it has "
+                f"method.{name} = {value!r}: the run's {configs.given('method', method)} has no such setting; it has "
                 + ", ".join(known)
             )
     return dataclasses.replace(method, **changes)

@@ -24,7 +24,7 @@ def main(node: DictConfig) -> None:
             sinks.write(0, numbers(summary))
         if not processes.first():
             return
-        console.console().print(summaries.labels(summary), markup=False, highlight=False)
+        console.console().print(summaries.labels(summary))
         console.say(f"Labels are in {directory / label.LABELS}")
 
 

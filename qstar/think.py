@@ -16,23 +16,28 @@ if TYPE_CHECKING:  # jax is imported once the arguments are known to be right, s
 
 EXAMPLES = """\
 examples
-  qstar-think "3aegbdh=4;"                         the newest run under runs/, its newest checkpoint
-  qstar-think "3aegbdh=4;" --run runs/mine --step 200
-  qstar-think "3aegbdh=4;" --sample --thoughts 4   four sampled thoughts before every token
-  qstar-think "3aegbdh=" --generate 2              continue the text, thinking before each token
+  qstar-think "3aegbdh=4;"                    the newest run under runs/, its
+                                              newest checkpoint
+  qstar-think "3aegbdh=4;" --run runs/mine --step 40
+  qstar-think "3aegbdh=4;" --sample --thoughts 4
+                                              four sampled thoughts before every
+                                              token
+  qstar-think "3aegbdh=" --generate 2         continue the text, thinking before
+                                              each token
   cat essay.txt | qstar-think - --html essay.html
 
-Every token is shown with the thought before it, the weight with which the prediction after that
-thought is mixed into the prediction without it, and the change in the token's log-likelihood, in
-nats: green where the thought helped, red where it hurt. The page holds the same and, for every
-token, the likeliest next tokens with and without the thought. A run is what qstar-train leaves.
+Every token is shown with the thought before it, the weight with which the
+prediction after that thought is mixed into the prediction without it, and the
+change in the token's log-likelihood, in nats: green where the thought helped,
+red where it hurt. The page holds the same and, for every token, the likeliest
+next tokens with and without the thought. A run is what qstar-train leaves.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="qstar-think",
-        description=textwrap.fill(__doc__, 100),
+        description=textwrap.fill(__doc__, 80),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -90,14 +95,15 @@ def think(run: "Run", args: argparse.Namespace) -> "Reading":
     """
     import jax
 
+    from qstar import config as configs
     from qstar.thoughts.read import read
     from qstar.thoughts.thinking import Thinks
     from qstar.thoughts.writing import generate
 
     if not isinstance(run.method, Thinks):
         raise ValueError(
-            f"{run.path} was trained with {type(run.method).__name__}, which does not think: name a run of a method "
-            "that does (qstar-train method=quiet_star)"
+            f"{run.path} was trained with {configs.given('method', run.method)}, which does not think: "
+            "name a run of a method that does (qstar-train method=quiet_star)"
         )
     tokens = run.tokenizer.encode_whole(args.text)
     if len(tokens) + args.generate < 2:
@@ -142,8 +148,9 @@ def show(run: "Run", args: argparse.Namespace) -> None:
     out.print(title, style="dim", markup=False)
     out.print(terminal.show(reading, run.tokenizer))
     if not args.no_html:
+        replaced = flags.replaced(args.html)
         args.html.write_text(page.page(reading, run.tokenizer, title), encoding="utf-8")
-        out.print(f"\nThe same as a page, with the likeliest next tokens: {args.html}", markup=False)
+        out.print(f"\nThe same as a page, with the likeliest next tokens: {args.html}{replaced}", markup=False)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -94,24 +94,26 @@ def place(node: int, parent: int, **fields: object) -> Place:
 RIGHT, WRONG = {"oracle": 1.0}, {"oracle": 0.0}
 
 
-def tree(problem: str) -> list[Sample]:
+def tree(problem: str, right: bool = True) -> list[Sample]:
     """A prompt, two first steps of which one is a dead end, and three solutions, the second of which is chosen."""
     return [
         sample(problem, "", "", False, place=place(0, -1)),
         sample(problem, "-1", "", False, place=place(1, 0, scores=RIGHT, value=0.5)),
         sample(problem, "-<4>", "", False, place=place(2, 0, scores=WRONG, value=0.25)),
         sample(problem, "3;", "3", False, place=place(3, 1, final=True, scores=WRONG, value=0.125)),
-        sample(problem, "2;", "2", True, place=place(4, 1, final=True, chosen=True, scores=RIGHT, value=0.75)),
+        sample(problem, "2;", "2", right, place=place(4, 1, final=True, chosen=True, scores=RIGHT, value=0.75)),
         sample(problem, "3;", "3", False, place=place(5, 1, final=True, draw=1)),
     ]
 
 
-def search(folder: Path) -> Path:
-    """Two questions, searched by steps; their trees are alike."""
+def search(folder: Path, right: tuple[bool, ...] = (True, True)) -> Path:
+    """Two questions, searched by steps; their trees are alike, but for whether the chosen solution is right."""
     folder.mkdir(parents=True)
     overrides = ("task=cups", "model.source=bundled:cups", "search=beam", "search.n=2", "search.m=2", "scorer=oracle")
     configs.save(made(*overrides, name="solve"), folder / solve.KIND.file)
-    Store.create(folder / solve.FOLDER, "model", "cups").append(0, 0, [*tree("dev-1"), *tree("dev-2")])
+    Store.create(folder / solve.FOLDER, "model", "cups").append(
+        0, 0, [row for number, known in enumerate(right, 1) for row in tree(f"dev-{number}", known)]
+    )
     lines(folder / solve.BATCHES, {"batch": 0, "seconds": 1.0, "most_tokens": 8})
     return folder
 

@@ -154,7 +154,7 @@ def test_a_sweep_trains_and_evaluates_what_is_missing_for_the_report(tmp_path, m
     assert len(jobs) == 2
     told = [ablation.work(job) for job in jobs]
     assert re.match(r"recipe, seed 0: none \d\.\d{3}  likeliest \d\.\d{3}  sampled \d\.\d{3}  \(\d+ s\)$", told[0])
-    assert re.match(r"method=PlainLM, seed 0: none \d\.\d{3}  \(\d+ s\)$", told[1])
+    assert re.match(r"method=lm, seed 0: none \d\.\d{3}  \(\d+ s\)$", told[1])
 
     file = jobs[0].directory / "answers.jsonl"
     before = file.read_text()

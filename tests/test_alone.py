@@ -38,7 +38,7 @@ def test_a_sweep_of_strategies_ends_in_one_table(monkeypatch, tmp_path, capsys):
     solve.main()
     out = capsys.readouterr().out
     table = out.rpartition("strategy")[2]
-    assert table.count("Majority") == table.count("BestOfN") == 2  # one and two solutions
+    assert table.count("majority") == table.count("best_of_n") == 2  # one and two solutions
     tree = next(line for line in out.splitlines() if "tree=" in line).partition("qstar-solve ")[2]
     monkeypatch.setattr(sys, "argv", ["qstar-solve", *shlex.split(tree)])
     solve.main()

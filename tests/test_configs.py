@@ -413,7 +413,7 @@ def test_changes_name_every_value_that_differs_but_not_the_place():
         "steps = 75, now 3",
         "method.fill = sampled, now pause",
     ]
-    assert "method = QuietStar, now PlainLM" in configs.changes(old, composed("method=lm"))
+    assert "method = quiet_star, now lm" in configs.changes(old, composed("method=lm"))
 
 
 @pytest.mark.parametrize("method", ["quiet_star", "rlp"])

@@ -71,7 +71,7 @@ def test_a_run_is_evaluated_with_thoughts_of_another_length(directory, tmp_path)
 
 def test_a_setting_that_the_method_does_not_have_is_refused(directory):
     with pytest.raises(
-        ValueError, match=r"method\.length = 5: the run's QuietStar has no such setting; it has thought_len"
+        ValueError, match=r"method\.length = 5: the run's method=quiet_star has no such setting; it has thought_len"
     ):
         evaluate.evaluate(asked(directory, method={"length": 5}))
     with pytest.raises(ValueError, match=r"method = .*: give run=DIRECTORY"):
@@ -130,7 +130,7 @@ def test_every_checkpoint_of_a_run_is_evaluated_with_one_command(directory, tmp_
     assert [line.split(" | ")[1] for line in summary[2:]] == [
         f"{directory}, step {step}" for step in (1, 1, 1, 2, 2, 2)
     ]
-    assert [line.split(" | ")[2] for line in summary[2:]] == ["no", "likeliest", "sampled x 1"] * 2
+    assert [line.split(" | ")[2] for line in summary[2:]] == ["none", "likeliest", "sampled x 1"] * 2
     # As when a checkpoint is asked alone.
     ((_, alone),) = evaluate.evaluate(asked(directory, step=1))
     assert alone == groups[0][1]
@@ -258,9 +258,12 @@ def test_evaluations_are_shown_and_compared(directory, tmp_path, monkeypatch, ca
     compare.main([str(out / "step_1"), str(out / "step_2")])
     shown = capsys.readouterr().out
     assert f"{out / 'step_2'} against {out / 'step_1'}, on the same items" in shown
-    assert [shown.count(f"({way})") for way in ("no", "likeliest", "sampled")] == [6, 6, 6]
+    head, *rows = [line.split("│" if line[0] == "│" else "┃")[1:-1] for line in shown.splitlines() if line[0] in "┃│"]
+    assert [name.strip() for name in head[2:6]] == ["thoughts", "step_1", "step_2", "difference"]
+    assert [row[2].strip() for row in rows] == ["none"] * 3 + ["likeliest"] * 3 + ["sampled"] * 3
     none = [row for row in table_of(out, 2) if row["thoughts"] == "none"]
-    assert f"{sum(row['score'] for row in none) / 6:.3f} (no)" in shown
+    assert rows[0][4].strip() == f"{sum(row['score'] for row in none) / 6:.3f}"
+    assert "difference: step_2 - step_1" in shown
 
 
 def test_what_cannot_be_compared_is_refused(directory, tmp_path):

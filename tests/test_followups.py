@@ -118,7 +118,7 @@ def test_a_method_with_a_reference_is_trained_evaluated_and_loaded(tmp_path):
 def test_a_teacher_that_cannot_teach_is_refused_before_anything_is_written(quiet, tmp_path):
     plain = tmp_path / "plain"
     train.run(composed(*small_runs.MODEL, "method=lm", *SMALL), plain)
-    with pytest.raises(ValueError, match="was trained with PlainLM, which does not think"):
+    with pytest.raises(ValueError, match="was trained with method=lm, which does not think"):
         train.run(student(quiet, f"method.teacher={plain}"), tmp_path / "student")
     with pytest.raises(FileNotFoundError, match="no_such is not a run directory"):
         train.run(student(quiet, "method.teacher=no_such"), tmp_path / "student")

@@ -45,7 +45,10 @@ def test_a_text_is_printed_and_written_as_a_page(run, capsys, tmp_path):
     assert "\nbadge\n" in out
     assert "of 4 tokens helped" in out
     assert "\x1b" not in out  # not a terminal: no colours
+    assert out.endswith(": thoughts.html\n")
     assert (tmp_path / "thoughts.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+    think.main(["badge"])
+    assert capsys.readouterr().out.endswith(": thoughts.html (the earlier one is overwritten)\n")
 
 
 def test_the_page_goes_where_it_is_told_or_nowhere(run, tmp_path):
@@ -97,7 +100,7 @@ def test_what_is_generated_stands_after_the_text_and_never_holds_what_is_forbidd
 @pytest.mark.parametrize(
     ("text", "method", "message"),
     [
-        ("badge", PlainLM(), "PlainLM, which does not think: name a run .*qstar-train method=quiet_star"),
+        ("badge", PlainLM(), "method=lm, which does not think: name a run .*qstar-train method=quiet_star"),
         ("b", None, "the text has 1 tokens, and the first has no thought before it"),
         ("big zoo", None, "character ' ' at 3 is not in this tokenizer's alphabet"),
         ("b" * 65, None, "65 tokens, the model was built for 64"),

@@ -7,28 +7,35 @@ from pathlib import Path
 from qstar.cli import flags
 
 EXAMPLES = """\
-examples
-  qstar-evaluate run=runs/mine eval=questions out=evaluations/mine
-  qstar-evaluate run=runs/mine/control eval=questions out=evaluations/control
-  qstar-compare evaluations/mine                            with thoughts against without
-  qstar-compare evaluations/control evaluations/mine        the second against the first
-  qstar-compare evaluations/mine/step_0 evaluations/mine/step_100
+examples, after qstar-train steps=40 save_every=20 run_dir=runs/mine
+  qstar-evaluate run=runs/mine step=all out=evaluations/mine
+  qstar-compare evaluations/mine/step_20 evaluations/mine/step_40
+                                         the second against the first
+  qstar-compare evaluations/mine/step_40
+                                         with thoughts against without
+  qstar-evaluate run=runs/mine/control out=evaluations/control
+  qstar-compare evaluations/control evaluations/mine/step_40
+  qstar-compare runs/solve/SWEEP/0 runs/solve/SWEEP/1
+                                         two searches of the same questions
 
-Items that both have answered are paired by their ids. Right and wrong answers are compared by
-McNemar's exact test, numbers by a permutation test that flips the signs of the differences. Of two
-evaluations each way of answering is compared with the same way of the other, or with no thoughts
-where the first was not evaluated in that way.
+Items that both have answered are paired by their ids. Right and wrong answers
+are compared by McNemar's exact test, numbers by a permutation test that flips
+the signs of the differences. Of two evaluations each way of answering is
+compared with the same way of the other, or with no thoughts where the first
+was not evaluated in that way.
 """
 
 
 def parser() -> argparse.ArgumentParser:
     out = argparse.ArgumentParser(
         prog="qstar-compare",
-        description=textwrap.fill(__doc__, 100),
+        description=textwrap.fill(__doc__, 80),
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.add_argument("first", metavar="FIRST", type=Path, help="folder that qstar-evaluate out=FOLDER wrote")
+    out.add_argument(
+        "first", metavar="FIRST", type=Path, help="folder of qstar-evaluate out=FOLDER, or a run of qstar-solve"
+    )
     out.add_argument("second", metavar="SECOND", type=Path, nargs="?", help="another; without it FIRST with itself")
     return out
 
@@ -46,8 +53,9 @@ def main(arguments: list[str] | None = None) -> None:
         raise SystemExit(f"qstar-compare: {error}") from error
     from qstar.reports import summaries
 
-    names = f"{args.second} against {args.first}" if args.second else f"{args.first}, thoughts against none"
-    console.console().print(summaries.comparisons(comparisons, f"{names}, on the same items"))
+    title = f"{args.second} against {args.first}" if args.second else f"{args.first}, thoughts against none"
+    names = compared.names(args.first, args.second) if args.second else summaries.OWN
+    console.console().print(summaries.comparisons(comparisons, f"{title}, on the same items", names))
 
 
 if __name__ == "__main__":

@@ -30,14 +30,15 @@ def compare(directories: Sequence[Path] | None = None) -> None:
         return [[html.written(record[name]) for name in names] for record in records]
 
     whole = ["run", *sweep.overrides, *sweep.results]
-    files.write(folder / TABLE, tables.markdown(whole, lines(whole)))
+    files.write(folder / TABLE, tables.markdown([sweeps.title(name) for name in whole], lines(whole)))
     same, differ = sweep.folded()
     results = [name for name in differ if name in sweep.results]
     shown = [name for name in differ if name not in results[SHOWN:]]
     screen = console.console()
     if same:
-        facts = ", ".join(f"{name} {html.written(value)}" for name, value in same)
+        facts = ", ".join(f"{sweeps.title(name)} {html.written(value)}" for name, value in same)
         screen.print(f"All runs: {facts}", markup=False, emoji=False)
-    for table in tables.fitting(tables.short_names(shown), lines(shown), screen.width, text=len(shown) - len(results)):
+    titles = tables.short_names([sweeps.title(name) for name in shown])
+    for table in tables.fitting(titles, lines(shown), screen.width, text=len(shown) - len(results)):
         screen.print(table)
     console.say(f"The whole table is in {folder / TABLE}")

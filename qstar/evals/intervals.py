@@ -115,6 +115,17 @@ def share_across(shares: Sequence[float], questions: int) -> tuple[float, float]
     return low, high
 
 
+def difference(first: tuple[float, float, float], second: tuple[float, float, float]) -> tuple[float, float]:
+    """Interval of second - first, each a figure with its interval (value, low, high), of samples of their own.
+
+    Of shares with Wilson's intervals it is Newcombe's (1998, Statistics in Medicine 17:873, method 10); Zou and Donner
+    (2008, Statistics in Medicine 27:1693) have it for other figures. Of two answers to the same questions, which agree
+    more often than chance, it is wider than a paired interval.
+    """
+    (a, a_low, a_high), (b, b_low, b_high) = first, second
+    return b - a - math.hypot(b - b_low, a_high - a), b - a + math.hypot(b_high - b, a - a_low)
+
+
 @typed
 def bootstrap(values: Float[np.ndarray, "n"], seed: int, resamples: int = 2000) -> tuple[float, float]:
     """Percentile bootstrap of the mean: 2.5 % and 97.5 % points over `resamples` draws with replacement."""

@@ -22,7 +22,14 @@ from qstar.policy import Policy
 from qstar.typing import Float, Key, Keys
 
 NONE, GREEDY, SAMPLED = WAYS = ("none", "greedy", "sampled")
-SHOWN = {NONE: "no", GREEDY: "likeliest", SAMPLED: "sampled"}  # in tables for readers, of thoughts
+NAMES = {NONE: "none", GREEDY: "likeliest", SAMPLED: "sampled"}  # for readers, in a column `thoughts`
+PHRASES = {NONE: "no thoughts", GREEDY: "likeliest thoughts", SAMPLED: "sampled thoughts"}  # the same elsewhere
+
+
+def titled(figure: str, way: str) -> str:
+    """What a figure is called for readers: `accuracy (likeliest thoughts)`."""
+    return f"{figure.replace('_', ' ')} ({PHRASES[way]})"
+
 
 ItemRow = Mapping[str, Json]
 """Columns every measure writes: `item` (its id), `thoughts` (a way), `draw` (from 0). The others are the measure's own:

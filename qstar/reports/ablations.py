@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from qstar import files
-from qstar.evals import intervals, records
+from qstar.evals import intervals, measure, records
 from qstar.evals.intervals import Across
 from qstar.reports import frames, tables
 
@@ -157,12 +157,13 @@ def table(ablation: Ablation, results: Iterable[Result]) -> str:
     return text + (f"\nNot run: {'; '.join(missing)}.\n" if missing else "")
 
 
-WAYS = ("none", "likeliest", "sampled")
-
-
 def _row(ablation: Ablation, line: Line, ready: Sequence[Line]) -> tuple[str, ...]:
     reference = _reference(ablation, line, ready)
-    accuracy = {way: "" if across is None else across.written() for way in WAYS for across in [line.accuracy(way)]}
+    accuracy = {
+        way: "" if across is None else across.written()
+        for way in measure.NAMES.values()
+        for across in [line.accuracy(way)]
+    }
     return (
         f"{line.arm}, step {line.step}" if ablation.checkpoints else line.arm,
         line.seeds,

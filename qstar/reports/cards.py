@@ -8,13 +8,12 @@ from pathlib import Path
 
 from qstar import config as configs
 from qstar import files
-from qstar.evals import suite
+from qstar.evals import measure, suite
 from qstar.reports import tables
 
 CARD = "README.md"
 METHODS = configs.SCHEMAS["method"]
 ON_HUB = re.compile(r"(?:hub:)?([\w.-]+/[\w.-]+)")
-WAYS = {"none": "without thoughts", "greedy": "with likeliest thoughts", "sampled": "with sampled thoughts"}
 LOADED = {
     "huggingface": 'model = transformers.AutoModelForCausalLM.from_pretrained("{name}")',
     "thinker": 'model = transformers.AutoModelForCausalLM.from_pretrained("{name}", trust_remote_code=True)',
@@ -43,7 +42,7 @@ def results(run: Path) -> list[Result]:
     last = max((line["step"] for line in lines), default=0)
     rows = [suite.from_dict(line) for line in lines if line["step"] == last]
     asked = [
-        Result(row.task, f"{name.replace('_', ' ')} {WAYS[row.way]}", figure.value, figure.low, figure.high, row.n)
+        Result(row.task, measure.titled(name, row.way), figure.value, figure.low, figure.high, row.n)
         for row in rows
         for name, figure in row.figures.items()
     ]

@@ -3,18 +3,22 @@
 qstar.compare("runs/a", "runs/b").settings()
 qstar.compare("evaluations/control", "evaluations/mine").tests()     paired tests, as qstar-compare makes them
 qstar.compare("evaluations/mine")                                    with thoughts against without
+qstar.compare("runs/solve/majority", "runs/solve/beam").tests()      searches of the same questions are paired as well
 """
 
-from collections.abc import Sequence
+import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from qstar import advice
 from qstar import config as configs
-from qstar.evals import journal, paired
+from qstar.evals import intervals, journal, measure, paired
+from qstar.evals.measure import ItemRow
 from qstar.evals.paired import Comparison
-from qstar.reports import directories, html, overview, sweeps
+from qstar.reports import directories, html, summaries, sweeps, tables
 from qstar.reports.arrow import Frame
-from qstar.reports.directories import EvaluationFolder, RunDirectory
+from qstar.reports.directories import EvaluationFolder, RunDirectory, SolveRun, TrainRun
 
 TESTS = (
     "task",
@@ -50,29 +54,39 @@ class Compared:
         )
 
     def results(self) -> Frame:
-        """What both ended with, number by number; `difference` is second - first."""
-        columns = ("result", "first", "first_low", "first_high", "second", "second_low", "second_high", "difference")
+        """What both ended with, number by number; `difference` is second - first.
+
+        Its interval is `intervals.difference`: that of samples of their own, where no answers can be paired.
+        """
+        sides = [f"{side}{end}" for side in ("first", "second", "difference") for end in ("", "_low", "_high")]
+        return Frame.of(self._results(), ("result", *sides))
+
+    def _results(self) -> list[dict]:
         if self.second is None:
-            return Frame.of([], columns)
-        a, b = sweeps.results(self.first), sweeps.results(self.second)
+            return []
+        a: dict[str, Any] = sweeps.results(self.first)
+        b: dict[str, Any] = sweeps.results(self.second)
         rows = []
         for name in a:
-            if name in b and not name.endswith(("_low", "_high")) and sweeps.finite(a[name]) and sweeps.finite(b[name]):
-                row = {"result": name, "difference": b[name] - a[name]}  # type: ignore[operator]
-                for side, ended in (("first", a), ("second", b)):
-                    row[side] = ended[name]
-                    row |= {f"{side}{end}": ended.get(f"{name}{end}") for end in ("_low", "_high")}
-                rows.append(row)
-        return Frame.of(rows, columns)
+            if name.endswith(("_low", "_high")) or not (sweeps.finite(a[name]) and sweeps.finite(b.get(name))):
+                continue
+            row = {"result": name, "difference": b[name] - a[name]}
+            ends: list[Any] = [(of[name], of.get(f"{name}_low"), of.get(f"{name}_high")) for of in (a, b)]
+            first, second = ends
+            if None not in (*first, *second):
+                row["difference_low"], row["difference_high"] = intervals.difference(first, second)
+            for side, figure in (("first", first), ("second", second)):
+                row |= dict(zip((side, f"{side}_low", f"{side}_high"), figure, strict=True))
+            rows.append(row)
+        return rows
 
     def tests(self) -> Frame:
         """Paired tests on the items that both answered; `p` is two-sided, the difference is second - first.
 
         Raises FileNotFoundError for a folder without answers, ValueError where nothing can be paired.
         """
-        second = None if self.second is None else self.second.path
         rows = []
-        for test in paired_tests(self.first.path, second):
+        for test in self._tests():
             row = {
                 "task": test.task,
                 "column": test.column,
@@ -83,10 +97,18 @@ class Compared:
             rows.append(row | {name: getattr(test, name) for name in ("first", "second", "p", "test", "n")})
         return Frame.of(rows, TESTS)
 
+    def _tests(self) -> list[Comparison]:
+        return paired_tests(self.first.path, None if self.second is None else self.second.path)
+
     @property
     def answered(self) -> bool:
         """Whether both have answers to single questions."""
-        return all(isinstance(run, EvaluationFolder) for run in (self.first, self.second or self.first))
+        return isinstance(self.first, EvaluationFolder | SolveRun)
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the two are called wherever they are shown."""
+        return summaries.OWN if self.second is None else names(self.first.path, self.second.path)
 
     def __repr__(self) -> str:
         other = "with itself" if self.second is None else f"with {str(self.second.path)!r}"
@@ -96,25 +118,81 @@ class Compared:
         return html.fragment(self.html())
 
     def html(self) -> str:
-        """Curves, results, tests and settings, without the style of a page."""
+        """Curves, tests, results and settings, without the style of a page."""
         parts = []
         if self.second is not None:
-            names = _names(self.first.path, self.second.path)
-            parts += [html.facts([("first", self.first.path), ("second", self.second.path)])]
-            parts.append(sweeps.beside([self.first, self.second], names))
+            runs = (self.first, self.second)
+            parts.append(html.facts((name, run.path) for name, run in zip(self.names, runs, strict=True)))
+            parts.append(sweeps.beside(runs, self.names))
+        tested: set[str] = set()
         if self.answered:
-            parts += [html.heading("Paired tests on the same items"), overview.with_intervals(self.tests()).html(60)]
-        elif len(self.results()):
-            parts += [html.heading("Results"), overview.with_intervals(self.results()).html(60)]
-        if len(self.settings()):
-            parts += [html.heading("Settings that differ"), self.settings().html(60)]
+            parts.append(html.heading("Paired tests on the same items"))
+            try:
+                tests = self._tests()
+            except (FileNotFoundError, ValueError) as error:  # other questions, or not answered yet
+                parts.append(f'<div class="soft">{html.escaped(error)}</div>')
+            else:
+                tested = {test.column for test in tests}
+                parts.append(html.table(*summaries.paired(tests, self.names), summaries.of_difference(self.names)))
+        if not (tested and isinstance(self.first, EvaluationFolder)):  # whose results are these numbers
+            parts.append(self._results_beside(tested))
+        rows = [[row[name] for name in ("setting", "first", "second")] for row in self.settings().records()]
+        if rows:
+            parts += [html.heading("Settings that differ"), html.table(("setting", *self.names), rows)]
         return "".join(parts)
 
+    def _results_beside(self, tested: set[str]) -> str:
+        """A table of results but those that were tested."""
+        rows = [
+            [
+                sweeps.title(row["result"]),
+                *(_figure(row, side) for side in ("first", "second")),
+                _figure(row, "difference", "+"),
+            ]
+            for row in self._results()
+            if row["result"] not in tested
+        ]
+        first, second = self.names
+        caption = (
+            f"difference: {second} - {first}; 95 % intervals in brackets, those of differences as of independent "
+            "samples: of the same questions a paired interval is narrower"
+        )
+        table = html.table(("result", first, second, "difference"), rows, caption)
+        return html.heading("Results") + table + self._pairing() if rows else ""
 
-def _names(first: Path, second: Path) -> Sequence[str]:
-    """The parts of two paths in which they differ."""
-    same = next((i for i, (a, b) in enumerate(zip(first.parts, second.parts, strict=False)) if a != b), 0)
-    return [str(Path(*path.parts[same:])) if len(path.parts) > same else str(path) for path in (first, second)]
+    def _pairing(self) -> str:
+        """The commands that make paired tests of two trainings, which record no answers to single questions."""
+        runs = [run for run in (self.first, self.second) if isinstance(run, TrainRun) and run.steps]
+        if len(runs) < 2:
+            return ""
+        evaluation = configs.choice("eval", type(runs[0].config.eval))
+        folders = [Path("evaluations", re.sub(r"[^\w.-]+", "_", name).strip("_.")) for name in self.names]
+        lines = [
+            advice.command("qstar-evaluate", advice.override("run", run.path), f"eval={evaluation}",
+                           advice.override("out", folder))
+            for run, folder in zip(runs, folders, strict=True)
+        ]  # fmt: skip
+        lines.append(advice.command("qstar-compare", *map(advice.path, folders)))
+        shown = "".join(f"<div><code>{html.escaped(line)}</code></div>" for line in lines)
+        return f'<div class="soft">Paired tests of the two:</div>{shown}' if evaluation != "none" else ""
+
+
+def _figure(row: dict, name: str, sign: str = "") -> str:
+    """A figure with its interval; whole numbers, such as steps, as they are."""
+    value, low = row[name], row.get(f"{name}_low")
+    if low is not None:
+        return tables.interval(value, low, row[f"{name}_high"], f"{sign}.3f")
+    return f"{'+' if sign and value > 0 else ''}{html.written(value)}"
+
+
+def names(first: Path, second: Path) -> tuple[str, str]:
+    """The parts of two paths in which they differ; `run 0` for a number, as jobs of a sweep have it."""
+    both = zip(first.parts, second.parts, strict=False)
+    within = min(len(first.parts), len(second.parts)) - 1  # one may lie in the other, as a control does
+    same = next((i for i, (a, b) in enumerate(both) if a != b), max(within, 0))
+    short = [str(Path(*path.parts[same:])) for path in (first, second)]
+    a, b = (f"run {name}" if name.isdigit() else name for name in short)
+    return a, b
 
 
 def compare(first: str | Path, second: str | Path | None = None) -> Compared:
@@ -135,20 +213,34 @@ def compare(first: str | Path, second: str | Path | None = None) -> Compared:
 
 
 def paired_tests(first: Path, second: Path | None) -> list[Comparison]:
-    """Comparisons of all tasks that both folders have.
+    """Comparisons of all tasks that both evaluations, or searches, have.
 
     Raises FileNotFoundError for a folder without answers; ValueError where nothing can be paired.
     """
-    first_rows = {task: table.to_pylist() for task, table in journal.load_step(first).items()}
+    first_rows = _answers(first)
     if second is None:
         comparisons = [comparison for task, rows in first_rows.items() for comparison in paired.within(task, rows)]
         if not comparisons:
             raise ValueError(f"{first} has answers in one way only: name a second folder to compare it with")
         return comparisons
-    second_rows = {task: table.to_pylist() for task, table in journal.load_step(second).items()}
+    second_rows = _answers(second)
     tasks = [task for task in first_rows if task in second_rows]
     if not tasks:
         raise ValueError(
             f"{first} has {', '.join(first_rows)}, {second} has {', '.join(second_rows)}: no task in common"
         )
     return [comparison for task in tasks for comparison in paired.between(task, first_rows[task], second_rows[task])]
+
+
+def _answers(folder: Path) -> dict[str, list[ItemRow]]:
+    """Of every task, a row for each question; of a search, whether the solution that it chose is right."""
+    if directories.kind_of(folder) is not SolveRun:
+        return {task: table.to_pylist() for task, table in journal.load_step(folder).items()}
+    run = SolveRun(folder)
+    rows: list[ItemRow] = [
+        {"item": row["problem"], "thoughts": measure.NONE, "draw": 0, "question": row["question"],
+         "accuracy": row["correct"]}
+        for row in run.rationales(columns=["problem", "question", "correct", "place"]).records()
+        if row["place"]["chosen"]
+    ]  # fmt: skip
+    return {run.config.task.name: rows}

@@ -392,7 +392,10 @@ class TrainRun(RunDirectory):
         cfg = self.config
         lines = metrics.records(self.path) if (self.path / metrics.FILE).is_file() else []
         step = lines[-1]["step"] if lines else 0
-        facts: list[tuple[str, object]] = [("method", type(cfg.method).__name__), ("step", f"{step} of {cfg.steps}")]
+        facts: list[tuple[str, object]] = [
+            ("method", configs.choice("method", type(cfg.method))),
+            ("step", f"{step} of {cfg.steps}"),
+        ]
         return facts + overview.headlines(self._evals())
 
     def table(self) -> Frame:
@@ -481,7 +484,10 @@ class ImproveRun(RunDirectory):
 
     def about(self) -> list[tuple[str, object]]:
         cfg = self.config
-        facts: list[tuple[str, object]] = [("recipe", type(cfg.improve).__name__), ("task", cfg.task.name)]
+        facts: list[tuple[str, object]] = [
+            ("recipe", configs.choice("improve", type(cfg.improve))),
+            ("task", cfg.task.name),
+        ]
         if not (self.path / "iterations.jsonl").is_file():
             return [*facts, ("iteration", f"0 of {cfg.improve.iterations}")]
         lines = self.iterations()
@@ -575,7 +581,10 @@ class SolveRun(SourcedRun[SolveConfig]):
 
     def about(self) -> list[tuple[str, object]]:
         cfg = self.config
-        facts: list[tuple[str, object]] = [("strategy", type(cfg.search).__name__), ("task", cfg.task.name)]
+        facts: list[tuple[str, object]] = [
+            ("strategy", configs.choice("search", type(cfg.search))),
+            ("task", cfg.task.name),
+        ]
         if not (self.path / solve.BATCHES).is_file():
             return [*facts, ("questions", 0)]
         right = [
@@ -625,7 +634,7 @@ class LabelRun(SourcedRun[LabelConfig]):
 
     def about(self) -> list[tuple[str, object]]:
         facts: list[tuple[str, object]] = [
-            ("labels by", type(self.config.label).__name__),
+            ("labels by", configs.choice("label", type(self.config.label))),
             ("task", self.config.task.name),
         ]
         if not (self.path / label.SUMMARY).is_file():

@@ -4,14 +4,16 @@ The page is `report.html` with one section for each thing that there is to see. 
 policy says so), what a model wrote reaches it as text, and without its short script all but two conveniences work.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from qstar import advice
 from qstar.data.rationales import of_iteration
+from qstar.evals import measure
 from qstar.evals.suite import HasTexts
-from qstar.reports import faithfulness, glyphs, html, overview, readings, searchtree
+from qstar.reports import faithfulness, glyphs, html, overview, readings, searchtree, sweeps
 from qstar.reports.arrow import Frame
 from qstar.reports.compared import Compared
 from qstar.reports.directories import EvaluationFolder, ImproveRun, LabelRun, RunDirectory, SolveRun, TrainRun
@@ -40,7 +42,7 @@ class Section:
 
     @property
     def name(self) -> str:
-        return self.title.lower().replace(" ", "-")
+        return re.sub(r"[^a-z0-9_]+", "-", self.title.lower())
 
     def html(self) -> str:
         return f'<section id="{self.name}"><h2>{escaped(self.title)}</h2>{self.body}</section>'
@@ -77,7 +79,9 @@ def _sections(subject: Subject, read: int) -> Iterator[Section]:
     if isinstance(subject, Sweep):
         yield Section("Runs", subject.html(rows=500))
         if "seed" in subject.overrides and len(subject.overrides) > 1:
-            yield Section("Means over seeds", overview.with_intervals(subject.over("seed")).wide(rows=100))
+            yield Section(
+                "Means over seeds", sweeps.titled(overview.with_intervals(subject.over("seed"))).wide(rows=100)
+            )
         yield Section(HELD, _or_reason(lambda: subject.faithfulness().html(), quietly=True))
         yield Section("Settings", _settings(subject.runs[0]))
         yield Section("Machine", _machine(subject.runs[0]))
@@ -85,10 +89,11 @@ def _sections(subject: Subject, read: int) -> Iterator[Section]:
         yield Section(HELD, subject.html())
     elif isinstance(subject, Compared):
         yield Section("Comparison", subject.html())
-        for name, run in (("first", subject.first), ("second", subject.second)):
+        for name, run in zip(subject.names, (subject.first, subject.second), strict=True):
             if run is not None:
                 last = _or_reason(lambda run=run: run.table().html(rows=40))
-                yield Section(f"The {name}", html.facts([("directory", run.path), *run.about()]) + last)
+                title = str(run.path) if subject.second is None else name
+                yield Section(title, html.facts([("directory", run.path), *run.about()]) + last)
     else:
         yield from _of_run(subject, read)
 
@@ -267,7 +272,7 @@ def wrong(run: EvaluationFolder) -> str:
         way = str(frame["thoughts"][-1])
         rows = frame.where(thoughts=way, **{column: False})
         names = [name for name in frame.columns if not isinstance(frame[name][0], list) and name != column]
-        about = f"{task}, {overview.WAYS.get(way, way)}: {len(rows)} of {len(frame.where(thoughts=way))} answers wrong"
+        about = f"{task}, {measure.PHRASES[way]}: {len(rows)} of {len(frame.where(thoughts=way))} answers wrong"
         parts.append(html.heading(about) + rows.select(*names).html(2 * SHOWN))
     return "".join(parts)
 

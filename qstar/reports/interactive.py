@@ -17,7 +17,7 @@ import jax
 from qstar import config as configs
 from qstar import files
 from qstar.config import SolveConfig
-from qstar.evals import journal, suite
+from qstar.evals import journal, measure, suite
 from qstar.evals.answers import TaskEval
 from qstar.evals.suite import Evaluator, NoEval, Row
 from qstar.models.origins import Pretrained
@@ -91,8 +91,8 @@ def think(
 def _thinking(policy: Policy) -> Thinks:
     if not isinstance(policy.method, Thinks):
         raise ValueError(
-            f"{policy.name or 'the model'} is of {type(policy.method).__name__}, which does not think: take a run of a "
-            "method that does (qstar-train method=quiet_star)"
+            f"{policy.name or 'the model'} is of {configs.given('method', policy.method)}, which does not think: "
+            "take a run of a method that does (qstar-train method=quiet_star)"
         )
     return policy.method
 
@@ -129,13 +129,11 @@ class Answers:
         parts = []
         for row in self.rows:
             name, figure = next(iter(row.figures.items()))
-            parts.append(f"{row.task}, {overview.WAYS[row.way]}: {name} {figure.value:.3f} of {row.n}")
+            parts.append(f"{row.task}, {measure.PHRASES[row.way]}: {name} {figure.value:.3f} of {row.n}")
         return f"Answers({self.about}: {'; '.join(parts)})"
 
     def _repr_html_(self) -> str:
-        shown = overview.with_intervals(self.table())
-        names = [name for name in shown.columns if name != "thoughts"]
-        table = shown.select(*names).html()
+        table = overview.with_intervals(self.table()).html()
         return html.fragment(f'<div class="soft">{html.escaped(self.about)}</div>{table}')
 
 

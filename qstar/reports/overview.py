@@ -9,7 +9,6 @@ from qstar.reports import charts, html, tables
 from qstar.reports.arrow import Frame
 from qstar.reports.figures import COLOURS, GREY, Curve
 
-WAYS = {way: f"{shown} thoughts" for way, shown in measure.SHOWN.items()}
 SHARES = ("accuracy", "probability", "exact", "answered", "gate_open", "dead", "helped")
 
 
@@ -47,13 +46,15 @@ def panels(shown: Iterable[Panel]) -> str:
 def with_intervals(frame: Frame) -> Frame:
     """The same rows as a table for readers: each figure and its interval in one column, ways of answering in words."""
     ends = {f"{name}{side}" for name in figures(frame) for side in ("_low", "_high")}
-    names = [name for name in frame.columns if name not in ends]
-    return Frame.of(({name: _cell(row, name) for name in names} for row in frame.records()), names)
+    left_out = {*ends, "thoughts"} if "way" in frame.columns else ends  # whether there are thoughts: the way says it
+    names = {name: "thoughts" if name == "way" else name for name in frame.columns if name not in left_out}
+    rows = ({shown: _cell(row, name) for name, shown in names.items()} for row in frame.records())
+    return Frame.of(rows, list(names.values()))
 
 
 def _cell(row: dict, name: str) -> object:
-    if name in ("way", "ways") and isinstance(row[name], str):
-        return " / ".join(measure.SHOWN.get(way, way) for way in row[name].split(" / "))
+    if name == "way":
+        return measure.NAMES[row[name]]
     if f"{name}_low" not in row or row[name] is None:
         return row[name]
     low = row[f"{name}_low"]
@@ -107,7 +108,7 @@ def answered(frame: Frame) -> list[Panel]:
         curves = []
         for number, (model, way) in enumerate(dict.fromkeys((row.get("model"), row["way"]) for row in rows)):
             mine = [row for row in rows if (row.get("model"), row["way"]) == (model, way)]
-            label = "control" if model == "control" else WAYS.get(way, way)
+            label = "control" if model == "control" else measure.PHRASES[way]
             colour = GREY if model == "control" else COLOURS[number]
             curves.append(_with_band(label, "step", name, mine, colour))
         shown.append(Panel(f"{task}: {name.replace('_', ' ')}", "step", curves, name in SHARES))
@@ -130,7 +131,7 @@ def last_answers(frame: Frame) -> Frame:
     steps = {model: [row["step"] for row in rows if row["model"] == model] for model in ("run", "control")}
     ends = {("run", step) for step in (min(steps["run"], default=0), max(steps["run"], default=0))}
     ends.add(("control", max(steps["control"], default=0)))
-    names = ["task", "model", "step", "way", *figures(frame), "n"]
+    names = ["task", "model", "step", "thoughts", *figures(frame), "n"]
     shown = with_intervals(Frame.of(row for row in rows if (row["model"], row["step"]) in ends))
     return shown.select(*(name for name in names if name in shown.columns))
 
@@ -146,7 +147,7 @@ def headlines(frame: Frame) -> list[tuple[str, object]]:
             way = rows[-1]["way"]
             values = [row[name] for row in rows if row["way"] == way]
             shown = " to ".join(f"{value:.3f}" for value in (values if len(values) == 1 else (values[0], values[-1])))
-            facts.append((f"{task} {name.replace('_', ' ')} ({WAYS.get(way, way)})", shown))
+            facts.append((f"{task} {measure.titled(name, way)}", shown))
     return facts
 
 

@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group
-from rich.table import Table
 from rich.text import Text
 
 from qstar.data.tokenizer import Tokenizer
@@ -29,7 +28,7 @@ def table(groups: Groups) -> Group:
     for number, out in enumerate(shown):
         out.title, out.title_justify = None if number else "Held-out answers", "left"
         out.caption = "95 % intervals in brackets"
-    return Group(*shown)
+    return Group(*map(tables.Fitted, shown))
 
 
 def markdown(groups: Groups) -> str:
@@ -52,25 +51,37 @@ def _tables(groups: Groups) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]
 
 
 def _thoughts(row: Row) -> str:
-    return measure.SHOWN[row.way] + (f" x {row.draws}" if row.way == measure.SAMPLED else "")
+    return measure.NAMES[row.way] + (f" x {row.draws}" if row.way == measure.SAMPLED else "")
 
 
-def comparisons(results: Sequence[Comparison], title: str) -> Table:
-    """Paired tests for the screen."""
-    out = Table(title=title, title_justify="left")
-    out.caption = "difference: second - first, 95 % bootstrap interval over items; p: two-sided"
-    for name in ("task", "number", "first", "second", "difference", "p", "test", "n"):
-        out.add_column(name, justify="left" if name in ("task", "number", "test") else "right")
+OWN = ("without", "with thoughts")  # what the two are called where an evaluation is compared with itself
+
+
+def comparisons(results: Sequence[Comparison], title: str, names: tuple[str, str] = OWN) -> tables.Fitted:
+    """Paired tests for the screen; `names` are those of the two that are compared."""
+    columns, rows = paired(results, names)
+    out = tables.screen(columns, rows, text=columns.index(names[0]))
+    out.title, out.title_justify, out.caption = title, "left", of_difference(names)
+    return tables.Fitted(out)
+
+
+def paired(results: Sequence[Comparison], names: tuple[str, str] = OWN) -> tuple[list[str], list[list[str]]]:
+    """Columns and rows of paired tests; the ways of thinking are among them where there are several."""
+    ways = {result.ways for result in results} != {(measure.NONE, measure.NONE)}
+    columns = ["task", "number", *(["thoughts"] if ways else []), *names, "difference", "p", "test", "n"]
+    rows = []
     for result in results:
-        first, second = (
-            f"{value:.3f} ({measure.SHOWN[way]})"
-            for value, way in zip((result.first, result.second), result.ways, strict=True)
-        )
+        first, second = (measure.NAMES[way] for way in result.ways)
+        way = second if first == second or names == OWN else f"{first} / {second}"
         difference = tables.interval(result.difference, result.low, result.high, "+.3f")
-        out.add_row(
-            result.task, result.column, first, second, difference, f"{result.p:.2g}", result.test, str(result.n)
-        )
-    return out
+        figures = [f"{result.first:.3f}", f"{result.second:.3f}", difference, f"{result.p:.2g}", result.test]
+        rows.append([result.task, result.column, *([way] if ways else []), *figures, str(result.n)])
+    return columns, rows
+
+
+def of_difference(names: tuple[str, str]) -> str:
+    """What stands below such a table."""
+    return f"difference: {names[1]} - {names[0]}, 95 % bootstrap interval over items; p: two-sided"
 
 
 def left_out(questions: Mapping[str, Sequence[str]]) -> str:
@@ -105,20 +116,17 @@ def helpful(helped: Helpful, tokenizer: Tokenizer) -> Text:
 # --- labels of steps ------------------------------------------------------------------------------------------------
 
 
-def labels(summary: dict) -> str:
-    """The counts of a labelling, and its cost by phase, in Markdown."""
+def labels(summary: dict) -> Group:
+    """The counts of a labelling, and its cost by phase, for the screen."""
     head = ("solutions", "right", "skipped", "steps", "labels", "mean label")
     counts = [f"{summary[name]:,}" for name in ("solutions", "right", "skipped", "steps", "labels")]
     spent = [
         (phase, *(f"{costs[name]:,}" for name in ("prompt_tokens", "generated_tokens", "discarded_tokens", "flops")))
         for phase, costs in summary["ledger"].items()
     ]
-    return "\n".join(
-        (
-            tables.markdown(head, [(*counts, f"{summary['mean_label']:.3f}")]),
-            tables.markdown(("phase", "tokens read", "tokens written", "tokens discarded", "FLOPs"), spent),
-        )
-    )
+    costs = ("phase", "tokens read", "tokens written", "tokens discarded", "FLOPs")
+    shown = (tables.screen(head, [(*counts, f"{summary['mean_label']:.3f}")]), tables.screen(costs, spent, text=1))
+    return Group(*map(tables.Fitted, shown))
 
 
 # --- self-training ----------------------------------------------------------------------------------------------------

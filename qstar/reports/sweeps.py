@@ -7,13 +7,14 @@ sweep.over("seed")       means over seeds with their intervals, a row for every 
 
 import contextlib
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from qstar import config as configs
-from qstar.evals import intervals
+from qstar.evals import intervals, measure
 from qstar.reports import directories, faithfulness, frames, html, overview
 from qstar.reports.arrow import Frame
 from qstar.reports.charts import chart
@@ -24,6 +25,7 @@ from qstar.reports.overview import Panel
 
 PLACES = ("name", "run_dir", "resume")  # settings that say where a run lies
 OF = "_questions"  # after the name of a share: how many it is of
+OF_A_WAY = re.compile(rf"(\S+) ({'|'.join(measure.WAYS)}) (\w+)")  # a column of results: task, way, figure
 COUNTERS = ("step", "iteration")  # of results: how far a run is
 MOST = len(COLOURS)  # runs whose curves are shown
 BANDS = 4  # runs that are shown with their intervals
@@ -115,7 +117,7 @@ class Sweep(Frame):
             label = _label(dict(zip(others, values, strict=True)))
             y, low, high = ([row[f"{result}{end}"] for row in rows] for end in ("", "_low", "_high"))
             curves.append(Curve(label, [row[x] for row in rows], y, COLOURS[number % len(COLOURS)], low, high))
-        return Panel(f"{result}, over {varied}", x, curves)
+        return Panel(f"{title(result)}, over {varied}", x, curves)
 
     def faithfulness(self) -> Held:
         """What was measured of the thoughts of its runs, each by its label; of those of which something was.
@@ -141,9 +143,9 @@ class Sweep(Frame):
     def html(self, rows: int = 50) -> str:
         """Curves of the first runs beside each other, what all share in a line, and the table with intervals."""
         same, names = self.folded()
-        facts = html.facts([(f"all runs: {same[0][0]}", same[0][1]), *same[1:]]) if same else ""
-        table = self.shown().select(*names).wide(rows)
-        return f"{beside(self.runs, self.labels())}{facts}{table}"
+        facts = html.facts((f"{'' if i else 'all runs: '}{title(name)}", value) for i, (name, value) in enumerate(same))
+        table = titled(self.shown().select(*names)).wide(rows)
+        return f"{beside(self.runs, self.labels())}{facts if same else ''}{table}"
 
     def labels(self) -> list[str]:
         """A short name for every run: its overrides, or its folder where they are none or too many for a legend."""
@@ -151,6 +153,17 @@ class Sweep(Frame):
         if not all(0 < len(label) <= LABEL for label in labels):
             return [str(name) for name in self["run"]]
         return labels
+
+
+def title(column: str) -> str:
+    """What a column is called for readers: `cups accuracy (likeliest thoughts)` of `cups greedy accuracy`."""
+    of = OF_A_WAY.fullmatch(column)
+    return f"{of[1]} {measure.titled(of[3], of[2])}" if of else column
+
+
+def titled(frame: Frame) -> Frame:
+    """The same with the titles of its columns."""
+    return Frame(frame.arrow.rename_columns([title(name) for name in frame.columns]))
 
 
 def _follows(rows: Sequence[dict], name: str, group: str) -> bool:

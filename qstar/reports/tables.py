@@ -65,36 +65,45 @@ def screen(names: Sequence[str], rows: Iterable[Iterable[object]], title: str | 
 
 
 def fitting(
-    names: Sequence[str], rows: Sequence[Sequence[object]], width: int, title: str | None = None, text: int = 1
+    names: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    width: int,
+    title: str | None = None,
+    text: int = 1,
+    repeated: int = 1,
 ) -> list[Table]:
     """A table for a terminal of so many columns, as several below one another where it is wider.
 
-    Each has the first column, and as many of the others as fit without a line break in a cell; names are wrapped
-    between words. The first `text` columns are aligned left.
+    Each has the first `repeated` columns, and as many of the others as fit without a line break in a cell; names are
+    wrapped between words. The first `text` columns are aligned left.
     """
     rows = [[shortened(str(cell)) for cell in row] for row in rows]
     needed = [
         max([len(word) for word in name.split()] + [len(row[i]) for row in rows]) + EDGE for i, name in enumerate(names)
     ]
     blocks: list[list[int]] = []
-    for column in range(1, len(names)):
-        if not blocks or 1 + needed[0] + sum(needed[i] for i in blocks[-1]) + needed[column] > width:
+    for column in range(repeated, len(names)):
+        if not blocks or 1 + sum(needed[:repeated]) + sum(needed[i] for i in blocks[-1]) + needed[column] > width:
             blocks.append([])
         blocks[-1].append(column)
     out = []
     for block in blocks or [[]]:
-        shown = Table(title=None if out else title)
-        for i in (0, *block):
+        shown = Table(title=None if out else title, title_justify="left")
+        chosen = (*range(repeated), *block)
+        for i in chosen:
             shown.add_column(names[i], justify="left" if i < text else "right", width=needed[i] - EDGE)
         for row in rows:
-            shown.add_row(*(row[i] for i in (0, *block)))
+            shown.add_row(*(row[i] for i in chosen))
         out.append(shown)
     return out
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A table for a terminal of any width: as it is where it fits, else as `fitting` divides it."""
+    """A table for a terminal of any width: as it is where it fits, else as `fitting` divides it.
+
+    The first columns that are aligned left say what a row is of, and are repeated.
+    """
 
     table: Table
 
@@ -106,7 +115,7 @@ class Fitted:
         names = [str(column.header) for column in columns]
         rows = list(zip(*([str(cell) for cell in column.cells] for column in columns), strict=True))
         left = sum(column.justify == "left" for column in columns)
-        yield from fitting(names, rows, options.max_width, self.table.title, text=left)
+        yield from fitting(names, rows, options.max_width, self.table.title, text=left, repeated=max(left, 1))
         if self.table.caption:
             yield Text(str(self.table.caption), style="table.caption")
 

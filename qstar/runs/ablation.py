@@ -26,6 +26,7 @@ import yaml
 from qstar import config as configs
 from qstar import files
 from qstar.config import TrainConfig
+from qstar.evals import measure
 from qstar.evals.suite import Evaluator, NoEval, as_dict
 from qstar.methods.protocol import Method
 from qstar.models import cost as models_cost
@@ -39,8 +40,6 @@ from qstar.training.loop import NonFiniteLoss
 
 RECIPE = "quiet_star/ablations"
 FOLDER = ROOT / "experiments" / RECIPE
-WAYS = {"none": "none", "greedy": "likeliest", "sampled": "sampled"}
-"""Of asking, and as the tables call them."""
 ANSWERS, DONE, DIVERGED = "answers.jsonl", "done", "diverged.txt"
 
 
@@ -183,7 +182,7 @@ def work(job: Job) -> str:
     if (directory / DIVERGED).is_file():
         return f"{name}: diverged"
     answers = [ask(directory, test, cfg, job.checkpoints) for test, cfg in job.asked.items()]
-    shares = "  ".join(f"{row['way']} {row['accuracy']:.3f}" for row in answers[0][-len(WAYS) :])
+    shares = "  ".join(f"{row['way']} {row['accuracy']:.3f}" for row in answers[0][-len(measure.WAYS) :])
     return f"{name}: {shares}  ({time.monotonic() - started:.0f} s)"
 
 
@@ -216,9 +215,9 @@ def ask(directory: Path, test: str, cfg: TrainConfig, checkpoints: bool) -> list
 
 def answered(run: Run, cfg: TrainConfig) -> list[dict]:
     """A run's answers to the questions of `cfg`, a row for every task and every way of asking."""
-    questions = dataclasses.replace(cfg.eval, thoughts=tuple(WAYS))
+    questions = dataclasses.replace(cfg.eval, thoughts=measure.WAYS)
     rows = _evaluator(questions, cfg.method, run)(jax.device_put(run.params), jax.random.key(cfg.seed))
-    return [{**as_dict(row), "way": WAYS[row.way]} for row in rows]
+    return [{**as_dict(row), "way": measure.NAMES[row.way]} for row in rows]
 
 
 _EVALUATORS: dict[tuple, Evaluator] = {}  # by what their compiled programs depend on: seeds share them

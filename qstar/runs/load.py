@@ -27,6 +27,7 @@ from qstar.models.lm import LMConfig
 from qstar.models.origins import KINDS, Pretrained, Scratch
 from qstar.policy import Policy
 from qstar.runs import stored
+from qstar.runs.kinds import held
 from qstar.thoughts.thinking import Thinks
 from qstar.training import checkpoint, metrics
 from qstar.typing import Params
@@ -68,7 +69,7 @@ def load_scorer(source: str | Path) -> Policy:
     if not (path / "config.json").is_file():
         raise FileNotFoundError(
             f"no reward model at {text!r}: expected a run of method=orm or method=prm, a classifier that qstar-prepare "
-            "wrote, or bundled:NAME"
+            f"wrote, or bundled:NAME{held(path, 'config.yaml')}"
         )
     beside = companions.read(path)
     tokenizer = Tokenizer.from_file(inside(path, "tokenizer.json"))
@@ -118,8 +119,8 @@ def save_classifier(path: str | Path, source: str | Path, kind: str, dtype: str 
     run = load_run(source)
     if not isinstance(run.method, Verifier):
         raise ValueError(
-            f"{source} was trained with {type(run.method).__name__}, which gives no scores: write it with --to "
-            "huggingface, or name a run of method=orm or method=prm"
+            f"{source} was trained with {configs.given('method', run.method)}, which gives no scores: "
+            "write it with --to huggingface, or name a run of method=orm or method=prm"
         )
     beside = run.tokenizer.settled(run.companions)
     ids = companions.token_ids(beside, run.lm.vocab)
@@ -137,8 +138,8 @@ def save_thinker(path: str | Path, run: Policy, dtype: str = "float32") -> None:
     """
     if not isinstance(run.method, Thinks):
         raise ValueError(
-            f"{run.name} was trained with {type(run.method).__name__}, which does not think: write it with --to "
-            "huggingface, or name a run of a method that thinks"
+            f"{run.name} was trained with {configs.given('method', run.method)}, which does not think: "
+            "write it with --to huggingface, or name a run of a method that thinks"
         )
     thinking, cfg = run.method.thinking, run.definition.abstract_model.cfg
     gate_at = run.method.gate_at if isinstance(run.method, Adaptive) else None
@@ -181,7 +182,8 @@ def _local(path: Path, text: str) -> Policy:
         return _adapted(path)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise FileNotFoundError(f"{path} holds neither a config.json nor a model.json; {KINDS}")
+            what = held(path, "config.yaml") or f"; {KINDS}"
+            raise FileNotFoundError(f"{path} holds neither a config.json nor a model.json{what}")
         return _huggingface(path)
     if path.exists():
         raise ValueError(f"{path} is a file, but no .gguf or .bin; {KINDS}")
@@ -330,7 +332,8 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     """
     path = stored.latest_run() if str(path) == "latest" else Path(path)
     if not (path / "config.yaml").is_file():
-        raise FileNotFoundError(f"{path} is not a run directory (no config.yaml in it): qstar-train makes one")
+        way = held(path, "config.yaml") or ": qstar-train makes one"
+        raise FileNotFoundError(f"{path} is not a run directory (no config.yaml in it){way}")
     cfg = configs.load(path / "config.yaml")
     config = stored.shape(path / "lm.json")
     tokenizer = stored.tokenizer_of(path)
@@ -369,8 +372,8 @@ def other_model(method: Method, loaded: Policy) -> Policy | None:
         raise ValueError(f"{path} has another tokenizer than {loaded.name}: their predictions cannot be compared")
     if not isinstance(run.method, Thinks):
         raise ValueError(
-            f"{path} was trained with {type(run.method).__name__}, which does not think: name a run of a method that "
-            "does"
+            f"{path} was trained with {configs.given('method', run.method)}, which does not think: "
+            "name a run of a method that does"
         )
     return run
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from qstar import config as configs
 from qstar.config import SolveConfig
 from qstar.evals import at_k
 from qstar.evals.intervals import bootstrap, wilson
@@ -139,7 +140,7 @@ def _smaller(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], size: in
         return _line(cfg, stored, most, cfg.search, size, f"{size} tokens")
     if cfg.search.size is None:
         raise ValueError(
-            f"budgets = {list(cfg.budgets)}: a search by {type(cfg.search).__name__} has no table at fewer solutions; "
+            f"budgets = {list(cfg.budgets)}: {configs.given('search', cfg.search)} has no table at fewer solutions; "
             "leave it empty"
         )
     if size > cfg.search.size:
@@ -153,7 +154,7 @@ def _over_subsets(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], siz
     """Best-of-N by the highest score, the mean over all subsets of `size` solutions; costs are the mean's as well."""
     if not isinstance(cfg.search, BestOfN) or cfg.search.select != "max":
         raise ValueError(
-            f"subsets = true with search={type(cfg.search).__name__}: the mean over subsets is that of the highest "
+            f"subsets = true with {configs.given('search', cfg.search)}: the mean over subsets is that of the highest "
             "score: give search=best_of_n search.select=max"
         )
     guide, values, total = cfg.scorer[0], [], np.zeros(4)
@@ -164,7 +165,7 @@ def _over_subsets(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], siz
         total += spent(tree, solution) * size / cfg.search.n
     low, high = bootstrap(np.array(values), seed=0)
     mean = total / len(values)
-    return Line(f"{type(cfg.search).__name__}, all subsets", str(size), len(values), float(np.mean(values)), low, high,
+    return Line(f"{_named(cfg.search)}, all subsets", str(size), len(values), float(np.mean(values)), low, high,
                 *mean.tolist())  # fmt: skip
 
 
@@ -183,7 +184,11 @@ def _line(
         total += spent(tree, solution)
     low, high = wilson(sum(right), len(right))
     mean = total / len(right)
-    return Line(type(strategy).__name__, name, len(right), sum(right) / len(right), low, high, *mean.tolist())
+    return Line(_named(strategy), name, len(right), sum(right) / len(right), low, high, *mean.tolist())
+
+
+def _named(strategy: Strategy) -> str:
+    return configs.choice("search", type(strategy))
 
 
 def spent(tree: Tree, solution: Solution) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar
 import jax
 import numpy as np
 
+from qstar import config as configs
 from qstar import settings, sharding
 from qstar.data import labelled
 from qstar.data.tokenizer import Tokenizer
@@ -81,8 +82,8 @@ class Scorer(Scores):
         settings.check(self, "scorer")
         if not isinstance(self.policy.method, Verifier):
             raise ValueError(
-                f"{self.policy.name} was trained with {type(self.policy.method).__name__}, which gives no scores: "
-                "expected a run of method=orm, method=prm or method=dpo"
+                f"{self.policy.name} was trained with {configs.given('method', self.policy.method)}, which gives no "
+                "scores: expected a run of method=orm, method=prm or method=dpo"
             )
 
     def score(self, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]) -> Scored:

@@ -152,7 +152,7 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
     _check_budget(cfg)
     if cfg.search.guided and not cfg.scorer:
         raise ValueError(
-            f"search={type(cfg.search).__name__} ranks by a scorer: give scorer=RUN, the directory of a run of "
+            f"{configs.given('search', cfg.search)} ranks by a scorer: give scorer=RUN, the directory of a run of "
             "method=orm or method=prm, or scorer=logprob, or scorer=oracle for the ceiling; search=majority needs none"
         )
     delimiters = _delimiters(cfg)
@@ -193,7 +193,7 @@ def _delimiters(cfg: SolveConfig) -> tuple[str, ...]:
     delimiters = cfg.delimiters or cfg.task.delimiters
     if not delimiters:
         raise ValueError(
-            f"{cfg.task.name} has no steps, and search={type(cfg.search).__name__} searches step by step: give the "
+            f"{cfg.task.name} has no steps, and {configs.given('search', cfg.search)} searches step by step: give the "
             "texts that end a step with delimiters=[TEXT], or choose search=best_of_n or search=majority"
         )
     return tuple(delimiters)
@@ -277,7 +277,7 @@ def _search_all(job: Job, store: Store, directory: Path) -> None:
     batches = answering.batches(job.cfg, job.policy, job.problems)
     layers = functools.cache(lambda: write.unrolled(job.policy.definition, job.policy.params))
     costs = directory / (BATCHES if processes.first() else BATCHES.replace(".", f"_{jax.process_index()}."))
-    what = f"{type(job.cfg.search).__name__} over {len(job.problems)} questions"
+    what = f"{configs.choice('search', type(job.cfg.search))} over {len(job.problems)} questions"
     with sharding.on(job.mesh), console.counting(what) as progress:
 
         def search(number: int) -> list[Sample]:

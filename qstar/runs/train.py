@@ -22,7 +22,7 @@ from qstar import config as configs
 from qstar.config import TrainConfig
 from qstar.data.dataset import RandomAccess
 from qstar.data.tokenizer import Tokenizer
-from qstar.evals.suite import Evaluator, HasTexts, NoEval, Row
+from qstar.evals.suite import CupsEval, Evaluator, HasTexts, NoEval, Row
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Credits, Method
 from qstar.models import cost
@@ -34,6 +34,7 @@ from qstar.runs import judge, load, stored
 from qstar.runs.record import Reader, Record, RolloutRecord
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, TrainState
+from qstar.tasks.cups import Cups
 from qstar.thoughts import read
 from qstar.thoughts.thinking import Thinks
 from qstar.training import build, checkpoint, console, layout, loop, machine, optim, room
@@ -305,7 +306,7 @@ def _train(arm: Arm, loaded: Policy, known: Mapping[str, float]) -> Record:
             checkpoints,
             hooks=_hooks(arm, record),
             show=program.method.headline,
-            description=type(program.method).__name__,
+            description=configs.choice("method", type(program.method)),
             meter=_meter(cfg, program),
             check=lambda state, _: room.check(cfg, program, state, arm.batch),  # rollouts may begin with shorter ones
             limits={"mismatch": program.method.mismatch_limit} if isinstance(program.method, Credits) else {},
@@ -411,6 +412,13 @@ def _show(result: Result, arm: Arm, tokenizer: Tokenizer) -> None:
     for helpful in result.helped:
         out.print(summaries.helpful(helpful, tokenizer))
     console.say(f"\nEverything is in {result.directory}")
-    if arm.reader and (text := arm.reader.example(tokenizer)):
+    if arm.reader and (text := _example(arm.cfg, arm.reader, tokenizer)):
         command = advice.command("qstar-think", "--run", advice.path(result.directory), "--", text)
         console.say(f"Read its thoughts with  {command}")
+
+
+def _example(cfg: TrainConfig, reader: Reader, tokenizer: Tokenizer) -> str:
+    """A text to read: the end that the bundled task has after an answer is a token with a thought before it, too."""
+    text = reader.example(tokenizer)
+    whole = isinstance(cfg.eval, CupsEval) and text in cfg.eval.texts(BEST_OF)
+    return text + Cups.stop[0] if whole else text

@@ -86,6 +86,25 @@ def test_help_fits_into_a_hundred_columns(program, monkeypatch):
     assert [line for line in text_of(program).splitlines() if len(line) > 100] == []
 
 
+@pytest.mark.parametrize("program", tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"])
+def test_help_fits_into_eighty_columns_but_for_commands_that_are_longer(program, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    longer = [line for line in text_of(program).splitlines() if len(line) > 80]
+    assert [line for line in longer if not (line.startswith("  qstar-") and "   " not in line.strip())] == []
+
+
+def test_the_examples_of_compare_follow_from_those_before_them():
+    commands = [line.split() for line in compare.EXAMPLES.splitlines() if line.startswith("  qstar-")]
+    written = {word.partition("=")[2] for words in commands if words[0] == "qstar-evaluate" for word in words[1:]}
+    compared = [word for words in commands if words[0] == "qstar-compare" for word in words[1:]]
+    assert {name.split("/step_")[0] for name in compared if name.startswith("evaluations")} <= written
+    assert {name.split("/step_")[1] for name in compared if "/step_" in name} == {
+        "20",
+        "40",
+    }  # of steps=40 save_every=20
+    assert "steps=40 save_every=20" in compare.EXAMPLES
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

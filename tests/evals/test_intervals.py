@@ -12,6 +12,17 @@ def test_wilson_matches_published_values():
     assert intervals.wilson(1, 29) == pytest.approx((0.0061, 0.1718), abs=5e-5)
 
 
+def test_the_interval_of_a_difference_matches_published_values():
+    # Newcombe (1998), Statistics in Medicine 17:873, table II, method 10: his p1 - p2.
+    for (second, first), expected in (
+        (((56, 70), (48, 80)), (0.0524, 0.3339)),
+        (((9, 10), (3, 10)), (0.1705, 0.8090)),
+        (((5, 56), (0, 29)), (-0.0381, 0.1926)),
+    ):
+        a, b = ((right / n, *intervals.wilson(right, n)) for right, n in (first, second))
+        assert intervals.difference(a, b) == pytest.approx(expected, abs=5e-5)
+
+
 def test_wilson_of_all_successes_mirrors_none():
     assert intervals.wilson(20, 20) == pytest.approx((0.8389, 1.0), abs=5e-5)
 

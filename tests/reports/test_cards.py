@@ -39,10 +39,10 @@ def test_the_header_has_licence_base_library_tags_and_figures_with_n(run):
     }  # fmt: skip
     assert [result["metrics"][0] for result in results] == [
         {
-            "type": "accuracy", "name": "accuracy with likeliest thoughts", "value": 0.968,
+            "type": "accuracy", "name": "accuracy (likeliest thoughts)", "value": 0.968,
             "args": {"n": 500, "low": 0.949, "high": 0.98},
         },
-        {"type": "nll", "name": "nll with likeliest thoughts", "value": 0.224, "args": {"n": 500}},
+        {"type": "nll", "name": "nll (likeliest thoughts)", "value": 0.224, "args": {"n": 500}},
     ]  # fmt: skip
     assert {result["dataset"]["name"] for result in results} == {"cups"}
 
@@ -50,7 +50,7 @@ def test_the_header_has_licence_base_library_tags_and_figures_with_n(run):
 def test_the_text_says_how_it_is_loaded_and_what_was_measured(run):
     card = cards.model_card(str(run), "me/mine", "thinker", "mit")
     assert 'from_pretrained("me/mine", trust_remote_code=True)' in card
-    assert "| cups | accuracy with likeliest thoughts | 0.968 [0.949, 0.980] | 500 |" in card
+    assert "| cups | accuracy (likeliest thoughts) | 0.968 [0.949, 0.980] | 500 |" in card
 
 
 def test_an_iteration_of_self_training_has_its_own_answers(tmp_path):

@@ -116,7 +116,7 @@ def test_what_a_search_cost_is_the_sum_of_its_rows(runs):
 
 def test_settings_are_by_dotted_key(runs):
     settings = {row["setting"]: row["value"] for row in runs["train"].settings().records()}
-    assert (settings["method"], settings["method.thought_len"], settings["steps"]) == ("QuietStar", "2", "10")
+    assert (settings["method"], settings["method.thought_len"], settings["steps"]) == ("quiet_star", "2", "10")
 
 
 @pytest.mark.parametrize(

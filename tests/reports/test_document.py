@@ -92,14 +92,15 @@ def test_one_folder_is_a_run_or_a_sweep_two_are_compared_and_more_are_a_sweep(fo
     single = [str(folders / "sweep" / name) for name in ("0-2", "0-3", "1-2")]
     for runs, expected in (
         (single[:1], ["curves", "results", "thoughts", "ledger", "settings"]),
-        (single[:2], ["comparison", "the-first", "the-second"]),
+        (single[:2], ["comparison", "0-2", "0-3"]),
         (single, ["runs", "means-over-seeds", "settings"]),
         ([str(folders / "sweep")], ["runs", "means-over-seeds", "settings"]),
     ):
         out = tmp_path / "page.html"
         report.main([*runs, "--out", str(out)])
         assert sections(out.read_text(encoding="utf-8")) == expected
-        assert str(out) in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert str(out) in shown and ("overwritten" in shown) is (runs != single[:1])  # the first one is new
 
 
 def test_a_run_that_is_not_there_is_one_line(tmp_path, capsys):

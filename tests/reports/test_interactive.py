@@ -79,7 +79,7 @@ def test_a_search_leaves_a_directory_that_is_opened(policy, tmp_path):
         (lambda policy: interactive.solve(policy, "cups", "majority", m=2), r"m = 2.*n"),
         (lambda policy: qstar.read(policy, []), r"\[\]"),
         (lambda policy: qstar.read(policy, "3a=", num_thoughts=2), "num_thoughts = 2"),
-        (lambda policy: qstar.read(dataclasses.replace(policy, method=PlainLM()), "3a="), "PlainLM"),
+        (lambda policy: qstar.read(dataclasses.replace(policy, method=PlainLM()), "3a="), "method=lm"),
     ],
 )
 def test_what_cannot_work_is_refused_by_its_name_and_value(policy, call, found):

@@ -49,6 +49,7 @@ def test_a_sweep_is_shown_with_its_curves_and_a_row_for_every_run(folder):
     shown = qstar.sweep(folder)._repr_html_()
     assert shown.count("<tr>") == 5
     assert "cups: accuracy (likeliest thoughts)" in shown and "thought_len=3" in shown
+    assert "<th>cups accuracy (likeliest thoughts)</th>" in shown and "greedy" not in shown
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +101,8 @@ def test_a_wide_sweep_ends_in_tables_that_fit_the_terminal(wide, width, monkeypa
     assert {row[0].strip() for row in rows} == {"0", "1", "2"} and len(rows) % 3 == 0  # no cell is wrapped
     assert "│ 0.02 " in told  # as it was given
     assert "warmup_steps" in told and "optim.warmup_steps" not in told and "step 10" in lines[0]
-    assert len((runs / sweep_end.TABLE).read_text().splitlines()) == 5
+    table = (runs / sweep_end.TABLE).read_text()
+    assert len(table.splitlines()) == 5 and "| cups accuracy (likeliest thoughts) |" in table and "greedy" not in table
 
 
 def test_no_runs_and_runs_of_two_commands_are_refused(tmp_path):
@@ -117,6 +119,8 @@ def test_a_comparison_has_settings_results_and_their_difference(folder):
     assert compared.settings().records() == [{"setting": "method.thought_len", "first": "2", "second": "3"}]
     (row,) = compared.results().where(result="cups greedy accuracy").records()
     assert (row["first"], row["second"], row["difference"], row["first_low"]) == (0.5, 1.0, 0.5, 0.25)
+    # 0.5 - hypot(1.0 - 0.25, 0.75 - 0.5) to 0.5 + hypot(0.75 - 1.0, 0.5 - 0.25), of the ends in `run_folders`.
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx((-0.2906, 0.8536), abs=1e-4)
     assert "thought_len" in compared._repr_html_()
 
 
@@ -143,7 +147,7 @@ def test_a_result_over_a_setting_is_a_chart_of_means_with_intervals(folder):
     assert (list(curve.x), list(curve.y), curve.label) == ([2, 3], [0.625, 0.75], "")
     assert 0 <= curve.low[0] < 0.05 and 0.95 < curve.high[0] <= 1
     assert "<svg" in panel._repr_html_()
-    assert repr(panel) == "Panel('cups greedy accuracy, over seed' over method.thought_len)"
+    assert repr(panel) == "Panel('cups accuracy (likeliest thoughts), over seed' over method.thought_len)"
     by_seed = qstar.sweep(folder).panel("seed", "cups greedy accuracy", varied="method.thought_len")
     assert list(by_seed.curves[0].y) == [0.75, 0.625]
 

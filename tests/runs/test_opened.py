@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import run_folders
 from small_runs import small
 
 from qstar import config as configs
@@ -14,6 +15,7 @@ from qstar import runs
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm as language_model
 from qstar.models.thinker import Tokens
+from qstar.runs import load, solve, stored
 from qstar.sharding import MeshConfig, make_mesh
 from qstar.training import build
 from qstar.training.checkpoint import Checkpoints
@@ -129,3 +131,21 @@ def test_a_tokenizer_that_is_gone_is_named(copy):
     (copy / "tokenizer.json").unlink()
     with pytest.raises(FileNotFoundError, match=r"no tokenizer at .*copy/tokenizer.json"):
         runs.load_run(copy)
+
+
+# --- the folder of a sweep ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["train", "solve"])
+def test_the_folder_of_a_sweep_is_answered_with_its_runs(tmp_path, command):
+    kind, make = {"train": (stored.RUN, run_folders.train), "solve": (solve.KIND, run_folders.search)}[command]
+    for number in range(3):
+        make(tmp_path / str(number))
+        os.utime(tmp_path / str(number) / kind.file, (100 + number % 2, 100 + number % 2))
+    expected = rf"it holds 3 of them \(0, 1, 2\): name one, such as {tmp_path / '1'}, the newest"
+    with pytest.raises(FileNotFoundError, match=rf"resume={tmp_path}: .* has no {kind.file}; {expected}"):
+        kind.check(tmp_path, f"resume={tmp_path}")
+    if command == "train":
+        for opened in (load.load_run, load.load_model, load.load_scorer, stored.steps):
+            with pytest.raises(FileNotFoundError, match=expected):
+                opened(tmp_path)

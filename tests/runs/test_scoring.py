@@ -122,7 +122,7 @@ def test_two_steps_in_one_token_are_refused():
 
 
 def test_a_model_without_a_score_head_and_unknown_aggregations_are_refused():
-    with pytest.raises(ValueError, match="PlainLM"):
+    with pytest.raises(ValueError, match="method=lm"):
         Scorer(dataclasses.replace(policy(), method=PlainLM()))
     with pytest.raises(ValueError, match="aggregation = 'best'"):
         Scorer(policy(), "best")
@@ -162,7 +162,7 @@ def test_a_run_is_written_as_a_classifier_with_its_head(run, tmp_path):
     np.testing.assert_array_equal(tensors["score.weight"][1], head["weight"])
     assert tensors["score.bias"][1] == head["bias"] != 0
     assert (tmp_path / "out" / "tokenizer.json").is_file()
-    with pytest.raises(ValueError, match="PlainLM"):
+    with pytest.raises(ValueError, match="method=lm"):
         scoring.Scorer(load.load_model("bundled:cups"))
 
 

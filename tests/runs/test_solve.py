@@ -239,7 +239,7 @@ def test_over_all_subsets_the_best_of_k_is_their_mean(tmp_path):
         expected.append(np.mean([max(pair)[1] for pair in itertools.combinations(ends, 2)]))
     assert two.accuracy == pytest.approx(np.mean(expected))
     assert two.low <= two.accuracy <= two.high
-    with pytest.raises(ValueError, match="subsets = true with search=Majority"):
+    with pytest.raises(ValueError, match="subsets = true with search=majority"):
         solve.tabulated(dataclasses.replace(cfg, search=Majority(n=4)), folder)
 
 

@@ -88,7 +88,7 @@ def test_thoughts_that_depend_on_other_texts_are_refused(tmp_path):
 
 def test_a_model_that_does_not_think_is_refused(tmp_path):
     plain = dataclasses.replace(policy("logprobs"), method=PlainLM())
-    with pytest.raises(ValueError, match=r"PlainLM, which does not think.*--to huggingface"):
+    with pytest.raises(ValueError, match=r"method=lm, which does not think.*--to huggingface"):
         runs.save_thinker(tmp_path / "out", plain)
 
 
