@@ -358,7 +358,7 @@ def show(file: Path) -> None:
     ]))  # fmt: skip
     for part in [part for part in PARTS if part in parts]:
         arms = frames.by(parts[part], "arm")
-        figures_there = [name for name in FIGURES if all(name in line["test"] for line in parts[part])]
+        figures_there = [name for name in FIGURES if any(name in line["test"] for line in parts[part])]
         print(tables.section(part, ("arm", "bases", "lr", "tokens", *figures_there), [
             (
                 arm, len(some), some[0].get("chosen", ""), f"{np.mean([line.get('tokens', 0) for line in some]):,.0f}",

@@ -44,12 +44,16 @@ class Progress:
 
 @functools.cache
 def console() -> Console:
-    """The console of the process, on standard output. Lines are never folded where the output is not a terminal."""
+    """The console of the process, on standard output. Lines are never folded where the output is not a terminal.
+
+    Whether it is one is asked of the output itself: notebooks set FORCE_COLOR for their commands, by which rich would
+    draw bars and spinners into a cell.
+    """
     output = Console(highlight=False)
-    if output.is_terminal:
+    if output.file.isatty():
         return output
     width = None if "COLUMNS" in os.environ else PLAIN_WIDTH
-    return Console(highlight=False, width=width, soft_wrap=True)
+    return Console(highlight=False, width=width, soft_wrap=True, force_terminal=False)
 
 
 def say(text: str) -> None:

@@ -39,6 +39,19 @@ def test_a_phase_in_a_pipe_is_a_line_when_it_begins_and_another_while_it_lasts(s
     assert text.getvalue().splitlines() == lines
 
 
+def test_a_pipe_is_no_terminal_whatever_the_environment_asks_for(monkeypatch, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console.console.cache_clear()
+    try:
+        assert not console.console().is_terminal and not console.console().is_interactive
+        with console.phase("waiting"):
+            pass
+        console.console().print("[red]done[/red]")
+    finally:
+        console.console.cache_clear()
+    assert capfd.readouterr().out == "waiting ...\ndone\n"
+
+
 def test_of_several_processes_the_first_alone_says_what_it_does(screen, monkeypatch):
     text = screen(terminal=False)
     monkeypatch.setenv("SLURM_PROCID", "3")
