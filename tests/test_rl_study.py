@@ -109,7 +109,8 @@ def test_rewards_are_drawn(study, tmp_path):
 
 
 def test_the_page_has_the_tables_of_its_results(study, capsys):
-    study.show(FOLDER / "results.jsonl")
+    for name in ("results", "sums", "gym"):
+        study.show(FOLDER / f"{name}.jsonl")
     experiment_scripts.load("rl/self_correction").show(FOLDER / "self_correction.jsonl")
     shown = set(rows(capsys.readouterr().out))
     _, *page = rows((FOLDER / "README.md").read_text(encoding="utf-8").partition("\n## ")[2])

@@ -24,7 +24,7 @@ RUN = "runs/notebook"
 
 # %%
 overrides = [f"steps={STEPS}", "eval.every=10", "eval.items=60", "sample_every=5", "save_every=10", f"run_dir={RUN}"]
-subprocess.run([sys.executable, "-m", "qstar.train", *overrides], check=True)
+done = subprocess.run([sys.executable, "-m", "qstar.train", *overrides], check=True)
 
 # %% [markdown]
 # `qstar.open` takes the directory (or `latest`). Shown, a run is its curves and its last table; bands are 95 % intervals.

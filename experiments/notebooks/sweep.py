@@ -35,7 +35,7 @@ overrides = [
     f"hydra.sweep.dir={FOLDER}",
 ]
 overrides += ["eval.items=60", f"eval.every={STEPS}", "sample_every=0", f"save_every={STEPS}"]
-subprocess.run([sys.executable, "-m", "qstar.train", *overrides], check=True)
+done = subprocess.run([sys.executable, "-m", "qstar.train", *overrides], check=True)
 
 # %% [markdown]
 # One frame: a row for each run, the settings in which they differ, and what they ended with.
