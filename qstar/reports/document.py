@@ -242,7 +242,7 @@ def trees(run: SolveRun) -> str:
     how = advice.command("qstar-solve", advice.override("tables", run.path), "tree=PROBLEM")
     more = f'<div class="soft">{left} more: {escaped(how)}</div>' if left else ""
     buttons = '<button data-open="true">Open all</button><button data-open="false">Close all</button>'
-    legend = "wrong answers first; a bar is the share of the solutions below a step that are right"
+    legend = f"Questions with a wrong answer come first. {searchtree.LEGEND}"
     return f'<div class="bar">{buttons}<span class="soft">{legend}</span></div>{"".join(shown)}{more}'
 
 

@@ -99,7 +99,8 @@ class SearchTree:
         return f"SearchTree({self.problem!r}: {counts}; {ending})"
 
     def _repr_html_(self) -> str:
-        return html.fragment(f"<style>{STYLE}</style>{self.html(opened=True)}")
+        legend = f'<div class="soft">{LEGEND}</div>'
+        return html.fragment(f"<style>{STYLE}</style>{self.html(opened=True)}{legend}")
 
     def html(self, opened: bool = False) -> str:
         """Nested lists to open and close, without the style of a page (`STYLE`)."""
@@ -112,7 +113,7 @@ class SearchTree:
             f'<span class="soft">{facts["candidates"]} candidates, {facts["right"]} of {facts["solutions"]} '
             f"solutions right, {facts['tokens']} tokens</span>"
         )
-        shown = f'<div class="soft">{LEGEND}</div>' + "".join(self._list())
+        shown = "".join(self._list())
         return f'<details class="whole tree"{" open" if opened else ""}><summary>{head}</summary>{shown}</details>'
 
     def _list(self) -> Iterator[str]:

@@ -40,6 +40,7 @@ def test_a_tree_is_shown_as_lists_to_open_with_its_text_as_text(tree):
     assert "-&lt;4&gt;" in shown and "-<4>" not in shown
     assert shown.count("<details") == shown.count("</details>") == 2  # the question, and the step with solutions
     assert shown.count("3 wrong") == 1 and "2 times" in shown  # alike
+    assert "visits, the solutions that go through it" in shown and "visits, the" not in tree.html()  # pages say it once
 
 
 def test_an_unknown_question_is_named_with_those_that_are_there(tmp_path):
