@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -403,7 +404,7 @@ def test_where_nothing_is_right_it_stops_with_advice_and_the_samples_stay(tmp_pa
     ) as error:
         improve.run(cfg, tmp_path / "run")
     (advised,) = re.findall(r"\(qstar-train (.*)\)", str(error.value))
-    assert composed(*advised.split()).method == SFT()
+    assert composed(*shlex.split(advised)).method == SFT()
     assert Store.open(tmp_path / "run" / rationales.FOLDER).rows().num_rows == 256 + 32
     assert not (tmp_path / "run" / "iteration_1" / "checkpoints").exists()
 

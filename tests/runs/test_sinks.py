@@ -46,7 +46,7 @@ def test_a_training_shows_its_settings_metrics_and_thoughts(kept, tmp_path):
     cfg = small("steps=2", "eval=none", "control=false", "sample_every=1", "sinks=[wandb]", "seed=7")
     train.run(cfg, tmp_path / "run")
     shown = kept[-1]
-    assert (shown.config["seed"], shown.config["method"], shown.config["method.thought_len"]) == (7, "QuietStar", 2)
+    assert (shown.config["seed"], shown.config["method"], shown.config["method.thought_len"]) == (7, "quiet_star", 2)
     assert [step for step, _ in shown.written] == [1, 2] and "loss" in shown.written[0][1]
     assert {name for _, name, _ in shown.tables} == {"thoughts"}
     samples = [json.loads(line) for line in (tmp_path / "run" / "samples.jsonl").read_text().splitlines()]

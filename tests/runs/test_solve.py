@@ -247,7 +247,7 @@ def test_a_router_ends_in_a_table_and_is_made_again_from_the_rows(tmp_path):
     table = ("search.probe=1", "search.estimate=agreement", "search.edges=[0.5]", "search.sizes=[2,3]")
     overrides = ("search=router", *table, "search.select=majority", *SHORT)
     lines = run(tmp_path / "run", *overrides)
-    assert [(line.strategy, line.budget) for line in lines] == [("Router", "all")]
+    assert [(line.strategy, line.budget) for line in lines] == [("router", "all")]
     assert lines[0].candidates == 3  # one answer agrees with itself
     cfg = composed(*overrides, f"run_dir={tmp_path / 'run'}", name="solve")
     assert solve.tabulated(cfg, tmp_path / "run")[0].accuracy == lines[0].accuracy
