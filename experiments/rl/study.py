@@ -2,11 +2,14 @@
 
     python experiments/rl/study.py --out runs/rl --workers 2                # all parts; give it again to go on
     python experiments/rl/study.py ladder --bases 0 1 2 --out runs/rl
+    python experiments/rl/study.py ladder --ground gym --arms base longer reft grpo --steps 40 --out runs/rl_gym
     python experiments/rl/study.py --show experiments/rl/results.jsonl      # tables; --figure FILE: and prm as a figure
 
 A base is the bundled model of cups, fine-tuned on workings with errors: each of the 50 facts (from this cup, this move
 leads to that one) is wrong with a probability that is drawn for the base, for some facts above a half, and the workings
 continue from the wrong cup. The base samples such workings: most questions have both right and wrong answers.
+
+That is the ground `cups`; `sums` and `gym` have few gold rationales and ask the questions of these (`grounds.py`).
 
 ladder   every method at the same number of rollouts, beside filtered fine-tuning, the writer's examples for longer,
          and ReFT with parts taken away. Learning rates are chosen on dev with the first base; test is asked once.
