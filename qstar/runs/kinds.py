@@ -11,6 +11,7 @@ from qstar import files
 from qstar.config import C
 
 LISTED = 6  # runs that a message names
+DEEP = 3  # folders below one in which its runs are looked for: another folder than meant may be a whole disk
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class Kind(Generic[C]):
 
 def held(folder: Path, file: str) -> str:
     """Of a folder that holds run directories, as that of a sweep does: which, to end a message with; else empty."""
-    started = {found.parent for found in folder.glob(f"**/{file}")} - {folder} if folder.is_dir() else set()
+    started = {found.parent for depth in range(1, DEEP + 1) for found in folder.glob("*/" * depth + file)}
     runs = sorted(path for path in started if not started & set(path.parents))
     if not runs:
         return ""

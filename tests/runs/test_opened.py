@@ -15,7 +15,7 @@ from qstar import runs
 from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm as language_model
 from qstar.models.thinker import Tokens
-from qstar.runs import load, solve, stored
+from qstar.runs import kinds, load, solve, stored
 from qstar.sharding import MeshConfig, make_mesh
 from qstar.training import build
 from qstar.training.checkpoint import Checkpoints
@@ -134,6 +134,14 @@ def test_a_tokenizer_that_is_gone_is_named(copy):
 
 
 # --- the folder of a sweep ------------------------------------------------------------------------------------------
+
+
+def test_runs_are_looked_for_in_folders_near_by(tmp_path):
+    for place in ("a/b/c/d", "a/b/e"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "config.yaml").touch()
+    assert "it holds 1 of them (a/b/e)" in kinds.held(tmp_path, "config.yaml")
+    assert kinds.held(tmp_path / "a/b/e", "config.yaml") == kinds.held(tmp_path / "gone", "config.yaml") == ""
 
 
 @pytest.mark.parametrize("command", ["train", "solve"])
