@@ -24,18 +24,22 @@ from qstar.tasks.problem import Problem, Task
 ROUGH = 0.15  # share of the facts that a writer confuses more often than not
 
 
+def trained(source: Path | str) -> tuple[str, ...]:
+    """Settings of a model to go on from."""
+    return ("model=pretrained", f"model.source={source}")
+
+
 class Ground:
     """A task with a base for every number; sizes are in tokens."""
 
     task: ClassVar[tuple[str, ...]]  # settings
     questions: ClassVar[int]  # of a base, with rationales
-    asked: ClassVar[int]  # questions of methods that learn from their own answers
     steps: ClassVar[int]  # of teaching the rationales, 16 at a time
     rate: ClassVar[str]  # of that
     longest: ClassVar[int]  # an answer
     length: ClassVar[int]  # a question with its answer
     row: ClassVar[int]  # of examples, one beside another
-    own: ClassVar[bool] = True  # they ask the questions of the rationales
+    own: ClassVar[bool] = True  # methods that learn from their own answers ask the questions of the rationales
     scorer: ClassVar[str] = ""  # a model that scores steps, where there is one
 
     def settings(self, base: int) -> tuple[str, ...]:
@@ -45,8 +49,8 @@ class Ground:
     def asks(self, base: int, **splits: int) -> Task:
         """The task with these splits."""
         sizes = [f"task.{split}={size}" for split, size in splits.items()]
-        given = ["model=pretrained", "model.source=bundled:cups"]  # which the task does not depend on
-        return configs.composed("improve", [*self.settings(base), *sizes, *given]).task
+        model = trained("bundled:cups")  # which the task does not depend on
+        return configs.composed("improve", [*self.settings(base), *sizes, *model]).task
 
     def rationales(self, base: int, questions: int) -> list[dict]:
         """Prompts, completions, and whether their answers are right."""
@@ -73,7 +77,7 @@ class Cups(Ground):
     """Four to six moves; most questions have right and wrong answers among the samples of a base."""
 
     task = ("task=cups", "task.min_moves=4", "task.max_moves=6")
-    questions, asked, steps, rate = 2000, 2000, 240, "1e-3"
+    questions, steps, rate = 2000, 240, "1e-3"
     longest, length, row = 16, 24, 48
     own, scorer = False, "bundled:cups_prm"
 
@@ -85,18 +89,18 @@ class Cups(Ground):
         return Writer(base).examples(task, task.problems("train"))
 
     def model(self, folder: Path) -> tuple[str, ...]:
-        return ("model=pretrained", "model.source=bundled:cups")
+        return trained("bundled:cups")
 
 
 class Sums(Ground):
     """Three digits."""
 
     task = ("task=arithmetic", "task.digits=[3]")
-    questions, asked, steps, rate = 100, 100, 30, "1e-4"
+    questions, steps, rate = 100, 30, "1e-4"
     longest, length, row = 64, 96, 96
 
     def model(self, folder: Path) -> tuple[str, ...]:
-        return ("model=pretrained", "model.source=bundled:sums")
+        return trained("bundled:sums")
 
 
 class Gym(Ground):
@@ -106,7 +110,7 @@ class Gym(Ground):
         "task=reasoning_gym", "task.task=chain_sum", "+task.options.min_terms=3", "+task.options.max_terms=4",
         "+task.options.min_digits=1", "+task.options.max_digits=1", "task.max_new_tokens=48",
     )  # fmt: skip
-    questions, asked, steps, rate = 600, 600, 300, "2e-3"
+    questions, steps, rate = 600, 300, "2e-3"
     longest, length, row = 48, 80, 80
     alphabet = "".join(map(chr, range(32, 127))) + "\n"
     words = (

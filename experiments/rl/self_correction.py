@@ -145,7 +145,7 @@ def lines(
         folder, before = sizes.out / "_".join((kind.replace(" ", "_"), line["lr"])) / f"base_{base}", start
         if kind != "as it is":
             examples = [{"prompt": row["prompt"], "completion": row[kind]} for row in rows]
-            study.fine_tuned(sizes, folder, base, study.trained(start), examples, 3 * sizes.steps, lr)
+            study.fine_tuned(sizes, folder, base, grounds.trained(start), examples, 3 * sizes.steps, lr)
             before = folder / "run"
         yield {**line, "trained": "sft", "sampled_tokens": 0, "test": measured(before, None, sizes.test)}
         more = study.reinforced(sizes, study.LADDER["grpo"], folder / "grpo", before, RATE, base)

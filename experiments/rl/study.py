@@ -28,7 +28,7 @@ from pathlib import Path
 import grounds
 import jax
 import numpy as np
-from grounds import Ground
+from grounds import Ground, trained
 
 from qstar import config as configs
 from qstar import files
@@ -128,6 +128,11 @@ class Sizes:
     more: tuple[str, ...]  # overrides of all runs on rollouts
     ground: Ground = grounds.GROUNDS["cups"]
 
+    @property
+    def asked(self) -> int:
+        """Questions of methods that learn from their own answers."""
+        return self.examples if self.ground.own else self.ground.questions
+
 
 SAMPLES = 8
 DEV = 200  # questions that rates are chosen on
@@ -153,11 +158,6 @@ def fine_tuned(
         "save_every=60", "sample_every=0", f"run_dir={folder / 'run'}",
     ]  # fmt: skip
     train.run(configs.composed("train", given), folder / "run")
-
-
-def trained(source: Path | str) -> tuple[str, ...]:
-    """Settings of a model to go on from."""
-    return ("model=pretrained", f"model.source={source}")
 
 
 # --- jobs ---------------------------------------------------------------------------------------------------------
@@ -232,11 +232,11 @@ def self_trained(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, numb
     cfg = configs.composed("improve", [*arm.overrides, *model])
     rounds, samples = cfg.improve.iterations, cfg.improve.samples
     each = max(sizes.steps * 128 // rounds // samples, 1)
-    if ground.own and each > ground.asked:
-        each, samples = ground.asked, samples if samples == 1 else each * samples // ground.asked
+    if ground.own and each > sizes.asked:
+        each, samples = sizes.asked, samples if samples == 1 else each * samples // sizes.asked
     steps = max(3 * sizes.steps // rounds, 1)
     given = [
-        *arm.overrides, *ground.settings(number), f"task.dev={DEV}", f"task.train={max(each, ground.asked)}", *model,
+        *arm.overrides, *ground.settings(number), f"task.dev={DEV}", f"task.train={max(each, sizes.asked)}", *model,
         "model.remat=none", f"improve.steps={steps}", f"improve.problems={each}", f"improve.samples={samples}",
         "improve.growth=1.0", f"seed={number}", "sample_batch=64", f"length={ground.row}", "batch_size=16",
         f"optim.lr={lr}", "optim.beta2=0.98", f"optim.warmup_steps={min(5, steps // 2)}", "log_every=20",
@@ -253,7 +253,7 @@ def reinforced(sizes: Sizes, arm: Arm, folder: Path, base: Path, lr: str, number
     source = [] if any(override.startswith("data=") for override in arm.overrides) else ["data=rollouts"]
     given = [
         "~experiments", *source, *arm.overrides, "eval=own_task", *ground.settings(number),
-        f"task.train={ground.asked}", f"task.dev={DEV}", *trained(base), "model.remat=none", "batch_size=128",
+        f"task.train={sizes.asked}", f"task.dev={DEV}", *trained(base), "model.remat=none", "batch_size=128",
         f"data.length={ground.length}", f"eval.items={DEV}", "eval.batch_size=100", f"steps={sizes.steps}",
         f"optim.lr={lr}", "optim.warmup_steps=5", "optim.beta2=0.98", f"seed={number}", "log_every=5", "sample_every=0",
         f"save_every={max(sizes.steps // 20, 1)}", f"eval.every={max(sizes.steps // 5, 1)}", "keep=100", *sizes.more,
