@@ -28,7 +28,7 @@ PHRASES = {NONE: "no thoughts", GREEDY: "likeliest thoughts", SAMPLED: "sampled 
 
 def titled(figure: str, way: str) -> str:
     """What a figure is called for readers: `accuracy (likeliest thoughts)`."""
-    return f"{figure.replace('_', ' ')} ({PHRASES[way]})"
+    return f"{figure.replace('_', ' ')} ({PHRASES.get(way, way)})"
 
 
 ItemRow = Mapping[str, Json]

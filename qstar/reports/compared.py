@@ -16,7 +16,7 @@ from qstar import config as configs
 from qstar.evals import intervals, journal, measure, paired
 from qstar.evals.measure import ItemRow
 from qstar.evals.paired import Comparison
-from qstar.reports import directories, html, summaries, sweeps, tables
+from qstar.reports import directories, html, overview, summaries, sweeps
 from qstar.reports.arrow import Frame
 from qstar.reports.directories import EvaluationFolder, RunDirectory, SolveRun, TrainRun
 
@@ -146,8 +146,8 @@ class Compared:
         rows = [
             [
                 sweeps.title(row["result"]),
-                *(_figure(row, side) for side in ("first", "second")),
-                _figure(row, "difference", "+"),
+                *(overview.figure(row, side) for side in ("first", "second")),
+                overview.figure(row, "difference", "+"),
             ]
             for row in self._results()
             if row["result"] not in tested
@@ -175,14 +175,6 @@ class Compared:
         lines.append(advice.command("qstar-compare", *map(advice.path, folders)))
         shown = "".join(f"<div><code>{html.escaped(line)}</code></div>" for line in lines)
         return f'<div class="soft">Paired tests of the two:</div>{shown}' if evaluation != "none" else ""
-
-
-def _figure(row: dict, name: str, sign: str = "") -> str:
-    """A figure with its interval; whole numbers, such as steps, as they are."""
-    value, low = row[name], row.get(f"{name}_low")
-    if low is not None:
-        return tables.interval(value, low, row[f"{name}_high"], f"{sign}.3f")
-    return f"{'+' if sign and value > 0 else ''}{html.written(value)}"
 
 
 def names(first: Path, second: Path) -> tuple[str, str]:

@@ -272,7 +272,9 @@ def wrong(run: EvaluationFolder) -> str:
         way = str(frame["thoughts"][-1])
         rows = frame.where(thoughts=way, **{column: False})
         names = [name for name in frame.columns if not isinstance(frame[name][0], list) and name != column]
-        about = f"{task}, {measure.PHRASES[way]}: {len(rows)} of {len(frame.where(thoughts=way))} answers wrong"
+        about = (
+            f"{task}, {measure.PHRASES.get(way, way)}: {len(rows)} of {len(frame.where(thoughts=way))} answers wrong"
+        )
         parts.append(html.heading(about) + rows.select(*names).html(2 * SHOWN))
     return "".join(parts)
 

@@ -1,7 +1,7 @@
 """What is worth seeing of a run first: its curves, its last table, and one line of text."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from qstar.evals import intervals, measure
@@ -54,11 +54,18 @@ def with_intervals(frame: Frame) -> Frame:
 
 def _cell(row: dict, name: str) -> object:
     if name == "way":
-        return measure.NAMES[row[name]]
+        return measure.NAMES.get(row[name], row[name])
     if f"{name}_low" not in row or row[name] is None:
         return row[name]
-    low = row[f"{name}_low"]
-    return html.written(row[name]) if low is None else tables.interval(row[name], low, row[f"{name}_high"])
+    return figure(row, name)
+
+
+def figure(row: Mapping, name: str, sign: str = "") -> str:
+    """A figure of a record with its interval, where it has one; "+" as `sign` also before what is above zero."""
+    value, low = row[name], row.get(f"{name}_low")
+    if low is None:
+        return f"{sign if sign and value > 0 else ''}{html.written(value)}"
+    return tables.interval(value, low, row[f"{name}_high"], f"{sign}.3f")
 
 
 def figures(frame: Frame) -> list[str]:
@@ -108,7 +115,7 @@ def answered(frame: Frame) -> list[Panel]:
         curves = []
         for number, (model, way) in enumerate(dict.fromkeys((row.get("model"), row["way"]) for row in rows)):
             mine = [row for row in rows if (row.get("model"), row["way"]) == (model, way)]
-            label = "control" if model == "control" else measure.PHRASES[way]
+            label = "control" if model == "control" else measure.PHRASES.get(way, way)
             colour = GREY if model == "control" else COLOURS[number]
             curves.append(_with_band(label, "step", name, mine, colour))
         shown.append(Panel(f"{task}: {name.replace('_', ' ')}", "step", curves, name in SHARES))

@@ -1,6 +1,6 @@
 """Tables of searches: what accuracy a budget buys, and what it is spent on."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,27 +52,24 @@ def tree(rows: Sequence[dict]) -> str:
     for row in rows:
         children[row["place"]["parent"]].append(row)
     lines, waiting = [], [(row, 0) for row in children[-1]]
-    alike: dict[tuple[int, str], int] = {}  # by parent and line
-    for row in rows:
-        if row["place"]["node"] not in children:
-            name = (row["place"]["parent"], _node_text(row))
-            alike[name] = alike.get(name, 0) + 1
+    said = {row["place"]["node"]: (row["place"]["parent"], _node_text(row)) for row in rows}
+    alike = Counter(text for node, text in said.items() if node not in children)
     while waiting:
         row, depth = waiting.pop()
-        text, node = _node_text(row), row["place"]["node"]
-        times = 1 if node in children else alike.pop((row["place"]["parent"], text), 0)
+        node = row["place"]["node"]
+        times = 1 if node in children else alike.pop(said[node], 0)
         if times:
-            lines.append("  " * depth + text + (f"  ({times} times)" if times > 1 else ""))
+            lines.append("  " * depth + said[node][1] + (f"  ({times} times)" if times > 1 else ""))
         waiting += [(child, depth + 1) for child in reversed(children.get(node, ()))]
     return "\n".join(lines)
 
 
 def ranked(scores: Mapping[str, float], value: float | None, spelled: Callable[[float], str]) -> list[str]:
     """The scores of a step, and its value where that is none of them."""
-    told = value is None or value in scores.values()
-    return [f"{name} {spelled(score)}" for name, score in scores.items()] + (
-        [] if told else [f"value {spelled(value)}"]
-    )
+    numbers = list(scores.items())
+    if value is not None and value not in scores.values():
+        numbers.append(("value", value))
+    return [f"{name} {spelled(number)}" for name, number in numbers]
 
 
 def _node_text(row: dict) -> str:

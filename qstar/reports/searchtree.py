@@ -5,6 +5,7 @@ where the scorer `oracle` was asked, `scores["oracle"]` says whether the right a
 leaves of one node that say the same, the list shows one, with their number.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -122,10 +123,8 @@ class SearchTree:
             by_parent.setdefault(node.parent, []).append(node)
         on_the_way = self._way()
         waiting: list[TreeNode | str] = list(reversed(by_parent.get(self.nodes[0].node, [])))
-        alike: dict[tuple, int] = {}  # leaves of one parent that say the same, of which one is shown
-        for node in self.nodes:
-            if node.node not in by_parent:
-                alike[_said(node)] = alike.get(_said(node), 0) + 1
+        # Leaves of one parent that say the same, of which one is shown.
+        alike = Counter(_said(node) for node in self.nodes if node.node not in by_parent)
         while waiting:
             at = waiting.pop()
             if isinstance(at, str):
