@@ -102,6 +102,56 @@ def test_terms_are_added_up_one_after_another():
     assert gym.worked(problem) == "3 - 9 = -6\n-6 + 0 = -6\n-6 - 1 = -7"
 
 
+def called(study, monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["study.py", *map(str, arguments)])
+    study.main()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("ladder", "--ground", "gym"), "holds the study on sums: give another --out for gym"),
+        (("nix",), "no part nix; there are ladder, prm"),
+        (("ladder", "--arms", "nix", "grpo"), "no arm nix; there are base, grpo"),
+        (("prm", "--ground", "sums"), "there is none of sums"),
+        (("--figure", "f.png"), "--figure draws what --show FILE has"),
+    ],
+)
+def test_what_the_study_cannot_do_is_refused_before_anything_runs(
+    study, arguments, said, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "results.jsonl").write_text(line("base", 0, 0.2, ground="sums"))
+    with pytest.raises(SystemExit):
+        called(study, monkeypatch, *arguments, "--out", tmp_path)
+    assert said in capsys.readouterr().err and [file.name for file in tmp_path.iterdir()] == ["results.jsonl"]
+
+
+@pytest.mark.parametrize("file", ["gone.jsonl", "self_correction.jsonl"])
+def test_other_files_than_results_are_refused(study, file, capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        called(study, monkeypatch, "--show", FOLDER / file)
+    assert file in capsys.readouterr().err
+
+
+def test_a_job_that_fails_says_why_and_is_tried_again(study, tmp_path, capsys, monkeypatch):
+    arguments = ("ladder", "--arms", "base", "--bases", 0, "--examples", -3, "--out", tmp_path)
+    for _ in range(2):
+        called(study, monkeypatch, *arguments)
+        said = capsys.readouterr().out
+        assert said.count("failed, and is tried again by the next call: ") == 2 and "-3: expected" in said
+
+
+def test_a_rate_that_failed_is_not_chosen(study, tmp_path):
+    rates = study.LADDER["grpo"].rates
+    tried = [line("grpo", 0, 0.0, "sweep", lr=lr, dev=[[0, 0.0]], failed="nan") for lr in rates]
+    (tmp_path / "results.jsonl").write_text("".join(tried))
+    assert study.chosen_rate(tmp_path, "grpo") is None
+    (tmp_path / "results.jsonl").write_text(
+        "".join([*tried[:-1], line("grpo", 0, 0.1, "sweep", lr=rates[-1], dev=[[9, 0.1]])])
+    )
+    assert study.chosen_rate(tmp_path, "grpo") == rates[-1]
+
+
 def test_rewards_are_drawn(study, tmp_path):
     pytest.importorskip("matplotlib")
     study.draw(FOLDER / "results.jsonl", tmp_path / "prm.png")

@@ -32,6 +32,7 @@ def trained(source: Path | str) -> tuple[str, ...]:
 class Ground:
     """A task with a base for every number; sizes are in tokens."""
 
+    name: ClassVar[str]
     task: ClassVar[tuple[str, ...]]  # settings
     questions: ClassVar[int]  # of a base, with rationales
     steps: ClassVar[int]  # of teaching the rationales, 16 at a time
@@ -76,7 +77,7 @@ class Ground:
 class Cups(Ground):
     """Four to six moves; most questions have right and wrong answers among the samples of a base."""
 
-    task = ("task=cups", "task.min_moves=4", "task.max_moves=6")
+    name, task = "cups", ("task=cups", "task.min_moves=4", "task.max_moves=6")
     questions, steps, rate = 2000, 240, "1e-3"
     longest, length, row = 16, 24, 48
     own, scorer = False, "bundled:cups_prm"
@@ -95,7 +96,7 @@ class Cups(Ground):
 class Sums(Ground):
     """Three digits."""
 
-    task = ("task=arithmetic", "task.digits=[3]")
+    name, task = "sums", ("task=arithmetic", "task.digits=[3]")
     questions, steps, rate = 100, 30, "1e-4"
     longest, length, row = 64, 96, 96
 
@@ -106,6 +107,7 @@ class Sums(Ground):
 class Gym(Ground):
     """Terms are added up one after another: 7 + 5 - 2 is worked as 7 + 5 = 12, 12 - 2 = 10."""
 
+    name = "gym"
     task = (
         "task=reasoning_gym", "task.task=chain_sum", "+task.options.min_terms=3", "+task.options.max_terms=4",
         "+task.options.min_digits=1", "+task.options.max_digits=1", "task.max_new_tokens=48",
@@ -134,7 +136,7 @@ class Gym(Ground):
         return ("model=scratch", f"model.tokenizer={tokenizer}", *(f"model.{size}" for size in sizes))
 
 
-GROUNDS = {"cups": Cups(), "sums": Sums(), "gym": Gym()}
+GROUNDS = {ground.name: ground for ground in (Cups(), Sums(), Gym())}
 
 
 class Writer:

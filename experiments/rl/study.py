@@ -168,10 +168,12 @@ def done(out: Path) -> list[dict]:
 
 
 def chosen_rate(out: Path, name: str) -> str | None:
-    """The learning rate of an arm with the best dev accuracy at the end; None while some have not been tried."""
+    """The rate of an arm with the best dev accuracy at the end; None while some were not tried, or if all failed."""
     name = LADDER[name].like or name
-    lines = {line["lr"]: line["dev"][-1][1] for line in done(out) if line["part"] == "sweep" and line["arm"] == name}
-    return max(lines, key=lines.__getitem__) if set(LADDER[name].rates) <= set(lines) else None
+    tried = [line for line in done(out) if line["part"] == "sweep" and line["arm"] == name]
+    lines = {line["lr"]: line["dev"][-1][1] for line in tried if "failed" not in line}
+    left = set(LADDER[name].rates) - {line["lr"] for line in tried}
+    return max(lines, key=lines.__getitem__) if lines and not left else None
 
 
 def work(job: Job, sizes: Sizes) -> str:
@@ -185,12 +187,14 @@ def work(job: Job, sizes: Sizes) -> str:
         lr = chosen_rate(sizes.out, job.arm if job.part == "ladder" else "grpo")
         if lr is None:
             return f"{name}: waits for its learning rates"
-    line = dataclasses.asdict(job) | ({"chosen": lr} if lr != job.lr else {})
+    line = dataclasses.asdict(job) | {"ground": sizes.ground.name} | ({"chosen": lr} if lr != job.lr else {})
     try:
         line |= carried_out(job, sizes, lr)
     except entry.EXPECTED as error:
         line |= {"failed": f"{type(error).__name__}: {error}", "dev": [[0, 0.0]]}
     files.append(sizes.out / RESULTS, [line | {"seconds": round(time.monotonic() - started, 1)}], durable=True)
+    if "failed" in line:
+        return f"{name}: failed, and is tried again by the next call: {line['failed']}"
     last = line.get("test", {}).get("greedy", line["dev"][-1][1] if line.get("dev") else float("nan"))
     return f"{name}: {last:.3f} ({time.monotonic() - started:.0f} s)"
 
@@ -399,7 +403,11 @@ def gain(lines: Sequence[Mapping], others: Sequence[Mapping], name: str) -> str:
 
 
 def measurements(file: Path) -> dict[str, list[dict]]:
-    """The results of jobs that did not fail, by part."""
+    """The results of jobs that did not fail, by part. Raises ValueError, FileNotFoundError for another file."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there: expected the {RESULTS} of this study")
+    if foreign := [line for line in files.records(file, "a result") if not {"part", "arm", "base"} <= set(line)]:
+        raise ValueError(f"{file} is of another study: a line has {', '.join(foreign[0])}, but no part")
     lines = [line for line in files.records(file, "a result") if "failed" not in line]
     return frames.by(lines, "part")
 
@@ -413,7 +421,10 @@ def scored(lines: Sequence[Mapping], names: Sequence[str]) -> list[list[float]]:
 
 def draw(file: Path, picture: Path) -> None:
     """The score of the reward model, and the truth, of each reward over steps."""
-    curves = frames.by(measurements(file).get("prm", []), "arm")
+    parts = measurements(file)
+    if "prm" not in parts:
+        raise ValueError(f"{file} has no results of prm, which the figure shows")
+    curves = frames.by(parts["prm"], "arm")
     names = {"prm_min": "PRM, lowest score of a step", "sampled": "answer right", "sound": "all steps right"}
     of = {arm: dict(zip(("step", *names), scored(lines, tuple(names)), strict=True)) for arm, lines in curves.items()}
     figure, panels = figures.grid(len(names), across=3, width=3.0, height=2.6)
@@ -439,7 +450,7 @@ def main() -> None:
     parser.add_argument("--examples", type=int, help="rationales of a base (2,000, 100, 600)")
     parser.add_argument("--base-steps", type=int, help="of fine-tuning on these (240, 30, 300)")
     parser.add_argument("--test", type=int, default=500, help="questions")
-    parser.add_argument("--out", type=Path, default=Path("runs/rl"))
+    parser.add_argument("--out", type=Path, help="of one ground; runs/rl, runs/rl_sums, runs/rl_gym")
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")
     parser.add_argument("--minutes", type=float, default=1e6, help="start no job that may not finish in this time")
     parser.add_argument("--show", type=Path, metavar="FILE", help="print the tables of these results and run nothing")
@@ -447,11 +458,17 @@ def main() -> None:
     flags.overriding(parser, "--set", "overrides of all runs on rollouts")
     args = parser.parse_args()
     if args.show:
-        if args.figure:
-            draw(args.show, args.figure)
-        return show(args.show)
-    files.make(args.out)
+        with entry.errors():
+            if args.figure:
+                draw(args.show, args.figure)
+            return show(args.show)
     ground = grounds.GROUNDS[args.ground]
+    args.out = args.out or Path("runs/rl" if args.ground == "cups" else f"runs/rl_{args.ground}")
+    for kind, given, known in (("part", args.parts, list(PARTS)), ("arm", args.arms, [*LADDER, *PRM])):
+        if unknown := [name for name in given if name not in known]:
+            parser.error(f"no {kind} {', '.join(unknown)}; there are {', '.join(known)}")
+    if args.figure:
+        parser.error("--figure draws what --show FILE has")
     sizes = Sizes(
         args.out.absolute(), args.steps, args.examples or ground.questions, args.base_steps or ground.steps, args.test,
         time.time() + 60 * args.minutes, tuple(args.set), ground,
@@ -459,6 +476,10 @@ def main() -> None:
     first, parts = args.bases[0], args.parts or [part for part in PARTS if part != "prm" or ground.scorer]
     if "prm" in parts and not ground.scorer:
         parser.error(f"prm needs a model that scores steps, and there is none of {args.ground}")
+    others = {line.get("ground", "cups") for line in done(args.out)} - {args.ground}
+    if others:
+        parser.error(f"{args.out} holds the study on {', '.join(others)}: give another --out for {args.ground}")
+    files.make(args.out)
     of = {part: [arm for arm in PARTS[part] if not args.arms or arm in args.arms] for part in parts}
     ladder, prm = of.get("ladder", []), of.get("prm", [])
     tuned = [arm for arm in LADDER if arm in ladder or (prm and arm == "grpo")]
@@ -474,7 +495,8 @@ def main() -> None:
     carry_out = functools.partial(work, sizes=sizes)
     with entry.errors():
         for jobs in stages:
-            there = {tuple(line[name] for name in ("part", "arm", "base", "lr")) for line in done(args.out)}
+            good = [line for line in done(args.out) if "failed" not in line]
+            there = {tuple(line[name] for name in ("part", "arm", "base", "lr")) for line in good}
             left = [job for job in jobs if job.part == "base" or job.key not in there]
             pool.carry_out(carry_out, left, args.workers, entry.prepare_jax)
 

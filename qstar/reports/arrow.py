@@ -58,7 +58,7 @@ class Frame:
 
     def head(self, rows: int = FEW) -> "Frame":
         """The first rows; with a negative number all but the last."""
-        return Frame(self.arrow.slice(0, rows if rows >= 0 else max(len(self) + rows, 0)))
+        return Frame(self.arrow.slice(0, min(rows, len(self)) if rows >= 0 else max(len(self) + rows, 0)))
 
     def tail(self, rows: int = FEW) -> "Frame":
         """The last rows; with a negative number all but the first."""

@@ -46,6 +46,7 @@ def test_the_first_and_last_rows_are_frames_and_rows_are_dicts():
     assert len(long.head()) == len(long.tail()) == 10
     assert long.head(2)["n"].tolist() == [0, 1] and long.tail(2)["n"].tolist() == [10, 11]
     assert long.head(-10)["n"].tolist() == [0, 1] and long.tail(-10)["n"].tolist() == [10, 11]
+    assert len(Frame.of([]).head(3)) == len(Frame.of([]).tail(3)) == 0
     assert len(long.head(99)) == len(long.tail(99)) == 12 and len(long.head(0)) == len(long.tail(0)) == 0
 
 
