@@ -155,6 +155,8 @@ def test_all_parts_run_at_tiny_size(tmp_path, monkeypatch):
     assert {one["against"] for one in done["mathematics/paired tests/0"]["comparisons"]} == {
         "plain_LM", "its own answers without thoughts"
     }  # fmt: skip
+    kept = {path.relative_to(tmp_path).parts[0] for path in tmp_path.rglob("checkpoints")}
+    assert kept == {"mathematics"}  # what the other trainings leave would fill a disk
 
 
 # --- what is carried ----------------------------------------------------------------------------------------------
@@ -188,3 +190,42 @@ def test_wheels_name_what_is_imported_beyond_what_the_machine_has():
 
 def test_a_table_of_nothing_is_only_its_jobs():
     assert tables.markdown([]).strip() == "## Jobs"
+
+
+def evaluated(out, arm, seed, step, ways, scores):
+    folder = out / "mathematics" / arm / str(seed)
+    folder.mkdir(parents=True)
+    lines = [
+        {"step": step, "task": task, "way": way, "nll": 7.0}
+        | {f"{name}{end}": scores[way] for name in ("probability", "accuracy") for end in ("", "_low", "_high")}
+        for way in ways for task in tables.TASKS
+    ]  # fmt: skip
+    (folder / "evals.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def test_results_of_two_machines_are_shown_together_and_the_last_one_counts(tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    for seed, plain, mine in ((0, 0.1, 0.3), (1, 0.2, 0.5)):
+        out = first if seed == 0 else second
+        evaluated(out, "plain_LM", seed, 100, ["none"], {"none": plain})
+        evaluated(out, "pause", seed, 100, ["none", "greedy"], {"none": mine, "greedy": mine + 0.1})
+    evaluated(first, "pause", 1, 50, ["none"], {"none": 0.9})  # cut there, and done on the second machine
+    for out, status in ((first, "failed"), (second, "done")):
+        line = vars(Outcome("device", "a", status, 1.0, {}, "no device" if status == "failed" else ""))
+        (out / accelerator.RESULTS).write_text(json.dumps(line) + "\n")
+    outcomes = accelerator.outcomes(first, second)
+    assert [one.status for one in outcomes] == [one.status for one in accelerator.outcomes(second, first)] == ["done"]
+    text = tables.markdown([], first, second)
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| pause |")]
+    over = next(row for row in rows if row[1:3] == ["greedy", "2"])
+    mean, less_plain, less_none = over[3:6]
+    assert mean.startswith("0.5000 ±") and less_plain.startswith("+0.3500 ±") and less_none.startswith("+0.1000 ±")
+    assert "0.9000" not in text
+
+
+def test_a_training_that_did_not_end_shows_how_far_it_came(tmp_path):
+    folder = tmp_path / "grpo" / "1e-5" / "1"
+    folder.mkdir(parents=True)
+    shares = {"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+    (folder / "evals.jsonl").write_text(json.dumps({"step": 20, "way": "none", "n": 10} | shares) + "\n")
+    assert "| 1e-5 | 1 | 20: 0.500 [0.400, 0.600] of 10 |  |" in tables.markdown([], tmp_path)

@@ -48,9 +48,14 @@ class Outcome:
     error: str = ""
 
 
-def outcomes(out: Path) -> list[Outcome]:
-    """What was written so far; the newest line of a job counts."""
-    return list({line["job"]: Outcome(**line) for line in frames.lines(out / RESULTS)}.values())
+def outcomes(*outs: Path) -> list[Outcome]:
+    """What was written so far. Of a job counts the newest line, in the last folder of several; first what is done."""
+    newest: dict[str, Outcome] = {}
+    for line in (line for out in outs for line in frames.lines(out / RESULTS)):
+        outcome = Outcome(**line)
+        if outcome.status == "done" or outcome.job not in newest or newest[outcome.job].status != "done":
+            newest[outcome.job] = outcome
+    return list(newest.values())
 
 
 def affordable(jobs: Iterable[Job], seconds: float, together: int = 1) -> tuple[list[Job], list[Job]]:
@@ -148,13 +153,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=plan.SIZES, default="full", help="tiny: a rehearsal")
     parser.add_argument("--devices", type=int, default=0, help="so many CPU devices instead of accelerators")
     parser.add_argument("--plan", action="store_true", help="print what would be done, and do nothing")
-    parser.add_argument("--show", type=Path, metavar="FOLDER", help="only print the tables of these results")
+    parser.add_argument("--show", type=Path, nargs="+", metavar="FOLDER", help="only print the tables of these results")
     parser.add_argument("--prepare", type=Path, metavar="FOLDER", help="only write what the machine needs")
     parser.add_argument("--gguf", type=Path, help="with --prepare: SmolLM2-135M's weights")
     parser.add_argument("--sources", type=Path, default=os.environ.get("QSTAR_DATA"), help="with --prepare: the data")
     args = parser.parse_args(arguments)
     if args.show:
-        print(tables.markdown(outcomes(args.show), args.show))
+        print(tables.markdown(outcomes(*args.show), *args.show))
         return 0
     if args.prepare:
         print(carry.prepare(args.prepare, args.gguf, args.sources))

@@ -340,25 +340,34 @@ def token_benefit(folder: str, arms: list[str], seed: int, texts: int, data: str
 
 
 def improved(folder: str, experiment_name: str, model: str, sums: str, overrides: list[str]) -> dict:
-    """One self-training run; lines of its iterations."""
+    """One self-training run; lines of its iterations. Its weights are removed at the end."""
     own = [f"experiments={experiment_name}", f"run_dir={folder}", f"model.source={model}", *overrides]
     if experiment_name.endswith("sums"):
         own += _sums(sums)
-    return {"iterations": improve.run(configs.composed("improve", own), Path(folder))}
+    iterations = improve.run(configs.composed("improve", own), Path(folder))
+    _remove_weights(Path(folder))
+    return {"iterations": iterations}
 
 
 def reinforced(folder: str, model: str, sums: str, overrides: list[str]) -> dict:
-    """GRPO on sums, evaluated on dev as it trains and on test at the end."""
+    """GRPO on sums, evaluated on dev as it trains and on test at the end. Its weights are then removed."""
     own = ["experiments=rl/smollm2_sums", f"run_dir={folder}", f"model.source={model}", *_sums(sums), *overrides]
     cfg = configs.composed("train", own)
     train.run(cfg, Path(folder))
     asked = dataclasses.replace(cfg.eval, split="test", items=100_000)
     evaluate.evaluate(EvaluateConfig(run=folder, out=str(Path(folder) / "test"), model=None, eval=asked))
+    _remove_weights(Path(folder))
     return {
         "dev": frames.evaluations(Path(folder)),
         "test": frames.lines(Path(folder) / "test" / "evals.jsonl"),
         "metrics": frames.lines(Path(folder) / "metrics.jsonl"),
     }
+
+
+def _remove_weights(folder: Path) -> None:
+    """Checkpoints of a training and its iterations: those of all jobs together would fill most disks."""
+    for checkpoints in [*folder.rglob("checkpoints")]:
+        shutil.rmtree(checkpoints)
 
 
 def _sums(folder: str) -> list[str]:

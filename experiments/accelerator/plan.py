@@ -111,11 +111,11 @@ AMOUNTS = {
     "full": Amounts(
         256, 10, "bfloat16", tuple(ARMS),
         ("eval.items=1500", "eval.batch_size=64", "eval.every=10", "eval.choice_texts=false", "model.dtype=bfloat16",
-         "model.remat=full", "sample_every=0"), 500, (0, 1, 2),
+         "model.remat=full", "sample_every=0", "keep=1"), 500, (0, 1, 2),
         (1, 64, 256), 32, tuple(STAR_ARMS),
         ("sample_batch=256", "batch_size=16", "improve.problems=1000", "improve.iterations=3", "improve.steps=60",
          "dev=0", "test=true"), 218, 200,
-        RATES, (), 270,
+        RATES, ("keep=1",), 270,
     ),
     "tiny": Amounts(
         32, 2, "float32", ("plain LM", "beta 1e6 T 3"),

@@ -1,4 +1,4 @@
-"""Tables of what was measured on an accelerator, in Markdown."""
+"""Tables of what was measured on accelerators, in Markdown."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -10,27 +10,35 @@ from qstar.reports.tables import section
 GIB = 2**30
 
 
-def markdown(outcomes: Sequence, out: Path | None = None) -> str:
+def markdown(outcomes: Sequence, *outs: Path) -> str:
     """All parts that have results, then what failed and how long everything took.
 
-    Of trainings below `out` that have not ended there are the evaluations so far.
+    Of trainings below the folders `outs` that have not ended there are the evaluations so far. Of a training that lies
+    in several of them the last one counts.
     """
     done = {outcome.job: outcome.result for outcome in outcomes if outcome.status == "done"}
-    if out is not None:
-        done = done | _begun(out)
-    parts = [render(done) for render in SECTIONS] + ([trainings(out)] if out else [])
+    done |= {job: evaluated | done.get(job, {}) for job, evaluated in _begun(outs).items()}
+    parts = [render(done) for render in SECTIONS] + [trainings(outs)]
     rows = [[job.job, job.status, f"{job.seconds:.0f}", job.error.replace("|", "/")] for job in outcomes]
     return "\n".join(
         [*filter(None, parts), "## Jobs\n", tables.markdown(["job", "status", "s", "error"], rows) if rows else ""]
     )
 
 
-def _begun(out: Path) -> dict:
-    files = {file.parent.relative_to(out).parts: file for file in sorted(out.glob("mathematics/*/*/evals.jsonl"))}
-    return {
-        f"mathematics/{arm.replace('_', ' ')}/{seed}": {"evaluations": frames.lines(file)}
-        for (_, arm, seed), file in files.items()
-    }
+def _begun(outs: Sequence[Path]) -> dict:
+    """Evaluations of trainings by the names of their jobs, as far as they came."""
+    begun = {}
+    for (arm, seed), lines in _lines(outs, "mathematics/*/*/evals.jsonl").items():
+        begun[f"mathematics/{arm.replace('_', ' ')}/{seed}"] = {"evaluations": lines}
+    for (rate, seed), lines in _lines(outs, "grpo/*/*/evals.jsonl").items():
+        begun[f"grpo/{rate}/{seed}"] = {"dev": lines, "test": []}
+    return begun
+
+
+def _lines(outs: Sequence[Path], pattern: str) -> dict[tuple[str, str], list[dict]]:
+    """Records of trainings by the names of the two folders they lie in."""
+    found = [file for out in outs for file in sorted(out.glob(pattern))]
+    return {(file.parent.parent.name, file.parent.name): frames.lines(file) for file in found}
 
 
 def machine(done: dict) -> str:
@@ -147,21 +155,59 @@ def mathematics(done: dict) -> str:
                 rows.append([arm, seed, step, way, *(cell for line in lines for cell in _scores(line))])
     scores = [f"{task} {score}" for task in TASKS.values() for score in ("probability", "arg-max", "NLL")]
     head = ["arm", "seed", "step", "thoughts", *scores]
-    return section("SmolLM2-135M on mathematical text", head, rows) + _pairs(done) + _benefits(done)
+    by_step = section("SmolLM2-135M on mathematical text", head, rows)
+    return by_step + _over_seeds(done) + _pairs(done) + _benefits(done)
+
+
+SCORES = {"probability": "probability", "accuracy": "arg-max", "nll": "NLL"}
+FORMS = {"probability": "z.4f", "accuracy": "z.4f", "nll": "z.2f"}
+CONTROL = "plain LM"
+
+
+def _over_seeds(done: dict) -> str:
+    """Means of the last step that all arms have over seeds, and differences seed by seed."""
+    runs = [
+        {"arm": arm, "seed": int(seed), **line}
+        for name, result in done.items() if name.startswith("mathematics/") and "evaluations" in result
+        for _, arm, seed in [name.split("/")] for line in result["evaluations"]
+    ]  # fmt: skip
+    if not runs:
+        return ""
+    ended = max(line["step"] for line in runs)
+    last = [line for line in runs if line["step"] == ended]
+    of = lambda **given: [line for line in last if given.items() <= line.items()]  # noqa: E731
+    text = ""
+    for task, title in TASKS.items():
+        rows = []
+        for arm, way in dict.fromkeys((line["arm"], line["way"]) for line in last):
+            own, without = of(arm=arm, way=way, task=task), of(arm=arm, way="none", task=task)
+            control = of(arm=CONTROL, way="none", task=task)
+            cells = [cell for score in SCORES for cell in (
+                tables.mean(own, score, form=FORMS[score]),
+                tables.gain(own, score, control, form=FORMS[score]) if arm != CONTROL else "",
+                tables.gain(own, score, without, form=FORMS[score]) if way != "none" else "",
+            )]  # fmt: skip
+            rows.append([arm, way, str(len(own)), *cells])
+        head = ["arm", "thoughts", "seeds"]
+        head += [cell for name in SCORES.values() for cell in (name, f"less {CONTROL}", "less no thoughts")]
+        text += f"\nStep {ended}, {title}, means over seeds:\n\n" + tables.markdown(head, rows)
+    return text
 
 
 LOSSES = ("nll", "nll_mixed", "thought_nll", "reward", "weight")
 
 
-def trainings(out: Path) -> str:
+def trainings(outs: Sequence[Path]) -> str:
     """Means over the first ten steps and over the last ten that all arms of a seed have."""
-    files = sorted(out.glob("mathematics/*/*/metrics.jsonl"))
-    by = {file.parent.relative_to(out).parts: {line["step"]: line for line in frames.lines(file)} for file in files}
+    by = {
+        names: {line["step"]: line for line in lines}
+        for names, lines in _lines(outs, "mathematics/*/*/metrics.jsonl").items()
+    }
     shortest: dict[str, int] = {}
-    for (_, _, seed), lines in by.items():
+    for (_, seed), lines in by.items():
         shortest[seed] = min(shortest.get(seed, max(lines)), max(lines)) // 10 * 10
     rows = []
-    for (_, arm, seed), lines in by.items():
+    for (arm, seed), lines in by.items():
         for end in sorted({10, shortest[seed]}) if shortest[seed] else ():
             some = [{"nll": lines[step]["loss"]} | lines[step] for step in range(end - 9, end + 1)]  # plain: its loss
             known = [[line[name] for line in some if name in line] for name in LOSSES]
@@ -207,25 +253,23 @@ def generation(done: dict) -> str:
 
 
 def star(done: dict) -> str:
-    rows = []
+    rows, ends = [], []
     for name, result in done.items():
         if name.startswith("star/"):
             _, task, arm, seed = name.split("/")
             for line in result["iterations"]:
                 test = tables.share(line["test"]["accuracy"]) if "test" in line else ""
-                rows.append(
-                    [
-                        task,
-                        arm,
-                        seed,
-                        line["iteration"],
-                        *selftraining.sampled(line),
-                        tables.share(line["accuracy"]),
-                        test,
-                    ]
-                )
+                cells = [*selftraining.sampled(line), tables.share(line["accuracy"]), test]
+                rows.append([task, arm, seed, line["iteration"], *cells])
+                if "test" in line:
+                    ends.append({"task": task, "arm": arm, "seed": int(seed), **line["test"]["accuracy"]})
     head = ["questions", "arm", "seed", "iteration", "right", "right with a hint", "dev", "test"]
-    return section("STaR on SmolLM2-135M", head, rows)
+    means = [
+        [task, arm, str(len(group)), tables.mean(group, "share", questions=min(line["n"] for line in group))]
+        for (task, arm), group in frames.by(ends, "task", "arm").items()
+    ]
+    by_seed = section("STaR on SmolLM2-135M", head, rows)
+    return by_seed + ("\n" + tables.markdown(["questions", "arm", "seeds", "test, over seeds"], means) if means else "")
 
 
 def reinforced(done: dict) -> str:
@@ -234,8 +278,8 @@ def reinforced(done: dict) -> str:
         if name.startswith("grpo/"):
             _, rate, seed = name.split("/")
             steps = [f"{line['step']}: {tables.figure(line, 'accuracy')} of {line['n']}" for line in result["dev"]]
-            last = result["test"][-1]
-            rows.append([rate, seed, "; ".join(steps), f"{tables.figure(last, 'accuracy')} of {last['n']}"])
+            test = [f"{tables.figure(line, 'accuracy')} of {line['n']}" for line in result["test"][-1:]]
+            rows.append([rate, seed, "; ".join(steps), *(test or [""])])
     return section("GRPO on SmolLM2-135M", ["learning rate", "seed", "dev by step", "test"], rows)
 
 

@@ -180,10 +180,11 @@ def mean(lines: Iterable[Mapping], name: str, sign: str = "", questions: int = 0
     return over_runs({_run(line): line[name] for line in lines if _has(line, name)}, sign, questions, form)
 
 
-def gain(lines: Iterable[Mapping], name: str, others: Iterable[Mapping], other: str = "") -> str:
+def gain(lines: Iterable[Mapping], name: str, others: Iterable[Mapping], other: str = "", form: str = "") -> str:
     """The mean difference between a field of records and `other` (`name` by default) of the record of the same run."""
     theirs = {_run(line): line[other or name] for line in others}
-    return over_runs({_run(line): line[name] - theirs[_run(line)] for line in lines if _run(line) in theirs}, "+")
+    gains = {_run(line): line[name] - theirs[_run(line)] for line in lines if _run(line) in theirs}
+    return over_runs(gains, "+", form=form)
 
 
 def _run(line: Mapping) -> tuple[int, int]:
