@@ -48,14 +48,17 @@ def main(arguments: list[str] | None = None) -> None:
         with console.phase("comparing", aside=True):
             from qstar.reports import compared
 
+            if args.second and args.first.resolve() == args.second.resolve():
+                raise ValueError(f"{args.first} is given twice: name another one, or none, for thoughts against none")
             comparisons = compared.paired_tests(args.first, args.second)
+            left_out = compared.unpaired(args.first, args.second)
     except (ValueError, OSError) as error:
         raise SystemExit(f"qstar-compare: {error}") from error
     from qstar.reports import summaries
 
     title = f"{args.second} against {args.first}" if args.second else f"{args.first}, thoughts against none"
     names = compared.names(args.first, args.second) if args.second else summaries.OWN
-    console.console().print(summaries.comparisons(comparisons, f"{title}, on the same items", names))
+    console.console().print(summaries.comparisons(comparisons, f"{title}, on the same items", names, left_out))
 
 
 if __name__ == "__main__":

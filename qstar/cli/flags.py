@@ -14,14 +14,18 @@ def parser(description: str | None) -> argparse.ArgumentParser:
 
 
 def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """What the arguments say; the message about those left over spells out flags that were given as overrides."""
+    """What the arguments say; a message spells out flags that were given as overrides."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     args, left = parser.parse_known_args(words)
+    usage = parser.format_usage()
+    pairs = [word.split("=", 1) for word in words if f"[--{word.partition('=')[0]} " in usage and "=" in word]
+    meant = [
+        f"{name}={value} is given as --{name} {value}" for name, value in pairs if not Path(f"{name}={value}").exists()
+    ]
     if left:
-        usage = parser.format_usage()
-        pairs = [word.split("=", 1) for word in words if "=" in word and f"[--{word.split('=', 1)[0]} " in usage]
-        meant = "".join(f"; {name}={value} is given as --{name} {value}" for name, value in pairs)
-        parser.error(f"unrecognized arguments: {' '.join(left)}{meant}")
+        parser.error("; ".join([f"unrecognized arguments: {' '.join(left)}", *meant]))
+    if meant:
+        parser.error("; ".join(meant))
     return args
 
 

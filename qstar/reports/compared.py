@@ -19,6 +19,7 @@ from qstar.evals.paired import Comparison
 from qstar.reports import directories, html, overview, summaries, sweeps
 from qstar.reports.arrow import Frame
 from qstar.reports.directories import EvaluationFolder, RunDirectory, SolveRun, TrainRun
+from qstar.thoughts.thinking import Thinks
 
 TESTS = (
     "task",
@@ -70,6 +71,8 @@ class Compared:
         for name in a:
             if name.endswith(("_low", "_high")) or not (sweeps.finite(a[name]) and sweeps.finite(b.get(name))):
                 continue
+            if name == "reward" and _thinks(self.first) != _thinks(self.second):
+                continue  # nats that a thought gains, and a grader's points
             row = {"result": name, "difference": b[name] - a[name]}
             ends: list[Any] = [(of[name], of.get(f"{name}_low"), of.get(f"{name}_high")) for of in (a, b)]
             first, second = ends
@@ -133,7 +136,9 @@ class Compared:
                 parts.append(f'<div class="soft">{html.escaped(error)}</div>')
             else:
                 tested = {test.column for test in tests}
-                parts.append(html.table(*summaries.paired(tests, self.names), summaries.of_difference(self.names)))
+                second = None if self.second is None else self.second.path
+                caption = summaries.of_difference(self.names, unpaired(self.first.path, second))
+                parts.append(html.table(*summaries.paired(tests, self.names), caption))
         if not (tested and isinstance(self.first, EvaluationFolder)):  # whose results are these numbers
             parts.append(self._results_beside(tested))
         rows = [[row[name] for name in ("setting", "first", "second")] for row in self.settings().records()]
@@ -163,7 +168,7 @@ class Compared:
     def _pairing(self) -> str:
         """The commands that make paired tests of two trainings, which record no answers to single questions."""
         runs = [run for run in (self.first, self.second) if isinstance(run, TrainRun) and run.steps]
-        if len(runs) < 2:
+        if len(runs) < 2 or type(runs[0].config.eval) is not type(runs[1].config.eval):
             return ""
         evaluation = configs.choice("eval", type(runs[0].config.eval))
         folders = [Path("evaluations", re.sub(r"[^\w.-]+", "_", name).strip("_.")) for name in self.names]
@@ -177,6 +182,10 @@ class Compared:
         return f'<div class="soft">Paired tests of the two:</div>{shown}' if evaluation != "none" else ""
 
 
+def _thinks(run: RunDirectory) -> bool:
+    return isinstance(run, TrainRun) and isinstance(run.config.method, Thinks)
+
+
 def names(first: Path, second: Path) -> tuple[str, str]:
     """The parts of two paths in which they differ; `run 0` for a number, as jobs of a sweep have it."""
     both = zip(first.parts, second.parts, strict=False)
@@ -187,20 +196,23 @@ def names(first: Path, second: Path) -> tuple[str, str]:
     return a, b
 
 
-def compare(first: str | Path, second: str | Path | None = None) -> Compared:
-    """Two directories of the same kind, or one evaluation with itself.
+def compare(first: str | Path | RunDirectory, second: str | Path | RunDirectory | None = None) -> Compared:
+    """Two directories of the same kind, by their paths or opened already; or one evaluation with itself.
 
-    Raises FileNotFoundError and ValueError as `qstar.open`, and ValueError for directories of different kinds.
+    Raises FileNotFoundError, TypeError and ValueError as `qstar.open`, and ValueError for directories of different
+    kinds and for one that is given twice.
     """
-    a, b = (None if path is None else directories.open(path) for path in (first, second))
-    assert a is not None
+    a = directories.open(first)
+    b = None if second is None else directories.open(second)
     if b is None and not isinstance(a, EvaluationFolder):
         raise ValueError(
-            f"{first} is a directory of {a.command}: give a second one to compare it with; only an evaluation is "
+            f"{a.path} is a directory of {a.command}: give a second one to compare it with; only an evaluation is "
             "compared with itself, with thoughts against without"
         )
     if b is not None and type(a) is not type(b):
-        raise ValueError(f"{first} is a directory of {a.command} and {second} one of {b.command}: give two of a kind")
+        raise ValueError(f"{a.path} is a directory of {a.command} and {b.path} one of {b.command}: give two of a kind")
+    if b is not None and a.path.resolve() == b.path.resolve():
+        raise ValueError(f"{a.path} is given twice: name another one to compare it with")
     return Compared(a, b)
 
 
@@ -222,6 +234,19 @@ def paired_tests(first: Path, second: Path | None) -> list[Comparison]:
             f"{first} has {', '.join(first_rows)}, {second} has {', '.join(second_rows)}: no task in common"
         )
     return [comparison for task in tasks for comparison in paired.between(task, first_rows[task], second_rows[task])]
+
+
+def unpaired(first: Path, second: Path | None) -> str:
+    """A sentence about the items that one of two evaluations answered alone; empty where there are none."""
+    if second is None:
+        return ""
+    a, b = _answers(first), _answers(second)
+    counts = []
+    for task in a.keys() & b.keys():
+        items = [{row["item"] for row in rows[task]} for rows in (a, b)]
+        if items[0] != items[1]:
+            counts.append(f"{len(items[0] & items[1])} of {len(items[0])} and {len(items[1])} of {task}")
+    return f"items that both answered: {', '.join(sorted(counts))}" if counts else ""
 
 
 def _answers(folder: Path) -> dict[str, list[ItemRow]]:

@@ -12,6 +12,7 @@ that is still going on; the model, the configuration and a search's table are ke
 
 import functools
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,16 +58,24 @@ ROLLOUT = {
 """Columns of a frame of rollouts, and the store's names of them."""
 
 
-def open(path: str | Path = "latest", step: int | None = None, *, thinks: bool = False) -> "RunDirectory":
+def open(
+    path: "str | Path | RunDirectory" = "latest", step: int | None = None, *, thinks: bool = False
+) -> "RunDirectory":
     """What a command left in a directory.
 
     Args:
-        path: a directory, or `latest`: of those under runs/ that do not belong to another, the one begun last.
+        path: a directory, or `latest`: of those under runs/ that do not belong to another, the one begun last. One that
+            is open already is opened again where `step` names a checkpoint.
         step: the checkpoint whose model is asked (default: the newest).
         thinks: `latest` is the newest run with a model that thinks.
 
-    Raises FileNotFoundError where there is no such directory, ValueError for one that no command wrote.
+    Raises FileNotFoundError where there is no such directory, ValueError for one that no command wrote, TypeError for
+    what names none.
     """
+    if isinstance(path, RunDirectory):
+        return path if step is None else type(path)(path.path, step)
+    if not isinstance(path, str | Path):
+        raise TypeError(f"qstar.open({path!r}): expected a directory, as text or a path, or latest")
     directory = files.expanded(path)
     if str(path) == "latest":
         directory = stored.latest_thinker() if thinks else _latest()
@@ -90,9 +99,23 @@ def open(path: str | Path = "latest", step: int | None = None, *, thinks: bool =
 
 
 def run_folders(folder: Path) -> list[Path]:
-    """The run directories below a folder that do not lie within another one, by name."""
-    started = {file.parent for name in KINDS for file in folder.glob(f"**/{name}")} - {folder}
-    return sorted((path for path in started if not started & set(path.parents)), key=_by_number)
+    """The run directories below a folder that do not lie within another one, by name.
+
+    Raises ValueError for a folder that is none of runs but, say, a whole disk.
+    """
+    runs = []
+    for number, (place, within, names) in enumerate(os.walk(folder)):
+        if number == SEARCHED:
+            raise ValueError(
+                f"{folder} has over {SEARCHED:,} folders below it: name the folder of the runs that are meant"
+            )
+        if Path(place) != folder and not KINDS.keys().isdisjoint(names):
+            runs.append(Path(place))
+            within.clear()
+    return sorted(runs, key=_by_number)
+
+
+SEARCHED = 20_000  # folders, which take a second
 
 
 def _by_number(path: Path) -> list[tuple[bool, int, str]]:

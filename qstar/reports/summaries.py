@@ -57,11 +57,13 @@ def _thoughts(row: Row) -> str:
 OWN = ("without", "with thoughts")  # what the two are called where an evaluation is compared with itself
 
 
-def comparisons(results: Sequence[Comparison], title: str, names: tuple[str, str] = OWN) -> tables.Fitted:
+def comparisons(
+    results: Sequence[Comparison], title: str, names: tuple[str, str] = OWN, unpaired: str = ""
+) -> tables.Fitted:
     """Paired tests for the screen; `names` are those of the two that are compared."""
     columns, rows = paired(results, names)
     out = tables.screen(columns, rows, text=columns.index(names[0]))
-    out.title, out.title_justify, out.caption = title, "left", of_difference(names)
+    out.title, out.title_justify, out.caption = title, "left", of_difference(names, unpaired)
     return tables.Fitted(out)
 
 
@@ -79,9 +81,10 @@ def paired(results: Sequence[Comparison], names: tuple[str, str] = OWN) -> tuple
     return columns, rows
 
 
-def of_difference(names: tuple[str, str]) -> str:
+def of_difference(names: tuple[str, str], unpaired: str = "") -> str:
     """What stands below such a table."""
-    return f"difference: {names[1]} - {names[0]}, 95 % bootstrap interval over items; p: two-sided"
+    said = f"difference: {names[1]} - {names[0]}, 95 % bootstrap interval over items; p: two-sided"
+    return f"{said}; {unpaired}" if unpaired else said
 
 
 def left_out(questions: Mapping[str, Sequence[str]]) -> str:

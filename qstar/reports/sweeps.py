@@ -136,6 +136,8 @@ class Sweep(Frame):
 
     def title(self) -> str:
         """How many runs, and in what they differ."""
+        if len(self) == 1:
+            return "one run"
         return f"{len(self)} runs, " + (
             f"which differ in {_listed(self.chosen)}" if self.overrides else "with the same settings"
         )
@@ -191,9 +193,15 @@ def sweep(folder: str | Path) -> Sweep:
     Columns are `run`, the settings in which the runs differ, and results: the step, the last headline metrics, and the
     last figures of every task and way of answering, those with an interval also as `_low` and `_high`.
 
-    Raises FileNotFoundError where there is no run below the folder, ValueError for runs of different commands.
+    Raises FileNotFoundError where there is no run below the folder, ValueError for a run and for runs of different
+    commands.
     """
     folder = Path(folder)
+    if folder.is_dir() and (kind := directories.kind_of(folder)) is not None:
+        raise ValueError(
+            f"{folder} is itself a directory of {kind.command}: open it with qstar.open({str(folder)!r}), or name the "
+            "folder of several"
+        )
     paths = directories.run_folders(folder) if folder.is_dir() else []
     if not paths:
         raise FileNotFoundError(f"no runs below {folder}: expected the folder of a sweep, as qstar-train -m leaves it")

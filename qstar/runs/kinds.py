@@ -32,6 +32,8 @@ class Kind(Generic[C]):
 
     def check(self, directory: Path, given: str) -> None:
         """Raise FileNotFoundError, naming the override `given`, where the directory holds no run of this kind."""
+        if directory.is_file():
+            raise FileNotFoundError(f"{given}: expected the directory of a {self.noun}, but this is a file")
         if not self.is_at(directory):
             raise FileNotFoundError(
                 f"{given}: expected the directory of a {self.noun}, but {directory} has no {self.file}"
@@ -91,7 +93,7 @@ def held(folder: Path, file: str) -> str:
         return ""
     last = newest([path / file for path in runs]).parent
     names = ", ".join(str(path.relative_to(folder)) for path in runs[:LISTED]) + (", ..." if len(runs) > LISTED else "")
-    return f"; it holds {len(runs)} of them ({names}): name one, such as {last}, the newest"
+    return f"; it holds at least {len(runs)} of them ({names}): name one, such as {last}, the newest"
 
 
 def newest(of: Sequence[Path]) -> Path:

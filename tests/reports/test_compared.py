@@ -10,6 +10,7 @@ import run_folders
 from shell import arguments
 
 import qstar
+from qstar import config as configs
 from qstar.cli import compare as command
 from qstar.reports import compared, document
 
@@ -75,6 +76,38 @@ def test_evaluations_that_cannot_be_paired_say_why_beside_their_results(tmp_path
     first, second = run_folders.evaluation(tmp_path / "a"), run_folders.evaluation(tmp_path / "b")
     page = qstar.compare(first, second).html()
     assert f"{first} holds several steps; name one" in page and "Results" in page
+
+
+def test_items_that_one_of_two_left_out_are_counted(tmp_path, capsys):
+    first = run_folders.search(tmp_path / "best", (False, True))
+    second = run_folders.search(tmp_path / "beam", (True, True, True))
+    said = "items that both answered: 2 of 2 and 3 of cups, 6 to 8 moves, seed 0"
+    assert compared.unpaired(first, second) == said and said in qstar.compare(first, second).html()
+    command.main([str(first), str(second)])
+    assert said in " ".join(capsys.readouterr().out.split())
+    assert compared.unpaired(first, first) == compared.unpaired(first, None) == ""
+
+
+def test_runs_that_are_open_are_compared_and_one_with_itself_is_not(trainings):
+    runs = [qstar.open(trainings / name) for name in "01"]
+    assert qstar.compare(*runs).names == ("run 0", "run 1")
+    assert qstar.open(runs[0]) is runs[0] and qstar.open(runs[0], 3).step == 3
+    for same in (runs[0], trainings / "1" / ".." / "0"):
+        with pytest.raises(ValueError, match="given twice"):
+            qstar.compare(trainings / "0", same)
+    with pytest.raises(SystemExit, match="given twice"):
+        command.main([str(trainings / "0"), str(trainings / "0")])
+    for nothing in (None, 3):
+        with pytest.raises(TypeError, match=rf"qstar\.open\({nothing}\): expected a directory"):
+            qstar.open(nothing)
+
+
+def test_rewards_of_thoughts_and_of_graders_are_not_subtracted(trainings, tmp_path):
+    graded = shutil.copytree(trainings / "1", tmp_path / "graded")
+    assert len(qstar.compare(trainings / "0", graded).results().where(result="reward"))
+    cfg = run_folders.made("method=grpo", "data=rollouts", "~experiments", "task=cups", "control=false")
+    configs.save(cfg, graded / "config.yaml")
+    assert not len(qstar.compare(trainings / "0", graded).results().where(result="reward"))
 
 
 def test_searches_of_the_same_questions_are_paired(tmp_path, capsys):

@@ -8,6 +8,7 @@ import qstar
 from qstar import config as configs
 from qstar.cli import sweep_end
 from qstar.methods.plain_lm import PlainLM
+from qstar.reports import directories
 from qstar.training import console
 
 
@@ -139,6 +140,16 @@ def test_directories_of_two_kinds_are_not_compared(folder, tmp_path):
         qstar.compare(folder / "0", label)
     with pytest.raises(ValueError, match="second one"):
         qstar.compare(folder / "0")
+
+
+def test_a_run_is_no_sweep_and_a_whole_disk_is_no_folder_of_runs(folder, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"0 is itself a directory of qstar-train: open it with qstar\.open"):
+        qstar.sweep(folder / "0")
+    monkeypatch.setattr(directories, "SEARCHED", 3)
+    for number in range(4):
+        (tmp_path / str(number)).mkdir()
+    with pytest.raises(ValueError, match="has over 3 folders below it: name the folder of the runs"):
+        qstar.sweep(tmp_path)
 
 
 def test_a_result_over_a_setting_is_a_chart_of_means_with_intervals(folder):

@@ -140,8 +140,17 @@ def test_runs_are_looked_for_in_folders_near_by(tmp_path):
     for place in ("a/b/c/d", "a/b/e"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "config.yaml").touch()
-    assert "it holds 1 of them (a/b/e)" in kinds.held(tmp_path, "config.yaml")
+    assert "it holds at least 1 of them (a/b/e)" in kinds.held(tmp_path, "config.yaml")
     assert kinds.held(tmp_path / "a/b/e", "config.yaml") == kinds.held(tmp_path / "gone", "config.yaml") == ""
+
+
+def test_a_file_is_no_run(tmp_path):
+    make_run = tmp_path / "run"
+    run_folders.train(make_run)
+    file = make_run / "config.yaml"
+    for opened in (load.load_run, stored.steps, lambda path: stored.RUN.check(path, f"resume={path}")):
+        with pytest.raises(FileNotFoundError, match=r"config\.yaml.* is a file"):
+            opened(file)
 
 
 @pytest.mark.parametrize("command", ["train", "solve"])
@@ -150,7 +159,7 @@ def test_the_folder_of_a_sweep_is_answered_with_its_runs(tmp_path, command):
     for number in range(3):
         make(tmp_path / str(number))
         os.utime(tmp_path / str(number) / kind.file, (100 + number % 2, 100 + number % 2))
-    expected = rf"it holds 3 of them \(0, 1, 2\): name one, such as {tmp_path / '1'}, the newest"
+    expected = rf"it holds at least 3 of them \(0, 1, 2\): name one, such as {tmp_path / '1'}, the newest"
     with pytest.raises(FileNotFoundError, match=rf"resume={tmp_path}: .* has no {kind.file}; {expected}"):
         kind.check(tmp_path, f"resume={tmp_path}")
     if command == "train":
