@@ -3,12 +3,14 @@
 Scripts that need weights or packages which a plain checkout lacks parse their arguments alone (`--help`).
 """
 
+import dataclasses
 import io
 import json
 import re
 import runpy
 import shlex
 import shutil
+import string
 import subprocess
 import sys
 
@@ -17,12 +19,16 @@ import jax
 import numpy as np
 import pytest
 import small_runs
+import tiny
 import tolerances
 import yaml
 
 import qstar
 from qstar import runs
+from qstar.data import tokenizer
+from qstar.models import lm as language_model
 from qstar.paths import ROOT
+from qstar.policy import Policy
 from qstar.runs import ablation, solve, train
 from qstar.tasks import cups
 
@@ -111,6 +117,7 @@ AFTER_RUNS = {
     "star/arithmetic/study.py",
     "star/smollm2/ask.py",
     "star/smollm2/tables.py",
+    "verifiers/mistakes/mistakes.py",
 }
 """Those of the tests below, and of tests of their own."""
 
@@ -257,6 +264,45 @@ def test_the_page_of_the_truth_bench_has_the_tables_of_its_records(script, tmp_p
     page = (folder / "README.md").read_text().splitlines()
     assert len(shown) > 20 and [line for line in shown if line not in page] == []
     assert {file.name for file in tmp_path.glob("*.png")} == {file.name for file in folder.glob("*.png")}
+
+
+def test_a_reward_model_is_trained_on_other_models_mistakes_and_judged(script, tmp_path):
+    characters = tokenizer.characters(string.printable[:95] + "\n", (" Yes", " No", " A", " B"))
+    shape = dataclasses.replace(tiny.LM, vocab=characters.size, max_len=512)
+    base = Policy.of_language_model(shape, tiny.weights_of(language_model.definition(shape)), characters, "tiny")
+    runs.save_model(tmp_path / "tiny", base)
+    for name in ("multistep_arithmetic", "tracking_shuffled_objects"):
+        lines = [
+            {"input": f"{number} + 1 =", "steps": ["A = 1.", f"So it is {number}."], "target": f"{number + 1}",
+             "answer": f"{number + (mistake is None)}", "mistake_index": mistake}
+            for number, mistake in enumerate((None, 0, 1, None, 0, 1, None, 0, 1, None))
+        ]  # fmt: skip
+        lines += [lines[0] | {"answer": "7"}, lines[0] | {"steps": ["A = 1." * 10]}]
+        (tmp_path / f"bigbench_mistake_{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    name, out = "verifiers/mistakes/mistakes.py", tmp_path / "out"
+    sizes = ("--length", 48, "--steps", 2, "--batch", 1, "--seeds", 0)
+    kinds = ("position", "untrained", "prm", "judge")
+    given = ("--data", tmp_path, "--base", tmp_path / "tiny", "--out", out, *sizes, "--kinds", *kinds)
+    shown = script(name, *given)
+    records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in records] == [*kinds]
+    for line in records:
+        assert line["left_out"] == {
+            f"{task}: {why}": 1
+            for task in ("arithmetic", "objects")
+            for why in ("a wrong answer without a mistake", "too long")
+        }
+        assert (line["train"], len(line["dev"]), len(line["test"])) == (12, 4, 4)
+        assert all(len(row["scores"]) == 2 and 0 <= min(row["scores"]) for row in [*line["dev"], *line["test"]])
+    read = [json.loads(line) for line in (out / "seed_0" / "train.jsonl").read_text().splitlines()]
+    assert {len(row["completions"]) - len(row["labels"]) for row in read} == {0}
+    assert {tuple(row["labels"]) for row in read} == {(True, True), (False,), (True, False)}
+    scores = {line["kind"]: [score for row in line["test"] for score in row["scores"]] for line in records}
+    assert set(scores["untrained"]) == {0.5} and 0.5 not in scores["prm"] and scores["prm"] != scores["judge"]
+    again = script(name, *given)
+    assert again in shown and script(name, "--show", out) == again and "| both | prm | 1 |" in again
+    with pytest.raises(AssertionError, match="name another folder"):
+        script(name, *given, "--lr", 1)
 
 
 def test_a_router_is_fitted_to_a_run_of_best_of_n(script, tmp_path):
