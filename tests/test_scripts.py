@@ -87,6 +87,10 @@ RUNS = {
         "prm=bundled:cups_prm", "logprob", "oracle", "--questions", 4, "--stepwise", 2, "--samples", 4, "--sizes", 4,
         "--strategies", "MCTS", "--cot", 2, "--seeds", 0, "--batch", 4, "--out", "OUT",
     ],
+    "search/contour/contour.py": [
+        "--sizes", "small", "medium", "--digits", 1, "--examples", 8, "--questions", 2, "--steps", 1, "--samples", 2,
+        "--batch", 2, "--seeds", 0, "--out", "OUT",
+    ],
     "star/smollm2/sums.py": ["OUT", "--train", 3, "--dev", 2, "--test", 2],
     "star/arithmetic/warmup.py": ["OUT", "--digits", "1:3", "2:3"],
     "verifiers/slips/slips.py": ["cups", "--problems", 8, "--held-out", 4, "--steps", 1, "--seeds", 0, "--out", "OUT"],

@@ -39,25 +39,27 @@ from qstar.tasks.arithmetic import ALPHABET, Arithmetic
 
 RESULTS = "results.jsonl"
 WORDS = ("Input:\n", "Target:", "<scratch>\n", "</scratch>\n", " C:", " ,", " +", *(f" {digit}" for digit in range(10)))
-LENGTH, BATCH = 128, 32
+BATCH = 32
 
 
 @dataclass(frozen=True)
 class Size:
-    """Width and layers; heads of 16, a feed-forward layer of three widths."""
+    """Width and layers; heads of 16, a feed-forward layer of three widths, and the learning rate that goes with it."""
 
     width: int
     layers: int
+    lr: float
 
     def overrides(self) -> list[str]:
         heads = self.width // 16
         return [
             f"model.width={self.width}", f"model.layers={self.layers}", f"model.heads={heads}",
             f"model.kv_heads={heads}", "model.head_size=16", f"model.ff={3 * self.width}",
+            f"optim.lr={self.lr}",
         ]  # fmt: skip
 
 
-SIZES = {"small": Size(32, 2), "medium": Size(64, 2), "large": Size(128, 3)}
+SIZES = {"small": Size(32, 2, 8e-3), "medium": Size(64, 2, 4e-3), "large": Size(128, 3, 2e-3)}
 PAIRS = (("small", "medium"), ("medium", "large"), ("small", "large"))
 RATIOS = (0.16, 0.79, 22.0)  # of Snell et al.
 GRID = tuple(float(ratio) for ratio in np.geomspace(0.05, 100, 34))
@@ -83,7 +85,7 @@ def trained(args: argparse.Namespace, name: str, seed: int) -> Path:
     if stored.saved_steps(run) != [args.steps]:
         cfg = configs.composed("train", [
             "experiments=star/arithmetic/warmup", *SIZES[name].overrides(), f"data.path={data / 'examples.jsonl'}",
-            f"model.tokenizer={data / 'tokenizer.json'}", f"data.length={LENGTH}", f"batch_size={BATCH}",
+            f"model.tokenizer={data / 'tokenizer.json'}", f"data.length={args.length}", f"batch_size={BATCH}",
             f"steps={args.steps}", f"save_every={args.steps}", f"optim.warmup_steps={min(50, args.steps // 2)}",
             f"seed={seed}", f"run_dir={run}",
         ])  # fmt: skip
@@ -113,10 +115,10 @@ def measured(args: argparse.Namespace, name: str, seed: int) -> dict:
     greedy, greedy_flops, written = answered(args, run, "greedy", "search.n=1", "temperature=0")
     sampled, sample_flops, _ = answered(args, run, "sampled", f"search.n={args.samples}", f"seed={seed}")
     loaded = load.load_run(run)
-    step = BATCH * cost.flops(loaded.lm, loaded.method.passes(LENGTH))
+    step = BATCH * cost.flops(loaded.lm, loaded.method.passes(args.length))
     line = {
         "size": name, "seed": seed, "parameters": sum(leaf.size for leaf in jax.tree.leaves(loaded.params)),
-        "train_flops": step * args.steps, "train_tokens": LENGTH * BATCH * args.steps,
+        "train_flops": step * args.steps, "train_tokens": args.length * BATCH * args.steps,
         "answer_flops": greedy_flops, "answer_tokens": written, "sample_flops": sample_flops, "samples": args.samples,
         "questions": {}, "greedy": {}, "votes": {}, "any": {},
     }  # fmt: skip
@@ -219,38 +221,35 @@ def equal_table(lines: Sequence[Mapping]) -> str:
 
 
 def draw(lines: Sequence[Mapping], file: Path) -> None:
-    """Accuracy of the small model's votes less the large model's, over R and the number of digits."""
-    digits = list(lines[0]["greedy"])
-    figure, axes = figures.grid(len(PAIRS), len(PAIRS), 3.6, 2.9, shared=True)
-    for axis, (few, many) in zip(axes, PAIRS, strict=True):
-        cells = np.zeros((len(digits), len(GRID)))
-        for column, ratio in enumerate(GRID):
-            lines_at = [line for line in compared(lines, ratio) if line["pair"] == f"{few} against {many}"]
-            for row, number in enumerate(digits):
-                cells[row, column] = np.mean(
-                    [line["votes"] - line["large"] for line in lines_at if line["digits"] == number]
-                )
-        levels = np.linspace(-1, 1, 21)
-        shown = axis.contourf(GRID, range(len(digits)), cells, levels=levels, cmap="RdBu")
-        axis.contour(GRID, range(len(digits)), cells, levels=[0], colors="black", linewidths=1)
+    """Accuracy of the small model's votes less the large model's greedy answer, over R and the number of digits."""
+    cases = [frames.by(compared(lines, ratio), "pair", "digits") for ratio in GRID]
+    pairs, digits = list(dict.fromkeys(pair for pair, _ in cases[0])), list(lines[0]["greedy"])
+    figure, axes = figures.grid(len(pairs), len(pairs), 3.6, 2.9, shared=True)
+    for axis, pair in zip(axes, pairs, strict=True):
+        gains = [[np.mean([case["votes"] - case["large"] for case in at[pair, n]]) for at in cases] for n in digits]
+        shown = axis.contourf(GRID, range(len(digits)), gains, levels=np.linspace(-1, 1, 21), cmap="RdBu")
+        axis.contour(GRID, range(len(digits)), gains, levels=[0], colors="black", linewidths=1)
         axis.set_xscale("log")
-        axis.set_title(f"{few} with votes, less {many}", fontsize=9)
+        axis.set_title(pair, fontsize=9)
         axis.set_xlabel("R: tokens answered / trained on", fontsize=8)
         axis.set_yticks(range(len(digits)), digits)
         for ratio in RATIOS:
-            axis.axvline(ratio, color="grey", linewidth=0.6, linestyle=":")
+            figures.level(axis, ratio, upright=True)
     axes[0].set_ylabel("digits", fontsize=8)
-    figure.colorbar(shown, ax=axes, label="accuracy", ticks=[-1, -0.5, 0, 0.5, 1])
+    bar = figure.colorbar(shown, ax=axes, ticks=[-1, -0.5, 0, 0.5, 1])
+    bar.set_label("votes less greedy", fontsize=8)
     figures.save(figure, file)
 
 
 def main() -> None:
     parser = flags.parser(__doc__)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--digits", type=int, nargs="+", default=[1, 2, 3, 4])
     parser.add_argument("--examples", type=int, default=4000, help="scratchpads of each number of digits")
     parser.add_argument("--questions", type=int, default=60, help="of the test split, of each number of digits")
-    parser.add_argument("--steps", type=int, default=600, help=f"of training, {BATCH} x {LENGTH} tokens each")
+    parser.add_argument("--steps", type=int, default=600, help=f"of training, {BATCH} rows each")
     parser.add_argument("--samples", type=int, default=96, help="of each question")
+    parser.add_argument("--length", type=int, default=96, help="tokens of a row of training")
     parser.add_argument("--batch", type=int, default=60, help="questions at a time")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/contour"))
@@ -266,7 +265,7 @@ def main() -> None:
             files.make(args.out)
             done = {(line["size"], line["seed"]) for line in frames.lines(args.out / RESULTS)}
             for seed in args.seeds:
-                for name in SIZES:
+                for name in args.sizes:
                     if (name, seed) not in done:
                         files.append(args.out / RESULTS, [measured(args, name, seed)], durable=True)
         lines = frames.lines(out / RESULTS)
