@@ -282,7 +282,8 @@ def test_a_reward_model_is_trained_on_other_models_mistakes_and_judged(script, t
             for number, mistake in enumerate((None, 0, 1, None, 0, 1, None, 0, 1, None))
         ]  # fmt: skip
         lines += [lines[0] | {"answer": "7"}, lines[0] | {"steps": ["A = 1." * 10]}]
-        (tmp_path / f"bigbench_mistake_{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        # As in the files of the data set, the last line has no end.
+        (tmp_path / f"bigbench_mistake_{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     name, out = "verifiers/mistakes/mistakes.py", tmp_path / "out"
     sizes = ("--length", 48, "--steps", 2, "--batch", 1, "--seeds", 0)
     kinds = ("position", "untrained", "prm", "judge")

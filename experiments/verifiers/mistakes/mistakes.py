@@ -33,6 +33,7 @@ from qstar.cli import entry, flags
 from qstar.evals import step_scores
 from qstar.reports import frames, tables
 from qstar.runs import judge, load, scoring, stored, train
+from qstar.tasks.lines import json_lines
 
 TASKS = {"arithmetic": "multistep_arithmetic", "objects": "tracking_shuffled_objects"}
 KINDS = ("position", "untrained", "prm", "judge")
@@ -77,7 +78,7 @@ def read(folder: Path, base: str, length: int) -> tuple[list[dict], dict]:
     """The solutions of both tasks that have at most `length` tokens, and how many were left out for which reason."""
     tokenizer, rows, left_out = load.load_model(base).tokenizer, [], Counter()
     for task, name in TASKS.items():
-        for number, record in enumerate(files.records(folder / f"bigbench_mistake_{name}.jsonl", "a solution")):
+        for number, (_, record) in enumerate(json_lines(folder / f"bigbench_mistake_{name}.jsonl")):
             row = solution(record, task, number)
             if contradictory(record):
                 left_out[f"{task}: a wrong answer without a mistake"] += 1
