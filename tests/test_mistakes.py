@@ -64,12 +64,23 @@ def test_shares_of_right_steps_are_by_task_and_place_and_count_no_unlabelled_ste
         {"task": "a", "labels": [RIGHT, RIGHT, RIGHT]},
         {"task": "b", "labels": [WRONG, None, None]},
     ]
-    assert bench.shares_right(rows) == {("a", 0): 3 / 4, ("a", 1): 2 / 4, ("a", 2): 2 / 3, ("b", 0): 1 / 3}
+    assert bench.shares_right(rows, lambda row: row["task"]) == {
+        ("a", 0): 3 / 4,
+        ("a", 1): 2 / 4,
+        ("a", 2): 2 / 3,
+        ("b", 0): 1 / 3,
+    }
+
+
+def test_the_story_of_a_gift_that_is_a_ball_is_of_gifts(bench):
+    prompts = ("They swap gifts: Alice has a ball.", "A game: Alice has a ball.", "(1 + 2) =")
+    assert [bench.story({"prompt": prompt}) for prompt in prompts] == ["gifts", "ball", ""]
 
 
 def test_the_area_is_the_share_of_pairs_in_order_with_ties_as_halves(bench):
     assert bench.area([0.9, 0.5, 0.5, 0.1], [RIGHT, RIGHT, WRONG, WRONG]) == (1 + 1 + 0.5 + 1) / 4
-    assert np.isnan(bench.area([0.9, 0.1], [RIGHT, RIGHT]))
+    assert bench.area([0.9, 0.5, 0.5, 0.1], [RIGHT, RIGHT, WRONG, WRONG], ["a", "b", "b", "b"]) == (0.5 + 1) / 2
+    assert np.isnan(bench.area([0.9, 0.1], [RIGHT, RIGHT])) and np.isnan(bench.area([1, 0], [RIGHT, WRONG], ["a", "b"]))
 
 
 SOLUTIONS = [
@@ -77,6 +88,8 @@ SOLUTIONS = [
     {"judged": [RIGHT, WRONG], "scores": [0.6, 0.5, 0.9]},
     {"judged": [RIGHT, RIGHT], "scores": [0.9, 0.4]},
 ]
+for solution, story in zip(SOLUTIONS, ("ball", "books", "ball"), strict=True):
+    solution.update(task="objects", story=story)
 
 
 def test_the_threshold_is_that_of_the_highest_f1_of_first_mistakes(bench):
@@ -92,7 +105,7 @@ def test_steps_are_judged_up_to_the_mistake_and_solutions_by_all_of_theirs(bench
     near = {
         "flawless": 1 / 3, "base_rate": 4 / 6, "accuracy": 5 / 6, "step_auc": 7 / 8,
         "brier": (0.04 + 0.09 + 0.16 + 0.25 + 0.01 + 0.36) / 6, "named": 0.5, "passed": 1.0, "f1": 2 / 3,
-        "solution_auc": 1 / 2, "solution_base": 2 / 3, "solution_accuracy": 2 / 3,
+        "solution_auc": 1 / 2, "within_auc": 1.0, "solution_base": 2 / 3, "solution_accuracy": 2 / 3,
     }  # fmt: skip
     for name, value in near.items():
         assert found[name] == pytest.approx(value, rel=1e-12), name

@@ -286,7 +286,7 @@ def test_a_reward_model_is_trained_on_other_models_mistakes_and_judged(script, t
         (tmp_path / f"bigbench_mistake_{name}.jsonl").write_text("\n".join(map(json.dumps, lines)))
     name, out = "verifiers/mistakes/mistakes.py", tmp_path / "out"
     sizes = ("--length", 48, "--steps", 2, "--batch", 1, "--seeds", 0)
-    kinds = ("position", "untrained", "prm", "judge")
+    kinds = ("position", "story", "untrained", "prm", "judge")
     given = ("--data", tmp_path, "--base", tmp_path / "tiny", "--out", out, *sizes, "--kinds", *kinds)
     shown = script(name, *given)
     records = [json.loads(line) for line in (out / "results.jsonl").read_text().splitlines()]

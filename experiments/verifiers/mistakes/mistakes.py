@@ -21,7 +21,7 @@ import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,8 @@ from qstar.runs import judge, load, scoring, stored, train
 from qstar.tasks.lines import json_lines
 
 TASKS = {"arithmetic": "multistep_arithmetic", "objects": "tracking_shuffled_objects"}
-KINDS = ("position", "untrained", "prm", "judge")
+STORIES = ("books", "dance", "gifts", "match", "ball")  # of shuffled objects; a gift may be a ball
+KINDS = ("position", "story", "untrained", "prm", "judge")
 RESULTS = "results.jsonl"
 BOTH = "both"
 
@@ -105,14 +106,22 @@ def split(rows: Sequence[dict], seed: int) -> Split:
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def shares_right(rows: Iterable[Mapping]) -> dict[tuple[str, int], float]:
-    """By task and place the share of judged steps that are right, with one right and one wrong step added to each."""
+def story(row: Mapping) -> str:
+    """What the objects are; nothing of sums."""
+    return next((word for word in STORIES if word in row["prompt"]), "")
+
+
+def shares_right(rows: Iterable[Mapping], group: Callable[[Mapping], str]) -> dict[tuple[str, int], float]:
+    """By group and place the share of judged steps that are right, with one right and one wrong step added to each."""
     right, count = Counter(), Counter()
     for row in rows:
         for place, label in enumerate(judged(row)):
-            right[row["task"], place] += label
-            count[row["task"], place] += 1
+            right[group(row), place] += label
+            count[group(row), place] += 1
     return {place: (right[place] + 1) / (count[place] + 2) for place in count}
+
+
+GROUPS = {"position": lambda row: row["task"], "story": lambda row: row["task"] + story(row)}
 
 
 def trained(parts: Split, run: Path, seed: int, args: argparse.Namespace) -> None:
@@ -140,9 +149,10 @@ def scores(kind: str, parts: Split, rows: Sequence[Mapping], seed: int, args: ar
     """Of every step of some solutions, those after the mistake as well."""
     if kind == "untrained":
         return [np.full(len(row["completions"]), 0.5) for row in rows]
-    if kind == "position":
-        shares = shares_right(parts.train)
-        places = [[(row["task"], place) for place in range(len(row["completions"]))] for row in rows]
+    if kind in GROUPS:
+        group = GROUPS[kind]
+        shares = shares_right(parts.train, group)
+        places = [[(group(row), place) for place in range(len(row["completions"]))] for row in rows]
         return [np.array([shares.get(place, 0.5) for place in of]) for of in places]
     if kind == "prm":
         run = args.out / f"seed_{seed}" / "run"
@@ -160,7 +170,13 @@ def work(kind: str, seed: int, args: argparse.Namespace) -> str:
     parts = split(rows, seed)
     held = [*parts.dev, *parts.test]
     given = [
-        {"task": row["task"], "number": row["number"], "judged": judged(row), "scores": np.round(of, 5).tolist()}
+        {
+            "task": row["task"],
+            "story": story(row),
+            "number": row["number"],
+            "judged": judged(row),
+            "scores": np.round(of, 5).tolist(),
+        }
         for row, of in zip(held, scores(kind, parts, held, seed, args), strict=True)
     ]
     seconds = round(time.monotonic() - started, 1)
@@ -180,10 +196,15 @@ def setting(args: argparse.Namespace) -> dict:
 # --- figures ------------------------------------------------------------------------------------------------------
 
 
-def area(scores: Sequence[float], right: Sequence[bool]) -> float:
-    """Area under the ROC curve: how often what is right has the higher score; ties count half. nan without a pair."""
+def area(scores: Sequence[float], right: Sequence[bool], groups: Sequence | None = None) -> float:
+    """Area under the ROC curve: how often what is right has the higher score; ties count half. nan without a pair.
+
+    With groups, of the pairs within one.
+    """
     scores, right = np.asarray(scores), np.asarray(right, bool)
+    of = np.zeros(len(right)) if groups is None else np.unique(groups, return_inverse=True)[1]
     gaps = scores[right][:, None] - scores[~right][None]
+    gaps = gaps[of[right][:, None] == of[~right][None]]
     return float(np.mean((gaps > 0) + (gaps == 0) / 2)) if gaps.size else float("nan")
 
 
@@ -212,6 +233,7 @@ def figures_of(rows: Sequence[Mapping], threshold: float) -> dict:
         "step_auc": area(steps, right), "ece": step_scores.ece(steps, right),
         "brier": step_scores.brier(steps, right), "threshold": threshold, "named": named.wrong,
         "passed": named.right, "f1": named.f1, "solution_auc": area(least, whole),
+        "within_auc": area(least, whole, [row["task"] + row["story"] for row in rows]),
         "solution_base": float(max(np.mean(whole), 1 - np.mean(whole))),
         "solution_accuracy": float(np.mean((np.array(least) > threshold) == np.array(whole))),
     }  # fmt: skip
@@ -239,10 +261,17 @@ TABLES = {
     },
     "Is there a mistake?": {
         "solutions": "solutions", "without a mistake": "flawless", "AUC of the least score": "solution_auc",
+        "the same within a story": "within_auc",
         "base rate": "solution_base", "accuracy": "solution_accuracy",
     },
 }  # fmt: skip
-COMPARED = {"step AUC": "step_auc", "Brier": "brier", "F1": "f1", "solution AUC": "solution_auc"}
+COMPARED = {
+    "step AUC": "step_auc",
+    "Brier": "brier",
+    "F1": "f1",
+    "solution AUC": "solution_auc",
+    "within a story": "within_auc",
+}
 COUNTS = ("steps", "solutions")
 
 
@@ -266,18 +295,18 @@ def show(out: Path) -> None:
         ]  # fmt: skip
         print(tables.section(title, ("task", "scores", "seeds", *columns), rows))
     rows = [
-        (task, kind, len(group), *(tables.gain(group, name, groups[task, "position"]) for name in COMPARED.values()))
-        for (task, kind), group in groups.items()
-        if kind != "position" and (task, "position") in groups
-    ]
-    print(tables.section("Less the share of right steps at the place", ("task", "scores", "seeds", *COMPARED), rows))
+        (task, f"prm, less {other}", *(tables.gain(groups[task, "prm"], name, groups[task, other])
+                                       for name in COMPARED.values()))
+        for task in (BOTH, *TASKS) for other in GROUPS if {(task, "prm"), (task, other)} <= groups.keys()
+    ]  # fmt: skip
+    print(tables.section("Less what reads no solution", ("task", "scores", *COMPARED), rows))
 
 
 def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder of the files; else $QSTAR_DATA/bigbench_mistake")
     parser.add_argument("--base", default="models/smollm2", help="the language model that training starts from")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["position", "untrained", "prm"])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS[:-1])
     parser.add_argument("--length", type=int, default=256, help="tokens of the longest solution; a row has two")
     parser.add_argument("--steps", type=int, default=20, help="of training")
     parser.add_argument("--batch", type=int, default=2, help="rows of a step")
