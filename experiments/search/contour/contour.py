@@ -59,7 +59,7 @@ class Size:
         ]  # fmt: skip
 
 
-SIZES = {"small": Size(32, 2, 8e-3), "medium": Size(64, 2, 4e-3), "large": Size(128, 3, 2e-3)}
+SIZES = {"small": Size(32, 2, 8e-3), "medium": Size(64, 2, 4e-3), "large": Size(96, 3, 3e-3)}
 PAIRS = (("small", "medium"), ("medium", "large"), ("small", "large"))
 RATIOS = (0.16, 0.79, 22.0)  # of Snell et al.
 GRID = tuple(float(ratio) for ratio in np.geomspace(0.05, 100, 34))
@@ -244,10 +244,10 @@ def draw(lines: Sequence[Mapping], file: Path) -> None:
 def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
-    parser.add_argument("--digits", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--digits", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--examples", type=int, default=4000, help="scratchpads of each number of digits")
     parser.add_argument("--questions", type=int, default=60, help="of the test split, of each number of digits")
-    parser.add_argument("--steps", type=int, default=600, help=f"of training, {BATCH} rows each")
+    parser.add_argument("--steps", type=int, default=1000, help=f"of training, {BATCH} rows each")
     parser.add_argument("--samples", type=int, default=96, help="of each question")
     parser.add_argument("--length", type=int, default=96, help="tokens of a row of training")
     parser.add_argument("--batch", type=int, default=60, help="questions at a time")
