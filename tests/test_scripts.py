@@ -310,6 +310,15 @@ def test_a_reward_model_is_trained_on_other_models_mistakes_and_judged(script, t
         script(name, *given, "--lr", 1)
 
 
+def test_the_page_of_mistakes_has_the_tables_of_its_records(script):
+    folder = experiment_scripts.FOLDER / "verifiers" / "mistakes"
+    shown = [
+        line for line in script("verifiers/mistakes/mistakes.py", "--show", folder).splitlines() if line[:1] == "|"
+    ]
+    page = (folder / "README.md").read_text().splitlines()
+    assert len(shown) > 30 and [line for line in shown if line not in page] == []
+
+
 def test_a_router_is_fitted_to_a_run_of_best_of_n(script, tmp_path):
     settings = ("search=best_of_n", "search.n=4", "scorer=bundled:cups_prm", "questions=12", "sample_batch=12")
     solve.run(small_runs.composed(*settings, f"run_dir={tmp_path / 'run'}", name="solve"), tmp_path / "run")

@@ -299,7 +299,7 @@ def show(out: Path) -> None:
                                        for name in COMPARED.values()))
         for task in (BOTH, *TASKS) for other in GROUPS if {(task, "prm"), (task, other)} <= groups.keys()
     ]  # fmt: skip
-    print(tables.section("Less what reads no solution", ("task", "scores", *COMPARED), rows))
+    print(tables.section("Less what reads no step", ("task", "scores", *COMPARED), rows))
 
 
 def main() -> None:
