@@ -91,6 +91,12 @@ def write(file: str | Path, contents: str | bytes | memoryview) -> None:
         sync(file.parent)
 
 
+def remove_partial(folder: Path) -> None:
+    """Remove what a killed process left of files that it was writing; for the one process that writes the folder."""
+    for leftover in folder.glob(f"*{PARTIAL}"):
+        leftover.unlink()
+
+
 def sync(folder: Path) -> None:
     """Names in the folder as well outlive a power failure."""
     handle = os.open(folder, os.O_RDONLY)

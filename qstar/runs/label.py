@@ -90,6 +90,8 @@ def _run(job: Job, directory: Path) -> dict:
     def begin() -> None:
         KIND.claim(job.cfg, directory)
         files.make(directory / BATCHES)
+        for folder in (directory, directory / BATCHES):
+            files.remove_partial(folder)
 
     processes.first_does(begin)
     batches = job.batches

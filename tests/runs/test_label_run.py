@@ -2,9 +2,15 @@
 
 import json
 import os
+import random
+import re
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
+import jax
 import numpy as np
 import pytest
 import run_folders
@@ -16,6 +22,7 @@ from qstar import label as command
 from qstar.data import rationales
 from qstar.data.labelled import LabelledText
 from qstar.data.rationales import Store
+from qstar.paths import ROOT
 from qstar.runs import improve, label, load, solutions, solve
 from qstar.tasks.cups import Cups, Game
 
@@ -101,6 +108,98 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(run, tmp_path):
     label.run(config(again, "label.k=3", "label.smaller=[1]", "label.soft=true"), again)
     for name in (label.LABELS, "labels_k1.jsonl", label.SUMMARY, "batches/batch_00001.jsonl"):
         assert (again / name).read_bytes() == (run / name).read_bytes()
+
+
+KILLED = """
+import os, signal, sys
+from qstar.cli import scripts
+kills_at, renames, rename = int(sys.argv.pop(1)), 0, os.replace
+def replace(*paths, **others):
+    global renames
+    renames += 1
+    if renames == kills_at:
+        os.kill(os.getpid(), signal.SIGKILL)  # the file is whole, under another name
+    return rename(*paths, **others)
+os.replace = replace
+scripts.label()
+"""
+KILLS = {
+    "monte_carlo": ("label.k=2", "label.smaller=[1]"),
+    "omega": ("label=omega", "label.k=2"),
+}
+PARTS = ("problems=4", "batch=1", "samples=2", "task.train=4", "task.max_moves=6", "rows=8")
+
+
+def started(folder, code, *arguments):
+    """A command in a process of its own."""
+    folder.mkdir(exist_ok=True)
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT),
+        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
+        "JAX_NUM_CPU_DEVICES": "8",
+    }
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def status_of_killed(folder, renames, *overrides):
+    """Of `qstar-label` that SIGKILL ends at its rename of this number, if it gets there."""
+    return started(folder, KILLED, str(renames), *overrides).wait(timeout=300)
+
+
+def contents(folder):
+    """All files of a run, the configuration without its folder."""
+    found = {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+    found[label.KIND.file] = re.sub(rb"(?m)^run_dir: .*$", b"", found[label.KIND.file])
+    return found
+
+
+def straight(kind, folder):
+    label.run(composed(*PARTS, *KILLS[kind], f"run_dir={folder}", name="label"), folder)
+    return contents(folder)
+
+
+@pytest.mark.parametrize("kind", KILLS)
+def test_labelling_that_sigkill_ends_between_two_parts_resumes_bit_for_bit(kind, tmp_path):
+    expected, run = straight(kind, tmp_path / "straight"), tmp_path / "shared" / "run"
+    assert status_of_killed(tmp_path / "shared", 4, *PARTS, *KILLS[kind], "run_dir=run") == -signal.SIGKILL
+    stored = sorted(file.name for file in (run / label.BATCHES).glob("batch_*.jsonl"))
+    assert stored == ["batch_00000.jsonl", "batch_00001.jsonl"]  # renamed after the configuration
+    label.run(composed(*PARTS, *KILLS[kind], f"run_dir={run}", name="label"), run)
+    assert contents(run) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KILLS)
+def test_labelling_that_sigkill_ends_at_every_file_resumes_bit_for_bit(kind, tmp_path):
+    """Each start renames the configuration and one file more, until there is nothing left to write."""
+    expected, shared = straight(kind, tmp_path / "straight"), tmp_path / "shared"
+    resumed, starts = (*PARTS, *KILLS[kind], "run_dir=run"), 0
+    for renames in (1, *[3] * 4, *range(2, len(expected))):  # batches, then what is made of them, written every time
+        status = status_of_killed(shared, renames, *resumed)
+        if status == 0:
+            break
+        assert status == -signal.SIGKILL
+        starts, resumed = starts + 1, (*PARTS, *KILLS[kind], "run_dir=run") if renames == 1 else ("resume=run",)
+    assert status == 0 and starts > 6
+    assert contents(shared / "run") == expected
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KILLS)
+@pytest.mark.parametrize("seed", range(4))
+def test_labelling_that_sigkill_ends_at_a_random_moment_resumes_bit_for_bit(kind, seed, tmp_path):
+    expected, run = straight(kind, tmp_path / "straight"), tmp_path / "shared" / "run"
+    code = "from qstar.cli import scripts; scripts.label()"
+    process = started(run.parent, code, *PARTS, *KILLS[kind], "run_dir=run")
+    while not list((run / label.BATCHES).glob("batch_*.jsonl")):
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(random.Random(seed).uniform(0, 1))
+    process.kill()
+    process.wait()
+    label.run(composed(*PARTS, *KILLS[kind], f"run_dir={run}", name="label"), run)
+    assert contents(run) == expected
 
 
 def test_a_model_that_is_sharded_over_eight_devices_writes_the_same_labels(run, tmp_path):
