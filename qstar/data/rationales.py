@@ -11,6 +11,7 @@ that is missing, altered or a copy of another is an error where its rows are req
 """
 
 import dataclasses
+import itertools
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -195,8 +196,7 @@ class Store:
         if not (folder / ABOUT).is_file():
             _begin(folder, model, task)
         store = cls.open(folder, model, task)
-        for leftover in folder.glob(f"*{PARTIAL}"):
-            leftover.unlink()
+        files.remove_partial(folder)
         store._lists = True
         store._list_what_is_there()
         return store
@@ -382,6 +382,29 @@ def verifier_examples(store: Store, prompts: Mapping[str, str] | None = None) ->
             "problem": row["problem"],
             "iteration": row["iteration"],
         }
+
+
+def preference_pairs(examples: Iterable[Mapping]) -> Iterator[dict]:
+    """V-STaR's preferences: each right completion of a question with each wrong one, those of all iterations together.
+
+    Takes lines as `verifier_examples` gives them, and others without ids; equal texts of a question count once, empty
+    ones not at all. A pair is {prompt, chosen, rejected, problem}, with chosen_ids and rejected_ids if there are ids.
+    """
+    questions: dict[str, dict[tuple[int, str], Mapping]] = {}
+    for example in examples:
+        if example["completion"]:
+            texts = questions.setdefault(example["problem"], {})
+            texts.setdefault((example["label"], example["completion"]), example)
+    for texts in questions.values():
+        right, wrong = ([example for (label, _), example in texts.items() if label == side] for side in (1, 0))
+        for chosen, rejected in itertools.product(right, wrong):
+            pair = {"prompt": chosen["prompt"]} | _side("chosen", chosen) | _side("rejected", rejected)
+            yield pair | {"problem": chosen["problem"]}
+
+
+def _side(name: str, example: Mapping) -> dict:
+    ids = {f"{name}_ids": example["completion_ids"]} if "completion_ids" in example else {}
+    return {name: example["completion"]} | ids
 
 
 def _plain(place: Place) -> dict[str, object]:

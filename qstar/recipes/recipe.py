@@ -94,7 +94,8 @@ class Recipe:
     baseline: bool = False  # subtract the share of right samples: wrong ones get negative weights
     control_variate: bool = False  # subtract the newest sample, times the share of right ones of the other questions
     learn_hinted: Share = 0.0  # share of the training set that is also trained on with its hint
-    verifier: bool = False  # at the end verifier.jsonl holds all samples without a hint, right or wrong, with labels
+    # at the end verifier.jsonl holds all samples without a hint with labels, pairs.jsonl right ones against wrong ones
+    verifier: bool = False
 
     # --- train: from which weights, for how long, on which loss
 

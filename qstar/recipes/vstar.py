@@ -2,7 +2,8 @@
 
 The generator: 16 samples a question, the first ones by a model fine-tuned on human rationales; the base is trained on
 the right ones of all iterations and on the human ones. All samples, right and wrong, go to the verifier with
-their labels (verifier.jsonl).
+their labels (verifier.jsonl), and as preferences, each right one of a question, human ones included, against each
+wrong one (pairs.jsonl); DPO from the first generator, `method=dpo model.source=RUN/iteration_0`, trains the verifier.
 """
 
 from dataclasses import dataclass

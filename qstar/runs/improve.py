@@ -43,7 +43,7 @@ from qstar.tasks.problem import Problem
 from qstar.training import checkpoint, console, layout, metrics
 from qstar.training.optim import OptimConfig
 
-VERIFIER, EXAMPLES = "verifier.jsonl", "examples.jsonl"
+VERIFIER, PAIRS, EXAMPLES = "verifier.jsonl", "pairs.jsonl", "examples.jsonl"
 DEV_SEED = 20_220_328
 
 
@@ -114,8 +114,13 @@ def _conclude(job: Job, lines: Sequence[dict]) -> None:
     directory = job.directory
     if job.recipe.verifier:
         prompts = {problem.id: job.cfg.task.prompt(problem) for problem in job.problems}
-        examples = rationales.verifier_examples(Store.open(directory / rationales.FOLDER), prompts)
-        example_files.write(directory / VERIFIER, list(examples))
+        examples = list(rationales.verifier_examples(Store.open(directory / rationales.FOLDER), prompts))
+        example_files.write(directory / VERIFIER, examples)
+        given = [
+            {"prompt": prompts[one.problem], "completion": one.stored, "label": 1, "problem": one.problem}
+            for one in job.recipe.given(job.cfg.task, job.problems)
+        ]
+        files.write_records(directory / PAIRS, list(rationales.preference_pairs([*given, *examples])))
     files.write(directory / "summary.md", summaries.iterations(lines) + summaries.tokenizer(job.base.tokenizer))
 
 

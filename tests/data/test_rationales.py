@@ -348,6 +348,21 @@ def test_a_verifier_learns_from_all_that_was_written_without_a_hint(store):
     assert asked == [right | {"prompt": "without examples"}, wrong | {"prompt": "?"}]
 
 
+def test_each_right_text_of_a_question_is_preferred_to_each_wrong_one_once():
+    def example(problem, completion, label, **ids):
+        return {"prompt": problem.upper(), "completion": completion, "label": label, "problem": problem, **ids}
+
+    human, sampled = example("p", "r1", 1), example("p", "r2", 1, completion_ids=[2], iteration=1)
+    wrong = [example("p", text, 0, completion_ids=[3]) for text in ("w1", "w2", "w1", "")]
+    others = [example("q", "r1", 1), example("s", "w1", 0)]  # one side alone gives nothing
+    found = list(rationales.preference_pairs([human, *others, *wrong, sampled, human]))
+    assert [(pair["chosen"], pair["rejected"]) for pair in found] == [
+        ("r1", "w1"), ("r1", "w2"), ("r2", "w1"), ("r2", "w2"),
+    ]  # fmt: skip
+    first = {"prompt": "P", "chosen": "r1", "rejected": "w1", "rejected_ids": [3], "problem": "p"}
+    assert found[0] == first and found[2] == first | {"chosen": "r2", "chosen_ids": [2]}
+
+
 # --- qstar.runs ---------------------------------------------------------------------------------------------------
 
 

@@ -359,6 +359,11 @@ def test_what_a_verifier_learns_from_is_written_with_labels_and_changes_nothing(
     assert {one["label"] for one in found} == {0, 1}
     assert all(one["label"] == (one["completion"] == one["prompt"][0] + "!") for one in found)
     assert {one["iteration"] for one in found} == {1}
+    pairs = [json.loads(line) for line in (directory / improve.PAIRS).read_text().splitlines()]
+    sides = [{(one["problem"], one["completion"]) for one in found if one["label"] == label} for label in (1, 0)]
+    expected = {(name, right, wrong) for name, right in sides[0] for other, wrong in sides[1] if other == name}
+    assert {(pair["problem"], pair["chosen"], pair["rejected"]) for pair in pairs} == expected
+    assert len(pairs) == len(expected) > 8
     same(trained(directory, 1), trained(straight, 1))  # nor do the wrong hints of that run
 
 
@@ -516,6 +521,20 @@ def test_a_recipe_samples_first_from_a_model_of_human_rationales_and_trains_the_
     assert runs.load_run(directory / "iteration_1").config.model == MODEL  # from the base
     with pytest.raises(ValueError, match=r"improve.sample_from=sft: no problem of echo has a human rationale"):
         improve.run(dataclasses.replace(cfg, task=Echo()), tmp_path / "other")
+
+
+def test_human_rationales_are_right_ones_to_a_preference_verifier(tmp_path):
+    """Of an untrained model nothing is right, and every wrong sample has a pair."""
+    cfg = config(tmp_path / "run", iterations=1, samples=2, steps=3, human=True, verifier=True)
+    improve.run(dataclasses.replace(cfg, task=Taught(), wrong_hints=0), tmp_path / "run")
+    samples, pairs = (
+        [json.loads(line) for line in (tmp_path / "run" / name).read_text().splitlines()]
+        for name in (improve.VERIFIER, improve.PAIRS)
+    )
+    assert {pair["problem"] for pair in pairs} == {one["problem"] for one in samples if not one["label"]} != set()
+    human = [pair for pair in pairs if "chosen_ids" not in pair]
+    assert len(human) > 16 and all(pair["chosen"] == pair["prompt"][0] + "!" for pair in human)
+    assert all(len(pair["rejected_ids"]) for pair in pairs)
 
 
 # --- recipes ------------------------------------------------------------------------------------------------------
