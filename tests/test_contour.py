@@ -3,6 +3,9 @@
 import experiment_scripts
 import pytest
 
+from qstar.paths import ROOT
+from qstar.reports import frames, tables
+
 contour = experiment_scripts.load("search/contour/contour")
 
 
@@ -34,3 +37,10 @@ def test_sizes_double_and_half_double_up_to_all():
 def test_the_largest_number_that_is_affordable_is_read():
     line = {"samples": 4, "votes": {"1": [0.1, 0.2, 0.3, 0.4]}}
     assert [contour.at(line, "votes", "1", n) for n in (0.3, 1, 2.9, 3, 1000)] == [0.1, 0.1, 0.2, 0.3, 0.4]
+
+
+def test_the_page_has_the_tables_of_its_records():
+    folder = ROOT / "experiments" / "search" / "contour"
+    lines, page = frames.lines(folder / contour.RESULTS), (folder / "README.md").read_text(encoding="utf-8")
+    for name, table in (("models", contour.models_table(lines)), ("equal", contour.equal_table(lines))):
+        assert tables.placed(page, name) == table

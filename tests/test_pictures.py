@@ -42,6 +42,11 @@ def of_bases(folder: Path) -> None:
     script.draw(frames.lines(script.HERE / script.RECORDS), folder / script.FIGURE)
 
 
+def of_contour(folder: Path) -> None:
+    script = experiment_scripts.load("search/contour/contour")
+    script.draw(frames.lines(FOLDER / "search/contour" / script.RESULTS), folder / "contour.png")
+
+
 def of_truth(folder: Path) -> None:
     script = experiment_scripts.load("verifiers/truth/truth")
     for task, of in script.measured(FOLDER / "verifiers/truth").items():
@@ -52,6 +57,7 @@ def of_truth(folder: Path) -> None:
 DRAWING = {
     "quiet_star/figures": of_ablations,
     "quiet_star/faithfulness": of_faithfulness,
+    "search/contour": of_contour,
     "search/frontier": of_frontier,
     "rl": of_rewards,
     "star/arithmetic": of_bases,

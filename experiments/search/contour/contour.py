@@ -1,7 +1,7 @@
 """Training or test-time compute: three sizes of a model of sums, at equal FLOPs of training and of answering.
 
     python experiments/search/contour/contour.py --out runs/contour
-    python experiments/search/contour/contour.py --show experiments/search/contour --figure contour.png
+    python experiments/search/contour/contour.py --show experiments/search/contour [--figure FILE] [--page FILE]
 
 Models of three sizes are trained from scratch on the same scratchpads. A smaller one may then answer with more samples:
 where Q questions are answered, n samples of it cost in all what one greedy answer of a larger one costs when
@@ -181,6 +181,7 @@ def compared(lines: Sequence[Mapping], ratio: float) -> Iterator[dict]:
                 for digits in small["greedy"]:
                     yield {
                         "pair": named(few, many), "ratio": ratio, "seed": seed, "digits": digits, "n": n,
+                        "questions": small["questions"][digits],
                         "large": large["greedy"][digits], "greedy": small["greedy"][digits],
                         "votes": at(small, "votes", digits, n), "any": at(small, "any", digits, n),
                     }  # fmt: skip
@@ -195,7 +196,8 @@ def models_table(lines: Sequence[Mapping]) -> str:
     rows = [
         (name, f"{group[0]['parameters']:,}", tables.flops(group[0]["train_flops"]),
          tables.flops(np.mean([line["answer_flops"] for line in group])),
-         *(tables.mean([{**line, "of": line["greedy"][n]} for line in group], "of") for n in digits))
+         *(tables.mean([{**line, "of": line["greedy"][n]} for line in group], "of", questions=group[0]["questions"][n])
+           for n in digits))
         for name, group in frames.by(lines, "size").items()
     ]  # fmt: skip
     return tables.markdown(head, rows)
@@ -211,9 +213,9 @@ def equal_table(lines: Sequence[Mapping]) -> str:
             n = np.mean([line["n"] for line in group])
             rows.append((
                 pair, f"{ratio:g}", f"{n:.1f}" if n <= most else f"{most} (of {n:.0f})", digits,
-                *(tables.mean(group, name) for name in ("large", "greedy", "votes")),
+                *(tables.mean(group, name, questions=group[0]["questions"]) for name in ("large", "greedy", "votes")),
                 tables.gain(group, "votes", group, "large"), tables.gain(group, "votes", group, "greedy"),
-                tables.mean(group, "any"),
+                tables.mean(group, "any", questions=group[0]["questions"]),
             ))  # fmt: skip
     return tables.markdown(
         head, sorted(rows, key=lambda row: [f"{few} against {many}" for few, many in PAIRS].index(row[0]))
@@ -255,9 +257,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/contour"))
     parser.add_argument("--show", type=Path, metavar="FOLDER", help="print the tables of these results and run nothing")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="with --show: draw the contour as well")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="with --show: write the tables into this page as well"
+    )
     args = parser.parse_args()
-    if args.figure and not args.show:
-        parser.error("--figure FILE draws what --show FOLDER shows: give that as well")
+    if (args.figure or args.page) and not args.show:
+        parser.error("--figure and --page take what --show FOLDER shows: give that as well")
     with entry.errors():
         out = args.show or args.out
         if not args.show:
@@ -272,6 +277,8 @@ def main() -> None:
         if not lines:
             raise FileNotFoundError(f"{out / RESULTS} has no line: expected the folder of a call with --out")
         print(models_table(lines), equal_table(lines), sep="\n")
+        if args.page:
+            tables.fill(args.page, {"models": models_table(lines), "equal": equal_table(lines)})
         if args.figure:
             draw(lines, args.figure)
 
