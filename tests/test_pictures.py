@@ -54,6 +54,12 @@ def of_truth(folder: Path) -> None:
         script.draw_choices(of["models"], folder / f"{task}_{script.BEST}")
 
 
+def of_vstar(folder: Path) -> None:
+    script = experiment_scripts.load("verifiers/vstar/vstar")
+    jobs = frames.lines(FOLDER / "verifiers/vstar" / script.RESULTS)
+    script.draw(script.flat(jobs, "lines"), folder / script.FIGURE)
+
+
 DRAWING = {
     "quiet_star/figures": of_ablations,
     "quiet_star/faithfulness": of_faithfulness,
@@ -62,6 +68,7 @@ DRAWING = {
     "rl": of_rewards,
     "star/arithmetic": of_bases,
     "verifiers/truth": of_truth,
+    "verifiers/vstar": of_vstar,
 }
 
 

@@ -98,6 +98,11 @@ RUNS = {
         "cups", "--problems", 4, "--samples", 2, "--ks", 1, 2, "--omega", 2, "--subset", 3, "--rollouts", 4,
         "--held-out", 3, "--solutions", 2, "--models", "soft_2", "--steps", 1, "--seeds", 0, "--out", "OUT",
     ],
+    "verifiers/vstar/vstar.py": [
+        "--train", 6, "--dev", 2, "--test", 2, "--iterations", 1, "--samples", 4, "--candidates", 4, "--steps", 1,
+        "--verifier-steps", 1, "--lrs", 1e-3, "--betas", 1, "--orm-lrs", 1e-3, "--rows", 16, "--seeds", 0,
+        "--out", "OUT",
+    ],
 }  # fmt: skip
 """Those that need no run before them."""
 AFTER_RUNS = {
@@ -317,6 +322,16 @@ def test_the_page_of_mistakes_has_the_tables_of_its_records(script):
     ]
     page = (folder / "README.md").read_text().splitlines()
     assert len(shown) > 30 and [line for line in shown if line not in page] == []
+
+
+def test_the_page_of_vstar_has_the_tables_of_its_records(script, tmp_path):
+    pytest.importorskip("matplotlib")
+    folder = experiment_scripts.FOLDER / "verifiers" / "vstar"
+    (tmp_path / "results.jsonl").write_bytes((folder / "results.jsonl").read_bytes())
+    shown = [line for line in script("verifiers/vstar/vstar.py", "--show", tmp_path).splitlines() if line[:1] == "|"]
+    page = (folder / "README.md").read_text().splitlines()
+    assert len(shown) > 20 and [line for line in shown if line not in page] == []
+    assert {file.name for file in tmp_path.glob("*.png")} == {file.name for file in folder.glob("*.png")}
 
 
 def test_a_router_is_fitted_to_a_run_of_best_of_n(script, tmp_path):

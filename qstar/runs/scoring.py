@@ -151,7 +151,8 @@ class Preference(Scores):
     """V-STaR's verifier (Hosseini et al. 2024): a model trained with DPO on right against wrong samples of a question.
 
     The score after a step is log pi - log pi_ref of all that was written up to it, in nats: DPO's implicit reward over
-    its beta. It ranks; it is no probability.
+    its beta. It ranks; it is no probability. Differs from the paper: that ranks by log pi alone (both are measured in
+    experiments/verifiers/vstar).
     """
 
     policy: Policy  # whose method is `DPO`
