@@ -73,4 +73,6 @@ def _read(name: str, given: str) -> list[dict]:
     path = Path(given) / "labels.jsonl" if Path(given).is_dir() else Path(given)
     if not given or not path.is_file():
         raise FileNotFoundError(f"label.{name} = {given!r}: expected a run of qstar-label, or its labels.jsonl")
+    if not path.read_bytes().endswith(b"\n"):  # such a line would be taken for a torn one, and left out
+        raise ValueError(f"{path} does not end with a line break: is it being written? If it is whole, put one there")
     return files.records(path, "a labelled solution", prompt=str, completions=list, labels=list)

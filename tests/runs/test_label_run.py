@@ -337,6 +337,9 @@ def test_two_labellers_keep_what_they_agree_on(tmp_path):
     with files.locked(tmp_path / "run"), pytest.raises(files.Locked):
         label.run(config(tmp_path / "run", "label=consensus", *given), tmp_path / "run")
     assert (tmp_path / "run" / label.LABELS).read_bytes() == before
+    (tmp_path / "two.jsonl").write_bytes((tmp_path / "two.jsonl").read_bytes().rstrip(b"\n"))
+    with pytest.raises(ValueError, match=r"two\.jsonl does not end with a line break"):
+        label.run(config(tmp_path / "torn", "label=consensus", *given), tmp_path / "torn")
 
 
 @pytest.mark.parametrize(
