@@ -384,8 +384,13 @@ def verifier_examples(store: Store, prompts: Mapping[str, str] | None = None) ->
         }
 
 
-def preference_pairs(examples: Iterable[Mapping]) -> Iterator[dict]:
+MOST_PAIRS = 32  # of a question: 24 right and 24 wrong samples make 576
+
+
+def preference_pairs(examples: Iterable[Mapping], most: int = MOST_PAIRS) -> Iterator[dict]:
     """V-STaR's preferences: each right completion of a question with each wrong one, those of all iterations together.
+
+    Of a question with more than `most` pairs that many are taken, at equal distances. (The paper names no bound.)
 
     Takes lines as `verifier_examples` gives them, and others without ids; equal texts of a question count once, empty
     ones not at all. A pair is {prompt, chosen, rejected, problem}, with chosen_ids and rejected_ids if there are ids.
@@ -397,7 +402,9 @@ def preference_pairs(examples: Iterable[Mapping]) -> Iterator[dict]:
             texts.setdefault((example["label"], example["completion"]), example)
     for texts in questions.values():
         right, wrong = ([example for (label, _), example in texts.items() if label == side] for side in (1, 0))
-        for chosen, rejected in itertools.product(right, wrong):
+        pairs = list(itertools.product(right, wrong))
+        count = min(len(pairs), most)
+        for chosen, rejected in (pairs[i * len(pairs) // count] for i in range(count)):
             pair = {"prompt": chosen["prompt"]} | _side("chosen", chosen) | _side("rejected", rejected)
             yield pair | {"problem": chosen["problem"]}
 

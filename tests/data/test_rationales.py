@@ -363,6 +363,17 @@ def test_each_right_text_of_a_question_is_preferred_to_each_wrong_one_once():
     assert found[0] == first and found[2] == first | {"chosen": "r2", "chosen_ids": [2]}
 
 
+def test_of_a_question_with_many_pairs_some_of_all_are_preferred():
+    examples = [
+        {"prompt": "?", "completion": f"{'wr'[label]}{n}", "label": label, "problem": "p"}
+        for label in (0, 1) for n in range(10)
+    ]  # fmt: skip
+    found = [(pair["chosen"], pair["rejected"]) for pair in rationales.preference_pairs(examples, most=30)]
+    assert len(set(found)) == 30 and {chosen for chosen, _ in found} == {f"r{n}" for n in range(10)}
+    assert len({rejected for _, rejected in found}) > 2
+    assert len(list(rationales.preference_pairs(examples, most=100))) == 100
+
+
 # --- qstar.runs ---------------------------------------------------------------------------------------------------
 
 
