@@ -93,8 +93,9 @@ def write(file: str | Path, contents: str | bytes | memoryview) -> None:
 
 def remove_partial(folder: Path) -> None:
     """Remove what a killed process left of files that it was writing; for the one process that writes the folder."""
-    for leftover in folder.glob(f"*{PARTIAL}"):
-        leftover.unlink()
+    for leftover in folder.glob(f"*.[0-9]*{PARTIAL}"):
+        if leftover.name.removesuffix(PARTIAL).rpartition(".")[2].isdecimal():
+            leftover.unlink(missing_ok=True)
 
 
 def sync(folder: Path) -> None:
@@ -387,7 +388,7 @@ class Locked(ValueError):  # noqa: N818 (it is what is said)
 
 @contextlib.contextmanager
 def locked(folder: str | Path) -> Iterator[None]:
-    """Be the one process that writes the folder, which is made where it is missing.
+    """Be the one process that writes the folder, which is made where it is missing, and what a killed one left removed.
 
     The lock is the system's own (flock): it ends with the process, however that ends. A folder that was made for it and
     stayed empty is removed again. Where the file system has no locks, a line says so.
@@ -399,6 +400,7 @@ def locked(folder: str | Path) -> Iterator[None]:
     try:
         handle = _lock(folder, made)
         try:
+            remove_partial(folder)
             yield
         finally:
             with contextlib.suppress(OSError):  # deleted while it was held

@@ -170,6 +170,25 @@ def test_a_folder_that_is_written_names_its_writer_and_is_free_when_that_is_kill
     assert os.listdir(tmp_path / "run") == []
 
 
+def test_what_a_killed_process_was_writing_is_removed_by_the_next_one(tmp_path):
+    torn, own = (
+        [tmp_path / "summary.md.4242.new", tmp_path / "a.b.1.new"],
+        [tmp_path / "notes.new", tmp_path / "v1.2b.new"],
+    )
+    for file in (*torn, *own):
+        file.write_text("x")
+    files.remove_partial(tmp_path)
+    assert [file.exists() for file in (*torn, *own)] == [False, False, True, True]
+    torn[0].write_text("x")
+    with files.locked(tmp_path):
+        assert not torn[0].exists()
+        torn[0].write_text("x")
+        with pytest.raises(files.Locked), files.locked(tmp_path):
+            pass
+        assert torn[0].exists()  # it may be being written
+        torn[0].unlink()
+
+
 def test_a_lock_goes_with_its_folder_where_that_is_new_and_stays_empty(tmp_path):
     with files.locked(tmp_path / "a" / "b"):
         assert (tmp_path / "a" / "b" / ".lock").is_file()

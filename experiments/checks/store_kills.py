@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from qstar import files
 from qstar.cli import flags
 from qstar.data import rationales
 from qstar.data.rationales import Sample, Store
@@ -105,7 +106,7 @@ def examine(folder: Path, notes: str, seen: int, outcome: Outcome) -> int:
     begun, done, there = _numbers(notes, "begun"), _numbers(notes, "done"), set(store.batches(0))
     outcome.kills += 1
     outcome.inside += bool(begun - done)
-    outcome.leftovers += any(folder.glob(f"*{rationales.PARTIAL}"))
+    outcome.leftovers += any(folder.glob(f"*{files.PARTIAL}"))
     outcome.lost.append(ROWS * len(begun - there))
     outcome.acknowledged_lost += ROWS * len(done - there)
     outcome.corrupt += sum(not _whole(folder, store, number) for number in there if number >= seen)

@@ -28,7 +28,6 @@ from qstar import files
 FORMAT = 1
 FOLDER = "rationales"  # of a run directory
 ABOUT = "store.json"
-PARTIAL = files.PARTIAL
 PART = re.compile(r"iteration_(\d+)_batch_(\d+)\.parquet")
 
 Query = ds.Expression

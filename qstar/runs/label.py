@@ -90,8 +90,7 @@ def _run(job: Job, directory: Path) -> dict:
     def begin() -> None:
         KIND.claim(job.cfg, directory)
         files.make(directory / BATCHES)
-        for folder in (directory, directory / BATCHES):
-            files.remove_partial(folder)
+        files.remove_partial(directory / BATCHES)
 
     processes.first_does(begin)
     batches = job.batches
