@@ -162,6 +162,8 @@ def test_the_page_has_the_tables_of_its_results(study, capsys):
     for name in ("results", "sums", "gym"):
         study.show(FOLDER / f"{name}.jsonl")
     experiment_scripts.load("rl/self_correction").show(FOLDER / "self_correction.jsonl")
+    accelerator = experiment_scripts.load("accelerator/all")
+    accelerator.main(["--show", *(str(FOLDER.parent / "accelerator" / name) for name in ("h100", "h200"))])
     shown = set(rows(capsys.readouterr().out))
     _, *page = rows((FOLDER / "README.md").read_text(encoding="utf-8").partition("\n## ")[2])
     assert set(page) <= shown and len(set(page)) > 80

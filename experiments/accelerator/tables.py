@@ -273,14 +273,15 @@ def star(done: dict) -> str:
 
 
 def reinforced(done: dict) -> str:
+    runs = {tuple(name.split("/")[1:]): result for name, result in done.items() if name.startswith("grpo/")}
+    steps = list(dict.fromkeys(line["step"] for result in runs.values() for line in result["dev"]))
     rows = []
-    for name, result in done.items():
-        if name.startswith("grpo/"):
-            _, rate, seed = name.split("/")
-            steps = [f"{line['step']}: {tables.figure(line, 'accuracy')} of {line['n']}" for line in result["dev"]]
-            test = [f"{tables.figure(line, 'accuracy')} of {line['n']}" for line in result["test"][-1:]]
-            rows.append([rate, seed, "; ".join(steps), *(test or [""])])
-    return section("GRPO on SmolLM2-135M", ["learning rate", "seed", "dev by step", "test"], rows)
+    for (rate, seed), result in sorted(runs.items()):
+        by = {line["step"]: f"{line['accuracy']:.3f}" for line in result["dev"]}
+        test = [f"{tables.figure(line, 'accuracy')} of {line['n']}" for line in result["test"][-1:]]
+        rows.append([rate, seed, *(by.get(step, "") for step in steps), *(test or [""])])
+    head = ["learning rate", "seed", *(f"dev, {step} steps" for step in steps), "test"]
+    return section("GRPO on SmolLM2-135M", head, rows)
 
 
 def sharding(done: dict) -> str:

@@ -18,15 +18,19 @@ def parsed(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> 
     words = list(sys.argv[1:] if arguments is None else arguments)
     args, left = parser.parse_known_args(words)
     usage = parser.format_usage()
-    pairs = [word.split("=", 1) for word in words if f"[--{word.partition('=')[0]} " in usage and "=" in word]
-    meant = [
-        f"{name}={value} is given as --{name} {value}" for name, value in pairs if not Path(f"{name}={value}").exists()
-    ]
+    pairs = [word.split("=", 1) for word in _loose(parser, args, left) if "=" in word and not Path(word).exists()]
+    meant = [f"{name}={value} is given as --{name} {value}" for name, value in pairs if f"[--{name} " in usage]
     if left:
         parser.error("; ".join([f"unrecognized arguments: {' '.join(left)}", *meant]))
     if meant:
         parser.error("; ".join(meant))
     return args
+
+
+def _loose(parser: argparse.ArgumentParser, args: argparse.Namespace, left: Sequence[str]) -> list[str]:
+    """Arguments that belong to no flag: those with a place, and those without."""
+    placed = (getattr(args, action.dest) for action in parser._get_positional_actions())
+    return [str(word) for value in placed for word in (value if isinstance(value, list) else [value])] + list(left)
 
 
 def overriding(parser: argparse.ArgumentParser, flag: str, what: str) -> None:

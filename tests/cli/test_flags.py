@@ -18,6 +18,11 @@ def test_a_flag_that_is_given_as_an_override_is_spelled_out(tmp_path, monkeypatc
     with pytest.raises(SystemExit):
         flags.parsed(parser, ["mine", "out=x.html"])
     assert "out=x.html is given as --out x.html" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        flags.parsed(parser, ["--sed", "1", "out=x.html"])
+    assert "unrecognized arguments: --sed" in capsys.readouterr().err
+    flags.overriding(parser, "--set", "of a run")
+    assert flags.parsed(parser, ["mine", "--set", "out=x.html"]).set == ["out=x.html"]  # a setting of that name
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out=x.html").mkdir()
     assert flags.parsed(parser, ["mine", "seed=1", "out=x.html"]).runs == ["mine", "seed=1", "out=x.html"]
