@@ -32,8 +32,6 @@ class Kind(Generic[C]):
 
     def check(self, directory: Path, given: str) -> None:
         """Raise FileNotFoundError, naming the override `given`, where the directory holds no run of this kind."""
-        if directory.is_file():
-            raise FileNotFoundError(f"{given}: expected the directory of a {self.noun}, but this is a file")
         if not self.is_at(directory):
             raise FileNotFoundError(
                 f"{given}: expected the directory of a {self.noun}, but {directory} has no {self.file}"
@@ -86,7 +84,12 @@ class Kind(Generic[C]):
 
 
 def held(folder: Path, file: str) -> str:
-    """Of a folder that holds run directories, as that of a sweep does: which, to end a message with; else empty."""
+    """Of a folder that holds run directories, as that of a sweep does: which, to end a message with; else empty.
+
+    Of a file, that it is one.
+    """
+    if folder.is_file():
+        return "; it is a file"
     started = {found.parent for depth in range(1, DEEP + 1) for found in folder.glob("*/" * depth + file)}
     runs = sorted(path for path in started if not started & set(path.parents))
     if not runs:

@@ -331,8 +331,6 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     Raises FileNotFoundError for a directory that is no run or holds no checkpoint, ValueError for one of another model.
     """
     path = stored.latest_run() if str(path) == "latest" else Path(path)
-    if path.is_file():
-        raise FileNotFoundError(f"{path} is a file: expected the directory of a run")
     if not (path / "config.yaml").is_file():
         way = held(path, "config.yaml") or ": qstar-train makes one"
         raise FileNotFoundError(f"{path} is not a run directory (no config.yaml in it){way}")

@@ -147,8 +147,6 @@ def latest_store(root: str | Path = "runs") -> Path:
 def steps(path: str | Path) -> list[int]:
     """Steps of the checkpoints in a run directory, ascending. Raises FileNotFoundError where there are none."""
     saved = saved_steps(Path(path))
-    if Path(path).is_file():
-        raise FileNotFoundError(f"{path} is a file: expected the directory of a run")
     if not saved and (runs := held(Path(path), "config.yaml")) and not is_run(path):
         raise FileNotFoundError(f"{path} is not a run directory (no config.yaml in it){runs}")
     if not saved:

@@ -35,6 +35,8 @@ from qstar.tasks.problem import END, Problem, Truth
 
 ALPHABET = "0123456789 +,:\n" + "".join(sorted(set("InputTargetC<scratch></scratch>")))
 """Every character of prompts and completions."""
+WORDS = ("Input:\n", "Target:", "<scratch>\n", "</scratch>\n", " C:", " ,", " +", *(f" {digit}" for digit in range(10)))
+"""Tokens in addition to single characters: texts become less than half as long."""
 
 DECLARED = Declared("</scratch>\n")
 MOST = 20_000  # problems of one number of digits in dev and test: there are as many from three digits on

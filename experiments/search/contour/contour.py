@@ -35,10 +35,9 @@ from qstar.evals import at_k
 from qstar.models import cost
 from qstar.reports import figures, frames, tables
 from qstar.runs import load, solve, stored, train
-from qstar.tasks.arithmetic import ALPHABET, Arithmetic
+from qstar.tasks.arithmetic import ALPHABET, WORDS, Arithmetic
 
 RESULTS = "results.jsonl"
-WORDS = ("Input:\n", "Target:", "<scratch>\n", "</scratch>\n", " C:", " ,", " +", *(f" {digit}" for digit in range(10)))
 BATCH = 32
 
 
@@ -217,9 +216,8 @@ def equal_table(lines: Sequence[Mapping]) -> str:
                 tables.gain(group, "votes", group, "large"), tables.gain(group, "votes", group, "greedy"),
                 tables.mean(group, "any", questions=group[0]["questions"]),
             ))  # fmt: skip
-    return tables.markdown(
-        head, sorted(rows, key=lambda row: [f"{few} against {many}" for few, many in PAIRS].index(row[0]))
-    )
+    order = [named(*pair) for pair in PAIRS]
+    return tables.markdown(head, sorted(rows, key=lambda row: order.index(row[0])))
 
 
 def draw(lines: Sequence[Mapping], file: Path) -> None:
@@ -276,9 +274,10 @@ def main() -> None:
         lines = frames.lines(out / RESULTS)
         if not lines:
             raise FileNotFoundError(f"{out / RESULTS} has no line: expected the folder of a call with --out")
-        print(models_table(lines), equal_table(lines), sep="\n")
+        shown = {"models": models_table(lines), "equal": equal_table(lines)}
+        print(*shown.values(), sep="\n")
         if args.page:
-            tables.fill(args.page, {"models": models_table(lines), "equal": equal_table(lines)})
+            tables.fill(args.page, shown)
         if args.figure:
             draw(lines, args.figure)
 

@@ -15,11 +15,7 @@ import numpy as np
 from qstar.cli import flags
 from qstar.data import examples
 from qstar.data import tokenizer as tokenizers
-from qstar.tasks.arithmetic import ALPHABET, Arithmetic
-
-WORDS = ("Input:\n", "Target:", "<scratch>\n", "</scratch>\n", " C:", " ,", " +", *(f" {digit}" for digit in range(10)))
-"""Tokens in addition to single characters: texts become less than half as long."""
-
+from qstar.tasks.arithmetic import ALPHABET, WORDS, Arithmetic
 
 DIGITS = ("1:500", "2:8000", "3:300", "4:300", "5:300")
 """Examples of each number of digits: enough of two to learn the addition of digits, of more to learn the format."""
