@@ -140,6 +140,12 @@ class _Fields:
             raise ValueError(f"{self.path}: {name} is {str(value)[:60]}, expected a text")
         return value
 
+    def switch(self, name: str, default: bool) -> bool:
+        value = self.get(name, default)
+        if not isinstance(value, bool):
+            raise ValueError(f"{self.path}: {name} is {str(value)[:60]}, expected true or false of type bool")
+        return value
+
     def items(self, name: str, kind: type, count: int | None = None) -> list:
         """A list of texts or numbers, of this length where one is given."""
         values = self[name]
@@ -172,8 +178,8 @@ class _Fields:
 
     def real(self, name: str, *default) -> float:
         value = self.own(name, *default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            self._refuse(name, value, "a finite number")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _fits(value):
+            self._refuse(name, value, "a finite number in float32")
         return _shortest(value)
 
     def positive(self, name: str, *default) -> int:
@@ -184,6 +190,11 @@ class _Fields:
 
     def _refuse(self, name: str, value: object, expected: str) -> NoReturn:
         raise ValueError(f"{self.path}: {self.architecture}.{name} is {str(value)[:60]}, expected {expected}")
+
+
+def _fits(value: float) -> bool:
+    """Whether a number, which may be of float64, is finite in float32."""
+    return abs(value) <= float(np.finfo(np.float32).max)  # NaN is not
 
 
 def _shortest(value: float) -> float:
@@ -292,9 +303,13 @@ def _window(fields: _Fields, layers: int) -> dict:
     config = {"sliding_window": window, "use_sliding_window": True}
     if pattern is None:
         return config
-    if not isinstance(pattern, int | list):
-        raise ValueError(f"{fields.path}: attention.sliding_window_pattern is {str(pattern)[:60]}, expected a number")
-    if not isinstance(pattern, list):
+    period = type(pattern) is int and pattern >= 0
+    if not period and not (isinstance(pattern, list) and all(isinstance(slides, bool) for slides in pattern)):
+        raise ValueError(
+            f"{fields.path}: {fields.architecture}.attention.sliding_window_pattern is {str(pattern)[:60]}, expected a "
+            "period or a list of booleans"
+        )
+    if period:
         pattern = [not pattern or layer % pattern < pattern - 1 for layer in range(layers)]
     return config | {"layer_types": [families.SLIDING if slides else families.FULL for slides in pattern]}
 
@@ -347,6 +362,10 @@ def _llama3(fields: _Fields, theta: float, factors: np.ndarray) -> dict:
 def _vocabulary(fields: _Fields) -> Vocabulary:
     kind, pre = fields.text("tokenizer.ggml.model"), fields.text("tokenizer.ggml.pre", "default")
     tokens = tuple(fields.items("tokenizer.ggml.tokens", str))
+    ids = {}
+    for id, token in enumerate(tokens):
+        if ids.setdefault(token, id) != id:  # a text could be encoded to one of the two only
+            raise ValueError(f"{fields.path}: tokenizer.ggml.tokens has {token!r} twice, as ids {ids[token]} and {id}")
     types = [1] * len(tokens)
     if fields.get("tokenizer.ggml.token_type") is not None:
         types = fields.items("tokenizer.ggml.token_type", int, len(tokens))
@@ -358,9 +377,9 @@ def _vocabulary(fields: _Fields) -> Vocabulary:
             raise ValueError(f"{fields.path}: tokenizer.ggml.merges has {' '.join(wrong)!r}, expected two tokens")
         special = tuple(token for token, type in spelled if type in (CONTROL, USER_DEFINED))
         return Vocabulary(tokens, special, merges, PRE_TOKENIZERS[pre], companions=beside)
-    if kind == "llama" and not fields.get("tokenizer.ggml.remove_extra_whitespaces", False):
+    if kind == "llama" and not fields.switch("tokenizer.ggml.remove_extra_whitespaces", False):
         special = tuple(token for token, type in spelled if type in (UNKNOWN, CONTROL, USER_DEFINED))
-        prefix = bool(fields.get("tokenizer.ggml.add_space_prefix", True))
+        prefix = fields.switch("tokenizer.ggml.add_space_prefix", True)
         scores = fields.items("tokenizer.ggml.scores", float, len(tokens))
         if not all(map(math.isfinite, scores)):
             raise ValueError(f"{fields.path}: tokenizer.ggml.scores holds NaN or infinity")
@@ -374,9 +393,9 @@ def _vocabulary(fields: _Fields) -> Vocabulary:
 
 def _companions(fields: _Fields, tokens: Sequence[str], kind: str, pre: str) -> dict[str, str]:
     """What the file says of special tokens, of templates, and of how to generate, as Hugging Face's files."""
-    begins = fields.get("tokenizer.ggml.add_bos_token", kind == "llama" or PRE_TOKENIZERS.get(pre) == "llama3")
-    config = companions.PLAIN | {"add_bos_token": bool(begins), "clean_up_tokenization_spaces": False}
-    if fields.get("tokenizer.ggml.add_eos_token"):
+    begins = fields.switch("tokenizer.ggml.add_bos_token", kind == "llama" or PRE_TOKENIZERS.get(pre) == "llama3")
+    config = companions.PLAIN | {"add_bos_token": begins, "clean_up_tokenization_spaces": False}
+    if fields.switch("tokenizer.ggml.add_eos_token", False):
         config["add_eos_token"] = True
     for name, token in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding")):
         id = _token_id(fields, token, len(tokens))
@@ -407,7 +426,7 @@ def _generation(fields: _Fields, count: int) -> dict:
         value = fields.get(f"general.sampling.{key}")
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _fits(value):
             raise ValueError(f"{fields.path}: general.sampling.{key} is {str(value)[:60]}, expected a finite number")
         settings |= {"do_sample": True, name: value if isinstance(value, int) else _shortest(value)}
     return {name: value for name, value in settings.items() if value is not None}

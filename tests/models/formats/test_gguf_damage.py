@@ -142,6 +142,10 @@ def test_flipped_bytes_of_the_header_give_the_model_or_an_error_with_the_name(tm
         ("tokenizer.ggml.model", 3, "model is 3, expected a text"),
         ("tokenizer.ggml.bos_token_id", "x", "bos_token_id is x, expected the id of a token"),
         ("tokenizer.chat_template", 3, "chat_template is 3, expected a text"),
+        ("tokenizer.ggml.tokens", [*TOKENS[:11], "c"], "tokens has 'c' twice, as ids 10 and 11"),
+        ("tokenizer.ggml.add_bos_token", "false", "add_bos_token is false, expected true or false of type bool"),
+        ("tokenizer.ggml.add_bos_token", [0], r"add_bos_token is \[0\]"),
+        ("tokenizer.ggml.add_eos_token", 2.5, "add_eos_token is 2.5"),
     ],
 )
 def test_fields_of_another_type_or_size_are_named_before_memory_is_taken(tmp_path, weights, field, value, message):
@@ -151,6 +155,56 @@ def test_fields_of_another_type_or_size_are_named_before_memory_is_taken(tmp_pat
 
     path = write(tmp_path / "m.gguf", weights, tokenizer=tokenizer, extra={field: value})
     with pytest.raises(ValueError, match=rf"m\.gguf(.|\n)*{message}"):
+        reader.read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (["full", "near"], r"sliding_window_pattern is \['full', 'near'\], expected a period or a list of booleans"),
+        ([1, 0], r"sliding_window_pattern is \[1, 0\]"),
+        (-2, "sliding_window_pattern is -2"),
+        (True, "sliding_window_pattern is True"),
+        (2.5, "sliding_window_pattern is 2.5"),
+    ],
+)
+def test_a_pattern_of_windows_is_a_period_or_booleans(tmp_path, weights, pattern, message):
+    window, key = "llama.attention.sliding_window", "llama.attention.sliding_window_pattern"
+
+    def tokenizer(writer):
+        bpe(writer)
+        if isinstance(pattern, int) and not isinstance(pattern, bool):
+            writer.add_int32(key, pattern)
+
+    extra = {window: 8} | ({} if type(pattern) is int else {key: pattern})
+    path = write(tmp_path / "m.gguf", weights, tokenizer=tokenizer, extra=extra)
+    with pytest.raises(ValueError, match=rf"m\.gguf.*{message}"):
+        reader.read_file(path)
+
+
+@pytest.mark.parametrize("key", ["add_space_prefix", "remove_extra_whitespaces"])
+def test_switches_of_a_sentencepiece_vocabulary_are_booleans(tmp_path, weights, key):
+    def tokenizer(writer):
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(TOKENS)
+        writer.add_token_scores([0.0] * len(TOKENS))
+        writer.add_string(f"tokenizer.ggml.{key}", "false")
+
+    path = write(tmp_path / "m.gguf", weights, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=rf"m\.gguf: tokenizer\.ggml\.{key} is false, expected true or false"):
+        reader.read_file(path)
+
+
+@pytest.mark.parametrize("field", ["llama.rope.freq_base", "llama.attention.layer_norm_rms_epsilon"])
+@pytest.mark.filterwarnings("error")
+def test_numbers_beyond_float32_are_refused_by_their_field(tmp_path, weights, field):
+    def tokenizer(writer):
+        bpe(writer)
+        writer.kv_data[0].pop(field, None)
+        writer.add_float64(field, 1e308)
+
+    path = write(tmp_path / "m.gguf", weights, tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=rf"m\.gguf: {field} is 1e\+308, expected a finite number"):
         reader.read_file(path)
 
 
