@@ -1,8 +1,9 @@
 """How tokens are chosen from logits: settings, the choice, and what is kept about it.
 
-In this order: forbidden ids leave, the temperature divides, top-k and then top-p leave only likely tokens, one is drawn
-with noise that is a function of the row's key and the step alone. Two log-probs are kept: the model's
-own, at temperature 1 with nothing left out, and the behaviour policy's, of the distribution that was drawn from.
+In this order: forbidden ids leave, top-k leaves only likely tokens, the temperature divides, top-p leaves only likely
+tokens of these, one is drawn with noise that is a function of the row's key and the step alone. Two log-probs are kept:
+the model's own, at temperature 1 with nothing left out, and the behaviour policy's, of the distribution that was drawn
+from.
 """
 
 import math
@@ -96,7 +97,7 @@ def choose(logits: Float[Array, "B V"], keys: Keys, choice: Choice) -> Chosen:
         token = jnp.argmax(allowed, axis=-1)
         behaviour = jnp.zeros_like(logits[:, 0])
     else:
-        kept = likely(vocabulary.tempered(allowed, choice.temperature), choice.top_k, choice.top_p)
+        kept = likely(allowed, choice.top_k, choice.top_p, choice.temperature)
         token = _drawn(kept, keys)
         behaviour = _logprob(kept, token)
     return Chosen(token, _logprob(logits, token), behaviour, _margin(allowed))
@@ -123,8 +124,10 @@ def _drawn(logits: Array, keys: Keys) -> Array:
 
 
 @typed
-def likely(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Array, "B V"]:
-    """Logits of the likeliest tokens, `MASKED` elsewhere: the top_k (0: all), then of these those that make up top_p.
+def likely(logits: Float[Array, "B V"], top_k: int, top_p: float, temperature: float = 1.0) -> Float[Array, "B V"]:
+    """Logits over the temperature of the likeliest tokens: the top_k (0: all), then of these those that make up top_p.
+
+    Elsewhere far below all others.
 
     Ties with the last token that is kept are kept too. Holtzman et al. 2020, equation 3, with probabilities
     renormalised after top-k, as in other libraries.
@@ -132,6 +135,8 @@ def likely(logits: Float[Array, "B V"], top_k: int, top_p: float) -> Float[Array
     if 0 < top_k < logits.shape[-1]:
         floor = jax.lax.top_k(logits, top_k)[0][:, -1:]
         logits = jnp.where(logits >= floor, logits, MASKED)
+    # After top-k: quotients of the largest temperatures are all alike in float32.
+    logits = vocabulary.tempered(logits, temperature)
     if top_p < 1:
         probs = jax.nn.softmax(logits, axis=-1).astype(jnp.float32)
         logits = jnp.where(probs >= _nucleus_floor(probs, top_p), logits, MASKED)

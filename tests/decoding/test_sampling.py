@@ -125,6 +125,16 @@ def test_forbidden_tokens_are_not_drawn_at_the_highest_temperatures(temperature)
     np.testing.assert_allclose(found.behaviour, np.log(1 / 4), rtol=1e-6)
 
 
+@pytest.mark.parametrize("temperature", [1e12, 1e13, 1e38, 3e38, 1e300])
+@pytest.mark.parametrize("large", [vocabulary.LARGE, 0])
+def test_top_k_keeps_the_likeliest_tokens_at_the_highest_temperatures(temperature, large, monkeypatch):
+    monkeypatch.setattr(vocabulary, "LARGE", large)
+    for top_p in (1.0, 0.999):
+        found = drawn(Choice(temperature=temperature, top_k=2, top_p=top_p, forbidden_ids=(1,)), 500)
+        assert set(found.token.tolist()) == {2, 4}
+        np.testing.assert_allclose(found.behaviour, np.log(1 / 2), rtol=1e-6)
+
+
 def test_log_probs_are_those_of_a_softmax():
     rng = np.random.default_rng(1)
     logits = rng.standard_normal((7, 30)).astype(np.float32)
