@@ -72,6 +72,7 @@ from qstar.sharding import MeshConfig
 from qstar.structs import Batch
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.commonsense_qa import CommonsenseQA
+from qstar.tasks.countdown import Countdown
 from qstar.tasks.cups import Cups
 from qstar.tasks.grading.sandbox import SandboxConfig
 from qstar.tasks.gsm8k import GSM8K
@@ -396,6 +397,7 @@ SCHEMAS: dict[str, dict[str, type]] = {
     "label": {"truth": Truth, "monte_carlo": MonteCarlo, "omega": OmegaPRM, "consensus": Consensus},
     "task": {
         "arithmetic": Arithmetic,
+        "countdown": Countdown,
         "cups": Cups,
         "gsm8k": GSM8K,
         "commonsense_qa": CommonsenseQA,

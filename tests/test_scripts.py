@@ -83,6 +83,7 @@ RUNS = {
     "checks/smollm2_logits.py": HELP,
     "checks/store_kills.py": ["--kills", 1],
     "quiet_star/ablations/tables.py": ["--results", "RESULTS", "--page", "PAGE"],
+    "search/frontier/countdown.py": ["OUT", "--problems", 3],
     "search/frontier/frontier.py": [
         "prm=bundled:cups_prm", "logprob", "oracle", "--questions", 4, "--stepwise", 2, "--samples", 4, "--sizes", 4,
         "--strategies", "MCTS", "--cot", 2, "--seeds", 0, "--batch", 4, "--out", "OUT",

@@ -28,8 +28,8 @@ class Truth:
         truth = task.truth(problem, steps)
         if truth is None:
             raise ValueError(
-                f"label=truth: {task.name} does not know which step is right; arithmetic and cups do. Elsewhere: "
-                "label=monte_carlo or label=omega"
+                f"label=truth: {task.name} does not know which step is right; arithmetic, countdown and cups do. "
+                "Elsewhere: label=monte_carlo or label=omega"
             )
         return truth.right if self.what == "right" else truth.reachable
 

@@ -33,7 +33,7 @@ class Rewards:
     unfinished: Real = 0.0  # the text was cut off at the most tokens that may be generated
     length: NonNegative = 0.0  # taken off for each token of a right text, as a share of the most tokens
     overlong: Whole = 0  # tokens before the most, over which DAPO's punishment falls to -1; 0: none
-    steps: Real = 0.0  # for the share of steps that are right, of tasks that know (arithmetic, cups)
+    steps: Real = 0.0  # for the share of steps that are right, of tasks that know (arithmetic, countdown, cups)
     scorer: str = ""  # a run of method=prm or method=orm, or a classifier, whose scores are added; empty: none
     scorer_coef: Real = 1.0  # of these scores
     # Of the scores of steps: the last, the mean or the least one, earned with the text; or earned with each step, its

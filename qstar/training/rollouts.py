@@ -108,7 +108,7 @@ class RolloutSource:
         if cfg.rewards.steps and task.truth(self._problems[0], ()) is None:
             raise ValueError(
                 f"data.rewards.steps = {cfg.rewards.steps}: {task.name} does not know which steps are right; "
-                "arithmetic and cups do. Elsewhere give a reward model, data.rewards.scorer=RUN"
+                "arithmetic, countdown and cups do. Elsewhere give a reward model, data.rewards.scorer=RUN"
             )
         self._asked, self._past = 0, 0.0  # questions so far; moving average of the rewards
 

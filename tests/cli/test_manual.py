@@ -52,7 +52,10 @@ def test_help_lists_the_choices_of_the_commands_groups_with_their_meaning():
     shown = manual.text("improve", [])
     lines = shown.splitlines()
     tasks = entries(lines[lines.index("  task") + 1 : lines.index("", lines.index("  task"))])
-    assert " ".join(name for name, _ in tasks) == "arithmetic commonsense_qa cups gsm8k jsonl reasoning_gym svamp"
+    assert (
+        " ".join(name for name, _ in tasks)
+        == "arithmetic commonsense_qa countdown cups gsm8k jsonl reasoning_gym svamp"
+    )
     assert tasks[0][1].startswith("Sums of 1 to 5 digits on STaR's scratchpad")
     assert "  method" not in lines and "  data" not in lines
     assert "    star/smollm2/sums  " in shown and "\n    quiet_star/tiny" not in shown

@@ -8,6 +8,7 @@ from qstar import config as configs
 from qstar.paths import CONFIGS
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.tasks.commonsense_qa import CommonsenseQA
+from qstar.tasks.countdown import Countdown
 from qstar.tasks.cups import Cups
 from qstar.tasks.gsm8k import GSM8K
 from qstar.tasks.jsonl import Jsonl
@@ -25,6 +26,7 @@ def composed(*overrides):
     ("option", "task"),
     [
         ("arithmetic", Arithmetic(digits=(1, 2, 3, 4, 5), num_shots=10)),
+        ("countdown", Countdown()),
         ("cups", Cups()),
         ("gsm8k", GSM8K(folder="DATA/gsm8k", num_shots=6)),
         ("commonsense_qa", CommonsenseQA(folder="DATA/commonsenseqa", num_shots=7)),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from qstar.tasks.arithmetic import Arithmetic
+from qstar.tasks.countdown import Countdown
 from qstar.tasks.cups import Cups
 from qstar.tasks.gsm8k import GSM8K
 from qstar.tasks.problem import Problem
@@ -29,14 +30,14 @@ def truth(task, problem, written):
     return marks(found.right), marks(found.reachable)
 
 
-@pytest.mark.parametrize("task", [Arithmetic(), Cups()], ids=["arithmetic", "cups"])
+@pytest.mark.parametrize("task", [Arithmetic(), Countdown(), Cups()], ids=["arithmetic", "countdown", "cups"])
 def test_every_step_of_a_right_solution_is_right(task):
     for problem in task.problems("dev"):
         right, reachable = truth(task, problem, task.completion(problem.rationale, problem))
         assert set(right) == set(reachable) == {"."}
 
 
-@pytest.mark.parametrize("task", [Arithmetic(), Cups()], ids=["arithmetic", "cups"])
+@pytest.mark.parametrize("task", [Arithmetic(), Countdown(), Cups()], ids=["arithmetic", "countdown", "cups"])
 def test_an_answer_alone_is_one_step(task):
     problem = task.problems("dev")[0]
     assert truth(task, problem, task.direct(problem)) == (".", ".")
