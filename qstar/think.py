@@ -144,7 +144,7 @@ def show(run: "Run", args: argparse.Namespace) -> None:
     with console.phase("thinking", aside=True):
         reading = think(run, args)
     title = about(run, args)
-    out = Console(highlight=False, no_color=True) if args.no_color else console.console()
+    out = Console(highlight=False, markup=False, emoji=False, no_color=True) if args.no_color else console.console()
     out.print(title, style="dim", markup=False)
     out.print(terminal.show(reading, run.tokenizer))
     if not args.no_html:

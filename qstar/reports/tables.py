@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Seq
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.measure import Measurement
 from rich.table import Table
@@ -71,16 +72,20 @@ def fitting(
     title: str | None = None,
     text: int = 1,
     repeated: int = 1,
-) -> list[Table]:
+) -> list[Table | Text]:
     """A table for a terminal of so many columns, as several below one another where it is wider.
 
     Each has the first `repeated` columns, and as many of the others as fit without a line break in a cell; names are
-    wrapped between words. The first `text` columns are aligned left.
+    wrapped between words. The first `text` columns are aligned left. Where not even one of the others fits, every row
+    is a list of its cells.
     """
-    rows = [[shortened(str(cell)) for cell in row] for row in rows]
+    whole, rows = rows, [[shortened(str(cell)) for cell in row] for row in rows]
     needed = [
-        max([len(word) for word in name.split()] + [len(row[i]) for row in rows]) + EDGE for i, name in enumerate(names)
+        max([0, *map(cell_len, name.split()), *(cell_len(row[i]) for row in rows)]) + EDGE
+        for i, name in enumerate(names)
     ]
+    if 1 + sum(needed[:repeated]) + max(needed[repeated:], default=0) > width:
+        return [_listed(names, whole, title)]
     blocks: list[list[int]] = []
     for column in range(repeated, len(names)):
         if not blocks or 1 + sum(needed[:repeated]) + sum(needed[i] for i in blocks[-1]) + needed[column] > width:
@@ -96,6 +101,13 @@ def fitting(
             shown.add_row(*(row[i] for i in chosen))
         out.append(shown)
     return out
+
+
+def _listed(names: Sequence[str], rows: Sequence[Sequence[object]], title: str | None) -> Text:
+    """Every cell on a line of its own after its column's name, which is folded where it is longer than the line."""
+    lines = [[f"{name}: {cell}" if name else str(cell) for name, cell in zip(names, row, strict=True)] for row in rows]
+    text = "\n\n".join("\n".join(line) for line in lines) if rows else "\n".join(f"{name}:" for name in names)
+    return Text.assemble(*([(f"{title}\n\n", "table.title")] if title else []), text, "\n", overflow="fold")
 
 
 @dataclass(frozen=True)

@@ -46,14 +46,16 @@ class Progress:
 def console() -> Console:
     """The console of the process, on standard output. Lines are never folded where the output is not a terminal.
 
+    Texts are shown as they are, in tables too: names of folders hold brackets that rich would take for markup.
+
     Whether it is one is asked of the output itself: notebooks set FORCE_COLOR for their commands, by which rich would
     draw bars and spinners into a cell.
     """
-    output = Console(highlight=False)
+    output = Console(highlight=False, markup=False, emoji=False)
     if output.file.isatty():
         return output
     width = None if "COLUMNS" in os.environ else PLAIN_WIDTH
-    return Console(highlight=False, width=width, soft_wrap=True, force_terminal=False)
+    return Console(highlight=False, markup=False, emoji=False, width=width, soft_wrap=True, force_terminal=False)
 
 
 def say(text: str) -> None:
@@ -229,7 +231,11 @@ def counting(description: str) -> Iterator[Callable[[int, int], None]]:
     if not console().is_interactive:
         yield _Counted(description)
         return
-    with rich.progress.Progress(console=console(), transient=True) as bar:
+    columns = (
+        rich.progress.TextColumn("{task.description}", markup=False),
+        *rich.progress.Progress.get_default_columns()[1:],
+    )
+    with rich.progress.Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task(description, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
 

@@ -1,6 +1,7 @@
 """What a run shows in the end, on a terminal of eighty columns."""
 
 import io
+import re
 
 import pytest
 import rich.console
@@ -43,6 +44,21 @@ def test_every_part_of_a_table_of_answers_says_which_model_and_thoughts_a_row_is
         ["cups", "control: plain LM", "none"],
     ]
     assert sum("0.968 [0.949, 0.980]" in line for line in lines) == 3 * parts
+
+
+@pytest.mark.parametrize("width", [20, 40, 60])
+def test_nothing_is_cut_where_no_two_columns_fit_beside_each_other(width):
+    name = "runs/2026-01-01_12-00-00_quiet_star, step 100"
+    for shown, cells in (
+        (summaries.table([(name, ROWS)]), ("cups", name, "likeliest", "0.968 [0.949, 0.980]", "accuracy", "thoughts")),
+        (searches.table(SEARCH), ("mcts", "beam", "0.850 [0.770, 0.910]", "107.5", "strategy", "seconds")),
+        (summaries.labels(LABELLED), ("mean", "label", "0.750", "solutions", "1,500", "12,345,678,901", "sample")),
+    ):
+        lines = printed(shown, width)
+        text = re.sub(r"\s", "", "".join(lines))
+        assert max(map(len, lines)) <= width
+        assert [cell for cell in cells if re.sub(r"\s", "", cell) not in text] == []
+        assert "…" not in text
 
 
 def test_every_part_of_a_table_of_searches_says_the_strategy_and_the_budget():

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from qstar.config import SCHEMAS
+from qstar.reports import tables
 from qstar.training import console
 
 VALUES = {"loss": 812345.0, "nll": 1.6141, "nll_mixed": 0.2244, "reward": 0.0312, "weight": 0.61}
@@ -46,10 +47,38 @@ def test_a_pipe_is_no_terminal_whatever_the_environment_asks_for(monkeypatch, ca
         assert not console.console().is_terminal and not console.console().is_interactive
         with console.phase("waiting"):
             pass
-        console.console().print("[red]done[/red]")
+        console.console().print("done", style="red")
     finally:
         console.console.cache_clear()
     assert capfd.readouterr().out == "waiting ...\ndone\n"
+
+
+@pytest.fixture
+def real(monkeypatch):
+    """The console as commands have it, in a pipe."""
+    monkeypatch.setenv("COLUMNS", "200")
+    console.console.cache_clear()
+    yield console.console
+    console.console.cache_clear()
+
+
+def test_names_with_brackets_and_colons_are_shown_as_they_are(real, capfd):
+    name = "runs/a[red]b[/c] :smile:"
+    table = tables.screen(("run", name), [(name, "[1]")], title=name)
+    real().print(name)
+    real().print(table)
+    real().print(tables.Fitted(table))
+    with console.counting(name):
+        pass
+    text = capfd.readouterr().out
+    assert text.count(name) == 8
+
+
+def test_a_bar_of_counted_work_shows_names_as_they_are(screen):
+    text = screen(True)
+    with console.counting("evaluating runs/a[red]b[/c]") as progress:
+        progress(1, 2)
+    assert "evaluating runs/a[red]b[/c]" in text.getvalue()
 
 
 def test_of_several_processes_the_first_alone_says_what_it_does(screen, monkeypatch):
