@@ -1,8 +1,9 @@
 """A reading in the terminal: the text in colour, then every token with the thoughts before it."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from rich.console import Group
+from rich.console import Console, ConsoleOptions, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -11,6 +12,7 @@ from qstar.reports.glyphs import Decoder
 from qstar.thoughts import read
 from qstar.thoughts.read import Reading, Step, Thought
 
+NARROW = 60  # columns of a terminal below which there is no room for a table
 SMALL, LARGE = 0.05, 1.0  # nats: below the first a change is dim, from the second on bold
 
 
@@ -35,7 +37,7 @@ def show(reading: Reading, decoder: Decoder) -> Group:
         *([", ", ("written by the model", "underline")] if reading.given < len(reading.tokens) else []),
     )
     return Group(
-        legend, Text(), running(reading, parts), Text(), table(reading, parts, decoder), summary(reading, decoder)
+        legend, Text(), running(reading, parts), Text(), Thoughts(reading, parts, decoder), summary(reading, decoder)
     )
 
 
@@ -47,6 +49,28 @@ def running(reading: Reading, parts: Sequence[str]) -> Text:
         look += " underline" if number >= reading.given else ""
         out.append(glyphs.visible(part).replace(glyphs.NEWLINE, glyphs.NEWLINE + "\n"), look)
     return out
+
+
+@dataclass(frozen=True)
+class Thoughts:
+    """Every thought: a table, or lines where the terminal is too narrow for one."""
+
+    reading: Reading
+    parts: Sequence[str]
+    decoder: Decoder
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Table | Text]:
+        if options.max_width >= NARROW:
+            yield table(self.reading, self.parts, self.decoder)
+            return
+        names = ("weight ", "log p ", "with ", "change ")
+        for number, (part, step) in enumerate(zip(self.parts[1:], self.reading.steps, strict=True), 1):
+            rows = _rows(number, part, step, self.decoder, written=number >= self.reading.given)
+            for place, token, thought, *figures in rows:
+                if place.plain:
+                    yield Text.assemble((place.plain, "dim"), " ", token, overflow="fold")
+                said = (text for name, figure in zip(names, figures, strict=True) for text in (", ", name, figure))
+                yield Text.assemble("  ", thought, *said, overflow="fold")
 
 
 def table(reading: Reading, parts: Sequence[str], decoder: Decoder) -> Table:

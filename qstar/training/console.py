@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 import rich.progress
+from rich.cells import cell_len
 from rich.console import Console
 from rich.status import Status
 from rich.table import Column
@@ -22,7 +23,8 @@ from rich.text import Text
 from qstar import ranks
 
 COUNTED_S = 10.0  # between the plain lines of `counting` and `phase`
-ROOMY = 110  # columns of a terminal that show all of a bar
+ROOMY = 160  # columns of a terminal with room for a long bar
+CRAMPED = 70  # columns of a terminal below which there is no bar, but its figures
 PLAIN_WIDTH = 160  # of tables in pipes and files, where rich would assume 80 columns and fold cells
 
 
@@ -154,31 +156,39 @@ def _still(description: str, out: Console) -> Iterator[None]:
 
 
 class LiveBar(Progress):
-    """A bar that is redrawn in place: description, steps, time left, speed, values of the newest step.
+    """A bar that is redrawn in place: description, steps, time left, values of the newest step, speed.
 
-    On a narrow terminal the values are cut at its edge, and tokens per second and the share of the peak are left out.
+    On a narrow terminal the speed is left out and the values are cut at its edge; below `CRAMPED` columns there is no
+    bar.
     """
 
     def __init__(self, description: str, start: int, total: int, show: Sequence[str]):
-        self._show, self._narrow = show, console().width < ROOMY
+        self._show, bar = show, _bar()
+        self._fixed = bar + len(f" {total}/{total} ")
         self._bar = rich.progress.Progress(
             rich.progress.SpinnerColumn(),  # moves while a step is computed
-            rich.progress.TextColumn("{task.description}", markup=False),
-            rich.progress.BarColumn(bar_width=10 if self._narrow else 40),
+            _named(self._fixed + 12),
+            *([rich.progress.BarColumn(bar_width=bar)] if bar else []),
             rich.progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
             rich.progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            rich.progress.TextColumn("{task.fields[rate]}"),
             rich.progress.TextColumn("{task.fields[values]}", markup=False),
             console=console(),
         )
-        self._task = self._bar.add_task(description, total=total, completed=start, rate="", values="")
+        self._task = self._bar.add_task(description, total=total, completed=start, values="")
         self._speed = ""
 
     def step(self, step: int, values: dict[str, float]) -> None:
-        speed = self._bar.tasks[0].speed  # rich averages over the last 30 s
-        more = "" if self._narrow else self._speed
-        rate = "  ".join(part for part in (f"{speed:.3g} steps/s" if speed else "", more) if part)
-        self._bar.update(self._task, completed=step, rate=rate, values=_values(values, self._show))
+        task = self._bar.tasks[0]
+        rate = f"{task.speed:.3g} steps/s" if task.speed else ""  # rich averages over the last 30 s
+        # Rich would cut every column alike, steps and time too.
+        left = len(str(datetime.timedelta(seconds=int(task.time_remaining or 0))))
+        room = max(console().width - self._fixed - cell_len(task.description) - left - 4, 0)
+        text = Text(_values(values, self._show))
+        text.truncate(room, overflow="ellipsis")
+        for part in filter(None, (rate, self._speed)):
+            if text.cell_len + len(part) + 2 <= room:
+                text.append(f"  {part}")
+        self._bar.update(self._task, completed=step, values=text.plain)
 
     def interval(self, step: int, means: dict[str, float]) -> None:
         self._speed = _speed(means) or self._speed
@@ -197,6 +207,18 @@ class LiveBar(Progress):
     def __exit__(self, *error) -> None:
         _LIVE.remove(self)
         self._bar.__exit__(*error)
+
+
+def _bar() -> int:
+    """The width of a bar: none where there is no room for it."""
+    width = console().width
+    return 0 if width < CRAMPED else 10 if width < ROOMY else 40
+
+
+def _named(others: int) -> rich.progress.TextColumn:
+    """The column of descriptions, which are cut where other columns need so much of the terminal."""
+    column = Column(no_wrap=True, max_width=max(console().width - others, 8))
+    return rich.progress.TextColumn("{task.description}", markup=False, table_column=column)
 
 
 class PlainLines(Progress):
@@ -231,9 +253,12 @@ def counting(description: str) -> Iterator[Callable[[int, int], None]]:
     if not console().is_interactive:
         yield _Counted(description)
         return
+    bar = _bar()
     columns = (
-        rich.progress.TextColumn("{task.description}", markup=False),
-        *rich.progress.Progress.get_default_columns()[1:],
+        _named(bar + len(" 100% 10:00:00 ")),
+        *([rich.progress.BarColumn(bar_width=bar)] if bar else []),
+        rich.progress.TaskProgressColumn(table_column=Column(no_wrap=True)),
+        rich.progress.TimeRemainingColumn(table_column=Column(no_wrap=True)),
     )
     with rich.progress.Progress(*columns, console=console(), transient=True) as bar:
         task = bar.add_task(description, total=None)

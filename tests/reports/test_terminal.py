@@ -51,6 +51,22 @@ def test_a_reading_is_shown_as_text_as_a_table_and_as_a_sum():
     ]
 
 
+def test_on_a_narrow_terminal_every_thought_is_a_line_with_all_of_its_figures():
+    out = Console(file=io.StringIO(), width=40, highlight=False, markup=False)
+    out.print(terminal.show(READING, LETTERS))
+    lines = [line.rstrip() for line in out.file.getvalue().splitlines()]
+    begin = lines.index("1 b")
+    assert max(map(len, lines)) <= 40
+    assert lines[begin : begin + 5] == [
+        "1 b",
+        "  ␣a, weight 0.25, log p -3.00, with",
+        "-0.50, change +2.50",
+        "  ↵\\x1b, weight -0.50, log p -3.00, with",
+        "-3.75, change -0.75",
+    ]
+    assert "2 [" in lines and "  (pauses), weight 0.00, log p -1.00," in lines and "3 ↵" in lines
+
+
 @pytest.mark.parametrize(
     ("gain", "look"),
     [(2.0, "bold green"), (0.3, "green"), (0.04, "dim"), (-0.04, "dim"), (-0.3, "red"), (-1.0, "bold red")],

@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+import rich.progress
 from rich.console import Console
 
 from qstar.config import SCHEMAS
@@ -119,16 +120,32 @@ def test_a_phase_beside_a_bar_takes_the_place_of_its_description(screen):
     assert "nll 1.614  nll_mixed 0.2244  reward 0.0312" in last
 
 
-@pytest.mark.parametrize("width", [80, 120, 200])
-def test_a_bar_shows_steps_and_the_time_left_in_any_width(width, screen):
+@pytest.mark.parametrize("width", [40, 60, 80, 120, 200])
+@pytest.mark.parametrize("speed", [None, 3.25])
+def test_a_bar_shows_steps_and_the_time_left_in_any_width(width, speed, screen, monkeypatch):
+    monkeypatch.setattr(rich.progress.Task, "speed", speed)
+    monkeypatch.setattr(rich.progress.Task, "time_remaining", 4567)
     text = screen(True, width)
     with console.progress("Quiet-STaR", 0, 75, SHOWN) as bar:
         bar.interval(60, {"machine/tokens_per_s": 3390.0, "machine/mfu": 0.11})
         for step in (66, 67):
             bar.step(step, VALUES)
-    last = text.getvalue().split("Quiet-STaR")[-1]
-    assert re.search(r"67/75\S* \S*-?\d*:", last) and "nll 1.614  nll_mixed 0.2244  reward 0.0312" in last
-    assert ("11% of peak" in last) == (width >= console.ROOMY)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue()).split("Quiet-STaR")[-1]
+    assert " 67/75 1:16:07 " in last and "nll 1.614" in last
+    assert ("nll 1.614  nll_mixed 0.2244  reward 0.0312" in last) == (width >= 80)
+    assert ("11% of peak" in last) == (width > (120 if speed else 100)) and ("3.25 steps/s" in last) == (
+        bool(speed) and width > 100
+    )
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_counted_work_shows_its_share_and_the_time_left_in_any_width(width, screen, monkeypatch):
+    monkeypatch.setattr(rich.progress.Task, "time_remaining", 4567)
+    text = screen(True, width)
+    with console.counting("evaluating runs/2026-01-01_12-00-00_quiet_star, step 100") as progress:
+        progress(3, 10)
+    last = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue()).split("evaluating")[-1]
+    assert re.search(r" +30% 1:16:07", last)
 
 
 def test_a_line_of_a_pipe_shows_what_a_method_names_and_no_escape_codes(screen):
