@@ -84,11 +84,12 @@ def test_texts_after_a_shared_prompt_equal_each_in_a_row_of_its_own(family, x64)
         return lm.logprobs_after(lm.before(prompts, texts), texts)
 
     def apart(params):
-        lm, logprobs = model.bind(params), []
-        for prompt, text in ((prompt, text) for prompt, both in zip(PROMPTS, TEXTS, strict=True) for text in both):
-            row = jax.tree.map(jnp.asarray, rows.padded([prompt + text], len(prompt) + len(text)))
-            logprobs.append(lm.next_logprobs(lm.text(row), row.tokens)[0, -len(text) :])
-        return jnp.stack(logprobs).reshape(2, 2, 5)
+        whole = [prompt + text for prompt, both in zip(PROMPTS, TEXTS, strict=True) for text in both]
+        lm, batch = model.bind(params), jax.tree.map(jnp.asarray, rows.padded(whole, 9))
+        logprobs = lm.next_logprobs(lm.text(batch), batch.tokens)
+        return jnp.stack([logprobs[row, len(line) - 6 : len(line) - 1] for row, line in enumerate(whole)]).reshape(
+            2, 2, 5
+        )
 
     def taken(function):
         total = lambda params: ((weight * (logprobs := function(params))).sum(), logprobs)  # noqa: E731
