@@ -35,8 +35,13 @@ def models(seed=0, reference=1):
 
 def logprobs_of(params):
     """Of every text in a row of its own."""
-    model, rows = tiny.lm_of(tiny.EXACT)[0].bind(params), rollouts.alone()
-    return rollouts.sampled(model.next_logprobs(model.text(rows), rows.tokens))
+    return rollouts.sampled(_next_logprobs(params, rollouts.alone()))
+
+
+@jax.jit
+def _next_logprobs(params, rows):
+    model = tiny.lm_of(tiny.EXACT)[0].bind(params)
+    return model.next_logprobs(model.text(rows), rows.tokens)
 
 
 def credited(method, batch, old_seed=2):
