@@ -559,6 +559,7 @@ def load(file: Path, given: Sequence[str] = (), schema: type[C] = TrainConfig) -
 def _loaded(file: Path, schema: type) -> DictConfig:
     try:
         contents = OmegaConf.load(file)
+        _check_layout(contents)
         groups = [setting.name for setting in dataclasses.fields(schema) if setting.name in SCHEMAS]
         if contents.schemas.get("improve") == "Improve":  # of earlier versions: all settings, whatever recipe they made
             contents.schemas.improve = "Recipe"
@@ -583,6 +584,20 @@ def _loaded(file: Path, schema: type) -> DictConfig:
         raise ValueError(
             f"{file} is not a configuration that qstar {__version__} wrote: line {line}: {error}"
         ) from error
+
+
+def _check_layout(contents: object) -> None:
+    """Raise ValueError where a file names no schema for each of its groups, or has something else in place of one."""
+    schemas = contents.get("schemas") if isinstance(contents, DictConfig) else None
+    if not isinstance(schemas, DictConfig):
+        raise ValueError("expected settings by name, among them schemas, which has the schema of each group")
+    for key, schema in schemas.items():
+        parent, _, name = str(key).rpartition(".")
+        if name not in SCHEMAS or not isinstance(schema, str):
+            raise _Unknown(f"schemas.{key} is {schema!r}: expected the schema of a group", "schemas")
+        group = OmegaConf.select(contents, parent or name)
+        if not isinstance(group, DictConfig):
+            raise _Unknown(f"{parent or name} is {group!r}: expected the settings of {schema}", str(parent or name))
 
 
 def _line(file: Path, key: str | None) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 import pytest
 import small_runs
+import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -392,6 +393,31 @@ def test_a_damaged_configuration_is_named(contents, tmp_path):
     file = tmp_path / "config.yaml"
     file.write_text(contents)
     with pytest.raises(ValueError, match=r"config.yaml is not a configuration that qstar .* wrote"):
+        configs.load(file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda contents: contents | {"schemas": None}, "expected settings by name, among them schemas"),
+        (lambda contents: contents | {"schemas": 5}, "among them schemas"),
+        (lambda contents: contents | {"schemas": ["QuietStar"]}, "among them schemas"),
+        (lambda contents: [1], "among them schemas"),
+        (lambda contents: contents | {"method": None}, "method is None: expected the settings of QuietStar"),
+        (lambda contents: contents | {"optim": "adam"}, "optim"),
+        (lambda contents: contents | {"eval": [1]}, r"eval is \[1\]: expected the settings of CupsEval"),
+        (lambda contents: contents | {"schemas": {"method": None}}, "schemas.method is None"),
+        (lambda contents: contents | {"schemas": {"a.b": "QuietStar"}}, "schemas.a.b is 'QuietStar'"),
+        (lambda contents: {name: value for name, value in contents.items() if name != "data"}, "data is None"),
+    ],
+)
+def test_a_saved_configuration_that_was_edited_into_another_layout_names_the_place(tmp_path, damage, message):
+    file = tmp_path / "config.yaml"
+    configs.save(small_runs.small(), file)
+    file.write_text(yaml.safe_dump(damage(yaml.safe_load(file.read_text()))))
+    with pytest.raises(
+        ValueError, match=rf"config\.yaml is not a configuration that qstar .* wrote: line \d+: .*{message}"
+    ):
         configs.load(file)
 
 
