@@ -88,14 +88,14 @@ def _can_make(numbers: tuple[int, ...], target: int) -> bool:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Goal:
     """What a question asks for."""
 
     target: int
     numbers: tuple[int, ...]
 
     @classmethod
-    def of(cls, question: str) -> "Asked":
+    def of(cls, question: str) -> "Goal":
         """Raises ValueError for another text."""
         match = _QUESTION.fullmatch(question)
         if match is None:
@@ -143,18 +143,18 @@ class Makes:
     version: ClassVar[int] = 1
 
     def canonical(self, gold: str) -> str:
-        Asked.of(gold)
+        Goal.of(gold)
         return gold
 
     def __call__(self, written: str, gold: str) -> Verdict:
-        asked, lines = Asked.of(gold), _lines(written)
+        goal, lines = Goal.of(gold), _lines(written)
         if lines is None:
             return Verdict(False, "", "no answer")
         steps = list(map(_STEP.fullmatch, lines))
-        made = _followed(steps, asked.numbers) if steps[0] else _read(lines[0])
+        made = _followed(steps, goal.numbers) if steps[0] else _read(lines[0])
         if made is None:
             return Verdict(False, grade.one_space("; ".join(step.partition(", left")[0] for step in lines)), "wrong")
-        right = made.value == asked.target and made.used == Counter(asked.numbers)
+        right = made.value == goal.target and made.used == Counter(goal.numbers)
         return Verdict(right, made.expression, "right" if right else "wrong")
 
 
@@ -343,16 +343,16 @@ class Countdown(tasks.Asked):
         if len(texts) == 1 and not _STEP.fullmatch(texts[0]):
             right = (self.grader(texts[0], problem.gold).correct,)
             return Truth(right, right)
-        asked = Asked.of(problem.gold)
-        said: Sequence[int] | None = asked.numbers  # what the lines say is left
-        have: Sequence[int] | None = asked.numbers  # what is; None after a step that cannot be
+        goal = Goal.of(problem.gold)
+        said: Sequence[int] | None = goal.numbers  # what the lines say is left
+        have: Sequence[int] | None = goal.numbers  # what is; None after a step that cannot be
         right, reachable = [], []
         for text in texts:
             step = _STEP.fullmatch(text)
             have = _left(step, have)
             expected = _left(step, said)
             right.append(expected is not None and text == _spelled(step, expected))
-            reachable.append(have is not None and can_make(have, asked.target))
+            reachable.append(have is not None and can_make(have, goal.target))
             said = None if step is None or not step[5] else tuple(map(int, step[5].split(", ")))
         return Truth(tuple(right), tuple(reachable))
 
@@ -372,6 +372,6 @@ def _spelled(step: re.Match, left: Sequence[int]) -> str:
 
 def split_of(question: str) -> str:
     """A tenth of all problems is dev, another test; the order of the numbers does not matter."""
-    asked = Asked.of(question)
-    share = tasks.share(f"countdown {sorted(asked.numbers)} {asked.target}")
+    goal = Goal.of(question)
+    share = tasks.share(f"countdown {sorted(goal.numbers)} {goal.target}")
     return {0: "test", 1: "dev"}.get(int(10 * share), "train")

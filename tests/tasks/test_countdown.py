@@ -118,7 +118,7 @@ def test_steps_are_compared_with_what_is_said_to_be_left_and_with_what_is(writte
 def test_a_correct_solution_has_its_last_step_in_reach_and_a_wrong_one_has_not():
     task, rng = Countdown(numbers=(3,), largest=5, min_target=1), np.random.default_rng(0)
     for problem in task.problems("dev"):
-        numbers, lines = countdown.Asked.of(problem.question).numbers, []
+        numbers, lines = countdown.Goal.of(problem.question).numbers, []
         while len(numbers) > 1:
             steps = list(countdown.moves(numbers))
             *step, numbers = steps[rng.integers(len(steps))]

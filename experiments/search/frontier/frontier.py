@@ -61,6 +61,7 @@ OWN = {  # searches of their own, without a scorer
     GREEDY: ["search=cot_decoding"],  # of one first token
     ADAPTIVE: ["search=majority", "search.stop=0.95"],
 }
+DRAWN = ("arithmetic", "countdown", "cups")  # tasks that make as many questions as are asked for
 REFERENCE, WITHOUT = "weighted votes", "majority"
 GUIDE = "prm"  # scorer of the largest searches
 AGGREGATE = {GUIDE: "min"}  # steps of a solution to its score; else the last
@@ -82,7 +83,9 @@ def overrides(args, strategy: str, scorer: str, size: int, seed: int) -> list[st
 
 def _common(args, count: int, seed: int) -> list[str]:
     sizes = [f"questions={count}", f"seed={seed}", f"sample_batch={args.batch}"]
-    return [f"task={args.task}", f"task.dev={args.questions}", f"model.source={args.model}", *sizes, *args.set]
+    if args.task in DRAWN:
+        sizes.append(f"task.dev={args.questions}")
+    return [f"task={args.task}", f"model.source={args.model}", *sizes, *args.set]
 
 
 def _named(text: str) -> tuple[str, str]:

@@ -1,7 +1,7 @@
 """Labels of steps, and reward models trained on them, compared with the exact truth of every step.
 
     python experiments/verifiers/truth/truth.py cups sums --workers 2 --out runs/truth
-    python experiments/verifiers/truth/truth.py --show runs/truth         # tables and figures
+    python experiments/verifiers/truth/truth.py --show runs/truth [--page FILE]         # tables and figures
 
 For each seed: solutions are sampled and labelled with 64 completions from every step, of which the first 1, 2, 4, ...
 are the smaller k; the same solutions are labelled by OmegaPRM; some of them again with 1,024 completions, an estimate
@@ -381,9 +381,25 @@ def label_table(lines: Sequence[Mapping]) -> str:
             tables.mean(group, "reachable_wrong_passed"),
             tables.gain(group, "reachable_accuracy", reference),
         )
-        for (kind, k), group in frames.by(lines, "kind", "k").items()
+        for (kind, k), group in sorted(frames.by(lines, "kind", "k").items(), key=lambda item: _place(*item[0]))
     ]  # fmt: skip
     return tables.markdown(names, rows)
+
+
+def _place(kind: str, k: int) -> tuple:
+    """Of labels in a table: OmegaPRM's after the others, few completions before many."""
+    return kind == "omega", k, kind
+
+
+def _ordered(lines: Sequence[Mapping]) -> dict[str, list[Mapping]]:
+    """Reward models by the labels that they were trained on, exact ones first, after the choices without one."""
+    names = [*CONTROLS, *TRUTHS, "hard", "soft", "omega"]
+
+    def place(kind: str) -> tuple[int, int]:
+        name, _, k = kind.partition("_")
+        return names.index(name), int(k or 0)
+
+    return dict(sorted(frames.by(lines, "kind").items(), key=lambda item: place(item[0])))
 
 
 def policy_table(lines: Sequence[Mapping]) -> str:
@@ -403,7 +419,7 @@ def calibration_table(lines: Sequence[Mapping]) -> str:
     )  # fmt: skip
     rows = [
         (kind.replace("_", " "), *(tables.mean(group, name) for name in parts))
-        for kind, group in frames.by(lines, "kind").items() if kind not in CONTROLS
+        for kind, group in _ordered(lines).items() if kind not in CONTROLS
     ]  # fmt: skip
     return tables.markdown(names, rows)
 
@@ -413,10 +429,10 @@ def choice_table(lines: Sequence[Mapping], way: str) -> str:
     majority, worked = ([line for line in lines if line["kind"] == kind] for kind in (MAJORITY, WORKED))
     rows = [
         (kind.replace("_", " "), tables.mean(group, "best_last"), *[""] * len(AGGREGATIONS))
-        for kind, group in frames.by(lines, "kind").items()
+        for kind, group in _ordered(lines).items()
         if kind in CONTROLS
     ]
-    for kind, group in frames.by(lines, "kind").items():
+    for kind, group in _ordered(lines).items():
         if kind not in CONTROLS:
             names = [f"{way}_{how}" for how in AGGREGATIONS]
             cells = [
@@ -434,17 +450,23 @@ def measured(out: Path) -> dict[str, dict[str, list[Mapping]]]:
     }
 
 
-def show(out: Path, figure: bool) -> None:
+def shown(of: Mapping[str, list[Mapping]]) -> dict[str, str]:
+    """The tables of a task, by title."""
+    found = {name: table(of[name]) for name, table in (("labels", label_table), ("policy", policy_table)) if name in of}
+    if "models" in of:
+        found["calibration"] = calibration_table(of["models"])
+        found |= {title: choice_table(of["models"], way) for way, title in WAYS.items()}
+    return found
+
+
+def show(out: Path, figure: bool, page: Path | None = None) -> None:
     """Print the tables of the results, and draw the reward models' reliability and accuracy."""
     for task, of in measured(out).items():
         print(f"## {task}\n")
-        for name, table in (("labels", label_table), ("policy", policy_table)):
-            if name in of:
-                print(f"### {name}\n\n{table(of[name])}")
-        if "models" in of:
-            print(f"### calibration\n\n{calibration_table(of['models'])}")
-            for way, title in WAYS.items():
-                print(f"### {title}\n\n{choice_table(of['models'], way)}")
+        for title, table in shown(of).items():
+            print(f"### {title}\n\n{table}")
+        if page:
+            tables.fill(page, {f"{task}, {title}": f"\n{table}\n" for title, table in shown(of).items()})
         if figure and "reliability" in of:
             draw_reliability(of["reliability"], out / f"{task}_{RELIABILITY}")
             draw_choices(of["models"], out / f"{task}_{BEST}")
@@ -452,7 +474,7 @@ def show(out: Path, figure: bool) -> None:
 
 def draw_reliability(cells: Sequence[Mapping], file: Path) -> None:
     """A panel for each kind of labels: the share of true steps against the score, every seed a line."""
-    kinds = frames.by(cells, "kind")
+    kinds = _ordered(cells)
     figure, axes = figures.grid(len(kinds), min(len(kinds), 5), 2.2, 2.3, shared=True)
     for panel, (kind, group) in zip(axes, kinds.items(), strict=True):
         panel.plot([0, 1], [0, 1], color=figures.GREY, linewidth=0.8, linestyle=":")
@@ -469,7 +491,7 @@ def draw_reliability(cells: Sequence[Mapping], file: Path) -> None:
 
 def draw_choices(lines: Sequence[Mapping], file: Path) -> None:
     """Shares of questions that are answered rightly with each kind of labels and each aggregation."""
-    kinds = frames.by(lines, "kind")
+    kinds = _ordered(lines)
     names = [kind for kind in kinds if kind not in CONTROLS]
     figure, axes = figures.grid(len(WAYS), len(WAYS), 4, 0.45 * len(names) + 1)
     for panel, (way, title) in zip(axes, WAYS.items(), strict=True):
@@ -507,9 +529,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="jobs at a time, each with its share of the processors")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--show", type=Path, metavar="OUT", help="print the tables of these results and run nothing")
+    parser.add_argument(
+        "--page", type=Path, metavar="FILE", help="with --show: write the tables into this page as well"
+    )
     args = parser.parse_args()
+    if args.page and not args.show:
+        parser.error("--page FILE takes the tables that --show OUT prints: give that as well")
     if args.show:
-        return show(args.show, figure=True)
+        return show(args.show, figure=True, page=args.page)
     unknown = [task for task in args.tasks if task not in SETTINGS]
     if unknown:
         parser.error(f"task {unknown[0]!r}: expected {' or '.join(SETTINGS)}")
