@@ -266,8 +266,11 @@ def on_one_device():
 
 @pytest.mark.parametrize(
     "mesh",
-    [MeshConfig(data=8), MeshConfig(fsdp=4, tensor=2), MeshConfig(data=2, fsdp=2, tensor=2)],
-    ids=["data", "fsdp_tensor", "all"],
+    [
+        pytest.param(MeshConfig(data=8), id="data"),
+        pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), id="all"),
+        pytest.param(MeshConfig(fsdp=4, tensor=2), id="fsdp_tensor", marks=pytest.mark.slow),  # in "all" as well
+    ],
 )
 def test_eight_devices_write_what_one_writes(x64, mesh):
     mesh = sharding.make_mesh(mesh)
