@@ -246,6 +246,11 @@ def test_rows_have_one_of_few_lengths_up_to_the_longest_which_is_compiled_ahead(
 # --- steps --------------------------------------------------------------------------------------------------------
 
 
+WHOLE = (PolicyGradient(kl_coef=0.1), PPO(kl_coef=0.1, kl_in="reward"), PPO(critic="apart"))
+"""With a reference in the loss, with one in the rewards, and without; no critic, one on the model, one apart."""
+
+
+@functools.cache
 def stepped(method, micro_batches=1, devices=1, beside=3, times=1):
     """The state after a step on literal rollouts, so many times, in float64, and its metrics."""
     definition = method.definition(tiny.EXACT)
@@ -266,7 +271,7 @@ def close(a, b):
         assert tiny.relative_error(x, y) < tolerances.gradient(tiny.EXACT)
 
 
-@pytest.mark.parametrize("method", [PolicyGradient(kl_coef=0.1), PPO(), PPO(critic="apart")])
+@pytest.mark.parametrize("method", WHOLE)
 def test_micro_batches_give_the_update_of_the_whole_batch(method, x64):
     (whole, told), (parts, summed) = stepped(method), stepped(method, micro_batches=2)
     close(whole.params, parts.params)
@@ -275,7 +280,7 @@ def test_micro_batches_give_the_update_of_the_whole_batch(method, x64):
         np.testing.assert_allclose(told[name].value(), summed[name].value(), rtol=1e-9, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("method", [PolicyGradient(kl_coef=0.1), PPO(kl_coef=0.1, kl_in="reward"), PPO(critic="apart")])
+@pytest.mark.parametrize("method", WHOLE)
 def test_an_update_is_the_same_however_many_texts_stand_in_a_row(method, x64):
     (whole, told), (single, alone) = stepped(method), stepped(method, beside=1)
     close(whole.params, single.params)
@@ -311,8 +316,8 @@ def test_a_step_is_its_updates_one_after_another_on_parts_of_the_rollouts(x64):
 def test_later_updates_are_held_against_the_weights_that_sampled(x64):
     method = PolicyGradient(baseline="batch", clip_low=0.01, clip_high=0.01, epochs=3)
     definition, params = tiny.lm_of(tiny.EXACT)
-    start = Models(definition.bind(params))
-    found, _ = method.credited(literal.batch(), method.judged(start, literal.batch()))
+    judged = lambda params, batch: method.judged(Models(definition.bind(params)), batch)  # noqa: E731
+    found, _ = jax.jit(lambda params, batch: method.credited(batch, judged(params, batch)))(params, literal.batch())
     gradient = jax.jit(jax.grad(lambda params: method.loss(Models(definition.bind(params)), found, None)[0]))
     for _ in range(3):
         params = jax.tree.map(lambda leaf, slope: leaf - 0.1 * slope, params, gradient(params))
