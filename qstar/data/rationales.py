@@ -14,6 +14,7 @@ import dataclasses
 import itertools
 import re
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -225,7 +226,7 @@ class Store:
             raise ValueError(f"batch {batch} of iteration {iteration} has no samples: leave it out")
         written = pa.BufferOutputStream()
         pq.write_table(self._table(iteration, batch, samples), written, compression="zstd")
-        contents, name = written.getvalue(), _name(iteration, batch)
+        contents, name = written.getvalue(), part_name(iteration, batch)
         files.write(self.folder / name, contents)
         if self._lists:
             self._list({name: {"rows": len(samples), "blake2b": files.checksum_of(contents)}})
@@ -235,7 +236,7 @@ class Store:
 
         Raises ValueError as `files.await_all`.
         """
-        files.await_all([self.folder / _name(iteration, batch) for batch in range(count)])
+        files.await_all([self.folder / part_name(iteration, batch) for batch in range(count)])
         if self._lists:
             self._list_what_is_there()
 
@@ -319,10 +320,9 @@ class Store:
             fault = f"holds other bytes than were written{_unreadable(file)}"
         else:
             return
-        code = f"from qstar.data import rationales; rationales.forget({str(self.folder)!r}, {file.name!r})"
         raise ValueError(
             f"{file}: {fault}. Put back a copy of it, or continue without its samples (an iteration that is not done "
-            f"samples them again):\n{shlex.join(['python', '-c', code])}"
+            f"samples them again):\n{forgetting(self.folder, [file.name])}"
         )
 
     def _damaged(self) -> Path | None:
@@ -348,6 +348,12 @@ def forget(folder: str | Path, name: str) -> None:
         file.replace(file.with_name(f"{name}.damaged"))
     parts = {listed: part for listed, part in about.get("parts", {}).items() if listed != name}
     files.write_json(Path(folder) / ABOUT, about | {"parts": parts})
+
+
+def forgetting(folder: str | Path, names: Sequence[str]) -> str:
+    """The command line that forgets these files."""
+    calls = [f"rationales.forget({str(folder)!r}, {name!r})" for name in names]
+    return shlex.join([sys.executable, "-c", "; ".join(["from qstar.data import rationales", *calls])])
 
 
 def unique(table: pa.Table) -> pa.Table:
@@ -427,7 +433,7 @@ def _column(field: pa.Field, values: list) -> pa.Array:
     return array
 
 
-def _name(iteration: int, batch: int) -> str:
+def part_name(iteration: int, batch: int) -> str:
     return f"iteration_{iteration:04d}_batch_{batch:05d}.parquet"
 
 

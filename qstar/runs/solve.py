@@ -18,9 +18,10 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from qstar import advice, files, paths, processes, sharding
 from qstar import config as configs
-from qstar import files, paths, processes, sharding
 from qstar.config import SolveConfig
+from qstar.data import rationales
 from qstar.data.rationales import Place, Sample, Store
 from qstar.decoding import write
 from qstar.decoding.sampling import Sampling
@@ -108,7 +109,8 @@ def _written(cfg: SolveConfig, directory: Path) -> list[report.Line]:
 
 def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
     """The table of a run from what is stored, or of another strategy over it, whose seconds were not measured."""
-    lines = replay.lines(cfg, _rows(directory), batches(directory))
+    rows = _rows(directory)
+    lines = replay.lines(cfg, rows, _batches_of(rows, directory))
     measured = configs.load(directory / KIND.file, schema=SolveConfig).search == cfg.search
     return lines if measured else [*lines[:-1], dataclasses.replace(lines[-1], seconds=None)]
 
@@ -124,7 +126,23 @@ def batches(directory: Path) -> list[dict]:
 
 def stored(directory: Path) -> tuple[replay.Stored, dict[int, int]]:
     """The trees of a run by batch, and the tokens of the longest solution in each."""
-    return replay.trees(_rows(directory)), {line["batch"]: line["most_tokens"] for line in batches(directory)}
+    rows = _rows(directory)
+    return replay.trees(rows), {line["batch"]: line["most_tokens"] for line in _batches_of(rows, directory)}
+
+
+def _batches_of(rows: Sequence[dict], directory: Path) -> list[dict]:
+    """The lines about the batches of these rows. Raises ValueError where there are none about one."""
+    lines = batches(directory)
+    missing = sorted({row["batch"] for row in rows} - {line["batch"] for line in lines})
+    if missing:
+        names = [rationales.part_name(0, number) for number in missing]
+        raise ValueError(
+            f"{directory / BATCHES} has no line about batch {', '.join(map(str, missing))}, of which "
+            f"{directory / FOLDER} holds candidates: put back a copy of it, or remove these candidates and resume the "
+            f"search, which asks their questions again:\n{rationales.forgetting(directory / FOLDER, names)}\n"
+            + advice.resume("qstar-solve", directory)
+        )
+    return lines
 
 
 def tree(directory: Path, problem: str) -> str:

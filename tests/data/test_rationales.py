@@ -3,7 +3,6 @@
 import importlib
 import json
 import os
-import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -248,8 +247,7 @@ def test_the_command_that_is_advised_resumes_without_the_file(full, gone):
     with pytest.raises(ValueError) as error:
         Store.open(full).rows()
     advised = str(error.value).splitlines()[-1]
-    assert advised.startswith("python -c ")
-    command = advised.replace("python", shlex.quote(sys.executable), 1)
+    command = advised
     subprocess.run(["sh", "-c", command], check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     store = Store.create(full, "model-a", "sums")
     assert store.rows(columns=["problem"])["problem"].to_pylist() == ["0/0", "0/1", "1/1"]

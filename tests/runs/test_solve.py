@@ -3,8 +3,11 @@
 import dataclasses
 import itertools
 import json
+import shlex
 import shutil
+import sys
 from collections import defaultdict
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -129,6 +132,25 @@ def test_a_killed_search_resumes_with_the_rest_and_ends_with_the_same_rows(beam,
     run(again, *BEAM)
     assert rows_of(again) == rows_of(beam[0])
     assert kept.stat().st_mtime_ns == untouched
+
+
+@pytest.mark.parametrize("kept", [0, 1])
+def test_a_batch_without_its_line_is_named_and_asked_again_as_advised(majority, tmp_path, kept):
+    again = Path(shutil.copytree(majority[0], tmp_path / "again"))
+    file = again / "batches.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:kept]))
+    with pytest.raises(
+        ValueError, match=rf"again/batches\.jsonl has no line about batch {'1' if kept else '0, 1'},"
+    ) as error:
+        run(again, *MAJORITY)
+    _, forget, resume = str(error.value).splitlines()
+    assert shlex.split(forget)[:2] == [sys.executable, "-c"]
+    assert shlex.split(resume)[1:] == [f"resume={again}"]
+    exec(shlex.split(forget)[2], {})
+    assert [dataclasses.replace(line, seconds=None) for line in run(again, *MAJORITY)] == [
+        dataclasses.replace(line, seconds=None) for line in majority[1]
+    ]
+    assert rows_of(again) == rows_of(majority[0])
 
 
 def test_a_model_that_is_sharded_over_eight_devices_gives_the_same_candidates(tmp_path):
