@@ -43,7 +43,7 @@ def compiled_bytes(program, rows, length):
 @pytest.mark.parametrize(
     ("method", "remat", "layers", "rows", "length"),
     [
-        (THINKS, "full", 4, 4, 64),
+        (THINKS, "full", 4, 8, 64),  # the batch of a test below: compiled once
         (THINKS, "minimal", 4, 2, 64),
         (THINKS, "none", 2, 2, 64),
         (THINKS, "none", SHALLOW + 1, 1, 64),
