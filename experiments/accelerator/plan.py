@@ -211,7 +211,7 @@ def _settings(amounts: Amounts, tiny: bool) -> Iterator[tuple[str, dict[str, Any
         arguments = {
             "shape": shape, "method": method, "length": length, "remat": remat, "dtype": amounts.dtype,
             "attention": "einsum" if tiny else "cudnn",
-            "most_rows": 2 if tiny else 64 if method == "lm" else 2 if shape == "7B" else 8,
+            "most_rows": 1 if tiny else 64 if method == "lm" else 2 if shape == "7B" else 8,
         }  # fmt: skip
         yield f"{shape}/{method}/{length}/{remat}/{products}", arguments, {"XLA_FLAGS": PRODUCTS[products]}
 
@@ -266,7 +266,7 @@ def _reinforced(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[
 
 
 def _sharded(amounts: Amounts, devices: int, tiny: bool) -> Iterator[Job]:
-    for layout in ("data", "tensor") if tiny else ("data", "fsdp", "tensor"):
+    for layout in ("data",) if tiny else ("data", "fsdp", "tensor"):
         arguments = {
             "shape": "tiny" if tiny else "1B", "length": amounts.length, "dtype": amounts.dtype,
             "steps": amounts.steps, "layout": layout,
