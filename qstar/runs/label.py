@@ -103,14 +103,35 @@ def _run(job: Job, directory: Path) -> dict:
             progress(number + 1, len(batches))
 
         processes.shared(len(batches), label)
-    return processes.first_does(lambda: _collected(job.cfg, directory, parts)) or {}
+    return processes.first_does(lambda: _collected(job, directory, parts)) or {}
 
 
-def _collected(cfg: LabelConfig, directory: Path, parts: Sequence[Path]) -> dict:
+def _collected(job: Job, directory: Path, parts: Sequence[Path]) -> dict:
     files.await_all(parts)
-    lines = [line for part in parts for line in files.records(part, "a labelled solution")]
-    costs = [line for line in lines if "ledger" in line]
-    return _finish(cfg, directory, [line for line in lines if "ledger" not in line], costs)
+    read = [_part(file, [problem.id for problem in batch]) for file, batch in zip(parts, job.batches, strict=True)]
+    records = [record for records, _ in read for record in records]
+    return _finish(job.cfg, directory, records, [cost for _, cost in read])
+
+
+def _part(file: Path, questions: Sequence[str]) -> tuple[list[dict], dict]:
+    """The labelled solutions of a batch, and what it cost. Raises ValueError for a file that is not as it was written.
+
+    Args:
+        questions: the ids of those of the batch.
+    """
+    kind, way = "a labelled solution", "; move the file away and resume: its questions are labelled again"
+    lines = files.lines(file, kind)
+    if not lines or "ledger" not in lines[-1].record:
+        raise ValueError(f"{file} ends without the line of its batch's cost: it was cut{way}")
+    for line in lines[:-1]:
+        files.check(line.record, line.where, kind, problem=str, completions=list, labels=list, correct=bool)
+        if line.record["problem"] not in questions:
+            raise ValueError(
+                f"{line.where}: question {line.record['problem']!r} is not one of this batch, {', '.join(questions)}: "
+                f"is it a copy of another file?{way}"
+            )
+    files.check(lines[-1].record, lines[-1].where, "the cost of a batch", ledger=dict, skipped=int)
+    return [line.record for line in lines[:-1]], lines[-1].record
 
 
 def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: Sequence[dict]) -> dict:

@@ -45,6 +45,32 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda lines: [], "ends without the line of its batch's cost"),
+        (lambda lines: lines[:2], "ends without the line of its batch's cost"),
+        (lambda lines: [*lines[:2], lines[2].rstrip("\n")], "ends without the line of its batch's cost"),
+        (lambda lines: lines + lines, "line 3: no 'problem' in it, expected a labelled solution"),
+        (lambda lines: ["{}\n", lines[2]], "line 1: no 'problem' in it"),
+        (
+            lambda lines: [lines[0].replace("train-1", "train-9"), *lines[1:]],
+            "line 1: question 'train-9' is not one of",
+        ),
+        (lambda lines: [*lines[:2], '{"ledger": 3, "skipped": 0}\n'], "line 3: 'ledger' is 3, expected dict"),
+    ],
+)
+def test_a_batch_of_labels_that_was_cut_copied_or_edited_is_named(tmp_path, damage, message):
+    file = tmp_path / "batch_00000.jsonl"
+    solution = {"problem": "train-1", "completions": ["a;"], "labels": [1.0], "correct": True}
+    files.write_records(file, [solution, solution, {"ledger": {}, "skipped": 0}])
+    assert label._part(file, ["train-1"]) == ([solution, solution], {"ledger": {}, "skipped": 0})
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(damage(lines)))
+    with pytest.raises(ValueError, match=rf"batch_00000\.jsonl.*{message}"):
+        label._part(file, ["train-1"])
+
+
 def test_every_solution_has_its_labels_and_where_they_are_from(run):
     found, task = records(run), Cups(train=4, max_moves=6)
     problems = {one.id: one for one in task.problems("train")}
