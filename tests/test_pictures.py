@@ -29,7 +29,7 @@ def of_faithfulness(folder: Path) -> None:
 
 def of_frontier(folder: Path) -> None:
     script = experiment_scripts.load("search/frontier/frontier")
-    for task in ("cups", "sums"):
+    for task in ("cups", "sums", "countdown"):
         script.draw(script.grouped(frames.lines(FOLDER / "search/frontier" / f"{task}.jsonl")), folder / f"{task}.png")
 
 

@@ -8,8 +8,8 @@ smaller size; strategies over steps have a search for each size. Tokens and FLOP
 Finished searches are not repeated. Every cell is a line of results.jsonl, with the questions that it has right.
 
 A strategy is compared with best-of-N by weighted votes of the same scorer (against majority where it has none) with the
-largest N that costs no more FLOPs, on the questions that both were asked: the mean over seeds of each question, and a
-test of the differences by sign flips.
+largest N that costs no more FLOPs, and with one greedy answer, on the questions that both were asked: the mean over
+seeds of each question, and a test of the differences by sign flips.
 """
 
 import dataclasses
@@ -216,9 +216,11 @@ def table(known: Cells) -> str:
         costs = (f"{mean(group, 'written'):.0f}", f"{mean(group, 'scored'):.0f}", f"{mean(group, 'flops') / 1e6:.0f}")
         at = reference(known, (strategy, scorer, size))
         against = f"{at[0]} of {at[2]}: {paired(group, known[at])}" if at else ""
+        greedy = known.get((GREEDY, "", 1))
+        gain = paired(group, greedy) if greedy and strategy != GREEDY else ""
         counts = f"{len(group)} x {group[0]['questions']}"
-        rows.append((scorer or "none", strategy, size, accuracy, counts, *costs, against))
-    return tables.markdown((*names, "against, with no more FLOPs"), rows)
+        rows.append((scorer or "none", strategy, size, accuracy, counts, *costs, gain, against))
+    return tables.markdown((*names, "against greedy", "against, with no more FLOPs"), rows)
 
 
 def draw(known: Cells, file: Path) -> None:
@@ -240,7 +242,7 @@ def draw(known: Cells, file: Path) -> None:
         axes.set_xlabel("MFLOPs a question, scoring included", fontsize=8)
         axes.set_ylabel("accuracy", fontsize=8)
     handles = {line.get_label(): line for line in reversed(panels[0].lines)}  # of a name the last: one in colour
-    panels[0].legend(handles.values(), handles, fontsize=7, ncols=2, frameon=False, loc="lower right")
+    panels[0].legend(handles.values(), handles, fontsize=7, ncols=2, frameon=False, loc="best")
     figures.save(figure, file)
 
 
