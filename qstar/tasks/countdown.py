@@ -38,9 +38,10 @@ WORDS = ("Make ", " from ", ", left ", " = ", " + ", " - ", " * ", " / ", ", ")
 
 LARGEST = 999  # intermediate result of a gold solution
 MOST_DRAWS = 100_000  # in search of one problem
-_QUESTION = re.compile(r"Make (\d+) from (\d+(?:, \d+)*)\.")
-_STEP = re.compile(r"(\d{1,18}) ?([-+*/]) ?(\d{1,18}) ?= ?(\d{1,18})(?:, left (\d{1,18}(?:, \d{1,18})*))?")
-_EXPRESSION = re.compile(r"[-+*/() 0-9]{1,500}")
+_QUESTION = re.compile(r"Make (\d+) from (\d+(?:, \d+)*)\.", re.ASCII)
+_STEP = re.compile(r"(\d{1,18}) ?([-+*/]) ?(\d{1,18}) ?= ?(\d{1,18})(?:, left (\d{1,18}(?:, \d{1,18})*))?", re.ASCII)
+_EXPRESSION = re.compile(r"([-+*/() 0-9]{1,500})(?:= ?([0-9]{1,18}))?")
+_SPELLED = str.maketrans("\u00d7\u00b7\u00f7\u2212", "**/-")  # signs of multiplication, division and subtraction
 _SIGNS = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/"}
 
 
@@ -159,8 +160,8 @@ class Makes:
 
 
 def _lines(written: str) -> list[str] | None:
-    """The lines of workings, or the expression alone; None where it is neither."""
-    lines = [text.strip() for text in written.strip().split("\n")]
+    """The lines of workings, or the expression alone, which may say its value; None where it is neither."""
+    lines = [text.strip() for text in written.translate(_SPELLED).strip().split("\n")]
     if all(map(_STEP.fullmatch, lines)):
         return lines
     return lines if len(lines) == 1 and _EXPRESSION.fullmatch(lines[0]) else None
@@ -187,11 +188,13 @@ def _taken(have: list[Made], value: int) -> Made | None:
 
 
 def _read(text: str) -> Made | None:
-    """An expression; None for what is none, or where a result is no positive integer."""
+    """An expression; None for what is none, where a result is no positive integer, or not the value that is said."""
+    expression, said = _EXPRESSION.fullmatch(text).groups()
     try:
-        return _evaluated(ast.parse(text, mode="eval").body)
+        made = _evaluated(ast.parse(expression.strip(), mode="eval").body)
     except (SyntaxError, RecursionError, MemoryError):
         return None
+    return made if made is None or said is None or made.value == int(said) else None
 
 
 def _evaluated(node: ast.AST) -> Made | None:
@@ -336,10 +339,10 @@ class Countdown(tasks.Asked):
     def truth(self, problem: Problem, steps: Sequence[str]) -> Truth:
         """Of the lines of workings; or of the answer alone, where there are none.
 
-        A step is right where it uses numbers that the line before says are left, calculates rightly, and says what is
-        left now. The target is reachable where it can still be made of the numbers that really are left.
+        A step is right where it uses numbers that the line before says are left, calculates rightly, and says nothing
+        else than what is left now. The target is reachable where it can be made of the numbers that really are left.
         """
-        texts = [step.strip() for step in steps]
+        texts = [step.strip().translate(_SPELLED) for step in steps]
         if len(texts) == 1 and not _STEP.fullmatch(texts[0]):
             right = (self.grader(texts[0], problem.gold).correct,)
             return Truth(right, right)
@@ -351,9 +354,9 @@ class Countdown(tasks.Asked):
             step = _STEP.fullmatch(text)
             have = _left(step, have)
             expected = _left(step, said)
-            right.append(expected is not None and text == _spelled(step, expected))
+            said = tuple(map(int, step[5].split(", "))) if step and step[5] else expected
+            right.append(expected is not None and sorted(said) == sorted(expected))
             reachable.append(have is not None and can_make(have, goal.target))
-            said = None if step is None or not step[5] else tuple(map(int, step[5].split(", ")))
         return Truth(tuple(right), tuple(reachable))
 
 
@@ -364,10 +367,6 @@ def _left(step: re.Match | None, numbers: Sequence[int] | None) -> tuple[int, ..
     a, b, result = (int(step[place]) for place in (1, 3, 4))
     rest = without(numbers, a, b)
     return (*rest, result) if rest is not None and b and combined(a, step[2], b) == result else None
-
-
-def _spelled(step: re.Match, left: Sequence[int]) -> str:
-    return line(int(step[1]), step[2], int(step[3]), int(step[4]), left)
 
 
 def split_of(question: str) -> str:

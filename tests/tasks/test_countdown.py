@@ -69,6 +69,11 @@ def test_gold_solutions_of_every_split_are_right_in_both_forms():
         ("3 * 7 = 21\nso 44", False, ""),
         ("2 5 + 7", False, "2 5 + 7"),
         ("025 + 7", False, "025 + 7"),
+        ("٣ * 7 = 21\n25 + 21 = 46\n46 - 2 = 44", False, ""),  # a digit of another script
+        ("3 \u00d7 7 + 25 \u2212 2", True, "(((3 * 7) + 25) - 2)"),
+        ("3 * 7 + 25 - 2 = 44", True, "(((3 * 7) + 25) - 2)"),
+        ("3 * 7 + 25 - 2 = 45", False, "3 * 7 + 25 - 2 = 45"),
+        ("3 * 7 + 25 - 2 =", False, ""),
     ],
 )  # fmt: skip
 def test_solutions_are_graded_by_what_they_make_of_the_numbers(written, correct, answer):
@@ -101,6 +106,8 @@ def test_deep_and_long_expressions_are_answers_that_are_wrong():
         ("3 * 7 = 21, left 25, 3, 21\n25 + 21 = 46, left 3, 46\n46 - 3 = 43\n\n", "x..", ".. x".replace(" ", "")),
         # The right line after a wrong list of what is left does not follow from it.
         ("3 * 7 = 21, left 25, 21\n25 + 21 = 46, left 2, 46\n46 - 2 = 44\n\n", "xx.", "..."),
+        # What is left in another order, or not written; signs as people write them.
+        ("3 \u00d7 7 = 21, left 21, 2, 25\n25+21=46\n46 \u2212 2 = 44\n\n", "...", "..."),
         ("what\n25 + 21 = 46, left 2, 46\n\n", "xx", "xx"),
     ],
 )
