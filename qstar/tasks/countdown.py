@@ -211,8 +211,8 @@ class Countdown(tasks.Asked):
     """Problems that have a solution, made from a seed: numbers are drawn, and steps until one number is left.
 
     A tenth of all problems is dev, another test, by a hash of the target and the sorted numbers. Problems of train are
-    drawn independently, so some come more than once; those of dev and test are all different. The hint is an expression
-    for the target.
+    drawn independently, so some come more than once; questions of dev and test are all different, but some differ in
+    the order of their numbers alone. The hint is an expression for the target.
     """
 
     numbers: tuple[Annotated[int, Range(2, 6)], ...] = (3, 4)  # how many are given
@@ -366,7 +366,7 @@ def _left(step: re.Match | None, numbers: Sequence[int] | None) -> tuple[int, ..
         return None
     a, b, result = (int(step[place]) for place in (1, 3, 4))
     rest = without(numbers, a, b)
-    return (*rest, result) if rest is not None and b and combined(a, step[2], b) == result else None
+    return (*rest, result) if rest is not None and a and b and combined(a, step[2], b) == result else None
 
 
 def split_of(question: str) -> str:

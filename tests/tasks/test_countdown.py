@@ -106,6 +106,8 @@ def test_deep_and_long_expressions_are_answers_that_are_wrong():
         ("3 * 7 = 21, left 25, 3, 21\n25 + 21 = 46, left 3, 46\n46 - 3 = 43\n\n", "x..", ".. x".replace(" ", "")),
         # The right line after a wrong list of what is left does not follow from it.
         ("3 * 7 = 21, left 25, 21\n25 + 21 = 46, left 2, 46\n46 - 2 = 44\n\n", "xx.", "..."),
+        # Zero is no positive number, whatever is said to be left.
+        ("3 * 7 = 21, left 0, 5\n0 * 5 = 0\n\n", "xx", ".x"),
         # What is left in another order, or not written; signs as people write them.
         ("3 \u00d7 7 = 21, left 21, 2, 25\n25+21=46\n46 \u2212 2 = 44\n\n", "...", "..."),
         ("what\n25 + 21 = 46, left 2, 46\n\n", "xx", "xx"),
