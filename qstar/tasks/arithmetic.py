@@ -238,11 +238,9 @@ def _different(digits: int, split: str, count: int, rng: np.random.Generator) ->
 
 @functools.lru_cache(maxsize=256)
 def _longest(digits: int, tokenizer: Tokenizer) -> int:
-    """Counted on sums whose digits repeat and that carry everywhere: the answer has one digit more.
-
-    The stop is counted by its characters: where its two newlines are a token, a model may still write two.
-    """
-    stop = sum(len(tokenizer.encode(character)) for character in END)
+    """Counted on sums whose digits repeat and that carry everywhere: the answer has one digit more."""
     nines = 10**digits - 1
     problems = [_problem("", nines // 9 * digit, nines) for digit in range(1, 10)]
-    return max(len(tokenizer.encode(f"{example.rationale}\n{example.answer}")) for example in problems) + stop
+    return max(
+        len(tokenizer.encode(f"{example.rationale}\n{example.answer}")) for example in problems
+    ) + problem.stop_tokens(tokenizer)

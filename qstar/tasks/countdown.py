@@ -17,7 +17,7 @@ import functools
 import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -245,32 +245,25 @@ class Countdown(tasks.Asked):
 
     def problems(self, split: str) -> Sequence[Problem]:
         """Of every count of numbers the same. Raises ValueError where dev or test has fewer different ones."""
-        wanted, place = getattr(self, tasks.known(split)), tasks.SPLITS.index(split)
-        drawn = self._repeated if split == "train" else self._different
+        size, number = getattr(self, tasks.known(split)), tasks.SPLITS.index(split)
         return [
-            dataclasses.replace(made, id=f"{split}-{count}-{number}")
+            dataclasses.replace(problem, id=f"{split}-{count}-{i}")
             for count in self.numbers
-            for number, made in enumerate(
-                drawn(wanted, split, self._draws(count, split, np.random.default_rng((self.seed, count, place))))
-            )
+            for i, problem in enumerate(self._of(count, split, size, np.random.default_rng((self.seed, count, number))))
         ]
 
-    def _repeated(self, wanted: int, split: str, draws: Iterator[Problem]) -> Iterable[Problem]:
-        return itertools.islice(draws, wanted)
-
-    def _different(self, wanted: int, split: str, draws: Iterator[Problem]) -> Iterable[Problem]:
-        found: dict[str, Problem] = {}
-        in_vain = 0  # draws since the last new one: of n different ones the last is missed 10 n times once in 20,000
-        while len(found) < wanted and in_vain < 10 * (len(found) + 20):
-            made = next(draws)
-            in_vain = in_vain + 1 if made.question in found else 0
-            found.setdefault(made.question, made)
-        if len(found) < wanted:
+    def _of(self, count: int, split: str, size: int, rng: np.random.Generator) -> Sequence[Problem]:
+        """So many problems of a count of numbers."""
+        draws = self._draws(count, split, rng)
+        if split == "train":
+            return list(itertools.islice(draws, size))
+        problems = tasks.different(draws, size)
+        if len(problems) < size:
             raise ValueError(
-                f"task.{split} = {wanted}: there are hardly more than {len(found)} different problems like "
-                f"{next(iter(found))!r} in {split}; ask for fewer, or for more or larger numbers"
+                f"task.{split} = {size}: there are hardly more than {len(problems)} different problems like "
+                f"{problems[0].question!r} in {split}; ask for fewer, or for more or larger numbers"
             )
-        return found.values()
+        return problems
 
     def _draws(self, count: int, split: str, rng: np.random.Generator) -> Iterator[Problem]:
         """Independent problems of a split without end. Raises ValueError where there is hardly one."""
@@ -330,11 +323,10 @@ class Countdown(tasks.Asked):
         return None if lines is None else "\n".join(lines[:-1])
 
     def budget(self, problem: Problem, tokenizer: Tokenizer) -> int:
-        """Tokens of workings whose every number has three digits; the stop is counted by its characters."""
+        """Tokens of workings whose every number has three digits."""
         count = int(problem.group)
         longest = [line(LARGEST, "*", LARGEST, LARGEST, [LARGEST] * left) for left in reversed(range(1, count))]
-        stop = sum(len(tokenizer.encode(character)) for character in END)
-        return len(tokenizer.encode("\n".join(longest))) + stop
+        return len(tokenizer.encode("\n".join(longest))) + tasks.stop_tokens(tokenizer)
 
     def truth(self, problem: Problem, steps: Sequence[str]) -> Truth:
         """Of the lines of workings; or of the answer alone, where there are none.

@@ -9,6 +9,7 @@ moves, but can when it writes the place down after each. A problem is one line o
     worked     3aegbdh=-454314-4;    the same with its workings between dashes
 """
 
+import itertools
 import re
 import zlib
 from collections.abc import Sequence
@@ -199,18 +200,14 @@ class Cups(tasks.Asked):
     def problems(self, split: str) -> Sequence[Problem]:
         """Raises ValueError where there are fewer different ones than asked for."""
         count, rng = getattr(self, tasks.known(split)), np.random.default_rng((self.seed, tasks.SPLITS.index(split)))
-        cfg, games = CupsConfig(self.min_moves, self.max_moves), {}
-        in_vain = 0  # draws since the last new one: of n different ones the last is missed 10 n times once in 20,000
-        while len(games) < count and in_vain < 10 * (len(games) + 20):
-            game = draw(cfg, rng, split)
-            in_vain = in_vain + 1 if game.question in games else 0
-            games.setdefault(game.question, game)
+        cfg = CupsConfig(self.min_moves, self.max_moves)
+        games = tasks.different((draw(cfg, rng, split) for _ in itertools.count()), count)
         if len(games) < count:
             raise ValueError(
                 f"task.{split} = {count}: there are hardly more than {len(games)} different problems of "
                 f"{self.min_moves} to {self.max_moves} moves in {split}; ask for fewer, or for more moves"
             )
-        return [game.problem(f"{split}-{i}") for i, game in enumerate(games.values())]
+        return [game.problem(f"{split}-{i}") for i, game in enumerate(games)]
 
     def shots(self, problem: Problem, rng: np.random.Generator) -> Sequence[Problem]:
         """Problems of the train split, none of them the question."""

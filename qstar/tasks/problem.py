@@ -8,10 +8,10 @@ declared answer alone. The test split is for numbers that are reported: `logged_
 import datetime
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -46,6 +46,14 @@ class Problem:
     def hint_text(self) -> str:
         """What a hint shows."""
         return self.hint or self.answer
+
+
+class HasQuestion(Protocol):
+    @property
+    def question(self) -> str: ...
+
+
+Asking = TypeVar("Asking", bound=HasQuestion)
 
 
 @dataclass(frozen=True)
@@ -207,6 +215,22 @@ def _canonical(problem: Problem, grader: Grader, where: str) -> Problem:
         raise ValueError(f"{where}: answer {shown(problem.answer)} is none that can be graded ({error})") from error
     values = {**problem.__dict__, "answer": answer}
     return Problem(**values)
+
+
+def different(draws: Iterator[Asking], count: int) -> list[Asking]:
+    """The first `count` draws whose questions are different; fewer where there are hardly more."""
+    by_question: dict[str, Asking] = {}
+    in_vain = 0  # draws since the last new one: of n different ones the last is missed 10 n times once in 20,000
+    while len(by_question) < count and in_vain < 10 * (len(by_question) + 20):
+        draw = next(draws)
+        in_vain = in_vain + 1 if draw.question in by_question else 0
+        by_question.setdefault(draw.question, draw)
+    return list(by_question.values())
+
+
+def stop_tokens(tokenizer: Tokenizer) -> int:
+    """Tokens of `END`, a character each: where its two newlines are a token, a model may still write two."""
+    return sum(len(tokenizer.encode(character)) for character in END)
 
 
 def drawn(problems: Sequence[Problem], count: int, seed: int) -> list[Problem]:

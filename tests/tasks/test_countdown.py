@@ -10,6 +10,7 @@ from qstar.data import tokenizer as tokenizers
 from qstar.tasks import countdown
 from qstar.tasks.countdown import Countdown, Makes
 from qstar.tasks.leaks import hint_stands
+from qstar.tasks.problem import Problem
 
 QUESTION = "Make 44 from 3, 25, 7, 2."
 WORKED = "3 * 7 = 21, left 25, 2, 21\n25 + 21 = 46, left 2, 46\n46 - 2 = 44\n\n"
@@ -103,7 +104,7 @@ def test_deep_and_long_expressions_are_answers_that_are_wrong():
         # A slip that is carried on: what follows is right, the target out of reach.
         ("3 * 7 = 22, left 25, 2, 22\n25 + 22 = 47, left 2, 47\n47 - 2 = 45\n\n", "x..", "xxx"),
         # Says wrongly what is left, and goes on from there.
-        ("3 * 7 = 21, left 25, 3, 21\n25 + 21 = 46, left 3, 46\n46 - 3 = 43\n\n", "x..", ".. x".replace(" ", "")),
+        ("3 * 7 = 21, left 25, 3, 21\n25 + 21 = 46, left 3, 46\n46 - 3 = 43\n\n", "x..", "..x"),
         # The right line after a wrong list of what is left does not follow from it.
         ("3 * 7 = 21, left 25, 21\n25 + 21 = 46, left 2, 46\n46 - 2 = 44\n\n", "xx.", "..."),
         # Zero is no positive number, whatever is said to be left.
@@ -115,8 +116,7 @@ def test_deep_and_long_expressions_are_answers_that_are_wrong():
 )
 def test_steps_are_compared_with_what_is_said_to_be_left_and_with_what_is(written, right, reachable):
     task = Countdown()
-    problem = next(iter(task.problems("dev")))
-    problem = type(problem)("dev-0", QUESTION, "3 * 7 + 25 - 2", group="4", key=QUESTION)
+    problem = Problem("dev-0", QUESTION, "3 * 7 + 25 - 2", group="4", key=QUESTION)
     steps = task.steps(written)
     assert "".join(steps) == written
     truth = task.truth(problem, steps)

@@ -92,10 +92,13 @@ METHODS = {
     ),
     "adaptive-leave_one_out": Gated(**SIZES, beta=3.0, baseline="leave_one_out", clamp=False, threshold=0.05),
     "helpful-base": Helped(**SIZES, beta=3.0, baseline="base", threshold=0.05),
+    "quiet_star-hidden-base": Quiet(**SIZES, beta=3.0, mix="hidden", baseline="base"),
+    "helpful-mean": Helped(**SIZES, beta=3.0, baseline="mean", threshold=0.05),
     "rlp": Informed(**THOUGHTS),
     "latro": Latent(**THOUGHTS, lookahead=2, beta=0.3),
     "fast_quiet_star": FastQuietStar(teacher="runs/teacher"),
 }
+COVERED = {"quiet_star-hidden-base", "helpful-mean"}  # whose mix and baselines others have
 
 
 def rows(times=1):
@@ -142,7 +145,9 @@ def assert_equal(found, expected):
         assert tiny.relative_error(leaf, other) < TOLERANCE, path
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in COVERED else ()) for name in METHODS]
+)
 def test_the_gradient_and_the_metrics_are_those_of_one_batch(x64, name):
     method, _, params, models = setting(name)
 

@@ -271,7 +271,7 @@ def close(a, b):
         assert tiny.relative_error(x, y) < tolerances.gradient(tiny.EXACT)
 
 
-@pytest.mark.parametrize("method", WHOLE)
+@pytest.mark.parametrize("method", [*WHOLE, pytest.param(PPO(), marks=pytest.mark.slow)])
 def test_micro_batches_give_the_update_of_the_whole_batch(method, x64):
     (whole, told), (parts, summed) = stepped(method), stepped(method, micro_batches=2)
     close(whole.params, parts.params)

@@ -61,7 +61,6 @@ OWN = {  # searches of their own, without a scorer
     GREEDY: ["search=cot_decoding"],  # of one first token
     ADAPTIVE: ["search=majority", "search.stop=0.95"],
 }
-DRAWN = ("arithmetic", "countdown", "cups")  # tasks that make as many questions as are asked for
 REFERENCE, WITHOUT = "weighted votes", "majority"
 GUIDE = "prm"  # scorer of the largest searches
 AGGREGATE = {GUIDE: "min"}  # steps of a solution to its score; else the last
@@ -83,7 +82,7 @@ def overrides(args, strategy: str, scorer: str, size: int, seed: int) -> list[st
 
 def _common(args, count: int, seed: int) -> list[str]:
     sizes = [f"questions={count}", f"seed={seed}", f"sample_batch={args.batch}"]
-    if args.task in DRAWN:
+    if isinstance(getattr(configs.SCHEMAS["task"].get(args.task), "dev", None), int):  # it makes as many as are asked
         sizes.append(f"task.dev={args.questions}")
     return [f"task={args.task}", f"model.source={args.model}", *sizes, *args.set]
 

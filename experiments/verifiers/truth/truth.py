@@ -462,11 +462,12 @@ def shown(of: Mapping[str, list[Mapping]]) -> dict[str, str]:
 def show(out: Path, figure: bool, page: Path | None = None) -> None:
     """Print the tables of the results, and draw the reward models' reliability and accuracy."""
     for task, of in measured(out).items():
+        by_title = shown(of)
         print(f"## {task}\n")
-        for title, table in shown(of).items():
+        for title, table in by_title.items():
             print(f"### {title}\n\n{table}")
         if page:
-            tables.fill(page, {f"{task}, {title}": f"\n{table}\n" for title, table in shown(of).items()})
+            tables.fill(page, {f"{task}, {title}": f"\n{table}\n" for title, table in by_title.items()})
         if figure and "reliability" in of:
             draw_reliability(of["reliability"], out / f"{task}_{RELIABILITY}")
             draw_choices(of["models"], out / f"{task}_{BEST}")

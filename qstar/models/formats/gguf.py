@@ -178,7 +178,7 @@ class _Fields:
 
     def real(self, name: str, *default) -> float:
         value = self.own(name, *default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not _fits(value):
+        if not _is_real(value):
             self._refuse(name, value, "a finite number in float32")
         return _shortest(value)
 
@@ -192,9 +192,11 @@ class _Fields:
         raise ValueError(f"{self.path}: {self.architecture}.{name} is {str(value)[:60]}, expected {expected}")
 
 
-def _fits(value: float) -> bool:
-    """Whether a number, which may be of float64, is finite in float32."""
-    return abs(value) <= float(np.finfo(np.float32).max)  # NaN is not
+def _is_real(value: object) -> bool:
+    """Whether this is a number that is finite in float32; the file's may be of float64."""
+    return (
+        isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= float(np.finfo(np.float32).max)
+    )  # NaN is not
 
 
 def _shortest(value: float) -> float:
@@ -426,7 +428,7 @@ def _generation(fields: _Fields, count: int) -> dict:
         value = fields.get(f"general.sampling.{key}")
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not _fits(value):
+        if not _is_real(value):
             raise ValueError(f"{fields.path}: general.sampling.{key} is {str(value)[:60]}, expected a finite number")
         settings |= {"do_sample": True, name: value if isinstance(value, int) else _shortest(value)}
     return {name: value for name, value in settings.items() if value is not None}
