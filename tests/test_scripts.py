@@ -97,7 +97,8 @@ RUNS = {
     "verifiers/slips/slips.py": ["cups", "--problems", 8, "--held-out", 4, "--steps", 1, "--seeds", 0, "--out", "OUT"],
     "verifiers/truth/truth.py": [
         "cups", "--problems", 4, "--samples", 2, "--ks", 1, 2, "--omega", 2, "--subset", 3, "--rollouts", 4,
-        "--held-out", 3, "--solutions", 2, "--models", "soft_2", "--steps", 1, "--seeds", 0, "--out", "OUT",
+        "--held-out", 3, "--solutions", 2, "--models", "soft_2", "consensus_2", "--steps", 1, "--seeds", 0,
+        "--out", "OUT",
     ],
     "verifiers/vstar/vstar.py": [
         "--train", 6, "--dev", 2, "--test", 2, "--iterations", 1, "--samples", 4, "--candidates", 4, "--steps", 1,

@@ -5,7 +5,8 @@
 
 For each seed: solutions are sampled and labelled with 64 completions from every step, of which the first 1, 2, 4, ...
 are the smaller k; the same solutions are labelled by OmegaPRM; some of them again with 1,024 completions, an estimate
-of what the policy can still reach. Reward models are trained on labels of several kinds and evaluated on other
+of what the policy can still reach. A consensus keeps the solutions of which hard labels and OmegaPRM, with the same
+k, name the same first error. Reward models are trained on labels of several kinds and evaluated on other
 solutions: accuracy and calibration of steps, the first wrong step, the best of 16 solutions.
 
 A solution of one step is a guess without workings: its label is the grade of its answer, independent of the kind of
@@ -35,12 +36,13 @@ from qstar.reports import figures, frames, tables
 from qstar.runs import label, pool, scoring, stored, train
 from qstar.search import labelling
 from qstar.search.choose import AGGREGATIONS
-from qstar.tasks.labels import Truth
+from qstar.tasks.labels import Consensus, Truth
 from qstar.tasks.problem import Problem, Task
 
 LABELS, POLICY = "labels", "policy"
 RESULTS, RELIABILITY, BEST = "results.jsonl", "reliability.png", "best.png"
 TRUTHS = ("right", "reachable")
+CONSENSUS = "consensus"
 MAJORITY = "majority"
 WORKED = "majority of workings"
 CONTROLS = ("one sample", MAJORITY, WORKED, "oracle")
@@ -66,11 +68,12 @@ class Setting:
 SETTINGS = {
     "cups": Setting(
         ("task=cups", "temperature=1.3"), "bundled:cups", 24, 2500, 200, (1, 2, 4, 8, 16, 64), (1, 2, 4, 8, 16, 64),
-        ("right", "hard_4", "soft_64", "omega_2", "hard_64", "soft_16", "hard_1", "hard_16", "soft_4", "omega_8"), 2000,
+        ("right", "hard_4", "soft_64", "omega_2", "hard_64", "soft_16", "hard_1", "hard_16", "soft_4", "omega_8",
+         "consensus_4"), 2000,
     ),
     "sums": Setting(
         ("task=arithmetic", "task.digits=[2,3]", "temperature=1.3"), "bundled:sums", 64, 60, 50, (1, 2, 4, 8, 16),
-        (1, 2, 4, 8), ("right", "hard_4", "soft_16", "omega_2", "hard_16"), 600,
+        (1, 2, 4, 8, 16), ("right", "hard_4", "soft_16", "omega_2", "hard_16"), 600,
     ),
 }  # fmt: skip
 GIVEN = ("problems", "held_out", "ks", "omega", "models", "steps")  # fields that arguments replace
@@ -150,6 +153,13 @@ def judged(row: Mapping, kind: str, k: int) -> list[bool]:
     return [step > 0.5 for step in labels]
 
 
+def agreed(place: Place, k: int) -> list[dict]:
+    """The solutions of training of which hard labels and OmegaPRM, with k completions, name the same first error."""
+    hard = place.folder / f"hard_{k}.jsonl"
+    files.write_records(hard, trained_on(place, f"hard_{k}"))
+    return list(Consensus(str(hard), str(searched(place, k))).agreed())
+
+
 def spent(folder: Path, k: int, most: int) -> float:
     """Tokens that were written for the first k of `most` completions."""
     ledger = files.read_json(folder / label.SUMMARY)["ledger"]["label"]
@@ -207,12 +217,23 @@ def omega_line(place: Place, k: int) -> dict:
     return {"of": "labels", "kind": "omega", "k": k, "tokens": spent(folder, 1, 1)} | line
 
 
+def consensus_line(place: Place, k: int) -> dict:
+    rows = list(filter(has_workings, agreed(place, k)))
+    line = compared(rows, [[bool(label) for label in row["labels"]] for row in rows], Truths(sampled(place), "train"))
+    tokens = spent(sampled(place), k, max(place.setting.ks)) + spent(searched(place, k), 1, 1)
+    return {"of": "labels", "kind": CONSENSUS, "k": k, "tokens": tokens} | line
+
+
 def policy_lines(place: Place) -> Iterator[dict]:
-    """Differences of labels from the share of `args.rollouts` completions that are right."""
+    """Differences of labels from the share of `args.rollouts` completions that are right.
+
+    The solutions are evenly spaced among those with workings, so that they are of every size of question.
+    """
     args, chosen = place.args, place.folder / "subset.jsonl"
-    rows = list(filter(has_workings, rows_of(sampled(place))))[: args.subset]
-    if not rows:
+    if not args.subset:
         return
+    rows = list(filter(has_workings, rows_of(sampled(place))))
+    rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, args.subset).round().astype(int))]
     files.write_records(chosen, rows)
     seed = f"seed={place.seed + 1000}"
     folder = labelled(place, "policy", f"source={chosen}", f"label.k={args.rollouts}", "label.soft=true", seed)
@@ -234,8 +255,10 @@ def policy_lines(place: Place) -> Iterator[dict]:
 
 
 def trained_on(place: Place, kind: str) -> list[dict]:
-    """Solutions with the labels of a kind: right, reachable, hard_K, soft_K or omega_K."""
+    """Solutions with the labels of a kind: right, reachable, hard_K, soft_K, omega_K or consensus_K."""
     name, _, k = kind.partition("_")
+    if name == CONSENSUS:
+        return agreed(place, int(k))
     if name == "omega":
         return rows_of(searched(place, int(k)))
     rows = rows_of(sampled(place))
@@ -352,6 +375,8 @@ def work(job: Job, args: argparse.Namespace) -> str:
     else:
         if job.kind.startswith("omega_"):
             lines.append(omega_line(place, int(job.kind.removeprefix("omega_"))))
+        if job.kind.startswith(CONSENSUS):
+            lines.append(consensus_line(place, int(job.kind.removeprefix(f"{CONSENSUS}_"))))
         if job.kind in place.setting.models:
             lines += model_lines(place, job.kind)
     seconds = round(time.monotonic() - started, 1)
@@ -370,15 +395,16 @@ def label_table(lines: Sequence[Mapping]) -> str:
     kind_of, k_of = REFERENCE
     reference = [line for line in lines if (line["kind"], line["k"]) == REFERENCE]
     names = (
-        "labels", "k", "tokens", "right", "wrong called right", "first-error F1", f"less that of {kind_of} {k_of}",
-        "reachable", "unreachable called reachable", f"reachable, less that of {kind_of} {k_of}",
+        "labels", "k", "solutions", "tokens", "right", "wrong called right", "first-error F1",
+        f"less that of {kind_of} {k_of}", "reachable", "unreachable called reachable",
+        f"reachable, less that of {kind_of} {k_of}",
     )  # fmt: skip
     rows = [
         (
-            kind, k, tables.mean(group, "tokens", form=",.0f"), tables.mean(group, "right_accuracy"),
-            tables.mean(group, "right_wrong_passed"), tables.mean(group, "right_f1"),
-            tables.gain(group, "right_f1", reference), tables.mean(group, "reachable_accuracy"),
-            tables.mean(group, "reachable_wrong_passed"),
+            kind, k, tables.mean(group, "solutions", form=",.0f"), tables.mean(group, "tokens", form=",.0f"),
+            tables.mean(group, "right_accuracy"), tables.mean(group, "right_wrong_passed"),
+            tables.mean(group, "right_f1"), tables.gain(group, "right_f1", reference),
+            tables.mean(group, "reachable_accuracy"), tables.mean(group, "reachable_wrong_passed"),
             tables.gain(group, "reachable_accuracy", reference),
         )
         for (kind, k), group in sorted(frames.by(lines, "kind", "k").items(), key=lambda item: _place(*item[0]))
@@ -387,13 +413,13 @@ def label_table(lines: Sequence[Mapping]) -> str:
 
 
 def _place(kind: str, k: int) -> tuple:
-    """Of labels in a table: OmegaPRM's after the others, few completions before many."""
-    return kind == "omega", k, kind
+    """Of labels in a table: OmegaPRM's and the consensus after the others, few completions before many."""
+    return {"omega": 1, CONSENSUS: 2}.get(kind, 0), k, kind
 
 
 def _ordered(lines: Sequence[Mapping]) -> dict[str, list[Mapping]]:
     """Reward models by the labels that they were trained on, exact ones first, after the choices without one."""
-    names = [*CONTROLS, *TRUTHS, "hard", "soft", "omega"]
+    names = [*CONTROLS, *TRUTHS, "hard", "soft", "omega", CONSENSUS]
 
     def place(kind: str) -> tuple[int, int]:
         name, _, k = kind.partition("_")
