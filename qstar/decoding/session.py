@@ -224,7 +224,7 @@ class Session:
             state = state.replace(live=jnp.asarray(more), automaton=jnp.asarray(again))
         held = self._keep_keys(state.own)
         steps = [
-            _step(row, ending, jax.tree.map(lambda leaf, at=place: leaf[at], columns), held, place[1], call.fed(i))
+            _step(row, ending, columns, place, held, call.fed(i))
             for i, (row, ending, place) in enumerate(zip(rows, endings, call.places, strict=True))
         ]
         self._charge(call, int(state.steps), sum(len(step.ids) for step in steps))
@@ -321,16 +321,17 @@ class _Ending:
     ended: bool
 
 
-def _step(row: Row, ending: _Ending, columns: Columns, held: _Held, slot: int, fed: int) -> Step:
-    fields = {name: getattr(columns, name)[: ending.count] for name in vars(columns)}
-    if not np.isfinite(fields["logprob"]).all():
-        raise ValueError("the prediction is not a number: the model's parameters have diverged")
-    ids = tuple(fields["token"].tolist())
-    fed += max(len(ids) - 1, 0)
-    after = Row(row.prompt, row.ids + ids, ending.before_stop, ending.finished, held, slot, fed, row.shown)
-    return Step(
-        after, ending.text, ids, fields["logprob"], fields["behaviour"], fields["margin"], fields["gap"], ending.ended
+def _step(row: Row, ending: _Ending, columns: Columns, place: tuple[int, int], held: _Held, fed: int) -> Step:
+    token, logprob, behaviour, margin, gap = (
+        leaf[place][: ending.count]
+        for leaf in (columns.token, columns.logprob, columns.behaviour, columns.margin, columns.gap)
     )
+    if not np.isfinite(logprob).all():
+        raise ValueError("the prediction is not a number: the model's parameters have diverged")
+    ids = tuple(token.tolist())
+    fed += max(len(ids) - 1, 0)
+    after = Row(row.prompt, row.ids + ids, ending.before_stop, ending.finished, held, place[1], fed, row.shown)
+    return Step(after, ending.text, ids, logprob, behaviour, margin, gap, ending.ended)
 
 
 class _Call:
@@ -344,6 +345,7 @@ class _Call:
         for row in rows:
             self.places.append((row.prompt, counts[row.prompt]))
             counts[row.prompt] += 1
+        self._at = tuple(np.transpose(self.places))
         self.width = 1 << (max(counts) - 1).bit_length()
         most = session.sampling.max_new_tokens
         self.limits = [min(limit or most, most - len(row.ids)) for row in rows]
@@ -380,7 +382,7 @@ class _Call:
     def _laid(self, values: np.ndarray) -> np.ndarray:
         """An entry a row, at its place."""
         laid = np.zeros((self.batch, self.width, *values.shape[1:]), values.dtype)
-        laid[tuple(np.transpose(self.places))] = values
+        laid[self._at] = values
         return laid
 
     def state(self, asked: _Asked, automaton: Sequence[int]) -> _State:

@@ -1,5 +1,6 @@
 """Texts that end a row, found in the decoded text, wherever the borders of tokens fall."""
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -117,13 +118,14 @@ def automaton(pieces: Sequence[str], texts: Sequence[str], ids: Sequence[int] = 
     return Automaton(table, beginnings)
 
 
-def _after(text: str, beginnings: Sequence[str], texts: Sequence[str]) -> int:
+def _after(text: str, beginnings: tuple[str, ...], texts: Sequence[str]) -> int:
     if any(text.endswith(stop_text) for stop_text in texts):
         return len(beginnings)
     return next(i for i in _longest_first(beginnings) if text.endswith(beginnings[i]))
 
 
-def _longest_first(beginnings: Sequence[str]) -> list[int]:
+@functools.lru_cache(maxsize=64)
+def _longest_first(beginnings: tuple[str, ...]) -> list[int]:
     return sorted(range(len(beginnings)), key=lambda i: -len(beginnings[i]))
 
 
