@@ -49,6 +49,8 @@ class Completing(Protocol):
 
     def decode(self, ids: Sequence[int]) -> str: ...
 
+    def lengths(self, ids: Sequence[int]) -> list[int]: ...
+
 
 @dataclass(frozen=True)
 class ExamplesText(FileData):
@@ -172,18 +174,18 @@ def as_sampled(tokens: Sequence[int], stored: str, tokenizer: Completing, stop: 
         return None
     upto = start + len(body)
     rest = text[upto:]
-    length = lambda count: len(tokenizer.decode(written[:count]))  # noqa: E731
-    last = bisect.bisect_left(range(len(written)), upto, key=length)
+    whole = tokenizer.lengths(written)
+    last = bisect.bisect_left(whole, upto)
     if tokenizer.spells_characters:
-        first = bisect.bisect_right(range(len(written)), start, key=length) - 1
+        first = bisect.bisect_right(whole, start, hi=last) - 1
         if tokenizer.decode(written[first:last]) != body:
             return None
         return [*tokenizer.encode(lead), *written[first:last], *tokenizer.encode(tail)]
     if (ended and not rest.strip()) or (tail in rest and rest.strip() == tail.strip()):
         return ids
-    # A token that goes on beyond what was stored is written again.
-    kept = last if length(last) == upto else last - 1
-    return [*written[:kept], *tokenizer.encode_after(text[length(kept) : upto] + tail)]
+    # A token that goes on beyond what was stored is written again, with the tokens before it of the same character.
+    kept = last if whole[last] == upto else bisect.bisect_left(whole, whole[last - 1])
+    return [*written[:kept], *tokenizer.encode_after(text[whole[kept] : upto] + tail)]
 
 
 def rows(examples: Sequence[Example], length: int, seed: int, prompts_count: bool = False) -> list[Examples]:

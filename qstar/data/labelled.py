@@ -118,7 +118,6 @@ def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Comp
     Raises ValueError for steps that are not the text of the completion, and where two steps end in one token: their
     labels could not be told apart.
     """
-    length = lambda count: len(tokenizer.decode(list(completion[:count])))  # noqa: E731
     text, joined = tokenizer.decode(list(completion)), "".join(steps)
     bare = joined.lstrip(" ")  # some tokenizers put a space before a text, some take one away; an end may follow
     if bare not in text:
@@ -127,11 +126,12 @@ def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Comp
     if at < 0:
         raise ValueError(f"{where}: the steps are {joined[:60]!r}, but the text of the completion is {text[:60]!r}")
     places: list[int] = []
+    whole = tokenizer.lengths(list(completion))
     end = at + len(bare)
     upto = at - (len(joined) - len(joined.lstrip(" ")))
     for step in steps:
         upto = min(upto + len(step), end)
-        at = bisect.bisect_left(range(len(completion) + 1), upto, key=length) - 1
+        at = bisect.bisect_left(whole, upto) - 1
         if places and at <= places[-1]:
             raise ValueError(
                 f"{where}: steps {len(places)} and {len(places) + 1} end in the same token of this tokenizer; give a "

@@ -52,6 +52,7 @@ STYLES = {
 
 
 _BORDER = "\x01"  # a character that no token joins with others
+_INCOMPLETE = "\ufffd"  # what bytes that make no character are decoded to
 
 
 class Tokenizer:
@@ -284,6 +285,24 @@ class Tokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens included; ids without a spelling (padding of the vocabulary) give nothing."""
         return backends.decode(self._backend, [int(i) for i in ids])
+
+    def lengths(self, ids: Sequence[int]) -> list[int]:
+        """Characters of the decoded text that are whole after the first 0, 1, 2, ... of the ids.
+
+        The bytes of a character may be several tokens; it is whole after the last of them. Each token is decoded with
+        the few before it, so that a text of any length takes linear time.
+        """
+        whole, start, upto = [0], 0, 0  # the text is known up to `upto`, and decoded from `start` on
+        before = ""
+        for count in range(1, len(ids) + 1):
+            text = self.decode(ids[start:count])
+            whole.append(whole[-1])
+            if len(text) > len(before) and not text.endswith(_INCOMPLETE):
+                whole[-1] += len(text) - len(before)
+                start, upto = upto, count
+                before = self.decode(ids[start:upto])
+        whole[-1] = len(self.decode(ids))  # bytes that make no character to the end of the text
+        return whole
 
     def token(self, id: int) -> str:
         """Readable text of one token; `<id>` where the vocabulary has no such entry."""

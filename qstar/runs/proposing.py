@@ -109,7 +109,7 @@ class Proposals:
         The paper of CoT-decoding finds the answer's tokens by its text as well (Wang and Zhou 2024, section 2.2).
         """
         answer = self._graded(step.row, problem).answer
-        ends = [len(self.tokenizer.decode(step.ids[:count])) for count in range(len(step.ids) + 1)]
+        ends = self.tokenizer.lengths(step.ids)
         text = self.tokenizer.decode(step.ids)
         at = text.rfind(answer) if answer else -1
         here = [i for i in range(len(step.ids)) if at >= 0 and ends[i] < at + len(answer) and ends[i + 1] > at]
@@ -127,9 +127,8 @@ class Proposals:
         A step ends with the token that holds its last character; two that end in one token are one.
         """
         ids = node.state.row.own
-        sizes = [len(self.tokenizer.decode(ids[:count])) for count in range(1, len(ids) + 1)]
-        lengths = itertools.accumulate(map(len, self.steps(node)))
-        ends = {bisect.bisect_left(sizes, length) + 1 for length in lengths}
+        whole = self.tokenizer.lengths(ids)
+        ends = {bisect.bisect_left(whole, length) for length in itertools.accumulate(map(len, self.steps(node)))}
         cuts = [0, *sorted(ends)[:-1], len(ids)]
         return self.task.prompt(self.problems[node.problem]), [ids[at:to] for at, to in itertools.pairwise(cuts)]
 
@@ -160,7 +159,7 @@ def check_delimiters(tokenizer: Tokenizer, delimiters: Sequence[str], texts: Seq
     """
     for text in texts:
         ids = tokenizer.encode_after(text)
-        ends = [len(tokenizer.decode(ids[:count])) for count in range(len(ids) + 1)]
+        ends = tokenizer.lengths(ids)
         text = tokenizer.decode(ids)
         for delimiter in delimiters:
             at = text.find(delimiter)

@@ -31,6 +31,13 @@ def test_the_last_token_of_each_step_is_judged(tmp_path):
     assert (solution.ends, solution.labels) == ((2, 5, 9), (1.0, 0.25, 0.0))
 
 
+def test_a_step_that_ends_in_a_character_of_several_tokens_is_judged_at_the_last(tmp_path):
+    tokenizer = tokenizers.byte_level_bpe({"a": 0, "=": 1, "Ã": 2, "©": 3}, [], [], "gpt-2")
+    cfg = config(tmp_path, {"prompt": "a=", "completions": ["aé", "é"], "labels": [1, 0]}, separator="")
+    (solution,) = cfg.read(tokenizer)
+    assert (solution.completion, solution.ends) == ((0, 2, 3, 2, 3), (2, 4))
+
+
 def test_without_a_separator_steps_stand_as_they_are(tmp_path):
     (solution,) = read(tmp_path, STEPS, separator="")
     assert LETTERS.decode(list(solution.completion)) == "cd\nefgh;"

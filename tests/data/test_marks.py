@@ -306,6 +306,13 @@ def test_a_stop_with_letters_is_distinguished_from_the_text():
     assert as_sampled([0, 1, 2], "a!", tokenizer, ("!",)) == [0, 2]
 
 
+def test_a_character_of_several_tokens_is_kept_whole():
+    vocab = {letter: id for id, letter in enumerate(["a", "Ã", "©", "!", "©a"])} | {"<e>": 5}
+    tokenizer = tokenizers.byte_level_bpe(vocab, [("©", "a")], ["<e>"], "gpt-2").marked(Marks(ends=(5,)))
+    assert as_sampled([1, 2, 0, 0], "é!", tokenizer, ("!",)) == [1, 2, 3]
+    assert as_sampled([0, 1, 4, 0], "aé!", tokenizer, ("!",)) == [0, 1, 2, 3]  # half of it is in a token that goes on
+
+
 def test_with_characters_the_stored_text_is_trained_on_with_the_sampled_tokens():
     tokenizer = tokenizers.characters("ab \n", ["ab"])
     assert as_sampled([3, 0, 1, 3, 3], "ab\n\n", tokenizer, ("\n\n",)) == [0, 1, 3, 3]  # "a", "b": no word

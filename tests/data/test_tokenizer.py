@@ -33,6 +33,12 @@ def test_bytes_beyond_ascii_survive():
     assert bpe().decode([9, 10, 11]) == "é\n"
 
 
+def test_a_character_of_several_tokens_is_whole_after_the_last_of_them():
+    assert bpe().lengths([1, 9, 10, 7, 9, 10]) == [0, 1, 1, 2, 5, 5, 6]  # a, é, " ab", é
+    assert bpe().lengths([9, 1, 9]) == [0, 0, 2, 3]  # bytes that make no character
+    assert bpe().lengths([]) == [0]
+
+
 def test_token_is_readable_text():
     assert bpe().spellings([7, 11, 0]) == [" ab", "\n", "<|end|>"]
 

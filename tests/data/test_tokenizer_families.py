@@ -121,6 +121,12 @@ def test_characters_without_a_piece_become_their_bytes_and_come_back(prefix):
     assert tokenizer.token(4 + 0xC3) == "\N{REPLACEMENT CHARACTER}"  # half a character
 
 
+def test_bytes_of_characters_side_by_side_do_not_grow_the_text():
+    tokenizer, space, a = pieces(prefix=True), 262, 260
+    e_acute = [4 + 0xC3, 4 + 0xA9]
+    assert tokenizer.lengths([space, a, *e_acute, *e_acute, space, a]) == [0, 0, 1, 1, 2, 2, 3, 4, 5]
+
+
 def test_only_tokenizers_with_a_prefix_put_a_space_before_the_text():
     assert pieces(prefix=True).encode("ab") == [264]
     assert pieces(prefix=False).encode("ab") == [263]
