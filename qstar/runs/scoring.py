@@ -94,7 +94,10 @@ class Scorer(Scores):
         """
         read = _all_read(self.policy.tokenizer, prompts, steps)
         texts = [[*prompt, *written] for prompt, written, _ in read]
-        ends = [[len(prompt) + end for end in ends] for prompt, _, ends in read]
+        ends = [
+            [len(prompt) + end for end in _of_text(written, ends, self.policy.tokenizer.ends)]
+            for prompt, written, ends in read
+        ]
         rows.check(texts, self.policy.lm.vocab, self.policy.lm.max_len)
         step_scores: list[np.ndarray] = [np.empty(0)] * len(texts)
         spent, size = Cost(), sharding.full(self.batch_size)
@@ -144,6 +147,16 @@ def _read(
         written = [int(id) for step in steps for id in step]
         ends = (np.cumsum([len(step) for step in steps]) - 1).tolist()
     return [*map(int, before)], [*written], ends
+
+
+def _of_text(written: Sequence[int], places: Sequence[int], end_ids: Sequence[int]) -> list[int]:
+    """Places of the last tokens of steps, that of the last step before an end-of-text token: as in `data/labelled.py`.
+
+    Otherwise the score of a solution would be read at a token at which no step had a label.
+    """
+    *earlier, last = places
+    is_end = written[last] in end_ids and last - 1 > max(earlier, default=-1)
+    return [*earlier, last - is_end]
 
 
 @dataclass(frozen=True)
@@ -217,6 +230,18 @@ def check_tokenizer(scorer: Policy, tokenizer: Tokenizer) -> None:
             f"the scorer {scorer.name} has another tokenizer than the model whose solutions it would score: train a "
             "reward model from that model (model.source=...)"
         )
+    mine, theirs = scorer.tokenizer, tokenizer
+    for what, own, other in (
+        ("tokens before a text", mine.begin, theirs.begin),
+        ("tokens that end a text", mine.ends, theirs.ends),
+        ("chat template around prompts", mine.marks.chat, theirs.marks.chat),
+    ):
+        if own != other:
+            raise ValueError(
+                f"the scorer {scorer.name} was trained with {own} as {what}, the model whose solutions it would score "
+                f"has {other}: give both models the same settings (model.begin, model.chat), or train a reward model "
+                "from that model (model.source=...)"
+            )
 
 
 def aggregated(scores: Float[np.ndarray, "N"], how: str) -> float:

@@ -14,6 +14,8 @@ import tiny
 
 from qstar import prepare
 from qstar.data import tokenizer as tokenizers
+from qstar.data.labelled import LabelledText
+from qstar.data.marks import Marks
 from qstar.decoding import score as reading
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.verifier import ORM, PRM
@@ -56,6 +58,21 @@ def test_token_ids_are_scored_as_they_were_written():
     both = [Scorer(policy()).score(PROMPTS, ids), Scorer(policy()).score([LETTERS.encode(p) for p in PROMPTS], ids)]
     for scored in both:
         assert [found.tolist() for found in scored.steps] == [found.tolist() for found in texts.steps]
+
+
+def test_an_end_of_text_token_is_no_place_of_a_score(tmp_path):
+    """A step is trained on at its last character, and an end that was sampled after it has no label."""
+    ending = LETTERS.marked(Marks(ends=(LETTERS.encode("h")[0],)))
+    scorer = Scorer(policy(tokenizer=ending))
+    steps = [["cd\n", "efh"], ["cd\n", "ef"], ["cd\n", "h"], ["h"]]
+    ended, plain, *nothing = scorer.score(["ab="] * 4, [[ending.encode(step) for step in each] for each in steps]).steps
+    assert ended.tolist() == plain.tolist()
+    for found, text in zip(nothing, ("ab=cd\nh", "ab=h"), strict=True):
+        np.testing.assert_allclose(found[-1], by_itself(text)[-1], atol=1e-6)
+    sampled = {"prompt": "ab=", "completions": ["cd\n", "ef"], "labels": [1, 0]}
+    (tmp_path / "labelled.jsonl").write_text(json.dumps(sampled | {"completion_ids": ending.encode("cd\nefh")}))
+    (trained,) = LabelledText(str(tmp_path / "labelled.jsonl")).read(ending)
+    np.testing.assert_allclose(ended, by_itself("ab=cd\nef")[np.array(trained.ends) + 3], atol=1e-6)
 
 
 def test_a_score_does_not_depend_on_the_solutions_beside_it():
@@ -132,6 +149,22 @@ def test_a_scorer_of_another_tokenizer_is_refused():
     scoring.check_tokenizer(policy(), LETTERS)
     with pytest.raises(ValueError, match="a run has another tokenizer"):
         scoring.check_tokenizer(policy(), tokenizers.characters("abcdefgh=;-+."))
+    with pytest.raises(ValueError, match="a run has another tokenizer"):
+        scoring.check_tokenizer(policy(), tokenizers.characters("bacdefgh=;-+\n"))  # of the same size
+
+
+@pytest.mark.parametrize(
+    ("marks", "said"),
+    [
+        (Marks(begin=0, begins=True), r"\(\) as tokens before a text.* has \(0,\)"),
+        (Marks(ends=(3,)), r"\(\) as tokens that end a text.* has \(3,\)"),
+        (Marks(template="{{ messages }}", chat=True), "False as chat template around prompts.* has True"),
+    ],
+)
+def test_a_scorer_of_other_tokens_around_a_text_is_refused(marks, said):
+    scoring.check_tokenizer(policy(), LETTERS.marked(Marks(begin=0, begins=False)))
+    with pytest.raises(ValueError, match=said):
+        scoring.check_tokenizer(policy(), LETTERS.marked(marks))
 
 
 @pytest.fixture(scope="module")
