@@ -135,8 +135,7 @@ class TrainConfig:
     def _check_data(self) -> None:
         """Raise ValueError where the method does not train on what the data holds, with a command that works."""
         takes, kind = protocol.trains_on(type(self.method)), type(self.data)
-        # A control reads the same batches as text, but for what the model itself generates.
-        as_text = issubclass(takes, Batch)
+        as_text = Batch in kind.rows  # as a control reads its batches
         if takes in kind.rows and (as_text or not self.control):
             return
         method, data = choice("method", type(self.method)), choice("data", kind)
@@ -147,7 +146,7 @@ class TrainConfig:
         else:
             fitting = [schema for schema in SCHEMAS["data"].values() if takes in schema.rows]
             what = fitting[0].holds if fitting else takes.__name__
-            alone = "" if as_text else " without a control (control=false)"
+            alone = "" if any(Batch in schema.rows for schema in fitting) else " without a control (control=false)"
             message = f"method={method} trains on {what}{alone}, and data={data} holds {kind.holds}"
             pairs = [(method, schema) for schema in fitting]
         raise ValueError(f"{message}: {_together(*pairs[0])}" if pairs else message)
@@ -434,7 +433,7 @@ def _together(method: str, data: type[Data]) -> str:
     if not data.example:
         return f"give data={kind}, as in\n  {command} {data.beside}".rstrip()
     *fields, last = json.loads(data.example)
-    control = "" if issubclass(data.rows[0], Batch) else " control=false"
+    control = "" if Batch in data.rows else " control=false"
     return (
         f"give data={kind} data.path=FILE, JSON lines with {', '.join(fields)} and {last}, as in\n"
         f"  printf '{data.example}\\n' > {kind}.jsonl && {command} data.path={kind}.jsonl{control}"

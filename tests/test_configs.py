@@ -50,9 +50,9 @@ NEEDED = {
     "pretrained": ("model.source=bundled:cups",),
     "examples": ("data.path=examples.jsonl",),
     "sft": ("data=examples", "data.path=examples.jsonl"),
-    "labelled": ("method=orm", "data.path=labelled.jsonl"),
-    "orm": ("data=labelled", "data.path=labelled.jsonl"),
-    "prm": ("data=labelled", "data.path=labelled.jsonl"),
+    "labelled": ("method=orm", "data.path=labelled.jsonl", "control=false"),
+    "orm": ("data=labelled", "data.path=labelled.jsonl", "control=false"),
+    "prm": ("data=labelled", "data.path=labelled.jsonl", "control=false"),
     "pairs": ("method=dpo", "data.path=pairs.jsonl", "control=false"),
     "dpo": ("data=pairs", "data.path=pairs.jsonl", "control=false"),
     "fast_quiet_star": ("method.teacher=runs/teacher",),
@@ -277,7 +277,7 @@ ADVISED = {
     "qstar-train method=sft data=examples data.path=examples.jsonl",
     **{
         name: """printf '{"prompt": "3aegbdh=", "completion": "4;", "label": 1}\\n' > labelled.jsonl && """
-        f"qstar-train method={name} data=labelled data.path=labelled.jsonl"
+        f"qstar-train method={name} data=labelled data.path=labelled.jsonl control=false"
         for name in ("orm", "prm")
     },
     "dpo": """printf '{"prompt": "3aegbdh=", "chosen": "4;", "rejected": "2;"}\\n' > pairs.jsonl && """
@@ -308,6 +308,7 @@ def test_a_preset_of_a_method_runs_on_the_default_data_or_names_a_command_that_d
         (("method=lm", "data=labelled"), "method=orm and method=prm", "method=orm data=labelled"),
         (("method=lm", "data=pairs"), "data=pairs holds pairs of completions", "method=dpo data=pairs"),
         (("method=dpo", "data=pairs", "control=true"), "control=false", "method=dpo data=pairs"),
+        (("method=prm", "data=labelled", "control=true"), "control=false", "method=prm data=labelled"),
         (("method=prm", "data=examples"), "data=examples holds prompts with completions", "method=prm data=labelled"),
     ],
 )

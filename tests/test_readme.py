@@ -15,7 +15,7 @@ from qstar.data import rationales
 from qstar.data.rationales import Sample, Store
 from qstar.evals.journal import Journal
 from qstar.methods.plain_lm import PlainLM
-from qstar.paths import ROOT
+from qstar.paths import CONFIGS, ROOT
 from qstar.runs import train
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -127,6 +127,27 @@ def commands(text: str) -> list[list[str]]:
     lines = [line.partition(" #")[0] for line in code(text) if re.match(programs, line)]
     parts = [part.strip() for line in lines for part in line.split("&&")]
     return [[word for word in shlex.split(part) if not re.match(r"[A-Z_]+=", word)] for part in parts]
+
+
+def examples(command: str) -> str:
+    """The examples that `qstar-COMMAND --help` shows, as code of a document."""
+    lines = (Path(CONFIGS) / f"{command}.yaml").read_text(encoding="utf-8").splitlines()
+    return "\n".join(["```", *(re.split(r" {3,}", line.strip())[0] for line in lines if "qstar-" in line), "```"])
+
+
+def trainings(text: str) -> list[tuple[str, ...]]:
+    """The settings of a text's commands that train on data of their own, where they are written in full."""
+    found = [tuple(words[1:]) for words in commands(text) if words[0] == "qstar-train"]
+    in_full = [one for one in found if not any(mark in word for word in one for mark in ("...", "$", "-m"))]
+    return [one for one in in_full if any(word.startswith("data=") for word in one)]
+
+
+TEXTS = [*(page.read_text(encoding="utf-8") for page in PAGES), examples("train"), examples("label")]
+
+
+@pytest.mark.parametrize("overrides", sorted({one for text in TEXTS for one in trainings(text)}), ids=" ".join)
+def test_a_command_that_trains_on_data_of_its_own_fits_them(overrides):
+    assert small_runs.composed(*overrides).steps
 
 
 def written(words: list[str]) -> list[str]:

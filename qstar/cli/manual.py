@@ -172,8 +172,8 @@ def _number(value: object) -> bool:
 
 
 def _about(schema: type) -> str:
-    """The first sentence of the docstring."""
-    return re.split(r"(?<=\.)\s", " ".join((schema.__doc__ or schema.__name__).split()), maxsplit=1)[0]
+    """The first sentence of the docstring, which may name a paper by several authors."""
+    return re.split(r"(?<=\.)(?<!et al\.)\s", " ".join((schema.__doc__ or schema.__name__).split()), maxsplit=1)[0]
 
 
 @functools.cache

@@ -42,8 +42,7 @@ class OptimConfig:
     delimiter_lr_scale: NonNegative = 100.0  # learning rate of start, end and pause embeddings, in lr
     mixing_lr_scale: NonNegative = 1.0  # learning rate of the mixing head and other small heads, in lr
     lm_lr_scale: NonNegative = 1.0  # learning rate of all other weights, in lr; 0 freezes a part
-    # The next three are for a run that is part of a longer one.
-    schedule_steps: Whole = 0  # steps of the schedule; 0: those of the run
+    schedule_steps: Whole = 0  # steps of the schedule, where the run is a part of a longer one; 0: those of the run
     steps_before: Whole = 0  # steps of the schedule taken before this run
     moments_of: str = ""  # run directory whose moments training continues with; empty: fresh ones
     ema: Decay = 0.0  # decay of the exponential moving average of the weights; 0: none

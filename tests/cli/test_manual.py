@@ -42,6 +42,7 @@ def entries(lines: list[str]) -> list[tuple[str, str]]:
 def test_help_shows_what_the_arguments_compose():
     shown = manual.text("train", ["method=lm", "seed=17", "~experiments"])
     assert "\n    seed=17  " in shown
+    assert "\nlabel: k completions from every step (Math-Shepherd, Wang et al. 2024" in manual.text("label", [])
     assert "\nmethod: Next-token negative log-likelihood, the mean over the tokens that count.\n" in shown
     assert "\n    method." not in shown
     assert "qstar-train resume=latest" in shown
