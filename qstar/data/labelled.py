@@ -25,6 +25,7 @@ from qstar.data.from_file import FileData
 from qstar.data.generated import pack_row
 from qstar.settings import shown
 from qstar.structs import Labelled
+from qstar.tasks import labels as step_labels
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing
             f"{', '.join(record)}"
         )
     of_steps = "completions" in record
-    wrong = [label for label in labels if not _is_label(label) and not (of_steps and label is None)]
+    wrong = [label for label in labels if not step_labels.is_label(label) and not (of_steps and label is None)]
     if wrong:
         raise ValueError(
             f"{where}: label {shown(wrong[0])}: expected true, false or a number from 0 to 1"
@@ -98,10 +99,6 @@ def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing
         first = next((i for i, label in enumerate(labels) if label <= 0.5), len(labels) - 1)
         ends, labels = ends[: first + 1], labels[: first + 1]
     return Solution(tuple(prompt), tuple(completion), tuple(ends), tuple(map(float, labels)), where)
-
-
-def _is_label(label: object) -> bool:
-    return isinstance(label, bool | int | float) and 0 <= label <= 1
 
 
 def _steps(record: dict, where: str, separator: str) -> tuple[list[str], list]:

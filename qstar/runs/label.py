@@ -41,7 +41,9 @@ from qstar.typing import Key
 
 KIND = Kind("label", "labelling run", LabelConfig, "label.yaml", groups=("mesh",), free=("sandbox", "sinks", "mesh"))
 LABELS, TRL, SUMMARY, BATCHES = "labels.jsonl", "trl.jsonl", "summary.json", "batches"
+SOURCE = "sampled"  # of a solution that the model itself wrote here
 SAMPLED, COMPLETED = range(2)  # what a key is folded with
+ORIGIN = {"prompt": str, "source": str, "model": str}
 LEDGER = ("prompt_tokens", "padding_tokens", "generated_tokens", "discarded_tokens", "graded_tokens")
 PHASES = ("sample", "label")
 
@@ -82,6 +84,11 @@ def run(cfg: LabelConfig, directory: Path) -> dict:
 
 def _agreed(cfg: LabelConfig, directory: Path) -> dict:
     records = list(cfg.label.agreed())
+    if not any(label is not None for record in records for label in record["labels"]):
+        raise ValueError(
+            f"no step has a label on which {cfg.label.first} and {cfg.label.second} agree: expected two labellings "
+            "that name the same first wrong step in at least one solution"
+        )
     KIND.claim(cfg, directory)
     return _finish(cfg, directory, records, [])
 
@@ -91,10 +98,13 @@ def _run(job: Job, directory: Path) -> dict:
         KIND.claim(job.cfg, directory)
         files.make(directory / BATCHES)
         files.remove_partial(directory / BATCHES)
+        for number, file in enumerate(parts):
+            if file.is_file():
+                _read(job, number, file)
 
-    processes.first_does(begin)
     batches = job.batches
     parts = [directory / BATCHES / f"batch_{number:05d}.jsonl" for number in range(len(batches))]
+    processes.first_does(begin)
     with sharding.on(job.mesh), console.counting("labelling") as progress:
 
         def label(number: int) -> None:
@@ -108,9 +118,31 @@ def _run(job: Job, directory: Path) -> dict:
 
 def _collected(job: Job, directory: Path, parts: Sequence[Path]) -> dict:
     files.await_all(parts)
-    read = [_part(file, [problem.id for problem in batch]) for file, batch in zip(parts, job.batches, strict=True)]
+    read = [_read(job, number, file) for number, file in enumerate(parts)]
     records = [record for records, _ in read for record in records]
     return _finish(job.cfg, directory, records, [cost for _, cost in read])
+
+
+def _read(job: Job, number: int, file: Path) -> tuple[list[dict], dict]:
+    """As `_part`; raises ValueError as well where the batch is of other weights or solutions than the run's are now."""
+    batch, way = job.batches[number], "put back the earlier ones, or choose another run_dir"
+    records, cost = _part(file, [problem.id for problem in batch])
+    if any(record["model"] != job.fingerprint for record in records):
+        raise ValueError(
+            f"{file} was written with other weights or another tokenizer than {job.policy.name} has: {way}"
+        )
+    written = [(record["problem"], record["prompt"], record["completions"]) for record in records]
+    solutions_now = [solution for problem in batch for solution in job.given.get(problem.id, ())]
+    given = [(solution.problem, solution.prompt, list(solution.steps)) for solution in solutions_now]
+    if written[: len(given)] != given:
+        raise ValueError(f"{file} has labels of other solutions than {job.cfg.source} holds: {way}")
+    sampled = sum(record["source"] == SOURCE for record in records) + cost["skipped"]
+    if not given and sampled != job.cfg.samples * len(batch):
+        raise ValueError(
+            f"{file} has {sampled} of {job.cfg.samples * len(batch)} sampled solutions: lines were removed or added; "
+            "move the file away and resume: its questions are labelled again"
+        )
+    return records, cost
 
 
 def _part(file: Path, questions: Sequence[str]) -> tuple[list[dict], dict]:
@@ -124,7 +156,7 @@ def _part(file: Path, questions: Sequence[str]) -> tuple[list[dict], dict]:
     if not lines or "ledger" not in lines[-1].record:
         raise ValueError(f"{file} ends without the line of its batch's cost: it was cut{way}")
     for line in lines[:-1]:
-        files.check(line.record, line.where, kind, problem=str, completions=list, labels=list, correct=bool)
+        files.check(line.record, line.where, kind, problem=str, completions=list, labels=list, correct=bool, **ORIGIN)
         if line.record["problem"] not in questions:
             raise ValueError(
                 f"{line.where}: question {line.record['problem']!r} is not one of this batch, {', '.join(questions)}: "
@@ -139,7 +171,7 @@ def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: S
     if not records:
         raise ValueError(
             f"no solution has labels: {sum(cost['skipped'] for cost in costs)} of {cfg.task.name} have no steps that "
-            "can be told apart, or the two labellers agree on none"
+            "can be told apart"
         )
     files.write_records(directory / LABELS, records)
     files.write_records(directory / TRL, [row for row in map(step_formats.trl, records) if row is not None])
@@ -232,7 +264,7 @@ class Batch:
             index = row // cfg.samples
             right = self._is_right(self.problems[index], written.text[row], written.finished[row])
             text = _text(written, row, self.job.policy)
-            given = Given(self.problems[index].id, prompts[index], cfg.task.steps(text), tuple(ids.tolist()), "sampled")
+            given = Given(self.problems[index].id, prompts[index], cfg.task.steps(text), tuple(ids.tolist()), SOURCE)
             try:
                 yield solutions.cut(index, given, right, self.job.policy.tokenizer)
             except ValueError:  # nothing was written, or two steps end in one token
@@ -335,12 +367,25 @@ def prepared(cfg: LabelConfig) -> Job:
 def _check_steps(job: Job) -> None:
     """Raise ValueError where the labels could not be found, or not be told apart by this tokenizer."""
     cfg, tokenizer = job.cfg, job.policy.tokenizer
+    if isinstance(cfg.label, Truth):
+        cfg.label.of(cfg.task, next(iter(job.problems.values())), ())
+    if not cfg.task.delimiters and all(len(each.steps) < 2 for every in job.given.values() for each in every):
+        raise ValueError(
+            f"{cfg.task.name} does not split its solutions into steps, so that there is nothing to label: expected "
+            "another task, or source=FILE with the steps of each solution as completions"
+        )
     for problem in job.problems.values():
         asked = job.given.get(problem.id) or _worked(cfg, problem)
         for given in asked:
             if isinstance(cfg.label, Truth):
                 cfg.label.of(cfg.task, problem, given.steps)
             solutions.cut(0, given, True, tokenizer)
+            unknown = [id for id in given.ids or () if id >= job.policy.lm.vocab]
+            if unknown:
+                raise ValueError(
+                    f"{given.where}: completion_ids has {unknown[0]}, {job.policy.name} knows 0 to "
+                    f"{job.policy.lm.vocab - 1}: give the model that wrote it, or leave completion_ids out"
+                )
 
 
 def _worked(cfg: LabelConfig, problem: Problem) -> list[Given]:

@@ -38,7 +38,8 @@ class Given:
 def read(source: str, problems: Mapping[str, Problem], task: Task) -> dict[str, list[Given]]:
     """The solutions of a run directory or a file, by problem, in the order of the problems.
 
-    Raises FileNotFoundError; ValueError for a line that is no solution, and for problems that the task does not have.
+    Raises FileNotFoundError; ValueError for a line that is no solution, for problems that the task does not have, and
+    where there is no solution.
     """
     path = Path(source)
     improved, solved = path / rationales.FOLDER, path / solve.FOLDER
@@ -62,6 +63,11 @@ def read(source: str, problems: Mapping[str, Problem], task: Task) -> dict[str, 
                 "the solutions are of"
             )
         by_problem[given.problem].append(given)
+    if not any(by_problem.values()):
+        raise ValueError(
+            f"source = {source!r} holds no solution: expected lines with problem and completion, or a run with "
+            "finished ones; without source= they are sampled from the model"
+        )
     return {name: solutions for name, solutions in by_problem.items() if solutions}
 
 
@@ -143,9 +149,16 @@ def _is_id(value: Json) -> bool:
 def encoded(given: Given, tokenizer: Tokenizer) -> list[int]:
     """Token ids of prompt and solution."""
     if given.ids is None:
-        prompt, completion = tokenizer.encode_pair(given.prompt, given.text)
+        prompt, completion = _pair(given, tokenizer)
         return [*prompt, *completion]
     return [*tokenizer.encode_prompt(given.prompt), *given.ids]
+
+
+def _pair(given: Given, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    try:
+        return tokenizer.encode_pair(given.prompt, given.text)
+    except ValueError as error:  # a character that the tokenizer does not have
+        raise ValueError(f"{given.where}: {error}") from error
 
 
 def cut(problem: int, given: Given, right: bool, tokenizer: Tokenizer) -> Solution:
@@ -155,7 +168,7 @@ def cut(problem: int, given: Given, right: bool, tokenizer: Tokenizer) -> Soluti
     """
     if not given.steps:
         raise ValueError(f"{given.where}: the solution is empty")
-    ids = given.ids if given.ids is not None else tokenizer.encode_pair(given.prompt, given.text)[1]
+    ids = given.ids if given.ids is not None else _pair(given, tokenizer)[1]
     ends = [end + 1 for end in labelled.last_tokens(given.steps, ids, tokenizer, given.where)]
     ends[-1] = len(ids)
     pieces = tuple(tuple(ids[start:end]) for start, end in zip([0, *ends[:-1]], ends, strict=True))

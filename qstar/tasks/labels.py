@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from qstar import files, settings
-from qstar.settings import OneOf
+from qstar.files import Json
+from qstar.settings import OneOf, shown
 from qstar.tasks.problem import Problem, Task
 
 TRUTHS = ("right", "reachable")
@@ -50,7 +51,10 @@ class Consensus:
         settings.check(self, "label")
 
     def agreed(self) -> Iterator[dict]:
-        """The solutions that are kept. Raises FileNotFoundError; ValueError where these are not the same solutions."""
+        """The solutions that are kept.
+
+        Raises FileNotFoundError; ValueError where these are not the same solutions, or are no labelled solutions.
+        """
         mine, theirs = (_read(name, getattr(self, name)) for name in ("first", "second"))
         if len(mine) != len(theirs):
             raise ValueError(f"label.first has {len(mine)} solutions, label.second {len(theirs)}: expected the same")
@@ -64,6 +68,11 @@ class Consensus:
                 yield own | {"kind": self.kind, "agreed": [own.get("kind", ""), other.get("kind", "")]}
 
 
+def is_label(value: Json) -> bool:
+    """Whether this says how right a step is."""
+    return isinstance(value, bool | int | float) and 0 <= value <= 1
+
+
 def first_wrong(labels: Sequence[bool | float | None]) -> int | None:
     """The first step whose label says that it is wrong: false, or a share of 0."""
     return next((i for i, label in enumerate(labels) if label is not None and not label), None)
@@ -75,4 +84,19 @@ def _read(name: str, given: str) -> list[dict]:
         raise FileNotFoundError(f"label.{name} = {given!r}: expected a run of qstar-label, or its labels.jsonl")
     if not path.read_bytes().endswith(b"\n"):  # such a line would be taken for a torn one, and left out
         raise ValueError(f"{path} does not end with a line break: is it being written? If it is whole, put one there")
-    return files.records(path, "a labelled solution", prompt=str, completions=list, labels=list)
+    kind, records = "a labelled solution", []
+    for line in files.lines(path, kind, prompt=str, completions=list, labels=list, correct=bool):
+        steps, labels = line.record["completions"], line.record["labels"]
+        if not all(isinstance(step, str) for step in steps) or len(steps) != len(labels):
+            raise ValueError(
+                f"{line.where}: {len(labels)} labels of {len(steps)} steps {shown(steps)}, expected as many labels as "
+                f"steps, which are texts; {files.WAY_OUT}"
+            )
+        wrong = [label for label in labels if label is not None and not is_label(label)]
+        if wrong:
+            raise ValueError(
+                f"{line.where}: label {shown(wrong[0])}, expected true, false, null or a number from 0 to 1; "
+                f"{files.WAY_OUT}"
+            )
+        records.append(line.record)
+    return records

@@ -1,5 +1,6 @@
 """Labelling runs: what they write, that a kill changes nothing, and what is refused before anything is generated."""
 
+import dataclasses
 import json
 import os
 import random
@@ -63,6 +64,7 @@ def run(tmp_path_factory):
 def test_a_batch_of_labels_that_was_cut_copied_or_edited_is_named(tmp_path, damage, message):
     file = tmp_path / "batch_00000.jsonl"
     solution = {"problem": "train-1", "completions": ["a;"], "labels": [1.0], "correct": True}
+    solution |= {"prompt": "3a=", "source": "sampled", "model": "5"}
     files.write_records(file, [solution, solution, {"ledger": {}, "skipped": 0}])
     assert label._part(file, ["train-1"]) == ([solution, solution], {"ledger": {}, "skipped": 0})
     lines = file.read_text().splitlines(keepends=True)
@@ -234,6 +236,52 @@ def test_a_model_that_is_sharded_over_eight_devices_writes_the_same_labels(run, 
     assert records(tmp_path / "mesh") == records(run)
 
 
+def with_other_weights(folder):
+    model = load.load_model("bundled:cups")
+    params = jax.tree.map(lambda leaf: leaf * 1.5, model.params)
+    load.save_model(folder, dataclasses.replace(model, params=params))
+
+
+def test_other_weights_under_the_same_name_are_refused_when_resuming(tmp_path):
+    weights, run = tmp_path / "weights", tmp_path / "run"
+    load.save_model(weights, load.load_model("bundled:cups"))
+    asked = ("label=truth", "model=pretrained", f"model.source={weights}", "problems=2", "batch=1")
+    label.run(config(run, *asked), run)
+    (run / label.BATCHES / "batch_00001.jsonl").unlink()
+    before = contents(run)
+    shutil.rmtree(weights)
+    with_other_weights(weights)
+    with pytest.raises(ValueError, match=r"batch_00000\.jsonl was written with other weights"):
+        label.run(config(run, *asked), run)
+    assert contents(run) == before
+
+
+def test_other_solutions_in_the_same_file_are_refused_when_resuming(tmp_path):
+    run = tmp_path / "run"
+    asked = ("label=truth", "batch=1", solutions_file(tmp_path, worked(0), worked(1)))
+    label.run(config(run, *asked), run)
+    (run / label.BATCHES / "batch_00001.jsonl").unlink()
+    before = contents(run)
+    for others in ([worked(0, slip=2), worked(1)], [worked(0), worked(0), worked(1)]):
+        solutions_file(tmp_path, *others)
+        with pytest.raises(ValueError, match=r"batch_00000\.jsonl has labels of other solutions"):
+            label.run(config(run, *asked), run)
+    assert contents(run) == before
+    solutions_file(tmp_path, worked(0), worked(1))
+    assert label.run(config(run, *asked), run)["solutions"] == 2
+
+
+def test_a_batch_that_lost_a_line_is_named_before_others_are_labelled(run, tmp_path):
+    again = shutil.copytree(run, tmp_path / "again")
+    first, second = (again / label.BATCHES / f"batch_{number:05d}.jsonl" for number in (0, 1))
+    first.unlink()
+    lines = second.read_text().splitlines(keepends=True)
+    second.write_text("".join(lines[1:]))
+    with pytest.raises(ValueError, match=r"batch_00001\.jsonl has 3 of 4 sampled solutions"):
+        label.run(config(again, "label.k=3", "label.smaller=[1]", "label.soft=true"), again)
+    assert not first.exists()
+
+
 def test_another_configuration_is_refused_in_the_same_folder(run):
     with pytest.raises(ValueError, match=r"label.k = 3, now 2"):
         label.run(config(run, "label.k=2", "label.soft=true"), run)
@@ -368,6 +416,31 @@ def test_two_labellers_keep_what_they_agree_on(tmp_path):
         label.run(config(tmp_path / "torn", "label=consensus", *given), tmp_path / "torn")
 
 
+AGREED = {"prompt": "3a=", "completions": ["-4", "-4;"], "labels": [True, False], "correct": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"correct": None}, r"line 1: 'correct' is None, expected bool"),
+        ({"labels": [True]}, r"line 1: 1 labels of 2 steps"),
+        ({"labels": [True, "false"]}, r"line 1: label 'false', expected true"),
+        ({"labels": [True, float("nan")]}, r"line 1: label nan"),
+        ({"labels": [5, False]}, r"line 1: label 5"),
+        ({"labels": [[1], [0]]}, r"line 1: label \[1\]"),
+        ({"completions": [1, 2]}, r"line 1: 2 labels of 2 steps \[1, 2\]"),
+        ({"labels": [None, None]}, r"no step has a label on which .*one\.jsonl and .*two\.jsonl agree"),
+    ],
+)
+def test_consensus_of_files_that_are_no_labels_is_refused(tmp_path, changes, said):
+    for name in ("one", "two"):
+        files.write_records(tmp_path / f"{name}.jsonl", [AGREED | changes])
+    given = [f"label.{name}={tmp_path / file}.jsonl" for name, file in (("first", "one"), ("second", "two"))]
+    with pytest.raises(ValueError, match=said):
+        label.run(config(tmp_path / "run", "label=consensus", *given), tmp_path / "run")
+    assert not (tmp_path / "run" / label.KIND.file).exists()
+
+
 @pytest.mark.parametrize(
     ("line", "fault"),
     [
@@ -379,7 +452,8 @@ def test_two_labellers_keep_what_they_agree_on(tmp_path):
         ({"problem": "train-0", "completion": "-4;", "completion_ids": [2**40]}, r":1: completion_ids"),
         ({"problem": "train-0", "completion": "-4;", "prompt": 3}, r":1: prompt is 3, expected a text"),
         ({"problem": "train-0", "completions": ["-4", "5"], "completion_ids": [16, 3]}, r":1: the steps are '-45'"),
-        ({"problem": "train-0", "completion": "what"}, r"alphabet"),
+        ({"problem": "train-0", "completion": "-4;", "completion_ids": [16, 3, 17, 99]}, r":1: completion_ids has 99"),
+        ({"problem": "train-0", "completion": "what"}, r":1: .*alphabet"),
     ],
 )
 def test_lines_that_are_not_solutions_are_named(tmp_path, line, fault):
@@ -392,8 +466,29 @@ def test_lines_that_are_not_solutions_are_named(tmp_path, line, fault):
 def test_what_cannot_be_labelled_is_refused_before_anything_is_generated(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"source = .*absent"):
         label.run(config(tmp_path / "run", "source=absent"), tmp_path / "run")
+    for nothing in ("", "\n \r\n"):
+        (tmp_path / "empty.jsonl").write_text(nothing)
+        with pytest.raises(ValueError, match=r"empty\.jsonl' holds no solution"):
+            label.run(config(tmp_path / "run", f"source={tmp_path}/empty.jsonl"), tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"label.first = ''"):
         label.run(config(tmp_path / "run", "label=consensus"), tmp_path / "run")
     with pytest.raises(ValueError, match=r"train-0 .* built for 256"):
         label.run(config(tmp_path / "run", "task.min_moves=90", "task.max_moves=90"), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_task_that_does_not_know_or_has_no_steps_is_refused_before_anything_is_generated(tmp_path):
+    """Its questions have no rationale in whose steps that would show."""
+    (tmp_path / "questions.jsonl").write_text(json.dumps({"question": "1+1", "answer": "2"}) + "\n")
+    task = ("task.dev=0", "task.test=0", f"task.path={tmp_path}/questions.jsonl")
+    letters = ("model=scratch", "model.tokenizer='characters:Q: A1+2\n'")
+    asked = composed(
+        "label=truth", "task=jsonl", *task, *letters, "model.max_len=512", f"run_dir={tmp_path}/run", name="label"
+    )
+    with pytest.raises(ValueError, match=r"label=truth: jsonl .* does not know which step is right"):
+        label.run(asked, tmp_path / "run")
+    unsplit = config(tmp_path / "run")
+    object.__setattr__(unsplit.task, "delimiters", ())
+    with pytest.raises(ValueError, match="does not split its solutions into steps"):
+        label.run(unsplit, tmp_path / "run")
     assert not (tmp_path / "run").exists()
