@@ -277,8 +277,8 @@ class SolveConfig:
     delimiters: tuple[str, ...] = ()  # texts that end a step; []: the task's
     max_candidates: Whole = 0  # steps or solutions proposed for a question; 0: no limit
     max_tokens: Whole = 0  # tokens generated for a question; 0: no limit
-    # runs of method=orm or method=prm, classifiers, bundled:NAME, judge:MODEL (any language model), `oracle`,
-    # `logprob`; the first guides the search, the others only score
+    # runs of method=orm, prm or dpo, classifiers, bundled:NAME, judge:MODEL (any language model), `oracle`, `logprob`;
+    # the first guides the search, the others only score
     scorer: Any = ()
     aggregate: Annotated[str, OneOf(AGGREGATIONS)] = "last"  # from the scores of steps to that of a solution
     sinks: tuple[Annotated[str, OneOf(SINKS)], ...] = ()  # where figures are shown as well: tensorboard, wandb
@@ -298,8 +298,8 @@ class SolveConfig:
         _check_run_dir(self.run_dir)
         if not all(isinstance(item, str) for item in self.scorer) or len(set(self.scorer)) < len(self.scorer):
             raise ValueError(
-                f"scorer = {list(self.scorer)}: expected a run of method=orm or method=prm, oracle or logprob, or a "
-                "list of different ones"
+                f"scorer = {list(self.scorer)}: expected a run of method=orm, prm or dpo, a classifier, bundled:NAME, "
+                "judge:MODEL, oracle or logprob, or a list of different ones"
             )
         if "" in self.delimiters:
             raise ValueError(f"delimiters = {list(self.delimiters)}: expected texts of one or more characters")
@@ -313,8 +313,8 @@ class LabelConfig:
     run_dir: str = "runs/${name}/${now:%Y%m%d-%H%M%S}"  # folder of the run
     resume: str = ""  # a run directory, or `latest`: resume it, with its own configuration
     seed: Seed = 0  # of all sampling
-    # Where the solutions are from: a run of qstar-improve or qstar-solve, or a file of JSON lines with problem and
-    # completion (or completions); empty: sampled from the model.
+    # Where the solutions are from: a run of qstar-improve, qstar-solve or qstar-label, or a file of JSON lines with
+    # problem and completion (or completions); empty: sampled from the model.
     source: str = ""
     split: Annotated[str, OneOf(SPLITS)] = "train"  # whose questions
     problems: Whole = 0  # how many questions, from the first; 0: all

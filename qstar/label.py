@@ -26,6 +26,8 @@ def main(node: DictConfig) -> None:
             return
         console.console().print(summaries.labels(summary))
         console.say(f"Labels are in {directory / label.LABELS}")
+        for what, file in label.beside(cfg).items():
+            console.say(f"  {what}: {directory / file}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ quarter of one here.
 
 import dataclasses
 import functools
+import os
 import re
 import shutil
 import string
@@ -41,9 +42,12 @@ def show(name: str, arguments: Sequence[str]) -> None:
     """
     given = [argument for argument in arguments if not argument.startswith("-")]
     try:
-        print(text(name, given))
+        print(text(name, given), flush=True)
     except overrides.ERRORS as error:
         print(overrides.explained(name, given, error), file=sys.stderr)
+        raise SystemExit(1) from None
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing more is written at the end
         raise SystemExit(1) from None
 
 

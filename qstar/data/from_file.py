@@ -38,8 +38,17 @@ class FileData(Data):
         return [
             record
             for where, line in record_files.read(self.path, self.expected)
-            for record in self.parsed(line, where, tokenizer)
+            for record in self._placed(line, where, tokenizer)
         ]
+
+    def _placed(self, line: dict, where: str, tokenizer: "Tokenizer") -> list[Record]:
+        """As `parsed`; errors of the tokenizer, which knows no lines, name the line too."""
+        try:
+            return list(self.parsed(line, where, tokenizer))
+        except ValueError as error:
+            if where in str(error):
+                raise
+            raise ValueError(f"{where}: {error}") from error
 
     def build(
         self, tokenizer: "Tokenizer", batch_size: int, seed: int, say: Callable[[str], None] = print

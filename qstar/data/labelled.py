@@ -70,6 +70,8 @@ def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing
         raise ValueError(f"{where} lacks the text of prompt; it has {', '.join(record) or 'nothing'}")
     if "completions" in record or "labels" in record:
         steps, labels = _steps(record, where, "" if "completion_ids" in record else cfg.separator)
+        if steps != record["completions"]:
+            _check_separator(cfg.separator, tokenizer, where)
     elif isinstance(record.get("completion"), str) and "label" in record:
         steps, labels = [record["completion"]], [record["label"]]
     else:
@@ -99,6 +101,16 @@ def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing
         first = next((i for i, label in enumerate(labels) if label <= 0.5), len(labels) - 1)
         ends, labels = ends[: first + 1], labels[: first + 1]
     return Solution(tuple(prompt), tuple(completion), tuple(ends), tuple(map(float, labels)), where)
+
+
+def _check_separator(separator: str, tokenizer: Completing, where: str) -> None:
+    try:
+        tokenizer.encode(separator)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: data.separator = {separator!r} is put after every step, and cannot be: {error}. Give "
+            "data.separator= where steps stand as they are, or another text"
+        ) from error
 
 
 def _steps(record: dict, where: str, separator: str) -> tuple[list[str], list]:

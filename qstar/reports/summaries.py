@@ -129,6 +129,8 @@ def labels(summary: dict) -> Group:
     ]
     costs = ("phase", "tokens read", "tokens written", "tokens discarded", "FLOPs")
     shown = (tables.screen(head, [(*counts, f"{summary['mean_label']:.3f}")]), tables.screen(costs, spent, text=1))
+    if summary["skipped"]:
+        shown[0].caption = "skipped: their steps cannot be told apart, or two labellers disagree"
     return Group(*map(tables.Fitted, shown))
 
 

@@ -130,7 +130,13 @@ class Judge(Scores):
         return first, spent
 
     def check_answers(self) -> None:
-        """Raise ValueError where the next token does not tell the answers apart."""
+        """Raise ValueError where it cannot read the question, or the next token does not tell the answers apart."""
+        try:
+            self.policy.tokenizer.encode_prompt(self.whole)
+        except ValueError as error:
+            raise ValueError(
+                f"the judge {self.policy.name} cannot read what it is asked in English: {error}"
+            ) from error
         for answers in (YES_NO, A_B):
             self._tokens(answers)
 

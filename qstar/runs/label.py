@@ -34,13 +34,13 @@ from qstar.runs.solutions import Given
 from qstar.search import labelling
 from qstar.search.labelling import Labelled, MonteCarlo, Prefix, Solution
 from qstar.tasks.grading import sandbox
-from qstar.tasks.labels import Consensus, Truth
+from qstar.tasks.labels import LABELS, Consensus, Truth
 from qstar.tasks.problem import Problem, graded
 from qstar.training import console, layout
 from qstar.typing import Key
 
 KIND = Kind("label", "labelling run", LabelConfig, "label.yaml", groups=("mesh",), free=("sandbox", "sinks", "mesh"))
-LABELS, TRL, SUMMARY, BATCHES = "labels.jsonl", "trl.jsonl", "summary.json", "batches"
+TRL, SUMMARY, BATCHES = "trl.jsonl", "summary.json", "batches"
 SOURCE = "sampled"  # of a solution that the model itself wrote here
 SAMPLED, COMPLETED = range(2)  # what a key is folded with
 ORIGIN = {"prompt": str, "source": str, "model": str}
@@ -83,14 +83,16 @@ def run(cfg: LabelConfig, directory: Path) -> dict:
 
 
 def _agreed(cfg: LabelConfig, directory: Path) -> dict:
-    records = list(cfg.label.agreed())
+    every = list(cfg.label.agreed())
+    records = [record for record in every if record is not None]
     if not any(label is not None for record in records for label in record["labels"]):
         raise ValueError(
             f"no step has a label on which {cfg.label.first} and {cfg.label.second} agree: expected two labellings "
             "that name the same first wrong step in at least one solution"
         )
     KIND.claim(cfg, directory)
-    return _finish(cfg, directory, records, [])
+    nothing = {phase: Cost().ledger(*LEDGER) for phase in PHASES}  # the labellers have accounts of their own
+    return _finish(cfg, directory, records, [{"ledger": nothing, "skipped": len(every) - len(records)}])
 
 
 def _run(job: Job, directory: Path) -> dict:
@@ -175,16 +177,16 @@ def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: S
         )
     files.write_records(directory / LABELS, records)
     files.write_records(directory / TRL, [row for row in map(step_formats.trl, records) if row is not None])
-    for k in cfg.label.smaller if isinstance(cfg.label, MonteCarlo) else ():
+    for k in _smaller(cfg):
         fewer = [
             record | {"labels": list(labelling.estimates(record["outcomes"], k, cfg.label.soft))} for record in records
         ]
-        files.write_records(directory / f"labels_k{k}.jsonl", [record | {"k": k} for record in fewer])
+        files.write_records(directory / _of_fewer(k), [record | {"k": k} for record in fewer])
     labels = [label for record in records for label in record["labels"] if label is not None]
     summary = {
         "solutions": len(records),
         "right": sum(record["correct"] for record in records),
-        "skipped": sum(cost["skipped"] for cost in costs),  # without steps, or with two in one token
+        "skipped": sum(cost["skipped"] for cost in costs),  # no steps, two in one token, or no agreement
         "steps": sum(len(record["labels"]) for record in records),
         "labels": len(labels),
         "mean_label": float(np.mean(labels)),
@@ -195,6 +197,19 @@ def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: S
     }
     files.write_json(directory / SUMMARY, summary)
     return summary
+
+
+def _smaller(cfg: LabelConfig) -> tuple[int, ...]:
+    return cfg.label.smaller if isinstance(cfg.label, MonteCarlo) else ()
+
+
+def _of_fewer(k: int) -> str:
+    return f"labels_k{k}.jsonl"
+
+
+def beside(cfg: LabelConfig) -> dict[str, str]:
+    """What else a run writes for training, and the names of the files."""
+    return {f"of {k} completions": _of_fewer(k) for k in _smaller(cfg)} | {"for TRL": TRL}
 
 
 # --- a batch ------------------------------------------------------------------------------------------------------

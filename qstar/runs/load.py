@@ -68,7 +68,7 @@ def load_scorer(source: str | Path) -> Policy:
         return load_run(path)
     if not (path / "config.json").is_file():
         raise FileNotFoundError(
-            f"no reward model at {text!r}: expected a run of method=orm or method=prm, a classifier that qstar-prepare "
+            f"no reward model at {text!r}: expected a run of method=orm, prm or dpo, a classifier that qstar-prepare "
             f"wrote, or bundled:NAME{held(path, 'config.yaml')}"
         )
     beside = companions.read(path)
@@ -119,7 +119,7 @@ def save_classifier(path: str | Path, source: str | Path, kind: str, dtype: str 
     run = load_run(source)
     if not isinstance(run.method, Verifier):
         raise ValueError(
-            f"{source} was trained with {configs.given('method', run.method)}, which gives no scores: "
+            f"{source} was trained with {configs.given('method', run.method)}, which has no score head: "
             "write it with --to huggingface, or name a run of method=orm or method=prm"
         )
     beside = run.tokenizer.settled(run.companions)

@@ -1,4 +1,4 @@
-"""Solutions from elsewhere: the rationales of a self-training run, what a search found, or a file of JSON lines.
+"""Solutions from elsewhere: of a self-training run, a search or another labelling, or a file of JSON lines.
 
 A line of a file has the id of its `problem` and what was written: `completion`, or its steps as `completions`; the
 token ids that were sampled as `completion_ids`, and another `prompt` than the task's, where there are any.
@@ -16,7 +16,7 @@ from qstar.files import Json
 from qstar.runs import replay, solve
 from qstar.search.labelling import Solution
 from qstar.settings import INT32, shown
-from qstar.tasks import lines
+from qstar.tasks import labels, lines
 from qstar.tasks.problem import Problem, Task
 
 
@@ -47,13 +47,13 @@ def read(source: str, problems: Mapping[str, Problem], task: Task) -> dict[str, 
         every = _of_store(improved, task)
     elif solved.is_dir():
         every = _of_search(solved, task)
-    elif path.is_file():
-        every = _of_file(path, problems, task)
+    elif path.is_file() or (path / labels.LABELS).is_file():
+        every = _of_file(path / labels.LABELS if path.is_dir() else path, problems, task)
     else:
         raise FileNotFoundError(
-            f"source = {source!r} is neither a file of JSON lines nor a run with {rationales.FOLDER}/ or "
-            f"{solve.FOLDER}/: expected the directory of a run of qstar-improve or qstar-solve, or lines with problem "
-            "and completion"
+            f"source = {source!r} is neither a file of JSON lines nor a run with {rationales.FOLDER}/, {solve.FOLDER}/ "
+            f"or {labels.LABELS}: expected the directory of a run of qstar-improve, qstar-solve or qstar-label, or "
+            "lines with problem and completion"
         )
     by_problem: dict[str, list[Given]] = {name: [] for name in problems}
     for given in every:
@@ -164,7 +164,8 @@ def _pair(given: Given, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
 def cut(problem: int, given: Given, right: bool, tokenizer: Tokenizer) -> Solution:
     """The solution with the tokens of each step; an end-of-text token belongs to the last one.
 
-    Raises ValueError for no steps, for ids of another text, and where two steps end in one token.
+    Raises ValueError for no steps, for ids of another text, for characters that the tokenizer lacks, and where two
+    steps end in one token.
     """
     if not given.steps:
         raise ValueError(f"{given.where}: the solution is empty")

@@ -171,7 +171,7 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
     if cfg.search.guided and not cfg.scorer:
         raise ValueError(
             f"{configs.given('search', cfg.search)} ranks by a scorer: give scorer=RUN, the directory of a run of "
-            "method=orm or method=prm, or scorer=logprob, or scorer=oracle for the ceiling; search=majority needs none"
+            "method=orm, prm or dpo, or scorer=logprob, or scorer=oracle for the ceiling; search=majority needs none"
         )
     delimiters = _delimiters(cfg)
     with console.phase("loading the model"):

@@ -11,6 +11,7 @@ from qstar.settings import OneOf, shown
 from qstar.tasks.problem import Problem, Task
 
 TRUTHS = ("right", "reachable")
+LABELS = "labels.jsonl"  # of a run of qstar-label
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Consensus:
     def __post_init__(self):
         settings.check(self, "label")
 
-    def agreed(self) -> Iterator[dict]:
-        """The solutions that are kept.
+    def agreed(self) -> Iterator[dict | None]:
+        """The solutions, with None for those that are not kept.
 
         Raises FileNotFoundError; ValueError where these are not the same solutions, or are no labelled solutions.
         """
@@ -64,8 +65,8 @@ class Consensus:
                     f"label.first and label.second are labels of different solutions, the first of which is of "
                     f"{own['prompt'][:60]!r}: label the same file twice (source=FILE)"
                 )
-            if first_wrong(own["labels"]) == first_wrong(other["labels"]):
-                yield own | {"kind": self.kind, "agreed": [own.get("kind", ""), other.get("kind", "")]}
+            agree = first_wrong(own["labels"]) == first_wrong(other["labels"])
+            yield own | {"kind": self.kind, "agreed": [own.get("kind", ""), other.get("kind", "")]} if agree else None
 
 
 def is_label(value: Json) -> bool:
@@ -79,7 +80,7 @@ def first_wrong(labels: Sequence[bool | float | None]) -> int | None:
 
 
 def _read(name: str, given: str) -> list[dict]:
-    path = Path(given) / "labels.jsonl" if Path(given).is_dir() else Path(given)
+    path = Path(given) / LABELS if Path(given).is_dir() else Path(given)
     if not given or not path.is_file():
         raise FileNotFoundError(f"label.{name} = {given!r}: expected a run of qstar-label, or its labels.jsonl")
     if not path.read_bytes().endswith(b"\n"):  # such a line would be taken for a torn one, and left out

@@ -1,6 +1,7 @@
 """`--help` of the commands with a Hydra configuration."""
 
 import dataclasses
+import os
 import subprocess
 import sys
 import tomllib
@@ -121,6 +122,15 @@ def test_help_with_wrong_arguments_says_what_is_wrong(capsys, arguments, message
         manual.show("train", ["--help", arguments])
     assert stop.value.code == 1
     assert message in capsys.readouterr().err
+
+
+def test_help_whose_reader_has_seen_enough_ends_without_a_traceback():
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from qstar import label; sys.argv = ['qstar-label', '--help']; label.main()"
+    ended = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, timeout=120)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 def test_help_imports_no_library_of_data_checkpoints_or_statistics():

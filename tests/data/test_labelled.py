@@ -110,11 +110,18 @@ def test_rows_hold_every_solution_once_with_its_labels(tmp_path):
         (OUTCOME | {"label": "yes"}, "label 'yes': expected"),
         (OUTCOME | {"completion": ""}, "the solution is empty"),
         (OUTCOME | {"completion_ids": [99]}, "completion_ids"),
+        (OUTCOME | {"completion": "bzd"}, "character 'z' at "),
     ],
 )
 def test_lines_that_are_not_labelled_solutions_are_named(tmp_path, record, message):
     with pytest.raises(ValueError, match=rf"labelled.jsonl.*1.*{message}"):
         read(tmp_path, record)
+
+
+def test_a_separator_that_the_tokenizer_cannot_write_is_named(tmp_path):
+    cfg = config(tmp_path, {"prompt": "a=", "completions": ["c", "d"], "labels": [1, 0]}, separator="\t")
+    with pytest.raises(ValueError, match=r"labelled.jsonl.*1: data.separator = '\\t' .* character '\\t'"):
+        cfg.read(LETTERS)
 
 
 def test_two_steps_that_end_in_one_token_are_refused(tmp_path):

@@ -52,7 +52,10 @@ def test_nothing_is_cut_where_no_two_columns_fit_beside_each_other(width):
     for shown, cells in (
         (summaries.table([(name, ROWS)]), ("cups", name, "likeliest", "0.968 [0.949, 0.980]", "accuracy", "thoughts")),
         (searches.table(SEARCH), ("mcts", "beam", "0.850 [0.770, 0.910]", "107.5", "strategy", "seconds")),
-        (summaries.labels(LABELLED), ("mean", "label", "0.750", "solutions", "1,500", "12,345,678,901", "sample")),
+        (
+            summaries.labels(LABELLED),
+            ("mean", "label", "0.750", "solutions", "1,500", "12,345,678,901", "sample", "labellers disagree"),
+        ),
     ):
         lines = printed(shown, width)
         text = re.sub(r"\s", "", "".join(lines))

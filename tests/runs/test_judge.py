@@ -68,6 +68,11 @@ def test_answers_that_begin_with_one_token_are_refused(monkeypatch):
         judge.opened("judge:a model")
 
 
+def test_a_judge_that_cannot_read_english_is_refused():
+    with pytest.raises(ValueError, match=r"judge bundled:cups .*character 'H' at 0"):
+        judge.opened("judge:bundled:cups")
+
+
 def test_a_question_without_a_place_and_a_solution_without_steps_are_refused():
     with pytest.raises(ValueError, match=r"judge\.pair lacks \{second\}"):
         Judge(POLICY, pair="{prompt} {first}")

@@ -372,6 +372,14 @@ def test_solutions_of_a_self_training_run_are_labelled(tmp_path):
     assert found["right"] == sum(row["correct"] for row in stored if row["finished"])
 
 
+def test_solutions_of_a_labelling_are_labelled_again(run, tmp_path):
+    found = label.run(config(tmp_path / "again", "label=truth", f"source={run}"), tmp_path / "again")
+    assert found["solutions"] == len(records(run)) > 0
+    assert [row["completion_ids"] for row in records(tmp_path / "again")] == [
+        row["completion_ids"] for row in records(run)
+    ]
+
+
 def test_the_first_wrong_step_by_halving(tmp_path):
     source = solutions_file(tmp_path, worked(0, slip=2), worked(1))
     label.run(config(tmp_path / "run", "label=omega", "label.k=4", source), tmp_path / "run")
@@ -406,7 +414,7 @@ def test_two_labellers_keep_what_they_agree_on(tmp_path):
     found = label.run(config(tmp_path / "run", "label=consensus", *given), tmp_path / "run")
     assert [one["labels"] for one in records(tmp_path / "run")] == [[1, 0], [1, 1]]
     assert records(tmp_path / "run")[0]["agreed"] == ["one", "two"]
-    assert found["solutions"] == 2
+    assert (found["solutions"], found["skipped"]) == (2, 1)
     before = (tmp_path / "run" / label.LABELS).read_bytes()
     with files.locked(tmp_path / "run"), pytest.raises(files.Locked):
         label.run(config(tmp_path / "run", "label=consensus", *given), tmp_path / "run")
@@ -453,7 +461,7 @@ def test_consensus_of_files_that_are_no_labels_is_refused(tmp_path, changes, sai
         ({"problem": "train-0", "completion": "-4;", "prompt": 3}, r":1: prompt is 3, expected a text"),
         ({"problem": "train-0", "completions": ["-4", "5"], "completion_ids": [16, 3]}, r":1: the steps are '-45'"),
         ({"problem": "train-0", "completion": "-4;", "completion_ids": [16, 3, 17, 99]}, r":1: completion_ids has 99"),
-        ({"problem": "train-0", "completion": "what"}, r":1: .*alphabet"),
+        ({"problem": "train-0", "completion": "what"}, r":1: character 'w' at .* alphabet"),
     ],
 )
 def test_lines_that_are_not_solutions_are_named(tmp_path, line, fault):
