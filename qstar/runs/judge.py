@@ -163,6 +163,7 @@ def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: 
         return scoring.opened(source, tokenizer, aggregation)
     judge = Judge(load.load_model(str(source).removeprefix(PREFIX)), aggregation)
     judge.check_answers()
+    scoring.check_weights(judge.policy)
     return judge
 
 

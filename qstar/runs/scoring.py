@@ -209,7 +209,8 @@ def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: 
     Args:
         tokenizer: of the model whose solutions will be scored; None does not compare it.
 
-    Raises FileNotFoundError where there is none; ValueError for another model, or one of another tokenizer.
+    Raises FileNotFoundError where there is none; ValueError for another model, one of another tokenizer, and weights
+    that are not numbers.
     """
     model = load.load_scorer(source)
     if isinstance(model.method, DPO):
@@ -218,9 +219,22 @@ def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: 
         scorer = Preference(model, reference, aggregation)
     else:
         scorer = Scorer(model, aggregation)
+    check_weights(model)
     if tokenizer is not None:
         check_tokenizer(scorer.policy, tokenizer)
     return scorer
+
+
+def check_weights(scorer: Policy) -> None:
+    """Raise ValueError where weights of a scorer are NaN or infinite: before anything is generated for it to score."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(scorer.params):
+        wrong = np.count_nonzero(~np.isfinite(leaf))
+        if wrong:
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(
+                f"the scorer {scorer.name} has {wrong} weights in {name} that are NaN or infinite: they have diverged; "
+                "train it again with a lower optim.lr, or put back an undamaged copy"
+            )
 
 
 def check_tokenizer(scorer: Policy, tokenizer: Tokenizer) -> None:

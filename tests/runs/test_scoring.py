@@ -22,7 +22,7 @@ from qstar.methods.verifier import ORM, PRM
 from qstar.models import heads
 from qstar.ops import rows
 from qstar.policy import Policy
-from qstar.runs import load, scoring, solve, train
+from qstar.runs import judge, load, scoring, solve, train
 from qstar.runs.scoring import Scorer
 
 LETTERS = tokenizers.characters("abcdefgh=;-+\n")
@@ -186,6 +186,23 @@ def test_a_run_is_opened_as_a_scorer(run):
     assert np.all((scored.steps[0] > 0) & (scored.steps[0] < 1))
     assert len(set(scored.steps[0].tolist())) > 1
     assert scored.solutions[0] == pytest.approx(scored.steps[0].mean())
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("opened", [scoring.opened, lambda source: judge.opened(f"judge:{source}")])
+def test_weights_that_are_not_numbers_are_refused_when_a_scorer_is_opened(opened, value, run, tmp_path, monkeypatch):
+    """An infinite head scores 0 or 1, and would not be noticed later."""
+    damaged = load.load_run(run)
+    norm = np.array(damaged.params["lm"]["norm"]["scale"])
+    norm[2] = value
+    damaged = dataclasses.replace(
+        damaged, params=damaged.params | {"lm": damaged.params["lm"] | {"norm": {"scale": norm}}}
+    )
+    for name in ("load_run", "load_model"):
+        monkeypatch.setattr(load, name, lambda *_: damaged)
+    monkeypatch.setattr(judge.Judge, "check_answers", lambda _: None)  # of characters
+    with pytest.raises(ValueError, match=r"the scorer .* has 1 weights in lm\.norm\.scale that are NaN or infinite"):
+        opened(run)
 
 
 def test_a_run_is_written_as_a_classifier_with_its_head(run, tmp_path):
