@@ -4,6 +4,7 @@ pass@k      the probability that one of k samples is right (Chen et al. 2021, eq
 Verifier@k  the probability that the best of k samples by a score is right (Hosseini et al. 2024, equation 4)
 """
 
+import math
 from collections.abc import Sequence
 from math import comb
 
@@ -16,9 +17,15 @@ def pass_at(right: Sequence[bool], k: int) -> float:
 
 
 def verifier_at(scores: Sequence[float], right: Sequence[bool], k: int) -> float:
-    """Of samples with equal scores every one is as likely to be taken. Raises ValueError as `pass_at`."""
+    """Of samples with equal scores every one is as likely to be taken.
+
+    Raises ValueError as `pass_at`, and for a score that is NaN.
+    """
     n = len(right)
     _check(n, k)
+    unknown = [number for number, score in enumerate(scores) if math.isnan(score)]
+    if unknown:
+        raise ValueError(f"the score of sample {unknown[0]} is NaN, which ranks nowhere: expected numbers")
     pairs = sorted(zip(scores, right, strict=True), key=lambda pair: -pair[0])
     value, above = 0.0, 0
     while above < n:

@@ -33,3 +33,8 @@ def test_scores_that_know_everything_reach_pass_at_k():
 def test_k_is_at_most_the_number_of_samples(k):
     with pytest.raises(ValueError, match=f"k = {k} of 3"):
         verifier_at([1, 2, 3], [True, False, True], k)
+
+
+def test_a_score_that_is_nan_is_named():
+    with pytest.raises(ValueError, match="score of sample 1 is NaN"):
+        verifier_at([0.5, float("nan")], [True, False], 1)
