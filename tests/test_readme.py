@@ -99,6 +99,12 @@ def test_links_within_the_pages_lead_somewhere():
     assert dead == []
 
 
+def test_the_tests_that_the_pages_name_are_there():
+    named = {(page, test) for page in PAGES for test in re.findall(r"`(tests/[\w/]+\.py)`", page.read_text("utf-8"))}
+    assert len(named) > 10
+    assert {(page, test) for page, test in named if not (ROOT / test).is_file()} == set()
+
+
 def test_the_anchors_of_a_page_are_those_of_its_headings(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("# Speed, and *memory*\n\n## `method=mine`, again\n")
