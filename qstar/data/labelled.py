@@ -41,7 +41,7 @@ class LabelledText(FileData):
     records: ClassVar[str] = "solutions"
 
     separator: str = "\n"  # text appended to every step that does not end with it
-    until_first_wrong: bool = False  # do not judge steps after the first wrong one
+    until_first_wrong: bool = False  # do not judge steps after the first wrong one, whose label is 1/2 or less
 
     def parsed(self, line: dict, where: str, tokenizer: Completing) -> Iterable["Solution"]:
         for solution in step_formats.stepwise(line, where):
@@ -67,7 +67,9 @@ class Solution:
 
 def _solution(record: dict, where: str, cfg: LabelledText, tokenizer: Completing) -> Solution:
     if not isinstance(record.get("prompt"), str):
-        raise ValueError(f"{where} lacks the text of prompt; it has {', '.join(record) or 'nothing'}")
+        raise ValueError(
+            f"{where} lacks the text of prompt; it has {', '.join(record) or 'nothing'}: expected {cfg.expected}"
+        )
     if "completions" in record or "labels" in record:
         steps, labels = _steps(record, where, "" if "completion_ids" in record else cfg.separator)
         if steps != record["completions"]:
@@ -124,8 +126,8 @@ def _steps(record: dict, where: str, separator: str) -> tuple[list[str], list]:
 def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Completing, where: str = "") -> list[int]:
     """Place of the token that holds the last character of each step; the steps joined are the completion's text.
 
-    Raises ValueError for steps that are not the text of the completion, and where two steps end in one token: their
-    labels could not be told apart.
+    Raises ValueError for steps that are not the text of the completion, for a first step without a token, and where two
+    steps end in one token: their labels could not be told apart.
     """
     text, joined = tokenizer.decode(list(completion)), "".join(steps)
     bare = joined.lstrip(" ")  # some tokenizers put a space before a text, some take one away; an end may follow
@@ -141,6 +143,8 @@ def last_tokens(steps: Sequence[str], completion: Sequence[int], tokenizer: Comp
     for step in steps:
         upto = min(upto + len(step), end)
         at = bisect.bisect_left(whole, upto) - 1
+        if at < 0:
+            raise ValueError(f"{where}: step 1 is {step!r}, which has no token of its own: expected steps of text")
         if places and at <= places[-1]:
             raise ValueError(
                 f"{where}: steps {len(places)} and {len(places) + 1} end in the same token of this tokenizer; give a "

@@ -124,6 +124,29 @@ def test_a_separator_that_the_tokenizer_cannot_write_is_named(tmp_path):
         cfg.read(LETTERS)
 
 
+@pytest.mark.parametrize("step", ["", " "])
+def test_a_first_step_without_a_token_is_refused(tmp_path, step):
+    """It would be judged at the last token of the prompt."""
+    cfg = config(tmp_path, {"prompt": "a=", "completions": [step, "cd"], "labels": [1, 0]}, separator="")
+    tokenizer = LETTERS if not step else tokenizers.byte_level_bpe({"a": 0, "=": 1, "c": 2, "d": 3}, [], [], "gpt-2")
+    with pytest.raises(ValueError, match=rf"labelled\.jsonl:1: step 1 is '{step}'"):
+        cfg.read(tokenizer)
+
+
+def test_a_record_in_no_known_format_is_told_the_known_ones(tmp_path):
+    with pytest.raises(ValueError, match=r"it has steps: expected .*Math-Shepherd, PRM800K or OmegaPRM"):
+        read(tmp_path, {"steps": ["cd"]})
+
+
+def test_ten_thousand_steps_are_found_in_linear_time(tmp_path, monkeypatch):
+    decoded, decode = [], tokenizers.Tokenizer.decode
+    monkeypatch.setattr(tokenizers.Tokenizer, "decode", lambda self, ids: decoded.append(len(ids)) or decode(self, ids))
+    steps = {"prompt": "a=", "completions": ["cd"] * 10_000, "labels": [1] * 10_000}
+    (solution,) = read(tmp_path, steps)
+    assert solution.ends == tuple(range(2, 30_000, 3))
+    assert sum(decoded) < 10 * 30_000
+
+
 def test_two_steps_that_end_in_one_token_are_refused(tmp_path):
     joined = tokenizers.characters("abcd=", words=("cd",))
     cfg = config(tmp_path, {"prompt": "a=", "completions": ["c", "d"], "labels": [1, 0]}, separator="")
