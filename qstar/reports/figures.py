@@ -134,8 +134,9 @@ def histogram(axes: "Axes", values: np.ndarray, x: str, y: str, outer: float = 0
 def level(axes: "Axes", value: float, text: str = "", upright: bool = False) -> None:
     """A dotted line for what a figure is compared with (chance, a published number), across or `upright`."""
     (axes.axvline if upright else axes.axhline)(value, color="#bbbbbb", linewidth=0.8, linestyle=":")
-    if text:
-        axes.text(0, value + 0.005, text, fontsize=7, color="0.4", va="bottom")
+    if text:  # at the left edge, whatever the scale of x: a logarithmic one has no 0
+        at_edge = axes.get_yaxis_transform()
+        axes.text(0.01, value + 0.005, text, fontsize=7, color="0.4", va="bottom", transform=at_edge)
 
 
 def legend(figure: "Figure", names: Sequence[str], colours: Sequence[str], markers: Sequence[str]) -> None:

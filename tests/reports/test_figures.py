@@ -26,6 +26,19 @@ def test_panels_carry_what_was_drawn_and_the_file_is_a_png(tmp_path):
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_level_is_named_within_the_axes_on_a_logarithmic_scale_too(tmp_path):
+    pytest.importorskip("matplotlib")
+    figure, (left, right) = figures.grid(2, 1, 3, 2)
+    right.set_xscale("log", base=2)
+    for panel in (left, right):
+        figures.curves(panel, [Curve("a", [1, 64], [0.25, 0.5], "#0072b2")], "k", "share", (0, 1))
+        figures.level(panel, 0.5, "greedy")
+    figure.canvas.draw()
+    for panel in (left, right):
+        (text,) = panel.texts
+        assert panel.get_window_extent().contains(*text.get_window_extent().min)
+
+
 def test_a_picture_says_what_it_shows_and_names_and_numbers_change_that(tmp_path):
     pytest.importorskip("matplotlib")
 

@@ -405,7 +405,7 @@ def draw(lines: Sequence[Mapping], file: Path) -> None:
         colour, line = figures.COLOURS[number % len(figures.COLOURS)], "-" if by in (VSTAR, ONE, ORM) else "--"
         means = [mean for mean, _ in at.values()]
         curves.append(figures.Curve(by, [*at], means, colour, *((low, high) if banded else ()), line=line))
-    figures.curves(panel, curves, "k", "share of questions answered rightly", (0, 1))
+    figures.curves(panel, curves, "k", "share of questions answered rightly", (0, 1.02))
     panel.set_xscale("log", base=2)
     figures.level(panel, student([line["right"] for line in mine[GREEDY]])[0], GREEDY)
     panel.legend(fontsize=7, loc="lower left")
