@@ -30,7 +30,7 @@ class OptimConfig:
     gradient does not count in the global norm either.
     """
 
-    lr: Positive = 1e-6  # learning rate after the warm-up
+    lr: Positive = 1e-6  # learning rate after the warm-up; 1e-6 is that of Quiet-STaR on 7 billion weights
     schedule: Annotated[str, OneOf(SCHEDULES)] = "constant"  # of the learning rate after the warm-up
     warmup_steps: Whole = 20  # steps in which the learning rate grows to lr
     final_lr: NonNegative = 0.0  # as a share of lr, reached at the last step by linear and cosine
