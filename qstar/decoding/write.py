@@ -2,8 +2,8 @@
 
 Prompts are padded at their right. So a prompt is read as the trainer reads it, from slot 0, and every row writes its
 new tokens into the same slot of a cache of their own, at a position that follows its own prompt: extending it is one
-slice update, which XLA makes in place. Two programs are compiled for a shape: reading, and going on. The second is
-called again and again where somebody has to look at the text in between; it donates its state.
+slice update, which XLA makes in place. Three programs are compiled for a shape: reading, the first token, and going on.
+The last is called again and again where somebody has to look at the text in between; it donates its state.
 """
 
 import functools
@@ -106,8 +106,8 @@ def write(
     words = np.asarray(jax.random.key_data(jax.random.clone(keys))).reshape(*done.shape, -1)
     static = {"choice": choice, "impl": jax.random.key_impl(keys)}
     room = rows.bucket(max_new_tokens)
-    begun = (rows.padded(prompts, width), length, words, done)
-    read, state = _begin(definition, params, *begun, room=room, **static)
+    read, logits = _read(definition, params, rows.padded(prompts, width), length, samples)
+    state = _begin(definition, logits, words, done, room=room, **static)
     step = 1
     while True:
         until = max_new_tokens if watch is None else min(step + LOOK_EVERY, max_new_tokens)
@@ -130,30 +130,39 @@ def _fetched(state: State, width: int, room: int) -> Block:
     )
 
 
+@functools.partial(jax.jit, static_argnames=("definition", "samples"))
+def _read(
+    definition: Definition, params: Params, batch: Batch, length: Int[Array, "B"], samples: int
+) -> tuple[Prompts, Float[Array, "B R V"]]:
+    """The prompts read, and what they predict, for every row.
+
+    A program of its own: one that copies logits to rows and draws from them takes XLA's CPU compiler most of a minute.
+    """
+    lm = definition.bind(params).lm
+    batch = jax.tree.map(lambda leaf: shard(leaf, "batch", None), batch)
+    read, hidden = cache.read(lm, batch, length)
+    logits = lm.logits(hidden)[:, None]
+    return read, jnp.broadcast_to(logits, (len(length), samples, logits.shape[-1]))
+
+
 @functools.partial(jax.jit, static_argnames=("definition", "room", "choice", "impl"))
 def _begin(
     definition: Definition,
-    params: Params,
-    batch: Batch,
-    length: Int[Array, "B"],
+    logits: Float[Array, "B R V"],
     words: Array,
     done: Bool[Array, "B R"],
     *,
     room: int,
     choice: Choice,
     impl: Hashable,
-) -> tuple[Prompts, State]:
-    """The prompts read, and the first token of every row, whose key has these words [B R _]."""
-    lm = definition.bind(params).lm
-    batch = jax.tree.map(lambda leaf: shard(leaf, "batch", None), batch)
-    read, hidden = cache.read(lm, batch, length)
-    shape = done.shape
-    logits = jnp.broadcast_to(lm.logits(hidden)[:, None], (*shape, lm.cfg.vocab))
+) -> State:
+    """The first token of every row, whose key has these words [B R _]."""
+    lm, shape = definition.abstract_model.lm, done.shape
     chosen = _choose(logits, words, jnp.zeros((), jnp.int32), choice, impl)
     columns = jax.tree.map(lambda leaf: jnp.zeros((*shape, room), leaf.dtype), Columns(**vars(chosen)))
     own = cache.room(lm, *shape, room)  # type: ignore[call-arg]
     empty = State(jnp.zeros((), jnp.int32), chosen.token, own, done, jnp.zeros(shape, jnp.int32), columns)
-    return read, _placed(_written(empty, chosen, choice))
+    return _placed(_written(empty, chosen, choice))
 
 
 @functools.partial(jax.jit, static_argnames=("definition", "choice", "impl"), donate_argnames="state")

@@ -202,17 +202,18 @@ def test_progress_is_counted_in_prompts():
 # --- programs -----------------------------------------------------------------------------------------------------
 
 
-def test_one_program_reads_and_one_writes_in_each_shape():
-    for program in (write._begin, write._go_on):
+def test_one_program_reads_one_begins_and_one_goes_on_in_each_shape():
+    programs = (write._read, write._begin, write._go_on)
+    for program in programs:
         program.clear_cache()
     mesh = sharding.make_mesh(MeshConfig(data=2, tensor=2))
     ask = functools.partial(written, cfg=dataclasses.replace(tiny.LM, vocab=14), mesh=mesh)
     base = dataclasses.replace(FREE, stop=("a", "bcd"))
     for prompts, count in (([[1, 2], [3], [4]], 20), ([[5] * 30], 9), ([[1]], 24)):
         ask(prompts, 0, dataclasses.replace(base, max_new_tokens=count))
-    assert [program._cache_size() for program in (write._begin, write._go_on)] == [1, 1]
+    assert [program._cache_size() for program in programs] == [1, 1, 1]
     ask([[1] * 33, [2]], 0, base)
-    assert [program._cache_size() for program in (write._begin, write._go_on)] == [2, 2]
+    assert [program._cache_size() for program in programs] == [2, 1, 2]  # the first token is that of any width
 
 
 def test_another_number_of_rows_compiles_few_programs_for_their_keys():
@@ -221,7 +222,7 @@ def test_another_number_of_rows_compiles_few_programs_for_their_keys():
     with tiny.noting_compiled() as names:
         ask(samples=3)
     # The keys, and clones of them and of a batch's: not a program for every operation of folding and slicing.
-    assert len(set(names) - {"jit(_begin)", "jit(_go_on)"}) <= 2, names
+    assert len(set(names) - {"jit(_read)", "jit(_begin)", "jit(_go_on)"}) <= 2, names
 
 
 def test_the_cache_is_extended_in_place():
@@ -231,8 +232,8 @@ def test_the_cache_is_extended_in_place():
     words, room = np.arange(12, dtype=np.uint32).reshape(2, 3, 2), 512
     one_layer = 2 * 3 * 2 * 16 * room * 4  # bytes of its keys, or of its values: rows, heads, channels, places
     static = {"choice": Choice(temperature=0.7, top_k=3, top_p=0.9, stop_ids=(1,)), "impl": "threefry2x32"}
-    begun = (rows.padded([[1, 2, 3], [4]], 32), np.array([3, 1], np.int32), words, np.zeros((2, 3), bool))
-    read, state = write._begin(model, params, *begun, room=room, **static)
+    read, logits = write._read(model, params, rows.padded([[1, 2, 3], [4]], 32), np.array([3, 1], np.int32), 3)
+    state = write._begin(model, logits, words, np.zeros((2, 3), bool), room=room, **static)
     layers = write.unrolled(model, params)
     lowered = write._go_on.lower(model, params, layers, read, words, state, np.int32(9), **static)
     program = lowered.compile()
@@ -286,11 +287,11 @@ def test_eight_devices_write_what_one_writes(x64, mesh):
 def test_rows_and_heads_of_the_cache_are_spread_over_the_mesh():
     model, params = tiny.lm_of(dataclasses.replace(tiny.LM, vocab=14))
     mesh = sharding.make_mesh(MeshConfig(data=4, tensor=2))
-    begun = (rows.padded([[1, 2]] * 4, 32), np.full(4, 2, np.int32), np.zeros((4, 1, 2), np.uint32))
+    words, idle = np.zeros((4, 1, 2), np.uint32), np.zeros((4, 1), bool)
     with jax.set_mesh(mesh):
         placed = score.placed(model, params, mesh)
-        idle = np.zeros((4, 1), bool)
-        _, state = write._begin(model, placed, *begun, idle, room=32, choice=Choice(), impl="threefry2x32")
+        _, logits = write._read(model, placed, rows.padded([[1, 2]] * 4, 32), np.full(4, 2, np.int32), 1)
+        state = write._begin(model, logits, words, idle, room=32, choice=Choice(), impl="threefry2x32")
     for leaf in jax.tree.leaves(state.own):
         assert leaf.sharding.shard_shape(leaf.shape) == (1, 1, 1, *leaf.shape[3:])
     assert state.done.sharding.shard_shape((4, 1)) == (1, 1)
