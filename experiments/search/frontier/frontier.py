@@ -36,7 +36,7 @@ from qstar.search.majority import Majority
 from qstar.search.strategy import Strategy
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)
-SHOWN = (1, 4, 16, 64)  # in the table
+SHOWN = (1, 4, 16, 64)  # in the table, with the largest of a strategy
 ALONE = {  # without a scorer
     "majority": Majority,
     "confidence, mean": Confidence,
@@ -207,9 +207,9 @@ def _by_question(group: Sequence[dict]) -> dict[str, float]:
 
 def table(known: Cells) -> str:
     names = ("scorer", "strategy", "n", "accuracy", "seeds x questions", "tokens written", "tokens scored", "MFLOPs")
-    rows = []
+    rows, largest = [], {key[:2]: key[2] for key in sorted(known, key=lambda key: key[2])}
     for (strategy, scorer, size), group in known.items():
-        if size not in SHOWN or (scorer and size == 1):  # one solution needs no scorer
+        if size not in (*SHOWN, largest[strategy, scorer]) or (scorer and size == 1):  # one solution needs no scorer
             continue
         accuracy = tables.mean(group, "accuracy", questions=group[0]["questions"])
         costs = (f"{mean(group, 'written'):.0f}", f"{mean(group, 'scored'):.0f}", f"{mean(group, 'flops') / 1e6:.0f}")
@@ -240,7 +240,8 @@ def draw(known: Cells, file: Path) -> None:
         axes.set_ylim(0, 1.02)
         axes.set_xlabel("MFLOPs a question, scoring included", fontsize=8)
         axes.set_ylabel("accuracy", fontsize=8)
-    handles = {line.get_label(): line for line in reversed(panels[0].lines)}  # of a name the last: one in colour
+    # Of a name the last: one in colour.
+    handles = {line.get_label(): line for axes in reversed(panels) for line in reversed(axes.lines)}
     panels[0].legend(handles.values(), handles, fontsize=7, ncols=2, frameon=False, loc="best")
     figures.save(figure, file)
 
