@@ -157,7 +157,8 @@ def agreed(place: Place, k: int) -> list[dict]:
     """The solutions of training of which hard labels and OmegaPRM, with k completions, name the same first error."""
     hard = place.folder / f"hard_{k}.jsonl"
     files.write_records(hard, trained_on(place, f"hard_{k}"))
-    return list(Consensus(str(hard), str(searched(place, k))).agreed())
+    both = Consensus(str(hard), str(searched(place, k))).agreed()
+    return [row for row in both if row is not None]
 
 
 def spent(folder: Path, k: int, most: int) -> float:
