@@ -225,6 +225,9 @@ def consensus_line(place: Place, k: int) -> dict:
     return {"of": "labels", "kind": CONSENSUS, "k": k, "tokens": tokens} | line
 
 
+OF_LABELS = {"omega": omega_line, CONSENSUS: consensus_line}  # of jobs of their own
+
+
 def policy_lines(place: Place) -> Iterator[dict]:
     """Differences of labels from the share of `args.rollouts` completions that are right.
 
@@ -374,10 +377,9 @@ def work(job: Job, args: argparse.Namespace) -> str:
     elif job.kind == POLICY:
         lines += policy_lines(place)
     else:
-        if job.kind.startswith("omega_"):
-            lines.append(omega_line(place, int(job.kind.removeprefix("omega_"))))
-        if job.kind.startswith(CONSENSUS):
-            lines.append(consensus_line(place, int(job.kind.removeprefix(f"{CONSENSUS}_"))))
+        name, _, k = job.kind.partition("_")
+        if name in OF_LABELS:
+            lines.append(OF_LABELS[name](place, int(k)))
         if job.kind in place.setting.models:
             lines += model_lines(place, job.kind)
     seconds = round(time.monotonic() - started, 1)
