@@ -311,7 +311,7 @@ def _digest() -> "hashlib._Hash":
 
 # --- written by somebody else -------------------------------------------------------------------------------------
 
-MAX_JSON = 256 << 20  # bytes of a file that is read whole; the largest tokenizers have a tenth of it
+MAX_JSON = 256 << 20  # bytes of a file of a model that is read whole; the largest tokenizers have a tenth of it
 
 
 def decoded(raw: bytes, path: Path, start: int = 0) -> str:
@@ -339,6 +339,14 @@ def expanded(path: str | os.PathLike) -> Path:
 def text(path: Path) -> str:
     """The text of a whole file. Raises ValueError for other encodings."""
     return decoded(path.read_bytes(), path)
+
+
+def small_text(path: Path) -> str:
+    """The text of a file that is small where it is whole. Raises ValueError for one that is far too large, unread."""
+    size = os.stat(path).st_size
+    if size > MAX_JSON:
+        raise ValueError(f"{path} has {size:,} bytes, expected at most {MAX_JSON:,}: put back a copy of the file")
+    return text(path)
 
 
 def parsed(text: str, where: str) -> Json:
@@ -370,10 +378,7 @@ def _check_surrogates(value: Json, where: str) -> None:
 
 def json_object(path: Path) -> JsonObject:
     """The object of a JSON file. Raises ValueError for other files, and for one that is far too large."""
-    size = os.stat(path).st_size
-    if size > MAX_JSON:
-        raise ValueError(f"{path} has {size:,} bytes, expected a JSON file of at most {MAX_JSON:,}")
-    contents = parsed(text(path), str(path))
+    contents = parsed(small_text(path), str(path))
     if not isinstance(contents, dict):
         raise ValueError(f"{path} is a JSON {type(contents).__name__}, expected an object like {{...}}")
     return contents

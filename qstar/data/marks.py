@@ -59,7 +59,7 @@ class Marks:
 def read(tokenizer_file: Path, backend: Backend) -> Marks:
     """What the files next to this tokenizer.json say. Raises ValueError for a file or a value that cannot be read."""
     beside = {name: tokenizer_file.parent / name for name in (CONFIG, GENERATION, MODEL, MAP, TEMPLATE)}
-    return of({name: files.text(file) for name, file in beside.items() if file.is_file()}, backend)
+    return of({name: files.small_text(file) for name, file in beside.items() if file.is_file()}, backend)
 
 
 def of(texts: Mapping[str, str], backend: Backend) -> Marks:

@@ -81,7 +81,7 @@ class Tokenizer:
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}: expected a tokenizer.json of the `tokenizers` library")
         try:
-            tokenizer = cls.from_json(files.text(path))
+            tokenizer = cls.from_json(files.small_text(path))
             return tokenizer.marked(markings.read(path, tokenizer._backend))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error

@@ -26,14 +26,14 @@ def read(directory: Path) -> dict[str, str]:
 
     Raises ValueError for a file that is damaged, or leads out of the directory.
     """
-    texts = {name: files.text(file) for name in NAMES if (file := inside(directory, name)).is_file()}
+    texts = {name: files.small_text(file) for name in NAMES if (file := inside(directory, name)).is_file()}
     for name in texts:
         if name.endswith(".json"):
             contents = files.json_object(directory / name)
             _check_ids(contents, directory / name)
     folder = inside(directory, TEMPLATES)
     for file in sorted(folder.glob("*.jinja")):
-        texts[f"{TEMPLATES}/{file.name}"] = files.text(inside(folder, file.name))
+        texts[f"{TEMPLATES}/{file.name}"] = files.small_text(inside(folder, file.name))
     config = inside(directory, "config.json")
     if GENERATION not in texts and config.is_file():
         contents = files.json_object(config)

@@ -72,6 +72,7 @@ NUMBERS = (
     "high_freq_factor", "original_max_position_embeddings",
 )  # fmt: skip
 SWITCHES = ("tie_word_embeddings", "use_sliding_window")
+ORIGINAL = "original_max_position_embeddings"
 MAX_COUNT, MAX_LAYERS = 1 << 31, 10_000  # beyond those of any model
 
 
@@ -88,7 +89,7 @@ def read(raw: dict, source: str) -> LMConfig:
         )
     family = FAMILIES[kind]
     full = family.defaults | raw
-    wrong = _wrong_values(full)
+    wrong = _wrong_values(full) or _contradictions(kind, full)
     if wrong:
         raise ValueError(f"{source}: " + "; ".join(wrong))
     try:
@@ -143,8 +144,6 @@ def _wrong_numbers(full: dict) -> list[str]:
     for rope, name in ((rope, name) for rope in ropes for name in (FULL, SLIDING)):
         if rope.get(name) is not None and not isinstance(rope[name], dict):
             wrong.append(f"rope_parameters.{name} is {_short(rope[name])}, expected an object")
-    if len(ropes) == 2 and all(ropes) and (differ := _contradicted(*ropes)):
-        wrong.append(f"rope_scaling and rope_parameters differ in {differ}: remove one of the two")
     ropes += [value for rope in ropes for value in rope.values() if isinstance(value, dict)]
     for entries in (full, *ropes):
         for name in NUMBERS:
@@ -154,14 +153,33 @@ def _wrong_numbers(full: dict) -> list[str]:
     return wrong
 
 
-def _contradicted(scaling: dict, parameters: dict) -> str:
-    """Of what both say differently; versions of transformers take one or the other."""
-    if any(_rope_kind(rope) != "default" for rope in (scaling, parameters)):
-        if _rope_kind(scaling) != _rope_kind(parameters):
-            return "rope_type"
-    return ", ".join(
-        name for name in scaling if name != "type" and parameters.get(name, scaling[name]) != scaling[name]
-    )
+def _contradictions(kind: str, full: dict) -> list[str]:
+    """What is said twice of rotary positions and differs, a line each: versions of transformers take either."""
+    scaling, parameters = (full.get(name) or {} for name in ("rope_scaling", "rope_parameters"))
+    if kind == "gemma3_text":  # where rope_scaling adds to what is said of the layers that see everything
+        parameters = parameters.get(FULL) or {}
+        scaling = {"rope_theta": parameters.get("rope_theta"), **scaling} if scaling else {}
+    lines = []
+    if scaling and parameters:
+        first, second = _rotary(full, scaling), _rotary(full, parameters)
+        differ = [name for name in first if first[name] != second.get(name, first[name])]
+        if differ:
+            lines.append(f"rope_scaling and rope_parameters differ in {', '.join(differ)}: remove one of the two")
+    for rope in (scaling, parameters):
+        lengths = {entries[ORIGINAL] for entries in (full, rope) if ORIGINAL in entries}
+        if _rope_kind(rope) == "llama3" and len(lengths) > 1:
+            lines.append(f"{ORIGINAL} is {full[ORIGINAL]}, and {rope[ORIGINAL]} of the rotary positions: remove one")
+    return lines
+
+
+def _rotary(full: dict, rope: dict) -> dict:
+    """What a statement of rotary positions sets, whether it says so or leaves it out."""
+    theta, length = rope.get("rope_theta"), full.get(ORIGINAL) or full["max_position_embeddings"]
+    said = {"rope_type": _rope_kind(rope), "rope_theta": full["rope_theta"] if theta is None else theta}
+    if said["rope_type"] != "default":
+        said |= {name: rope.get(name) for name in ("factor", "low_freq_factor", "high_freq_factor")}
+        said[ORIGINAL] = rope.get(ORIGINAL, length)
+    return said
 
 
 def _short(value: object) -> str:
@@ -171,7 +189,7 @@ def _short(value: object) -> str:
 
 def _problems(kind: str, raw: dict) -> list[str]:
     """Settings that are not computed, a line each."""
-    supported = FAMILIES[kind].refused | {"quantization_config": None, "partial_rotary_factor": 1}
+    supported = FAMILIES[kind].refused | {"quantization_config": None, "partial_rotary_factor": 1, "is_causal": True}
     given = [(name, raw[name], only) for name, only in supported.items() if name in raw]
     wide, near = _rope_parameters(kind, raw)
     for rope, kinds in ((wide, ("default", "linear", "llama3")), (near, ("default",))):
@@ -181,17 +199,23 @@ def _problems(kind: str, raw: dict) -> list[str]:
             given.append(("rope_scaling", _rope_kind(rope), ", ".join(kinds)))
         given.append(("partial_rotary_factor", rope.get("partial_rotary_factor", 1), 1))
     given += _window_problems(kind, raw)
-    spelled = {None: "null", False: "false"}
+    spelled = lambda only: json.dumps(only) if only is None or isinstance(only, bool) else only  # noqa: E731
     return [
-        f"{name} is {value!r}, only {spelled.get(only, only)} is supported"
+        f"{name} is {value!r}, only {spelled(only)} is supported"
         for name, value, only in given
-        if value != only and (value or only)  # what is off may be spelled null, false or 0
+        # What is off may be spelled null or false, but 0 is a number to divide by.
+        if value != only and (value or only or type(value) in (int, float))
     ]
 
 
 def _window_problems(kind: str, raw: dict) -> list[tuple]:
     types, window, layers = raw.get("layer_types"), raw.get("sliding_window"), raw["num_hidden_layers"]
     problems = []
+    flat = [name for name in raw.get("rope_parameters") or {} if name not in (FULL, SLIDING)]
+    if kind == "gemma3_text" and flat:  # which transformers does not read
+        problems.append(("rope_parameters", raw["rope_parameters"], f"an object for {FULL} and one for {SLIDING}"))
+    if SLIDING in (types or ()) and SLIDING not in _layer_types(kind, raw):
+        problems.append(("layer_types", types, f"{FULL}, for there is no window,"))
     if types is not None and (set(types) - {FULL, SLIDING} or len(types) != layers):
         problems.append(("layer_types", types, f"{FULL} or {SLIDING} for each of {layers} layers"))
     # What transformers itself does not read, or cannot run.
@@ -219,7 +243,8 @@ def _attention(kind: str, raw: dict, head_size: int) -> dict:
     """Fields of LMConfig about windows, rotary positions and scales."""
     wide, near = _rope_parameters(kind, raw)
     sliding = [layer for layer, type in enumerate(_layer_types(kind, raw)) if type == SLIDING]
-    fields = {"rope_theta": float(wide["rope_theta"]), "rope_scaling": _scaling(wide, raw["max_position_embeddings"])}
+    length = raw.get(ORIGINAL) or raw["max_position_embeddings"]
+    fields = {"rope_theta": float(wide["rope_theta"]), "rope_scaling": _scaling(wide, length)}
     if sliding:
         fields["window"] = raw["sliding_window"]
         fields["global_layers"] = tuple(layer for layer in range(raw["num_hidden_layers"]) if layer not in sliding)
@@ -256,7 +281,7 @@ def _scaling(rope: dict, max_len: int) -> Scaling | None:
         float(rope["factor"]),
         float(rope["low_freq_factor"]),
         float(rope["high_freq_factor"]),
-        rope.get("original_max_position_embeddings", max_len),
+        rope.get(ORIGINAL, max_len),
     )
 
 

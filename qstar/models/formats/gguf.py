@@ -272,7 +272,7 @@ def _entries(fields: _Fields, rope: dict, tied: bool) -> dict:
         "intermediate_size": fields.count("feed_forward_length"),
         "max_position_embeddings": fields.count("context_length"),
         "rms_norm_eps": fields.real("attention.layer_norm_rms_epsilon"),
-        "rope_parameters": rope,
+        "rope_parameters": {families.FULL: rope} if kind == "gemma3_text" else rope,
         "tie_word_embeddings": tied,
     }
     return entries | window | (_gemma(fields) if kind == "gemma3_text" else {})

@@ -108,7 +108,7 @@ def classifier_of(entries: Mapping[str, Any]) -> str | None:
 
 
 def _weight_files(path: Path) -> tuple[list[Path], dict[str, Path]]:
-    """The files to read, and of which of them a tensor is taken that is in several: as transformers does it."""
+    """The files to read, as transformers finds them, and the file of every tensor that an index names."""
     # A single file goes before an index, which may be left over from other weights.
     single, index = inside(path, "model.safetensors"), inside(path, "model.safetensors.index.json")
     if single.is_file():

@@ -4,15 +4,16 @@ A file of weights is opened by its header, which says the shape and the place of
 tensor at a time, and refused where a number is NaN or infinite.
 """
 
-import json
 import math
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
 
+from qstar import files
 from qstar.settings import shown
 
 READ = ("F32", "F16", "BF16")
@@ -20,6 +21,7 @@ BITS = {"BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16
 BITS |= {"F64": 64, "I64": 64, "U64": 64, "C64": 64, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4}
 BITS |= {"F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8}
 MAX_HEADER = 100_000_000  # bytes, as in safetensors
+POINTER = b"version https://git-lfs"  # how a file begins that git-lfs has not fetched
 
 
 def inside(directory: Path, name: str) -> Path:
@@ -49,15 +51,17 @@ class Tensors:
     """The tensors of safetensors files, read one at a time; a context manager.
 
     Args:
-        files: paths; every tensor is in one of them.
-        homes: file of tensors that are in several.
+        files: paths.
+        homes: file of every tensor, as an index says. One that is in other files of these as well, or only there, has
+            to be the same in all of them: readers differ in which they take.
 
-    Raises ValueError for a damaged file and for a tensor in several files.
+    Raises ValueError for a damaged file and, without an index, for a tensor in several files.
     """
 
     def __init__(self, files: Sequence[Path], homes: Mapping[str, Path] | None = None):
         self._open: list[safetensors.safe_open] = []
         self._of: dict[str, tuple[Path, safetensors.safe_open]] = {}
+        self._again: dict[str, list[tuple[Path, safetensors.safe_open]]] = {}
         try:
             for file in files:
                 self._add(file, homes or {})
@@ -69,9 +73,11 @@ class Tensors:
         opened = _opened(file)
         self._open.append(opened)
         for name in opened.keys():
-            if name not in self._of or homes.get(name) == file:
+            if name not in self._of:
                 self._of[name] = file, opened
-            elif name not in homes:
+            elif name in homes:
+                self._again.setdefault(name, []).append((file, opened))
+            else:
                 raise ValueError(f"{name} is in {self._of[name][0]} and in {file}: remove one of the files")
 
     def __enter__(self) -> "Tensors":
@@ -95,10 +101,17 @@ class Tensors:
                 raise ValueError(f"{file}: {name} is stored as {dtype}; supported are {', '.join(READ)}")
 
     def __call__(self, name: str) -> np.ndarray:
-        """One of them in float32. Raises ValueError for another type, and for NaN or infinity."""
+        """One of them in float32. Raises ValueError for another type, NaN or infinity, and copies that differ."""
         self.check_types([name])
         file, opened = self._of[name]
-        return finite(np.asarray(opened.get_tensor(name), np.float32), name, file)
+        weight = finite(np.asarray(opened.get_tensor(name), np.float32), name, file)
+        for other, again in self._again.get(name, ()):
+            if not np.array_equal(weight, again.get_tensor(name)):
+                raise ValueError(
+                    f"{name} is in {file} and in {other}, and differs between them: remove the file that is left over "
+                    "from other weights, or download both again"
+                )
+        return weight
 
 
 def finite(weight: np.ndarray, name: str, source: str | Path) -> np.ndarray:
@@ -117,25 +130,34 @@ def _opened(file: Path) -> safetensors.safe_open:
     if not file.is_file():  # a pipe would be waited for
         raise ValueError(f"{file} is no regular file: put the weights themselves there")
     try:
+        size = file.stat().st_size
+        # Before the library, which maps the whole file and takes the last of two entries of one name.
+        problem = _problem(file, size)
+        if problem:
+            raise ValueError(f"{file} ({size} bytes) is damaged or cut short ({problem}); download it again")
         return safetensors.safe_open(file, framework="numpy").__enter__()
     except safetensors.SafetensorError as error:
-        size = file.stat().st_size
-        raise ValueError(
-            f"{file} ({size} bytes) is damaged or cut short ({_cause(file, size) or error}); download it again"
-        ) from error
+        raise ValueError(f"{file} ({size} bytes) is damaged or cut short ({error}); download it again") from error
+    except (OSError, MemoryError) as error:  # no permission, or less address space than the file needs
+        raise ValueError(f"{file} cannot be read: {error}") from error
 
 
-def _cause(file: Path, size: int) -> str:
-    """What is wrong with a file that the library refuses, with the name of the tensor; "" where that is not seen."""
+def _problem(file: Path, size: int) -> str:
+    """What is wrong with a file by its header, with the name of the tensor; "" where nothing is seen."""
     with file.open("rb") as opened:
-        start = opened.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        first = opened.read(len(POINTER))
+        if first == POINTER:
+            return "it is a pointer of git-lfs, without the weights: git lfs pull fetches them"
+        opened.seek(8)
+        length = struct.unpack("<Q", first[:8])[0] if len(first) >= 8 else size
         if length > min(size - 8, MAX_HEADER):
             return f"a header of {length} bytes is declared"
         try:
-            header = json.loads(opened.read(length))
-        except (ValueError, RecursionError) as error:
+            header: Any = files.parsed(opened.read(length).decode("utf-8"), "its header")
+        except UnicodeDecodeError as error:
             return f"its header is not JSON: {error}"
+        except ValueError as error:
+            return str(error)
     if not isinstance(header, dict):
         return f"its header is a JSON {type(header).__name__}, expected an object"
     end = 0

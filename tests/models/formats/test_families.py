@@ -25,6 +25,7 @@ from qstar.thoughts.fill import fill
 from qstar.thoughts.talk import thought_columns
 from qstar.thoughts.writing import generate
 
+LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 GOLDEN = Path(__file__).parents[2] / "golden" / "families"
 KINDS = {
     "smollm2": "llama",
@@ -225,12 +226,55 @@ def test_models_have_as_many_weights_as_their_makers_say(config, weights):
         ("llama3_tied", {"rope_parameters": {families.FULL: {}}}, "rope_parameters is .* only one set for all layers"),
         ("llama3_tied", {"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5, only 1"),
         ("llama3_tied", {"quantization_config": {"bits": 4}}, "quantization_config is .* only null"),
+        *(
+            (name, {"is_causal": False}, "is_causal is False, only true")
+            for name in ("llama3_tied", "qwen3_tied", "gemma3")
+        ),
+        ("gemma3", {"final_logit_softcapping": 0.0}, "final_logit_softcapping is 0.0, only null"),
+        ("gemma3", {"rope_parameters": {"rope_type": "linear", "factor": 2.0}}, "only an object for full_attention"),
+        ("gemma3", {"rope_parameters": {"rope_theta": 50.0}}, "only an object for full_attention"),
+        ("llama3_tied", {"layer_types": [families.SLIDING] * 2}, "layer_types is .* for there is no window"),
+        ("qwen2_untied_window", {"use_sliding_window": False}, "layer_types is .* for there is no window"),
+        ("qwen2_untied_window", {"sliding_window": None}, "layer_types is .* for there is no window"),
         ("llama3_tied", {"model_type": "gemma3"}, "'gemma3'; supported are llama, mistral, qwen2, qwen3, gemma3_text"),
     ],
 )
 def test_variants_that_are_not_computed_are_refused(name, change, message):
     with pytest.raises(ValueError, match=message):
         families.read(config_of(name) | change, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "differ"),
+    [
+        ("llama_linear", {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}, "rope_theta"),  # 10,000 and 500
+        ("llama_linear", {"rope_scaling": {"factor": 4.0}}, "rope_type, rope_theta"),
+        ("llama3_tied", {"rope_scaling": LLAMA3 | {"rope_theta": 500.0, "high_freq_factor": 9.0}}, "high_freq_factor"),
+        ("llama3_tied", {"rope_scaling": LLAMA3 | {"rope_theta": 500.0}}, "original_max_position_embeddings"),
+        ("gemma3", {"rope_scaling": {"rope_type": "default"}}, "rope_type"),
+        ("gemma3", {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}, "factor"),
+        ("gemma3", {"rope_scaling": {"rope_type": "linear", "factor": 4.0, "rope_theta": 50.0}}, "rope_theta"),
+    ],
+)
+def test_two_statements_of_rotary_positions_differ_in_what_one_of_them_leaves_out(name, change, differ):
+    # transformers 5.24 takes rope_scaling alone, but adds it to what Gemma's other entry says; 4 takes either.
+    with pytest.raises(ValueError, match=f"rope_scaling and rope_parameters differ in {differ}"):
+        families.read(config_of(name) | change, "config.json")
+
+
+def test_two_statements_of_rotary_positions_that_agree_are_one():
+    expected = families.read(config_of("gemma3"), "")
+    both = config_of("gemma3") | {"rope_scaling": {"rope_type": "linear", "factor": 4.0}}
+    assert families.read(both, "") == expected
+
+
+def test_the_length_of_llama_3s_first_training_is_read_where_it_stands():
+    config = config_of("llama3_tied")
+    rope = {name: value for name, value in config["rope_parameters"].items() if name != families.ORIGINAL}
+    above = config | {"rope_parameters": rope, families.ORIGINAL: 60}
+    assert families.read(above, "") == families.read(config, "")
+    with pytest.raises(ValueError, match="original_max_position_embeddings is 16, and 60 of the rotary positions"):
+        families.read(config | {families.ORIGINAL: 16}, "")
 
 
 @pytest.mark.parametrize(

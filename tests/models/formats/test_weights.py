@@ -10,8 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 
+from qstar import runs
+from qstar.data import tokenizer as tokenizers
 from qstar.models.formats import hf
 from qstar.models.formats.weights import Tensors, finite, inside
 
@@ -45,7 +48,7 @@ def entry(**changes):
         ({"a": entry()}, bytes(64), 2**63, f"header of {2**63} bytes"),
         (b"{garbage", bytes(64), None, "header is not JSON"),
         (b"\xff\xfe{}", bytes(64), None, "header is not JSON"),
-        (5000 * b"[", bytes(64), None, "header is not JSON"),
+        (5000 * b"[", bytes(64), None, "header is JSON nested too deeply"),
         (b"[]", b"", None, "header is a JSON list"),
         ({"a": entry(), "b": entry()}, bytes(64), None, "tensor 'b' begins at 0"),
         ({"a": entry(), "b": entry(data_offsets=[32, 96])}, bytes(96), None, "tensor 'b' begins at 32"),
@@ -84,15 +87,52 @@ def test_types_that_are_not_read_are_named_with_file_and_tensor(tmp_path, dtype,
         tensors("a")
 
 
-def test_a_tensor_in_two_files_is_refused_unless_an_index_says_which(tmp_path):
-    files = [tmp_path / f"{name}.safetensors" for name in "ab"]
-    for number, file in enumerate(files):
+@pytest.mark.parametrize("stored", ["F16", "BF16"])
+def test_a_tensor_that_is_twice_in_a_header_is_refused(tmp_path, stored):
+    first, second = (json.dumps({"a": entry(dtype=dtype, shape=[32])}) for dtype in ("F16", stored))
+    file = raw(tmp_path / "w.safetensors", f"{first[:-1]}, {second[1:]}".encode())
+    with pytest.raises(ValueError, match=r"w\.safetensors \(\d+ bytes\) is damaged.*the key 'a' twice"):
+        Tensors([file])
+
+
+def test_a_pointer_of_git_lfs_is_named_as_one(tmp_path):
+    (tmp_path / "w.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match=r"w\.safetensors .*git lfs pull"):
+        Tensors([tmp_path / "w.safetensors"])
+
+
+def test_a_file_that_is_far_longer_than_its_header_says_is_not_mapped(tmp_path, monkeypatch):
+    file = raw(tmp_path / "w.safetensors", {"a": entry()})
+    with file.open("r+b") as longer:
+        longer.truncate(1 << 42)  # takes no place on the disk
+    monkeypatch.setattr(safetensors, "safe_open", None)  # which a limit on address space makes fail
+    with pytest.raises(ValueError, match=r"w\.safetensors .*its tensors end at 64 of \d{13} bytes"):
+        Tensors([file])
+
+
+@pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), MemoryError("Cannot allocate memory")])
+def test_a_file_that_the_system_does_not_open_is_named(tmp_path, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    file = raw(tmp_path / "w.safetensors", {"a": entry()})
+    monkeypatch.setattr(safetensors, "safe_open", refuse)
+    with pytest.raises(ValueError, match=r"w\.safetensors cannot be read: "):
+        Tensors([file])
+
+
+def test_a_tensor_in_several_files_is_the_same_in_all_and_they_are_in_an_index(tmp_path):
+    files = [tmp_path / f"{name}.safetensors" for name in "abc"]
+    for number, file in zip((0, 0, 1), files, strict=True):
         safetensors.numpy.save_file({"x": np.full(2, number, np.float32)}, file)
     with pytest.raises(ValueError, match=r"x is in .*a\.safetensors and in .*b\.safetensors"):
-        Tensors(files)
-    for number, file in enumerate(files):
-        with Tensors(files, {"x": file}) as tensors:
-            assert tensors("x").tolist() == [number, number]
+        Tensors(files[:2])
+    for home in files:
+        with Tensors(files[:2], {"x": home}) as tensors:
+            assert tensors("x").tolist() == [0, 0]
+        with Tensors(files, {"x": home}) as tensors:
+            with pytest.raises(ValueError, match=r"x is in .*a\.safetensors and in .*c\.safetensors, and differs"):
+                tensors("x")
 
 
 # --- numbers ------------------------------------------------------------------------------------------------------
@@ -321,6 +361,22 @@ def test_a_byte_order_mark_before_a_config_is_nothing(model):
     before = hf.read_config(model)
     (model / "config.json").write_bytes(b"\xef\xbb\xbf" + (model / "config.json").read_bytes())
     assert hf.read_config(model) == before
+
+
+BESIDE = (
+    "tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json",
+    "chat_template.jinja", "additional_chat_templates/rag.jinja",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_a_huge_file_beside_the_weights_is_refused_unread(model, name):
+    (model / "tokenizer.json").write_text(tokenizers.characters("ab").to_json())
+    (model / name).parent.mkdir(exist_ok=True)
+    with (model / name).open("ab") as file:
+        file.truncate(1 << 40)  # takes no place on the disk
+    with pytest.raises(ValueError, match=rf"{name} has 1,099,511,627,776 bytes, expected at most"):
+        runs.load_model(model)
 
 
 @pytest.mark.parametrize(
