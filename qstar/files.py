@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 JsonObject = dict[str, Json]
@@ -134,12 +135,24 @@ def await_all(expected: Sequence[Path]) -> None:
 
 
 def append(file: str | Path, records: Sequence[dict], durable: bool = False) -> None:
-    """Add lines; on disk when this returns where `durable`. Each call opens the file: a kill tears one line at most."""
-    with explained(file), Path(file).open("a", encoding="utf-8") as out:
-        out.writelines(json.dumps(record) + "\n" for record in records)
+    """Add lines; on disk when this returns where `durable`. Each call opens the file: a kill tears one line at most.
+
+    A last line that was torn is removed first: what follows it would be a part of it.
+    """
+    with explained(file), Path(file).open("a+b") as out:
+        _drop_torn_line(out)
+        out.write("".join(json.dumps(record) + "\n" for record in records).encode())
         if durable:
             out.flush()
             os.fsync(out.fileno())
+
+
+def _drop_torn_line(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - 1, 0))
+    if file.read(1) not in (b"", b"\n"):
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
 
 
 # --- reading ------------------------------------------------------------------------------------------------------

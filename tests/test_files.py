@@ -99,6 +99,14 @@ def test_a_full_disk_is_named_and_what_was_complete_can_be_read(small_disk):
         pass
 
 
+def test_a_line_that_was_torn_does_not_spoil_the_next_one(tmp_path):
+    file = tmp_path / "lines.jsonl"
+    for torn in ("", '{"step": 1}\n{"st', '{"step": 1}\n', '{"st'):
+        file.write_text(torn)
+        files.append(file, [{"step": 2}])
+        assert file.read_text() == torn[: torn.rfind("\n") + 1] + '{"step": 2}\n'
+
+
 # --- reading ------------------------------------------------------------------------------------------------------
 
 
