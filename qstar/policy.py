@@ -75,6 +75,14 @@ class Policy:
             digest.update(np.ascontiguousarray(leaf).view(np.uint8).data)
         return digest.hexdigest()[:16]
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """The same for the same weights, with what the method added to the language model."""
+        digest = hashlib.blake2b(digest_size=8)
+        for leaf in jax.tree.leaves(self.params):
+            digest.update(np.ascontiguousarray(jax.device_get(leaf)).view(np.uint8).data)
+        return digest.hexdigest()
+
     @property
     def extras(self) -> Params:
         """What the method added to the language model."""

@@ -152,12 +152,31 @@ def stop_ids(tokenizer: Tokenizer, task: Task) -> Sequence[int]:
     return tokenizer.encode_after(task.stop[0]) if task.stop else ()
 
 
+PLAIN = "1 + 1 = 2{0}2 + 2 = 4{0}So it is 4."
+
+
+def _plain(tokenizer: Tokenizer, delimiters: Sequence[str]) -> list[str]:
+    """Texts with delimiters; without other characters where the tokenizer has not those of the plain text."""
+    texts = [PLAIN.format(delimiter) for delimiter in delimiters]
+    try:
+        for text in texts:
+            tokenizer.encode_after(text)
+    except ValueError:
+        return list(delimiters)
+    return texts
+
+
 def check_delimiters(tokenizer: Tokenizer, delimiters: Sequence[str], texts: Sequence[str]) -> None:
-    """Raise ValueError where a delimiter in one of these texts ends within a token.
+    """Raise ValueError where a delimiter in one of these texts ends within a token, or a plain one without any.
 
     A step could not end there: what follows the delimiter would be written with it.
     """
-    for text in texts:
+    for delimiter in delimiters:
+        try:
+            tokenizer.encode_after(delimiter)
+        except ValueError as error:  # a character that the tokenizer does not have
+            raise ValueError(f"delimiters: {delimiter!r} cannot be written by this model: {error}") from error
+    for text in texts or _plain(tokenizer, delimiters):
         ids = tokenizer.encode_after(text)
         ends = tokenizer.lengths(ids)
         text = tokenizer.decode(ids)

@@ -104,8 +104,14 @@ def _candidate(row: dict) -> Candidate:
 
 
 def _score(tree: Tree, node: Node, name: str) -> float:
-    """NaN, which is refused, where it was not asked about this node."""
-    return tree.rows[node.state]["scores"].get(name, math.nan)
+    """Raises ValueError where it was not asked about this node."""
+    scores = tree.rows[node.state]["scores"]
+    if name not in scores:
+        raise ValueError(
+            f"question {tree.rows[0]['problem']}: node {node.state} has no score by {name}, stored are scores by "
+            f"{', '.join(scores) or 'none'}: take one that guided the search, or search with this one"
+        )
+    return scores[name]
 
 
 # --- tables -------------------------------------------------------------------------------------------------------
@@ -159,10 +165,13 @@ def _over_subsets(cfg: SolveConfig, stored: Stored, most: Mapping[int, int], siz
         )
     guide, values, total = cfg.scorer[0], [], np.zeros(4)
     for tree, solution in solutions(cfg, cfg.search, stored, most, cfg.max_tokens):
-        rows = [tree.rows[node.state] for node in solution.finished]
-        scores, right = [row["scores"][guide] for row in rows], [row["correct"] for row in rows]
-        values.append(at_k.verifier_at(scores, right, min(size, len(rows))) if rows else 0.0)
-        total += spent(tree, solution) * size / cfg.search.n
+        ends = solution.finished
+        # Without an answer a solution is taken only where no other one has any, and is wrong then.
+        scores = [_score(tree, node, guide) if tree.rows[node.state]["answer"] else -math.inf for node in ends]
+        right = [tree.rows[node.state]["correct"] for node in ends]
+        values.append(at_k.verifier_at(scores, right, min(size, len(ends))) if ends else 0.0)
+        reading = np.array([0, 0, 0, tree.rows[0]["place"]["flops"]], float)  # once, for any number of solutions
+        total += reading + (spent(tree, solution) - reading) * size / cfg.search.n
     low, high = bootstrap(np.array(values), seed=0)
     mean = total / len(values)
     return Line(f"{_named(cfg.search)}, all subsets", str(size), len(values), float(np.mean(values)), low, high,

@@ -57,6 +57,11 @@ class Scores:
     reads_text: ClassVar[bool] = False
     policy: Policy
 
+    @property
+    def digest(self) -> str:
+        """The same for the same weights."""
+        return self.policy.digest
+
     def score(self, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]) -> Scored:
         """Scores of solutions whose steps are given."""
         raise NotImplementedError(f"{type(self).__name__} does not define score")
@@ -175,6 +180,10 @@ class Preference(Scores):
 
     def __post_init__(self):
         settings.check(self, "scorer")
+
+    @property
+    def digest(self) -> str:
+        return f"{self.policy.digest} over {self.reference.digest}"
 
     def score(self, prompts: Sequence[Text], steps: Sequence[Sequence[Text]]) -> Scored:
         """As `Scorer.score`."""

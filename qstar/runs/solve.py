@@ -1,14 +1,16 @@
 """One search from its configuration to its table: held-out questions, solved with a strategy and scorers.
 
 A run directory holds solve.yaml, candidates/ (a store as `data/rationales.py` has it: a row for every prompt and every
-step that was proposed, with its place in the tree, its scores and its tokens), batches.jsonl (batches_1.jsonl, ... of
-further processes) and summary.md. A batch of questions is a function of the weights and the seed, and those that are
-stored are not searched again: a run that was killed anywhere ends with the same rows, whatever its number of processes.
+step that was proposed, with its place in the tree, its scores and its tokens), identity.json (what these rows are a
+function of), batches.jsonl (batches_1.jsonl, ... of further processes) and summary.md. A batch of questions is a
+function of the weights and the seed, and those that are stored are not searched again: a run that was killed anywhere
+ends with the same rows, whatever its number of processes.
 Tables are made from the rows alone (`runs/replay.py`), at smaller budgets too.
 """
 
 import dataclasses
 import functools
+import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +41,7 @@ from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
 from qstar.runs.scoring import Preference, Scores
 from qstar.search import run as searches
 from qstar.search.interface import Node, Solution, Value
+from qstar.search.particles import ParticleFilter
 from qstar.tasks import problem as problems_of
 from qstar.tasks.grading import sandbox
 from qstar.tasks.problem import Problem
@@ -52,11 +55,13 @@ KIND = Kind(
     groups=("model", "task", "search", "mesh"),
     free=("budgets", "subsets", "tables", "tree", "sandbox", "sinks", "mesh"),
 )
+OF_TABLES = ("tables", "tree", "budgets", "subsets", "search", "scorer", "max_tokens", "max_candidates")
+"""Settings of a table that is made from stored rows; all others were those of the search."""
 FOLDER = "candidates"
+IDENTITY = "identity.json"
 BATCHES = "batches.jsonl"
 QUESTION_SEED = 20_240_806
 CHECKED = 20  # solutions that come with the questions, in which delimiters are looked for
-PLAIN = "1 + 1 = 2{0}2 + 2 = 4{0}So it is 4."  # where no question comes with one
 
 
 @dataclass(frozen=True)
@@ -96,9 +101,40 @@ def _opened(job: Job, directory: Path) -> Store:
         KIND.claim(cfg, directory)
         if cfg.split == "test":
             problems_of.logged_test(cfg.task, directory, f"solve, {type(cfg.search).__name__}")
+        _identify(job, directory)
 
     processes.first_does(begin)
     return answering.opened_store(directory / FOLDER, job.policy, cfg.task)
+
+
+def _identify(job: Job, directory: Path) -> None:
+    """Write down what the rows are a function of besides the model, which the store has; or compare it.
+
+    Raises ValueError where a part is another one: an edited solve.yaml or file of questions, a reward model that was
+    trained again. Runs of earlier versions have none.
+    """
+    file, identity = directory / IDENTITY, _identity(job)
+    if not file.is_file():
+        files.write_json(file, identity)
+        return
+    stored = files.read_json(file)
+    common = {key: stored[key] for key in identity if key in stored and stored[key] != identity[key]}
+    if common:
+        changed = "\n  ".join(f"{key} = {value}, now {identity[key]}" for key, value in common.items())
+        raise ValueError(
+            f"{directory} holds candidates of another search, as {file} says:\n  {changed}\nput back what has changed "
+            "since then, or choose another run_dir"
+        )
+
+
+def _identity(job: Job) -> files.JsonObject:
+    free = ("name", "run_dir", "resume", *KIND.free)
+    settings = {key: value for key, value in configs.flat(job.cfg).items() if key.partition(".")[0] not in free}
+    weights = {f"weights of {name}": scorer.digest for name, scorer in job.scorers.items() if scorer is not None}
+    asked = repr([(problem.id, problem.question, problem.answer) for problem in job.problems]).encode()
+    grader = f"{job.cfg.task.grader.name} {job.cfg.task.grader.version}"
+    whole = settings | weights | {"questions asked": files.checksum_of(asked), "grader": grader}
+    return json.loads(json.dumps(whole, default=str))  # as it is read again
 
 
 def _written(cfg: SolveConfig, directory: Path) -> list[report.Line]:
@@ -108,10 +144,22 @@ def _written(cfg: SolveConfig, directory: Path) -> list[report.Line]:
 
 
 def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
-    """The table of a run from what is stored, or of another strategy over it, whose seconds were not measured."""
+    """The table of a run from what is stored, or of another strategy over it, whose seconds were not measured.
+
+    Raises ValueError for settings that would be another search.
+    """
+    searched = configs.load(directory / KIND.file, schema=SolveConfig)
+    same = {name: getattr(cfg, name) for name in (*OF_TABLES, *KIND.free)}
+    changed = configs.changes(dataclasses.replace(searched, **same), cfg)
+    if changed:
+        raise ValueError(
+            f"tables={directory} is made from what is stored there, and this would be another search:\n  "
+            + "\n  ".join(changed)
+            + f"\nleave that out, or start a search with it; of a table are {', '.join(OF_TABLES)}"
+        )
     rows = _rows(directory)
     lines = replay.lines(cfg, rows, _batches_of(rows, directory))
-    measured = configs.load(directory / KIND.file, schema=SolveConfig).search == cfg.search
+    measured = searched.search == cfg.search
     return lines if measured else [*lines[:-1], dataclasses.replace(lines[-1], seconds=None)]
 
 
@@ -183,9 +231,10 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
         raise ValueError(f"{cfg.task.name} has no {cfg.split} questions: expected some")
     _check_oracle(cfg, problems)
     if delimiters:
-        check_delimiters(base.tokenizer, delimiters, _solutions(cfg, delimiters))
+        check_delimiters(base.tokenizer, delimiters, _solutions(cfg))
     fit, over = answering.fitting(cfg, base, problems, lambda: lambda batch, number: _prompts(cfg, batch))
     answering.check_fitting(cfg, base, cfg.split, len(problems), over)
+    _check_budget(cfg, max(cfg.task.budget(problem, base.tokenizer) for problem in fit))
     _check_attempts(cfg, base, fit)
     _check_scorers(cfg, base, scorers, fit)
     mesh = layout.sampling(cfg.mesh, language_models.definition(base.lm), cfg.sample_batch)
@@ -193,11 +242,10 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
         return Job(cfg, base.plain(), fit, scorers, delimiters, mesh)
 
 
-def _check_budget(cfg: SolveConfig) -> None:
-    """That of tokens as far as it is known without the questions: a step of whole solutions is as long as these."""
+def _check_budget(cfg: SolveConfig, most: int = 0) -> None:
+    """That of tokens as well where those of the longest solution are given."""
     try:
-        most = cfg.step_tokens if cfg.search.stepwise else 1
-        replay.budget(cfg, most, cfg.max_tokens).check(cfg.search.branching)
+        replay.budget(cfg, most or cfg.step_tokens, cfg.max_tokens if most else 0).check(cfg.search.branching)
     except ValueError as error:
         raise ValueError(
             f"max_candidates = {cfg.max_candidates}, max_tokens = {cfg.max_tokens}, step_tokens = {cfg.step_tokens}: "
@@ -237,6 +285,11 @@ def _check_scorers(
 ) -> None:
     """That they can read every solution whole, and that the first gives the search what it needs."""
     guide = scorers[cfg.scorer[0]] if cfg.search.guided and cfg.scorer else None
+    if isinstance(guide, Preference) and isinstance(cfg.search, ParticleFilter):
+        raise ValueError(
+            f"search=particles draws by probabilities, and the scores of {cfg.scorer[0]} (method=dpo) are log-ratios: "
+            "give search=best_of_n search.select=max or search.select=vote"
+        )
     if isinstance(guide, Preference) and cfg.search.select in ("weighted", "hierarchical"):
         raise ValueError(
             f"search.select = {cfg.search.select!r} adds up scores, and those of {cfg.scorer[0]} (method=dpo) are "
@@ -270,12 +323,11 @@ def _check_attempts(cfg: SolveConfig, base: Policy, problems: Sequence[Problem])
         )
 
 
-def _solutions(cfg: SolveConfig, delimiters: Sequence[str]) -> list[str]:
-    """Texts with delimiters as they occur in solutions, up to the stop."""
+def _solutions(cfg: SolveConfig) -> list[str]:
+    """Texts with delimiters as they occur in solutions, up to the stop; none where the questions have none."""
     known = [problem for problem in cfg.task.problems("dev") if problem.rationale][:CHECKED]
     whole = [cfg.task.completion(problem.rationale, problem) for problem in known]
-    whole = [text.split(stop)[0] for text in whole for stop in cfg.task.stop[:1]]
-    return whole or [PLAIN.format(delimiter) for delimiter in delimiters]
+    return [text.split(stop)[0] for text in whole for stop in cfg.task.stop[:1]]
 
 
 def _prompts(cfg: SolveConfig, batch: Sequence[Problem]) -> list[list[str]]:
@@ -341,6 +393,8 @@ def searched(job: Job, batch: Sequence[Problem], number: int, layers: tuple | No
 
 def _longest(cfg: SolveConfig, policy: Policy, most: int) -> int:
     """Tokens after a prompt: a solution of `most` tokens, and the attempts that are shown before it."""
+    if not cfg.search.shown:
+        return most
     return most + cfg.search.shown * (most + len(stop_ids(policy.tokenizer, cfg.task)))
 
 

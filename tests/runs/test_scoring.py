@@ -278,3 +278,10 @@ def test_votes_are_not_weighed_by_log_ratios(preference, tmp_path):
     with pytest.raises(ValueError, match=r"search\.select = 'weighted'"):
         solve.run(small_runs.composed(*small, name="solve"), tmp_path / "solve")
     assert not (tmp_path / "solve").exists()
+
+
+def test_particles_are_not_drawn_by_log_ratios(preference, tmp_path):
+    small = [*small_runs.MODEL, "task=cups", "search=particles", f"scorer={preference}", "questions=2"]
+    with pytest.raises(ValueError, match=r"search=particles .*log-ratios"):
+        solve.run(small_runs.composed(*small, f"run_dir={tmp_path / 'solve'}", name="solve"), tmp_path / "solve")
+    assert not (tmp_path / "solve").exists()

@@ -25,7 +25,7 @@ from qstar.decoding.session import Session
 from qstar.methods.verifier import PRM
 from qstar.models import heads
 from qstar.policy import Policy
-from qstar.runs import load, proposing, solve
+from qstar.runs import load, proposing, replay, solve
 from qstar.runs.proposing import Proposals
 from qstar.runs.scoring import Scorer
 from qstar.search.interface import Candidate, Node
@@ -184,6 +184,58 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused_before_anything_is_wri
     assert not (tmp_path / "run").exists()
 
 
+def questions_in(tmp_path, count=6):
+    """Questions of letters that the bundled model has, which has no space and no line break."""
+    lines = [
+        {"id": f"{i}", "question": f"3aegb{letter}", "answer": "2"} for i, letter in enumerate("abcdefghij"[:count])
+    ]
+    (tmp_path / "questions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return (
+        "task=jsonl", f"task.path={tmp_path}/questions.jsonl", f"task.dev_path={tmp_path}/questions.jsonl",
+        "task.prompt_template='{question}='", "task.hint_template='{question}{hint}='", "task.max_new_tokens=8",
+        "questions=6", "sample_batch=3",
+    )  # fmt: skip
+
+
+def test_questions_in_few_letters_are_searched_by_steps_of_them(tmp_path):
+    steps = ("search=beam", "search.n=4", "scorer=logprob", "delimiters=[4]")
+    assert run(tmp_path / "run", *questions_in(tmp_path), *steps)[-1].questions == 6
+
+
+def edited(folder):
+    file = folder / "run" / "solve.yaml"
+    file.write_text(file.read_text().replace("temperature: 1.0", "temperature: 0.5"))
+    return "temperature = 1.0, now 0.5"
+
+
+def asked_otherwise(folder):
+    file = folder / "questions.jsonl"
+    file.write_text(file.read_text().replace("3aegb", "4bbbb"))
+    return "questions asked = "
+
+
+def trained_again(folder):
+    file = folder / "prm" / "model.safetensors"
+    *others, last = file.read_bytes()
+    file.write_bytes(bytes([*others, last ^ 0x80]))  # another sign of the last weight
+    return "weights of .*prm = "
+
+
+@pytest.mark.parametrize("change", [edited, asked_otherwise, trained_again])
+def test_a_search_is_not_resumed_as_another_one(change, tmp_path):
+    shutil.copytree(load.BUNDLED / "cups_prm", tmp_path / "prm")
+    best = ("search=best_of_n", "search.n=2", f"scorer={tmp_path / 'prm'}")
+    run(tmp_path / "run", *questions_in(tmp_path), *best)
+    rationales.forget(tmp_path / "run" / solve.FOLDER, "iteration_0000_batch_00001.parquet")
+    message = change(tmp_path)
+    cfg, folder = chosen(solve.KIND, f"resume={tmp_path / 'run'}")
+    with pytest.raises(ValueError, match=message):
+        solve.run(cfg, folder)
+    assert len({row["batch"] for row in rows_of(folder)}) == 1
+    (folder / "identity.json").unlink()  # as that of an earlier version
+    assert solve.run(cfg, folder)[-1].questions == 6
+
+
 def test_a_directory_of_another_search_is_refused(majority):
     with pytest.raises(ValueError, match=r"search\.n = 4, now 5"):
         run(majority[0], *MAJORITY, "search.n=5")
@@ -252,7 +304,12 @@ def test_over_all_subsets_the_best_of_k_is_their_mean(tmp_path):
     overrides = ("search=best_of_n", "search.n=4", "search.select=max", "scorer=logprob", *SHORT)
     run(folder, *overrides)
     cfg = composed(*overrides, "subsets=true", "budgets=[2]", f"run_dir={folder}", name="solve")
-    two, _ = solve.tabulated(cfg, folder)
+    one, two, four, whole = solve.tabulated(dataclasses.replace(cfg, budgets=(1, 2, 4)), folder)
+    assert dataclasses.replace(four, low=0, high=0) == dataclasses.replace(
+        whole, strategy="best_of_n, all subsets", budget="4", low=0, high=0, seconds=None
+    )
+    prompts = np.mean([row["place"]["flops"] for row in rows_of(folder) if row["place"]["parent"] < 0])
+    assert one.flops - prompts == pytest.approx((whole.flops - prompts) / 4)  # a prompt is read once
     expected = []
     for rows in trees_of(folder).values():
         ends = [
@@ -263,6 +320,24 @@ def test_over_all_subsets_the_best_of_k_is_their_mean(tmp_path):
     assert two.low <= two.accuracy <= two.high
     with pytest.raises(ValueError, match="subsets = true with search=majority"):
         solve.tabulated(dataclasses.replace(cfg, search=Majority(n=4)), folder)
+
+
+def row_of(node, answer="", correct=False, score=0.0):
+    place = {
+        "node": node, "parent": 0 if node else -1, "draw": 0, "final": node > 0, "scores": {"logprob": score},
+        "margin": None, "flops": 1, "scored_tokens": 0, "scoring_flops": 0,
+    }  # fmt: skip
+    return {
+        "batch": 0, "problem": "a", "question": "a?", "written": "w", "logprobs": [0.0], "answer": answer,
+        "correct": correct, "generated_tokens": 1, "place": place,
+    }  # fmt: skip
+
+
+def test_over_all_subsets_a_solution_without_an_answer_yields_to_those_with_one():
+    rows = [row_of(0), row_of(1, score=0.9), row_of(2, "5", True, 0.5)]
+    best = ("search=best_of_n", "search.n=2", "search.select=max", "scorer=logprob", "subsets=true", "budgets=[1,2]")
+    one, two, whole = replay.lines(composed(*best, name="solve"), rows, [{"batch": 0, "seconds": 1, "most_tokens": 4}])
+    assert (one.accuracy, two.accuracy, whole.accuracy) == (0.5, 1, 1)
 
 
 def test_a_router_ends_in_a_table_and_is_made_again_from_the_rows(tmp_path):
@@ -286,8 +361,9 @@ def test_a_beam_that_tokens_end_early_is_made_again_from_the_rows(beam, tmp_path
     assert stored.written <= 14 < whole.written
 
 
-def test_a_table_needs_no_model(majority):
-    cfg = composed(*MAJORITY, "model.source=nowhere", name="solve")
+def test_a_table_needs_no_model(majority, monkeypatch):
+    monkeypatch.delattr(load, "initial_model")
+    cfg = composed(*MAJORITY, name="solve")
     assert solve.tabulated(cfg, majority[0]) == majority[1]
     assert (majority[0] / "summary.md").read_text().count("\n") == 2 + 3
 
@@ -309,6 +385,23 @@ def test_other_widths_of_a_beam_are_not_in_its_rows(beam):
 def test_a_budget_beyond_what_is_stored_is_refused(majority):
     with pytest.raises(ValueError, match=r"9 solutions of a question, but 4 are stored"):
         solve.tabulated(composed(*MAJORITY, "budgets=[9]", name="solve"), majority[0])
+
+
+@pytest.mark.parametrize(
+    "setting", ["aggregate=min", "temperature=0.5", "questions=2", "split=test", "seed=4", "model.source=bundled:sums"]
+)
+def test_a_table_of_another_search_is_refused(setting, majority):
+    cfg, folder = chosen(solve.KIND, f"tables={majority[0]}", setting)
+    with pytest.raises(ValueError, match=rf"{setting.partition('=')[0]} = .*, now {setting.partition('=')[2]}"):
+        solve.tabulated(cfg, folder)
+
+
+def test_a_scorer_that_was_not_asked_is_named_with_those_that_were(beam):
+    overrides = [item for item in BEAM if not item.startswith("scorer")]
+    for scorer, node in (("bundled:cups_prm", 1), ("logprob", 1)):  # that one scored finished solutions only
+        cfg = composed(*overrides, f"scorer={scorer}", name="solve")
+        with pytest.raises(ValueError, match=rf"node {node} has no score by {scorer}, .* oracle"):
+            solve.tabulated(cfg, beam[0])
 
 
 def test_another_strategy_chooses_among_the_same_samples(tmp_path, majority):
@@ -415,7 +508,13 @@ def test_a_delimiter_that_the_tokenizer_merges_with_what_follows_is_refused():
     [
         (("search=beam",), "scorer=RUN"),
         (("search=beam", "search.n=8", "scorer=oracle", "max_candidates=7"), r"max_candidates = 7.*proposes 8"),
-        (("search=beam", "search.n=8", "scorer=oracle", "max_tokens=100"), r"max_tokens = 100.*at least 512"),
+        (("search=beam", "search.n=8", "scorer=oracle", "max_tokens=90"), r"max_tokens = 90.*at least 96"),
+        (("search=beam", "search.n=8", "scorer=oracle", "delimiters=['€']"), r"delimiters: '€' cannot be written"),
+        (("search=majority", "search.n=8", "max_tokens=90"), r"max_tokens = 90.*at least 96"),
+        (
+            ("task=arithmetic", "model.source=bundled:sums", "task.digits=[1,5]", "search.n=2", "max_tokens=90"),
+            r"max_tokens = 90.*at least 158",  # more than those of the shortest solutions, which come first
+        ),
         (("search=beam", "scorer=logprob", "task=commonsense_qa"), r"commonsense_qa has no steps"),
         (
             ("search=beam", "scorer=oracle", "delimiters=[1]", "task=jsonl", "task.path=FILE", "task.dev_path=FILE"),
