@@ -137,6 +137,7 @@ def in_this_process(job, out, limit_s):
     return Outcome(job.name, job.part, "done", 1.0, json.loads(json.dumps(result)))
 
 
+@pytest.mark.slow  # a minute; what it is made of composes and is ordered, shown and carried in the others
 def test_all_parts_run_at_tiny_size(tmp_path, monkeypatch):
     data = carry.tiny(tmp_path / "data")
     monkeypatch.setenv("QSTAR_DATA", str(data))

@@ -29,8 +29,8 @@ def of_faithfulness(folder: Path) -> None:
 
 def of_frontier(folder: Path) -> None:
     script = experiment_scripts.load("search/frontier/frontier")
-    for task in ("cups", "sums", "countdown"):
-        script.draw(script.grouped(frames.lines(FOLDER / "search/frontier" / f"{task}.jsonl")), folder / f"{task}.png")
+    for records in sorted((FOLDER / "search/frontier").glob("*.jsonl")):
+        script.draw(script.grouped(frames.lines(records)), folder / records.with_suffix(".png").name)
 
 
 def of_rewards(folder: Path) -> None:

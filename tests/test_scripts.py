@@ -107,6 +107,8 @@ RUNS = {
     ],
 }  # fmt: skip
 """Those that need no run before them."""
+SLOW = {"search/contour/contour.py", "verifiers/vstar/vstar.py"}
+"""Of these, those that compile for a quarter of a minute; by default they are asked for help."""
 AFTER_RUNS = {
     "benchmarks/grpo.py",
     "benchmarks/startup.py",
@@ -141,7 +143,13 @@ def test_every_script_has_a_tiny_run():
     assert set(experiment_scripts.SCRIPTS) == set(RUNS) | AFTER_RUNS | ELSEWHERE
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize("name", sorted(AFTER_RUNS | SLOW))
+def test_a_script_says_what_it_takes(name, script):
+    """All that runs by default of those below that are slow: that they are loaded, and their flags."""
+    assert "usage: " in script(name, "--help")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in RUNS])
 def test_a_script_runs(name, script, tmp_path):
     if name == "quiet_star/ablations/tables.py":
         pytest.importorskip("matplotlib")
@@ -167,6 +175,7 @@ def test_headroom_tells_what_the_base_can_do(script):
     assert float(found["writes its workings, likeliest tokens"]) > 0.8 > 0.5 > float(found["without workings"])
 
 
+@pytest.mark.slow
 def test_the_scripts_of_quiet_star_that_train_run(script, tmp_path):
     """The comparison, the stages of Fast Quiet-STaR, and what thoughts did in one of these runs."""
     pytest.importorskip("matplotlib")
@@ -183,6 +192,7 @@ def test_the_scripts_of_quiet_star_that_train_run(script, tmp_path):
     assert (out / "fast" / "student" / "0" / "summary.md").is_file() or (out / "fast" / "student" / "0").is_dir()
 
 
+@pytest.mark.slow
 def test_what_thoughts_hold_is_measured_of_runs_of_a_sweep_and_of_written_workings(script, tmp_path):
     pytest.importorskip("matplotlib")
     arm = "nothing trained, prediction after the thought"
@@ -212,6 +222,7 @@ def test_what_thoughts_hold_is_measured_of_runs_of_a_sweep_and_of_written_workin
     assert "readability" in {line["part"] for line in qstar.open(run).faithfulness().lines}
 
 
+@pytest.mark.slow
 def test_many_thoughts_are_chosen_among_and_held_against_longer_ones_and_none(script, tmp_path):
     name, out = "quiet_star/many_thoughts/many_thoughts.py", tmp_path / "runs"
     start = ("model.source=bundled:cups", "eval=none", "control=false", "sample_every=0", "batch_size=2", "steps=1")
@@ -238,6 +249,7 @@ def test_many_thoughts_are_chosen_among_and_held_against_longer_ones_and_none(sc
     assert "| thoughts | by | trained | of each base |" in script(name, "--show", tmp_path)
 
 
+@pytest.mark.slow
 def test_the_scripts_of_reinforcement_learning_run(script, tmp_path):
     sizes = ("--bases", 0, "--examples", 8, "--test", 4)
     base = ("--arms", "base", "--base-steps", 1, "--out", tmp_path / "rl")
@@ -251,6 +263,7 @@ def test_the_scripts_of_reinforcement_learning_run(script, tmp_path):
     assert json.loads(line)["sampled_tokens"] > 128 and script("rl/self_correction.py", *sizes, *rest) != ""
 
 
+@pytest.mark.slow
 def test_a_curriculum_from_a_base_measures_what_there_is_to_invent(script, tmp_path):
     sizes = ("--stages", 2, "--steps", 1, "--items", 8, "--arms", "LaTRO", "--set", *SMALL_STEP)
     script("quiet_star/faithfulness/invention.py", "bundled:cups", "--out", tmp_path, *sizes)
@@ -364,6 +377,7 @@ def test_a_curve_is_written_of_evaluations_and_not_by_fewer_of_them(script, tmp_
     assert (tmp_path / "curve.md").read_text() == text.removesuffix("\n")
 
 
+@pytest.mark.slow
 def test_the_scripts_of_star_run(script, tmp_path, monkeypatch):
     """The study from its warm-up to its page, in this process, and the tables of single runs."""
     pytest.importorskip("matplotlib")

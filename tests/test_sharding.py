@@ -130,7 +130,7 @@ def compile_afresh():
 
 # The collectives of two kinds are those of each, and that their losses are right is seen with data as the third.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name == "fsdp_tensor" else ()) for name in MESHES]
+    "name", [pytest.param(name, marks=() if name == "data_fsdp_tensor" else pytest.mark.slow) for name in MESHES]
 )
 def test_devices_have_the_thoughts_and_loss_of_one_with_minimal_communication(name, x64, capfd, caplog, compile_afresh):
     expected_history, expected_tokens, alone = on_one_device()

@@ -1,7 +1,7 @@
 """95 % intervals of a mean and of a share, of one run or over several bases and seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from qstar.typing import Float, typed
 
 Z = 1.959963984540054  # the 97.5 % point of the standard normal distribution
+DRAWN = 2**20  # values drawn at once
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:
@@ -126,14 +127,24 @@ def difference(first: tuple[float, float, float], second: tuple[float, float, fl
     return b - a - math.hypot(b - b_low, a_high - a), b - a + math.hypot(b_high - b, a - a_low)
 
 
+def draws(count: int, size: int) -> Iterator[tuple[int, int]]:
+    """Shapes of arrays that hold `count` draws of `size` values, a row each, with `DRAWN` values at most in one.
+
+    A generator fills them as it would one row after the other.
+    """
+    rows = max(1, DRAWN // max(1, size))
+    for first in range(0, count, rows):
+        yield min(rows, count - first), size
+
+
 @typed
 def bootstrap(values: Float[np.ndarray, "n"], seed: int, resamples: int = 2000) -> tuple[float, float]:
     """Percentile bootstrap of the mean: 2.5 % and 97.5 % points over `resamples` draws with replacement."""
     if values.size == 0:
         raise ValueError("bootstrap of no values: at least one is needed")
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(values.size, size=values.size)].mean() for _ in range(resamples)]
-    low, high = np.percentile(means, [2.5, 97.5])
+    means = [values[rng.integers(values.size, size=shape)].mean(1) for shape in draws(resamples, values.size)]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
     return float(low), float(high)
 
 
@@ -145,6 +156,7 @@ def bootstrap_ratio(
     if numerators.size == 0:
         raise ValueError("bootstrap of no values: at least one is needed")
     rng = np.random.default_rng(seed)
-    drawn = (rng.integers(numerators.size, size=numerators.size) for _ in range(resamples))
-    low, high = np.percentile([numerators[i].sum() / denominators[i].sum() for i in drawn], [2.5, 97.5])
+    drawn = (rng.integers(numerators.size, size=shape) for shape in draws(resamples, numerators.size))
+    ratios = [numerators[i].sum(1) / denominators[i].sum(1) for i in drawn]
+    low, high = np.percentile(np.concatenate(ratios), [2.5, 97.5])
     return float(low), float(high)

@@ -56,9 +56,10 @@ def sign_flips(differences: Float[np.ndarray, "n"], seed: int, permutations: int
     # Rounding must not make a pattern smaller than the equal one that was seen.
     tolerance = 1e-9 * np.abs(differences).sum()
     large = sum(
-        abs(differences @ rng.choice((-1.0, 1.0), differences.size)) >= seen - tolerance for _ in range(permutations)
+        np.count_nonzero(abs(rng.choice((-1.0, 1.0), shape) @ differences) >= seen - tolerance)
+        for shape in intervals.draws(permutations, differences.size)
     )
-    return (1 + int(large)) / (1 + permutations)
+    return (1 + large) / (1 + permutations)
 
 
 def within(task: str, rows: Sequence[ItemRow]) -> list[Comparison]:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from qstar.evals import intervals
+from qstar.evals import intervals, paired
 
 
 def test_wilson_matches_published_values():
@@ -136,3 +136,20 @@ def test_a_mean_over_seeds_has_student_s_interval():
     assert intervals.student([0.5])[0] == 0.5 and np.isnan(intervals.student([0.5])[1])
     with pytest.raises(ValueError, match="of no values"):
         intervals.student([])
+
+
+def test_what_is_drawn_does_not_depend_on_how_much_is_drawn_at_once(monkeypatch):
+    values, weights = np.random.default_rng(0).normal(size=(2, 37))
+    weights = abs(weights) + 1
+    found = []
+    for at_once in (2**20, 100, 1):
+        monkeypatch.setattr(intervals, "DRAWN", at_once)
+        assert [sum(rows) for rows in zip(*intervals.draws(300, 37), strict=True)][0] == 300
+        found.append(
+            (
+                paired.sign_flips(values, seed=0, permutations=300),
+                intervals.bootstrap(values, seed=0, resamples=300),
+                intervals.bootstrap_ratio(values, weights, seed=0, resamples=300),
+            )
+        )
+    assert found[0] == found[1] == found[2]
