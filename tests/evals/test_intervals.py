@@ -144,7 +144,7 @@ def test_what_is_drawn_does_not_depend_on_how_much_is_drawn_at_once(monkeypatch)
     found = []
     for at_once in (2**20, 100, 1):
         monkeypatch.setattr(intervals, "DRAWN", at_once)
-        assert [sum(rows) for rows in zip(*intervals.draws(300, 37), strict=True)][0] == 300
+        assert sum(rows for rows, _ in intervals.draws(300, 37)) == 300
         found.append(
             (
                 paired.sign_flips(values, seed=0, permutations=300),
