@@ -8,6 +8,8 @@ ends   in this order: `eos_token` of tokenizer_config.json, then `eos_token_id` 
        config.json. All of them end a generation. The first is trained on after a completion: it is the one that the
        tokenizer itself calls the end, where generation configs add ends of turns and of tool calls. A directory that
        names none has the special tokens of `CONVENTIONAL`.
+
+Ids 1 and 2 of the configs are not taken where ordinary text has them: configs name them by default (`BY_DEFAULT`).
 """
 
 import contextlib
@@ -28,6 +30,8 @@ CONFIG, GENERATION, MODEL, MAP, TEMPLATE = (
     "special_tokens_map.json",
     "chat_template.jinja",
 )
+ADDED = "added_tokens_decoder"  # of tokenizer_config.json
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")  # of an added token
 CHAT = "qstar_chat"  # of tokenizer_config.json: prompts are messages of a conversation
 
 CONVENTIONAL = (
@@ -41,6 +45,7 @@ CONVENTIONAL = (
     "<end_of_turn>",
 )
 """Spellings of tokens that end a text, in models of the families that are read."""
+BY_DEFAULT = (1, 2)  # ids of configs that were made without a tokenizer
 TRIED = 1000  # tokens whose spelling is tried as a text
 ID_LIMIT = 1 << 32  # the library counts in 32 bits
 
@@ -62,6 +67,23 @@ def read(tokenizer_file: Path, backend: Backend) -> Marks:
     return of({name: files.small_text(file) for name, file in beside.items() if file.is_file()}, backend)
 
 
+def unlisted(tokenizer_file: Path, backend: Backend) -> list[dict]:
+    """Added tokens that tokenizer_config.json lists and tokenizer.json does not, as entries of the latter."""
+    beside = tokenizer_file.parent / CONFIG
+    listed = files.json_object(beside).get(ADDED) if beside.is_file() else None
+    if not isinstance(listed, dict | None):
+        raise ValueError(f"{CONFIG}: {ADDED} is {str(listed)[:60]!r}, expected an object")
+    tokens = []
+    for id, token in (listed or {}).items():
+        if not id.isdecimal() or not isinstance(token, dict) or not isinstance(token.get("content"), str):
+            raise ValueError(f"{CONFIG}: {ADDED} has {id[:60]!r}: {str(token)[:60]}, expected an id and a token")
+        if backend.token_to_id(token["content"]) is None:
+            tokens.append(
+                {name: token.get(name) is True for name in FLAGS} | {"id": int(id), "content": token["content"]}
+            )
+    return sorted(tokens, key=lambda token: token["id"])
+
+
 def of(texts: Mapping[str, str], backend: Backend) -> Marks:
     """The same of files of these names and texts."""
     config, generation, model, spelled = (_contents(texts, name) for name in (CONFIG, GENERATION, MODEL, MAP))
@@ -70,17 +92,15 @@ def of(texts: Mapping[str, str], backend: Backend) -> Marks:
         [
             own,
             _named(config, spelled, "bos_token", backend),
-            *_ids(generation, "bos_token_id"),
-            *_ids(model, "bos_token_id"),
+            *_told(generation, "bos_token_id", backend),
+            *_told(model, "bos_token_id", backend),
         ]
     )
     setting = _switch(config, "add_bos_token")
     begins = own is not None if setting is None else setting
     ends = [_named(config, spelled, "eos_token", backend)]
-    ends += [id for contents in (generation, model) for id in _ids(contents, "eos_token_id")]
-    ends = [id for id in ends if id is not None and not _ordinary(id, backend)]
-    if begin is None or _ordinary(begin, backend):
-        begin = None
+    ends += [id for contents in (generation, model) for id in _told(contents, "eos_token_id", backend)]
+    ends = [id for id in ends if id is not None]
     return Marks(
         begin,
         begins and begin is not None,
@@ -166,6 +186,11 @@ def _named(config: dict, spelled: dict, name: str, backend: Backend) -> int | No
     return None
 
 
+def _told(contents: dict, name: str, backend: Backend) -> list[int]:
+    """Ids that a config names, but for those of no token and for defaults that are ordinary text here."""
+    return [id for id in _ids(contents, name) if _is_token(id, backend) and not _by_default(id, backend)]
+
+
 def _ids(contents: dict, name: str) -> list[int]:
     value = contents.get(name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
@@ -181,18 +206,16 @@ def _switch(config: dict, name: str) -> bool | None:
     return value
 
 
-def _ordinary(id: int, backend: Backend) -> bool:
-    """Whether this is a token of ordinary text, or none at all.
+def _is_token(id: int, backend: Backend) -> bool:
+    return 0 <= id < ID_LIMIT and backend.id_to_token(id) is not None
 
-    Configs that are written with defaults name 1 and 2, whatever the vocabulary holds there.
-    """
-    token = backend.id_to_token(id) if 0 <= id < ID_LIMIT else None
-    if token is None:
-        return True
-    if id in backend.get_added_tokens_decoder():
+
+def _by_default(id: int, backend: Backend) -> bool:
+    """Whether a config may name this token of ordinary text only because it was made without a tokenizer."""
+    if id not in BY_DEFAULT or id in backend.get_added_tokens_decoder():
         return False
     try:
-        spellings = (token, backends.decode(backend, [id]))
+        spellings = (backend.id_to_token(id), backends.decode(backend, [id]))
         return any(backends.encode(backend, text).ids[-1:] == [id] for text in spellings if text)
     except ValueError:  # a word-level model without an unknown token
         return False

@@ -5,11 +5,12 @@ token before it where the tokenizer's settings (`data/marks.py`) ask for one. A 
 text does become that token, so text from outside should not contain it.
 """
 
+import contextlib
 import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +68,7 @@ class Tokenizer:
         if self._size > MAX_SIZE:  # the library writes a line for every id up to the largest
             raise ValueError(f"a token has the id {self._size - 1}, expected one below {MAX_SIZE}")
         # Word-level models without an unknown token fail on foreign text with a message that names no character.
-        self._alphabet = frozenset(vocabulary) if isinstance(backend.model, models.WordLevel) else None
+        self._alphabet = frozenset(vocabulary) if _knows_its_words_only(backend) else None
 
     @classmethod
     def from_json(cls, text: str) -> "Tokenizer":
@@ -81,7 +82,13 @@ class Tokenizer:
         if not path.is_file():
             raise FileNotFoundError(f"no tokenizer at {path}: expected a tokenizer.json of the `tokenizers` library")
         try:
-            tokenizer = cls.from_json(files.small_text(path))
+            text = files.small_text(path)
+            tokenizer = cls.from_json(text)
+            unlisted = markings.unlisted(path, tokenizer._backend)
+            if unlisted:
+                contents = json.loads(text)
+                added = [*(contents.get("added_tokens") or ()), *unlisted]
+                tokenizer = cls.from_json(json.dumps(contents | {"added_tokens": added}))
             return tokenizer.marked(markings.read(path, tokenizer._backend))
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
@@ -176,9 +183,8 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of the text. A character tokenizer raises ValueError on a character outside its alphabet."""
-        if self._alphabet is not None:
-            self._check_alphabet(text)
-        return backends.encode(self._backend, text).ids
+        with self._naming_foreign(text):
+            return backends.encode(self._backend, text).ids
 
     def encode_whole(self, text: str) -> list[int]:
         """Token ids of a text from its beginning: what models are trained on and asked."""
@@ -228,9 +234,8 @@ class Tokenizer:
         """As `encode`, of what is asked for several times: the prompts of self-training, in every iteration."""
         if len(text) > LONGEST_KEPT:
             return self.encode(text)
-        if self._alphabet is not None:
-            self._check_alphabet(text)
-        return _ids(self._backend, text).tolist()
+        with self._naming_foreign(text):
+            return _ids(self._backend, text).tolist()
 
     def _begun(self, ids: list[int]) -> list[int]:
         """With the begin-of-text token, unless the text spells it already."""
@@ -276,7 +281,7 @@ class Tokenizer:
 
     def encode_after(self, text: str) -> list[int]:
         """Token ids of a text that goes on after another one: without the space that some put before a text."""
-        if self._alphabet is not None:
+        if isinstance(self._backend.model, models.WordLevel):  # which puts no space before a text
             return self.encode(text)
         border = self.encode(_BORDER)
         joint = self.encode(_BORDER + text)
@@ -326,12 +331,25 @@ class Tokenizer:
         """Largest id + 1."""
         return self._size
 
+    @contextlib.contextmanager
+    def _naming_foreign(self, text: str) -> Iterator[None]:
+        """What a text cannot be encoded for as a ValueError that names the character, where that is known."""
+        try:
+            yield
+        except ValueError:
+            if self._alphabet is not None:
+                self._check_alphabet(text)
+            raise
+
     def _check_alphabet(self, text: str) -> None:
-        foreign = next((char for char in text if char not in self._alphabet), None)
+        added = {token.content for token in self._backend.get_added_tokens_decoder().values()}
+        spelled = re.compile("|".join(map(re.escape, sorted(added, key=len, reverse=True))) or r"(?!)")
+        inside = {at for match in spelled.finditer(text) for at in range(*match.span())}
+        foreign = next((at for at, char in enumerate(text) if at not in inside and char not in self._alphabet), None)
         if foreign is not None:
             alphabet = "".join(sorted(entry for entry in self._alphabet if len(entry) == 1))
             raise ValueError(
-                f"character {foreign!r} at {text.index(foreign)} is not in this tokenizer's alphabet {alphabet!r}; "
+                f"character {text[foreign]!r} at {foreign} is not in this tokenizer's alphabet {alphabet!r}; "
                 "rewrite the text, or use a model with a larger vocabulary"
             )
 
@@ -339,13 +357,36 @@ class Tokenizer:
 @functools.lru_cache(maxsize=8)
 def _read(text: str) -> Backend:
     """One for all tokenizers of the same file, so that they share `_ids`."""
-    return backends.read(text)
+    backend = backends.read(text)
+    _check_ids(files.parsed(text, "it"), backend)
+    return backend
+
+
+def _check_ids(contents: dict, backend: Backend) -> None:
+    """Raise ValueError where ids are not those of the file: the library numbers added tokens as they come."""
+    words = contents["model"].get("vocab")
+    named: dict[int, str] = {}
+    for word, id in words.items() if isinstance(words, dict) else ():
+        if named.setdefault(id, word) != word:
+            raise ValueError(f"the tokens {named[id]!r} and {word!r} have the same id, {id}: use an undamaged copy")
+    for token in contents.get("added_tokens") or ():
+        given = backend.token_to_id(token["content"])
+        if given not in (token["id"], None):
+            raise ValueError(
+                f"the added token {token['content']!r} has the id {token['id']} in the file, and {given} in the "
+                "library `tokenizers`, which numbers added tokens in their order from the size of the vocabulary on: "
+                "put it into the vocabulary of the model, or use an undamaged copy"
+            )
 
 
 @functools.lru_cache(maxsize=KEPT)
 def _ids(backend: Backend, text: str) -> np.ndarray:
     """The ids of the last `KEPT` prompts. A corpus is read once: it would only push them out."""
     return np.asarray(backends.encode(backend, text).ids, np.int32)
+
+
+def _knows_its_words_only(backend: Backend) -> bool:
+    return isinstance(backend.model, models.WordLevel) and backend.model.token_to_id(backend.model.unk_token) is None
 
 
 def _encode_all(backend: Backend) -> None:

@@ -103,6 +103,24 @@ def test_ids_of_ordinary_text_end_nothing_whatever_a_default_config_says(tmp_pat
     assert characters.marks == Marks()
 
 
+@pytest.mark.parametrize(
+    ("files", "begin", "ends"),
+    [
+        ({"tokenizer_config": {"bos_token": "b", "eos_token": "c"}}, 1, (2,)),
+        ({"special_tokens_map": {"bos_token": "b", "eos_token": {"content": "c"}}}, 1, (2,)),
+        ({"generation_config": {"bos_token_id": 3, "eos_token_id": [3, 0, 2]}}, 3, (3, 0)),
+        ({"config": {"bos_token_id": 3, "eos_token_id": 3}}, 3, (3,)),
+    ],
+)
+def test_a_token_of_ordinary_text_that_no_config_names_by_default_is_what_it_is_said_to_be(
+    tmp_path, files, begin, ends
+):
+    begun = {"tokenizer_config": {"add_bos_token": True} | files.get("tokenizer_config", {})}
+    tokenizer = saved(tmp_path, tokenizers.characters("abcd").to_json(), **(files | begun))
+    assert tokenizer.marks == Marks(begin, True, ends)
+    assert tokenizer.told_by(tokenizer.settled(companions.read(tmp_path))).marks == tokenizer.marks
+
+
 @pytest.mark.parametrize("value", ["2", [2, "x"], True, 1.5])
 def test_an_end_that_is_not_an_id_is_named(tmp_path, value):
     with pytest.raises(ValueError, match="eos_token_id"):
@@ -144,6 +162,37 @@ def test_the_beginning_is_found_whatever_the_tokenizer_can_encode(tmp_path):
     for text in (words.to_str(), tokenizers.byte_level_bpe({"x": 0, "y": 1}, [], ["x"], "gpt-2").to_json()):
         tokenizer = saved(tmp_path, json.dumps(json.loads(text) | {"post_processor": processor}))
         assert tokenizer.encode_whole("y") == [0, 1]  # neither of them encodes every letter
+
+
+def listed(**tokens):
+    return {"tokenizer_config": {"added_tokens_decoder": tokens}}
+
+
+def test_added_tokens_that_the_config_alone_lists_are_tokens(tmp_path):
+    text = byte_level(r"\p{L}+|\s+", ["<|im_end|>"])
+    first = len(LETTERS) + 3
+    config = listed(**{str(first + 1): {"content": "<x>"}, str(first): {"content": "<s>", "special": True}})
+    config["tokenizer_config"]["eos_token"] = "<s>"
+    tokenizer = saved(tmp_path, text, **config)
+    assert tokenizer.encode("<x>a<s>") == [first + 1, 0, first]
+    assert tokenizer.ends == (first,)
+    again = Tokenizer.from_json(tokenizer.to_json())
+    assert again.encode("<x>a<s>") == tokenizer.encode("<x>a<s>")
+    assert tokenizers.without_added(tokenizer, first).encode("<x>") == saved(tmp_path / "plain", text).encode("<x>")
+
+
+@pytest.mark.parametrize(
+    ("listed", "message"),
+    [
+        (listed(**{"99": {"content": "<x>"}}), "'<x>' has the id 99"),
+        (listed(x={"content": "<x>"}), "added_tokens_decoder has 'x'"),
+        (listed(**{"9": "<x>"}), "added_tokens_decoder has '9'"),
+        ({"tokenizer_config": {"added_tokens_decoder": [1]}}, "added_tokens_decoder is"),
+    ],
+)
+def test_added_tokens_of_the_config_that_cannot_be_are_named(tmp_path, listed, message):
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: .*{message}"):
+        saved(tmp_path, byte_level(r"\p{L}+|\s+", ["<|im_end|>"]), **listed)
 
 
 def test_begin_true_without_such_a_token_is_refused():

@@ -2,6 +2,8 @@ import json
 import pickle
 
 import pytest
+from tokenizers import Tokenizer as Backend
+from tokenizers import models, pre_tokenizers
 
 from qstar.data import tokenizer as tokenizers
 
@@ -159,6 +161,55 @@ def test_what_a_file_carries_of_its_training_is_not_obeyed(tmp_path, carried):
     read = tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
     assert read.encode("ab ab ab") == [6, 7, 7]
     assert json.loads(read.to_json()) == json.loads(bpe().to_json())
+
+
+def special(id, content):
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": id, "content": content, "special": True} | flags
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda words, added: words.update(zz=0), "the tokens 'a' and 'zz' have the same id, 0"),
+        (
+            lambda words, added: words.pop("b") and added(1, "<x>"),
+            "'<x>' has the id 1 in the file, and 2 in the library",
+        ),
+        (lambda words, added: added(0, "<x>"), "'<x>' has the id 0 in the file, and 3 in the library"),
+        (lambda words, added: added(9, "<x>"), "'<x>' has the id 9 in the file, and 3 in the library"),
+        (lambda words, added: added(2, "a"), "'a' has the id 2 in the file, and 0 in the library"),
+        (
+            lambda words, added: added(4, "<x>") or added(3, "<y>"),
+            "'<x>' has the id 4 in the file, and 3 in the library",
+        ),
+    ],
+)
+def test_ids_that_the_library_would_give_to_other_tokens_are_refused(tmp_path, change, message):
+    contents = json.loads(tokenizers.characters("abc").to_json())
+    change(contents["model"]["vocab"], lambda id, content: contents["added_tokens"].append(special(id, content)))
+    (tmp_path / "tokenizer.json").write_text(json.dumps(contents))
+    with pytest.raises(ValueError, match=rf"tokenizer\.json: .*{message}"):
+        tokenizers.Tokenizer.from_file(tmp_path / "tokenizer.json")
+
+
+def test_special_tokens_of_a_character_tokenizer_are_encoded_from_their_spelling():
+    contents = json.loads(tokenizers.characters("abc").to_json())
+    tokenizer = tokenizers.Tokenizer.from_json(json.dumps(contents | {"added_tokens": [special(3, "<x>")]}))
+    assert tokenizer.encode("ab<x>") == tokenizer.encode_whole("ab<x>") == [0, 1, 3]
+    assert tokenizer.encode_pair("ab", "<x>") == ([0, 1], [3])
+    for encode in (tokenizer.encode, tokenizer.encode_prompt):
+        with pytest.raises(ValueError, match="character 'z' at 5"):
+            encode("ab<x>z")
+
+
+def test_words_with_an_unknown_token_are_those_of_the_file():
+    backend = Backend(models.WordLevel({"[UNK]": 0, "hello": 1, "world": 2}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer = tokenizers.Tokenizer.from_json(backend.to_str())
+    assert tokenizer.encode("hello you world") == [1, 0, 2]
+    assert tokenizer.encode_after("world") == [2]
+    assert not tokenizer.spells_characters
 
 
 def test_a_token_id_that_no_vocabulary_reaches_is_refused_at_once(tmp_path):
