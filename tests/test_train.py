@@ -190,6 +190,16 @@ def test_an_error_nobody_expected_keeps_its_traceback(monkeypatch):
         raise ValueError("shown in full")
 
 
+def test_a_lack_of_memory_is_a_message_with_ways_out(capsys):
+    with pytest.raises(SystemExit) as end, entry.errors():
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 34359738368 bytes.")
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert "allocating 34359738368 bytes" in said and "search.n" in said
+    with pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"), entry.errors():
+        raise jax.errors.JaxRuntimeError("INTERNAL: a fault of ours")
+
+
 def test_the_sizes_of_a_run_can_be_changed_only_where_they_are_legal(saved):
     cfg, _ = chosen(TRAINING, f"resume={saved}", "steps=7")
     assert dataclasses.replace(cfg, resume="", steps=5) == configs.load(saved / "config.yaml")

@@ -25,6 +25,11 @@ from qstar.training import signals
 if TYPE_CHECKING:  # a command imports the code of its runs late, so that --help answers at once
     from qstar.runs.kinds import Kind
 
+OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"  # in the RuntimeErrors of jax
+MEMORY_WAYS_OUT = (
+    "lower the rows of a batch (batch_size, sample_batch, rows), what is sampled for a question (search.n, "
+    "improve.samples, label.k), or the length of a text; or spread the model over more devices with mesh="
+)
 EXPECTED = (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError, OSError, FloatingPointError)
 
 
@@ -106,6 +111,10 @@ def errors() -> Iterator[Ending]:
             raise
         mendable = isinstance(error, Damaged) or getattr(error, "errno", None) in files.WAYS_OUT
         _leave(f"{type(error).__name__}: {error}", ending.go_on() if mendable else "", 1)
+    except RuntimeError as error:
+        if OUT_OF_MEMORY not in str(error) or os.environ.get("QSTAR_TRACEBACK"):
+            raise
+        _leave(f"out of memory ({str(error).splitlines()[0]}): {MEMORY_WAYS_OUT}", "", 1)
 
 
 @contextlib.contextmanager

@@ -234,6 +234,11 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
         check_delimiters(base.tokenizer, delimiters, _solutions(cfg))
     fit, over = answering.fitting(cfg, base, problems, lambda: lambda batch, number: _prompts(cfg, batch))
     answering.check_fitting(cfg, base, cfg.split, len(problems), over)
+    if over:
+        console.say(
+            f"{len(over)} of {len(problems)} questions are left out: too long for the {base.lm.max_len} tokens of "
+            f"{base.name} ({', '.join(question.id for question in over[:5])}{', ...' if len(over) > 5 else ''})"
+        )
     _check_budget(cfg, max(cfg.task.budget(problem, base.tokenizer) for problem in fit))
     _check_attempts(cfg, base, fit)
     _check_scorers(cfg, base, scorers, fit)

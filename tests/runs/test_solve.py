@@ -202,6 +202,15 @@ def test_questions_in_few_letters_are_searched_by_steps_of_them(tmp_path):
     assert run(tmp_path / "run", *questions_in(tmp_path), *steps)[-1].questions == 6
 
 
+def test_questions_that_are_left_out_are_counted(tmp_path, capsys):
+    overrides = (*questions_in(tmp_path), "search=majority", "search.n=1", "overlong=skip")
+    with (tmp_path / "questions.jsonl").open("a") as file:
+        file.write(json.dumps({"id": "long", "question": "3" + "a" * 300, "answer": "2"}) + "\n")
+    assert run(tmp_path / "run", *overrides, "questions=0")[-1].questions == 6
+    said = capsys.readouterr().out
+    assert "1 of 7 questions are left out: too long for the 256 tokens of bundled:cups (long)" in said
+
+
 def edited(folder):
     file = folder / "run" / "solve.yaml"
     file.write_text(file.read_text().replace("temperature: 1.0", "temperature: 0.5"))
