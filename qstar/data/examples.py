@@ -123,7 +123,7 @@ def ids_of(record: dict, tokenizer: Completing, where: str) -> tuple[Sequence[in
     if "completion_ids" not in record:
         return tokenizer.encode_pair(record["prompt"], record["completion"])
     ids = record["completion_ids"]
-    if not isinstance(ids, list) or not all(isinstance(id, int) and 0 <= id < tokenizer.size for id in ids):
+    if not isinstance(ids, list) or not all(type(id) is int and 0 <= id < tokenizer.size for id in ids):
         raise ValueError(f"{where}: completion_ids is {str(ids)[:60]}, expected token ids below {tokenizer.size}")
     return tokenizer.encode_prompt(record["prompt"]), ids
 

@@ -86,20 +86,20 @@ def unlisted(tokenizer_file: Path, backend: Backend) -> list[dict]:
 
 def of(texts: Mapping[str, str], backend: Backend) -> Marks:
     """The same of files of these names and texts."""
-    config, generation, model, spelled = (_contents(texts, name) for name in (CONFIG, GENERATION, MODEL, MAP))
+    config, spelled = (_contents(texts, name) for name in (CONFIG, MAP))
+    configs = [(name, _contents(texts, name)) for name in (GENERATION, MODEL)]
     own = post_processed(backend)
     begin = _first(
         [
             own,
             _named(config, spelled, "bos_token", backend),
-            *_told(generation, "bos_token_id", backend),
-            *_told(model, "bos_token_id", backend),
+            *(id for contents in configs for id in _told(*contents, "bos_token_id", backend)),
         ]
     )
     setting = _switch(config, "add_bos_token")
     begins = own is not None if setting is None else setting
     ends = [_named(config, spelled, "eos_token", backend)]
-    ends += [id for contents in (generation, model) for id in _told(contents, "eos_token_id", backend)]
+    ends += [id for contents in configs for id in _told(*contents, "eos_token_id", backend)]
     ends = [id for id in ends if id is not None]
     return Marks(
         begin,
@@ -186,16 +186,16 @@ def _named(config: dict, spelled: dict, name: str, backend: Backend) -> int | No
     return None
 
 
-def _told(contents: dict, name: str, backend: Backend) -> list[int]:
+def _told(file: str, contents: dict, name: str, backend: Backend) -> list[int]:
     """Ids that a config names, but for those of no token and for defaults that are ordinary text here."""
-    return [id for id in _ids(contents, name) if _is_token(id, backend) and not _by_default(id, backend)]
+    return [id for id in _ids(file, contents, name) if _is_token(id, backend) and not _by_default(id, backend)]
 
 
-def _ids(contents: dict, name: str) -> list[int]:
+def _ids(file: str, contents: dict, name: str) -> list[int]:
     value = contents.get(name)
     ids = value if isinstance(value, list) else [] if value is None else [value]
     if not all(isinstance(id, int) and not isinstance(id, bool) for id in ids):
-        raise ValueError(f"{name} is {str(value)[:60]!r}, expected a token id or a list of them")
+        raise ValueError(f"{file}: {name} is {str(value)[:60]!r}, expected a token id or a list of them")
     return ids
 
 

@@ -22,7 +22,7 @@ KINDS = "JSON lines, a .parquet file, or a folder of Dataset.save_to_disk"
 def read(path: str | Path, expected: str) -> Iterator[tuple[str, JsonObject]]:
     """Yields (place, record) of every record; a place is "file:line", or "file, row N" counted from 1.
 
-    A column of Parquet or Arrow that is null in a row is absent from its record.
+    A field that is null is absent from its record.
 
     Args:
         path: the setting data.path.
@@ -31,7 +31,8 @@ def read(path: str | Path, expected: str) -> Iterator[tuple[str, JsonObject]]:
     Raises FileNotFoundError; ValueError for a file that is damaged, or a folder with several splits.
     """
     for file in _files(Path(path), expected):
-        yield from rows(file) if file.suffix in COLUMNAR else lines.json_lines(file)
+        read_rows = rows if file.suffix in COLUMNAR else lines.json_lines
+        yield from ((where, _without_null(record)) for where, record in read_rows(file))
 
 
 def _files(path: Path, expected: str) -> list[Path]:
@@ -77,9 +78,13 @@ def rows(file: Path) -> Iterator[tuple[str, JsonObject]]:
         for batch in _batches(file):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{file}, row {number}", {name: value for name, value in row.items() if value is not None}
+                yield f"{file}, row {number}", _without_null(row)
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def _without_null(record: JsonObject) -> JsonObject:
+    return {name: value for name, value in record.items() if value is not None}
 
 
 def _batches(file: Path) -> Iterator["pa.RecordBatch"]:

@@ -113,7 +113,7 @@ class Jsonl(Worded):
 
     def _question(self, record: JsonObject, where: str) -> str:
         """The text of a question; of `messages` the conversation that ends with it."""
-        if "messages" in record:
+        if record.get("messages") is not None:
             return conversation.spelled(conversation.checked(record["messages"], where, "user"))
         return lines.member(record, self.question_field, where).strip()
 

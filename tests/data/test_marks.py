@@ -123,8 +123,11 @@ def test_a_token_of_ordinary_text_that_no_config_names_by_default_is_what_it_is_
 
 @pytest.mark.parametrize("value", ["2", [2, "x"], True, 1.5])
 def test_an_end_that_is_not_an_id_is_named(tmp_path, value):
-    with pytest.raises(ValueError, match="eos_token_id"):
-        saved(tmp_path, llama3(), generation_config={"eos_token_id": value})
+    for name in ("generation_config", "config"):
+        with pytest.raises(ValueError, match=rf"{name}\.json: eos_token_id"):
+            saved(tmp_path / name, llama3(), **({"generation_config": {}} | {name: {"eos_token_id": value}}))
+        with pytest.raises(ValueError, match=rf"/{name}\.json: eos_token_id"):
+            companions.read(tmp_path / name)
 
 
 @pytest.mark.parametrize("id", [-1, 10**6, 2**32, 10**30])

@@ -39,6 +39,7 @@ def test_sampled_ids_are_kept(tmp_path):
         (PAIR | {"rejected": "cd;"}, "chosen and rejected are the same"),
         (PAIR | {"chosen": ""}, "chosen is empty"),
         (PAIR | {"chosen_ids": [77]}, "completion_ids"),
+        (PAIR | {"chosen_ids": [True]}, "completion_ids"),
     ],
 )
 def test_lines_that_are_not_pairs_are_named(tmp_path, record, message):

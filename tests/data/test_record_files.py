@@ -32,7 +32,9 @@ def saved(folder, rows):
     return folder
 
 
-def test_parquet_and_arrow_give_rows_without_what_is_null(tmp_path):
+def test_rows_and_lines_are_without_what_is_null(tmp_path):
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, ROWS)))
+    assert contents(tmp_path / "rows.jsonl") == READ
     pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
     arrow(tmp_path / "rows.arrow", ROWS)
     assert contents(tmp_path / "rows.parquet") == READ

@@ -76,7 +76,7 @@ def test_numbers_are_spelled_without_exponents(tmp_path, answer, value):
 
 
 def test_null_and_nan_are_absent_where_a_field_may_be_absent(tmp_path):
-    absent = '"id": null, "hint": NaN, "rationale": null, "group": NaN'
+    absent = '"messages": null, "id": null, "hint": NaN, "rationale": null, "group": NaN'
     (tmp_path / "n.jsonl").write_text('\ufeff{"question": "a\u2028b", "answer": 1, ' + absent + "}\n")
     (one,) = Jsonl(path=str(tmp_path / "n.jsonl"), answers="numeric", dev=0, test=0).problems("train")
     assert (one.id, one.question, one.hint, one.rationale, one.group) == ("n-0", "a\u2028b", "", "", "")

@@ -35,9 +35,9 @@ def read(directory: Path) -> dict[str, str]:
     for file in sorted(folder.glob("*.jinja")):
         texts[f"{TEMPLATES}/{file.name}"] = files.small_text(inside(folder, file.name))
     config = inside(directory, "config.json")
-    if GENERATION not in texts and config.is_file():
-        contents = files.json_object(config)
-        _check_ids(contents, config)
+    contents = files.json_object(config) if config.is_file() else {}
+    _check_ids(contents, config)
+    if GENERATION not in texts:
         ids = {name: contents[name] for name in IDS if contents.get(name) is not None}
         if ids:
             texts[GENERATION] = spelled({"_from_model_config": True} | ids)
