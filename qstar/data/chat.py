@@ -8,8 +8,10 @@ import datetime
 import functools
 import json
 from collections.abc import Sequence
+from typing import ClassVar
 
 import jinja2
+import jinja2.ext
 from jinja2 import sandbox
 
 from qstar.tasks.conversation import Message
@@ -31,8 +33,10 @@ def render(template: str, messages: Sequence[Message], tokens: dict[str, str], r
     """
     asked = {"messages": list(messages), "add_generation_prompt": reply, "tools": None, "documents": None, **tokens}
     answer = renderer()(template, json.dumps(asked))
-    if answer.status == "done":
+    if answer.status == "done" and answer.text:
         return answer.text
+    if answer.status == "done":
+        raise ValueError("the tokenizer's chat template writes nothing: expected the text of a conversation")
     too_much = f"it does not end within {SECONDS:g} s and {MEMORY_BYTES >> 20} MiB"
     why = too_much if answer.text == worker.ENDED else answer.text
     roles = [message["role"] for message in messages]
@@ -68,14 +72,34 @@ def _compiled(template: str) -> jinja2.Template:
 def _environment() -> sandbox.ImmutableSandboxedEnvironment:
     """As the authors of templates expect it."""
     environment = sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols", _Generation]
     )
-    environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    environment.filters["tojson"] = _as_json
     environment.globals |= {
         "raise_exception": _refuse,
         "strftime_now": lambda form: datetime.date.today().strftime(form),
     }
     return environment
+
+
+class _Generation(jinja2.ext.Extension):
+    """{% generation %}, around what the assistant writes: it marks tokens in transformers, and is its contents here."""
+
+    tags: ClassVar[set[str]] = {"generation"}
+
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        return jinja2.nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
+
+
+def _as_json(
+    value: object,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(message: str) -> None:

@@ -114,6 +114,19 @@ def test_templates_see_what_templates_expect():
     template = "{{ bos_token }}{% for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m | tojson }}"
     text = chat.render(template + "{% endfor %}", HELLO, {"bos_token": "<s>"}, False)
     assert text == '<s>{"role": "system", "content": "Be kind."}'
+    options = "ensure_ascii=True, indent=1, separators=(';', '='), sort_keys=True"
+    assert chat.render("{{ {'b': 'é', 'a': 1} | tojson(" + options + ") }}", HELLO, {}, False) == (
+        '{\n "a"=1;\n "b"="\\u00e9"\n}'
+    )
+    # Trained on with transformers: what is inside are the tokens of a reply, and a scope of its own.
+    marked = "{% set n = 1 %}{% for m in messages %}{% generation %}{% set n = 2 %}{{ m.role }}{% endgeneration %}"
+    assert chat.render(marked + "{{ n }}{% endfor %}", HELLO, {}, False) == "system1user1"
+
+
+@pytest.mark.parametrize("template", ["{{ said }}", "{% generation %}{% endgeneration %}"])
+def test_a_template_that_writes_nothing_is_refused(template):
+    with pytest.raises(ValueError, match="chat template writes nothing"):
+        chat.render(template, HELLO, {}, True)
 
 
 @pytest.mark.parametrize("place", ["jinja", "config", "named"])
