@@ -23,6 +23,7 @@ from qstar.models.formats import companions, families
 from qstar.models.formats.families import LayerTensor
 from qstar.models.formats.weights import Tensors, inside
 from qstar.models.lm import LMConfig
+from qstar.settings import LARGEST
 from qstar.typing import Params
 
 WRITTEN = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
@@ -75,6 +76,9 @@ def read_classifier(path: str | Path) -> tuple[LMConfig, Params, Params, bool]:
     path = Path(path)
     cfg = dataclasses.replace(read_config(path), tied=True)
     entries = files.json_object(inside(path, "config.json"))
+    beside = entries.get("score_bias", 0.0)
+    if isinstance(beside, bool) or not isinstance(beside, int | float) or not abs(beside) <= LARGEST:
+        raise ValueError(f"{path / 'config.json'}: score_bias is {str(beside)[:40]!r}, expected a number")
     if classifier_of(entries) is None:
         raise ValueError(
             f"{path} holds {entries.get('architectures')}, which gives no scores: expected a directory that "
@@ -82,7 +86,7 @@ def read_classifier(path: str | Path) -> tuple[LMConfig, Params, Params, bool]:
         )
     with Tensors(*_weight_files(path)) as tensors:
         head = {name: shape for name, shape in tensors.shapes.items() if name in (SCORE, SCORE_BIAS)}
-        rows = head.get(SCORE, (0,))[0]
+        rows = next(iter(head.get(SCORE, ())), 0)
         expected = {SCORE: (rows, cfg.width)} | ({SCORE_BIAS: (rows,)} if SCORE_BIAS in head else {})
         if rows not in (1, 2) or head != expected:
             raise ValueError(
@@ -93,7 +97,7 @@ def read_classifier(path: str | Path) -> tuple[LMConfig, Params, Params, bool]:
         params = assemble(cfg, trunk, tensors, str(path))
         weight = tensors(SCORE)
         bias = tensors(SCORE_BIAS) if SCORE_BIAS in head else np.zeros(rows, np.float32)
-    beside = np.float32(entries.get("score_bias", 0.0))
+    beside = np.float32(beside)
     if rows == 1:
         return cfg, params, {"weight": weight[0], "bias": bias[0] + beside}, False
     # The log-odds of two labels are the difference of their logits.

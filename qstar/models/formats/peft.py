@@ -32,7 +32,13 @@ MODULES = {
     "down": "mlp.down_proj",
 }
 # Settings that change what an adapter computes and leave no trace in its tensors' names and shapes.
-REFUSED = ("use_dora", "alpha_pattern", "fan_in_fan_out", "use_qalora", "use_bdlora", "layer_replication")
+REFUSED = (
+    "use_dora", "alpha_pattern", "fan_in_fan_out", "use_qalora", "use_bdlora", "layer_replication",
+    "alora_invocation_tokens", "arrow_config",
+)  # fmt: skip
+# Of init_lora_weights: beginnings that leave the model's own weights as they are. Others (PiSSA, OLoRA, LoftQ) change
+# them wherever the adapter is loaded.
+BEGINNINGS = (None, True, False, "gaussian", "orthogonal", "eva")
 
 
 def write(path: str | Path, cfg: LoraConfig, adapters: Params, base: str, dtype: str = "float32") -> None:
@@ -144,7 +150,11 @@ def _config(path: Path) -> dict:
         raise ValueError(f"{file}: r is {str(rank)[:40]!r}, expected a positive integer")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= LARGEST:
         raise ValueError(f"{file}: lora_alpha is {str(alpha)[:40]!r}, expected a positive number up to {LARGEST:g}")
+    if not isinstance(raw.get("use_rslora"), bool | None):
+        raise ValueError(f"{file}: use_rslora is {str(raw['use_rslora'])[:40]!r}, expected true or false")
     refused = [f"{name} = {raw[name]!r}" for name in REFUSED if raw.get(name)]
+    if raw.get("init_lora_weights") not in BEGINNINGS:
+        refused.append(f"init_lora_weights = {raw['init_lora_weights']!r}")
     if refused:
         raise ValueError(
             f"{file}: {', '.join(refused)} is not supported; merge the adapter with peft and load the model"

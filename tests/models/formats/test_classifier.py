@@ -64,6 +64,22 @@ def test_other_scores_are_one_label_and_sequences_keep_the_bias_in_the_config(tm
     assert "score.bias" not in tensors
 
 
+@pytest.mark.parametrize("value", ["0.7", None, True, [0.7], float("nan"), 10**400])
+def test_a_bias_that_is_no_number_is_named_with_its_file(tmp_path, value):
+    config, _ = written("llama_mha_tied", tmp_path, "sequence-classification", False)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"score_bias": value}))
+    with pytest.raises(ValueError, match=r"config\.json: score_bias is .*, expected a number"):
+        hf.read_classifier(tmp_path)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (16,), (3, 16), (1, 15), (1, 16, 1)])
+def test_a_head_of_another_shape_is_refused(tmp_path, shape):
+    _, tensors = written("llama_mha_tied", tmp_path, "sequence-classification", False)
+    safetensors.numpy.save_file(tensors | {"score.weight": np.zeros(shape, np.float32)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match="the head is"):
+        hf.read_classifier(tmp_path)
+
+
 def test_gemma_has_no_token_classifier(tmp_path):
     with pytest.raises(ValueError, match="no token-classification of gemma3_text"):
         written("families/gemma3", tmp_path, "token-classification", True)

@@ -97,6 +97,10 @@ def test_bfloat16_rounds_what_is_stored(tmp_path):
     [
         ({"peft_type": "IA3"}, "peft_type 'IA3', missing .*LORA"),
         ({"use_dora": True}, "use_dora = True is not supported; merge the adapter with peft"),
+        ({"alora_invocation_tokens": [1, 2]}, r"alora_invocation_tokens = \[1, 2\] is not supported"),
+        ({"init_lora_weights": "pissa_niter_4"}, "init_lora_weights = 'pissa_niter_4' is not supported"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights = 'olora' is not supported"),
+        ({"use_rslora": "false"}, "use_rslora is 'false', expected true or false"),
         ({"alpha_pattern": {"q_proj": 4}}, "alpha_pattern = "),
         ({"r": 4}, r"config and base model:\n  .*down_proj.lora_A.weight is \(3, 24\), expected \(4, 24\)"),
     ],
