@@ -258,7 +258,7 @@ class SolveConfig:
     resume: str = ""  # a run directory, or `latest`: resume it, with its own configuration
     tables: str = ""  # a run directory, or `latest`: its table again at smaller budgets, without a model
     tree: str = ""  # with tables: the id of a question whose tree is shown instead
-    # of the table: solutions of a question, or of a search by steps tokens of a question; []: halves of what was spent
+    # of the table: solutions of a question, []: halves of those sampled; or of a search by steps tokens of a question
     budgets: tuple[Count, ...] = ()
     # of the table: of fewer solutions the mean over all subsets (Verifier@k), not the first ones; of search=best_of_n
     # search.select=max

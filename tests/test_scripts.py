@@ -351,14 +351,23 @@ def test_the_page_of_vstar_has_the_tables_of_its_records(script, tmp_path):
 
 
 def test_a_router_is_fitted_to_a_run_of_best_of_n(script, tmp_path):
-    settings = ("search=best_of_n", "search.n=4", "scorer=bundled:cups_prm", "questions=12", "sample_batch=12")
+    settings = (
+        "search=best_of_n",
+        "search.n=4",
+        "scorer=bundled:cups_prm",
+        "aggregate=min",
+        "questions=12",
+        "sample_batch=12",
+    )
     solve.run(small_runs.composed(*settings, f"run_dir={tmp_path / 'run'}", name="solve"), tmp_path / "run")
     *table, scored, agreed = script(
         "search/router/router.py", tmp_path / "run", "--sizes", 2, 4, "--bins", 2
     ).splitlines()
     assert [line.split("|")[1].strip() for line in table if line.startswith("| best of")] == ["best of 2", "best of 4"]
     for command, estimate in ((scored, "score"), (agreed, "agreement")):
-        router = small_runs.composed(*settings[2:], *shlex.split(command)[1:], name="solve").search
+        asked = small_runs.composed(*shlex.split(command)[1:], name="solve")
+        assert (asked.scorer, asked.aggregate) == (("bundled:cups_prm",), "min")
+        router = asked.search
         assert (router.estimate, router.probe) == (estimate, 2) and set(router.sizes) <= {2, 4}
 
 

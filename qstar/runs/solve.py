@@ -197,7 +197,8 @@ def tree(directory: Path, problem: str) -> str:
     """All that was proposed for a question, as text. Raises ValueError where it was not searched."""
     known = questions(directory)
     if problem not in known:
-        raise ValueError(f"tree = {problem!r} is not a question of {directory}, which has {', '.join(known[:8])}, ...")
+        has = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+        raise ValueError(f"tree = {problem!r} is not a question of {directory}, which has {has}")
     return report.tree([row for row in _rows(directory) if row["problem"] == problem])
 
 

@@ -10,11 +10,13 @@ tokens on average as best-of-N of each size, a table of bins says how many solut
 solutions and of the scorer are charged, the probe's too. Intervals: bootstraps over questions of paired differences.
 """
 
+import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from qstar import advice
 from qstar import config as configs
 from qstar.cli import entry, flags
 from qstar.config import SolveConfig
@@ -83,12 +85,21 @@ def main() -> None:
         place = args.sizes.index(size)
         for name in ("score", "agreement"):
             table = fitted(questions[name], args.bins, uniform(questions[name], place))
-            edges = ",".join(f"{edge:.4g}" for edge in table.edges)
-            counts = ",".join(str(args.sizes[choice]) for choice in table.choices)
-            print(
-                f"qstar-solve search=router search.probe={args.probe} search.estimate={name} "
-                f"'search.edges=[{edges}]' 'search.sizes=[{counts}]' search.select={cfg.search.select}"
-            )
+            searched = {
+                "search": "router",
+                "search.probe": args.probe,
+                "search.estimate": name,
+                "search.edges": [float(f"{edge:.4g}") for edge in table.edges],
+                "search.sizes": [args.sizes[choice] for choice in table.choices],
+                "search.select": cfg.search.select,
+                "scorer": cfg.scorer,
+                "aggregate": cfg.aggregate,
+                "temperature": cfg.temperature,
+                "task": configs.choice("task", type(cfg.task)),
+            }
+            if hasattr(cfg.model, "source"):
+                searched["model.source"] = cfg.model.source
+            print(advice.command("qstar-solve", *itertools.starmap(advice.override, searched.items())))
 
 
 if __name__ == "__main__":
