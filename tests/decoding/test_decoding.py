@@ -77,7 +77,9 @@ def test_every_row_is_what_reading_its_growing_text_again_for_every_token_gives(
     assert len(ends) > 2 if sampling.stop_ids else ends == {(6, False)}  # rows ended at several lengths
 
 
-@pytest.mark.parametrize("cfg", [tiny.EXACT, WINDOWED], ids=["llama", "windowed"])
+@pytest.mark.parametrize(
+    "cfg", [pytest.param(tiny.EXACT, id="llama", marks=pytest.mark.slow), pytest.param(WINDOWED, id="windowed")]
+)
 def test_log_probs_over_the_cache_are_the_trainer_s_in_exact_arithmetic(x64, cfg):
     found = written(PROMPTS, 1, dataclasses.replace(SAMPLED, max_new_tokens=20), cfg)
     model, params = tiny.lm_of(cfg)
@@ -115,9 +117,10 @@ def test_a_row_is_the_same_to_the_last_bit_whatever_rows_are_beside_it():
             np.testing.assert_array_equal(getattr(alone[row], name)[0], expected)
 
 
+@pytest.mark.slow  # samples of a prompt are of two sizes of batches as well
 def test_the_size_of_batches_changes_no_text(x64):
-    prompts = [LONG[token:] + LONG[:more] for token, more in ((20, 0), (0, 9), (23, 0), (31, 0), (0, 4))]
-    whole = written(prompts, 5, SAMPLED, batch_size=5)
+    prompts = [LONG[token:] + LONG[:more] for token, more in ((20, 0), (0, 9), (23, 0), (31, 0))]
+    whole = written(prompts, 5, SAMPLED, batch_size=4)
     same(written(prompts, 5, SAMPLED, batch_size=2), whole)
 
 
@@ -142,7 +145,7 @@ def test_one_key_draws_again_for_every_row_and_every_token():
 FREE = Sampling(temperature=1.5, max_new_tokens=24)
 
 
-@pytest.mark.parametrize("look_every", [1, 5, 16])
+@pytest.mark.parametrize("look_every", [1, 5, pytest.param(16, marks=pytest.mark.slow)])
 def test_stop_texts_cut_what_would_have_been_written_without_them(x64, monkeypatch, look_every):
     monkeypatch.setattr(write, "LOOK_EVERY", look_every)
     free = written(PROMPTS, 7, FREE, samples=2)
@@ -268,9 +271,10 @@ def on_one_device():
 @pytest.mark.parametrize(
     "mesh",
     [
-        pytest.param(MeshConfig(data=8), id="data"),
         pytest.param(MeshConfig(data=2, fsdp=2, tensor=2), id="all"),
-        pytest.param(MeshConfig(fsdp=4, tensor=2), id="fsdp_tensor", marks=pytest.mark.slow),  # in "all" as well
+        # Whose axes are in "all" as well.
+        pytest.param(MeshConfig(data=8), id="data", marks=pytest.mark.slow),
+        pytest.param(MeshConfig(fsdp=4, tensor=2), id="fsdp_tensor", marks=pytest.mark.slow),
     ],
 )
 def test_eight_devices_write_what_one_writes(x64, mesh):

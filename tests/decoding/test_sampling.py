@@ -49,7 +49,7 @@ def test_top_k_and_top_p_by_hand(top_k, top_p, expected):
 
 def test_top_k_and_top_p_are_those_of_a_sorted_list():
     rng = np.random.default_rng(0)
-    for _ in range(40):
+    for _ in range(20):  # a program each
         logits = np.round(3 * rng.standard_normal(50), 1).astype(np.float32)  # rounded: with ties
         top_k, top_p = int(rng.integers(0, 50)), float(rng.uniform(0.01, 0.999))
         assert kept(top_k, top_p, logits) == set(naive_decoding.likely(logits.astype(np.float64), top_k, top_p))

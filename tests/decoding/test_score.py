@@ -50,7 +50,9 @@ def test_scores_are_the_bits_of_the_training_loss(prompts):
 
 # A product of one row and of many rows sums in another order, and so does a softmax over prompt and own keys apart,
 # which may lose `forward` in float32. In float64 it is as much less as rounding is (test_decoding.py).
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    "shape", ["tiny", "deep", *(pytest.param(name, marks=pytest.mark.slow) for name in ("wide", "vocabulary"))]
+)
 def test_log_probs_of_the_sampler_are_those_of_the_trainer_up_to_the_order_of_sums(shape):
     cfg = SHAPES[shape]
     model, params = tiny.lm_of(cfg)

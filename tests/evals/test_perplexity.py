@@ -132,7 +132,7 @@ def test_scores_depend_on_neither_batches_nor_slices_nor_the_other_documents(x64
     one = asked(measured(dataclasses.replace(CFG, batch_size=1), DOCUMENTS[2:]), subject, ways)
     for way in ways:
         np.testing.assert_allclose(one["all-2", way]["logprobs"], whole["all-2", way]["logprobs"], rtol=0, atol=EXACT)
-    other = asked(measured(CFG, DOCUMENTS[2:]), subject, ("sampled",), key=8)
+    other = asked(measured(dataclasses.replace(CFG, batch_size=1), DOCUMENTS[2:]), subject, ways, key=8)
     assert np.abs(np.subtract(other["all-2", "sampled"]["logprobs"], one["all-2", "sampled"]["logprobs"])).min() > 1e-6
     monkeypatch.setattr(chunk, "BUDGET_BYTES", 3 * 13 * 4 * 8)  # eight positions a slice, of 32
     sliced = asked(measured(CFG, DOCUMENTS[:1]), subject, ("greedy",))

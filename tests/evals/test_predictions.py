@@ -1,7 +1,6 @@
 """One pass over the text answers in every way, and a text's thoughts are its own."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -43,21 +42,21 @@ def test_labels_and_rows_follow_one_order():
     assert (found.thoughts[:, 1:] >= 0).all() and (found.weight[:, 1:] != 0).all()
 
 
-@functools.partial(jax.jit, static_argnames="think")
-def predicted(batch, anchors, think):
+@jax.jit
+def predicted(batch, anchors):
+    """Without a thought and with one."""
     thinker = MODEL.bind(PARAMS)
     found = METHOD.think(thinker, tiny.context(thinker, batch, anchors), jax.random.key(0), greedy=True)[1]
-    return found.mixed[0, 0] if think else found.base[0]
+    return found.base[0], found.mixed[0, 0]
 
 
 def test_answers_are_those_of_the_method_for_a_single_text():
-    found = ask(ways=("none", "greedy")).logprobs
+    found = ask().logprobs
     for row, query in enumerate(QUERIES):
         padding = [0] * (8 - len(query.ids))
         batch = tiny.batch([[*query.ids, *padding]], [[1] * len(query.ids) + padding])
         anchors = jnp.array([[query.anchors[0], query.anchors[-1]]])
-        for way, think in enumerate((False, True)):
-            whole = predicted(batch, anchors, think)
+        for way, whole in enumerate(predicted(batch, anchors)):
             for anchor, candidates in enumerate(query.candidates):
                 np.testing.assert_allclose(
                     found[row, way, anchor],
@@ -92,7 +91,7 @@ def test_sampled_thoughts_of_a_text_depend_on_its_key_and_on_nothing_beside_it()
 def test_shuffled_thoughts_are_dealt_among_the_texts_of_a_batch():
     shuffled = dataclasses.replace(SUBJECT, method=dataclasses.replace(METHOD, fill="shuffled"))
     for way in ("greedy", "sampled"):
-        sampled, dealt = (ask(ways=(way,), subject=who, draws=1).thoughts.reshape(-1, 3) for who in (SUBJECT, shuffled))
+        sampled, dealt = (ask(ways=(way,), subject=who).thoughts.reshape(-1, 3) for who in (SUBJECT, shuffled))
         if way == "greedy":  # the same thoughts, elsewhere; two of the eight that were dealt are of the padded row
             assert {*map(tuple, dealt.tolist())} <= {*map(tuple, sampled.tolist())}
         assert (sampled != dealt).any()
@@ -129,7 +128,7 @@ def test_the_text_is_read_once_and_one_program_serves_a_width(monkeypatch):
     ask(subject=fresh)
     ask(QUERIES[:1], numbers=(5,), subject=fresh)
     assert reads == [(4, 32)]
-    ask([Query([1] * 40, (38,), [[1, 2]])], numbers=(0,), subject=fresh)
+    ask([Query([1] * 40, (38,), [[1, 2]])], ways=("none",), numbers=(0,), subject=fresh)
     assert reads == [(4, 32), (4, 64)]
 
 

@@ -50,15 +50,21 @@ def rewards_by_hand(params, batch, key):
     return sequential.credit(scored, marks, "mean", True)[0], marks.any(-1)
 
 
-def loss_of(method, model):
-    return jax.jit(lambda params, batch, key: method.loss(Models(model.bind(params)), batch, key))
+@functools.cache
+def evaluated():
+    """Loss, metrics and gradient of the method and of Quiet-STaR with the same weights."""
+    (model, params), batch = weights(), tiny.packed()
+    evaluate = lambda method, model: jax.jit(  # noqa: E731
+        jax.value_and_grad(lambda p: method.loss(Models(model.bind(p)), batch, jax.random.key(5)), has_aux=True)
+    )
+    gated = evaluate(dataclasses.replace(METHOD, gate_at=0.6), model)(params)
+    return gated, evaluate(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_gate(params))
 
 
 def test_the_gate_learns_by_cross_entropy_whether_the_gain_exceeds_the_threshold(x64):
-    model, params = weights()
-    batch, method = tiny.packed(), dataclasses.replace(METHOD, gate_at=0.6)
-    loss, metrics = loss_of(method, model)(params, batch, jax.random.key(5))
-    quiet, _ = loss_of(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_gate(params), batch, jax.random.key(5))
+    _, params = weights()
+    batch = tiny.packed()
+    ((loss, metrics), _), ((quiet, _), _) = evaluated()
     reward, judged = rewards_by_hand(params, batch, jax.random.key(5))
     chance = gate_by_hand(sequential.as_numpy(params), batch)
     seen = [(chance[b, a], reward[b, r, a] > 0.05) for b, r, a in np.ndindex(2, 2, 9) if judged[b, a]]
@@ -76,13 +82,7 @@ def test_the_gate_learns_by_cross_entropy_whether_the_gain_exceeds_the_threshold
 
 
 def test_the_gate_takes_no_part_in_what_the_model_learns(x64):
-    model, params = weights()
-    batch = tiny.packed()
-    grad = lambda method, model: jax.jit(  # noqa: E731
-        jax.grad(lambda params, key: method.loss(Models(model.bind(params)), batch, key)[0])
-    )
-    found = grad(METHOD, model)(params, jax.random.key(5))
-    expected = grad(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_gate(params), jax.random.key(5))
+    (_, found), (_, expected) = evaluated()
     assert all(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(found["gate"]))
     for leaf, other in zip(jax.tree.leaves(without_gate(found)), jax.tree.leaves(expected), strict=True):
         assert tiny.relative_error(leaf, other) < 100 * tolerances.gradient(tiny.EXACT)  # advantages cancel

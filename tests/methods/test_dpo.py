@@ -56,8 +56,8 @@ def log_ratios():
     ]
 
 
-def loss_of(method, which=(0, 1)):
-    _, params, bound = models(*which)
+def loss_of(method):
+    _, params, bound = models()
     return jax.jit(lambda params: method.loss(bound(params), batch(), KEY))(params)
 
 
@@ -73,6 +73,7 @@ def test_the_loss_of_the_paper(x64):
     assert metrics["reward_chosen"].value() == pytest.approx(0.3 * chosen.mean(), abs=EXACT)
 
 
+@pytest.mark.slow  # as are those of trl below, with gradients
 def test_smoothing_hinge_and_ipo(x64):
     chosen, rejected = log_ratios()
     margin = chosen - rejected
@@ -85,6 +86,7 @@ def test_smoothing_hinge_and_ipo(x64):
     assert float(loss_of(DPO(beta=0.3, loss_type="ipo"))[0]) == pytest.approx(ipo, abs=EXACT)
 
 
+@pytest.mark.slow  # as is trl's below
 def test_irpo_adds_the_likelihood_a_token_of_the_chosen_one(x64):
     definition, params, _ = models()
     nll = -(sums(definition, params, batch().chosen) / np.array([3, 4])).mean()
@@ -93,11 +95,11 @@ def test_irpo_adds_the_likelihood_a_token_of_the_chosen_one(x64):
 
 
 def test_at_the_start_nothing_is_preferred_and_the_gradient_is_half_of_beta(x64):
-    loss, metrics = loss_of(DPO(beta=0.3), (0, 0))
-    assert float(loss) == pytest.approx(np.log(2), abs=EXACT)
-    assert metrics["margin"].value() == 0
     definition, params, bound = models(0, 0)
-    found = jax.jit(jax.grad(lambda params: DPO(beta=0.3).loss(bound(params), batch(), KEY)[0]))(params)
+    loss = jax.value_and_grad(lambda params: DPO(beta=0.3).loss(bound(params), batch(), KEY), has_aux=True)
+    (value, metrics), found = jax.jit(loss)(params)
+    assert float(value) == pytest.approx(np.log(2), abs=EXACT)
+    assert metrics["margin"].value() == 0
 
     def difference(params):
         model = definition.bind(params)

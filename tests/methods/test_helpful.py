@@ -48,12 +48,20 @@ def chances_by_hand(params, batch, anchors, tokens):
     return chances
 
 
+@functools.cache
+def evaluated():
+    """Loss, metrics and gradient of the method and of Quiet-STaR with the same weights."""
+    (model, params), batch = weights(), tiny.packed()
+    evaluate = lambda method, model: jax.jit(  # noqa: E731
+        jax.value_and_grad(lambda p: method.loss(Models(model.bind(p)), batch, jax.random.key(5)), has_aux=True)
+    )
+    return evaluate(METHOD, model)(params), evaluate(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_head(params))
+
+
 def test_the_head_learns_by_cross_entropy_which_thoughts_gain_more_than_the_threshold(x64):
-    model, params = weights()
+    _, params = weights()
     batch = tiny.packed()
-    evaluate = lambda method, model: jax.jit(lambda p: method.loss(Models(model.bind(p)), batch, jax.random.key(5)))  # noqa: E731
-    loss, metrics = evaluate(METHOD, model)(params)
-    quiet, _ = evaluate(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_head(params))
+    ((loss, metrics), _), ((quiet, _), _) = evaluated()
     draws, every = jax.random.split(jax.random.split(jax.random.key(5))[1])[1], np.array([range(9)] * 2)
     tokens, _ = sequential.sample(params, tiny.EXACT, 1.0, batch, every, draws, 2, 2)
     how = sequential.Mixing("raw", "thought", 0.0)
@@ -69,13 +77,7 @@ def test_the_head_learns_by_cross_entropy_which_thoughts_gain_more_than_the_thre
 
 
 def test_the_head_takes_no_part_in_what_the_model_learns(x64):
-    batch = tiny.packed()
-    gradient = lambda method, model: jax.jit(  # noqa: E731
-        jax.grad(lambda p: method.loss(Models(model.bind(p)), batch, jax.random.key(5))[0])
-    )
-    model, params = weights()
-    with_head = gradient(METHOD, model)(params)
-    expected = gradient(QUIET, tiny.thinker_of(tiny.EXACT)[0])(without_head(params))
+    (_, with_head), (_, expected) = evaluated()
     assert all(np.abs(leaf).max() > 1e-6 for leaf in jax.tree.leaves(with_head[NEW]))
     for leaf, other in zip(jax.tree.leaves(without_head(with_head)), jax.tree.leaves(expected), strict=True):
         assert tiny.relative_error(leaf, other) < 100 * tolerances.gradient(tiny.EXACT)  # advantages cancel
@@ -102,7 +104,9 @@ def expected_choice(choose, chances, mixed, logprobs):
     return chosen, mixed[chosen]
 
 
-@pytest.mark.parametrize("choose", CHOICES)
+@pytest.mark.parametrize(  # an evaluation below blends
+    "choose", [pytest.param(name, marks=pytest.mark.slow if name == "blend" else ()) for name in CHOICES]
+)
 def test_one_prediction_is_made_of_several_thoughts(x64, choose):
     _, params = weights()
     batch, method = tiny.packed(), dataclasses.replace(METHOD, choose=choose)

@@ -21,15 +21,25 @@ METHOD = LaTRO(thought_len=2, num_thoughts=3, lookahead=2, beta=0.3, temperature
 HOW = sequential.Mixing("none", "thought", 1.0)
 
 
-@functools.partial(jax.jit, static_argnames=("method", "model"))
-def loss_of(method, model, params, before, batch, key):
-    return method.loss(Models(model.bind(params), model.bind(before), method), batch, key)
+def setting():
+    model, params = tiny.thinker_of(tiny.EXACT, mixing="none")
+    return model, params, tiny.weights_of(model, 3, jnp.float64), tiny.packed()
+
+
+@functools.cache
+def evaluated():
+    """Loss and metrics, and the loss's gradient in the weights before training."""
+    model, params, before, batch = setting()
+
+    def loss(before):
+        return METHOD.loss(Models(model.bind(params), model.bind(before), METHOD), batch, jax.random.key(5))
+
+    return jax.jit(jax.value_and_grad(loss, has_aux=True))(before)
 
 
 def test_loss_and_metrics_equal_the_equation(x64):
-    model, params = tiny.thinker_of(tiny.EXACT, mixing="none")
-    before, batch = tiny.weights_of(model, 3, jnp.float64), tiny.packed()
-    loss, metrics = loss_of(METHOD, model, params, before, batch, jax.random.key(5))
+    _, params, before, batch = setting()
+    (loss, metrics), _ = evaluated()
     chooses, fills = jax.random.split(jax.random.key(5))
     anchors = np.asarray(where.draw(batch, 4, chooses))
     draws = jax.random.split(fills)[1]
@@ -148,9 +158,7 @@ def test_every_rationale_is_held_against_the_others():
 
 
 def test_no_gradient_reaches_the_model_before_training(x64):
-    model, params = tiny.thinker_of(tiny.EXACT, mixing="none")
-    before, batch = tiny.weights_of(model, 3, jnp.float64), tiny.packed()
-    found = jax.grad(lambda before: loss_of(METHOD, model, params, before, batch, jax.random.key(5))[0])(before)
+    _, found = evaluated()
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(found)) == 0
 
 

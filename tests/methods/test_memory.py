@@ -43,5 +43,8 @@ def thoughts(model, params, batch, key):
 @pytest.mark.parametrize("fn", [gradient, thoughts])
 def test_peak_memory_stays_below_half_a_tensor_of_logits_of_all_thoughts(fn, monkeypatch):
     assert temporary_bytes(fn, ONE_TENSOR // 48, monkeypatch) < ONE_TENSOR / 2
-    # What the slices are for: the same program with everything in one slice.
+
+
+@pytest.mark.parametrize("fn", [thoughts, pytest.param(gradient, marks=pytest.mark.slow)])
+def test_everything_in_one_slice_is_what_the_slices_are_for(fn, monkeypatch):
     assert temporary_bytes(fn, 2**40, monkeypatch) > ONE_TENSOR

@@ -127,7 +127,7 @@ def probabilities(params, temperature):
     return jnp.exp(jnp.moveaxis(talk.thought[..., 0], 1, 2)).reshape(4, 13)
 
 
-@pytest.mark.parametrize("temperature", [0.3, 1.0])
+@pytest.mark.parametrize("temperature", [0.3, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_thoughts_are_drawn_at_their_temperature(temperature):
     params = tiny.thinker_of(tokens=TOKENS)[1]
     tokens = np.moveaxis(thoughts(FIRST, params, jax.random.key(0), temperature, 4000)[..., 0], 1, 2).reshape(4, 4000)
@@ -163,10 +163,10 @@ def test_thoughts_have_the_length_of_training_when_evaluating_and_when_writing()
     model, params = tiny.thinker_of(tokens=TOKENS)
     ask = lambda params: thinking_of(METHOD, model, params, tiny.packed(), jax.random.key(0), True)[0]  # noqa: E731
     evaluating = jax.eval_shape(ask, params)
-    written = writing.generate(METHOD, model, params, [[3, 7, 1]], jax.random.key(0), max_new_tokens=2)
+    written = writing.generate(METHOD, model, params, [[3, 7, 1], [5, 2]], jax.random.key(0), max_new_tokens=3)
     assert thoughts(METHOD, params, jax.random.key(0), 1.0, 2).shape == (2, 2, 2, 3)
     assert evaluating.tokens.shape == (2, 1, 2, 3)
-    assert written.effect.thoughts.shape == (1, 2, 1, 3)
+    assert written.effect.thoughts.shape == (2, 3, 1, 3)
 
 
 def test_evaluation_thinks_once_however_many_thoughts_training_has():

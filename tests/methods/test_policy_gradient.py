@@ -1,6 +1,7 @@
 """Losses and advantages of policy gradients against loops over single tokens, and what they must not depend on."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import jax
@@ -35,12 +36,12 @@ def models(seed=0, reference=1):
 
 def logprobs_of(params):
     """Of every text in a row of its own."""
-    return rollouts.sampled(_next_logprobs(params, rollouts.alone()))
+    return rollouts.sampled(_next_logprobs(tiny.lm_of(tiny.EXACT)[0], params, rollouts.alone()))
 
 
-@jax.jit
-def _next_logprobs(params, rows):
-    model = tiny.lm_of(tiny.EXACT)[0].bind(params)
+@functools.partial(jax.jit, static_argnums=0)
+def _next_logprobs(definition, params, rows):
+    model = definition.bind(params)
     return model.next_logprobs(model.text(rows), rows.tokens)
 
 
@@ -87,7 +88,6 @@ def expected(method, batch, params):
     return loss
 
 
-PRESETS = ("reinforce", "rloo", "grpo", "dr_grpo", "dapo", "gspo", "reinforce_pp", "maxrl")
 OTHERS = {
     "moving": PolicyGradient(baseline="moving", clip_low=0.0, clip_high=0.0),
     "dual": PolicyGradient(baseline="group", scale="population", dual_clip=1.5),
@@ -100,18 +100,24 @@ def named(name):
     return OTHERS[name] if name in OTHERS else preset(name)
 
 
-@pytest.mark.parametrize("name", [*PRESETS, *OTHERS])
+def slow(*names):
+    return [pytest.param(name, marks=pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize(  # trl's losses below tell the slow ones from grpo
+    "name", ["reinforce", "rloo", "grpo", "gspo", "reinforce_pp", "maxrl", *OTHERS, *slow("dr_grpo", "dapo")]
+)
 def test_the_loss_is_that_of_loops_over_tokens(name, x64):
     """Of the first of two updates, which is held against what weights said that sampled, were they others."""
     method = dataclasses.replace(named(name), epochs=2)
     batch = rollouts.batch()
     params, bound = models()
     found, _ = credited(method, batch)
-    loss, _ = jax.jit(lambda params: method.loss(bound(params), found, KEY))(params)
+    loss, _ = method.loss(bound(params), found, KEY)
     np.testing.assert_allclose(loss, expected(method, batch, params), rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["grpo", "dapo", "moving"])
+@pytest.mark.parametrize("name", ["grpo", "moving", *slow("dapo")])
 def test_the_log_probs_of_an_only_update_are_those_that_ratios_are_taken_to(name, x64):
     method = named(name)
     assert method.updates == 1
@@ -119,7 +125,7 @@ def test_the_log_probs_of_an_only_update_are_those_that_ratios_are_taken_to(name
     params, bound = models()
     found, told = credited(method, batch)
     assert found.judged.old is None
-    loss, metrics = jax.jit(lambda params: method.loss(bound(params), found, KEY))(params)
+    loss, metrics = method.loss(bound(params), found, KEY)
     np.testing.assert_allclose(loss, expected(method, batch, params), rtol=1e-9)
     now = [logprob for text in logprobs_of(params) for logprob in text]
     np.testing.assert_allclose(metrics["entropy"].value(), -np.mean(now), rtol=1e-9)
@@ -127,7 +133,9 @@ def test_the_log_probs_of_an_only_update_are_those_that_ratios_are_taken_to(name
     assert not set(told) & set(metrics)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "reinforce_pp"])  # which has no baseline
+@pytest.mark.parametrize(  # but of reinforce_pp, which has no baseline; the slow ones have grpo's and rloo's
+    "name", ["reinforce", "rloo", "grpo", "gspo", "maxrl", *slow("dr_grpo", "dapo")]
+)
 def test_equal_rewards_of_every_question_give_no_gradient(name, x64):
     method = dataclasses.replace(preset(name), kl_coef=0.0)
     found, _ = credited(method, rollouts.batch([0.3] * 6))

@@ -25,9 +25,9 @@ OFFICIAL = QuietStar(
 )
 
 
-def model_of(method, forbidden=()):
+def model_of(method, forbidden=(), lm=tiny.EXACT):
     added = {name: getattr(method, name) for name in ("mixing", "mixing_side", "mixing_start", "delimiter_scale")}
-    model, params = tiny.thinker_of(tiny.EXACT, **added, tokens=Tokens(forbidden=forbidden))
+    model, params = tiny.thinker_of(lm, **added, tokens=Tokens(forbidden=forbidden))
     shrunk = {name: params[name] / method.delimiter_scale for name in ("start", "end")}
     return model, {**params, **shrunk}
 
@@ -46,11 +46,12 @@ def keys_of(key):
 @pytest.mark.parametrize(
     ("method", "forbidden"),
     [
-        (PAPER, ()),
+        pytest.param(PAPER, (), marks=pytest.mark.slow),  # its gradient and value are below
         (dataclasses.replace(PAPER, mix="hidden", think_fraction=0.4, baseline="leave_one_out", clamp=False), ()),
         (dataclasses.replace(PAPER, num_thoughts=1, baseline="base", temperature=0.7), (1, 4)),
         (dataclasses.replace(PAPER, mixing="sigmoid", mixing_start=0.25, importance_weights=True, temperature=0.7), ()),
-        (dataclasses.replace(PAPER, mixing="none", baseline="mean"), ()),
+        # Without mixing are test_rlp.py and test_latro.py.
+        pytest.param(dataclasses.replace(PAPER, mixing="none", baseline="mean"), (), marks=pytest.mark.slow),
     ],
     ids=["paper", "subset", "one_thought", "importance", "no_mixing"],
 )
@@ -84,11 +85,15 @@ def test_loss_and_metrics_equal_the_sequential_reference(x64, method, forbidden)
 
 @pytest.mark.parametrize(
     ("method", "batch"),
-    [(dataclasses.replace(PAPER, mixing_side="thought"), tiny.packed), (OFFICIAL, tiny.padded)],
+    [
+        (dataclasses.replace(PAPER, mixing_side="thought"), tiny.packed),
+        pytest.param(OFFICIAL, tiny.padded, marks=pytest.mark.slow),  # test_official_parity.py has its gradients
+    ],
     ids=["paper", "official"],
 )
 def test_gradient_equals_that_of_one_differentiated_pass_per_token(x64, method, batch):
-    model, params = model_of(method)
+    lm = dataclasses.replace(tiny.EXACT, layers=1, remat="none")
+    model, params = model_of(method, lm=lm)
     batch, key = batch(), jax.random.key(6)
     value, gradient = jax.jit(
         jax.value_and_grad(lambda params: method.loss(Models(model.bind(params)), batch, key)[0]),
@@ -112,13 +117,13 @@ def test_gradient_equals_that_of_one_differentiated_pass_per_token(x64, method, 
         method.baseline,
     )
     expected_value, expected = jax.jit(
-        jax.value_and_grad(lambda params: pass_per_token.loss(params, tiny.EXACT, setting, batch, tokens))
+        jax.value_and_grad(lambda params: pass_per_token.loss(params, lm, setting, batch, tokens))
     )(params)
     assert float(value) == pytest.approx(float(expected_value), abs=EXACT + method.beta * tolerances.POLICY)
     flat = jax.tree_util.tree_leaves_with_path(gradient)
     for (path, found), leaf in zip(flat, jax.tree.leaves(expected), strict=True):
         assert np.any(leaf), path
-        assert tiny.relative_error(found, leaf) < 100 * tolerances.gradient(tiny.EXACT), path  # advantages cancel
+        assert tiny.relative_error(found, leaf) < 100 * tolerances.gradient(lm), path  # advantages cancel
 
 
 # Hand-made talks. Two rows of six tokens, the second with two tokens of padding; lookahead 2, so J = 5 and A = 6.
@@ -245,7 +250,7 @@ def at_step_zero(lm=tiny.LM):
     return model, {**params, "mixing": mixing}
 
 
-@pytest.mark.parametrize("mix", ["hidden", "logprobs"])
+@pytest.mark.parametrize("mix", [pytest.param("hidden", marks=pytest.mark.slow), "logprobs"])
 def test_at_step_zero_rewards_are_zero_and_only_the_last_mixing_layer_has_a_gradient(mix):
     model, params = at_step_zero()
     method = dataclasses.replace(PAPER, mix=mix, beta=1e6)
@@ -268,8 +273,15 @@ def test_at_step_zero_rewards_are_zero_and_only_the_last_mixing_layer_has_a_grad
     assert all(np.any(leaf) for leaf in jax.tree.leaves((after["mixing"], after["start"], after["end"])))
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("mix", ["hidden", "logprobs"])
+@pytest.mark.parametrize(
+    ("mix", "dtype"),
+    [
+        ("hidden", "float32"),
+        ("logprobs", "bfloat16"),
+        pytest.param("hidden", "bfloat16", marks=pytest.mark.slow),
+        pytest.param("logprobs", "float32", marks=pytest.mark.slow),
+    ],
+)
 def test_at_step_zero_no_baseline_lets_rounding_pass_for_a_reward(mix, dtype):
     """With the paper's beta of 1e6 the last bit of a log-prob would outweigh the NLL."""
     model, params = at_step_zero(dataclasses.replace(tiny.LM, dtype=dtype))

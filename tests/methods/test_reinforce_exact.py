@@ -76,7 +76,7 @@ def expected_policy_loss(model, params, method, groups, behaviour=None):
         (ONE, SINGLES, 1.0),
         # Thoughts drawn independently: leave-one-out is unbiased, and the mean of R is (R - 1) / R of it.
         (dataclasses.replace(ONE, num_thoughts=2, baseline="leave_one_out"), PAIRS, 1.0),
-        (dataclasses.replace(ONE, num_thoughts=2, baseline="mean"), PAIRS, 0.5),
+        pytest.param(dataclasses.replace(ONE, num_thoughts=2, baseline="mean"), PAIRS, 0.5, marks=pytest.mark.slow),
     ],
     ids=["base", "leave_one_out", "mean"],
 )

@@ -20,11 +20,6 @@ METHOD = RLP(thought_len=2, num_thoughts=3, temperature=0.7, positions=4)
 BEFORE = 3  # seed of the reference's weights
 
 
-@functools.partial(jax.jit, static_argnames=("method", "model"))
-def loss_of(method, model, params, before, batch, key):
-    return method.loss(Models(model.bind(params), model.bind(before), method), batch, key)
-
-
 @functools.cache
 def setting():
     """Definition, weights, weights of the reference, and batch."""
@@ -32,6 +27,19 @@ def setting():
     return model, params, tiny.weights_of(model, BEFORE, jnp.float64), tiny.packed()
 
 
+@functools.cache
+def evaluated():
+    """Metrics, and the loss's gradients in the weights and in those of the reference."""
+    model, params, before, batch = setting()
+
+    def loss(params, before):
+        return METHOD.loss(Models(model.bind(params), model.bind(before), METHOD), batch, jax.random.key(5))
+
+    gradients, metrics = jax.jit(jax.grad(loss, (0, 1), has_aux=True))(params, before)
+    return metrics, *gradients
+
+
+@functools.cache
 def judged_by_hand():
     """Anchors, tokens, their log-probs, rewards and advantages, and which thoughts count, position by position."""
     _, params, before, batch = setting()
@@ -53,8 +61,7 @@ def judged_by_hand():
 
 
 def test_the_reward_is_the_gain_over_the_reference_without_a_thought(x64):
-    model, params, before, batch = setting()
-    _, metrics = loss_of(METHOD, model, params, before, batch, jax.random.key(5))
+    metrics, _, _ = evaluated()
     _, _, _, reward, _, marks = judged_by_hand()
     judged = np.broadcast_to(marks[:, None], reward.shape)
     assert metrics["reward"].value() == pytest.approx(reward[judged].mean(), abs=tolerances.REWARD)
@@ -63,8 +70,8 @@ def test_the_reward_is_the_gain_over_the_reference_without_a_thought(x64):
 
 
 def test_the_gradient_is_that_of_the_thoughts_log_probs_times_their_advantages(x64):
-    model, params, before, batch = setting()
-    grad = jax.jit(jax.grad(lambda params: loss_of(METHOD, model, params, before, batch, jax.random.key(5))[0]))(params)
+    model, params, _, batch = setting()
+    _, grad, _ = evaluated()
     anchors, tokens, sampled, _, advantage, marks = judged_by_hand()
     how = sequential.Mixing("none", "thought", 1.0)
 
@@ -84,14 +91,10 @@ def test_the_gradient_is_that_of_the_thoughts_log_probs_times_their_advantages(x
 
 
 def test_only_thoughts_learn(x64):
-    model, params, before, batch = setting()
-    grad = jax.jit(jax.grad(lambda params: loss_of(METHOD, model, params, before, batch, jax.random.key(5))[0]))(params)
+    _, grad, through = evaluated()
     # The end stands behind the last token that is drawn: it is read by the reward, through which no gradient flows.
     assert np.all(grad["end"] == 0)
     assert np.abs(grad["start"]).max() > 1e-3
-    through = jax.jit(jax.grad(lambda before: loss_of(METHOD, model, params, before, batch, jax.random.key(5))[0]))(
-        before
-    )
     changed = [np.abs(leaf).max() for leaf in jax.tree.leaves(through)]
     assert max(changed) == 0
 
@@ -140,7 +143,7 @@ def test_the_loss_of_thoughts_of_an_older_policy_is_clipped_on_either_side(x64):
     method = dataclasses.replace(METHOD, clip_low=0.3, clip_high=0.1)
     _, _, _, _, advantage, marks = judged_by_hand()
 
-    @functools.partial(jax.jit, static_argnames="ratio")
+    @jax.jit
     def judged(params, ratio):
         models = Models(model.bind(params), model.bind(before), method)
         context, drawn = method.drawn(models.policy, batch, jax.random.key(5))

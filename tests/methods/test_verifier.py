@@ -122,9 +122,10 @@ def test_micro_batches_have_the_gradient_of_one_batch(x64):
     rows = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], batch) for i in range(2)]
     for method in (ORM(), PRM()):
         terms = lambda params, batch, method=method: method.loss_terms(Models(model.bind(params)), batch, KEY)[0]  # noqa: E731
+        slope = jax.jit(jax.grad(lambda p, row, counts: terms(p, row).out_of(counts).value))  # noqa: B023
         counts = [sum(count) for count in zip(*(terms(params, row).counts for row in rows), strict=True)]
-        parts = [jax.grad(lambda p, row=row: terms(p, row).out_of(counts).value)(params) for row in rows]  # noqa: B023
-        whole = jax.grad(lambda p: terms(p, batch).value)(params)  # noqa: B023
+        parts = [slope(params, row, counts) for row in rows]
+        whole = jax.jit(jax.grad(lambda p: terms(p, batch).value))(params)  # noqa: B023
         bound = tolerances.gradient(tiny.EXACT) * max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(whole))
         same = lambda a, b, bound=bound: np.testing.assert_allclose(a, b, rtol=0, atol=bound)  # noqa: E731
         jax.tree.map(same, jax.tree.map(jnp.add, *parts), whole)

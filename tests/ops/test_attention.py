@@ -139,7 +139,9 @@ def test_the_kernel_that_jax_offers_gives_the_same_attention_and_gradients(scala
 
     def run(kernel):
         total = lambda *args: jnp.sum(attention.causal(*args, mask, scalar, kernel) ** 3)  # noqa: E731
-        return attention.causal(query, key, value, mask, scalar, kernel), jax.grad(total, (0, 1, 2))(query, key, value)
+        attend = lambda *args: attention.causal(*args, mask, scalar, kernel)  # noqa: E731
+        both = lambda *args: (attend(*args), jax.grad(total, (0, 1, 2))(*args))  # noqa: E731
+        return jax.jit(both)(query, key, value)
 
     for found, expected in zip(jax.tree.leaves(run("xla")), jax.tree.leaves(run("einsum")), strict=True):
         # Channels, keys, and the queries that a key's gradient is summed over; jax's kernel is in float32 always.
@@ -166,7 +168,8 @@ def test_columns_in_slices_of_the_anchors_are_the_columns_of_all_of_them(x64, mo
         attend = lambda q, k, v, ks, vs: attention.columns(q, k, v, seen, ks, vs, own)  # noqa: E731
         total = lambda *args: jnp.sum(attend(*args) ** 3)  # noqa: E731
         text = str(jax.make_jaxpr(attend)(*arrays))
-        return "scan[" in text, attend(*arrays), jax.grad(total, range(5))(*arrays)
+        both = lambda *args: (attend(*args), jax.grad(total, range(5))(*args))  # noqa: E731
+        return "scan[" in text, *jax.jit(both)(*arrays)
 
     (whole, *expected), (sliced, *found) = run(2**20), run(batch * samples * cols * heads * text * 4 * 2)
     assert sliced and not whole

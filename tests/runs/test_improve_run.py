@@ -188,7 +188,7 @@ def test_what_is_learned_is_learned_after_its_hint_too_where_requested(straight,
 
 def test_every_iteration_restarts_from_the_base_unless_it_continues(straight, tmp_path):
     assert runs.load_run(straight / "iteration_2").config.model == MODEL
-    improve.run(config(tmp_path / "on", restart=False), tmp_path / "on")
+    improve.run(config(tmp_path / "on", restart=False, steps=4), tmp_path / "on")
     assert runs.load_run(tmp_path / "on" / "iteration_2").config.model.source == str(tmp_path / "on" / "iteration_1")
 
 
@@ -275,7 +275,9 @@ def as_after_one_iteration(straight, directory):
             rationales.forget(directory / store, file.name)
 
 
-@pytest.mark.parametrize("stop", ["sampling", "misleading", "training", "asking"])
+@pytest.mark.parametrize(
+    "stop", ["sampling", "training", *(pytest.param(stop, marks=pytest.mark.slow) for stop in ("misleading", "asking"))]
+)
 def test_a_run_that_is_stopped_anywhere_ends_with_the_same_bits(stop, straight, tmp_path, monkeypatch):
     directory = tmp_path / "run"
 
@@ -461,7 +463,7 @@ def test_human_rationales_must_be_there(tmp_path):
         improve.run(config(tmp_path / "run", target="human"), tmp_path / "run")
 
 
-@pytest.mark.parametrize("schedule", ["run", "iteration"])
+@pytest.mark.parametrize("schedule", ["run", pytest.param("iteration", marks=pytest.mark.slow)])
 def test_optimizer_and_schedule_are_carried_on_where_a_recipe_says_so(schedule, tmp_path):
     directory = tmp_path / "run"
     cfg = config(directory, restart=False, optimizer="carried", schedule=schedule, steps=6)
@@ -568,8 +570,12 @@ DIFFERENT = {  # from STaR
 @pytest.mark.parametrize(
     "recipe",
     [
-        "advantage_sft", "expert_iteration", "star", "trice", "star_no_rationalization",
-        pytest.param("rest_em", marks=pytest.mark.slow),  # which differs from star in what the one before does
+        "expert_iteration", "trice",
+        # What `straight` runs, what expert iteration does but for its memory, and with weights as TRICE has them.
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("star", "star_no_rationalization", "rest_em", "advantage_sft")
+        ),
     ],
 )  # fmt: skip
 def test_every_recipe_that_samples_learns_the_echo(recipe, tmp_path):
@@ -701,6 +707,7 @@ def test_a_configuration_of_an_earlier_version_is_that_of_its_recipe_now(tmp_pat
     iterations.claim(cfg, tmp_path)  # is taken for the same run
 
 
+@pytest.mark.slow  # test_resume.py has other meshes; their rationales are sampled below
 def test_a_run_resumes_on_another_mesh_and_trains_there(straight, tmp_path):
     directory, mesh = tmp_path / "run", MeshConfig(fsdp=4)
     shutil.copytree(straight, directory)

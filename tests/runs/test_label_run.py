@@ -187,7 +187,7 @@ def straight(kind, folder):
     return contents(folder)
 
 
-@pytest.mark.parametrize("kind", KILLS)
+@pytest.mark.parametrize("kind", ["monte_carlo", pytest.param("omega", marks=pytest.mark.slow)])
 def test_labelling_that_sigkill_ends_between_two_parts_resumes_bit_for_bit(kind, tmp_path):
     expected, run = straight(kind, tmp_path / "straight"), tmp_path / "shared" / "run"
     assert status_of_killed(tmp_path / "shared", 4, *PARTS, *KILLS[kind], "run_dir=run") == -signal.SIGKILL
@@ -230,6 +230,7 @@ def test_labelling_that_sigkill_ends_at_a_random_moment_resumes_bit_for_bit(kind
     assert contents(run) == expected
 
 
+@pytest.mark.slow  # test_solve.py samples and scores on meshes, as labelling does
 def test_a_model_that_is_sharded_over_eight_devices_writes_the_same_labels(run, tmp_path):
     given = ("label.k=3", "label.smaller=[1]", "label.soft=true", "mesh.data=2", "mesh.fsdp=4")
     label.run(config(tmp_path / "mesh", *given), tmp_path / "mesh")

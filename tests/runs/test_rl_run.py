@@ -1,5 +1,8 @@
 """Runs that train on their own answers: stopped and resumed, saved and loaded, refused."""
 
+import contextlib
+import io
+
 import jax
 import numpy as np
 import pytest
@@ -42,26 +45,40 @@ def weights(directory):
         return saved.load_params()
 
 
-@pytest.mark.parametrize(
-    "method",
-    [
-        ("method=policy_gradient", "method.baseline=moving", "data.dead=refill", "method.epochs=2"),
-        ("method=reft", "method.minibatches=2", "method.critic=apart"),
-    ],
-)
-def test_a_stopped_run_ends_with_the_same_bits(method, tmp_path, monkeypatch):
-    straight = tmp_path / "straight"
+def stopped(folder, *method):
+    """Directories of a run, and of the same run in two halves."""
+    straight, halved = folder / "straight", folder / "halved"
     train.run(composed(straight, *method), straight)
-    halved = tmp_path / "halved"
     train.run(composed(halved, *method, "steps=2"), halved)
     train.run(composed(halved, *method, "resume=x"), halved)
+    return straight, halved
+
+
+@pytest.fixture(scope="module")
+def refilled(tmp_path_factory):
+    """Such runs that keep all that a run can keep, and what the first one showed."""
+    method = ("method=policy_gradient", "method.baseline=moving", "data.dead=refill", "method.epochs=2")
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        straight, halved = stopped(tmp_path_factory.mktemp("refilled"), *method, "sample_every=2")
+    return straight, halved, shown.getvalue()
+
+
+def test_a_stopped_run_ends_with_the_same_bits(refilled):
+    ends_with_the_same_bits(*refilled[:2])
+
+
+@pytest.mark.slow  # tests/training/test_checkpoint.py and test_reference.py have the parts of its state
+def test_a_stopped_run_of_two_models_ends_with_the_same_bits(tmp_path):
+    ends_with_the_same_bits(*stopped(tmp_path, "method=reft", "method.minibatches=2", "method.critic=apart"))
+
+
+def ends_with_the_same_bits(straight, halved):
     assert small_runs.lines(halved / "metrics.jsonl") == small_runs.lines(straight / "metrics.jsonl")
     for a, b in zip(*(np_leaves(weights(each)) for each in (straight, halved)), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
 def np_leaves(tree):
-
     return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
 
 
@@ -107,14 +124,10 @@ def test_rollouts_without_a_task_are_refused():
         small_runs.composed("~experiments", "method=grpo", "data=rollouts", "eval=none")
 
 
-def test_rollouts_are_rows_of_a_store_and_the_same_after_a_kill(tmp_path, capsys):
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    more = ("method=grpo", "sample_every=2")
-    train.run(composed(whole, *more), whole)
-    shown = capsys.readouterr().out
-    assert shown.count("best rollout, reward") == shown.count("worst rollout, reward") == 3
-    train.run(composed(resumed, *more, "steps=2"), resumed)
-    train.run(composed(resumed, *more, "resume=x"), resumed)
+def test_rollouts_are_rows_of_a_store_and_the_same_after_a_kill(refilled):
+    whole, resumed, shown = refilled
+    # After steps 1, 2 and 4 of the one, and of the halves of the other.
+    assert shown.count("best rollout, reward") == shown.count("worst rollout, reward") == 2 * 3
     rows = [Store.open(each / "rollouts").rows().to_pylist() for each in (whole, resumed)]
     assert rows[0] == rows[1]
     assert [row["iteration"] for row in rows[0]] == [1] * 8 + [2] * 8 + [4] * 8

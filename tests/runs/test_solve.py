@@ -253,11 +253,17 @@ def test_a_directory_of_another_search_is_refused(majority):
 REVISE = ("search=revise", "search.chains=2", "search.length=3", "search.context=2", "scorer=oracle", *SHORT)
 
 
-def test_a_revision_is_stored_after_the_attempt_that_it_was_shown(tmp_path):
-    lines = run(tmp_path / "run", *REVISE)
+@pytest.fixture(scope="module")
+def revised(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("revised") / "run"
+    return folder, run(folder, *REVISE)
+
+
+def test_a_revision_is_stored_after_the_attempt_that_it_was_shown(revised):
+    directory, lines = revised
     task, lengths = Cups(min_moves=6, max_moves=6), set()
     questions = {problem.id: problem for problem in task.problems("dev")}
-    for id, tree in trees_of(tmp_path / "run").items():
+    for id, tree in trees_of(directory).items():
         ends = [
             row for row in tree.values() if not any(row["place"]["node"] == o["place"]["parent"] for o in tree.values())
         ]
@@ -275,14 +281,13 @@ def test_a_revision_is_stored_after_the_attempt_that_it_was_shown(tmp_path):
                 verdict = task.grader(row["written"].removesuffix(";"), questions[id].gold)
                 assert row["correct"] == (verdict.correct and row["finished"])
     assert lengths == {3} and lines[-1].candidates == 6
-    cfg, folder = chosen(solve.KIND, f"tables={tmp_path / 'run'}")
+    cfg, folder = chosen(solve.KIND, f"tables={directory}")
     assert solve.tabulated(cfg, folder) == lines
 
 
-def test_the_tokens_of_a_revision_are_drawn_after_the_attempts(tmp_path):
-    run(tmp_path / "run", *REVISE)
+def test_the_tokens_of_a_revision_are_drawn_after_the_attempts(revised):
     policy = load.load_model("bundled:cups")
-    rows = [row for row in rows_of(tmp_path / "run") if row["place"]["parent"] > 0][:8]
+    rows = [row for row in rows_of(revised[0]) if row["place"]["parent"] > 0][:8]
     prompts = [policy.tokenizer.encode_prompt(row["prompt"]) for row in rows]
     expected = score.score(policy.definition, policy.params, prompts, [row["tokens"] for row in rows])
     bound = tolerances.forward(policy.lm, keys=64, size=20.0, scores=3.0)

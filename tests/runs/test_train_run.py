@@ -286,6 +286,7 @@ def test_a_run_that_is_stopped_ends_the_same(finished, tmp_path, monkeypatch):
     assert_same_state(tmp_path / "run" / "control", finished.directory / "control")
 
 
+@pytest.mark.slow  # the halves of test_rl_run.py are prolonged, and test_improve_run.py takes settings from `resume=`
 def test_a_run_is_prolonged_by_resume_with_more_steps(finished, tmp_path):
     directory = tmp_path / "run"
     short = dataclasses.replace(finished.cfg, steps=3, control=False)

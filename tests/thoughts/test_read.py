@@ -91,10 +91,11 @@ def test_sampled_thoughts_differ_from_each_other_and_by_key():
 
 def test_texts_of_one_bucket_share_one_program():
     model, params = tiny.thinker_of()
-    reading._effects.clear_cache()
+    programs = set()
     for text in (TEXT, [1, 2], [4] * 32):
         assert len(read(METHOD, model, params, text, jax.random.key(0)).steps) == len(text) - 1
-    assert reading._effects._cache_size() == 1
+        programs.add(reading._effects._cache_size())
+    assert len(programs) == 1 and 0 not in programs
 
 
 def test_a_text_of_one_token_has_no_thoughts_before_it():
@@ -150,7 +151,11 @@ def test_a_step_with_several_thoughts_counts_their_mean():
 TEXTS = [TEXT, TEXT[:4], [2] * 40, TEXT[::-1], [1]]
 
 
-@pytest.mark.parametrize("settings", [{}, {"greedy": False, "num_thoughts": 2}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize(
+    "settings",
+    [pytest.param({}, marks=pytest.mark.slow), {"greedy": False, "num_thoughts": 2}],
+    ids=["greedy", "sampled"],
+)
 def test_texts_that_are_read_together_are_read_as_each_by_itself(settings):
     model, params = tiny.thinker_of()
     key = jax.random.key(7)

@@ -47,7 +47,12 @@ def naive(method, model, params, prompt, count):
 
 @pytest.mark.parametrize(
     "method",
-    [THINKING, dataclasses.replace(THINKING, mix="hidden"), dataclasses.replace(THINKING, fill="pause")],
+    [
+        THINKING,
+        # What differs is in `think`, whose predictions other tests have.
+        pytest.param(dataclasses.replace(THINKING, mix="hidden"), marks=pytest.mark.slow),
+        pytest.param(dataclasses.replace(THINKING, fill="pause"), marks=pytest.mark.slow),
+    ],
     ids=["logprobs", "hidden", "pause"],
 )
 def test_batched_generation_equals_reading_the_growing_text_for_every_token(x64, method):
@@ -90,17 +95,22 @@ def test_without_thinking_a_thinker_and_its_lm_write_the_references_greedy_text(
     assert found.effect is None
 
 
+@functools.cache
+def many(forbidden=LAST.forbidden):
+    """Two hundred texts that are drawn with one key after one prompt."""
+    model, params = tiny.thinker_of(tokens=Tokens(forbidden=forbidden))
+    settings = {"max_new_tokens": 5, "temperature": 3.0, "greedy_thoughts": False, "samples": 200}
+    return generate(THINKING, model, params, [[1, 2]], jax.random.key(0), **settings)
+
+
 def test_forbidden_ids_are_neither_thought_nor_written():
-    model, params = tiny.thinker_of(tokens=LAST)
-    settings = {"max_new_tokens": 12, "temperature": 3.0, "greedy_thoughts": False}
-    free = generate(THINKING, model, params, [[1], [2, 3]] * 8, jax.random.key(0), **settings)
-    other = tiny.thinker_of(tokens=Tokens(forbidden=(0, 4, 7, 12)))[0]
-    held = generate(THINKING, other, params, [[1], [2, 3]] * 8, jax.random.key(0), **settings)
+    free, held = many(), many((0, 4, 7, 12))
     assert set(np.unique(free.tokens)) == set(np.unique(free.effect.thoughts)) == set(range(12))  # all but 12
     allowed = {1, 2, 3, 5, 6, 8, 9, 10, 11}
     assert set(np.unique(held.tokens)) == set(np.unique(held.effect.thoughts)) == allowed
 
 
+@pytest.mark.slow  # tests/decoding/test_sampling.py has the same of the function that draws them
 def test_sampled_tokens_come_at_their_probabilities_under_the_temperature():
     _, params = tiny.thinker_of(tokens=LAST)
     plain = PlainLM().definition(tiny.LM)
@@ -130,16 +140,19 @@ SAMPLED = {"max_new_tokens": 5, "temperature": 1.5, "greedy_thoughts": False}
 
 
 def test_what_is_drawn_for_a_row_depends_on_its_own_key_and_prompt_alone(x64):
+    """Beside other rows, at another place; in a batch of another size in the test below."""
     model, params = tiny.thinker_of(tiny.EXACT, tokens=LAST)
-    keys = jax.random.split(jax.random.key(5), 3)
-    together = generate(THINKING, model, params, PROMPTS, keys, **SAMPLED)
-    assert len({tuple(row) for row in np.asarray(together.tokens)}) == 3
-    assert len({tuple(row) for row in np.asarray(together.effect.thoughts)[:, 0, 0]}) == 3
-    for row in (2, 0):
-        alone = generate(THINKING, model, params, [PROMPTS[row]], keys[row : row + 1], **SAMPLED)
-        np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
-        np.testing.assert_array_equal(alone.effect.thoughts[0], together.effect.thoughts[row])
-        np.testing.assert_allclose(alone.logprobs[0], together.logprobs[row], rtol=0, atol=EXACT)
+    keys, others = jax.random.split(jax.random.key(5), 4), jax.random.split(jax.random.key(8), 2)
+    prompts = [*PROMPTS, [2, 8]]
+    together = generate(THINKING, model, params, prompts, jax.random.clone(keys), **SAMPLED)
+    assert len({tuple(row) for row in np.asarray(together.tokens)}) == 4
+    assert len({tuple(row) for row in np.asarray(together.effect.thoughts)[:, 0, 0]}) == 4
+    moved, places = [[4] * 9, prompts[2], [11], prompts[0]], {2: 1, 0: 3}
+    elsewhere = generate(THINKING, model, params, moved, jnp.stack([others[0], keys[2], others[1], keys[0]]), **SAMPLED)
+    for row, place in places.items():
+        np.testing.assert_array_equal(elsewhere.tokens[place], together.tokens[row])
+        np.testing.assert_array_equal(elsewhere.effect.thoughts[place], together.effect.thoughts[row])
+        np.testing.assert_allclose(elsewhere.logprobs[place], together.logprobs[row], rtol=0, atol=EXACT)
 
 
 def test_samples_of_a_prompt_are_those_of_the_prompt_given_as_often(x64):
@@ -153,8 +166,7 @@ def test_samples_of_a_prompt_are_those_of_the_prompt_given_as_often(x64):
 
 
 def test_one_key_draws_again_for_every_row_and_every_token():
-    model, params = tiny.thinker_of(tokens=LAST)
-    found = generate(THINKING, model, params, [[1, 2]], jax.random.key(0), samples=200, **SAMPLED)
+    found = many()
     thoughts = np.asarray(found.effect.thoughts)[:, :, 0]
     for drawn in (np.asarray(found.tokens), thoughts[:, :, 0], thoughts[:, 0]):
         # Of 199 pairs of neighbours, as many agree as chance has it: far from all.
@@ -162,13 +174,14 @@ def test_one_key_draws_again_for_every_row_and_every_token():
         assert np.mean(drawn[:, :-1] == drawn[:, 1:]) < 0.5
 
 
-def test_prompts_and_lengths_of_one_bucket_share_one_program():
-    model, params = tiny.thinker_of(tokens=LAST)
-    writing._write.clear_cache()
-    for prompts, count in (([[1, 2], [3]], 4), ([[5] * 30, [1, 2, 3]], 7)):
+def test_prompts_and_lengths_of_one_bucket_share_one_program(x64):
+    model, params = tiny.thinker_of(tiny.EXACT, tokens=LAST)
+    programs = []
+    for prompts, count in (([[1, 2], [3], [4]], 4), ([[5] * 30, [1, 2, 3], [4, 5]], 7)):
         found = generate(THINKING, model, params, prompts, jax.random.key(0), max_new_tokens=count)
-        assert found.tokens.shape == (2, count)
-    assert writing._write._cache_size() == 1
+        assert found.tokens.shape == (3, count)
+        programs.append(writing._write._cache_size())
+    assert programs[0] == programs[1] > 0
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,10 @@ class Compared(PlainLM):
         (PlainLM(), OptimConfig(ema=0.9), None, MeshConfig(fsdp=2)),
         (PlainLM(), OptimConfig(), LoraConfig(rank=2, base="bfloat16"), MeshConfig(data=2, fsdp=2)),
         (Compared(), OptimConfig(), None, MeshConfig(data=2)),
-        (QuietStar(thought_len=1, lookahead=1, delimiter_init="mean"), OptimConfig(), None, MeshConfig()),
+        pytest.param(
+            *(QuietStar(thought_len=1, lookahead=1, delimiter_init="mean"), OptimConfig(), None, MeshConfig()),
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["bfloat16", "average", "adapters", "reference", "quiet_star"],
 )

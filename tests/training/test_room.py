@@ -1,12 +1,13 @@
 """Memory of a step: the formula against the compiled step, and what is said where there is no room."""
 
 import dataclasses
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import pytest
-from small_runs import small
+from small_runs import MODEL, composed, small
 
 from qstar import sharding
 from qstar.methods.plain_lm import PlainLM
@@ -26,6 +27,7 @@ LM = LMConfig(vocab=500, width=64, layers=4, heads=4, kv_heads=2, head_size=16, 
 THINKS = QuietStar(thought_len=6, lookahead=2, mix="hidden", baseline="mean")
 
 
+@functools.cache  # what is traced for one test need not be for another
 def program_of(method, lm=LM, micro_batches=1, mesh=MeshConfig()):  # noqa: B008 (frozen)
     return Program.of(method, lm, sharding.make_mesh(mesh), OptimConfig(), 10, micro_batches)
 
@@ -44,12 +46,13 @@ def compiled_bytes(program, rows, length):
     ("method", "remat", "layers", "rows", "length"),
     [
         (THINKS, "full", 4, 8, 64),  # the batch of a test below: compiled once
-        (THINKS, "minimal", 4, 2, 64),
-        (THINKS, "none", 2, 2, 64),
-        (THINKS, "none", SHALLOW + 1, 1, 64),
+        pytest.param(THINKS, "minimal", 4, 2, 64, marks=pytest.mark.slow),
+        pytest.param(THINKS, "none", 2, 2, 64, marks=pytest.mark.slow),
+        pytest.param(THINKS, "none", SHALLOW + 1, 1, 64, marks=pytest.mark.slow),
         (PlainLM(), "full", 4, 32, 64),
+        (PlainLM(), "none", SHALLOW + 1, 8, 64),
     ],
-    ids=["thinking", "minimal", "without-remat", "without-remat-deep", "plain"],
+    ids=["thinking", "minimal", "without-remat", "without-remat-deep", "plain", "plain-without-remat-deep"],
 )
 def test_the_formula_foresees_what_a_compiled_step_takes(method, remat, layers, rows, length):
     program = program_of(method, dataclasses.replace(LM, remat=remat, layers=layers))
@@ -118,8 +121,8 @@ def test_where_there_is_no_room_for_two_steps_memory_is_given_back_between_them(
 
 def test_a_run_without_room_ends_before_its_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "free_bytes", lambda device: 1000)
-    cfg = small("steps=2", "eval=none", "control=false", "sample_every=0")
-    with pytest.raises(ValueError, match=r"a step of QuietStar .*lora.rank=8"):
+    cfg = composed(*MODEL, "~experiments", "method=lm", "batch_size=4", "steps=2", "eval=none", "sample_every=0")
+    with pytest.raises(ValueError, match=r"a step of PlainLM .*lora.rank=8"):
         train.run(cfg, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert not any((tmp_path / "run" / "checkpoints").iterdir())

@@ -1,3 +1,4 @@
+import functools
 from dataclasses import dataclass
 
 import jax
@@ -27,14 +28,13 @@ def four_rows(targets=True):
     return tiny.batch(tokens, np.ones((4, 6), int), mask)
 
 
+@functools.partial(jax.jit, static_argnames=("method", "model", "count"))
 def gradient_of(method, model, params, batch, count):
+    key = jax.random.key(0)
     if count == 1:
-        grad = jax.grad(lambda params, batch, key: method.loss(Models(model.bind(params)), batch, key), has_aux=True)
-        return jax.jit(grad)(params, batch, jax.random.key(0))
+        return jax.grad(lambda params: method.loss(Models(model.bind(params)), batch, key), has_aux=True)(params)
     terms = lambda params, batch, key: method.loss_terms(Models(model.bind(params)), batch, key)  # noqa: E731
-    return jax.jit(lambda params, batch, key: accumulate(terms, params, batch, key, count))(
-        params, batch, jax.random.key(0)
-    )
+    return accumulate(terms, params, batch, key, count)
 
 
 def assert_close(found, expected, tolerance):
@@ -43,6 +43,7 @@ def assert_close(found, expected, tolerance):
         assert tiny.relative_error(leaf, other) < tolerance, path
 
 
+@pytest.mark.slow  # test_micro_batches.py has slices of any numbers of targets
 @pytest.mark.parametrize("count", [2, 4])
 def test_micro_batches_of_equally_many_targets_give_the_gradient_of_the_whole_batch(x64, count):
     model, params = tiny.lm_of(tiny.EXACT)
@@ -92,11 +93,14 @@ def test_a_batch_that_does_not_split_is_an_error():
         gradient_of(PlainLM(), model, params, four_rows(), 3)
 
 
+step_of = functools.cache(make_step)
+
+
 def run(method, model, params, tx, steps, **settings):
     """States' weights after each step, the averages, and the metrics."""
     mesh = sharding.make_mesh(sharding.MeshConfig())
     with jax.set_mesh(mesh):
-        step = make_step(method, model, tx, mesh, **settings)
+        step = step_of(method, model, tx, mesh, **settings)
         state = new_state(jax.tree.map(jnp.copy, params), tx, jax.random.key(1), settings.get("ema", 0) > 0)
         history = []
         for _ in range(steps):

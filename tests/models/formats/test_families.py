@@ -435,7 +435,7 @@ def in_one_text(model, params, batch):
     return hidden, jax.nn.log_softmax(bound.logits(hidden))
 
 
-@pytest.mark.parametrize("family", THINKERS)
+@pytest.mark.parametrize("family", ["mistral", "gemma", pytest.param("qwen", marks=pytest.mark.slow)])
 def test_columns_equal_the_ordinary_text_with_the_thought_written_into_it(x64, family):
     model, params = thinker_of(THINKERS[family])
     thoughts, found = in_parallel(model, params)
@@ -456,13 +456,13 @@ def test_writing_continues_as_if_the_text_so_far_were_the_prompt(x64):
     method = QuietStar(thought_len=3)
     # Prompts of different lengths stand in rows of one width: what is new lies far behind the end of the shorter.
     prompts = [[3, 7, 1, 9, 4, 4, 0, 11, 8], [5, 2]]
-    whole = generate(method, model, params, prompts, jax.random.key(0), max_new_tokens=5)
+    whole = generate(method, model, params, prompts * 5, jax.random.key(0), max_new_tokens=5)  # as many rows as below
     grown = [prompt + whole.text(row)[:count] for row, prompt in enumerate(prompts) for count in range(5)]
     steps = generate(method, model, params, grown, jax.random.key(0), max_new_tokens=1)
-    np.testing.assert_array_equal(np.asarray(whole.tokens).ravel(), np.asarray(steps.tokens).ravel())
+    np.testing.assert_array_equal(np.asarray(whole.tokens)[:2].ravel(), np.asarray(steps.tokens).ravel())
     bound = tolerances.forward(THINKERS["gemma"])
     np.testing.assert_allclose(
-        np.asarray(whole.logprobs).ravel(), np.asarray(steps.logprobs).ravel(), rtol=0, atol=bound
+        np.asarray(whole.logprobs)[:2].ravel(), np.asarray(steps.logprobs).ravel(), rtol=0, atol=bound
     )
 
 
@@ -487,7 +487,7 @@ def test_a_window_as_long_as_the_row_is_not_a_window():
     assert run(windowed) == run(plain)
 
 
-@pytest.mark.parametrize("remat", ["full", "minimal"])
+@pytest.mark.parametrize("remat", ["full", pytest.param("minimal", marks=pytest.mark.slow)])
 def test_recomputing_layers_of_two_kinds_changes_no_gradient(x64, remat):
     def gradient(remat):
         model, params = tiny.lm_of(dataclasses.replace(THINKERS["gemma"], remat=remat))

@@ -72,6 +72,14 @@ def command(server, tmp_path, *arguments, token="hf_secret"):
     )  # fmt: skip
 
 
+@pytest.fixture
+def here(stand_in, tmp_path, monkeypatch):
+    """The command in this process."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{stand_in.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    return lambda *arguments: prepare.main(["bundled:cups", str(tmp_path / "out"), "--to", "huggingface", *arguments])
+
+
 def uploaded(server):
     """The files of the one commit that was made."""
     ((path, _, body),) = [asked for asked in server.asked if "/commit/" in asked[0]]
@@ -103,17 +111,18 @@ def test_without_a_token_nothing_is_built(stand_in, tmp_path):
     assert not (tmp_path / "out").exists() and stand_in.asked == []
 
 
-def test_what_the_hub_refuses_stays_here_whole(stand_in, tmp_path):
+def test_what_the_hub_refuses_stays_here_whole(stand_in, here, tmp_path):
     stand_in.refuses = True
-    done = command(stand_in, tmp_path, "--to", "huggingface", "--push", "org/tiny")
-    assert done.returncode == 1
-    assert f"hf upload org/tiny {tmp_path / 'out'} --repo-type model" in done.stderr
+    with pytest.raises(SystemExit, match=f"hf upload org/tiny {tmp_path / 'out'} --repo-type model"):
+        here("--push", "org/tiny")
+    assert any(path == "/api/repos/create" for path, _, _ in stand_in.asked)
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_without_push_nothing_is_asked_of_the_hub(stand_in, tmp_path):
-    assert command(stand_in, tmp_path, "--to", "huggingface").returncode == 0
-    assert stand_in.asked == [] and not (tmp_path / "out" / "README.md").exists()
+def test_without_push_nothing_is_asked_of_the_hub(stand_in, here, tmp_path):
+    here()
+    assert stand_in.asked == [] and (tmp_path / "out" / "model.safetensors").is_file()
+    assert not (tmp_path / "out" / "README.md").exists()
 
 
 @pytest.mark.parametrize("name", ["tiny", "org/tiny/more", "org/ti ny"])
