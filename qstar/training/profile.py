@@ -76,8 +76,11 @@ def _axes(name: str, rest: str) -> list[int]:
 
 def profiled(run: Callable[[], object]) -> tuple[collections.Counter, collections.Counter]:
     """`durations` of one call of `run`, which is compiled already; what it returns is waited for."""
+    options = jax.profiler.ProfileOptions()
+    options.enable_hlo_proto = jax.default_backend() != "cpu"  # a CPU's needs none, and all of the process are written
+    options.python_tracer_level = 0
     with tempfile.TemporaryDirectory() as folder:
-        with jax.profiler.trace(folder):
+        with jax.profiler.trace(folder, profiler_options=options):
             jax.block_until_ready(run())
         return durations(Path(folder))
 

@@ -121,7 +121,7 @@ def test_where_there_is_no_room_for_two_steps_memory_is_given_back_between_them(
 
 def test_a_run_without_room_ends_before_its_first_step(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "free_bytes", lambda device: 1000)
-    cfg = composed(*MODEL, "~experiments", "method=lm", "batch_size=4", "steps=2", "eval=none", "sample_every=0")
+    cfg = composed(*MODEL, "~experiments", "method=lm", "data.length=32", "steps=2", "eval=none", "sample_every=0")
     with pytest.raises(ValueError, match=r"a step of PlainLM .*lora.rank=8"):
         train.run(cfg, tmp_path / "run")
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
