@@ -355,11 +355,16 @@ def text(path: Path) -> str:
 
 
 def small_text(path: Path) -> str:
-    """The text of a file that is small where it is whole. Raises ValueError for one that is far too large, unread."""
+    """The text of a file that is small where it is whole. Raises ValueError as `small_bytes` and `text`."""
+    return decoded(small_bytes(path), path)
+
+
+def small_bytes(path: Path) -> bytes:
+    """The contents of such a file. Raises ValueError for one that is far too large, unread."""
     size = os.stat(path).st_size
     if size > MAX_JSON:
         raise ValueError(f"{path} has {size:,} bytes, expected at most {MAX_JSON:,}: put back a copy of the file")
-    return text(path)
+    return path.read_bytes()
 
 
 def parsed(text: str, where: str) -> Json:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from qstar import files
 from qstar.models.formats import companions
 from qstar.models.formats.weights import finite
 from qstar.models.lm import LMConfig
@@ -109,7 +110,7 @@ def _apart(weight: np.ndarray) -> np.ndarray:
 def _pieces(path: Path, count: int) -> Pieces:
     if not path.is_file():
         raise FileNotFoundError(f"no tokenizer at {path}: expected the tokenizer.bin that belongs to the weights there")
-    contents, at, pieces = path.read_bytes(), 4, []  # after the length of the longest piece
+    contents, at, pieces = files.small_bytes(path), 4, []  # after the length of the longest piece
     try:
         for _ in range(count):
             score, length = struct.unpack_from("<fi", contents, at)
@@ -122,6 +123,12 @@ def _pieces(path: Path, count: int) -> Pieces:
     if at != len(contents):
         raise ValueError(f"{path} goes on after its {count} pieces: it is the tokenizer of another model")
     tokens = tuple(MARKED.get(token, token) for token, _ in pieces)
+    ids: dict[str, int] = {}
+    for id, token in enumerate(tokens):
+        if ids.setdefault(token, id) != id:
+            raise ValueError(
+                f"{path} has the piece {token!r} twice, as ids {ids[token]} and {id}: use an undamaged copy"
+            )
     return Pieces(tokens, tuple(score for _, score in pieces), _companions(tokens))
 
 

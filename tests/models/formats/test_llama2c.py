@@ -96,6 +96,19 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
         llama2c.read_file(broken(tmp_path, tail))
 
 
+def test_a_piece_that_stands_twice_is_refused(tmp_path):
+    cfg, params = hf.read_directory(GOLDEN / "llama_mha_tied")
+    path = write(tmp_path, cfg, params, [*PIECES[:40], PIECES[10], *PIECES[41:]])
+    with pytest.raises(ValueError, match=r"tokenizer\.bin has the piece .* twice, as ids 10 and 40"):
+        llama2c.read_file(path)
+
+
+def test_a_huge_tokenizer_is_refused_unread(tmp_path):
+    grow = lambda path: os.truncate(path.with_name("tokenizer.bin"), 1 << 40)  # noqa: E731 (takes no place on the disk)
+    with pytest.raises(ValueError, match=r"tokenizer\.bin has 1,099,511,627,776 bytes, expected at most"):
+        llama2c.read_file(broken(tmp_path, grow))
+
+
 STORIES = Path(os.environ.get("QSTAR_DATA", ".")) / "stories260k" / "checkpoint_legacy.bin"
 
 
