@@ -91,7 +91,7 @@ class Tokenizer:
                 tokenizer = cls.from_json(json.dumps(contents | {"added_tokens": added}))
             return tokenizer.marked(markings.read(path, tokenizer._backend))
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
 
     def to_json(self) -> str:
         return self._backend.to_str(pretty=True)
