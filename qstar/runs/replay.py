@@ -2,8 +2,11 @@
 
 What is proposed at a node is a function of the node and of how often it was continued, so a search of less budget
 proposes a part of what a larger one did, and chooses with the scores that are stored. That holds for whole solutions
-(the first n of N) and for any strategy that a budget of tokens or candidates ends early. A smaller n of a search by
-steps is another search, whose steps are not stored: it is refused.
+(the first n of N) and for a strategy that a budget of tokens or candidates ends early. A smaller n of a search by steps
+is another search, whose steps are not stored: it is refused. So is a smaller budget under which lookahead has to rank a
+step whose rollout is not affordable, or particles are resampled among others than before: it asks for scores, or steps,
+that the larger search did not need. A search that goes on where only a part of a round was affordable, as revisions do,
+has other node numbers from there on than one of that budget from scratch, which draws by them: its table is of other draws.
 """
 
 import dataclasses

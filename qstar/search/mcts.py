@@ -250,12 +250,17 @@ class _Search:
         return statistics.visits, statistics.mean if statistics.visits else 0.0, statistics.rank
 
     def _choose(self, problem: int, ends: Sequence[Node]) -> Node:
-        """Where the most visited path did not come to its end: among the finished solutions all the same."""
+        """Where the most visited path did not come to its end: among the finished solutions all the same.
+
+        By the scores that they have: equal siblings, and ends of rollouts where only agreement values them, have none.
+        """
         finished = [node for node in self.trees.nodes[problem] if node.finished]
         if self.cfg.select != "visits":
             return choose.by_rule(
                 self.cfg.select, self.trees, finished or [self._most_visited(self.trees.prompts[problem])]
             )
+        if self.trees.scorers:
+            finished = [node for node in finished if node in self.trees.scores[self.trees.guide]]
         if ends[problem].finished or not finished:
             return ends[problem]
         return choose.by_rule("max" if self.trees.scorers else "majority", self.trees, finished)

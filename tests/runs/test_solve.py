@@ -375,6 +375,15 @@ def test_a_beam_that_tokens_end_early_is_made_again_from_the_rows(beam, tmp_path
     assert stored.written <= 14 < whole.written
 
 
+def test_a_tree_search_that_tokens_end_early_is_made_again_from_the_rows(tmp_path):
+    tree = ("search=mcts", "search.n=12", "search.k=4", "scorer=[logprob,oracle]", "step_tokens=2", *SHORT)
+    run(tmp_path / "whole", *tree)
+    for tokens in (24, 40, 60):
+        limited = run(tmp_path / f"{tokens}", *tree, f"max_tokens={tokens}")[-1]
+        stored = solve.tabulated(composed(*tree, f"budgets=[{tokens}]", name="solve"), tmp_path / "whole")[0]
+        assert dataclasses.replace(stored, budget="all", seconds=limited.seconds) == limited
+
+
 def test_a_table_needs_no_model(majority, monkeypatch):
     monkeypatch.delattr(load, "initial_model")
     cfg = composed(*MAJORITY, name="solve")
