@@ -6,7 +6,7 @@ proposes a part of what a larger one did, and chooses with the scores that are s
 is another search, whose steps are not stored: it is refused. So is a smaller budget under which lookahead has to rank a
 step whose rollout is not affordable, or particles are resampled among others than before: it asks for scores, or steps,
 that the larger search did not need. A search that goes on where only a part of a round was affordable, as revisions do,
-has other node numbers from there on than one of that budget from scratch, which draws by them: its table is of other draws.
+has other node numbers from there on than one of that budget from scratch, and draws by them: its table has other draws.
 """
 
 import dataclasses
