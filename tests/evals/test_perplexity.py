@@ -110,7 +110,7 @@ def direct(params, document, way, num_thoughts=1):
     return np.array(found)
 
 
-@pytest.mark.parametrize(("way", "num_thoughts"), [("greedy", 1), ("sampled", 3)])
+@pytest.mark.parametrize(("way", "num_thoughts"), [pytest.param("greedy", 1, marks=pytest.mark.slow), ("sampled", 3)])
 def test_every_token_has_the_log_prob_of_a_direct_computation(x64, way, num_thoughts):
     subject = thinker()
     found = asked(measured(dataclasses.replace(CFG, num_thoughts=num_thoughts)), subject, ("none", way))

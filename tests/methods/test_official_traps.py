@@ -88,6 +88,7 @@ def test_delimiters_and_mixing_head_survive_saving_loading_and_two_forwards(trai
     assert np.abs(predicted(run.method, run.definition, reset, batch) - expected).max() > 0.01
 
 
+@pytest.mark.slow  # tests/runs/test_train_run.py compares all weights of a run that was stopped
 def test_training_continues_from_the_loaded_delimiters_and_mixing_head(trained):
     program = trained.program
     with Checkpoints(f"{trained.directory}/checkpoints", every=1, keep=1) as saved:

@@ -71,7 +71,7 @@ TEXTS = [[[4, 6, 0, 11, 8], [12, 1, 0, 0, 0]], [[10, 6, 1, 7, 3], [5, 0, 0, 0, 0
 
 @pytest.mark.parametrize(  # gemma has the windows and norms of the other two
     "family",
-    ["llama", "gemma", "adapters", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mistral", "qwen"))],
+    ["gemma", "adapters", *(pytest.param(name, marks=pytest.mark.slow) for name in ("llama", "mistral", "qwen"))],
 )
 def test_texts_after_a_shared_prompt_equal_each_in_a_row_of_its_own(family, x64):
     """Log-probs and gradients."""

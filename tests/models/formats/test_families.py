@@ -435,7 +435,9 @@ def in_one_text(model, params, batch):
     return hidden, jax.nn.log_softmax(bound.logits(hidden))
 
 
-@pytest.mark.parametrize("family", ["mistral", "gemma", pytest.param("qwen", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "family", ["gemma", *(pytest.param(name, marks=pytest.mark.slow) for name in ("mistral", "qwen"))]
+)
 def test_columns_equal_the_ordinary_text_with_the_thought_written_into_it(x64, family):
     model, params = thinker_of(THINKERS[family])
     thoughts, found = in_parallel(model, params)
