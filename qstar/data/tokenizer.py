@@ -52,7 +52,7 @@ STYLES = {
 }
 
 
-_BORDER = "\x01"  # a character that no token joins with others
+_BORDERS = "\x01\n.0a"  # characters that few tokens join with others; the first, of bytes, none
 _INCOMPLETE = "\ufffd"  # what bytes that make no character are decoded to
 
 
@@ -283,9 +283,12 @@ class Tokenizer:
         """Token ids of a text that goes on after another one: without the space that some put before a text."""
         if isinstance(self._backend.model, models.WordLevel):  # which puts no space before a text
             return self.encode(text)
-        border = self.encode(_BORDER)
-        joint = self.encode(_BORDER + text)
-        return joint[len(border) :] if joint[: len(border)] == border else self.encode(text)
+        for char in _BORDERS:
+            border, joint = self.encode(char), self.encode(char + text)
+            # A vocabulary without the character would leave it out, or join its unknown token with the text's.
+            if border and self.decode(border).endswith(char) and joint[: len(border)] == border:
+                return joint[len(border) :]
+        return self.encode(text)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of the ids, special tokens included; ids without a spelling (padding of the vocabulary) give nothing."""

@@ -60,6 +60,18 @@ def spiece(tmp_path):
     return saved(tmp_path / "spiece", metaspace_bpe().to_str(), tokenizer_config=named)
 
 
+@pytest.mark.parametrize("options", [{}, {"unk_token": "<unk>"}, {"unk_token": "<unk>", "fuse_unk": True}])
+@pytest.mark.parametrize("newline", ["\n", "."])
+def test_a_text_goes_on_without_a_space_where_the_vocabulary_has_no_bytes(options, newline):
+    vocab = {"<unk>": 0, "▁": 1, "a": 2, "b": 3, "▁a": 4, "ab": 5, "▁ab": 6, newline: 7}
+    backend = Backend(models.BPE(vocab, [("▁", "a"), ("▁a", "b"), ("a", "b")], **options))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.decoder = decoders.Metaspace(prepend_scheme="first", split=False)
+    tokenizer = Tokenizer(backend)
+    assert (tokenizer.encode_after("ab"), tokenizer.encode_after(" ab")) == ([5], [6])
+    assert tokenizer.encode_after("éab") == ([0, 5] if options else [5])
+
+
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
