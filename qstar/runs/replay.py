@@ -4,7 +4,7 @@ What is proposed at a node is a function of the node and of how often it was con
 proposes a part of what a larger one did, and chooses with the scores that are stored. That holds for whole solutions
 (the first n of N) and for a strategy that a budget of tokens or candidates ends early. A smaller n of a search by steps
 is another search, whose steps are not stored: it is refused. So is a smaller budget under which lookahead has to rank a
-step whose rollout is not affordable, or particles are resampled among others than before: it asks for scores, or steps,
+step whose rollout is not affordable, or a beam or particles keep others than before: it asks for scores, or steps,
 that the larger search did not need. A search that goes on where only a part of a round was affordable, as revisions do,
 has other node numbers from there on than one of that budget from scratch, and draws by them: its table has other draws.
 """
@@ -96,7 +96,7 @@ def _candidates(tree: Tree, node: Node, k: int, key: Key | None) -> list[Candida
     if len(stored) < (k if key is not None else 1):  # of the likeliest there are as many as the vocabulary has
         raise ValueError(
             f"question {tree.rows[0]['problem']}: {len(stored)} steps are stored after node {node.state}, and this "
-            f"search would take {k}: give budgets of tokens, or search with these settings"
+            f"search would take {k}: take another budget of tokens, or search with these settings"
         )
     return [_candidate(tree.rows[number]) for number in stored]
 
