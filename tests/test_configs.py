@@ -501,9 +501,13 @@ def smaller(cfg: TrainConfig, folder: Path) -> TrainConfig:
     )
 
 
+LIKE_ANOTHER = {"quiet_star/smollm2_math": "quiet_star/tiny", "rl/smollm2_sums": "rl/sums"}
+"""Experiments with the method and the kind of data of one that runs by default."""
+
+
 def changes_another(name: str) -> bool:
-    """Whether an experiment is another one with other amounts, which in two steps are the same."""
-    return "\n  - /experiments/" in (ROOT / "experiments" / f"{name}.yaml").read_text()
+    """Whether an experiment is another one with other amounts, which in two steps are the same, or like it."""
+    return name in LIKE_ANOTHER or "\n  - /experiments/" in (ROOT / "experiments" / f"{name}.yaml").read_text()
 
 
 @pytest.mark.parametrize(

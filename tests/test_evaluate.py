@@ -61,6 +61,7 @@ def table_of(folder: Path, step: int = 2) -> list[dict]:
 # --- asked otherwise than trained ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # a sweep of test_ablations.py is, too
 def test_a_run_is_evaluated_with_thoughts_of_another_length(directory, tmp_path):
     trained, longer = tmp_path / "trained", tmp_path / "longer"
     evaluate.evaluate(asked(directory, out=str(trained)))
@@ -81,6 +82,7 @@ def test_a_setting_that_the_method_does_not_have_is_refused(directory):
 # --- on a mesh ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow  # test_sharding.py trains on them, test_solve.py samples
 def test_a_model_that_is_sharded_over_eight_devices_gives_the_same_answers(directory, tmp_path, monkeypatch):
     held, call = [], suite.Evaluator.__call__
 

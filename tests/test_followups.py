@@ -90,6 +90,7 @@ def student(quiet, *overrides):
     )
 
 
+@pytest.mark.slow  # tests/runs/test_resume.py stops other methods
 def test_the_student_of_a_run_trains_stops_and_resumes_bit_for_bit(quiet, tmp_path, monkeypatch):
     train.run(student(quiet, "steps=3", "save_every=1"), tmp_path / "straight")
     stopped = {"now": False}

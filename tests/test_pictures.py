@@ -47,6 +47,12 @@ def of_contour(folder: Path) -> None:
     script.draw(frames.lines(FOLDER / "search/contour" / script.RESULTS), folder / "contour.png")
 
 
+def of_lengths(folder: Path) -> None:
+    script = experiment_scripts.load("search/lengths/lengths")
+    shapes = {name: script.shape(name, "bfloat16") for name in script.SHAPES}
+    script.draw(shapes, script.arguments([]), folder / "lengths.png")
+
+
 def of_truth(folder: Path) -> None:
     script = experiment_scripts.load("verifiers/truth/truth")
     for task, of in script.measured(FOLDER / "verifiers/truth").items():
@@ -65,6 +71,7 @@ DRAWING = {
     "quiet_star/faithfulness": of_faithfulness,
     "search/contour": of_contour,
     "search/frontier": of_frontier,
+    "search/lengths": of_lengths,
     "rl": of_rewards,
     "star/arithmetic": of_bases,
     "verifiers/truth": of_truth,

@@ -92,6 +92,7 @@ RUNS = {
         "--sizes", "small", "medium", "--digits", 1, "--examples", 8, "--questions", 2, "--steps", 1, "--samples", 2,
         "--batch", 2, "--seeds", 0, "--out", "OUT",
     ],
+    "search/lengths/lengths.py": ["bundled:cups", "--tokens", 8, 64],
     "star/smollm2/sums.py": ["OUT", "--train", 3, "--dev", 2, "--test", 2],
     "star/arithmetic/warmup.py": ["OUT", "--digits", "1:3", "2:3"],
     "verifiers/slips/slips.py": ["cups", "--problems", 8, "--held-out", 4, "--steps", 1, "--seeds", 0, "--out", "OUT"],

@@ -151,6 +151,7 @@ def test_devices_have_the_thoughts_and_loss_of_one_with_minimal_communication(na
         assert counts == COLLECTIVES[name]
 
 
+@pytest.mark.slow  # in float64 they compute what one device does
 def test_bfloat16_on_eight_devices_stays_finite(x64):
     history, _, _ = run(MESHES["data_fsdp_tensor"], dataclasses.replace(LM, dtype="bfloat16"))
     assert np.isfinite([list(metrics.values()) for metrics in history]).all()

@@ -66,6 +66,43 @@ class Work:
         return Work(self.flops * times, self.bytes * times)
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What it takes to write answers to one prompt, token by token with a cache of keys; nothing is filled up."""
+
+    products: int  # FLOPs of products with weights, which grow as the tokens do
+    attention: int  # FLOPs of scores and of sums of values, which grow as the square of the length does
+    cache: int  # bytes of keys and values at the end
+    read: int  # bytes of keys and values that were read, by every token those before it
+
+    @property
+    def flops(self) -> int:
+        return self.products + self.attention
+
+
+def answer(lm: LMConfig, prompt: int, tokens: int, samples: int = 1) -> Answer:
+    """The account of `samples` answers of so many tokens to a prompt, whose keys are computed and stored once.
+
+    The newest token is read by the column that predicts the next one; layers with a window keep all keys, as
+    `decoding/cache.py` does. Raises ValueError where there is no prompt or no token.
+    """
+    if min(prompt, tokens, samples) < 1:
+        raise ValueError(f"prompt = {prompt}, tokens = {tokens}, samples = {samples}: expected 1 or more of each")
+    columns = prompt - 1 + samples * tokens
+    seen = samples * sum(range(prompt, prompt + tokens))  # keys that columns of answers attend to
+    return Answer(
+        products=forward_flops(lm, Pass(columns, 0, samples * tokens)),
+        attention=4 * lm.layers * lm.heads * lm.head_size * ((prompt - 1) ** 2 + seen),
+        cache=cache_bytes(lm, columns),
+        read=cache_bytes(lm, seen),
+    )
+
+
+def cache_bytes(lm: LMConfig, tokens: int) -> int:
+    """Of the keys and values of so many tokens, in all layers."""
+    return 2 * lm.layers * lm.kv_heads * lm.head_size * tokens * SIZES[lm.dtype]
+
+
 def forward_flops(lm: LMConfig, pass_: Pass) -> int:
     """FLOPs of one forward pass."""
     return sum(part.flops for part in _forward(lm, pass_, 1))

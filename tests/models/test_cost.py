@@ -15,6 +15,7 @@ from jax.extend.core import jaxprs_in_params
 from jax.interpreters import partial_eval
 
 from qstar import sharding
+from qstar.decoding import cache as decoding_cache
 from qstar.methods.adaptive import Adaptive
 from qstar.methods.fast_quiet_star import FastQuietStar, teacher_passes
 from qstar.methods.helpful import Helpful
@@ -197,3 +198,30 @@ def test_a_student_s_step_counts_what_its_teacher_thinks():
     program = Program.of(student, LM, mesh, OptimConfig(), 10, 1, other=other)
     assert program.passes(9) == (*student.passes(9), *teacher_passes(TEACHER, 9))
     assert Program.of(PlainLM(), LM, mesh, OptimConfig(), 10, 1).passes(9) == PlainLM().passes(9)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_an_answer_is_the_sum_of_its_columns_and_keeps_the_keys_that_decoding_keeps(samples):
+    prompt, tokens = 5, 4
+    found = cost.answer(LM, prompt, tokens, samples)
+    columns = [Pass(1, prompt + number, 1, gradient=False) for number in range(tokens)]
+    assert found.flops == cost.flops(LM, [Pass(prompt - 1, prompt - 1, 0, gradient=False), *columns * samples])
+    assert found.read == samples * sum(cost.cache_bytes(LM, one.keys) for one in columns)
+
+    definition, params = tiny.thinker_of(LM)
+
+    def held(params):
+        """Of the prompt but for its last token, and of that and what is written but for the newest."""
+        lm, read = definition.bind(params).lm, tiny.batch(tokens=[[3, 7, 1, 9]], segment=[[1] * 4])
+        return decoding_cache.read(lm, read, jnp.array([4]))[0].layers, decoding_cache.room(lm, 1, samples, tokens)
+
+    kept = jax.tree.leaves(jax.eval_shape(held, params))
+    assert found.cache == sum(leaf.size * leaf.dtype.itemsize for leaf in kept)
+
+
+def test_attention_doubles_its_share_of_an_answer_that_is_twice_as_long():
+    long, longer = (cost.answer(LM, 1, 10**6 * times) for times in (1, 2))
+    assert longer.attention / long.attention == pytest.approx(4, rel=1e-5)
+    assert longer.products / long.products == pytest.approx(2, rel=1e-5)
+    with pytest.raises(ValueError, match="prompt = 0, tokens = 3"):
+        cost.answer(LM, 0, 3)
