@@ -370,6 +370,14 @@ def test_a_router_is_fitted_to_a_run_of_best_of_n(script, tmp_path):
         assert (asked.scorer, asked.aggregate) == (("bundled:cups_prm",), "min")
         router = asked.search
         assert (router.estimate, router.probe) == (estimate, 2) and set(router.sizes) <= {2, 4}
+    likeliest = ("search=router", "search.probe=1", "search.estimate=likelihood", "search.sizes=[4]", *settings[2:])
+    solve.run(small_runs.composed(*likeliest, f"run_dir={tmp_path / 'first'}", name="solve"), tmp_path / "first")
+    said = script("search/router/router.py", tmp_path / "first", "--sizes", 1, 4, "--bins", 2, "--size", 4).splitlines()
+    router = small_runs.composed(*settings[2:], *shlex.split(said[-1])[1:], name="solve").search
+    assert (router.estimate, router.probe) == ("likelihood", 1) and set(router.sizes) <= {1, 4}
+    assert [line.split("|")[1].strip() for line in said if line.startswith("| router")] == [
+        "router, likelihood", "router, oracle"
+    ] * 2  # fmt: skip
 
 
 def test_a_curve_is_written_of_evaluations_and_not_by_fewer_of_them(script, tmp_path):

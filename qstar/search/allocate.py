@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ESTIMATES = ("score", "agreement")
+ESTIMATES = ("score", "agreement", "likelihood")
 MOST = 200_000  # tables that are tried
 
 

@@ -3,9 +3,13 @@
 A few solutions of every question come first. Their scores, or how far they agree, tell how difficult it is; a table
 says how many solutions a question of each difficulty gets in all, those first ones included, so that estimating costs
 nothing beyond them. The table is fitted on other questions (`search/allocate.py`).
+
+With estimate=likelihood the first solution is the likeliest one, and how sure the model was of it tells: an easy
+question ends there (size 1), with no sample and no score. Differs from the paper, which samples for every question.
 """
 
 import bisect
+import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +19,7 @@ import numpy as np
 
 from qstar.search import choose
 from qstar.search.allocate import ESTIMATES
+from qstar.search.confidence import confidence, token_logprobs
 from qstar.search.interface import Node, Solutions
 from qstar.search.sample import sample
 from qstar.search.strategy import Strategy
@@ -29,7 +34,8 @@ class Router(Strategy):
     """A table of bins: estimates below edges[0] get sizes[0] solutions, those from edges[0] on sizes[1], ..."""
 
     probe: Count = 2  # solutions of every question, from which its difficulty is estimated
-    # of these solutions: the mean of their scores, or the share that has the answer of most
+    # of these solutions: the mean of their scores, the share that has the answer of most, or, of the likeliest
+    # solution alone, the geometric mean of its tokens' probabilities
     estimate: Annotated[str, OneOf(ESTIMATES)] = "score"
     edges: tuple[Real, ...] = ()  # of the bins, ascending
     sizes: tuple[Count, ...] = (16,)  # solutions in all of a question in each bin: one more than there are edges
@@ -44,6 +50,11 @@ class Router(Strategy):
             raise ValueError(
                 f"search.edges = {list(self.edges)} and search.sizes = {list(self.sizes)}: expected ascending edges, "
                 "and one size more than there are edges"
+            )
+        if self.estimate == "likelihood" and self.probe != 1:
+            raise ValueError(
+                f"search.probe = {self.probe} with search.estimate=likelihood, which is that of the one likeliest "
+                "solution: give search.probe=1"
             )
         if min(self.sizes) < self.probe:
             raise ValueError(
@@ -63,10 +74,16 @@ class Router(Strategy):
         """Each question has its own."""
         return None
 
+    def resized(self, size: int) -> "Router":
+        """The same for every question."""
+        return dataclasses.replace(self, edges=(), sizes=(size,))
+
     def __call__(self, trees: Trees) -> Solutions:
         problems = range(len(trees.prompts))
-        samples = sample(trees, problems, self.probe)
-        self._score(trees, samples.values())
+        likeliest = self.estimate == "likelihood"
+        samples = sample(trees, problems, self.probe, greedy=likeliest)
+        if not likeliest:
+            self._score(trees, samples.values())
         more: dict[int, list[int]] = {}
         for problem in problems:
             size = self.sizes[bisect.bisect_right(self.edges, self._estimate(trees, samples[problem]))]
@@ -74,10 +91,16 @@ class Router(Strategy):
         for count, group in sorted(more.items()):
             if count:
                 new = sample(trees, group, count)
-                self._score(trees, new.values())
+                firsts = [samples[problem] for problem in group] if likeliest else []
+                self._score(trees, [*firsts, *new.values()])
                 for problem, nodes in new.items():
                     samples[problem] += nodes
-        return trees.solutions(lambda problem: choose.by_rule(self.select, trees, samples[problem], top=self.top))
+        return trees.solutions(lambda problem: self._choose(trees, samples[problem]))
+
+    def _choose(self, trees: Trees, nodes: Sequence[Node]) -> Node:
+        if len(nodes) == 1:  # which nothing may have scored
+            return nodes[0]
+        return choose.by_rule(self.select, trees, nodes, top=self.top)
 
     def _score(self, trees: Trees, groups: Iterable[Sequence[Node]]) -> None:
         if self.guided:
@@ -87,6 +110,8 @@ class Router(Strategy):
     def _estimate(self, trees: Trees, nodes: Sequence[Node]) -> float:
         if not nodes:
             return 0.0
+        if self.estimate == "likelihood":
+            return confidence(token_logprobs(nodes[0]), "mean", 1)
         if self.estimate == "score":
             return float(np.mean([trees.value[node] for node in nodes]))
         return agreement([trees.answer_of(node) for node in nodes])

@@ -43,6 +43,37 @@ def test_votes_alone_need_no_scorer():
     assert solutions.answers == ("1", "3")
 
 
+def first_the_likeliest(strategy, likeliest, samples):
+    """`likeliest`: of each problem, an answer and the log-probs of its tokens. Answers, and nodes that were scored."""
+    scored = []
+
+    def propose(prefixes, k, key):
+        if key is None:
+            return [
+                [Candidate((likeliest[one.problem][0], 0.5), 2, True, None, likeliest[one.problem][1])]
+                for one in prefixes
+            ]
+        return [[Candidate(sample, 1, True) for sample in samples[one.problem][:k]] for one in prefixes]
+
+    def value(nodes):
+        scored.extend(node.state for node in nodes)
+        return np.array([node.state[1] for node in nodes])
+
+    found = search(strategy, [None] * len(samples), propose, {"orm": value}, lambda node: node.state[0], (0,))
+    return found, scored
+
+
+def test_a_question_whose_likeliest_solution_is_sure_gets_no_sample_and_no_score():
+    sure, unsure = np.log([0.9, 0.4]), np.log([0.9, 0.3])  # geometric means of 0.6 and 0.52
+    router = Router(1, "likelihood", edges=(0.55,), sizes=(4, 1))
+    found, scored = first_the_likeliest(router, [("7", sure), ("8", unsure)], [EASY, HARD])
+    assert found.answers == ("7", "3")
+    assert [solution.cost.candidates for solution in found] == [1, 4]
+    assert scored == [("8", 0.5), *HARD[:3]]
+    same = first_the_likeliest(router.resized(1), [("7", sure), ("8", unsure)], [EASY, HARD])
+    assert (same[0].answers, same[1]) == (("7", "8"), [])
+
+
 def test_agreement_is_the_share_of_the_most_frequent_answer():
     assert [agreement(answers) for answers in (["1", "1", "2", None], [None, None], ["3"])] == [0.5, 0.0, 1.0]
 
@@ -53,6 +84,7 @@ def test_agreement_is_the_share_of_the_most_frequent_answer():
         ({"edges": (0.5,)}, r"search\.edges = \[0.5\]"),
         ({"edges": (0.5, 0.2), "sizes": (4, 4, 4)}, "ascending"),
         ({"probe": 8, "sizes": (4,)}, r"search\.probe = 8"),
+        ({"estimate": "likelihood", "sizes": (4,)}, r"search\.probe = 2 with .* give search\.probe=1"),
     ],
 )
 def test_tables_that_do_not_fit_together_are_refused(settings, message):
