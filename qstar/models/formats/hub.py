@@ -21,9 +21,11 @@ def fetch(hub_id: str) -> Path:
         )
     except (hub.errors.RepositoryNotFoundError, hub.errors.HFValidationError) as error:
         raise ValueError(f"the Hugging Face hub has no model {hub_id!r} that this account may read") from error
-    except OSError as error:  # no network, nothing in the cache, a server's refusal
+    except (
+        Exception
+    ) as error:  # no network, nothing in the cache, a refusal: of several bases, by the library's version
         raise ConnectionError(
-            f"could not fetch {hub_id} from the Hugging Face hub ({str(error).splitlines()[0]}); on a machine with a "
+            f"could not fetch {hub_id} from the Hugging Face hub ({_first_line(error)}); on a machine with a "
             f"network run `hf download {hub_id} --local-dir DIR`, copy DIR here and give its path"
         ) from error
     return Path(directory)
@@ -62,12 +64,16 @@ def push(folder: Path, name: str, kind: str, private: bool) -> str:
     try:
         address = hub.create_repo(name, repo_type=kind, private=private or None, exist_ok=True)
         hub.upload_folder(repo_id=name, folder_path=folder, repo_type=kind, commit_message="Written by qstar-prepare")
-    except OSError as error:  # no network, a server's refusal
+    except Exception as error:  # as above
         raise ConnectionError(
-            f"could not push to {name} ({str(error).splitlines()[0]}); {folder} is whole, upload it later with\n"
+            f"could not push to {name} ({_first_line(error)}); {folder} is whole, upload it later with\n"
             f"hf upload {name} {folder} --repo-type {kind}"
         ) from error
     return str(address)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _library(name: str) -> ModuleType:

@@ -74,10 +74,15 @@ def command(server, tmp_path, *arguments, token="hf_secret"):
 
 @pytest.fixture
 def here(stand_in, tmp_path, monkeypatch):
-    """The command in this process."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{stand_in.server_port}")
+    """The command in this process, where another test may have imported the library before."""
+    reach(f"http://127.0.0.1:{stand_in.server_port}", monkeypatch)
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     return lambda *arguments: prepare.main(["bundled:cups", str(tmp_path / "out"), "--to", "huggingface", *arguments])
+
+
+def reach(address, monkeypatch):
+    for name in ("constants.ENDPOINT", "hf_api.api.endpoint"):  # the second is set when the library is imported
+        monkeypatch.setattr(f"huggingface_hub.{name}", address)
 
 
 def uploaded(server):
@@ -116,6 +121,13 @@ def test_what_the_hub_refuses_stays_here_whole(stand_in, here, tmp_path):
     with pytest.raises(SystemExit, match=f"hf upload org/tiny {tmp_path / 'out'} --repo-type model"):
         here("--push", "org/tiny")
     assert any(path == "/api/repos/create" for path, _, _ in stand_in.asked)
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+def test_a_hub_that_cannot_be_reached_leaves_the_folder_whole(here, tmp_path, monkeypatch):
+    reach("http://127.0.0.1:1", monkeypatch)
+    with pytest.raises(SystemExit, match=rf"could not push to org/tiny [^\n]*\nhf upload org/tiny {tmp_path / 'out'}"):
+        here("--push", "org/tiny")
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
