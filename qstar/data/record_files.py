@@ -31,8 +31,10 @@ def read(path: str | Path, expected: str) -> Iterator[tuple[str, JsonObject]]:
     Raises FileNotFoundError; ValueError for a file that is damaged, or a folder with several splits.
     """
     for file in _files(Path(path), expected):
-        read_rows = rows if file.suffix in COLUMNAR else lines.json_lines
-        yield from ((where, _without_null(record)) for where, record in read_rows(file))
+        if file.suffix in COLUMNAR:
+            yield from rows(file)
+        else:
+            yield from ((where, _without_null(record)) for where, record in lines.json_lines(file))
 
 
 def _files(path: Path, expected: str) -> list[Path]:

@@ -118,9 +118,9 @@ def _identify(job: Job, directory: Path) -> None:
         files.write_json(file, identity)
         return
     stored = files.read_json(file)
-    common = {key: stored[key] for key in identity if key in stored and stored[key] != identity[key]}
-    if common:
-        changed = "\n  ".join(f"{key} = {value}, now {identity[key]}" for key, value in common.items())
+    differing = [key for key in identity if stored.get(key, identity[key]) != identity[key]]
+    if differing:
+        changed = "\n  ".join(f"{key} = {stored[key]}, now {identity[key]}" for key in differing)
         raise ValueError(
             f"{directory} holds candidates of another search, as {file} says:\n  {changed}\nput back what has changed "
             "since then, or choose another run_dir"

@@ -45,18 +45,25 @@ def tried(folder: Path, cfg: SolveConfig, probe: int, sizes: Sequence[int]) -> d
     for solved in zip(*of_sizes, strict=True):
         tree = solved[0][0]
         ends = [row for _, row in sorted(tree.rows.items()) if row["place"]["final"]]
-        first = ends[:probe]
-        estimate = {
-            "score": lambda first=first: float(np.mean([row["scores"][cfg.scorer[0]] for row in first])),
-            "agreement": lambda first=first: agreement([row["answer"] or None for row in first]),
-            "likelihood": lambda first=first: confidence(np.asarray(first[0]["logprobs"], float), "mean", 1),
-            ORACLE: lambda ends=ends: float(np.mean([row["correct"] for row in ends])),
-        }
         right = tuple(float(tree.rows[solution.chosen.state]["correct"]) for _, solution in solved)
         cost = tuple(float(replay.spent(tree, solution)[1:3].sum()) for _, solution in solved)
         for name, of in questions.items():
-            of.append(Tried(estimate[name](), right, cost))
+            easy = (
+                float(np.mean([row["correct"] for row in ends]))
+                if name == ORACLE
+                else _estimate(name, cfg, ends[:probe])
+            )
+            of.append(Tried(easy, right, cost))
     return questions
+
+
+def _estimate(name: str, cfg: SolveConfig, first: Sequence[dict]) -> float:
+    """How easy a question is by its first solutions, as `search/router.py` has it."""
+    if name == "score":
+        return float(np.mean([row["scores"][cfg.scorer[0]] for row in first]))
+    if name == "likelihood":
+        return confidence(np.asarray(first[0]["logprobs"], float), "mean", 1)
+    return agreement([row["answer"] or None for row in first])
 
 
 def estimates_of(cfg: SolveConfig) -> tuple[str, ...]:

@@ -21,9 +21,7 @@ def fetch(hub_id: str) -> Path:
         )
     except (hub.errors.RepositoryNotFoundError, hub.errors.HFValidationError) as error:
         raise ValueError(f"the Hugging Face hub has no model {hub_id!r} that this account may read") from error
-    except (
-        Exception
-    ) as error:  # no network, nothing in the cache, a refusal: of several bases, by the library's version
+    except Exception as error:  # no network, nothing in the cache, a refusal: they share no base
         raise ConnectionError(
             f"could not fetch {hub_id} from the Hugging Face hub ({_first_line(error)}); on a machine with a "
             f"network run `hf download {hub_id} --local-dir DIR`, copy DIR here and give its path"
