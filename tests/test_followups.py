@@ -250,7 +250,7 @@ def test_seeds_of_an_arm_have_students_interval_and_one_seed_its_questions(scrip
 def test_the_command_tabulates_every_seed_and_says_where_gates_are_open(scripts, gated, tmp_path, monkeypatch, capsys):
     compare = scripts["compare"]
     plain = compare.Row("plain", Path("out"), composed("method=lm", "steps=9"), 10.0, [answer("none", 0.2)])
-    monkeypatch.setattr(compare, "table_rows", lambda seed, out: [gated, plain])
+    monkeypatch.setattr(compare, "table_rows", lambda seed, out, base, model: [gated, plain])
     monkeypatch.setattr(sys, "argv", ["compare.py", "--seeds", "0", "1", "--out", str(tmp_path)])
     compare.main()
     table, gate = (tmp_path / "table.md").read_text().split("\n\n")
@@ -265,6 +265,34 @@ def test_the_command_tabulates_every_seed_and_says_where_gates_are_open(scripts,
     assert adaptive[7:] == [f"{gated.gains[place]:+.3f} ± 0.000" for place in compare.PLACES]
     assert last[:5] == ["plain", "2", "9", "2.00", "0.200 ± 0.000"]
     assert gate.startswith("Gate of adaptive: of all positions ")
+
+
+def test_every_arm_begins_from_every_base_and_means_are_over_bases(scripts, monkeypatch, tmp_path):
+    """Base 0 with two seeds counts as much as base 1 with one."""
+    compare, begun = scripts["compare"], []
+
+    def finished(name, directory, cfg, spent, test=""):
+        if cfg.model.source.startswith("bundled:"):  # stages begin from the stage before
+            begun.append((directory.relative_to(tmp_path).parts[0] == "base_1", cfg.model.source))
+        return compare.Row(name, directory, cfg, 1.0, [answer("none", 0.2)])
+
+    monkeypatch.setattr(compare, "finished", finished)
+    rows = compare.table_rows(0, tmp_path) + compare.table_rows(0, tmp_path, 1, "bundled:sums")
+    assert [row.base for row in rows] == [0] * 8 + [1] * 8
+    assert begun == [(False, "bundled:cups")] * 7 + [(True, "bundled:sums")] * 7  # six arms and the first stage
+    of_bases = [dataclasses.replace(rows[0], base=base) for base in (0, 0, 1)]
+    assert compare.over_runs(of_bases, [1.0, 3.0, 4.0], "+").startswith("+3.000 ")
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [(["1=a", "1=b"], "labels 1, 1: expected another number for every model"), (["1=a", "--answers"], "--bases is of")],
+)
+def test_bases_that_cannot_be_meant_are_refused(scripts, said, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["compare.py", "--bases", *said])
+    with pytest.raises(SystemExit):
+        scripts["compare"].main()
+    assert message in capsys.readouterr().err
 
 
 def test_thoughts_before_answers_alone_cost_the_same_with_every_rate(scripts):

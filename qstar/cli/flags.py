@@ -46,6 +46,12 @@ def named(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
+def labelled(text: str) -> tuple[int, str]:
+    """Number and model or folder of `LABEL=WHERE`, with `type=flags.labelled`; WHERE alone is 0."""
+    label, _, where = text.partition("=")
+    return (int(label), where) if where and label.isdecimal() else (0, text)
+
+
 def number(hint: object) -> Callable[[str], float]:
     """What argparse makes of a number: `type=number(Count)`. One that is not legal is refused with its flag."""
     rule = settings.rule(hint)

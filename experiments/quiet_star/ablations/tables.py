@@ -84,6 +84,7 @@ def main() -> None:
         "--runs",
         nargs="+",
         default=[],
+        type=flags.labelled,
         metavar="FOLDER",
         help="where sweep.py left its runs, or LABEL=FOLDER for each base; without, results.jsonl is read",
     )
@@ -99,8 +100,8 @@ def main() -> None:
         new = [
             result
             for group in read
-            for base, folder in map(labelled, args.runs)
-            for result in ablation.collect(group, args.seeds, folder, args.set, base)
+            for base, folder in args.runs
+            for result in ablation.collect(group, args.seeds, Path(folder), args.set, base)
         ]
         results = new if args.names and args.runs else ablations.load(args.results)
         if args.names:
@@ -113,12 +114,6 @@ def main() -> None:
             ablations.write(results, args.results)
         args.page.write_text(page, encoding="utf-8")
         draw(read, results, args.page.parent / "figures")
-
-
-def labelled(said: str) -> tuple[int, Path]:
-    """Base and folder of `LABEL=FOLDER`, or of a folder alone."""
-    label, _, folder = said.partition("=")
-    return (int(label), Path(folder)) if folder and label.isdecimal() else (0, Path(said))
 
 
 if __name__ == "__main__":

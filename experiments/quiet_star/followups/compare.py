@@ -1,15 +1,17 @@
 """Successors of Quiet-STaR, compared with it at equal FLOPs: trains and evaluates every arm, writes the table.
 
     python experiments/quiet_star/followups/compare.py [--seeds 0 1 2] [--out runs/followups]
+        [--bases 0=bundled:cups 1=RUN ...]
     python experiments/quiet_star/followups/compare.py --answers [--lr 3e-5 1e-4 3e-4 1e-3 3e-3] [--methods RLP LaTRO]
 
-The arms are those of followups.yaml and the stages of fast_quiet_star.py. With --answers they are Quiet-STaR, RLP and
-LaTRO with thoughts before answers only, each with every learning rate and the number of steps that costs as many FLOPs
-as the recipe of Quiet-STaR: all are evaluated on the dev problems, and of each method the rate with the best answers
-after sampled thoughts on the test problems. Finished runs are not repeated and interrupted ones resume, so the
-command can be repeated. Tables are printed and written into table.md or answers.md of --out, which are replaced with
---replace only and never by fewer runs: of several seeds the mean with its 95 % interval (`qstar/evals/intervals.py`),
-of one the interval over the questions.
+The arms are those of followups.yaml and the stages of fast_quiet_star.py. With --bases every arm begins from each of
+these models, for an interval over bases; the runs of base 0 lie in --out, others in base_LABEL below it. With --answers
+the arms are Quiet-STaR, RLP and LaTRO with thoughts before answers only, each with every learning rate and the number
+of steps that costs as many FLOPs as the recipe of Quiet-STaR: all are evaluated on the dev problems, and of each method
+the rate with the best answers after sampled thoughts on the test problems. Finished runs are not repeated and
+interrupted ones resume, so the command can be repeated. Tables are printed and written into table.md or answers.md of
+--out, which are replaced with --replace only and never by fewer runs: of several runs the mean with its 95 % interval
+(`qstar/evals/intervals.py`), of one the interval over the questions.
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ from qstar.tasks.items import Item
 from qstar.thoughts.thinking import Thinks
 
 HERE = Path(__file__).resolve().parent
+BUNDLED = "bundled:cups"
 PLACES = ("gain of a thought, answers", "gain of a thought, other tokens")
 """Columns of the table: see `gains`."""
 
@@ -53,20 +56,20 @@ class Row:
     base: int = 0  # label of the model that training began with
 
 
-def table_rows(seed: int, out: Path) -> list[Row]:
-    """Every arm, trained and evaluated."""
-    rows = []
-    arms = ablation.read(str(HERE / "followups.yaml"))
+def table_rows(seed: int, out: Path, base: int = 0, model: str = BUNDLED) -> list[Row]:
+    """Every arm, trained from this model and evaluated."""
+    rows, out = [], out / f"base_{base}" if base else out
+    arms, extra = ablation.read(str(HERE / "followups.yaml")), (f"model.source='{model}'",)
     for name, arm in arms.arms.items():
-        run = ablation.plan(arms, arm, seed, out)
+        run = ablation.plan(arms, arm, seed, out, extra)
         rows.append(finished(name, run.directory, run.asked, ablation.cost(run.asked)))
         print(rows[-1].name, flush=True)
-    return rows + fast_rows(seed, out)
+    return [dataclasses.replace(row, base=base) for row in rows + fast_rows(seed, out, extra)]
 
 
-def fast_rows(seed: int, out: Path) -> list[Row]:
+def fast_rows(seed: int, out: Path, extra: Sequence[str] = ()) -> list[Row]:
     """The last stage of Fast Quiet-STaR, and its student."""
-    stages = fast_quiet_star.plan(out / "fast_quiet_star", seed)
+    stages = fast_quiet_star.plan(out / "fast_quiet_star", seed, extra=extra)
     total, rows = 0.0, []
     for directory, cfg in stages:
         total += flops(cfg, stages)
@@ -78,7 +81,7 @@ def fast_rows(seed: int, out: Path) -> list[Row]:
 
 def flops(cfg: TrainConfig, stages: list[tuple[Path, TrainConfig]]) -> float:
     """Of one of the stages, the student's last: that of a student is its teacher's thoughts as well."""
-    lm = runs.load_model("bundled:cups").lm
+    lm = runs.load_model(BUNDLED).lm  # all bases have its shape
     passes = cfg.method.passes(cfg.data.length)
     if cfg is stages[-1][1]:
         passes = (*passes, *teacher_passes(stages[-2][1].method, cfg.data.length))
@@ -157,7 +160,7 @@ def by_arm(rows: Sequence[Row]) -> dict[str, list[Row]]:
 
 def table(rows: Sequence[Row]) -> str:
     """Markdown: accuracy by way of asking, and what sampled thoughts gain; FLOPs as shares of the first arm's."""
-    names = ("arm", "seeds", "steps", "FLOPs", "no thoughts", "likeliest thoughts", "sampled thoughts", *PLACES)
+    names = ("arm", "runs", "steps", "FLOPs", "no thoughts", "likeliest thoughts", "sampled thoughts", *PLACES)
     lines = []
     for name, arm in by_arm(rows).items():
         cells = [accuracy(arm, way) for way in ("none", "likeliest", "sampled")]
@@ -182,8 +185,7 @@ ENDS = ("low", "high")
 
 def over_runs(arm: Sequence[Row], values: Sequence[float | None], sign: str = "", questions: int = 0) -> str:
     """The mean of the values that there are, with its interval."""
-    pairs = enumerate(zip(arm, values, strict=True))
-    there = {(row.base, i): value for i, (row, value) in pairs if value is not None}
+    there = {(row.base, i): value for i, (row, value) in enumerate(zip(arm, values, strict=True)) if value is not None}
     return tables.over_runs(there, sign, questions)
 
 
@@ -233,6 +235,14 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/followups"))
+    parser.add_argument(
+        "--bases",
+        nargs="+",
+        default=[(0, BUNDLED)],
+        type=flags.labelled,
+        metavar="LABEL=MODEL",
+        help="models that every arm begins from, each with a number of its own; not with --answers",
+    )
     parser.add_argument("--answers", action="store_true", help="thoughts before answers only, with the rates of --lr")
     parser.add_argument("--lr", type=float, nargs="+", default=RATES)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -240,6 +250,13 @@ def main() -> None:
     flags.overriding(parser, "--set", "overrides of the recipe of --answers")
     parser.add_argument("--replace", action="store_true", help="replace the table that --out holds")
     args = parser.parse_args()
+    labels = [label for label, _ in args.bases]
+    if len(set(labels)) < len(labels):
+        parser.error(f"--bases: labels {', '.join(map(str, labels))}: expected another number for every model")
+    if args.answers and args.bases != [(0, BUNDLED)]:
+        parser.error(
+            "--bases is of the whole comparison: with --answers give --set model.source=MODEL and another --out"
+        )
     with entry.errors():
         entry.prepare_jax()
         if args.answers:
@@ -248,7 +265,7 @@ def main() -> None:
             rows = answered_rows(best(arms, dev), args.seeds, out, args.set)
             text, file = f"Dev:\n\n{table(dev)}\nTest:\n\n{table(rows)}", args.out / "answers.md"
         else:
-            rows = [row for seed in args.seeds for row in table_rows(seed, args.out)]
+            rows = [row for seed in args.seeds for base in args.bases for row in table_rows(seed, args.out, *base)]
             text, file = table(rows) + gates(rows), args.out / "table.md"
         print(text)
         tables.rewrite(file, text, runs_of, args.replace)
