@@ -15,7 +15,7 @@ from qstar.cli import entry
 from qstar.config import SolveConfig
 
 ALONE = (  # what the command does without arguments
-    "-m", "search=majority,best_of_n,beam", "search.n=16", "scorer=bundled:cups_prm", "aggregate=min"
+    "-m", "search=majority_of_16,best_of_n,beam_of_10", "scorer=bundled:cups_prm", "aggregate=min"
 )  # fmt: skip
 
 _swept: list[Path] = []  # directories of the jobs of a sweep that are done
