@@ -176,12 +176,14 @@ def mean(group: Sequence[dict], name: str) -> float:
     return float(np.mean([record[name] for record in group]))
 
 
-def reference(known: Cells, key: tuple[str, str, int]) -> tuple[str, str, int] | None:
-    """The same scorer's votes with the largest size that costs no more; None for these themselves."""
-    strategy, scorer, _ = key
+def reference(known: Cells, key: tuple[str, str, int], same_n: bool = False) -> tuple[str, str, int] | None:
+    """The same scorer's votes with the largest size that costs no more, or with the same; None for these themselves."""
+    strategy, scorer, size = key
     other = REFERENCE if scorer else WITHOUT
     if strategy == other:
         return None
+    if same_n:
+        return (other, scorer, size) if (other, scorer, size) in known else None
     most = mean(known[key], "flops") * (1 + 1e-9)
     sizes = [size for size in SIZES if (at := (other, scorer, size)) in known and mean(known[at], "flops") <= most]
     return (other, scorer, max(sizes)) if sizes else None
@@ -205,7 +207,7 @@ def _by_question(group: Sequence[dict]) -> dict[str, float]:
     return {problem: float(np.mean(marks)) for problem, marks in values.items()}
 
 
-def table(known: Cells) -> str:
+def table(known: Cells, same_n: bool = False) -> str:
     names = ("scorer", "strategy", "n", "accuracy", "seeds x questions", "tokens written", "tokens scored", "MFLOPs")
     rows, largest = [], {key[:2]: key[2] for key in sorted(known, key=lambda key: key[2])}
     for (strategy, scorer, size), group in known.items():
@@ -213,13 +215,14 @@ def table(known: Cells) -> str:
             continue
         accuracy = tables.mean(group, "accuracy", questions=group[0]["questions"])
         costs = (f"{mean(group, 'written'):.0f}", f"{mean(group, 'scored'):.0f}", f"{mean(group, 'flops') / 1e6:.0f}")
-        at = reference(known, (strategy, scorer, size))
+        at = reference(known, (strategy, scorer, size), same_n)
         against = f"{at[0]} of {at[2]}: {paired(group, known[at])}" if at else ""
         greedy = known.get((GREEDY, "", 1))
         gain = paired(group, greedy) if greedy and strategy != GREEDY else ""
         counts = f"{len(group)} x {group[0]['questions']}"
         rows.append((scorer or "none", strategy, size, accuracy, counts, *costs, gain, against))
-    return tables.markdown((*names, "against greedy", "against, with no more FLOPs"), rows)
+    against = "against, with as many candidates" if same_n else "against, with no more FLOPs"
+    return tables.markdown((*names, "against greedy", against), rows)
 
 
 def draw(known: Cells, file: Path) -> None:
@@ -277,12 +280,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/frontier"))
     parser.add_argument("--show", type=Path, metavar="RESULTS", help="print the table of these records and run nothing")
     parser.add_argument(
+        "--same-n", action="store_true", help="compare with votes of as many candidates, whatever they cost"
+    )
+    parser.add_argument(
         "--page", type=Path, help="the page with the place of the table, which has the name of the file of --show"
     )
     parser.add_argument("--figure", type=Path, help="where to draw it; needs pip install '.[figures]'")
     args = parser.parse_args()
     if args.page and not args.show:
         parser.error("--page goes with --show")
+    if args.page and args.same_n:
+        parser.error("--same-n is printed: the tables of the page are those at no more FLOPs")
     with entry.errors():
         if not args.show:
             entry.prepare_jax()
@@ -299,7 +307,7 @@ def main() -> None:
         if args.page:
             tables.fill(args.page, {args.show.stem: table(known)})
         else:
-            print(table(known), end="")
+            print(table(known, args.same_n), end="")
         if args.figure:
             draw(known, args.figure)
 
