@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 import tiny
-from tolerances import rounding
+from tolerances import forward, rounding
 
 from qstar import sharding
 from qstar.methods.plain_lm import PlainLM
@@ -157,7 +157,7 @@ def test_of_a_model_with_adapters_only_what_trains_is_doubled():
 
     found, metrics = states(Comparison.of(Logits(), model), model, params, 1, rate=0.0)
     assert set(found[0].reference) == {"lora"}
-    assert metrics["same"].value() == 0 and metrics["loss"].value() > 0
+    assert metrics["same"].value() <= forward(tiny.LM) and metrics["loss"].value() > 0
 
 
 def test_eight_devices_hold_it_in_pieces_and_step_alike():
