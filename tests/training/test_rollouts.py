@@ -339,7 +339,10 @@ def test_the_schedule_spans_all_updates():
     assert any((np.asarray(a) != b).any() for a, b in zip(*map(jax.tree.leaves, (state.params, before)), strict=True))
     with jax.set_mesh(mesh):
         still, _ = built.step(jax.tree.map(jnp.copy, state), batch)
-    same(still.params, state.params)
+    # 1 - 20 / 20 is 0 but for what a compiler fuses; an update of Adam is at most about as large as the rate, and there
+    # are four in a step.
+    for found, before in zip(*map(jax.tree.leaves, (still.params, state.params)), strict=True):
+        np.testing.assert_allclose(found, before, rtol=0, atol=4 * tolerances.rounding(2))
 
 
 def test_the_order_of_questions_is_that_of_the_seed():
