@@ -318,6 +318,8 @@ class LabelConfig:
     source: str = ""
     split: Annotated[str, OneOf(SPLITS)] = "train"  # whose questions
     problems: Whole = 0  # how many questions, from the first; 0: all
+    # questions longer than the model's context: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     samples: Count = 4  # solutions of each question, if they are sampled
     temperature: Positive = 1.0  # sampling temperature of solutions and completions
     top_k: Whole = 0  # sample among the k likeliest tokens only; 0: all

@@ -5,6 +5,7 @@ from typing import Annotated, ClassVar
 
 from qstar import settings
 from qstar.data.dataset import Data
+from qstar.data.overlong import OVERLONG
 from qstar.settings import Count, OneOf, Range, Whole
 from qstar.structs import Credited
 from qstar.tasks.grading.sandbox import SandboxConfig
@@ -25,6 +26,8 @@ class RolloutData(Data):
     samples: Count = 8  # answers to each question; a step has batch_size / samples questions
     max_new_tokens: Whole = 0  # limit of an answer; 0: enough for the task's longest right completion
     few_shot: bool = False  # few-shot examples before a question
+    # questions that do not fit into `length` with their answers: error, or skip (left out and counted)
+    overlong: Annotated[str, OneOf(OVERLONG)] = "error"
     # Questions whose samples all have the same reward: trained on with the others, left out (drop), or replaced by
     # other questions, and trained on if none is found (refill).
     dead: Annotated[str, OneOf(DEAD)] = "keep"

@@ -10,6 +10,8 @@ import numpy as np
 
 from qstar import processes, sharding
 from qstar.config import ImproveConfig
+from qstar.data import overlong
+from qstar.data.overlong import Question
 from qstar.data.rationales import Sample, Store
 from qstar.decoding import generate as decoding
 from qstar.decoding import score
@@ -40,56 +42,44 @@ class Answered:
     verdicts: list[Verdict]
 
 
-@dataclass(frozen=True)
-class Overlong:
-    """A question that is longer than the model can read."""
-
-    id: str
-    tokens: int  # of its prompt
-    room: int  # tokens to write, those of the questions beside it
-
-
 Prompts = Callable[[Sequence[Problem], int], Iterable[Sequence[str]]]
 """A batch of problems and its number -> the prompts that may be asked of each."""
 
 
 def fitting(
     cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem], prompts: Callable[[], Prompts]
-) -> tuple[list[Problem], list[Overlong]]:
+) -> tuple[list[Problem], list[Question]]:
     """The problems that the model can read and answer, and the others.
 
     Checked again after some were left out: the few-shot examples of a question may depend on its batch.
     """
-    left: list[Overlong] = []
+    left: list[Question] = []
     while True:
-        overlong = list(_overlong(cfg, loaded, problems, prompts()))
-        if not overlong:
+        longer = list(_overlong(cfg, loaded, problems, prompts()))
+        if not longer:
             return list(problems), left
-        left += overlong
-        ids = {question.id for question in overlong}
+        left += longer
+        ids = {question.id for question in longer}
         problems = [problem for problem in problems if problem.id not in ids]
 
 
-def _overlong(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem], prompts: Prompts) -> Iterator[Overlong]:
+def _overlong(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem], prompts: Prompts) -> Iterator[Question]:
     for number, batch in enumerate(batches(cfg, loaded, problems)):
         room = max(cfg.task.budget(problem, loaded.tokenizer) for problem in batch)
         for problem, texts in zip(batch, prompts(batch, number), strict=True):
-            size = max(len(loaded.tokenizer.encode_prompt(text)) for text in texts)
+            size = max(overlong.prompt_tokens(loaded.tokenizer, problem.id, text) for text in texts)
             if size + room > loaded.lm.max_len:
-                yield Overlong(problem.id, size, room)
+                yield Question(problem.id, size, room)
 
 
-def check_fitting(cfg: ImproveConfig, loaded: Policy, split: str, count: int, left: Sequence[Overlong]) -> None:
+def check_fitting(cfg: ImproveConfig, loaded: Policy, split: str, count: int, left: Sequence[Question]) -> None:
     """Raise ValueError that names the overlong questions, unless they are to be left out and others remain."""
-    if not left or (cfg.overlong == "skip" and len(left) < count):
-        return
-    named = ", ".join(f"{question.id} ({question.tokens} tokens and {question.room} to write)" for question in left[:5])
-    raise ValueError(
-        f"{cfg.task.name}: {len(left)} of {count} {split} questions do not fit into the {loaded.lm.max_len} tokens "
-        f"that {loaded.name} was built for: {named}{', ...' if len(left) > 5 else ''}; shorten them, show fewer "
-        "examples before them, lower task.max_new_tokens, use a model with a longer context, or leave them out with "
-        "overlong=skip"
+    ways = (
+        "shorten them, show fewer examples before them, lower task.max_new_tokens, use a model with a longer context, "
+        "or leave them out with overlong=skip"
     )
+    place = f"the {loaded.lm.max_len} tokens that {loaded.name} was built for"
+    overlong.check_questions(left, count, cfg.task.name, split, place, ways, skip=cfg.overlong == "skip")
 
 
 def batches(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem]) -> list[list[Problem]]:

@@ -9,12 +9,12 @@ import numpy as np
 
 from qstar.config import ImproveConfig
 from qstar.data import rationales
+from qstar.data.overlong import Question
 from qstar.data.rationales import Sample, Store
 from qstar.policy import Policy
 from qstar.recipes.kept import Graded
 from qstar.recipes.recipe import Plan
 from qstar.runs import answering
-from qstar.runs.answering import Overlong
 from qstar.tasks.leaks import WronglyHinted
 from qstar.tasks.problem import Problem
 from qstar.training import console
@@ -50,7 +50,7 @@ def fitting_sampled(
 
 
 def _left_out(
-    cfg: ImproveConfig, base: Policy, split: str, fit: list[Problem], over: Sequence[Overlong], left: dict[str, int]
+    cfg: ImproveConfig, base: Policy, split: str, fit: list[Problem], over: Sequence[Question], left: dict[str, int]
 ) -> list[Problem]:
     answering.check_fitting(cfg, base, split, len(fit) + len(over), over)
     if over:

@@ -21,7 +21,7 @@ import numpy as np
 
 from qstar import files, paths, processes, sharding
 from qstar.config import LabelConfig
-from qstar.data import step_formats
+from qstar.data import overlong, step_formats
 from qstar.decoding import generate as decoding
 from qstar.decoding.generate import Written
 from qstar.decoding.sampling import Sampling
@@ -58,6 +58,7 @@ class Job:
     given: Mapping[str, Sequence[Given]]  # solutions by problem; empty where they are sampled
     room: int  # tokens of the longest answer
     fingerprint: str  # of the model
+    left: int = 0  # questions that are too long for the model
     mesh: jax.sharding.Mesh | None = None  # of this process's devices; None: its first one
 
     @property
@@ -122,7 +123,7 @@ def _collected(job: Job, directory: Path, parts: Sequence[Path]) -> dict:
     files.await_all(parts)
     read = [_read(job, number, file) for number, file in enumerate(parts)]
     records = [record for records, _ in read for record in records]
-    return _finish(job.cfg, directory, records, [cost for _, cost in read])
+    return _finish(job.cfg, directory, records, [cost for _, cost in read], job.left)
 
 
 def _read(job: Job, number: int, file: Path) -> tuple[list[dict], dict]:
@@ -168,7 +169,7 @@ def _part(file: Path, questions: Sequence[str]) -> tuple[list[dict], dict]:
     return [line.record for line in lines[:-1]], lines[-1].record
 
 
-def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: Sequence[dict]) -> dict:
+def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: Sequence[dict], left: int = 0) -> dict:
     """Write what training reads, and the summary."""
     if not records:
         raise ValueError(
@@ -187,6 +188,7 @@ def _finish(cfg: LabelConfig, directory: Path, records: Sequence[dict], costs: S
         "solutions": len(records),
         "right": sum(record["correct"] for record in records),
         "skipped": sum(cost["skipped"] for cost in costs),  # no steps, two in one token, or no agreement
+        "overlong": left,  # questions
         "steps": sum(len(record["labels"]) for record in records),
         "labels": len(labels),
         "mean_label": float(np.mean(labels)),
@@ -372,8 +374,8 @@ def prepared(cfg: LabelConfig) -> Job:
         raise ValueError(f"{cfg.task.name} has no {cfg.split} problems: expected some")
     room = max(cfg.task.budget(problem, policy.tokenizer) for problem in problems.values())
     job = Job(cfg, policy, problems, given, room, policy.fingerprint)
+    job = _fitting(job)
     _check_steps(job)
-    _check_fitting(job)
     mesh = layout.sampling(cfg.mesh, language_models.definition(policy.lm), cfg.rows)
     with sharding.on(mesh):
         return dataclasses.replace(job, policy=policy.plain(), mesh=mesh)
@@ -411,16 +413,29 @@ def _worked(cfg: LabelConfig, problem: Problem) -> list[Given]:
     return [Given(problem.id, cfg.task.prompt(problem), steps, None, f"{cfg.task.name}, rationale of {problem.id}")]
 
 
-def _check_fitting(job: Job) -> None:
-    encode, most = job.policy.tokenizer.encode_prompt, job.policy.lm.max_len
+def _fitting(job: Job) -> Job:
+    """With the questions alone that the model can read and complete. Raises ValueError that names the others."""
+    cfg, policy, most = job.cfg, job.policy, job.policy.lm.max_len
+    # A completion begins after all steps but the last one, and may take as much again as a whole answer.
+    answers = 1 if job.given or isinstance(cfg.label, Truth) else 2
+    sizes, rooms = {}, {}
     for name, problem in job.problems.items():
-        size = len(encode(job.cfg.task.prompt(problem)))
-        for given in job.given.get(name, ()):
-            size = max(size, len(solutions.encoded(given, job.policy.tokenizer)))
-        # A completion begins after all steps but the last one, and may take as much again as a whole answer.
-        longest = size + job.room * (1 if job.given or isinstance(job.cfg.label, Truth) else 2)
-        if longest > most:
-            raise ValueError(
-                f"{name} of {job.cfg.task.name} may take {longest} tokens with its completions, and {job.policy.name} "
-                f"was built for {most}: choose shorter questions, or a model with a longer context"
-            )
+        size = overlong.prompt_tokens(policy.tokenizer, name, cfg.task.prompt(problem))
+        sizes[name] = max(
+            [size, *(len(solutions.encoded(given, policy.tokenizer)) for given in job.given.get(name, ()))]
+        )
+        rooms[name] = answers * cfg.task.budget(problem, policy.tokenizer)
+    left = overlong.of_questions(sizes, rooms, most)
+    ways = (
+        "shorten them, lower task.max_new_tokens, use a model with a longer context, or leave them out with "
+        "overlong=skip"
+    )
+    place = f"the {most} tokens that {policy.name} was built for"
+    overlong.check_questions(left, len(sizes), cfg.task.name, cfg.split, place, ways, skip=cfg.overlong == "skip")
+    if not left:
+        return job
+    console.say(overlong.told(left, len(sizes), f"the {most} tokens of {policy.name}"))
+    names = sizes.keys() - {question.id for question in left}
+    kept = lambda of: {name: value for name, value in of.items() if name in names}  # noqa: E731
+    room = max(rooms[name] for name in names) // answers
+    return dataclasses.replace(job, problems=kept(job.problems), given=kept(job.given), room=room, left=len(left))

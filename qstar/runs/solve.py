@@ -23,7 +23,7 @@ import numpy as np
 from qstar import advice, files, paths, processes, sharding
 from qstar import config as configs
 from qstar.config import SolveConfig
-from qstar.data import rationales
+from qstar.data import overlong, rationales
 from qstar.data.rationales import Place, Sample, Store
 from qstar.decoding import write
 from qstar.decoding.sampling import Sampling
@@ -236,10 +236,7 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
     fit, over = answering.fitting(cfg, base, problems, lambda: lambda batch, number: _prompts(cfg, batch))
     answering.check_fitting(cfg, base, cfg.split, len(problems), over)
     if over:
-        console.say(
-            f"{len(over)} of {len(problems)} questions are left out: too long for the {base.lm.max_len} tokens of "
-            f"{base.name} ({', '.join(question.id for question in over[:5])}{', ...' if len(over) > 5 else ''})"
-        )
+        console.say(overlong.told(over, len(problems), f"the {base.lm.max_len} tokens of {base.name}"))
     _check_budget(cfg, max(cfg.task.budget(problem, base.tokenizer) for problem in fit))
     _check_attempts(cfg, base, fit)
     _check_scorers(cfg, base, scorers, fit)

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from qstar import sharding
-from qstar.data import labelled
+from qstar.data import labelled, overlong
 from qstar.data.on_policy import RolloutData
 from qstar.data.tokenizer import Tokenizer
 from qstar.decoding import generate as decoding
@@ -29,7 +29,7 @@ from qstar.tasks import problem as tasks
 from qstar.tasks.grading import sandbox
 from qstar.tasks.grading.grade import Verdict
 from qstar.tasks.problem import Problem, Task
-from qstar.training import machine
+from qstar.training import console, machine
 from qstar.training.build import Program
 from qstar.training.sources import Position
 from qstar.typing import Params
@@ -101,9 +101,7 @@ class RolloutSource:
         sandbox.configure(cfg.sandbox)
         self._cfg, self._task, self._program, self._tokenizer = cfg, task, program, tokenizer
         self._rows, self._seed, self._seen, self._scores = rows, seed, seen, scores
-        self._problems = list(task.problems("train"))
-        self._room = cfg.max_new_tokens or max(task.budget(problem, tokenizer) for problem in self._problems)
-        self._longest_prompt = self._check_lengths()
+        self._problems, self._longest_prompt, self._room = self._fitting(list(task.problems("train")))
         self._beside = beside(cfg.samples, rows, program)
         if cfg.rewards.steps and task.truth(self._problems[0], ()) is None:
             raise ValueError(
@@ -269,19 +267,23 @@ class RolloutSource:
         part = -(-self._room // FITS)
         return min(self._room, part * max(1, -(-longest // part)))
 
-    def _check_lengths(self) -> int:
-        """Tokens of the longest prompt."""
-        prompts = [prompt(self._cfg, self._task, problem, self._seed) for problem in self._problems]
-        sizes = [len(self._tokenizer.encode_prompt(text)) for text in prompts]
-        size = max(sizes)
-        longest = self._problems[sizes.index(size)]
-        if size + self._room > self._cfg.length:
-            raise ValueError(
-                f"data.length = {self._cfg.length}: question {longest.id} has a prompt of {size} tokens, and "
-                f"{self._room} may be generated after it: give data.length={size + self._room}, or less of "
-                "data.max_new_tokens"
-            )
-        return size
+    def _fitting(self, problems: Sequence[Problem]) -> tuple[list[Problem], int, int]:
+        """The questions that fit into a row with their answers; tokens of the longest prompt and the longest answer."""
+        cfg, task, tokenizer, sizes = self._cfg, self._task, self._tokenizer, {}
+        for problem in problems:
+            text = prompt(cfg, task, problem, self._seed)
+            sizes[problem.id] = overlong.prompt_tokens(tokenizer, problem.id, text)
+        rooms = {problem.id: cfg.max_new_tokens or task.budget(problem, tokenizer) for problem in problems}
+        left = overlong.of_questions(sizes, rooms, cfg.length)
+        enough = max(sizes.values()) + max(rooms.values())
+        ways = f"give data.length={enough}, lower data.max_new_tokens, or leave them out with data.overlong=skip"
+        place = f"rows of data.length = {cfg.length} tokens"
+        overlong.check_questions(left, len(sizes), task.name, "train", place, ways, skip=cfg.overlong == "skip")
+        if left:
+            console.say(overlong.told(left, len(sizes), place))
+        names = sizes.keys() - {question.id for question in left}
+        kept = [problem for problem in problems if problem.id in names]
+        return kept, max(sizes[name] for name in names), max(rooms[name] for name in names)
 
 
 def prompt(cfg: RolloutData, task: Task, problem: Problem, seed: int) -> str:

@@ -472,6 +472,31 @@ def test_lines_that_are_not_solutions_are_named(tmp_path, line, fault):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_question_that_is_too_long_is_named_or_left_out_and_counted(tmp_path, capsys):
+    """The labels of the others are those of a run without it."""
+    lines = [{"id": f"q{i}", "question": f"3{'aegb' * (100 if i == 1 else 1)}", "answer": "2"} for i in range(3)]
+    options = ("task.prompt_template='{question}='", "task.max_new_tokens=8")
+
+    def asked(name, lines, *more):
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        task = ("task=jsonl", f"task.path={file}", "task.dev=0", "task.test=0", *options)
+        folder = tmp_path / name
+        return composed(*task, "samples=4", "rows=8", *more, f"run_dir={folder}", name="label"), folder
+
+    with pytest.raises(ValueError, match=r"1 of 3 train questions do not fit into the 256 tokens .* q1 \(402 tokens"):
+        label.run(*asked("refused", lines))
+    assert not (tmp_path / "refused").exists()
+    found = label.run(*asked("skipped", lines, "overlong=skip"))
+    assert found["overlong"] == 1
+    assert "1 of 3 questions are left out: too long for the 256 tokens of bundled:cups (q1)" in capsys.readouterr().out
+    kept = ("prompt", "completions", "labels")
+    label.run(*asked("without", [lines[0], lines[2]]))
+    both = ([[row[name] for name in kept] for row in records(tmp_path / name)] for name in ("skipped", "without"))
+    first, second = both
+    assert first == second and {row["problem"] for row in records(tmp_path / "skipped")} <= {"q0", "q2"}
+
+
 def test_what_cannot_be_labelled_is_refused_before_anything_is_generated(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"source = .*absent"):
         label.run(config(tmp_path / "run", "source=absent"), tmp_path / "run")
@@ -481,7 +506,7 @@ def test_what_cannot_be_labelled_is_refused_before_anything_is_generated(tmp_pat
             label.run(config(tmp_path / "run", f"source={tmp_path}/empty.jsonl"), tmp_path / "run")
     with pytest.raises(FileNotFoundError, match=r"label.first = ''"):
         label.run(config(tmp_path / "run", "label=consensus"), tmp_path / "run")
-    with pytest.raises(ValueError, match=r"train-0 .* built for 256"):
+    with pytest.raises(ValueError, match=r"4 of 4 train questions .* the 256 tokens .* train-0 \(92 tokens and 188"):
         label.run(config(tmp_path / "run", "task.min_moves=90", "task.max_moves=90"), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -209,12 +209,29 @@ def test_dead_questions_are_left_out_or_replaced():
         ({}, 6, PolicyGradient(), "batch_size = 6"),
         ({"samples": 1}, 8, PolicyGradient(), "data.samples = 1"),
         ({}, 8, PolicyGradient(minibatches=3), "method.minibatches = 3"),
-        ({"length": 12}, 8, PolicyGradient(), "data.length = 12"),
+        (
+            {"length": 12},
+            8,
+            PolicyGradient(),
+            r"train questions do not fit .* data.length = 12 .* give data.length=1[3-9]",
+        ),
     ],
 )
 def test_what_does_not_divide_or_fit_is_refused_before_anything_is_sampled(cfg, rows, method, named):
     with pytest.raises(ValueError, match=named):
         source(dataclasses.replace(DATA, **cfg), rows, method=method)
+
+
+def test_questions_that_do_not_fit_into_a_row_are_left_out_and_said(capsys):
+    """Problems have six to eight moves; rows have room for those of six."""
+    shortest = source(dataclasses.replace(DATA, length=8 + 6, overlong="skip"), rows=8)
+    counts = [len(TOKENIZER.encode_prompt(problem.question)) for problem in TASK.problems("train")]
+    few = sum(count <= 8 for count in counts)
+    assert 0 < few < len(counts)
+    said = f"{len(counts) - few} of {len(counts)} questions are left out: too long for rows of data.length = 14 tokens"
+    assert said in capsys.readouterr().out
+    prompts = shortest.next(begin()).prompt.tokens
+    assert prompts.shape[-1] == 8
 
 
 @pytest.mark.parametrize(
