@@ -33,7 +33,7 @@ from qstar.recipes.kept import Kept
 from qstar.recipes.recipe import Recipe, Training
 from qstar.recipes.training_set import examples, fitting
 from qstar.reports import summaries
-from qstar.runs import answering, asking, iterations, load, train
+from qstar.runs import answering, asking, identity, iterations, load, train
 from qstar.runs.asking import Sampling
 from qstar.runs.iterations import Policies, joined
 from qstar.sharding import MeshConfig
@@ -77,8 +77,16 @@ def run(cfg: ImproveConfig, directory: Path) -> list[dict]:
     with processes.together():
         job = _prepared(cfg, directory)
     with processes.locked(directory):
-        processes.first_does(lambda: iterations.claim(cfg, directory))
+        processes.first_does(lambda: _claim(job))
         return _run(job)
+
+
+def _claim(job: Job) -> None:
+    """Write the configuration and what its files of questions hold, or check that the directory holds this run."""
+    iterations.claim(job.cfg, job.directory)
+    asked = {"training questions": job.problems, "dev questions": job.dev}
+    sums = {name: identity.checksum(problems, identity.SHOWN) for name, problems in asked.items()}
+    identity.claim(job.directory, sums, "rationales of other questions")
 
 
 def _run(job: Job) -> list[dict]:

@@ -28,7 +28,7 @@ from qstar.decoding.sampling import Sampling
 from qstar.models import lm as language_models
 from qstar.models.cost import Cost
 from qstar.policy import Policy
-from qstar.runs import load, solutions
+from qstar.runs import identity, load, solutions
 from qstar.runs.kinds import Kind
 from qstar.runs.solutions import Given
 from qstar.search import labelling
@@ -99,6 +99,8 @@ def _agreed(cfg: LabelConfig, directory: Path) -> dict:
 def _run(job: Job, directory: Path) -> dict:
     def begin() -> None:
         KIND.claim(job.cfg, directory)
+        asked = {"questions": identity.checksum(list(job.problems.values()), identity.SHOWN)}
+        identity.claim(directory, asked, "labels of other questions")
         files.make(directory / BATCHES)
         files.remove_partial(directory / BATCHES)
         for number, file in enumerate(parts):

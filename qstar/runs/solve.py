@@ -10,7 +10,6 @@ Tables are made from the rows alone (`runs/replay.py`), at smaller budgets too.
 
 import dataclasses
 import functools
-import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -34,7 +33,7 @@ from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
 from qstar.policy import Policy
 from qstar.reports import searches as report
-from qstar.runs import answering, judge, load, replay
+from qstar.runs import answering, identity, judge, load, replay
 from qstar.runs.kinds import Kind
 from qstar.runs.proposing import Proposals, check_delimiters, stop_ids
 from qstar.runs.replay import LOGPROB, NO_MODEL, ORACLE
@@ -58,7 +57,6 @@ KIND = Kind(
 OF_TABLES = ("tables", "tree", "budgets", "subsets", "search", "scorer", "max_tokens", "max_candidates")
 """Settings of a table that is made from stored rows; all others were those of the search."""
 FOLDER = "candidates"
-IDENTITY = "identity.json"
 BATCHES = "batches.jsonl"
 QUESTION_SEED = 20_240_806
 CHECKED = 20  # solutions that come with the questions, in which delimiters are looked for
@@ -101,40 +99,19 @@ def _opened(job: Job, directory: Path) -> Store:
         KIND.claim(cfg, directory)
         if cfg.split == "test":
             problems_of.logged_test(cfg.task, directory, f"solve, {type(cfg.search).__name__}")
-        _identify(job, directory)
+        identity.claim(directory, _identity(job), "candidates of another search")
 
     processes.first_does(begin)
     return answering.opened_store(directory / FOLDER, job.policy, cfg.task)
 
 
-def _identify(job: Job, directory: Path) -> None:
-    """Write down what the rows are a function of besides the model, which the store has; or compare it.
-
-    Raises ValueError where a part is another one: an edited solve.yaml or file of questions, a reward model that was
-    trained again. Runs of earlier versions have none.
-    """
-    file, identity = directory / IDENTITY, _identity(job)
-    if not file.is_file():
-        files.write_json(file, identity)
-        return
-    stored = files.read_json(file)
-    differing = [key for key in identity if stored.get(key, identity[key]) != identity[key]]
-    if differing:
-        changed = "\n  ".join(f"{key} = {stored[key]}, now {identity[key]}" for key in differing)
-        raise ValueError(
-            f"{directory} holds candidates of another search, as {file} says:\n  {changed}\nput back what has changed "
-            "since then, or choose another run_dir"
-        )
-
-
 def _identity(job: Job) -> files.JsonObject:
+    """What the rows are a function of besides the model, which the store has: nothing of it may be edited."""
     free = ("name", "run_dir", "resume", *KIND.free)
     settings = {key: value for key, value in configs.flat(job.cfg).items() if key.partition(".")[0] not in free}
     weights = {f"weights of {name}": scorer.digest for name, scorer in job.scorers.items() if scorer is not None}
-    asked = repr([(problem.id, problem.question, problem.answer) for problem in job.problems]).encode()
     grader = f"{job.cfg.task.grader.name} {job.cfg.task.grader.version}"
-    whole = settings | weights | {"questions asked": files.checksum_of(asked), "grader": grader}
-    return json.loads(json.dumps(whole, default=str))  # as it is read again
+    return settings | weights | {"questions asked": identity.checksum(job.problems), "grader": grader}
 
 
 def _written(cfg: SolveConfig, directory: Path) -> list[report.Line]:

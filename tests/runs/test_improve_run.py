@@ -425,6 +425,22 @@ def test_more_iterations_continue_and_another_recipe_is_refused(straight, tmp_pa
         improve.run(config(directory, samples=4), directory)
 
 
+@pytest.mark.parametrize(("split", "name"), [("train", "training"), ("dev", "dev")])
+def test_other_questions_under_the_same_name_are_refused_when_resuming(split, name, straight, tmp_path, monkeypatch):
+    directory, asked = shutil.copytree(straight, tmp_path / "run"), Echo.problems
+
+    def edited(task, of):
+        first, *others = asked(task, of)
+        return [dataclasses.replace(first, question=f"{first.question}?") if of == split else first, *others]
+
+    monkeypatch.setattr(Echo, "problems", edited)
+    with pytest.raises(ValueError, match=rf"holds rationales of other questions, .*:\n  {name} questions = .*, now "):
+        improve.run(config(directory, iterations=3), directory)
+    assert without_clock(directory) == without_clock(straight)
+    (directory / "identity.json").unlink()  # as a run of an earlier version
+    assert improve.run(config(directory), directory) == without_clock(straight)
+
+
 def test_a_run_resumes_with_other_settings_of_the_sandbox(tmp_path):
     """Another machine may have other layers; no number depends on them."""
     iterations.claim(config(tmp_path), tmp_path)

@@ -190,9 +190,9 @@ def straight(kind, folder):
 @pytest.mark.parametrize("kind", ["monte_carlo", pytest.param("omega", marks=pytest.mark.slow)])
 def test_labelling_that_sigkill_ends_between_two_parts_resumes_bit_for_bit(kind, tmp_path):
     expected, run = straight(kind, tmp_path / "straight"), tmp_path / "shared" / "run"
-    assert status_of_killed(tmp_path / "shared", 4, *PARTS, *KILLS[kind], "run_dir=run") == -signal.SIGKILL
+    assert status_of_killed(tmp_path / "shared", 5, *PARTS, *KILLS[kind], "run_dir=run") == -signal.SIGKILL
     stored = sorted(file.name for file in (run / label.BATCHES).glob("batch_*.jsonl"))
-    assert stored == ["batch_00000.jsonl", "batch_00001.jsonl"]  # renamed after the configuration
+    assert stored == ["batch_00000.jsonl", "batch_00001.jsonl"]  # renamed after the configuration and the identity
     label.run(composed(*PARTS, *KILLS[kind], f"run_dir={run}", name="label"), run)
     assert contents(run) == expected
 
@@ -472,7 +472,7 @@ def test_lines_that_are_not_solutions_are_named(tmp_path, line, fault):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_question_that_is_too_long_is_named_or_left_out_and_counted(tmp_path, capsys):
+def test_a_question_that_is_too_long_is_named_or_left_out_and_one_that_was_edited_refused(tmp_path, capsys):
     """The labels of the others are those of a run without it."""
     lines = [{"id": f"q{i}", "question": f"3{'aegb' * (100 if i == 1 else 1)}", "answer": "2"} for i in range(3)]
     options = ("task.prompt_template='{question}='", "task.max_new_tokens=8")
@@ -495,6 +495,11 @@ def test_a_question_that_is_too_long_is_named_or_left_out_and_counted(tmp_path, 
     both = ([[row[name] for name in kept] for row in records(tmp_path / name)] for name in ("skipped", "without"))
     first, second = both
     assert first == second and {row["problem"] for row in records(tmp_path / "skipped")} <= {"q0", "q2"}
+    edited = [lines[0] | {"answer": "3"}, lines[2]]
+    before = contents(tmp_path / "without")
+    with pytest.raises(ValueError, match=r"holds labels of other questions, .*:\n  questions = .*, now "):
+        label.run(*asked("without", edited))
+    assert contents(tmp_path / "without") == before
 
 
 def test_what_cannot_be_labelled_is_refused_before_anything_is_generated(tmp_path):
