@@ -270,6 +270,8 @@ def test_records_are_replaced_on_request_alone_and_never_by_less():
             ablations.merged(old, less, "results.jsonl", True)
     with pytest.raises(ValueError, match=r"results.jsonl: .* left unchanged"):
         ablations.merged(old, [], "results.jsonl", True)
+    of_another_base = [dataclasses.replace(new[0], base=1)]  # added beside what is there
+    assert ablations.merged(old, of_another_base, "results.jsonl", False) == [*old[:2], *of_another_base, old[2]]
 
 
 def test_a_partial_folder_leaves_record_and_page_as_they_are(tmp_path, monkeypatch, capsys):

@@ -68,17 +68,22 @@ class Result:
 
 
 def merged(old: Sequence[Result], new: Sequence[Result], where: str, replace: bool) -> list[Result]:
-    """The old results with the new ones in place of those of the same ablations.
+    """The old results with the new ones in place of those of the same ablations from the same bases.
 
     Raises ValueError where that was not asked for or an ablation would lose results: see `records.check_replaced`.
     """
-    renewed = {result.ablation for result in new}
-    held = {result.key: max(result.n, 1) for result in old if result.ablation in renewed}
-    if not (held and {result.key: result for result in new} == {r.key: r for r in old if r.ablation in renewed}):
+    renewed = {_part(result) for result in new}
+    held = {result.key: max(result.n, 1) for result in old if _part(result) in renewed}
+    if not (held and {result.key: result for result in new} == {r.key: r for r in old if _part(r) in renewed}):
         records.check_replaced(held, {result.key: max(result.n, 1) for result in new}, where, replace)
-    order = list(dict.fromkeys(result.ablation for result in (*old, *new)))
-    by_name = {name: [r for r in (new if name in renewed else old) if r.ablation == name] for name in order}
-    return [result for name in order for result in by_name[name]]
+    kept = [result for result in old if _part(result) not in renewed]
+    order = {name: i for i, name in enumerate(dict.fromkeys(result.ablation for result in (*old, *new)))}
+    return sorted([*kept, *new], key=lambda result: (order[result.ablation], result.base))
+
+
+def _part(result: Result) -> tuple[str, int]:
+    """What of the record is replaced as a whole."""
+    return result.ablation, result.base
 
 
 def write(results: Iterable[Result], file: Path) -> None:

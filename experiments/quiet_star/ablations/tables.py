@@ -3,10 +3,10 @@
     python experiments/quiet_star/ablations/tables.py [NAME ...] [--runs runs/ablations [1=runs/ablations_base_1 ...]]
 
 With --runs the answers of `sweep.py` are collected into results.jsonl first, one line for a base, a seed, an arm and a
-way of evaluation: a folder holds the runs from one base, 0 unless its label is given as LABEL=FOLDER. An ablation that
-the record holds already is replaced with --replace only, as a whole, and never by fewer arms, bases, seeds or
-questions; ablations that the folders have nothing of stay. Then the tables go into ../README.md, each between its
-marks, and the figures beside it (they need matplotlib: pip install '.[figures]'). With names the tables of these
+way of evaluation: a folder holds the runs from one base, 0 unless its label is given as LABEL=FOLDER. What the record
+holds of an ablation from one base is replaced with --replace only, as a whole, and never by fewer arms, seeds or
+questions; ablations and bases that the folders have nothing of stay. Then the tables go into ../README.md, each between
+its marks, and the figures beside it (they need matplotlib: pip install '.[figures]'). With names the tables of these
 ablations are printed, and nothing is written. `qstar/reports/ablations.py` says what a table shows.
 """
 
