@@ -481,7 +481,18 @@ def build(node: DictConfig, prefix: str = "") -> Dataclass:
     try:
         return OmegaConf.to_object(node)
     except OmegaConfBaseException as error:
+        if isinstance(error, MissingMandatoryValue):
+            _check_given(node)
         raise ValueError(_explained(error)) from error
+
+
+def _check_given(node: DictConfig) -> None:
+    """Of a configuration that lacks a value, raise ValueError where one that is there is refused: it comes first."""
+    for name in node:
+        child = node._get_node(name)
+        if isinstance(child, DictConfig) and not child._is_none() and not child._is_missing():
+            with contextlib.suppress(OmegaConfBaseException):
+                OmegaConf.to_object(child)
 
 
 def composed(command: str, given: Sequence[str]) -> TrainConfig | EvaluateConfig | ImproveConfig | SolveConfig:

@@ -233,6 +233,14 @@ def test_a_value_that_is_missing_is_named(overrides, message):
         composed(*overrides)
 
 
+@pytest.mark.parametrize("override", ["improve.temperature=-1", "improve.top_p=0"])
+def test_a_value_that_is_refused_is_named_before_one_that_is_missing(override):
+    with pytest.raises(ValueError, match=rf"{override.replace('=', ' = ')}.*: expected"):
+        composed(override, name="improve")
+    with pytest.raises(ValueError, match=r"model\.source has no value"):
+        composed(name="improve")
+
+
 def test_what_one_composition_changes_the_next_one_does_not_see():
     default = composed("run_dir=here")
     assert composed("run_dir=here", "steps=3", "method.thought_len=2", "optim.lr=0.5", "data.length=13") != default

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -229,6 +230,25 @@ def test_ids_of_a_config_are_kept_where_no_generation_config_is_there(source, tm
     assert [config[f"{name}_token_id"] for name in ("bos", "eos", "pad")] == [7, [8, 9], None]
     generation = json.loads((tmp_path / "hf" / "generation_config.json").read_text())
     assert (generation["bos_token_id"], generation["eos_token_id"]) == (7, [8, 9])
+
+
+@pytest.mark.parametrize(
+    ("name", "contents", "said"),
+    [
+        ("generation_config.json", {"temperature": math.nan}, "temperature is NaN"),
+        ("generation_config.json", {"top_p": math.inf}, "top_p is Infinity"),
+        ("generation_config.json", {"nested": {"values": [1.0, -math.inf]}}, "nested.values.1 is -Infinity"),
+        ("config.json", {"initializer_range": math.nan}, "initializer_range is NaN"),
+    ],
+)
+def test_settings_that_are_not_numbers_are_refused_by_name_before_anything_is_written(
+    source, tmp_path, capsys, name, contents, said
+):
+    file = source / name
+    file.write_text(json.dumps((json.loads(file.read_text()) if file.is_file() else {}) | contents))
+    with pytest.raises(SystemExit, match=rf"{name}: {said}"):
+        convert(capsys, source, tmp_path / "out", "--to", "huggingface")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_model_that_names_no_special_tokens_is_exported_as_having_none(tmp_path):

@@ -4,10 +4,12 @@ These files are kept as they are, by name, wherever the model goes: into prepare
 """
 
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qstar import files
+from qstar.files import Json
 from qstar.models.formats.weights import inside
 
 TOKENIZER, GENERATION = "tokenizer_config.json", "generation_config.json"
@@ -31,12 +33,15 @@ def read(directory: Path) -> dict[str, str]:
         if name.endswith(".json"):
             contents = files.json_object(directory / name)
             _check_ids(contents, directory / name)
+            if name == GENERATION:
+                _check_finite(contents, directory / name)
     folder = inside(directory, TEMPLATES)
     for file in sorted(folder.glob("*.jinja")):
         texts[f"{TEMPLATES}/{file.name}"] = files.small_text(inside(folder, file.name))
     config = inside(directory, "config.json")
     contents = files.json_object(config) if config.is_file() else {}
     _check_ids(contents, config)
+    _check_finite(contents, config, allowed=(math.inf, -math.inf))  # a limit that is none
     if GENERATION not in texts:
         ids = {name: contents[name] for name in IDS if contents.get(name) is not None}
         if ids:
@@ -74,3 +79,14 @@ def _check_ids(contents: dict, file: Path) -> None:
         several = isinstance(value, list) and all(type(id) is int for id in value)
         if value is not None and type(value) is not int and not several:
             raise ValueError(f"{file}: {name} is {str(value)[:60]!r}, expected a token id, or a list of them")
+
+
+def _check_finite(contents: Json, file: Path, key: str = "", allowed: Sequence[float] = ()) -> None:
+    """Raise ValueError for a number at any depth that is none, or infinite."""
+    if isinstance(contents, float) and not math.isfinite(contents) and contents not in allowed:
+        raise ValueError(f"{file}: {key} is {json.dumps(contents)}, expected a number: put back a copy of the file")
+    entries = (
+        contents.items() if isinstance(contents, dict) else enumerate(contents) if isinstance(contents, list) else ()
+    )
+    for name, value in entries:
+        _check_finite(value, file, f"{key}.{name}" if key else str(name), allowed)
