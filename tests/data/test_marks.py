@@ -7,10 +7,14 @@ from test_tokenizer_families import LETTERS, byte_level, llama3
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 
+from qstar.data import pipeline
 from qstar.data import tokenizer as tokenizers
 from qstar.data.examples import as_sampled
+from qstar.data.generated import CupsText
 from qstar.data.marks import Marks
+from qstar.data.pipeline import TextConfig
 from qstar.data.tokenizer import Tokenizer
+from qstar.evals.perplexity import PerplexityEval
 from qstar.models.formats import companions
 from qstar.tasks import conversation
 
@@ -213,6 +217,30 @@ def test_added_tokens_of_the_config_that_cannot_be_are_named(tmp_path, listed, m
 def test_begin_true_without_such_a_token_is_refused():
     with pytest.raises(ValueError, match=r"model\.begin"):
         tokenizers.characters("ab").beginning("true")
+
+
+def documents(batch):
+    """The tokens of every document of a row."""
+    return [batch.tokens[0][batch.segment[0] == one].tolist() for one in range(1, int(batch.segment[0].max()) + 1)]
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_all_that_is_trained_on_or_measured_begins_as_the_tokenizer_says(tmp_path, spiece, begins):
+    """Plain text, generated problems, and the documents of a perplexity, whose bytes are those of the text."""
+    tokenizer, begin = spiece.beginning("true" if begins else "false"), [1] if begins else []
+    (tmp_path / "text.txt").write_text("ab b\n<|doc|>\nbab")
+    kept = {"cache_dir": str(tmp_path / "cache")}
+    text = TextConfig((str(tmp_path / "text.txt"),), length=8, heldout_fraction=0.0, **kept)
+    corpus = pipeline.load_corpus(text, tokenizer)
+    texts = [corpus.document(i).tolist() for i in range(len(corpus.starts) - 1)]
+    assert texts == [[*begin, *tokenizer.encode(text)] for text in ("ab b", "bab")]
+    problems = documents(CupsText(length=64, min_moves=6, max_moves=6).build(tokenizer, 1, 0)[0])
+    assert len(problems) > 1 and all((ids[:1] == [1]) == begins and 1 not in ids[1:] for ids in problems)
+    [measure] = PerplexityEval((str(tmp_path / "text.txt"),), **kept).measures(tokenizer)
+    assert [list(document.tokens) for document in measure.items] == texts
+    # Without a token before it the first one is not predicted: "▁ab" of "ab b", "▁" of "bab".
+    sizes = [len(text) for text in ("ab b", "bab")]
+    assert [document.size(tokenizer) for document in measure.items] == (sizes if begins else [2, 3])
 
 
 @pytest.mark.parametrize("begins", ["true", "false"])
