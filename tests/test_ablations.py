@@ -11,6 +11,7 @@ import experiment_scripts
 import pytest
 from small_runs import MODEL
 
+from qstar.evals import records
 from qstar.paths import ROOT
 from qstar.reports import ablations, tables
 from qstar.reports.ablations import Result
@@ -272,6 +273,20 @@ def test_records_are_replaced_on_request_alone_and_never_by_less():
         ablations.merged(old, [], "results.jsonl", True)
     of_another_base = [dataclasses.replace(new[0], base=1)]  # added beside what is there
     assert ablations.merged(old, of_another_base, "results.jsonl", False) == [*old[:2], *of_another_base, old[2]]
+
+
+def test_a_page_beside_more_records_than_are_shown_is_left_alone(tmp_path):
+    page, other = tmp_path / "README.md", tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "cups.jsonl").write_text("{}\n{}\n")
+    (other / "cups.jsonl").write_text("{}\n")
+    for shown in (other / "cups.jsonl", other):
+        with pytest.raises(ValueError, match=r"README.md shows the 2 records of .*cups.jsonl, and .* has 1"):
+            records.check_shown(page, shown)
+    records.check_shown(page, tmp_path / "cups.jsonl")
+    records.check_shown(other / "README.md", tmp_path)
+    (other / "cups.jsonl").write_text("{}\n{}\n")
+    records.check_shown(page, other)
 
 
 def test_a_partial_folder_leaves_record_and_page_as_they_are(tmp_path, monkeypatch, capsys):

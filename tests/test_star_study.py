@@ -24,7 +24,7 @@ def line(iteration, share, of_two, **more):
 
 def written(folder, arm, seed, lines, unseen=None):
     directory = folder / arm / str(seed)
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / "iterations.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     (directory / "summary.md").write_text("")
     if unseen is not None:
@@ -161,7 +161,19 @@ def test_hint_success_of_bases_beside_where_star_ends(modules, tmp_path, monkeyp
     assert (tmp_path / "out" / "bases.png").is_file()
     both = called(f"0.7={tmp_path}/many")  # joins what is there
     assert both[0] == few and both[1][:5] == ["0.7", "0", "450", "1.00", "0.900 [0.596, 0.982]"]
+    assert called() == both and called(f"0.7={tmp_path}/many") == both
+    better = line(2, 0.95, 1.0, test=test)
+    written(tmp_path / "many", "star", 0, [line(0, 0.3, 1.0), line(1, 0.4, 1.0, hinted=10, right_hinted=9), better])
+    with pytest.raises(SystemExit):
+        called(f"0.7={tmp_path}/many")
+    assert "holds 1 entries already" in capsys.readouterr().err
     assert called() == both
+    assert called(f"0.7={tmp_path}/many", "--replace")[1][-2] == "0.950 (2)"
+    fewer = [line(0, 0.3, 1.0), line(1, 0.4, 1.0, hinted=10, right_hinted=9, test=test)]
+    written(tmp_path / "many", "star", 0, fewer)
+    with pytest.raises(SystemExit):
+        called(f"0.7={tmp_path}/many", "--replace")
+    assert "would lose 0.7, 0, 450, 0: 3, now 2" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         called("0.7=absent", out="few")
 

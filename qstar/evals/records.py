@@ -1,6 +1,7 @@
 """Records that pages are made from are replaced on request only, and never by less than they hold."""
 
 from collections.abc import Hashable, Mapping
+from pathlib import Path
 
 NAMED = 8  # losses that a message names
 
@@ -28,6 +29,23 @@ def check_replaced(
         )
     if not replace:
         raise ValueError(f"{where} holds {len(old)} entries already, and is left unchanged: {request} replaces them")
+
+
+def check_shown(page: Path, shown: Path) -> None:
+    """Whether what `shown` holds, a file of records or a folder of such files, may be shown on a page.
+
+    Raises ValueError where the page lies beside records of the same name, in another place, that have more lines: these
+    are what it shows, and nothing is to be written then.
+    """
+    for file in sorted(shown.glob("*.jsonl")) if shown.is_dir() else [shown]:
+        own = page.parent / file.name
+        if own.is_file() and not own.samefile(file):
+            held, found = (one.read_bytes().count(b"\n") for one in (own, file))
+            if found < held:
+                raise ValueError(
+                    f"{page} shows the {held} records of {own}, and {file} has {found}: it is left as it is; finish "
+                    "those runs, or name another page"
+                )
 
 
 def _named(key: Hashable) -> str:

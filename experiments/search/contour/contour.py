@@ -31,7 +31,7 @@ from qstar.cli import entry, flags
 from qstar.data import examples
 from qstar.data import tokenizer as tokenizers
 from qstar.data.rationales import Store
-from qstar.evals import at_k
+from qstar.evals import at_k, records
 from qstar.models import cost
 from qstar.reports import figures, frames, tables
 from qstar.runs import load, solve, stored, train
@@ -277,6 +277,7 @@ def main() -> None:
         shown = {"models": models_table(lines), "equal": equal_table(lines)}
         print(*shown.values(), sep="\n")
         if args.page:
+            records.check_shown(args.page, out / RESULTS)
             tables.fill(args.page, shown)
         if args.figure:
             draw(lines, args.figure)

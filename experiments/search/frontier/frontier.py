@@ -24,6 +24,7 @@ from qstar import config as configs
 from qstar import files
 from qstar.cli import entry, flags
 from qstar.config import SolveConfig
+from qstar.evals import records as kept
 from qstar.evals.intervals import bootstrap
 from qstar.evals.paired import sign_flips
 from qstar.policy import Policy
@@ -305,6 +306,7 @@ def main() -> None:
             raise FileNotFoundError(f"no records in {args.show or args.out}: give results.jsonl of a run, or scorers")
         known = grouped(records)
         if args.page:
+            kept.check_shown(args.page, args.show)
             tables.fill(args.page, {args.show.stem: table(known)})
         else:
             print(table(known, args.same_n), end="")

@@ -4,8 +4,9 @@
     python experiments/star/arithmetic/bases.py 0.3=runs/star_hinted_0.3 0.7=runs/star_arithmetic
     python experiments/star/arithmetic/bases.py                                  # from the committed bases.jsonl
 
-The share before a folder is that of the warm-up's examples with a hint in the prompt. Runs are added to bases.jsonl,
-where one of the same share, base and seed is replaced. The figure needs matplotlib: pip install '.[figures]'.
+The share before a folder is that of the warm-up's examples with a hint in the prompt. Runs are added to bases.jsonl;
+another one of the same share, base and seed is replaced with --replace only, and never by one of fewer iterations. The
+figure needs matplotlib: pip install '.[figures]'.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,6 +18,7 @@ from qstar import config as configs
 from qstar import files
 from qstar.cli import entry, flags
 from qstar.evals.intervals import wilson
+from qstar.evals.records import check_replaced
 from qstar.reports import figures, tables
 from qstar.runs import iterations
 
@@ -105,12 +107,21 @@ def draw(records: Sequence[dict], file: Path) -> None:
     figures.save(figure, file)
 
 
+def _check_replaced(known: dict[tuple, dict], new: dict[tuple, dict], file: Path, replace: bool) -> None:
+    """Raise ValueError where another run would take the place of one that is recorded, unless that was requested."""
+    other = [key for key in known if key in new and known[key] != new[key]]
+    if other:
+        held = ({key: len(of[key]["dev"]) for key in other} for of in (known, new))
+        check_replaced(*held, str(file), replace)
+
+
 def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument(
         "runs", nargs="*", type=flags.named, metavar="SHARE=FOLDER", help="folders of study.py --hinted SHARE"
     )
     parser.add_argument("--out", type=Path, default=HERE)
+    parser.add_argument("--replace", action="store_true", help="replace records of the same runs")
     args = parser.parse_args()
     with entry.errors():
         by_key = {}
@@ -119,8 +130,13 @@ def main() -> None:
                 args.out / RECORDS, "a run of STaR", hinted_share=float, base=int, seed=int, dev=list, two_digits=float
             )
             by_key = {tuple(row.record[name] for name in KEY): row.record for row in kept}
-        for share, folder in args.runs:
-            by_key |= {tuple(record[name] for name in KEY): record for record in read(float(share), folder)}
+        new = {
+            tuple(record[name] for name in KEY): record
+            for share, folder in args.runs
+            for record in read(float(share), folder)
+        }
+        _check_replaced(by_key, new, args.out / RECORDS, args.replace)
+        by_key |= new
         if not by_key:
             raise FileNotFoundError(f"no {RECORDS} in {args.out} and no finished run: give SHARE=FOLDER of study.py")
         records = [by_key[key] for key in sorted(by_key)]

@@ -30,7 +30,7 @@ import numpy as np
 from qstar import config as configs
 from qstar import files
 from qstar.cli import entry, flags
-from qstar.evals import step_scores
+from qstar.evals import records, step_scores
 from qstar.evals.intervals import student
 from qstar.reports import figures, frames, tables
 from qstar.runs import label, pool, scoring, stored, train
@@ -489,7 +489,12 @@ def shown(of: Mapping[str, list[Mapping]]) -> dict[str, str]:
 
 
 def show(out: Path, figure: bool, page: Path | None = None) -> None:
-    """Print the tables of the results, and draw the reward models' reliability and accuracy."""
+    """Print the tables of the results, and draw the reward models' reliability and accuracy.
+
+    Raises ValueError where the page shows more results than these.
+    """
+    if page:
+        records.check_shown(page, out)
     for task, of in measured(out).items():
         by_title = shown(of)
         print(f"## {task}\n")
