@@ -337,6 +337,7 @@ def load_run(path: str | Path = "latest", step: int | None = None) -> Run:
     cfg = configs.load(path / "config.yaml")
     config = stored.shape(path / "lm.json")
     tokenizer = stored.tokenizer_of(path)
+    stored.check_described(path)
     definition = lora.adapted(cfg.method.definition(config, tokenizer), cfg.lora)
     with checkpoint.Checkpoints(path / "checkpoints", every=1, keep=2**31) as saved:
         step = saved.latest if step is None else step

@@ -30,6 +30,8 @@ from qstar.typing import Params
 if typing.TYPE_CHECKING:
     from qstar.data.rationales import Query
 
+SUMS = "checksums.json"  # in a run directory: of these of its files
+DESCRIBED = ("lm.json", "tokenizer.json")
 FROZEN = "frozen"  # in a run directory: the weights that do not train
 PLAIN = {int: int, float: (int, float), str: str, bool: bool}  # types of fields, and of their values in JSON
 
@@ -70,6 +72,21 @@ def describe(
     files.write_json(directory / "lm.json", dataclasses.asdict(config))
     files.write(directory / "tokenizer.json", tokenizer.to_json())
     companions.write(directory, tokenizer.settled(beside))
+    files.write_json(directory / SUMS, {name: files.checksum(directory / name) for name in DESCRIBED})
+
+
+def check_described(directory: Path) -> None:
+    """Raise ValueError where the shape or the tokenizer of a run is not what was written when it began.
+
+    Its weights would be read as those of another model. Runs of earlier versions have no checksums.
+    """
+    file = directory / SUMS
+    for name, written in (files.read_json(file) if file.is_file() else {}).items():
+        if files.checksum(directory / name) != written:
+            raise ValueError(
+                f"{directory / name} holds other bytes than were written when the run began: put back a copy of it; if "
+                f"it was changed on purpose, delete {file}"
+            )
 
 
 def keep_frozen(directory: Path, frozen: Params, cfg: LoraConfig) -> None:

@@ -1,7 +1,8 @@
 """One run from its configuration to its table: the method, its control, evaluations before and after, samples.
 
-A run directory holds everything: config.yaml, environment.json, lm.json and tokenizer.json, metrics.jsonl,
-evals.jsonl, samples.jsonl, checkpoints/, the same again of the control under control/, and summary.md at the end.
+A run directory holds everything: config.yaml, environment.json, lm.json and tokenizer.json (checksums.json: theirs),
+metrics.jsonl, evals.jsonl, samples.jsonl, checkpoints/, the same again of the control under control/, and summary.md at
+the end.
 Called on a directory that has checkpoints it resumes from them; an arm that is done is not trained again.
 """
 
@@ -233,6 +234,7 @@ def _check_directory(arm: Arm, loaded: Policy, whole: Path) -> None:
             + f"\nchoose another run_dir{way}"
         )
     _check_same_model(directory / "lm.json", loaded)
+    stored.check_described(directory)
 
 
 def _check_same_model(file: Path, loaded: Policy) -> None:

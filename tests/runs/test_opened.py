@@ -117,7 +117,20 @@ def test_a_step_that_was_not_kept_names_those_that_were(run_directory):
         runs.load_run(run_directory, step=7)
 
 
+@pytest.mark.parametrize(("name", "old", "new"), [("lm.json", "1e-05", "2e-01"), ("tokenizer.json", '"a"', '"Z"')])
+def test_a_shape_or_a_tokenizer_that_was_changed_is_named(copy, name, old, new):
+    """Either would be read without a word, and the weights as those of another model."""
+    file = copy / name
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    message = rf"{name} holds other bytes than were written when the run began: .*, delete .*checksums.json"
+    with pytest.raises(ValueError, match=message):
+        runs.load_run(copy)
+
+
 def test_weights_of_another_shape_than_the_run_says_are_refused(copy):
+    (copy / "checksums.json").unlink()  # as a run of an earlier version
     file = copy / "lm.json"
     file.write_text(file.read_text().replace('"width": 16', '"width": 24'))
     with pytest.raises(

@@ -98,7 +98,7 @@ def assert_same_state(one: Path, other: Path) -> None:
 def test_a_run_directory_holds_these_files_and_no_others(finished):
     arm = {
         "config.yaml", "environment.json", "lm.json", "tokenizer.json", "metrics.jsonl", "metrics_open.jsonl",
-        "evals.jsonl", "checkpoints",
+        "evals.jsonl", "checkpoints", "checksums.json",
     }  # fmt: skip
     assert {path.name for path in finished.directory.iterdir()} == arm | {"samples.jsonl", "summary.md", "control"}
     assert {path.name for path in (finished.directory / "control").iterdir()} == arm
