@@ -258,6 +258,24 @@ def test_bases_are_what_varies_where_there_are_several():
     assert (found[1], found[4]) == ("3 on 2 bases", "0.700 [0.479, 0.869]")
 
 
+def test_arms_of_several_bases_stand_side_by_side():
+    runs = [
+        Result("x", arm, seed, 40, 10.0, way, accuracy, accuracy, 500, base=base)
+        for arm, gain in (("a", 0.0), ("b", -0.1))
+        for base, seed, accuracy in ((0, 0, 0.8 + gain), (0, 1, 0.6 + 2 * gain), (1, 0, 0.7 + gain))
+        for way in ("none", "likeliest", "sampled")
+    ]
+    alone = [Result("x", "c", 0, 40, 10.0, "sampled", 0.5, 0.5, 500)]  # from one base
+    steps = [dataclasses.replace(one, ablation="y") for one in runs]
+    read = [TWO, Ablation("y", "Y", "a", {"a": Arm()}, checkpoints=True)]
+    found = tables.cells(ablations.bases_table(read, [*runs, *alone, *steps]))
+    assert found == [
+        [TWO.title, "a", "0.700, 0.700", "0.700, 0.700", "", ""],
+        # Means of -0.15 (of -0.1 and -0.2) and -0.1; t of one degree of freedom 12.706.
+        [TWO.title, "b", "0.550, 0.600", "0.550, 0.600", "-0.150, -0.100", "-0.125 ± 0.318"],
+    ]
+
+
 def test_records_are_replaced_on_request_alone_and_never_by_less():
     old = [*answers("a", {"none": [0.2, 0.3]}), Result("y", "a", 0, 40, 20.0, "none", 1.0, 1.0, 500)]
     new = answers("a", {"none": [0.4, 0.5]})
@@ -326,8 +344,8 @@ def test_results_are_read_as_they_were_written(tmp_path):
 
 def test_the_page_has_the_tables_of_the_shipped_results_for_every_ablation():
     page = script.PAGE.read_text()
-    assert sorted(tables.places(page)) == ablation.shipped()
-    results, read = ablations.load(script.RESULTS), [ablation.read(name) for name in tables.places(page)]
+    assert sorted(tables.places(page)) == sorted([*ablation.shipped(), script.BASES])
+    results, read = ablations.load(script.RESULTS), script.on_page(page)
     assert tables.filled(page, script.texts(read, results)) == page
 
 

@@ -6,8 +6,7 @@ import experiment_scripts
 import pictures
 import pytest
 
-from qstar.reports import ablations, figures, frames, tables
-from qstar.runs import ablation
+from qstar.reports import ablations, figures, frames
 
 FOLDER = experiment_scripts.FOLDER
 SCREENS = {f"quiet_star/figures/{name}.png" for name in ("report", "terminal", "thoughts")}
@@ -18,8 +17,8 @@ OF_RUNS = {"quiet_star/smollm2_math/benefit.png", "quiet_star/smollm2_math/curve
 
 def of_ablations(folder: Path) -> None:
     script = experiment_scripts.load("quiet_star/ablations/tables")
-    read = [ablation.read(name) for name in tables.places(script.PAGE.read_text(encoding="utf-8"))]
-    script.draw(read, ablations.load(script.RESULTS), folder)
+    read = script.on_page(script.PAGE.read_text(encoding="utf-8"))
+    script.draw(read, script.of_base_0(ablations.load(script.RESULTS)), folder)
 
 
 def of_faithfulness(folder: Path) -> None:

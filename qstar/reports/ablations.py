@@ -186,3 +186,31 @@ def _reference(ablation: Ablation, line: Line, ready: Sequence[Line]) -> Line | 
     """The line that this one is compared with; an arm may take more steps than the reference to get where it does."""
     references = [other for other in ready if other.arm == ablation.reference]
     return next((other for other in references if not ablation.checkpoints or other.step == line.step), None)
+
+
+BASES = ("ablation", "arm", "likeliest thoughts", "sampled thoughts", "against the reference, paired", "mean")
+
+
+def bases_table(read: Sequence[Ablation], results: Sequence[Result]) -> str:
+    """Arms that ran from several bases: accuracies base by base, means over the seeds of each, and differences from the
+    reference with sampled thoughts, whose mean has its interval over bases. Ablations over checkpoints are left out.
+    """
+    rows = []
+    for group in read:
+        ready = [] if group.checkpoints else lines(group, results)
+        for line in ready:
+            reference = _reference(group, line, ready)
+            gain = {} if reference in (None, line) else line.against(reference)
+            if len({base for base, _ in line.main}) > 1:
+                values = (line.values(way, "accuracy") for way in ("likeliest", "sampled"))
+                mean = tables.over_runs(gain, "+") if len({base for base, _ in gain}) > 1 else ""
+                rows.append((group.title, line.arm, *map(_by_base, values), _by_base(gain, "+"), mean))
+    return tables.markdown(BASES, rows)
+
+
+def _by_base(values: Mapping[tuple[int, int], float], sign: str = "") -> str:
+    """`0.973, 0.890, 0.892`: of bases in their order, the mean over the seeds of each."""
+    grouped: dict[int, list[float]] = {}
+    for (base, _), value in sorted(values.items()):
+        grouped.setdefault(base, []).append(value)
+    return ", ".join(f"{sum(each) / len(each):{sign}.3f}" for each in grouped.values())

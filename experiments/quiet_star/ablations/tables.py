@@ -6,8 +6,9 @@ With --runs the answers of `sweep.py` are collected into results.jsonl first, on
 way of evaluation: a folder holds the runs from one base, 0 unless its label is given as LABEL=FOLDER. What the record
 holds of an ablation from one base is replaced with --replace only, as a whole, and never by fewer arms, seeds or
 questions; ablations and bases that the folders have nothing of stay. Then the tables go into ../README.md, each between
-its marks, and the figures beside it (they need matplotlib: pip install '.[figures]'). With names the tables of these
-ablations are printed, and nothing is written. `qstar/reports/ablations.py` says what a table shows.
+its marks, of base 0 but for one of all bases, and the figures of base 0 beside it (they need matplotlib: pip install
+'.[figures]'). With names the tables of these ablations are printed, and nothing is written.
+`qstar/reports/ablations.py` says what a table shows.
 """
 
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from qstar.runs.ablation import Ablation
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results.jsonl", HERE.parent / "README.md"
+BASES = "bases"  # the place of the table of all bases
 CHANCE = 0.2  # one cup in five
 WAYS = {"likeliest": (figures.COLOURS[0], "o", 0.16), "sampled": (figures.COLOURS[1], "o", 0.0),
         "none": (figures.GREY, "s", -0.16)}  # fmt: skip
@@ -30,8 +32,20 @@ NAMES = {"likeliest": "likeliest thoughts", "sampled": "sampled thoughts", "none
 
 
 def texts(read: Sequence[Ablation], results: Sequence[Result]) -> dict[str, str]:
-    """The tables of the page, by the names of their places."""
-    return {group.name: f"\n{ablations.table(group, results)}\n" for group in read}
+    """The tables of the page, by the names of their places: of base 0, and one of all bases."""
+    shown = of_base_0(results)
+    return {group.name: f"\n{ablations.table(group, shown)}\n" for group in read} | {
+        BASES: f"\n{ablations.bases_table(read, results)}\n"
+    }
+
+
+def on_page(page: str) -> list[Ablation]:
+    """The ablations that a page has places for."""
+    return [ablation.read(name) for name in tables.places(page) if name != BASES]
+
+
+def of_base_0(results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if result.base == 0]
 
 
 def draw(read: Sequence[Ablation], results: Sequence[Result], folder: Path) -> None:
@@ -96,7 +110,7 @@ def main() -> None:
     args = parser.parse_args()
     with entry.errors():
         page = args.page.read_text(encoding="utf-8")
-        read = [ablation.read(name) for name in args.names or tables.places(page)]
+        read = [ablation.read(name) for name in args.names] or on_page(page)
         new = [
             result
             for group in read
@@ -113,7 +127,7 @@ def main() -> None:
         if args.runs:
             ablations.write(results, args.results)
         args.page.write_text(page, encoding="utf-8")
-        draw(read, results, args.page.parent / "figures")
+        draw(read, of_base_0(results), args.page.parent / "figures")
 
 
 if __name__ == "__main__":
