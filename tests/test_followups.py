@@ -265,6 +265,11 @@ def test_the_command_tabulates_every_seed_and_says_where_gates_are_open(scripts,
     assert adaptive[7:] == [f"{gated.gains[place]:+.3f} ± 0.000" for place in compare.PLACES]
     assert last[:5] == ["plain", "2", "9", "2.00", "0.200 ± 0.000"]
     assert gate.startswith("Gate of adaptive: of all positions ")
+    monkeypatch.setattr(compare, "gate_shares", lambda row: dict.fromkeys((*compare.POSITIONS, *compare.GATE), 1.0))
+    low = intervals.share_across([1.0, 1.0], count)[0]
+    opened = ", ".join(f"{what} 1.000 [{low:.3f}, 1.000]" for what in compare.POSITIONS)
+    training = ", ".join(f"{name} 1.000 ± 0.000" for name in compare.GATE)  # of no known number of positions
+    assert compare.gates([gated, gated]) == f"\nGate of adaptive: {opened}, {training}\n"
 
 
 def test_every_arm_begins_from_every_base_and_means_are_over_bases(scripts, monkeypatch, tmp_path):

@@ -30,10 +30,12 @@ from qstar.tasks.problem import Problem
 
 RESULTS = "self_correction.jsonl"
 LONGEST = 24  # tokens of a solution: six moves, each with a slip that is taken back, are 22
+QUESTIONS = 500  # of test; half of them are answered by samples
 TOKENS = 64  # of all solutions that a vote may have
 RATE = "2e-4"  # of GRPO
 ROOM = (f"data.max_new_tokens={LONGEST}", "data.length=40")
-COLUMNS = ("greedy", "sampled", "vote", "tokens", "slips", "taken_back", "unfounded", "right_with_slip")
+BY_TRUTH = ("slips", "taken_back", "unfounded", "right_with_slip")  # of places or answers, in samples
+COLUMNS = ("greedy", "sampled", "vote", "tokens", *BY_TRUTH)
 
 
 # --- workings -----------------------------------------------------------------------------------------------------
@@ -125,6 +127,7 @@ def measured(run: Path, step: int | None, test: int) -> dict:
         "unfounded": share(total["right_taken_back"], total["right"]),
         "right_with_slip": share(int((right & stays).sum()), int(stays.sum())),
         "worked": len(worked) / len(counts),
+        "questions": len(few),
     }
 
 
@@ -168,10 +171,12 @@ def show(file: Path) -> None:
         arm: [{"base": line["base"]} | {k: v for k, v in line["test"].items() if v is not None} for line in some]
         for arm, some in arms.items()
     }
+    asked = lambda line: line.get("questions", QUESTIONS // 2)  # noqa: E731
     print(tables.section("Self-correction", ("workings", "rate", "trained", "bases", "sampled in training", *COLUMNS), [
         (
             *arm, len(some), f"{np.mean([line['sampled_tokens'] for line in arms[arm]]):,.0f}",
-            *(tables.mean(some, name) for name in COLUMNS),
+            *(tables.mean(some, name) for name in COLUMNS if name not in BY_TRUTH),
+            *(tables.share_mean(some, name, asked) for name in BY_TRUTH),
         )
         for arm, some in of.items()
     ]))  # fmt: skip
@@ -191,7 +196,7 @@ def main() -> None:
     parser.add_argument("--lr", default="1e-4", help="of fine-tuning; that of GRPO is the one of study.py")
     parser.add_argument("--steps", type=int, default=100, help="of 128 rollouts; three times as many of fine-tuning")
     parser.add_argument("--examples", type=int, default=2000, help="of a writer")
-    parser.add_argument("--test", type=int, default=500, help="questions")
+    parser.add_argument("--test", type=int, default=QUESTIONS, help="questions")
     parser.add_argument("--out", type=Path, default=Path("runs/self_correction"))
     parser.add_argument("--show", type=Path, metavar="FILE", help="print the tables of these results and run nothing")
     flags.overriding(parser, "--set", "overrides of all runs on rollouts")

@@ -192,6 +192,16 @@ def mean(lines: Iterable[Mapping], name: str, sign: str = "", questions: int = 0
     return over_runs({_run(line): line[name] for line in lines if _has(line, name)}, sign, questions, form)
 
 
+def share_mean(lines: Iterable[Mapping], name: str, questions: Callable[[Mapping], int]) -> str:
+    """`mean` of shares; where several runs all stand at 0, or all at 1, with `share_across`'s interval.
+
+    There Student's t has no width. `questions` says how many a record's share is of; the least of all records counts.
+    """
+    lines = [line for line in lines if _has(line, name)]
+    at_bound = len(lines) > 1 and {line[name] for line in lines} in ({0}, {1})
+    return mean(lines, name, questions=min(map(questions, lines)) if at_bound else 0)
+
+
 def gain(lines: Iterable[Mapping], name: str, others: Iterable[Mapping], other: str = "", form: str = "") -> str:
     """The mean difference between a field of records and `other` (`name` by default) of the record of the same run."""
     theirs = {_run(line): line[other or name] for line in others}

@@ -43,6 +43,20 @@ def test_means_over_runs_have_the_interval_of_their_kind():
     assert tables.shares_over_runs({(0, 0): {"share": 0.5}}) == "0.500"
 
 
+def test_shares_that_all_runs_have_at_a_bound_have_an_interval_there():
+    def of(*shares):
+        lines = [{"seed": seed, "right": share, "asked": 500 - seed} for seed, share in enumerate(shares)]
+        return tables.share_mean(lines, "right", lambda line: line["asked"])
+
+    # Clopper and Pearson's of (1.960 / 4.303)^2 x 3 x 498 = 310 questions: 0.025^(1 / 310) = 0.988.
+    assert (of(1.0, 1.0, 1.0), of(0, 0.0, 0)) == ("1.000 [0.988, 1.000]", "0.000 [0.000, 0.012]")
+    # Away from the bounds, and where runs differ, Student's.
+    assert (of(0.5, 0.5), of(0.0, 1.0), of(0.8, 0.9)) == ("0.500 ± 0.000", "0.500 ± 6.353", "0.850 ± 0.635")
+    # One run has no interval over runs; a run without the share does not count: 1 - 0.025^(1 / 23.7) of two of 499.
+    assert (of(1.0), of(1.0, math.nan), of()) == ("1.000", "1.000", "")
+    assert of(0.0, 0.0, math.nan) == "0.000 [0.000, 0.144]"
+
+
 def test_means_and_gains_of_records_are_over_their_runs():
     lines = [{"seed": 0, "share": 0.8, "other": 0.5}, {"seed": 1, "share": 0.9, "other": math.nan}, {"seed": 2}]
     assert tables.mean(lines, "share") == "0.850 ± 0.635"  # 12.706 x 0.0707 / sqrt(2)

@@ -181,6 +181,9 @@ def accuracy(arm: Sequence[Row], way: str) -> str:
 
 
 ENDS = ("low", "high")
+POSITIONS = ("of all positions", "of scored positions")
+GATE = ("gate_precision", "gate_recall", "gate_brier")
+"""What `gates` shows: shares of positions of the test problems' texts, and figures at the end of training."""
 
 
 def over_runs(arm: Sequence[Row], values: Sequence[float | None], sign: str = "", questions: int = 0) -> str:
@@ -193,8 +196,10 @@ def gates(rows: Sequence[Row]) -> str:
     """A line for every arm with a gate: where it is open, and how right it was at the end of training."""
     text = ""
     for name, arm in by_arm([row for row in rows if isinstance(row.cfg.method, Adaptive)]).items():
-        shares = [gate_shares(row) for row in arm]
-        shown = (f"{what} {over_runs(arm, [share[what] for share in shares])}" for what in shares[0])
+        shares = [{"base": row.base, "seed": seed} | gate_shares(row) for seed, row in enumerate(arm)]
+        texts = min(row.answers[0].get("n", 0) for row in arm)  # a problem each, with one scored position
+        opened = [f"{what} {tables.share_mean(shares, what, lambda _, texts=texts: texts)}" for what in POSITIONS]
+        shown = [*opened, *(f"{name} {tables.mean(shares, name)}" for name in GATE)]
         text += f"\nGate of {name}: {', '.join(shown)}\n"
     return text
 
@@ -210,10 +215,10 @@ def gate_shares(row: Row) -> dict[str, float]:
         return run.method.opens(thinker, Context(thinker.lm.text(batch), batch, anchors))
 
     is_open = np.asarray(opens(*jax.device_put((run.params, texts.batch, texts.anchors))))
-    logged = frames.metrics(row.directory, "gate_precision", "gate_recall", "gate_brier")
+    logged = frames.metrics(row.directory, *GATE)
     training = {name: values[-1] for name, values in logged.items() if name != "step"}
     everywhere, scored = is_open[texts.counts].mean(), is_open[texts.scored].mean()
-    return {"of all positions": everywhere, "of scored positions": scored, **training}
+    return dict(zip(POSITIONS, (everywhere, scored), strict=True)) | training
 
 
 def gains(run: runs.Run, cfg: TrainConfig) -> dict[str, float]:

@@ -273,6 +273,17 @@ COMPARED = {
     "within a story": "within_auc",
 }
 COUNTS = ("steps", "solutions")
+PARTS = {
+    "named": lambda line: round(line["solutions"] * (1 - line["flawless"])),
+    "passed": lambda line: round(line["solutions"] * line["flawless"]),
+}
+"""Figures that are shares of solutions of one kind, those with a mistake and those without: how many these are."""
+
+
+def cell(group: Sequence[Mapping], name: str) -> str:
+    if name in PARTS:
+        return tables.share_mean(group, name, PARTS[name])
+    return tables.mean(group, name, form=".0f" if name in COUNTS else "")
 
 
 def show(out: Path) -> None:
@@ -289,10 +300,9 @@ def show(out: Path) -> None:
     groups = {key: group for key, group in groups.items() if group}
     for title, columns in TABLES.items():
         rows = [
-            (task, kind, len(group), *(tables.mean(group, name, form=".0f" if name in COUNTS else "")
-                                       for name in columns.values()))
+            (task, kind, len(group), *(cell(group, name) for name in columns.values()))
             for (task, kind), group in groups.items()
-        ]  # fmt: skip
+        ]
         print(tables.section(title, ("task", "scores", "seeds", *columns), rows))
     rows = [
         (task, f"prm, less {other}", *(tables.gain(groups[task, "prm"], name, groups[task, other])

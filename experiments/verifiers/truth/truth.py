@@ -19,6 +19,7 @@ in an interrupted one, labelling resumes. Without its line, a job whose runs exi
 import argparse
 import dataclasses
 import functools
+import operator
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,7 @@ RESULTS, RELIABILITY, BEST = "results.jsonl", "reliability.png", "best.png"
 TRUTHS = ("right", "reachable")
 CONSENSUS = "consensus"
 MAJORITY = "majority"
+SOLUTIONS = 16  # of each held-out question; records that do not say have as many
 WORKED = "majority of workings"
 CONTROLS = ("one sample", MAJORITY, WORKED, "oracle")
 REFERENCE = ("hard", 4)  # labels that the others are compared with, seed by seed
@@ -309,7 +311,7 @@ def model_line(held: Sequence[Mapping], scores: Sequence[np.ndarray], truths: Tr
 
 def choices(held: Sequence[Mapping], scores: Sequence[np.ndarray], truths: Truths) -> dict:
     """Accuracy of the solution of the highest score, and of weighted votes."""
-    answers, line = [truths.answer(row) for row in held], {}
+    answers, line = [truths.answer(row) for row in held], {"questions": len({row["problem"] for row in held})}
     for how in AGGREGATIONS:
         weights = [scoring.aggregated(steps, how) for steps in scores]
         line[f"best_{how}"] = share_right(held, [*range(len(held))], weights)
@@ -338,9 +340,10 @@ def control_lines(place: Place) -> Iterator[dict]:
     answers = [truths.answer(row) for row in held]
     most = share_right(held, answers, np.ones(len(held)))
     worked = share_right(held, answers, [float(has_workings(row)) for row in held])
+    questions = len({row["problem"] for row in held})
     any_right = share_right(held, [*range(len(held))], [float(row["correct"]) for row in held])
     for kind, share in zip(CONTROLS, (sample, most, worked, any_right), strict=True):
-        yield {"of": "models", "kind": kind, "best_last": share, "solutions": len(held)}
+        yield {"of": "models", "kind": kind, "best_last": share, "solutions": len(held), "questions": questions}
 
 
 def model_lines(place: Place, kind: str) -> Iterator[dict]:
@@ -433,8 +436,9 @@ def _ordered(lines: Sequence[Mapping]) -> dict[str, list[Mapping]]:
 
 def policy_table(lines: Sequence[Mapping]) -> str:
     names = ("labels", "k", "mean error", "bias", "same side of a half")
+    steps = operator.itemgetter("steps")
     rows = [
-        (kind, k, *(tables.mean(group, name) for name in ("error", "bias", "agree")))
+        (kind, k, tables.mean(group, "error"), tables.mean(group, "bias"), tables.share_mean(group, "agree", steps))
         for (kind, k), group in frames.by(lines, "kind", "k").items()
     ]
     return tables.markdown(names, rows)
@@ -457,7 +461,7 @@ def choice_table(lines: Sequence[Mapping], way: str) -> str:
     """Shares of questions that are answered rightly; in brackets the gain over the majority, seed by seed."""
     majority, worked = ([line for line in lines if line["kind"] == kind] for kind in (MAJORITY, WORKED))
     rows = [
-        (kind.replace("_", " "), tables.mean(group, "best_last"), *[""] * len(AGGREGATIONS))
+        (kind.replace("_", " "), tables.share_mean(group, "best_last", _questions), *[""] * len(AGGREGATIONS))
         for kind, group in _ordered(lines).items()
         if kind in CONTROLS
     ]
@@ -465,10 +469,16 @@ def choice_table(lines: Sequence[Mapping], way: str) -> str:
         if kind not in CONTROLS:
             names = [f"{way}_{how}" for how in AGGREGATIONS]
             cells = [
-                f"{tables.mean(group, name)} ({tables.gain(group, name, majority, 'best_last')})" for name in names
+                f"{tables.share_mean(group, name, _questions)} ({tables.gain(group, name, majority, 'best_last')})"
+                for name in names
             ]
             rows.append((kind.replace("_", " "), *cells, tables.gain(group, f"{way}_min", worked, "best_last")))
     return tables.markdown(("trained on", *AGGREGATIONS, f"min, less {WORKED}"), rows)
+
+
+def _questions(line: Mapping) -> int:
+    """The number of held-out questions; a record that does not say has `SOLUTIONS` solutions of each."""
+    return line.get("questions", line["solutions"] // SOLUTIONS)
 
 
 def measured(out: Path) -> dict[str, dict[str, list[Mapping]]]:
@@ -557,7 +567,7 @@ def main() -> None:
     parser.add_argument("--subset", type=int, default=40, help="solutions that are completed many times more")
     parser.add_argument("--rollouts", type=int, default=1024, help="completions of these, from every step")
     parser.add_argument("--held-out", type=int, help="other problems")
-    parser.add_argument("--solutions", type=int, default=16, help="of each of these")
+    parser.add_argument("--solutions", type=int, default=SOLUTIONS, help="of each of these")
     parser.add_argument("--models", nargs="*", help="kinds of labels that reward models are trained on")
     parser.add_argument("--steps", type=int, help="of training a reward model")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])

@@ -15,6 +15,7 @@ A finished part of a seed is not done again; sampling and training resume.
 
 import argparse
 import dataclasses
+import operator
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -40,6 +41,7 @@ VSTAR, ONE = "V-STaR", "V-STaR [1 iteration]"
 ORM = "ORM"
 RATIO, LIKELIHOOD = "log-ratio", "likelihood"  # scores of a model trained with DPO
 PASS, MAJORITY, GREEDY, SFT, GENERATOR = "pass@k", "majority", "greedy", "likelihood, SFT", "likelihood, generator"
+QUESTIONS = 200  # of test; records that do not say have as many
 DRAWS = 1000  # subsets of each size, of which the majority is the mean
 
 
@@ -317,6 +319,7 @@ def work(place: Place, tried: Sequence[dict], setting: Setting, kind: str, orm: 
         "seed": place.seed,
         "chosen": {VSTAR: dataclasses.asdict(setting) | {"score": kind}, ORM: dataclasses.asdict(orm)},
         "tried": tried if place.seed == place.args.seeds[0] else [],
+        "questions": place.args.test,
         "lines": [*lines_of(place, setting, kind, orm)],
         "about": [*about(place)],
     }
@@ -327,14 +330,15 @@ def work(place: Place, tried: Sequence[dict], setting: Setting, kind: str, orm: 
 
 
 def flat(jobs: Sequence[Mapping], name: str) -> list[dict]:
-    return [line | {"seed": job["seed"]} for job in jobs for line in job[name]]
+    shared = ({"seed": job["seed"], "questions": job.get("questions", QUESTIONS)} for job in jobs)
+    return [line | of for job, of in zip(jobs, shared, strict=True) for line in job[name]]
 
 
 def at_table(lines: Sequence[Mapping]) -> str:
     """Shares of test questions answered rightly, by k."""
-    ks = sorted({line["k"] for line in lines})
+    ks, asked = sorted({line["k"] for line in lines}), operator.itemgetter("questions")
     rows = [
-        (of, by, *(tables.mean([line for line in group if line["k"] == k], "right") for k in ks))
+        (of, by, *(tables.share_mean([line for line in group if line["k"] == k], "right", asked) for k in ks))
         for (of, by), group in frames.by(lines, "samples of", "by").items()
     ]
     return tables.markdown(("samples of", "chosen by", *(f"k = {k}" for k in ks)), rows)
@@ -416,7 +420,7 @@ def main() -> None:
     parser = flags.parser(__doc__)
     parser.add_argument("--train", type=int, default=300, help="questions of training, with human rationales")
     parser.add_argument("--dev", type=int, default=100, help="questions on which settings are chosen")
-    parser.add_argument("--test", type=int, default=200, help="questions")
+    parser.add_argument("--test", type=int, default=QUESTIONS, help="questions")
     parser.add_argument("--iterations", type=int, default=3)
     parser.add_argument("--samples", type=int, default=16, help="solutions of a question in an iteration")
     parser.add_argument("--candidates", type=int, default=64, help="solutions of a question of dev and test")
