@@ -74,12 +74,25 @@ def _overlong(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem], p
 
 def check_fitting(cfg: ImproveConfig, loaded: Policy, split: str, count: int, left: Sequence[Question]) -> None:
     """Raise ValueError that names the overlong questions, unless they are to be left out and others remain."""
-    ways = (
-        "shorten them, show fewer examples before them, lower task.max_new_tokens, use a model with a longer context, "
-        "or leave them out with overlong=skip"
+    ways = ways_out(
+        cfg.task,
+        "shorten them",
+        "show fewer examples before them",
+        "use a model with a longer context",
+        "leave them out with overlong=skip",
     )
     place = f"the {loaded.lm.max_len} tokens that {loaded.name} was built for"
     overlong.check_questions(left, count, cfg.task.name, split, place, ways, skip=cfg.overlong == "skip")
+
+
+def ways_out(task: Task, *ways: str) -> str:
+    """What may be done about questions that are too long, as one phrase.
+
+    A lower limit of answers comes first, where the task has one: others find it in the question.
+    """
+    limit = ["lower task.max_new_tokens"] if hasattr(task, "max_new_tokens") else []
+    *others, last = [*limit, *ways]
+    return f"{', '.join(others)}, or {last}" if others else last
 
 
 def batches(cfg: ImproveConfig, loaded: Policy, problems: Sequence[Problem]) -> list[list[Problem]]:

@@ -28,7 +28,7 @@ from qstar.decoding.sampling import Sampling
 from qstar.models import lm as language_models
 from qstar.models.cost import Cost
 from qstar.policy import Policy
-from qstar.runs import identity, load, solutions
+from qstar.runs import answering, identity, load, solutions
 from qstar.runs.kinds import Kind
 from qstar.runs.solutions import Given
 from qstar.search import labelling
@@ -428,9 +428,8 @@ def _fitting(job: Job) -> Job:
         )
         rooms[name] = answers * cfg.task.budget(problem, policy.tokenizer)
     left = overlong.of_questions(sizes, rooms, most)
-    ways = (
-        "shorten them, lower task.max_new_tokens, use a model with a longer context, or leave them out with "
-        "overlong=skip"
+    ways = answering.ways_out(
+        cfg.task, "shorten them", "use a model with a longer context", "leave them out with overlong=skip"
     )
     place = f"the {most} tokens that {policy.name} was built for"
     overlong.check_questions(left, len(sizes), cfg.task.name, cfg.split, place, ways, skip=cfg.overlong == "skip")

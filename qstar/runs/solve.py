@@ -283,7 +283,7 @@ def _check_scorers(
         if scorer and not scorer.reads_text and max(sizes) > scorer.policy.lm.max_len:
             raise ValueError(
                 f"scorer {name} reads {scorer.policy.lm.max_len} tokens, a question with its solution may have "
-                f"{max(sizes)}: use a reward model with a longer context, or lower task.max_new_tokens"
+                f"{max(sizes)}: {answering.ways_out(cfg.task, 'use a reward model with a longer context')}"
             )
 
 
@@ -298,8 +298,8 @@ def _check_attempts(cfg: SolveConfig, base: Policy, problems: Sequence[Problem])
     if max(sizes) > base.lm.max_len:
         raise ValueError(
             f"search.context = {cfg.search.context}: a question with {cfg.search.shown} attempts and a revision may "
-            f"have {max(sizes)} tokens, and {base.name} reads {base.lm.max_len}: show fewer with search.context, or "
-            "lower task.max_new_tokens"
+            f"have {max(sizes)} tokens, and {base.name} reads {base.lm.max_len}: "
+            f"{answering.ways_out(cfg.task, 'show fewer with search.context')}"
         )
 
 

@@ -25,12 +25,13 @@ from qstar.decoding.session import Session
 from qstar.methods.verifier import PRM
 from qstar.models import heads
 from qstar.policy import Policy
-from qstar.runs import load, proposing, replay, solve
+from qstar.runs import answering, load, proposing, replay, solve
 from qstar.runs.proposing import Proposals
 from qstar.runs.scoring import Scorer
 from qstar.search.interface import Candidate, Node
 from qstar.search.majority import Majority
 from qstar.tasks.cups import Cups
+from qstar.tasks.svamp import SVAMP
 
 SHORT = ("task.min_moves=6", "task.max_moves=6", "questions=6", "sample_batch=3", "seed=1")
 BEAM = ("search=beam", "search.n=4", "search.m=2", "scorer=[oracle,logprob]", "step_tokens=2", *SHORT)
@@ -296,9 +297,15 @@ def test_the_tokens_of_a_revision_are_drawn_after_the_attempts(revised):
 
 
 def test_attempts_that_the_model_cannot_read_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"search.context = 40: .* reads 256"):
+    with pytest.raises(ValueError, match=r"search.context = 40: .* reads 256: show fewer with search\.context$"):
         run(tmp_path / "run", *REVISE[:1], "search.length=41", "search.context=40", "scorer=oracle", *SHORT)
     assert not (tmp_path / "run").exists()
+
+
+def test_shorter_answers_are_a_way_out_where_the_task_limits_them():
+    assert answering.ways_out(Cups(), "shorten them") == "shorten them"
+    assert answering.ways_out(Cups(), "shorten them", "leave them out") == "shorten them, or leave them out"
+    assert answering.ways_out(SVAMP(), "shorten them") == "lower task.max_new_tokens, or shorten them"
 
 
 # --- tables -------------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from qstar.search import choose
 from qstar.search.beam import Beam
 from qstar.search.best_of_n import BestOfN
 from qstar.search.cot_decoding import CoTDecoding
@@ -43,6 +44,12 @@ def test_a_negative_score_cannot_be_a_weight():
     with pytest.raises(ValueError, match=r"-0\.5.*select=max"):
         solve(BestOfN(2), [("1", -0.5), ("2", 0.5)])
     assert solve(BestOfN(2, "max"), [("1", -0.5), ("2", 0.5)]).answer == "2"
+
+
+@pytest.mark.parametrize("select", choose.SELECTS)
+def test_a_choice_among_no_candidates_is_refused(select):
+    with pytest.raises(ValueError, match="no candidates to choose from"):
+        choose.by_rule(select, None, [])
 
 
 def test_the_oracle_is_a_scorer_that_changes_nothing_unless_it_comes_first():

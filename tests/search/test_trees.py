@@ -19,6 +19,7 @@ from qstar.search.majority import Majority
 from qstar.search.mcts import MCTS
 from qstar.search.particles import ParticleFilter
 from qstar.search.revise import Revise
+from qstar.search.router import Router
 from qstar.search.run import search
 
 STRATEGIES = [
@@ -34,6 +35,7 @@ STRATEGIES = [
     Revise(2, 3),
     CoTDecoding(3),
     Confidence(4),
+    Router(2, edges=(0.4, 0.7), sizes=(6, 4, 2)),
 ]
 NAMED = {"ids": lambda strategy: type(strategy).__name__}
 

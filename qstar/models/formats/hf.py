@@ -98,10 +98,11 @@ def read_classifier(path: str | Path) -> tuple[LMConfig, Params, Params, bool]:
         weight = tensors(SCORE)
         bias = tensors(SCORE_BIAS) if SCORE_BIAS in head else np.zeros(rows, np.float32)
     beside = np.float32(beside)
-    if rows == 1:
-        return cfg, params, {"weight": weight[0], "bias": bias[0] + beside}, False
-    # The log-odds of two labels are the difference of their logits.
-    return cfg, params, {"weight": weight[1] - weight[0], "bias": bias[1] - bias[0] + beside}, True
+    with np.errstate(all="ignore"):  # differences of damaged weights overflow, which is refused where they are used
+        if rows == 1:
+            return cfg, params, {"weight": weight[0], "bias": bias[0] + beside}, False
+        # The log-odds of two labels are the difference of their logits.
+        return cfg, params, {"weight": weight[1] - weight[0], "bias": bias[1] - bias[0] + beside}, True
 
 
 def classifier_of(entries: Mapping[str, Any]) -> str | None:

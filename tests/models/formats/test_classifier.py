@@ -1,6 +1,7 @@
 """Reward models as classifiers that transformers loads: what the files hold, and the logits where it is installed."""
 
 import json
+import warnings
 from pathlib import Path
 
 import jax
@@ -70,6 +71,17 @@ def test_a_bias_that_is_no_number_is_named_with_its_file(tmp_path, value):
     (tmp_path / "config.json").write_text(json.dumps(config | {"score_bias": value}))
     with pytest.raises(ValueError, match=r"config\.json: score_bias is .*, expected a number"):
         hf.read_classifier(tmp_path)
+
+
+def test_labels_whose_difference_overflows_are_read_without_a_warning(tmp_path):
+    """The scorer that is made of them names the weights that are infinite."""
+    _, tensors = written("llama_gqa_untied", tmp_path, "token-classification", True)
+    huge = np.full(16, 3e38, np.float32)
+    safetensors.numpy.save_file(tensors | {"score.weight": np.stack([-huge, huge])}, tmp_path / "model.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _, _, score, _ = hf.read_classifier(tmp_path)
+    assert np.isposinf(score["weight"]).all()
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (16,), (3, 16), (1, 15), (1, 16, 1)])
