@@ -24,7 +24,7 @@ FILES = [*ablation.shipped(), str(ROOT / "experiments" / "quiet_star" / "tiny" /
 WANTED = (
     "thought_len n_thoughts n_true no_thought_control compute_matched_control pause filler_dots shuffled no_mixing "
     "mixing_variant no_reinforce no_clamp baseline beta reinforce_temperature meta_init meta_grad position_subset "
-    "precision steps greedy_vs_sampled eval_thought_len"
+    "precision steps greedy_vs_sampled eval_thought_len untrained_thought_len"
 )
 
 
