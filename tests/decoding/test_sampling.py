@@ -114,7 +114,7 @@ def test_the_likeliest_token_is_drawn_down_to_the_smallest_temperature(temperatu
         found = sampling.choose(jnp.asarray(logits), jax.random.split(jax.random.key(0), 20), choice)
         allowed = np.where(np.arange(vocab) == likeliest, -np.inf, logits)
         np.testing.assert_array_equal(found.token, allowed.argmax(-1))
-        np.testing.assert_allclose(found.behaviour, 0, atol=1e-6)  # log of probability 1
+        np.testing.assert_allclose(found.behaviour, 0, atol=rounding(4))  # log of probability 1; all else is exactly 0
         assert np.isfinite(found.logprob).all()
 
 
@@ -122,7 +122,7 @@ def test_the_likeliest_token_is_drawn_down_to_the_smallest_temperature(temperatu
 def test_forbidden_tokens_are_not_drawn_at_the_highest_temperatures(temperature):
     found = drawn(Choice(temperature=temperature, forbidden_ids=(2, 3)), 500)
     assert set(found.token.tolist()) == {0, 1, 4, 5}
-    np.testing.assert_allclose(found.behaviour, np.log(1 / 4), rtol=1e-6)
+    np.testing.assert_allclose(found.behaviour, np.log(1 / 4), rtol=rounding(10))
 
 
 @pytest.mark.parametrize("temperature", [1e12, 1e13, 1e38, 3e38, 1e300])
@@ -132,7 +132,7 @@ def test_top_k_keeps_the_likeliest_tokens_at_the_highest_temperatures(temperatur
     for top_p in (1.0, 0.999):
         found = drawn(Choice(temperature=temperature, top_k=2, top_p=top_p, forbidden_ids=(1,)), 500)
         assert set(found.token.tolist()) == {2, 4}
-        np.testing.assert_allclose(found.behaviour, np.log(1 / 2), rtol=1e-6)
+        np.testing.assert_allclose(found.behaviour, np.log(1 / 2), rtol=rounding(10))
 
 
 def test_log_probs_are_those_of_a_softmax():

@@ -129,6 +129,7 @@ def test_logits_of_whole_texts_are_those_of_the_prefixes():
     tokens = np.array([[3, 7, 1, 4], [5, 2, 2, 8]])
     whole = score.logits(model, params, tokens)
     assert whole.shape[:2] == (2, 4)
+    bound = tolerances.forward(tiny.LM, keys=4)
     for end in (1, 3):
-        np.testing.assert_allclose(score.logits(model, params, tokens[:, :end]), whole[:, :end], rtol=0, atol=1e-5)
+        np.testing.assert_allclose(score.logits(model, params, tokens[:, :end]), whole[:, :end], rtol=0, atol=bound)
     assert np.abs(whole[0] - whole[1]).max() > 0.1  # and they are not all the same

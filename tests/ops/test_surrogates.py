@@ -33,11 +33,12 @@ def test_expectations_of_the_estimates(x64):
         for kind in surrogates.KL_ESTIMATES
     }
     true = float(divergence(p, q))
-    assert true == pytest.approx(0.27489, abs=1e-5)
-    assert values["k1"] == pytest.approx(true, rel=1e-6)
-    assert values["k3"] == pytest.approx(true, rel=1e-6)
+    assert true == pytest.approx(0.27489, abs=1e-5)  # five digits
+    # Logits and the probabilities of the mean are float32: a log, a softmax of three and an exp.
+    assert values["k1"] == pytest.approx(true, abs=rounding(6))
+    assert values["k3"] == pytest.approx(true, abs=rounding(6))
     # Half the mean square of log(p / q), which is not the divergence.
-    assert values["k2"] == pytest.approx(0.5 * 0.7 * np.log(2.5) ** 2, rel=1e-6)
+    assert values["k2"] == pytest.approx(0.5 * 0.7 * np.log(2.5) ** 2, abs=rounding(6))
 
 
 @pytest.mark.parametrize(
