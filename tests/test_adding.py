@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import small_runs
+import tolerances
 from hydra import compose, initialize_config_dir
 
 from qstar import config as configs
@@ -175,7 +176,9 @@ def test_a_method(mine, tmp_path):
     for number, one in enumerate((plain, cfg)):
         train.run(one, tmp_path / f"run_{number}")
         losses.append(small_runs.lines(tmp_path / f"run_{number}" / "metrics.jsonl")[0]["loss"])
-    assert losses[1] == pytest.approx(3 * losses[0], rel=1e-5)
+    # A new model's scores have a deviation of about 1, and all 20 characters nearly the same probability.
+    bound = 3 * tolerances.forward(cfg.model, keys=32, size=np.log(20), scores=1.0)
+    assert losses[1] == pytest.approx(3 * losses[0], abs=bound)
 
 
 def test_a_recipe_and_a_task(mine, tmp_path):

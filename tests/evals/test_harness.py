@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import tiny
+import tolerances
 
 from qstar.cli import harness_command
 from qstar.data import tokenizer as tokenizers
@@ -19,12 +20,14 @@ from qstar.thoughts.read import read
 TOKENIZER = tokenizers.characters("abcdefghijklm")
 METHOD = QuietStar(thought_len=2, delimiter_init="random", mix="hidden")
 PAIRS = [("abc", "de"), ("a", "bcdefghijklmabcdefghijk"), ("fgh", "i")]
+SHAPE = dataclasses.replace(tiny.LM, max_len=32)
+BOUND = tolerances.forward(SHAPE)  # of one token's log-prob
 
 
 @pytest.fixture(scope="module")
 def policy():
     """A thinker that reads 32 tokens."""
-    definition = METHOD.definition(dataclasses.replace(tiny.LM, max_len=32), TOKENIZER)
+    definition = METHOD.definition(SHAPE, TOKENIZER)
     return Policy(METHOD, definition, tiny.weights_of(definition), TOKENIZER, "tiny")
 
 
@@ -35,7 +38,8 @@ def ids(text):
 def test_without_thoughts_log_likelihoods_are_the_trainer_s(policy):
     asked = Asked(policy).loglikelihood(PAIRS)
     expected = score.score(policy.definition, policy.params, [ids(a) for a, _ in PAIRS], [ids(b) for _, b in PAIRS])
-    np.testing.assert_allclose([value for value, _ in asked], [row.sum() for row in expected], rtol=0, atol=1e-4)
+    for (value, _), row in zip(asked, expected, strict=True):
+        assert value == pytest.approx(row.sum(), abs=len(row) * BOUND)
 
 
 def test_with_thoughts_log_likelihoods_are_those_that_a_reading_gives(policy):
@@ -45,7 +49,7 @@ def test_with_thoughts_log_likelihoods_are_those_that_a_reading_gives(policy):
             METHOD, policy.definition, policy.params, ids(context + continuation), jax.random.key(0), greedy=True
         )
         steps = reading.steps[len(context) - 1 :]
-        assert value == pytest.approx(sum(step.mixed for step in steps), abs=1e-4)
+        assert value == pytest.approx(sum(step.mixed for step in steps), abs=len(steps) * BOUND)
 
 
 def test_a_continuation_is_greedy_where_each_of_its_tokens_is_likeliest(policy):
@@ -62,10 +66,10 @@ def test_rolling_scores_every_token_once_with_full_windows(policy):
     (value,) = Asked(policy).loglikelihood_rolling([text])
     every = ids(text)
     first, last = score.score(policy.definition, policy.params, [every[:1], every[7:32]], [every[1:32], every[32:]])
-    assert value == pytest.approx(first.sum() + last.sum(), abs=1e-3)
+    assert value == pytest.approx(first.sum() + last.sum(), abs=len(every) * BOUND)
     (thinking,) = Asked(policy, "greedy").loglikelihood_rolling(["abcd"])
     reading = read(METHOD, policy.definition, policy.params, ids("abcd"), jax.random.key(0), greedy=True)
-    assert thinking == pytest.approx(sum(step.mixed for step in reading.steps), abs=1e-4)
+    assert thinking == pytest.approx(sum(step.mixed for step in reading.steps), abs=len(reading.steps) * BOUND)
 
 
 @pytest.mark.parametrize("thoughts", ["none", "greedy"])

@@ -156,7 +156,10 @@ def test_losses_and_gradients_equal_those_of_trl(x64, name, method):
     pairs = golden_pairs()
     loss = lambda params: method.loss(Models(definition.bind(params), definition.bind(reference)), pairs, KEY)[0]  # noqa: E731
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
-    assert float(value) == pytest.approx(float(golden[f"{name}.loss"]), rel=1e-6)
+    # Weights are 0.4 of a normal number. A loss has 0.3 of up to 20 log-probs, or, ipo's, 2 * 1.5 of 4 means of them.
+    scores = 0.16 * cfg.width
+    bound = 12 * tolerances.forward(cfg, scores=scores)
+    assert float(value) == pytest.approx(float(golden[f"{name}.loss"]), abs=bound)
     found = {
         "model.embed_tokens.weight": gradient["embedding"],
         "model.layers.0.self_attn.q_proj.weight": gradient["blocks"]["query"][0].reshape(cfg.width, -1).T,
@@ -165,7 +168,8 @@ def test_losses_and_gradients_equal_those_of_trl(x64, name, method):
     }
     for leaf, ours in found.items():
         theirs = golden[f"{name}.{leaf}"]
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6 * np.abs(theirs).max(), err_msg=leaf)
+        bound = tolerances.gradient(cfg, scores=scores) * np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=bound, err_msg=leaf)
 
 
 def test_settings_that_do_not_go_together_are_refused():

@@ -221,7 +221,7 @@ def test_an_answer_is_the_sum_of_its_columns_and_keeps_the_keys_that_decoding_ke
 
 def test_attention_doubles_its_share_of_an_answer_that_is_twice_as_long():
     long, longer = (cost.answer(LM, 1, 10**6 * times) for times in (1, 2))
-    assert longer.attention / long.attention == pytest.approx(4, rel=1e-5)
+    assert longer.attention / long.attention == pytest.approx(4, rel=1e-5)  # but for ten tokens of a million
     assert longer.products / long.products == pytest.approx(2, rel=1e-5)
     with pytest.raises(ValueError, match="prompt = 0, tokens = 3"):
         cost.answer(LM, 0, 3)

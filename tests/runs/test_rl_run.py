@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import small_runs
+from tolerances import rounding
 
 import qstar
 from qstar import runs
@@ -135,12 +136,14 @@ def test_rollouts_are_rows_of_a_store_and_the_same_after_a_kill(refilled):
     assert len(row["tokens"]) == row["generated_tokens"] == len(row["logprobs"])
     assert row["prompt"].startswith(row["question"]) or row["question"] in row["prompt"]
     first = small_runs.lines(whole / "metrics.jsonl")[0]
-    np.testing.assert_allclose(np.mean([row["weight"] for row in rows[0][:8]]), first["reward"], rtol=1e-6)
+    paid = [row["weight"] for row in rows[0][:8]]
+    assert first["reward"] == pytest.approx(np.mean(paid), abs=rounding(8, size=np.abs(paid).max()))
     frame = qstar.open(whole).rollouts(of_iteration(2))
     assert set(frame["step"]) == {2} and len(frame) == 8
     assert frame["reward"].tolist() == [row["weight"] for row in rows[0][8:16]]
     assert frame["written"].tolist() == [row["written"] for row in rows[0][8:16]]
-    np.testing.assert_allclose(frame["logprob"], [sum(row["logprobs"]) for row in rows[0][8:16]], rtol=1e-6)
+    sums = [sum(row["logprobs"]) for row in rows[0][8:16]]
+    np.testing.assert_allclose(frame["logprob"], sums, rtol=rounding(6, "float64"))
 
 
 def test_a_reward_model_pays_for_steps(tmp_path):
@@ -152,7 +155,9 @@ def test_a_reward_model_pays_for_steps(tmp_path):
     train.run(cfg, tmp_path)
     (line,) = small_runs.lines(tmp_path / "metrics.jsonl")
     assert 0 < line["reward_scorer"] < 1
-    assert line["reward"] == pytest.approx(line["reward_grade"] + line["reward_scorer"], abs=1e-6)
+    assert line["reward"] == pytest.approx(
+        line["reward_grade"] + line["reward_scorer"], abs=rounding(8, size=2)
+    )  # texts
     assert line["right"] == line["reward_grade"]
 
 
