@@ -133,8 +133,9 @@ def test_a_scorer_adds_what_the_steps_earn_at_their_last_tokens(how):
         lengths = np.array([place + 1 for place in ends])
         expected = {"sum": 0.2 * lengths, "difference": 0.2 * np.diff(lengths, prepend=0)}
         last = np.where(np.arange(len(ends)) == len(ends) - 1, 0.2 * lengths[-1], 0)
-        np.testing.assert_allclose(earned[ends], expected.get(how, last), atol=4 * np.finfo(np.float32).eps)
         # Earned is the difference of two rewards, one of them at most 1; then as many are added up.
+        bound = rounding(2, size=1 + np.abs(earned).max())
+        np.testing.assert_allclose(earned[ends], expected.get(how, last), rtol=0, atol=bound)
         bound = rounding(1 + len(earned), size=1 + np.abs(earned).sum())
         np.testing.assert_allclose(told[row], earned.sum(), rtol=0, atol=bound)
     assert several

@@ -173,7 +173,7 @@ def test_configs_of_the_hub_are_understood():
     gemma = families.read(GEMMA_3_1B, "config")
     assert (gemma.window, gemma.global_layers, gemma.local_rope_theta) == (512, (5, 11, 17, 23), 1e4)
     assert (gemma.rope_theta, gemma.query_scalar, gemma.tied, gemma.kv_heads) == (1e6, None, True, 1)
-    assert gemma.embed_scale == pytest.approx(33.9411, abs=1e-4)
+    assert gemma.embed_scale == pytest.approx(33.9411, abs=1e-4)  # the root of 1152
 
 
 # Qwen3-0.6B as published: 596,049,920 weights, the embedding of 155,582,464 counted once.
