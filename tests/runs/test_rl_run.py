@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 import small_runs
+import tolerances
 from tolerances import rounding
 
 import qstar
@@ -91,11 +92,13 @@ def test_what_was_trained_is_a_model_like_any_other(tmp_path):
 
 
 def test_every_step_says_what_was_earned_and_how_far_the_policy_moved(tmp_path):
-    train.run(composed(tmp_path, "method=grpo", "steps=2"), tmp_path)
+    cfg = composed(tmp_path, "method=grpo", "steps=2")
+    train.run(cfg, tmp_path)
     first, second = small_runs.lines(tmp_path / "metrics.jsonl")
     assert first["kl"] == 0 and second["kl"] != 0
     assert first["reward"] == first["reward_grade"] >= -1
-    assert 0 <= first["mismatch"] < 1e-5
+    # Logits and scores of a new model have a variance of about 1.
+    assert 0 <= first["mismatch"] < tolerances.forward(cfg.model, size=8, scores=1.0)
     assert {"entropy", "dead", "sampled_tokens", "clipped", "grad_norm", "mismatch_max"} <= first.keys()
 
 
