@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from qstar.data.tokenizer import Tokenizer
 
 OVERLONG = ("error", "skip")
+NAMED = 5  # questions that a message names
 
 
 class Record(Protocol):
@@ -95,14 +96,14 @@ def check_questions(
     """
     if not left or (skip and len(left) < count):
         return
-    named = ", ".join(f"{question.id} ({question.tokens} tokens and {question.room} to write)" for question in left[:5])
-    raise ValueError(
-        f"{task}: {len(left)} of {count} {split} questions do not fit into {place}: "
-        f"{named}{', ...' if len(left) > 5 else ''}; {ways}"
-    )
+    named = _first([f"{question.id} ({question.tokens} tokens and {question.room} to write)" for question in left])
+    raise ValueError(f"{task}: {len(left)} of {count} {split} questions do not fit into {place}: {named}; {ways}")
 
 
 def told(left: Sequence[Question], count: int, place: str) -> str:
     """A line about those that are left out."""
-    named = f"{', '.join(question.id for question in left[:5])}{', ...' if len(left) > 5 else ''}"
-    return f"{len(left)} of {count} questions are left out: too long for {place} ({named})"
+    return f"{len(left)} of {count} questions are left out: too long for {place} ({_first([one.id for one in left])})"
+
+
+def _first(named: Sequence[str]) -> str:
+    return ", ".join(named[:NAMED]) + (", ..." if len(named) > NAMED else "")

@@ -2,8 +2,7 @@
 
 A run directory holds everything: config.yaml, environment.json, lm.json and tokenizer.json (checksums.json: theirs),
 metrics.jsonl, evals.jsonl, samples.jsonl, checkpoints/, the same again of the control under control/, and summary.md at
-the end.
-Called on a directory that has checkpoints it resumes from them; an arm that is done is not trained again.
+the end. Called on a directory that has checkpoints it resumes from them; an arm that is done is not trained again.
 """
 
 import dataclasses
