@@ -4,7 +4,8 @@ The batch of step k is a function of (seed, k) alone. Which methods a format ser
 and from the batch that their losses take.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from qstar.structs import Batch, Pairs
@@ -30,6 +31,10 @@ class Data:
     beside: ClassVar[str] = ""  # what else the command line of a first run needs
 
     length: int  # tokens in a row
+
+    def files(self) -> Sequence[Path]:
+        """What it reads; nothing where the rows are made."""
+        return ()
 
     def build(
         self, tokenizer: "Tokenizer", batch_size: int, seed: int, say: Callable[[str], None] = print

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from qstar import settings
@@ -29,6 +30,9 @@ class FileData(Data):
 
     def __post_init__(self):
         settings.check(self, "data")
+
+    def files(self) -> Sequence[Path]:
+        return record_files.listed(self.path, self.expected)
 
     def read(self, tokenizer: "Tokenizer") -> list[Record]:
         """The records of the file, as token ids.

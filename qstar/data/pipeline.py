@@ -62,6 +62,11 @@ class TextConfig(Data):
         if not self.paths:
             raise ValueError("data.paths is empty: name at least one text file, JSONL file or folder")
 
+    def files(self) -> Sequence[Path]:
+        from qstar.data import builders
+
+        return builders.text_files(self.paths)
+
     def build(self, tokenizer: Encoder, batch_size: int, seed: int, say: Callable[[str], None] = print) -> RandomAccess:
         return text_dataset(self, tokenizer, batch_size, seed, pad_id=0)
 

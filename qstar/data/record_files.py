@@ -30,19 +30,21 @@ def read(path: str | Path, expected: str) -> Iterator[tuple[str, JsonObject]]:
 
     Raises FileNotFoundError; ValueError for a file that is damaged, or a folder with several splits.
     """
-    for file in _files(Path(path), expected):
+    for file in listed(path, expected):
         if file.suffix in COLUMNAR:
             yield from rows(file)
         else:
             yield from ((where, _without_null(record)) for where, record in lines.json_lines(file))
 
 
-def _files(path: Path, expected: str) -> list[Path]:
-    listed = [path] if path.is_file() else saved_files(path)
-    missing = next((file for file in listed if not file.is_file()), path)
-    if missing != path or not listed:
+def listed(path: str | Path, expected: str) -> list[Path]:
+    """The files that hold the records. Raises as `read`."""
+    path = Path(path)
+    found = [path] if path.is_file() else saved_files(path)
+    missing = next((file for file in found if not file.is_file()), path)
+    if missing != path or not found:
         raise FileNotFoundError(f"data.path = {str(missing)!r} is no file: expected {KINDS}, with {expected}")
-    return listed
+    return found
 
 
 def saved_files(folder: Path) -> list[Path]:

@@ -167,9 +167,8 @@ def opened(source: str | Path, tokenizer: Tokenizer | None = None, aggregation: 
     return judge
 
 
-def of_steps(source: str | Path, tokenizer: Tokenizer) -> Callable[[Sequence[Spelled]], Sequence[np.ndarray]]:
-    """The scores that a reward model or a judge gives the steps of texts of this tokenizer. Raises as `opened`."""
-    scorer = opened(source, tokenizer)
+def of_steps(scorer: Scores, tokenizer: Tokenizer) -> Callable[[Sequence[Spelled]], Sequence[np.ndarray]]:
+    """The scores that a reward model or a judge gives the steps of texts of this tokenizer."""
     spelled = tokenizer.decode if scorer.reads_text else list
     return lambda texts: (
         scorer.score(

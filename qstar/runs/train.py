@@ -1,11 +1,13 @@
 """One run from its configuration to its table: the method, its control, evaluations before and after, samples.
 
-A run directory holds everything: config.yaml, environment.json, lm.json and tokenizer.json (checksums.json: theirs),
-metrics.jsonl, evals.jsonl, samples.jsonl, checkpoints/, the same again of the control under control/, and summary.md at
-the end. Called on a directory that has checkpoints it resumes from them; an arm that is done is not trained again.
+A run directory holds everything: config.yaml, identity.json (checksums of the data), environment.json, lm.json and
+tokenizer.json (checksums.json: theirs), metrics.jsonl, evals.jsonl, samples.jsonl, checkpoints/, the same again of the
+control under control/, and summary.md at the end. Called on a directory that has checkpoints it resumes from them; an
+arm that is done is not trained again.
 """
 
 import dataclasses
+import functools
 import importlib.metadata
 import platform
 import shutil
@@ -23,6 +25,7 @@ from qstar.config import TrainConfig
 from qstar.data.dataset import RandomAccess
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import CupsEval, Evaluator, HasTexts, NoEval, Row
+from qstar.files import JsonObject
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.protocol import Credits, Method
 from qstar.models import cost
@@ -30,8 +33,9 @@ from qstar.models.definition import join
 from qstar.models.lm import COMPUTED
 from qstar.policy import Policy
 from qstar.reports import summaries
-from qstar.runs import judge, load, stored
+from qstar.runs import identity, judge, load, stored
 from qstar.runs.record import Reader, Record, RolloutRecord
+from qstar.runs.scoring import Scores
 from qstar.sharding import MeshConfig
 from qstar.structs import Batch, TrainState
 from qstar.tasks.cups import Cups
@@ -71,6 +75,7 @@ class Arm:
     directory: Path
     program: Program
     extras: Params  # weights besides the language model's that it starts from
+    identity: JsonObject  # checksums of what its batches are made of
     source: Source
     batch: Batch  # its shapes, types and places
     evaluator: Evaluator
@@ -113,6 +118,8 @@ def _run(arms: Sequence[Arm], loaded: Policy, known: Mapping[str, float]) -> Res
     cfg, directory = arms[0].cfg, arms[0].directory
     for arm in arms:
         _open(arm, loaded)
+        if arm.identity:
+            processes.first_does(functools.partial(_claim, arm))
     processes.wait("opened")
     records = [_train(arm, loaded, known) for arm in arms]
     before, after = (records[0].evaluated.get(step, []) for step in (0, cfg.steps))
@@ -171,12 +178,17 @@ def _arm(
         console.console().print(notes.strip(), markup=False, highlight=False)
     own = dataclasses.replace(cfg, method=method)
     sinks = Sinks(directory, cfg.sinks, configs.flat(own))
+    named = cfg.data.rewards.scorer if data is None else ""
+    scorer = judge.opened(named, loaded.tokenizer) if named else None
+    batches, batch = source(cfg, program, loaded, data, directory, sinks, scorer)
     return Arm(
         own,
         directory,
         program,
         extras,
-        *source(cfg, program, loaded, data, directory, sinks),
+        _identity(cfg, batches, scorer),
+        batches,
+        batch,
         evaluator,
         Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
         sinks,
@@ -190,16 +202,25 @@ def source(
     data: RandomAccess | None,
     directory: Path,
     sinks: Sinks | None = None,
+    scorer: Scores | None = None,
 ) -> tuple[Source, Batch]:
     """Where the batches come from, and shapes, types and places of one."""
     if data is None:
         seen = {"seen": RolloutRecord(directory, loaded.fingerprint, cfg, sinks)} if cfg.sample_every else {}
-        scores = judge.of_steps(cfg.data.rewards.scorer, loaded.tokenizer) if cfg.data.rewards.scorer else None
+        scores = judge.of_steps(scorer, loaded.tokenizer) if scorer else None
         rollouts = RolloutSource(
             cfg.data, cfg.task, program, loaded.tokenizer, cfg.batch_size, cfg.seed, scores=scores, **seen
         )
         return rollouts, rollouts.abstract()
     return build.stream(data), build.abstract_batch(data, cfg.batch_size, program.mesh)
+
+
+def _identity(cfg: TrainConfig, batches: Source, scorer: Scores | None) -> JsonObject:
+    """What the batches are a function of besides the configuration."""
+    if not isinstance(batches, RolloutSource):
+        return {str(file): files.checksum(file) for file in cfg.data.files()}
+    weights = {f"weights of {cfg.data.rewards.scorer}": scorer.digest} if scorer else {}
+    return {"training questions": identity.checksum(batches.problems, identity.SHOWN)} | weights
 
 
 # --- the run directory --------------------------------------------------------------------------------------------
@@ -246,6 +267,14 @@ def _check_same_model(file: Path, loaded: Policy) -> None:
             f"{file} describes another model than {loaded.name} is now:\n  " + "\n  ".join(changes) + "\n"
             "resume with the model that the run began with, or start a new run"
         )
+
+
+def _claim(arm: Arm) -> None:
+    """Write down what it trains on, or compare it with what the run began with: other settings name other data."""
+    known = configs.load(arm.directory / "config.yaml")
+    if (known.data, known.task) != (arm.cfg.data, arm.cfg.task):
+        (arm.directory / identity.FILE).unlink(missing_ok=True)
+    identity.claim(arm.directory, arm.identity, "a run that was trained on other data")
 
 
 def _open(arm: Arm, loaded: Policy) -> None:

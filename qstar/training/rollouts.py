@@ -101,9 +101,9 @@ class RolloutSource:
         sandbox.configure(cfg.sandbox)
         self._cfg, self._task, self._program, self._tokenizer = cfg, task, program, tokenizer
         self._rows, self._seed, self._seen, self._scores = rows, seed, seen, scores
-        self._problems, self._longest_prompt, self._room = self._fitting(list(task.problems("train")))
+        self.problems, self._longest_prompt, self._room = self._fitting(list(task.problems("train")))
         self._beside = beside(cfg.samples, rows, program)
-        if cfg.rewards.steps and task.truth(self._problems[0], ()) is None:
+        if cfg.rewards.steps and task.truth(self.problems[0], ()) is None:
             raise ValueError(
                 f"data.rewards.steps = {cfg.rewards.steps}: {task.name} does not know which steps are right; "
                 "arithmetic, countdown and cups do. Elsewhere give a reward model, data.rewards.scorer=RUN"
@@ -144,7 +144,7 @@ class RolloutSource:
         """Shapes and types of the longest batch, laid out on the mesh."""
         text, number, no = "", np.zeros(self._room), Verdict(False, "", "")
         tokens = (0,) * self._room
-        empty = Rollout(self._problems[0], text, (0,), tokens, text, text, number, number, no, False, self._no)
+        empty = Rollout(self.problems[0], text, (0,), tokens, text, text, number, number, no, False, self._no)
         place = sharding.named(self._program.mesh, "batch")
         shaped = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)  # noqa: E731
         return jax.tree.map(shaped, self._batch([[empty] * self._rows]))
@@ -153,8 +153,8 @@ class RolloutSource:
 
     def _question(self, later: int) -> Problem:
         """The question that comes after so many others: all of them in a new order in every epoch."""
-        epoch, place = divmod(self._asked + later, len(self._problems))
-        return self._problems[_order(self._seed, epoch, len(self._problems))[place]]
+        epoch, place = divmod(self._asked + later, len(self.problems))
+        return self.problems[_order(self._seed, epoch, len(self.problems))[place]]
 
     def _sampled(self, params: Params, problems: Sequence[Problem], step: int, attempt: int) -> list[list[Rollout]]:
         cfg, samples = self._cfg, self._cfg.samples

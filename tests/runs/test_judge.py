@@ -56,7 +56,7 @@ def test_rollouts_are_decoded_for_the_judge(monkeypatch):
     monkeypatch.setattr(judge.load, "load_model", lambda source: POLICY)
     other = tokenizers.characters("".join(reversed(string.printable)))
     texts = [(other.encode(prompt), [other.encode(step) for step in steps]) for prompt, steps in zip(PROMPTS, STEPS)]  # noqa: B905
-    scores = judge.of_steps("judge:a model", other)(texts)
+    scores = judge.of_steps(judge.opened("judge:a model"), other)(texts)
     for ours, theirs in zip(scores, Judge(POLICY).score(PROMPTS, STEPS).steps, strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

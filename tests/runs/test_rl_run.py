@@ -1,7 +1,9 @@
 """Runs that train on their own answers: stopped and resumed, saved and loaded, refused."""
 
 import contextlib
+import dataclasses
 import io
+import shutil
 
 import jax
 import numpy as np
@@ -11,10 +13,12 @@ import tolerances
 from tolerances import rounding
 
 import qstar
-from qstar import runs
+from qstar import config as configs
+from qstar import files, runs
 from qstar.config import TrainConfig
 from qstar.data.rationales import Store, of_iteration
 from qstar.runs import train
+from qstar.tasks.cups import Cups
 from qstar.training import loop
 from qstar.training.checkpoint import Checkpoints
 
@@ -149,6 +153,20 @@ def test_rollouts_are_rows_of_a_store_and_the_same_after_a_kill(refilled):
     np.testing.assert_allclose(frame["logprob"], sums, rtol=rounding(6, "float64"))
 
 
+def test_a_run_does_not_resume_on_edited_questions(refilled, tmp_path, monkeypatch):
+    directory, asked = shutil.copytree(refilled[0], tmp_path / "run"), Cups.problems
+
+    def edited(task, split):
+        first, *others = asked(task, split)
+        return [dataclasses.replace(first, question="1ab="), *others]
+
+    monkeypatch.setattr(Cups, "problems", edited)
+    longer = dataclasses.replace(configs.load(directory / "config.yaml"), steps=6, resume="x")
+    with pytest.raises(ValueError, match=r"trained on other data, .*:\n  training questions = \w+, now "):
+        train.run(longer, directory)
+    assert (directory / "metrics.jsonl").read_bytes() == (refilled[0] / "metrics.jsonl").read_bytes()
+
+
 def test_a_reward_model_pays_for_steps(tmp_path):
     scorer = ("data.rewards.scorer=bundled:cups_prm", "data.rewards.scorer_as=softmin", "data.rewards.nothing=0")
     cfg = small_runs.composed(
@@ -162,6 +180,7 @@ def test_a_reward_model_pays_for_steps(tmp_path):
         line["reward_grade"] + line["reward_scorer"], abs=rounding(8, size=2)
     )  # texts
     assert line["right"] == line["reward_grade"]
+    assert files.read_json(tmp_path / "identity.json").keys() == {"training questions", "weights of bundled:cups_prm"}
 
 
 def test_a_reward_model_of_another_tokenizer_is_refused(tmp_path):
