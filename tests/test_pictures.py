@@ -48,7 +48,7 @@ def of_contour(folder: Path) -> None:
 
 def of_lengths(folder: Path) -> None:
     script = experiment_scripts.load("search/lengths/lengths")
-    shapes = {name: script.shape(name, "bfloat16") for name in script.SHAPES}
+    shapes = {name: script.shape(name, "bfloat16") for name in script.SIZES}
     script.draw(shapes, script.arguments([]), folder / "lengths.png")
 
 

@@ -36,6 +36,7 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models import lm
 from qstar.models.lm import LMConfig
 from qstar.models.lora import LoraConfig
+from qstar.models.published import SIZES
 from qstar.ops import attention
 from qstar.paths import ROOT
 from qstar.reports import compared, frames
@@ -47,12 +48,7 @@ from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
 
 TIMED = 10  # calls of a small program
-SHAPES = {  # a tiny one, SmolLM2-135M, Llama 3.2 1B, Mistral 7B
-    "tiny": LMConfig(512, 64, 1, 8, 8, 8, 192, 512, tied=True),
-    "135M": LMConfig(49_152, 576, 30, 9, 3, 64, 1536, 4096, tied=True),
-    "1B": LMConfig(128_256, 2048, 16, 32, 8, 64, 8192, 4096, tied=True),
-    "7B": LMConfig(32_000, 4096, 32, 32, 8, 128, 14_336, 4096, tied=False),
-}
+SHAPES = {"tiny": LMConfig(512, 64, 1, 8, 8, 8, 192, 512, tied=True), **SIZES}
 ADAPTED = ("7B",)  # frozen in bfloat16 beneath adapters of rank 16 on all projections
 
 

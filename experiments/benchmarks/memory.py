@@ -26,6 +26,7 @@ from qstar import files, sharding
 from qstar.cli import entry, flags
 from qstar.methods.quiet_star import QuietStar
 from qstar.models.lm import LMConfig
+from qstar.models.published import SIZES
 from qstar.reports import tables
 from qstar.structs import Batch
 from qstar.training import console, machine, room, trial
@@ -65,7 +66,7 @@ CASES = {"tiny": [Case("tiny", 8, thought_len=2)], "small": SMALL, "smollm2": SM
 SHAPES = {
     "tiny": LMConfig(vocab=20, width=16, layers=1, heads=2, kv_heads=1, head_size=8, ff=16),
     "small": LMConfig(vocab=8000, width=256, layers=6, heads=8, kv_heads=4, head_size=32, ff=1024),
-    "smollm2": LMConfig(vocab=49152, width=576, layers=30, heads=9, kv_heads=3, head_size=64, ff=1536),
+    "smollm2": SIZES["135M"],
 }
 
 

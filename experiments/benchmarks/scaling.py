@@ -18,13 +18,10 @@ from qstar.methods.quiet_star import QuietStar
 from qstar.models import cost, memory
 from qstar.models.cost import Pass
 from qstar.models.lm import LMConfig
+from qstar.models.published import SIZES
 from qstar.reports import tables
 
-SHAPES = {  # of Llama 3.2 1B and Mistral 7B
-    "1B": LMConfig(vocab=128_256, width=2048, layers=16, heads=32, kv_heads=8, head_size=64, ff=8192, max_len=4096),
-    "7B": LMConfig(vocab=32_000, width=4096, layers=32, heads=32, kv_heads=8, head_size=128, ff=14_336, max_len=4096),
-}
-TIED = {"1B": True, "7B": False}
+SHOWN = ("1B", "7B")
 FORWARD_SUMS, BACKWARD_SUMS = 2, 5  # activations of a layer that are summed over tensor, counted in the compiled step
 TABLE_GATHERS = 4  # of embedding and head: look-up, and the logits of the text, of sampling and of the columns
 UPDATE_BYTES = 28  # a weight's, for AdamW: itself, its gradient and two moments read, all but the gradient written
@@ -96,10 +93,10 @@ def layouts(devices: int, node: int) -> Iterator[Layout]:
     yield Layout(1, devices // near * (near // 2), 2)
 
 
-def weights(lm: LMConfig, tied: bool) -> tuple[int, int]:
+def weights(lm: LMConfig) -> tuple[int, int]:
     """Of all layers, and of the tables."""
     layer = 2 * lm.width * (lm.heads + lm.kv_heads) * lm.head_size + 3 * lm.width * lm.ff
-    return lm.layers * layer, (1 if tied else 2) * lm.vocab * lm.width
+    return lm.layers * layer, (1 if lm.tied else 2) * lm.vocab * lm.width
 
 
 def reduced(size: float, ways: int) -> float:
@@ -107,9 +104,9 @@ def reduced(size: float, ways: int) -> float:
     return 2 * size * (ways - 1) / ways
 
 
-def step(lm: LMConfig, tied: bool, passes: tuple[Pass, ...], rows: int, layout: Layout, on: Machine, wire: int) -> Step:
+def step(lm: LMConfig, passes: tuple[Pass, ...], rows: int, layout: Layout, on: Machine, wire: int) -> Step:
     """`rows` windows on every device of data and fsdp, times the ways of tensor; `wire` bytes a gathered weight."""
-    layers, tables = weights(lm, tied)
+    layers, tables = weights(lm)
     rows, ways = rows * layout.tensor, layout.fsdp * layout.tensor
     work = cost.phases(lm, passes, rows)
     compute = sum(max(part.flops / (on.peak * on.attained), part.bytes / on.memory_rate) for part in work.values())
@@ -134,17 +131,17 @@ def step(lm: LMConfig, tied: bool, passes: tuple[Pass, ...], rows: int, layout: 
 
 
 def table(name: str, args: argparse.Namespace, on: Machine) -> Iterator[str]:
-    lm = dataclasses.replace(SHAPES[name], dtype="bfloat16", remat="full")
+    lm = dataclasses.replace(SIZES[name], dtype="bfloat16", remat="full")
     method = QuietStar(thought_len=12, lookahead=4, num_thoughts=2)
     passes = method.passes(args.length)
     ideal = cost.flops(lm, passes) * args.rows
-    size = sum(weights(lm, TIED[name])) / 1e9
+    size = sum(weights(lm)) / 1e9
     yield f"\n{name}: {size:.2f} billion weights, {ideal / 1e12:,.0f} TFLOP of a step on a device\n"
     parts = ("compute", "update", "data", "fsdp", "tensor")
     yield tables.head(["devices", "layout", *(f"{name} s" for name in (*parts, "step")), "MFU", "GB a device"])
     for devices in args.devices:
         for layout in layouts(devices, on.node):
-            timed = step(lm, TIED[name], passes, args.rows, layout, on, args.wire)
+            timed = step(lm, passes, args.rows, layout, on, args.wire)
             steps, used = (timed.hidden_s, timed.exposed_s), (timed.state + timed.temporaries) / 1e9
             seconds = (f"{getattr(timed, f'{name}_s'):.3f}" for name in parts)
             shares = tables.spread([ideal / one_s / on.peak for one_s in steps], ".0%")
@@ -163,7 +160,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> None:
     args = arguments()
-    for name in SHAPES:
+    for name in SHOWN:
         for line in table(name, args, H100):
             print(line)
 

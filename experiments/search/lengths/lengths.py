@@ -16,20 +16,16 @@ from qstar import runs
 from qstar.cli import entry, flags
 from qstar.models import cost
 from qstar.models.lm import LMConfig
+from qstar.models.published import SIZES
 from qstar.reports import figures, tables
 from qstar.reports.figures import Curve
 
-SHAPES = {  # of SmolLM2-135M, Llama 3.2 1B, Mistral 7B
-    "135M": LMConfig(vocab=49_152, width=576, layers=30, heads=9, kv_heads=3, head_size=64, ff=1536),
-    "1B": LMConfig(vocab=128_256, width=2048, layers=16, heads=32, kv_heads=8, head_size=64, ff=8192),
-    "7B": LMConfig(vocab=32_000, width=4096, layers=32, heads=32, kv_heads=8, head_size=128, ff=14_336),
-}
 LENGTHS = (128, 512, 2048, 8192, 32_768, 131_072)
 MEMORY = 80e9  # bytes of an accelerator
 
 
 def shape(name: str, dtype: str) -> LMConfig:
-    return dataclasses.replace(SHAPES[name] if name in SHAPES else runs.load_model(name).lm, dtype=dtype)
+    return dataclasses.replace(SIZES[name] if name in SIZES else runs.load_model(name).lm, dtype=dtype)
 
 
 def half(lm: LMConfig, prompt: int) -> int:
@@ -82,7 +78,7 @@ def draw(shapes: dict[str, LMConfig], args: argparse.Namespace, file: Path) -> N
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = flags.parser(__doc__)
-    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"{', '.join(SHAPES)} (default: these), or a SOURCE")
+    parser.add_argument("models", nargs="*", metavar="MODEL", help=f"{', '.join(SIZES)} (default: these), or a SOURCE")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--tokens", type=int, nargs="+", default=list(LENGTHS), help="of an answer")
     parser.add_argument("--samples", type=int, default=1, help="answers of a prompt, whose keys they share")
@@ -95,7 +91,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     args = arguments()
     with entry.errors():
-        shapes = {name: shape(name, args.dtype) for name in args.models or SHAPES}
+        shapes = {name: shape(name, args.dtype) for name in args.models or SIZES}
         if args.page:
             tables.fill(args.page, {"lengths": table(shapes, args)})
         else:
