@@ -177,32 +177,39 @@ def test_no_thread_is_made():
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks at processes under /proc")
 
 
+def running(process):
+    """Its parent and the time it began, which tell it from a later one of its number; None where it has ended."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            state, parent, *others = file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state == "Z" else (int(parent), int(others[17]))
+
+
 def running_programs(ancestor):
-    """Processes of programs below a process."""
-    parents, programs = {}, set()
-    for entry in filter(str.isdigit, os.listdir("/proc")):
+    """Numbers and beginnings of the processes of programs below a process."""
+    processes = {int(entry): running(entry) for entry in filter(str.isdigit, os.listdir("/proc"))}
+
+    def is_program(process):
         try:
-            with open(f"/proc/{entry}/stat") as file:
-                state, parent = file.read().rpartition(")")[2].split()[:2]
-            with open(f"/proc/{entry}/cmdline") as file:
-                if "inside.py" in file.read() and state != "Z":
-                    programs.add(int(entry))
-        except OSError:  # gone
-            continue
-        parents[int(entry)] = int(parent)
+            with open(f"/proc/{process}/cmdline") as file:
+                return "inside.py" in file.read()
+        except OSError:
+            return False
 
     def is_below(process):
-        while process in parents and process != ancestor:
-            process = parents[process]
+        while processes.get(process) and process != ancestor:
+            process = processes[process][0]
         return process == ancestor
 
-    return set(filter(is_below, programs))
+    return {(one, at[1]) for one, at in processes.items() if at and is_below(one) and is_program(one)}
 
 
-def are_gone(processes, seconds=10):
+def are_gone(programs, seconds=10):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if not any(os.path.exists(f"/proc/{one}") for one in processes):
+        if not any((now := running(process)) and now[1] == began for process, began in programs):
             return True
         time.sleep(0.01)
     return False
