@@ -54,16 +54,23 @@ def _pair(record: dict, where: str, tokenizer: Completing) -> Pair:
     lacking = [name for name in ("prompt", "chosen", "rejected") if not isinstance(record.get(name), str)]
     if lacking:
         raise ValueError(f"{where} lacks the text of {' and '.join(lacking)}; it has {', '.join(record) or 'nothing'}")
+    pair = encoded(record, tokenizer, where)
+    for name, side in (("chosen", pair.chosen), ("rejected", pair.rejected)):
+        if not side.completion:
+            raise ValueError(f"{where}: {name} is empty")
+    if pair.chosen.completion == pair.rejected.completion:
+        raise ValueError(f"{where}: chosen and rejected are the same: there is nothing to prefer")
+    return pair
+
+
+def encoded(record: dict, tokenizer: Completing, where: str = "") -> Pair:
+    """A pair as token ids, as `examples.encoded` has them."""
     sides = {}
     for name in ("chosen", "rejected"):
         side = {"prompt": record["prompt"], "completion": record[name]}
         if f"{name}_ids" in record:
             side["completion_ids"] = record[f"{name}_ids"]
         sides[name] = examples.encoded(side, tokenizer, where)
-        if not sides[name].completion:
-            raise ValueError(f"{where}: {name} is empty")
-    if sides["chosen"].completion == sides["rejected"].completion:
-        raise ValueError(f"{where}: chosen and rejected are the same: there is nothing to prefer")
     return Pair(**sides)
 
 

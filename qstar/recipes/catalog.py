@@ -6,6 +6,7 @@ from qstar.recipes.advantage_sft import AdvantageSFT
 from qstar.recipes.direct import Direct
 from qstar.recipes.expert_iteration import ExpertIteration
 from qstar.recipes.human_rationales import HumanRationales
+from qstar.recipes.irpo import IRPO
 from qstar.recipes.recipe import Recipe
 from qstar.recipes.rest_em import ReSTEM
 from qstar.recipes.rft import RFT
@@ -22,13 +23,21 @@ RECIPES: dict[str, type[Recipe]] = {
     "expert_iteration": ExpertIteration,
     "trice": TRICE,
     "vstar": VSTaR,
+    "irpo": IRPO,
     "advantage_sft": AdvantageSFT,
     "ssd": SSD,
     "sft": HumanRationales,
     "direct": Direct,
 }
 """Names in configurations; `recipe` has all settings and no paper's choices."""
-OWN = (Direct, HumanRationales, TRICE, SSD, AdvantageSFT)  # answers of their own; the first that settings make counts
+OWN = (
+    IRPO,
+    Direct,
+    HumanRationales,
+    TRICE,
+    SSD,
+    AdvantageSFT,
+)  # answers of their own; the first that settings make counts
 
 
 def made(recipe: Recipe) -> Recipe:

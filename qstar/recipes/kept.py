@@ -32,6 +32,15 @@ class Kept:
     tokens: Sequence[int] | None = None  # of what was sampled, of which `stored` is a part; None: nobody sampled it
 
 
+@dataclass(frozen=True)
+class Preferred:
+    """Two completions of a question of which the first is the better one."""
+
+    problem: str
+    chosen: Kept
+    rejected: Kept
+
+
 def kept(sample: Graded, weight: float) -> Kept:
     return Kept(sample.problem, sample.stored, weight, sample.tokens)
 
@@ -65,6 +74,25 @@ def rationalized(group: Sequence[Graded]) -> list[Kept]:
     """
     rationalizations = [sample for sample in group if sample.hinted and sample.correct and sample.stored]
     return [kept(sample, 1.0 / len(rationalizations)) for sample in rationalizations]
+
+
+def preferred(group: Sequence[Graded], count: int, distinct: bool = False) -> list[Preferred]:
+    """`count` pairs of right and wrong samples of a question, none where it lacks either.
+
+    Both lists are gone through side by side, from the beginning again where one ends (Pang et al. 2024, section 2).
+    With `distinct`, equal texts of a list count once.
+    """
+    sides = [
+        [kept(sample, 1.0) for sample in group if sample.correct == correct and sample.stored and not sample.hinted]
+        for correct in (True, False)
+    ]
+    right, wrong = map(unique, sides) if distinct else sides
+    if not right or not wrong:
+        return []
+    pairs = ((right[number % len(right)], wrong[number % len(wrong)]) for number in range(count))
+    return [
+        Preferred(chosen.problem, chosen, rejected) for chosen, rejected in pairs if chosen.stored != rejected.stored
+    ]
 
 
 # --- what is given ------------------------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from qstar.methods.protocol import Method
 from qstar.methods.sft import SFT
 from qstar.recipes import kept as keeping
 from qstar.recipes import weighting
-from qstar.recipes.kept import Graded, Kept
-from qstar.settings import Count, NonNegative, OneOf, PositiveShare, Range, Share, Whole
+from qstar.recipes.kept import Graded, Kept, Preferred
+from qstar.settings import Count, NonNegative, OneOf, Positive, PositiveShare, Range, Share, Whole
 from qstar.tasks.problem import Problem, Task
 
 Target = Annotated[str, OneOf(("own", "human", "direct"))]
@@ -34,6 +34,7 @@ Start = Annotated[str, OneOf(("base", "sft"))]
 Optimizer = Annotated[str, OneOf(("fresh", "carried"))]
 Schedule = Annotated[str, OneOf(("iteration", "run"))]
 MeanOver = Annotated[str, OneOf(sft.MEANS)]
+Objective = Annotated[str, OneOf(("sft", "dpo"))]
 Growth = Annotated[float, Range(1, 100)]
 
 
@@ -109,6 +110,11 @@ class Recipe:
     # what the loss is a mean over: target tokens, or questions (a sum over tokens in each)
     mean_over: MeanOver = "tokens"
     prompts_count: bool = False  # the loss includes prompts
+    # trained on: what is kept (sft), or right samples against wrong ones of a question (dpo: IRPO)
+    objective: Objective = "sft"
+    pairs: Count = 10  # with dpo: pairs of a question
+    beta: Positive = 0.1  # with dpo: strength of the pull towards the weights before the iteration
+    nll_weight: NonNegative = 1.0  # with dpo: weight of the NLL per token of right samples
 
     asks_itself: ClassVar[bool] = True  # rationales are sampled, or else what trains is given
     # Settings that make any recipe this one, whatever it was: `improve=star improve.keep=all` is SSD.
@@ -177,7 +183,7 @@ class Recipe:
         """What of these questions is trained on that was not sampled."""
         return keeping.human(task, problems) if self.human else []
 
-    def select(self, samples: Sequence[Graded], iteration: int, seed: int) -> list[Kept]:
+    def select(self, samples: Sequence[Graded], iteration: int, seed: int) -> list[Kept] | list[Preferred]:
         """What of all samples up to this iteration, in the order they were written, is trained on.
 
         Right ones; their weights average to 1. Empty where nothing is right.

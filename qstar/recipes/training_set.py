@@ -1,21 +1,22 @@
-"""What was kept as the examples that are trained on."""
+"""What was kept as the examples, or pairs, that are trained on."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from qstar.data import examples as example_files
-from qstar.data.examples import Completing, as_sampled
-from qstar.recipes.kept import Kept
+from qstar.data import pairs
+from qstar.data.examples import Completing, as_sampled, encoded
+from qstar.recipes.kept import Kept, Preferred
 
 
 def examples(
-    kept: Sequence[Kept],
+    kept: Sequence[Kept] | Sequence[Preferred],
     prompts: Mapping[str, str],
     grouped: bool = False,
     tokenizer: Completing | None = None,
     stop: Sequence[str] = (),
 ) -> list[dict]:
-    """As `data/examples.py` writes them, with the prompt of each question; `grouped` keeps those of one in one row.
+    """As `data/examples.py` and `data/pairs.py` read them, with the prompt of each question; `grouped` keeps those of
+    one in one row.
 
     With a tokenizer sampled completions have their `completion_ids`, as they were sampled; `stop` are the texts that
     end a completion.
@@ -27,7 +28,14 @@ def examples(
     ]
 
 
-def _example(kept: Kept, prompt: str, tokenizer: Completing | None, stop: Sequence[str]) -> dict:
+def _example(kept: Kept | Preferred, prompt: str, tokenizer: Completing | None, stop: Sequence[str]) -> dict:
+    if isinstance(kept, Preferred):
+        pair: dict = {"prompt": prompt}
+        for name, side in (("chosen", kept.chosen), ("rejected", kept.rejected)):
+            example = _example(side, prompt, tokenizer, stop)
+            pair |= {name: example["completion"]}
+            pair |= {f"{name}_ids": example["completion_ids"]} if "completion_ids" in example else {}
+        return pair
     example = {"prompt": prompt, "completion": kept.stored, "weight": kept.weight}
     if tokenizer is None or kept.tokens is None:
         return example
@@ -40,5 +48,5 @@ def fitting(examples: Sequence[dict], tokenizer: Completing, length: int) -> lis
     sizes: Counter = Counter()
     groups = [example.get("group", number) for number, example in enumerate(examples)]
     for group, example in zip(groups, examples, strict=True):
-        sizes[group] += len(example_files.encoded(example, tokenizer))
+        sizes[group] += len(pairs.encoded(example, tokenizer) if "chosen" in example else encoded(example, tokenizer))
     return [example for group, example in zip(groups, examples, strict=True) if sizes[group] <= length]

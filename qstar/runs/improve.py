@@ -21,15 +21,18 @@ from qstar.config import ImproveConfig, TrainConfig
 from qstar.data import examples as example_files
 from qstar.data import rationales
 from qstar.data.examples import ExamplesText
+from qstar.data.from_file import FileData
+from qstar.data.pairs import PairsText
 from qstar.data.rationales import Store
 from qstar.data.tokenizer import Tokenizer
 from qstar.evals.suite import NoEval
+from qstar.methods.dpo import DPO
 from qstar.models import cost
 from qstar.models import lm as language_models
 from qstar.models.cost import Cost
 from qstar.policy import Policy
 from qstar.recipes import catalog
-from qstar.recipes.kept import Kept
+from qstar.recipes.kept import Kept, Preferred
 from qstar.recipes.recipe import Recipe, Training
 from qstar.recipes.training_set import examples, fitting
 from qstar.reports import summaries
@@ -194,7 +197,7 @@ def _tested(job: Job, iteration: int) -> dict:
 # --- training -----------------------------------------------------------------------------------------------------
 
 
-def _examples(job: Job, iteration: int, kept: Sequence[Kept], tokenizer: Tokenizer) -> list[dict]:
+def _examples(job: Job, iteration: int, kept: Sequence[Kept] | Sequence[Preferred], tokenizer: Tokenizer) -> list[dict]:
     """What was kept, after its questions, and some of it after its hints."""
     task, names = job.cfg.task, {sample.problem for sample in kept}
     problems = [problem for problem in job.problems if problem.id in names]
@@ -213,9 +216,9 @@ def _train_on(job: Job, iteration: int, kept: Sequence[dict], mismatch: dict[str
     if not fit:
         return line
     folder, training = iterations.folder(job.directory, iteration), job.recipe.train(iteration)
-    processes.first_does(lambda: _write_examples(folder, fit))
+    processes.first_does(lambda: _write_examples(folder / _file(training), fit))
     with processes.together():
-        files.await_all([folder / EXAMPLES])
+        files.await_all([folder / _file(training)])
     before = iterations.trained(job.directory, iteration - 1) if training.go_on else None
     cfg = _training(job, folder, training, before)
     train.run(cfg, folder, {f"mismatch_{name}": value for name, value in mismatch.items()})
@@ -226,9 +229,14 @@ def _train_on(job: Job, iteration: int, kept: Sequence[dict], mismatch: dict[str
     return line | _cost(job, training, metrics.records(folder))
 
 
-def _write_examples(folder: Path, fit: Sequence[dict]) -> None:
-    files.make(folder)
-    example_files.write(folder / EXAMPLES, fit)
+def _file(training: Training) -> str:
+    """What it trains on."""
+    return PAIRS if isinstance(training.method, DPO) else EXAMPLES
+
+
+def _write_examples(file: Path, fit: Sequence[dict]) -> None:
+    files.make(file.parent)
+    files.write_records(file, fit)
 
 
 def _training(job: Job, folder: Path, training: Training, before: Path | None) -> TrainConfig:
@@ -252,11 +260,17 @@ def _training(job: Job, folder: Path, training: Training, before: Path | None) -
         sample_every=0,
         model=cfg.model if before is None else iterations.pretrained(cfg, before),
         method=training.method,
-        data=ExamplesText(str(folder / EXAMPLES), cfg.length, prompts_count=training.prompts_count),
+        data=_data(folder / _file(training), cfg.length, training),
         eval=NoEval(),
         optim=optim,
         mesh=cfg.mesh,
     )
+
+
+def _data(file: Path, length: int, training: Training) -> FileData:
+    if file.name == PAIRS:
+        return PairsText(str(file), length)
+    return ExamplesText(str(file), length, prompts_count=training.prompts_count)
 
 
 def _carried(optim: OptimConfig, training: Training) -> dict:
@@ -271,12 +285,13 @@ def _carried(optim: OptimConfig, training: Training) -> dict:
 
 def _cost(job: Job, training: Training, records: Sequence[dict]) -> dict:
     """Steps, the last loss, and what they cost; targets are counted where the method does."""
-    cfg, rows = job.cfg, training.steps * job.cfg.batch_size
+    cfg, units = job.cfg, training.steps * job.cfg.batch_size
+    rows = 2 * units if isinstance(training.method, DPO) else units  # a pair takes two
     counts = "tokens" in records[-1]
     spent = Cost(
         trained_tokens=rows * cfg.length,
         target_tokens=_targets(records) if counts else 0,
-        flops=rows * cost.flops(job.base.lm, training.method.passes(cfg.length)),
+        flops=units * cost.flops(job.base.lm, training.method.passes(cfg.length)),
     ).ledger("trained_tokens", *(["target_tokens"] if counts else []))
     loss = "nll" if "nll" in records[-1] else "loss"
     return {"steps": training.steps, loss: records[-1][loss], "ledger": {"train": spent}}

@@ -3,6 +3,7 @@
 import pytest
 
 from qstar.recipes.catalog import made
+from qstar.recipes.irpo import IRPO
 from qstar.recipes.kept import Graded, Kept, share
 from qstar.recipes.recipe import Recipe, drawn
 from qstar.recipes.training_set import examples
@@ -152,3 +153,37 @@ def test_the_hinted_share_depends_on_the_seed_and_the_iteration_alone():
 def test_recipes_that_make_no_sense_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**fields)
+
+
+# --- pairs ----------------------------------------------------------------------------------------------------------
+
+
+def pairs(rows, iteration=1, **settings):
+    return [(one.chosen.stored, one.rejected.stored) for one in IRPO(**settings).select(rows, iteration, 0)]
+
+
+def test_right_and_wrong_samples_are_paired_side_by_side_the_shorter_list_again():
+    assert pairs(MANY, pairs=4) == [
+        ("a0", "a3"), ("a1", "a3"), ("a2", "a3"), ("a0", "a3"),
+        ("b1", "b0"), ("b1", "b2"), ("b1", "b3"), ("b1", "b0"),
+    ]  # fmt: skip
+
+
+def test_questions_with_samples_of_one_kind_have_no_pairs():
+    assert pairs([row("a", True, "a1"), row("a", True, "a2"), row("b", False, "b1"), row("c", True, None)]) == []
+
+
+def test_pairs_are_of_this_iteration_unless_all_are_remembered():
+    rows = [row("a", True, "a1"), row("a", False, "a2", 2), row("b", True, "b1", 2), row("b", False, "b2", 2)]
+    assert pairs(rows, 2, pairs=1) == [("b1", "b2")]
+    assert pairs(rows, 2, pairs=1, memory="all") == [("a1", "a2"), ("b1", "b2")]
+
+
+def test_equal_texts_are_paired_once_where_they_are_to_be_unique():
+    rows = [row("a", one, text) for one, text in ((True, "x"), (True, "x"), (True, "y"), (False, "z"))]
+    assert pairs(rows, pairs=2) == [("x", "z"), ("x", "z")]
+    assert pairs(rows, pairs=2, unique=True) == [("x", "z"), ("y", "z")]
+
+
+def test_a_text_that_was_right_and_wrong_is_no_pair():
+    assert pairs([row("a", True, "x"), row("a", False, "x")], pairs=1) == []

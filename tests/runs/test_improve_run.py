@@ -21,6 +21,7 @@ from qstar import files, runs, sharding
 from qstar.config import ImproveConfig
 from qstar.data import rationales
 from qstar.data.rationales import Store
+from qstar.methods.dpo import DPO
 from qstar.methods.plain_lm import PlainLM
 from qstar.methods.sft import SFT
 from qstar.models.origins import Scratch
@@ -28,6 +29,7 @@ from qstar.paths import CONFIGS
 from qstar.recipes.catalog import made
 from qstar.recipes.direct import Direct
 from qstar.recipes.human_rationales import HumanRationales
+from qstar.recipes.irpo import IRPO
 from qstar.recipes.recipe import Recipe
 from qstar.recipes.ssd import SSD
 from qstar.recipes.trice import TRICE
@@ -575,6 +577,7 @@ DIFFERENT = {  # from STaR
     "rest_em": {"hint": "never"},
     "expert_iteration": {"hint": "never", "memory": "all", "restart": False},
     "vstar": {"hint": "never", "memory": "all"},
+    "irpo": {"hint": "never", "restart": False},
     "trice": {"hint": "missing", "memory": "newest", "restart": False},
     "ssd": {"hint": "never", "keep": "all"},
     "advantage_sft": {"hint": "never", "restart": False, "weighting": "deviation"},
@@ -586,7 +589,7 @@ DIFFERENT = {  # from STaR
 @pytest.mark.parametrize(
     "recipe",
     [
-        "expert_iteration", "trice",
+        "expert_iteration", "trice", "irpo",
         # What `straight` runs, what expert iteration does but for its memory, and with weights as TRICE has them.
         *(
             pytest.param(name, marks=pytest.mark.slow)
@@ -601,6 +604,40 @@ def test_every_recipe_that_samples_learns_the_echo(recipe, tmp_path):
     cfg = dataclasses.replace(config(tmp_path / "run"), improve=cfg, wrong_hints=0)
     lines = improve.run(cfg, tmp_path / "run")
     assert lines[-1]["right"] > lines[1]["right"]
+
+
+def test_irpo_trains_on_pairs_against_the_model_that_was_sampled(tmp_path):
+    directory = tmp_path / "run"
+    cfg = dataclasses.replace(config(directory), wrong_hints=0)
+    cfg = dataclasses.replace(cfg, improve=IRPO(iterations=2, samples=8, temperature=1.0, steps=6, pairs=3, beta=0.2))
+    lines = improve.run(cfg, directory)
+    store = Store.open(directory / "rationales").rows().to_pylist()
+    for iteration in (1, 2):
+        folder = directory / f"iteration_{iteration}"
+        pairs = [json.loads(line) for line in (folder / "pairs.jsonl").read_text().splitlines()]
+        rows = [row for row in store if row["iteration"] == iteration and row["stored"]]
+        both = {row["problem"] for row in rows if row["correct"]} & {
+            row["problem"] for row in rows if not row["correct"]
+        }
+        assert len(pairs) == lines[iteration]["examples"] == 3 * len(both) > 0
+        for pair in pairs:
+            assert pair["chosen"] == pair["prompt"][0] + "!" != pair["rejected"]
+            assert pair["chosen_ids"] and pair["rejected_ids"]
+        trained = runs.load_run(folder).config
+        assert trained.method == DPO(beta=0.2, nll_weight=1.0)
+        # Two rows a pair; both are read by the model and by the reference.
+        ledger = lines[iteration]["ledger"]["train"]
+        assert ledger["trained_tokens"] == 2 * 6 * 4 * 16
+        first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[1])
+        assert {"reward_chosen", "reward_rejected", "margin", "nll"} <= first.keys()
+    assert trained.model.source == str(directory / "iteration_1")
+    assert not (directory / "iteration_1" / "examples.jsonl").exists()
+
+
+@pytest.mark.parametrize("setting", [{"hint": "failures"}, {"cap": 3}, {"keep": "all"}, {"memory": "newest"}])
+def test_settings_that_pairs_do_not_have_are_refused(setting):
+    with pytest.raises(ValueError, match=f"improve.{next(iter(setting))}={next(iter(setting.values()))} would change"):
+        IRPO(**setting)
 
 
 def test_a_model_has_to_be_named():
@@ -706,6 +743,9 @@ def test_settings_make_a_recipe_whatever_it_was_before():
         ("trice",): TRICE,
         ("trice", "improve.memory=all", "improve.control_variate=false", "improve.mean_over=tokens"): Recipe,
         ("ssd", "improve.keep=right"): Recipe,
+        ("irpo",): IRPO,
+        ("irpo", "improve.objective=sft"): Recipe,
+        ("expert_iteration", "improve.objective=dpo"): IRPO,
     }
     for (name, *values), kind in answers.items():
         cfg = composed(f"improve={name}", "model.source=bundled:cups", *values, name="improve")
