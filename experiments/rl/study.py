@@ -59,6 +59,15 @@ class Arm:
     like: str = ""  # the arm whose rate it takes instead
 
 
+def _pairs(*overrides: str) -> Arm:
+    """IRPO, or one thing of it changed, with rates of its own."""
+    return Arm(
+        "improve",
+        ("improve=irpo", "improve.samples=8", "improve.iterations=6", *overrides),
+        rates=("1e-5", "3e-5", "1e-4", "3e-4"),
+    )
+
+
 def _rollouts(method: str, *overrides: str, rates: tuple[str, ...] = ("1e-4", "2e-4", "4e-4"), like: str = "") -> Arm:
     return Arm("rollouts", (f"method={method}", *overrides), rates, like)
 
@@ -86,6 +95,9 @@ LADDER = {
     "filtered": Arm("sft", like="longer"),  # the writer's examples with a right answer
     "reft_no_partial": _rollouts("reft", "data=rollouts_reft", "data.rewards.wrong=0", like="reft"),
     "reft_no_kl": _rollouts("reft", "data=rollouts_reft", "method.kl_coef=0", like="reft"),
+    "irpo": _pairs(),
+    "irpo_no_nll": _pairs("improve.nll_weight=0"),  # iterated DPO
+    "irpo_right": _pairs("improve.objective=sft"),  # right samples alone
 }
 """In order of value. `online` is expert iteration, `offline` one round of it."""
 MAIN = 6  # of these come first, from all bases
@@ -351,7 +363,17 @@ def measured(run: Path, step: int | None, base: int, sizes: Sizes, split: str = 
 
 
 FIGURES = ("greedy", "sampled", "vote", "reranked", "any", "sound", "kl", "entropy", "length")
-CONTROLS = ("base", "longer", "filtered", "grpo", "offline", "reft", "outcome")  # what others are compared with
+CONTROLS = (
+    "base",
+    "longer",
+    "filtered",
+    "grpo",
+    "offline",
+    "reft",
+    "irpo_right",
+    "irpo_no_nll",
+    "outcome",
+)  # what others are compared with
 
 
 def show(file: Path) -> None:
