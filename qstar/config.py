@@ -264,7 +264,8 @@ class SolveConfig:
     # search.select=max
     subsets: bool = False
     seed: Seed = 0  # of all sampling
-    split: Annotated[str, OneOf(("dev", "test"))] = "dev"  # questions of dev, or of test, which is recorded
+    # questions of dev; of test, which is recorded; or of train, to train on what is found (`qstar-prepare --to trl`)
+    split: Annotated[str, OneOf(SPLITS)] = "dev"
     questions: Whole = 100  # of the split, drawn by a fixed seed; 0: all
     sample_batch: Count = 8  # questions searched in one batch
     few_shot: bool = False  # few-shot examples before the questions

@@ -35,7 +35,7 @@ from qstar.search import labelling
 from qstar.search.labelling import Labelled, MonteCarlo, Prefix, Solution
 from qstar.tasks.grading import sandbox
 from qstar.tasks.labels import LABELS, Consensus, Truth
-from qstar.tasks.problem import Problem, graded
+from qstar.tasks.problem import Problem, before_stop, graded
 from qstar.training import console, layout
 from qstar.typing import Key
 
@@ -293,7 +293,7 @@ class Batch:
         """Completions are often the same: each text is graded once."""
         asked = (problem.id, text, bool(finished))
         if asked not in self._verdicts:
-            before = _before_stop(text, self.cfg.task.stop)
+            before = before_stop(text, self.cfg.task.stop)
             self._verdicts[asked] = graded(self.cfg.task, problem, before, bool(finished)).correct
         return self._verdicts[asked]
 
@@ -354,10 +354,6 @@ def _text(written: Written, row: int, policy: Policy) -> str:
     ids = written.tokens[row]
     ended = len(ids) and int(ids[-1]) in policy.tokenizer.ends
     return written.text[row] + ("" if ended else written.ending[row])
-
-
-def _before_stop(text: str, stop: Sequence[str]) -> str:
-    return next((text.removesuffix(ending) for ending in stop if text.endswith(ending)), text)
 
 
 # --- before anything is generated ---------------------------------------------------------------------------------

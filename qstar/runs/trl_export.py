@@ -1,6 +1,7 @@
 """What a run sampled or labelled as data sets in TRL's formats: a folder that `datasets.load_dataset` opens.
 
-Of self-training, and of the rollouts that reinforcement learning kept (each file where it would hold something):
+Of self-training, of the rollouts that reinforcement learning kept, and of the whole solutions that a search of training
+questions found (each file where it would hold something):
 
     prompt_completion   what is right, each text of a question once: what a recipe of STaR's kind trains on
     preference          right samples against wrong ones of the same question, each sample in at most one pair
@@ -22,12 +23,13 @@ import numpy as np
 
 from qstar import config as configs
 from qstar import files
-from qstar.config import ImproveConfig, TrainConfig
+from qstar.config import ImproveConfig, SolveConfig, TrainConfig
 from qstar.data import rationales, revisions, step_formats, trl
 from qstar.data.rationales import Store
-from qstar.runs import iterations, label, record
+from qstar.runs import iterations, label, record, solutions, solve
 from qstar.tasks import conversation
-from qstar.tasks.problem import Problem, Task
+from qstar.tasks.grading import sandbox
+from qstar.tasks.problem import Problem, Task, before_stop, graded
 
 Row = Mapping[str, Any]
 CARD = "README.md"
@@ -55,25 +57,58 @@ def _sets(run: Path) -> dict[str, list[trl.Record]]:
     if (run / label.LABELS).is_file():
         labelled = files.records(run / label.LABELS, "a labelled solution", prompt=str, completions=list, labels=list)
         return {"stepwise": [record for record in map(_stepwise, labelled) if record is not None]}
+    if (run / solve.KIND.file).is_file():
+        return _searched(run).sets()
     sampled = next((entry for entry in SAMPLED if (run / entry[0]).is_dir() and (run / entry[1]).is_file()), None)
     if sampled is None:
         stores = " nor ".join(f"{store}/" for store, _, _ in SAMPLED)
         raise FileNotFoundError(
             f"{run} has neither {label.LABELS} nor {stores}: expected the directory of a qstar-improve run that "
-            "sampled, of a qstar-train run with data=rollouts, or of a qstar-label run"
+            "sampled, of a qstar-train run with data=rollouts, of a qstar-solve run with split=train, or of a "
+            "qstar-label run"
         )
     store, config, schema = sampled
     cfg = configs.load(run / config, schema=schema)
     problems = {problem.id: problem for problem in cfg.task.problems("train")}
     columns = ["problem", "hinted", "written", "stored", "correct", "finished"]
     rows = Store.open(run / store).rows(None, columns).to_pylist()
-    chat = getattr(cfg.model, "chat", "auto") == "true"
-    return _Samples(cfg.task, problems, rows, chat).sets()
+    return _Samples(cfg.task, problems, rows, _is_chat(cfg)).sets()
+
+
+def _is_chat(cfg: ImproveConfig | TrainConfig | SolveConfig) -> bool:
+    return getattr(cfg.model, "chat", "auto") == "true"
+
+
+def _searched(run: Path) -> "_Samples":
+    """The whole solutions of a search, whatever steps they were found by."""
+    cfg = configs.load(run / solve.KIND.file, schema=SolveConfig)
+    if cfg.split != "train":
+        raise ValueError(
+            f"{run} searched questions of {cfg.split}, which are not for training: expected a run of qstar-solve with "
+            "split=train"
+        )
+    sandbox.configure(cfg.sandbox)
+    problems = {problem.id: problem for problem in cfg.task.problems("train")}
+    found = solutions.read(str(run), problems, cfg.task)
+    rows = [_row(cfg.task, problems[name], given.text) for name, each in found.items() for given in each]
+    return _Samples(cfg.task, problems, rows, _is_chat(cfg))
+
+
+def _row(task: Task, problem: Problem, written: str) -> Row:
+    before = before_stop(written, task.stop)
+    return {
+        "problem": problem.id,
+        "hinted": False,
+        "written": written,
+        "stored": task.cleaned(before),
+        "correct": graded(task, problem, before, finished=True).correct,
+        "finished": True,
+    }
 
 
 @dataclass(frozen=True)
 class _Samples:
-    """The samples of a self-training run."""
+    """The samples of a run."""
 
     task: Task
     problems: Mapping[str, Problem]
@@ -147,7 +182,7 @@ def _card(sets: Mapping[str, Sequence]) -> str:
     configs = "".join(f"- config_name: {name}\n  data_files: {name}.jsonl\n" for name in sets)
     table = "".join(f"| `{name}` | {len(records):,} |\n" for name, records in sets.items())
     return (
-        f"---\nconfigs:\n{configs}tags:\n- trl\n- self-training\n---\n\n# Rationales of a self-training run\n\n"
+        f"---\nconfigs:\n{configs}tags:\n- trl\n- self-training\n---\n\n# Solutions that a model wrote\n\n"
         "Sampled by a language model, graded by their answers, written by `qstar-prepare RUN OUT --to trl`.\n\n"
         f"| set | records |\n|---|---|\n{table}\n"
         "Steps that are lines stand here without their newline, which TRL's `step_separator` puts back; of other steps "

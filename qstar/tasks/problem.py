@@ -170,6 +170,11 @@ def graded(task: Task, problem: Problem, written: str, finished: bool) -> Verdic
     return task.grader(written, problem.gold) if finished else Verdict(False, "", "too long")
 
 
+def before_stop(text: str, stop: Sequence[str]) -> str:
+    """A text without the stop at its end."""
+    return next((text.removesuffix(ending) for ending in stop if text.endswith(ending)), text)
+
+
 def known(split: str) -> str:
     """The split itself. Raises ValueError where there is none of that name."""
     if split not in SPLITS:

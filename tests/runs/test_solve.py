@@ -17,6 +17,7 @@ import tolerances
 from small_runs import chosen, composed
 from tolerances import rounding
 
+from qstar import files
 from qstar.data import rationales
 from qstar.data import tokenizer as tokenizers
 from qstar.data.rationales import Store
@@ -26,7 +27,7 @@ from qstar.decoding.session import Session
 from qstar.methods.verifier import PRM
 from qstar.models import heads
 from qstar.policy import Policy
-from qstar.runs import answering, load, proposing, replay, solve
+from qstar.runs import answering, load, proposing, replay, solve, trl_export
 from qstar.runs.proposing import Proposals
 from qstar.runs.scoring import Scorer
 from qstar.search.interface import Candidate, Node
@@ -101,6 +102,29 @@ def test_every_candidate_is_stored_with_its_parent_scores_verdict_and_tokens(bea
             elif not row["place"]["final"] and "oracle" in scores:
                 reachable = task.truth(questions[id], task.steps(text)).reachable[-1]
                 assert scores["oracle"] == reachable
+
+
+def test_what_a_search_of_training_questions_finds_is_written_to_be_trained_on(tmp_path):
+    run(tmp_path / "run", *BEAM, "split=train", "task.train=20")
+    counts = trl_export.save(tmp_path / "out", tmp_path / "run")
+    questions = {one.id: one for one in Cups(min_moves=6, max_moves=6, train=20).problems("train")}
+    texts = {True: set(), False: set()}
+    for id, tree in trees_of(tmp_path / "run").items():
+        for row in tree.values():
+            if row["place"]["final"] and row["finished"]:
+                written = "".join(step["written"] for step in path(tree, row))
+                texts[row["correct"]].add((questions[id].question, written))
+    made = {name: files.records(tmp_path / "out" / f"{name}.jsonl", "a record") for name in counts}
+    assert {(one["prompt"], one["completion"]) for one in made["prompt_completion"]} == texts[True] != set()
+    assert len(made["prompt_completion"]) == len(texts[True])
+    unpaired = {(one["prompt"], one["completion"]): one["label"] for one in made["unpaired"]}
+    assert unpaired == {text: right for right, some in texts.items() for text in some}
+
+
+def test_what_a_search_of_dev_found_is_not_trained_on(beam, tmp_path):
+    with pytest.raises(ValueError, match=r"questions of dev, .* split=train"):
+        trl_export.save(tmp_path / "out", beam[0])
+    assert not (tmp_path / "out").exists()
 
 
 def test_steps_end_with_a_place_and_kept_ones_go_on_from_the_best(beam):
