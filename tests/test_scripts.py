@@ -92,6 +92,10 @@ RUNS = {
         "--sizes", "small", "medium", "--digits", 1, "--examples", 8, "--questions", 2, "--steps", 1, "--samples", 2,
         "--batch", 2, "--seeds", 0, "--out", "OUT",
     ],
+    "search/found/found.py": [
+        "--bases", "bundled:cups", "--arms", "sampled", "--questions", 4, "--dev", 2, "--test", 2, "--steps", 1,
+        "--rates", 1e-3, "--out", "OUT",
+    ],
     "search/lengths/lengths.py": ["bundled:cups", "--tokens", 8, 64],
     "star/smollm2/sums.py": ["OUT", "--train", 3, "--dev", 2, "--test", 2],
     "star/arithmetic/warmup.py": ["OUT", "--digits", "1:3", "2:3"],
