@@ -1,6 +1,8 @@
 """experiments/accelerator: its plan, what it carries, and all of its parts at tiny size on a CPU."""
 
 import json
+import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,6 +11,7 @@ import jax
 import pytest
 
 from qstar import config as configs
+from qstar import files
 from qstar.paths import ROOT
 
 FOLDER = ROOT / "experiments" / "accelerator"
@@ -54,6 +57,51 @@ def test_names_of_jobs_are_unique_and_every_part_has_some(tmp_path):
     assert all(names.index(needed) < names.index(one.name) for one in found for needed in one.needs)
     assert {one.part for one in found} == set(plan.PARTS)
     assert {one.kind for one in found} == set(jobs.KINDS)
+
+
+def done(out, *names, driver=None):
+    out.mkdir(exist_ok=True)
+    lines = [vars(Outcome(name, "a", "done", 1.0, {"driver": driver} if name == plan.NAMING else {})) for name in names]
+    (out / accelerator.RESULTS).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return out
+
+
+def test_a_further_machine_does_what_the_earlier_ones_have_not_done(tmp_path):
+    arms = [job(name, 1, timed=False) for name in ("plain", "pause", "other")]
+    tests = job("paired tests", 1, timed=False, needs=("plain", "pause"))
+    todo = [job(plan.NAMING, 1), *arms, tests]
+    names = lambda *earlier: [one.name for one in accelerator.missing(todo, *earlier)]  # noqa: E731
+    first, second = done(tmp_path / "1", plan.NAMING, "plain", "other"), done(tmp_path / "2", "pause")
+    assert names() == [plan.NAMING, "plain", "pause", "other", "paired tests"]
+    assert names(first, second) == [plan.NAMING, "plain", "pause", "paired tests"]  # an arm lies on one machine
+    assert names(first, second, done(tmp_path / "3", "paired tests")) == [plan.NAMING]
+
+
+def test_25_minutes_are_enough_for_what_no_machine_has_measured(tmp_path):
+    whole = plan.jobs("full", tmp_path, tmp_path)
+    left = accelerator.missing(whole, *(FOLDER / machine for machine in ("h100", "h200")))
+    taken, _ = accelerator.affordable(left, 25 * 60, 3)
+    begun = [one.name for one in taken]
+    svamp = {f"star/svamp/{arm}/0" for arm in plan.STAR_ARMS}
+    steps = {f"step/{shape}/lm/1024/minimal/cublas" for shape in ("135M", "1B", "7B")}
+    assert begun[0] == plan.NAMING  # another machine may be another device
+    assert {*svamp, *steps, "step/7B/quiet_star/1024/full/cublas", "grpo/3e-6/0", "grpo/3e-5/0"} <= set(begun)
+    assert "generation/thoughts of 12" in begun and not any(name.startswith("mathematics/") for name in begun)
+
+
+def test_a_part_takes_less_time_when_its_jobs_share_the_device():
+    shared = [job(name, 60, timed=False) for name in ("first", "second")]
+    assert "2 jobs, about 2.0 min" in accelerator.announced(shared, [])
+    assert "2 jobs, about 1.0 min" in accelerator.announced(shared, [], 2)
+
+
+def test_a_plan_writes_nothing_and_names_jobs_in_order(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert accelerator.main(["--plan", "--minutes", "3", "--part", "a"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[:3] == [["20", "s", "a", "device"], [*"40 s a attention of the text".split()],
+                         [*"40 s a attention of the columns".split()]]  # fmt: skip
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_training_of_the_full_plan_composes(tmp_path, monkeypatch):
@@ -132,6 +180,118 @@ def test_a_job_is_left_out_with_what_it_needs_and_done_in_a_later_call(tmp_path)
     assert {one.job for one in accelerator.run(todo, tmp_path, 90, carry_out)} == {"arm", "test of it", "other"}
 
 
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """What the script says before it would start a job."""
+    monkeypatch.setattr(accelerator, "run", lambda *_, **__: [])
+
+    def error(*arguments):
+        with pytest.raises(SystemExit):
+            accelerator.main([*map(str, arguments)])
+        return capsys.readouterr().err
+
+    return error
+
+
+def test_without_an_accelerator_only_a_rehearsal_is_begun(tmp_path, monkeypatch, refused):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    assert "expected an accelerator, jax finds cpu" in refused("--data", tmp_path, "--out", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
+
+
+def test_results_of_another_machine_are_not_continued(tmp_path, monkeypatch, refused):
+    out = done(tmp_path / "out", plan.NAMING, driver="H100, 580.1, 81559 MiB")
+    monkeypatch.setattr(plan, "driver", lambda: "H200, 580.1, 143771 MiB")
+    error = refused("--size", "tiny", "--out", out)
+    assert "expected 'H100, 580.1, 81559 MiB', found 'H200" in error and f"--done {out}" in error
+
+
+def test_one_call_at_a_time_writes_a_folder(tmp_path, refused):
+    with files.locked(tmp_path / "out"):
+        assert "is being written by process" in refused("--size", "tiny", "--out", tmp_path / "out")
+
+
+def test_a_rehearsal_and_a_measurement_share_no_folder(tmp_path, monkeypatch, refused):
+    (tmp_path / "carried").mkdir()
+    (tmp_path / "carried" / carry.MANIFEST).write_text('{"piece.000": "0"}')
+    carry.tiny(tmp_path / "out" / "data")
+    monkeypatch.setattr(accelerator, "refuse_cpu", lambda: None)
+    assert "another --data" in refused("--data", tmp_path / "carried", "--out", tmp_path / "out")
+    (tmp_path / "out" / "data" / carry.MANIFEST).write_text('{"piece.000": "0"}')
+    assert "another --data or --size" in refused("--size", "tiny", "--out", tmp_path / "out")
+
+
+def test_a_full_disk_ends_the_call_with_what_was_recorded(tmp_path):
+    script = (
+        "import resource, sys\n"
+        f"sys.path.insert(0, {str(FOLDER)!r})\n"
+        "import all as accelerator\n"
+        "from pathlib import Path\n"
+        "def carry_out(job, out, limit_s):\n"
+        "    if job.name == 'second':\n"
+        "        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "    return accelerator.Outcome(job.name, job.part, 'done', 0.0, {})\n"
+        "jobs = [accelerator.Job('a', name, 'device', {}, 1) for name in ('first', 'second', 'third')]\n"
+        f"accelerator.run(jobs, Path({str(tmp_path / 'out')!r}), 1, carry_out)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, timeout=120)
+    assert ended.returncode == 1 and "cannot write" in ended.stderr and "Traceback" not in ended.stderr
+    assert [one.job for one in accelerator.outcomes(tmp_path / "out")] == ["first"]
+
+
+def test_a_job_whose_output_has_no_room_is_reported_as_failed(tmp_path):
+    (tmp_path / accelerator.LOGS).write_text("a file where the folder should be")
+    outcome = accelerator.carried_out(job("device", 5), tmp_path, 5)
+    assert outcome.status == "failed" and accelerator.LOGS in outcome.error
+
+
+def gone(process):
+    """Whether a process ended, given ten seconds."""
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        try:
+            if Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the signal is Linux's")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_no_job_outlives_the_call_and_it_goes_on_afterwards(tmp_path, number):
+    """A job that was left over would hold the accelerator's memory; so would a process that the job started."""
+    out = tmp_path / "out"
+    path = f"import sys\nsys.path.insert(0, {str(FOLDER)!r})\n"
+    (tmp_path / "inner.py").write_text("import os, sys, time\nprint(os.getpid(), file=sys.stderr)\ntime.sleep(60)\n")
+    (tmp_path / "jobs.py").write_text(
+        f"{path}import jobs\ncommand = [sys.executable, {str(tmp_path / 'inner.py')!r}]\n"
+        "jobs.KINDS = {'device': lambda side: jobs.spawned(command, {})}\n"
+        "jobs.main()\n"
+    )
+    (tmp_path / "call.py").write_text(
+        f"{path}from pathlib import Path\nimport all as accelerator\n"
+        f"accelerator.HERE = Path({str(tmp_path)!r})\n"
+        f"accelerator.main(['--size', 'tiny', '--part', 'a', '--out', {str(out)!r}])\n"
+    )
+    command = [sys.executable, str(tmp_path / "call.py")]
+    outer = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    log = out / accelerator.LOGS / "device.txt"
+    until = time.monotonic() + 60
+    while not (log.is_file() and log.read_text().endswith("\n")):
+        assert time.monotonic() < until and outer.poll() is None
+        time.sleep(0.05)
+    started = log.read_text().split()[-1]
+    job_of_it = Path(f"/proc/{started}/stat").read_text().rpartition(")")[2].split()[1]
+    outer.send_signal(number)
+    _, said = outer.communicate(timeout=20)
+    assert gone(started) and gone(job_of_it)
+    assert number == signal.SIGKILL or "the same command goes on from here" in said
+    with files.locked(out):  # nothing holds the folder
+        assert accelerator.outcomes(out) == []
+
+
 def in_this_process(job, out, limit_s):
     result = jobs.KINDS[job.kind](**job.arguments)
     return Outcome(job.name, job.part, "done", 1.0, json.loads(json.dumps(result)))
@@ -185,8 +345,10 @@ def test_pieces_come_back_as_they_were_and_damage_is_noticed(tmp_path, monkeypat
 
 def test_wheels_name_what_is_imported_beyond_what_the_machine_has():
     names = [line.partition("==")[0] for line in carry.wheels()]
-    assert "hydra-core" in names and "gguf" in names
-    assert not set(names) & set(carry.PRESENT)
+    assert {"hydra-core", "antlr4-python3-runtime", "jinja2", "markupsafe", "gguf", "tqdm"} <= set(
+        names
+    )  # and what these need
+    assert not set(names) & {*carry.PRESENT, "jaxlib", "numpy", "scipy", "ml-dtypes"}  # jax brings these
 
 
 def test_a_table_of_nothing_is_only_its_jobs():
@@ -222,6 +384,21 @@ def test_results_of_two_machines_are_shown_together_and_the_last_one_counts(tmp_
     mean, less_plain, less_none = over[3:6]
     assert mean.startswith("0.5000 ±") and less_plain.startswith("+0.3500 ±") and less_none.startswith("+0.1000 ±")
     assert "0.9000" not in text
+
+
+def test_times_stand_below_the_machine_that_has_them(capsys, tmp_path):
+    step = {"rows": 1, "seconds": [1.0], "flops": 1, "tokens": 1, "thoughts": 0, "peak_flops": 1, "peak_bytes": 1}
+    device = {"devices": 1, "platform": "", "driver": None, "jax": "", "memory_bytes": None, "peak_flops": {},
+              "copy_bytes_per_s": 1.0}  # fmt: skip
+    for kind, setting in (("H100", "1B"), ("H200", "7B")):
+        (tmp_path / kind).mkdir()
+        lines = [Outcome(plan.NAMING, "a", "done", 1.0, device | {"kind": kind}),
+                 Outcome(f"step/{setting}/lm/256/full/cublas", "b", "done", 1.0, step)]  # fmt: skip
+        (tmp_path / kind / accelerator.RESULTS).write_text("".join(f"{json.dumps(vars(one))}\n" for one in lines))
+    accelerator.main(["--show", str(tmp_path / "H100"), str(tmp_path / "H200")])
+    first, second = capsys.readouterr().out.partition("## Jobs")[0].split(f"# {tmp_path / 'H200'}\n")
+    assert "1 x H100" in first and "| 1B |" in first and "H200" not in first and "| 7B |" not in first
+    assert "1 x H200" in second and "| 7B |" in second and "| 1B |" not in second
 
 
 def test_a_training_that_did_not_end_shows_how_far_it_came(tmp_path):

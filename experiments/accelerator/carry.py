@@ -3,14 +3,19 @@
 import hashlib
 import importlib.metadata
 import io
-import json
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+from packaging import utils
+from packaging.requirements import Requirement
 
 from qstar import files
+from qstar.paths import ROOT
 
 PIECE_BYTES = 35_000_000  # with a checkout and the wheels less than 60 MB
 MANIFEST, WHEELS = "manifest.json", "wheels.txt"
@@ -21,13 +26,7 @@ SOURCES = (
 """Of the folder of data sets: what parts d and f read."""
 PRESENT = ("jax", "flax", "optax", "orbax-checkpoint")
 """Packages that the machine has, with all that they need."""
-NEEDED = (
-    "hydra-core", "omegaconf", "antlr4-python3-runtime", "grain", "array-record", "portpicker", "tensorflow-datasets",
-    "tensorflow-metadata", "googleapis-common-protos", "dm-tree", "promise", "simple-parsing", "docstring-parser",
-    "immutabledict", "importlib_resources", "termcolor", "toml", "etils", "jaxtyping", "wadler_lindig", "beartype",
-    "tokenizers", "huggingface_hub", "safetensors", "pyarrow", "scipy", "rich", "jinja2", "gguf",
-)  # fmt: skip
-"""What qstar imports beyond these, and what those import."""
+T = TypeVar("T")
 SUMS = Path(__file__).resolve().parents[1] / "star" / "smollm2" / "sums.py"
 
 
@@ -66,37 +65,79 @@ def prepare(folder: Path, gguf: Path | None, sources: str | Path | None) -> str:
 
 
 def wheels() -> Iterator[str]:
-    """NAME==VERSION of what is needed beyond `PRESENT`, in the versions that are installed here."""
-    for name in NEEDED:
-        try:
-            yield f"{name}=={importlib.metadata.version(name)}"
-        except importlib.metadata.PackageNotFoundError:
-            yield name
+    """NAME==VERSION of what qstar and gguf need beyond `PRESENT`, in the versions that are installed here."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["gguf"]]
+    for name in sorted(_with_their_own(wanted) - _with_their_own(PRESENT)):
+        version = _installed(importlib.metadata.version, name)
+        yield f"{name}=={version}" if version else name
+
+
+def _with_their_own(requirements: Iterable[str]) -> set[str]:
+    """Names of these packages and of all that they need in turn."""
+    known: set[tuple[str, str]] = set()
+    waiting = [(requirement, "") for requirement in requirements]
+    while waiting:
+        requirement, extra = waiting.pop()
+        parsed = Requirement(requirement)
+        name = utils.canonicalize_name(parsed.name)
+        if parsed.marker is None or parsed.marker.evaluate({"extra": extra}):
+            for own in {"", *parsed.extras}:
+                if (name, own) not in known:
+                    known.add((name, own))
+                    waiting += [(needed, own) for needed in _installed(importlib.metadata.requires, name) or ()]
+    return {name for name, _ in known}
+
+
+def _installed(ask: Callable[[str], T], name: str) -> T | None:
+    try:
+        return ask(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def unpacked(folder: Path, target: Path) -> Path:
     """Join and unpack what `prepare` wrote, once.
 
-    Raises FileNotFoundError for a missing piece, ValueError for one that is damaged.
+    Raises FileNotFoundError for a missing piece, ValueError for one that is damaged, or where `target` has other data.
     """
-    if (target / MANIFEST).is_file():
+    pieces = _manifest(folder)
+    if _has(target, pieces):
         return target
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise FileNotFoundError(f"{manifest} is not there: expected a folder that --prepare wrote")
+    content = joined(folder)
+    with files.explained(target / MANIFEST):
+        target.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            tar.extractall(target, filter="data")
+    files.write_json(target / MANIFEST, pieces)  # last: it is complete
+    return target
+
+
+def joined(folder: Path) -> bytes:
+    """The archive that `prepare` wrote, every piece checked."""
     content = b""
-    for name, digest in json.loads(manifest.read_text(encoding="utf-8")).items():
+    for name, digest in _manifest(folder).items():
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder / name} is not there: carry all pieces of {manifest}")
+            raise FileNotFoundError(f"{folder / name} is not there: carry all pieces of {folder / MANIFEST}")
         piece = (folder / name).read_bytes()
         if hashlib.sha256(piece).hexdigest() != digest:
-            raise ValueError(f"{folder / name} is damaged: its SHA-256 is not that of {manifest}; carry it again")
+            raise ValueError(f"{folder / name} is damaged: its SHA-256 is not that of {MANIFEST}; carry it again")
         content += piece
-    target.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(fileobj=io.BytesIO(content)) as tar:
-        tar.extractall(target, filter="data")
-    (target / MANIFEST).write_text(manifest.read_text(encoding="utf-8"), encoding="utf-8")  # last: it is complete
-    return target
+    return content
+
+
+def _manifest(folder: Path) -> dict[str, str]:
+    if not (folder / MANIFEST).is_file():
+        raise FileNotFoundError(f"{folder / MANIFEST} is not there: expected a folder that --prepare wrote")
+    return files.read_json(folder / MANIFEST)
+
+
+def _has(target: Path, pieces: dict[str, str]) -> bool:
+    """Was all of it unpacked there before? Raises ValueError where it was something else."""
+    there = (target / MANIFEST).is_file()
+    if there and files.read_json(target / MANIFEST) != pieces:
+        raise ValueError(f"{target} holds the data of another --data or --size; give another --out")
+    return there
 
 
 def model(data: Path) -> str:
@@ -106,7 +147,7 @@ def model(data: Path) -> str:
 
 def tiny(target: Path) -> Path:
     """Data sets of a few lines and a model of a few weights, in the places of the real ones: for a rehearsal."""
-    if (target / MANIFEST).is_file():
+    if _has(target, {}):
         return target
     sums = [(a, b) for a in range(2, 8) for b in range(3, 9)]
     question = lambda a, b: f"Tom has {a} pens and buys {b}. How many?"  # noqa: E731
@@ -132,7 +173,7 @@ def tiny(target: Path) -> Path:
     for split, rows in (("train", plain[:20]), ("dev", plain[20:28]), ("test", plain[28:])):
         files.write_records(target / "sums" / f"{split}.jsonl", [{**row, "id": f"{split}-{row['id']}"} for row in rows])
     _tiny_model(target / "model")
-    files.write(target / MANIFEST, "{}\n")
+    files.write_json(target / MANIFEST, {})
     return target
 
 

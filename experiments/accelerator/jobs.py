@@ -7,11 +7,13 @@ the rest forward and backward, nothing that is recomputed) over the median step 
 same device.
 """
 
+import ctypes
 import dataclasses
 import gzip
 import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import plan
 
 from qstar import config as configs
 from qstar import evaluate, runs, sharding
@@ -47,6 +50,8 @@ from qstar.training import machine, profile, trial
 from qstar.training.build import Program
 from qstar.training.optim import OptimConfig
 
+LIBC = ctypes.CDLL(None)
+DEATH_SIGNAL = 1  # of a process, when the thread that started it ends
 TIMED = 10  # calls of a small program
 SHAPES = {"tiny": LMConfig(512, 64, 1, 8, 8, 8, 192, 512, tied=True), **SIZES}
 ADAPTED = ("7B",)  # frozen in bfloat16 beneath adapters of rank 16 on all projections
@@ -68,7 +73,7 @@ def device(side: int) -> dict:
         "kind": first.device_kind,
         "platform": first.client.platform_version.splitlines()[0],
         "jax": jax.__version__,
-        "driver": _driver(),
+        "driver": plan.driver(),
         "memory_bytes": (first.memory_stats() or {}).get("bytes_limit"),
         "peak_flops": {dtype: machine.measured_peak(first, dtype) for dtype in ("bfloat16", "float32")},
         "copy_bytes_per_s": copy_rate(side),
@@ -79,15 +84,6 @@ def copy_rate(side: int) -> float:
     """Bytes a second, read and written, of an array that no cache holds."""
     array, run = jnp.ones((4, side, side)), jax.jit(lambda x: x + 1)
     return 2 * array.nbytes / median_s(lambda: run(array))
-
-
-def _driver() -> str | None:
-    """As nvidia-smi says; None where there is none."""
-    try:
-        command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
 
 
 def text_attention(rows: int, length: int, heads: int, kv_heads: int, head_size: int, dtype: str) -> dict:
@@ -239,11 +235,14 @@ def logits(model: str, length: int) -> dict:
     return differences
 
 
+def spawned(command: list[str], environment: dict[str, str]) -> None:
+    """Run a command that ends when this process ends, with what it prints on the standard error."""
+    subprocess.run(command, env=os.environ | environment, check=True, stdout=sys.stderr, preexec_fn=end_with_parent)
+
+
 def _trained(folder: Path, environment: dict[str, str], *overrides: str) -> list[dict]:
     """Metrics of a run of the bundled task in a process of its own."""
-    subprocess.run(
-        [sys.executable, "-m", "qstar.train", *overrides], env=os.environ | environment, check=True, stdout=sys.stderr
-    )
+    spawned([sys.executable, "-m", "qstar.train", *overrides], environment)
     return frames.lines(folder / "metrics.jsonl")
 
 
@@ -328,7 +327,7 @@ def token_benefit(folder: str, arms: list[str], seed: int, texts: int, data: str
         if (run / "summary.md").is_file():
             out, file = run / "benefit", Path(data) / "gsm8k" / "test.jsonl"
             command = [sys.executable, str(script), str(run), str(file), "--texts", str(texts), "--out", str(out)]
-            subprocess.run(command, check=True, stdout=sys.stderr)
+            spawned(command, {})
             pages[arm] = (out / "benefit.md").read_text(encoding="utf-8")
     if not pages:
         raise ValueError(f"{folder} holds no trained arm of seed {seed}: expected one or more")
@@ -418,7 +417,14 @@ SPAWNING = ("small_run", "resumed", "token_benefit")
 """Leave the accelerator to the processes that they start: a process that opens it holds most of its memory."""
 
 
+def end_with_parent() -> None:
+    """The kernel ends this process when what started it ends: a job left over would keep the accelerator's memory."""
+    if sys.platform == "linux":
+        LIBC.prctl(DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
+
+
 def main() -> None:
+    end_with_parent()
     kind, arguments = sys.argv[1], json.loads(sys.argv[2])
     entry.prepare_jax()
     if kind in SPAWNING:

@@ -7,6 +7,7 @@ the others from FLOPs at a third of the peak. They decide which jobs are started
 import dataclasses
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,8 @@ PARTS = {
     "h": "what sharding costs",
 }
 """Parts that need the device exclusively come before those that can share it."""
+NAMING = "device"
+"""The job that says which machine it is."""
 SIZES = ("full", "tiny")
 
 UNROLLED = "--xla_gpu_enable_command_buffer="  # a graph of kernels would be one operation of the profile
@@ -47,6 +50,7 @@ SETTINGS = (
     ("7B", 1024, "lm", "minimal", "cublas"),
 )
 """Shape, tokens of a window, method, remat, what computes products."""
+TINY_S = 30  # for any job of a rehearsal, on two cores
 FIRST = 10  # of these are timed before anything else
 
 ARMS = {
@@ -145,17 +149,20 @@ def jobs(size: str, data: Path, out: Path, devices: int = 0) -> list[Job]:
         *steps[:FIRST],
         *_generation(amounts, data),
         *_correct(amounts, out, tiny, data),
-        *(
-            job
-            for seed in amounts.seeds
-            for part in (_mathematics, _star, _reinforced)
-            for job in part(amounts, out, data, seed)
-        ),
+        *_trainings(amounts, out, data, *amounts.seeds[:1]),
         *compiled[FIRST:],
         *steps[FIRST:],
+        *_trainings(amounts, out, data, *amounts.seeds[1:]),
         *_sharded(amounts, devices, tiny),
     ]
+    ordered = [dataclasses.replace(job, seconds=TINY_S) for job in ordered] if tiny else ordered
     return [dataclasses.replace(job, environment=environment | _with_flags(environment, job)) for job in ordered]
+
+
+def _trainings(amounts: Amounts, out: Path, data: Path, *seeds: int) -> Iterator[Job]:
+    for seed in seeds:
+        for part in (_mathematics, _star, _reinforced):
+            yield from part(amounts, out, data, seed)
 
 
 def _with_flags(environment: Mapping[str, str], job: Job) -> dict[str, str]:
@@ -165,8 +172,17 @@ def _with_flags(environment: Mapping[str, str], job: Job) -> dict[str, str]:
     return {**job.environment, **({"XLA_FLAGS": flags} if flags else {})}
 
 
+def driver() -> str | None:
+    """Name, driver and memory of the devices as nvidia-smi says; None where there is none."""
+    try:
+        command = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 def _machine(amounts: Amounts, tiny: bool, out: Path) -> Iterator[Job]:
-    yield Job("a", "device", "device", {"side": 512 if tiny else 8192}, 20)
+    yield Job("a", NAMING, "device", {"side": 512 if tiny else 8192}, 20)
     shape = {"rows": 1, "length": 32, "heads": 4, "kv_heads": 2, "head_size": 16} if tiny else {
         "rows": 8, "length": 1024, "heads": 32, "kv_heads": 8, "head_size": 64
     }  # fmt: skip
@@ -192,7 +208,7 @@ def _correct(amounts: Amounts, out: Path, tiny: bool, data: Path) -> Iterator[Jo
 def _compiled(amounts: Amounts, tiny: bool) -> Iterator[Job]:
     """The programs of `_steps`, compiled side by side before anything is timed."""
     for name, arguments, environment in _settings(amounts, tiny):
-        seconds = 15 if tiny else 110 if name.endswith("triton") else 15 if "/lm/" in name else 45
+        seconds = 110 if name.endswith("triton") else 15 if "/lm/" in name else 45
         yield Job(
             "b", f"compiled/{name}", "compiled_step", arguments, seconds, environment, timed=False, compiles=True
         )  # fmt: skip
@@ -200,7 +216,7 @@ def _compiled(amounts: Amounts, tiny: bool) -> Iterator[Job]:
 
 def _steps(amounts: Amounts, tiny: bool) -> Iterator[Job]:
     for name, arguments, environment in _settings(amounts, tiny):
-        seconds = 15 if tiny else 20 if "/lm/" in name else 50 if "/1024/" in name else 35
+        seconds = 20 if "/lm/" in name else 50 if "/1024/" in name else 35
         yield Job("b", f"step/{name}", "step", {**arguments, "steps": amounts.steps}, seconds, environment)
 
 
@@ -271,4 +287,4 @@ def _sharded(amounts: Amounts, devices: int, tiny: bool) -> Iterator[Job]:
             "shape": "tiny" if tiny else "1B", "length": amounts.length, "dtype": amounts.dtype,
             "steps": amounts.steps, "layout": layout,
         }  # fmt: skip
-        yield Job("h", f"sharding/{layout}", "sharded", arguments, 20 if tiny else 90)
+        yield Job("h", f"sharding/{layout}", "sharded", arguments, 90)

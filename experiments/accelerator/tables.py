@@ -11,14 +11,25 @@ GIB = 2**30
 
 
 def markdown(outcomes: Sequence, *outs: Path) -> str:
-    """All parts that have results, then what failed and how long everything took.
+    """Everything of one machine."""
+    return "\n".join(filter(None, (of_machine(outcomes), of_trainings(outcomes, *outs))))
+
+
+def of_machine(outcomes: Sequence) -> str:
+    """Which device it is, and what was timed and compared on it."""
+    done = {outcome.job: outcome.result for outcome in outcomes if outcome.status == "done"}
+    return "\n".join(filter(None, (render(done) for render in OF_MACHINE)))
+
+
+def of_trainings(outcomes: Sequence, *outs: Path) -> str:
+    """Parts whose results do not depend on the machine, then what failed and how long everything took.
 
     Of trainings below the folders `outs` that have not ended there are the evaluations so far. Of a training that lies
     in several of them the last one counts.
     """
     done = {outcome.job: outcome.result for outcome in outcomes if outcome.status == "done"}
     done |= {job: evaluated | done.get(job, {}) for job, evaluated in _begun(outs).items()}
-    parts = [render(done) for render in SECTIONS] + [trainings(outs)]
+    parts = [render(done) for render in OF_TRAININGS] + [trainings(outs)]
     rows = [[job.job, job.status, f"{job.seconds:.0f}", job.error.replace("|", "/")] for job in outcomes]
     return "\n".join(
         [*filter(None, parts), "## Jobs\n", tables.markdown(["job", "status", "s", "error"], rows) if rows else ""]
@@ -297,6 +308,5 @@ def sharding(done: dict) -> str:
     return section("Sharding", head, rows)
 
 
-SECTIONS: tuple[Callable[[dict], str], ...] = (
-    machine, step_times, generation, correctness, mathematics, star, reinforced, sharding
-)  # fmt: skip
+OF_MACHINE: tuple[Callable[[dict], str], ...] = (machine, step_times, generation, correctness, sharding)
+OF_TRAININGS: tuple[Callable[[dict], str], ...] = (mathematics, star, reinforced)
