@@ -1,6 +1,7 @@
 """experiments/accelerator: its plan, what it carries, and all of its parts at tiny size on a CPU."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -384,6 +385,32 @@ def test_results_of_two_machines_are_shown_together_and_the_last_one_counts(tmp_
     mean, less_plain, less_none = over[3:6]
     assert mean.startswith("0.5000 ±") and less_plain.startswith("+0.3500 ±") and less_none.startswith("+0.1000 ±")
     assert "0.9000" not in text
+
+
+def figures(row):
+    """Cells that are numbers, with their spread or interval."""
+    cells = [cell.strip().strip("*") for cell in row.strip().strip("|").split("|")]
+    return [cell for cell in cells if re.fullmatch(r"[-+]?[\d.,]+( (± |to )[\d.,]+)?( \[.*\])?", cell)]
+
+
+@pytest.mark.parametrize(
+    ("page", "head", "machines", "count"),
+    [
+        ("accelerator", "| layout | devices |", ["cpu"], 2),
+        ("benchmarks", "| shape | method | T | remat | products |", ["h100"], 10),
+        ("benchmarks", "| SmolLM2-135M writes, rows |", ["h100"], 3),
+        ("quiet_star/smollm2_math", "| GSM8K after 100 steps |", ["h100", "h200"], 9),
+        ("quiet_star/smollm2_math", "| CommonsenseQA after 100 steps |", ["h100", "h200"], 9),
+    ],
+)
+def test_figures_of_the_pages_are_those_of_the_records(page, head, machines, count, capsys):
+    accelerator.main(["--show", *(str(FOLDER / machine) for machine in machines)])
+    shown = [figures(line) for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    table = (ROOT / "experiments" / page / "README.md").read_text().partition(head)[2].partition("\n\n")[0]
+    rows = [line for line in table.splitlines()[2:] if not line.startswith("| before training")]
+    assert len(rows) == count
+    assert [row for row in rows if len(figures(row)) < 3] == []
+    assert [row for row in rows if not any(set(figures(row)) <= set(line) for line in shown)] == []
 
 
 def test_times_stand_below_the_machine_that_has_them(capsys, tmp_path):
