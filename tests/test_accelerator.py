@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -138,6 +139,28 @@ def test_flags_of_all_jobs_stand_before_those_of_one(tmp_path, monkeypatch):
 def test_tests_without_arms_fail_rather_than_report_nothing(tmp_path):
     with pytest.raises(ValueError, match="seed 0"):
         jobs.paired_tests(str(tmp_path), ["plain_LM", "pause"], 0)
+
+
+def test_a_step_is_tried_with_half_the_rows_and_without_a_kernel_that_fails(monkeypatch):
+    tried = []
+
+    def taken(program, rows, length, steps):
+        tried.append((rows, program.lm.attention))
+        if program.lm.attention == "cudnn":
+            raise ValueError("no such kernel here")
+        if rows > 2:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 80 GiB")
+        return types.SimpleNamespace(rows=rows)
+
+    monkeypatch.setattr(jobs.trial, "taken", taken)
+    monkeypatch.setattr(jobs.trial, "rows_that_fit", lambda program, length, most_rows: most_rows)
+    program = lambda *setting: types.SimpleNamespace(lm=types.SimpleNamespace(attention=setting[4]))  # noqa: E731
+    monkeypatch.setattr(jobs, "program_of", program)
+    setting = {"shape": "tiny", "method": "lm", "length": 8, "remat": "full", "dtype": "float32", "steps": 1}
+    measured = jobs.step(**setting, attention="cudnn", most_rows=8)
+    assert tried == [(8, "cudnn"), (8, "einsum"), (4, "einsum"), (2, "einsum")]
+    assert (measured["rows"], measured["attention"]) == (2, "einsum")
+    assert [tuple(one.values())[:2] for one in measured["left_out"]] == tried[:3]
 
 
 # --- running ------------------------------------------------------------------------------------------------------
