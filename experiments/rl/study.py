@@ -59,13 +59,9 @@ class Arm:
     like: str = ""  # the arm whose rate it takes instead
 
 
-def _pairs(*overrides: str) -> Arm:
+def _pairs(*overrides: str, rates: tuple[str, ...] = ("1e-5", "3e-5", "1e-4", "3e-4")) -> Arm:
     """IRPO, or one thing of it changed, with rates of its own."""
-    return Arm(
-        "improve",
-        ("improve=irpo", "improve.samples=8", "improve.iterations=6", *overrides),
-        rates=("1e-5", "3e-5", "1e-4", "3e-4"),
-    )
+    return Arm("improve", ("improve=irpo", "improve.samples=8", "improve.iterations=6", *overrides), rates)
 
 
 def _rollouts(method: str, *overrides: str, rates: tuple[str, ...] = ("1e-4", "2e-4", "4e-4"), like: str = "") -> Arm:
@@ -97,7 +93,7 @@ LADDER = {
     "reft_no_kl": _rollouts("reft", "data=rollouts_reft", "method.kl_coef=0", like="reft"),
     "irpo": _pairs(),
     "irpo_no_nll": _pairs("improve.nll_weight=0"),  # iterated DPO
-    "irpo_right": _pairs("improve.objective=sft"),  # right samples alone
+    "irpo_right": _pairs("improve.objective=sft", rates=("3e-5", "1e-4", "3e-4", "1e-3")),  # right samples alone
 }
 """In order of value. `online` is expert iteration, `offline` one round of it."""
 MAIN = 6  # of these come first, from all bases

@@ -27,7 +27,7 @@ from qstar.runs import solve, train, trl_export
 RESULTS = "results.jsonl"
 TASK = ("task=cups", "task.min_moves=4", "task.max_moves=6", "task.seed=100")
 DEV, TEST = 200, 500
-RATES = ("3e-5", "1e-4", "3e-4")
+RATES = ("1e-5", "3e-5", "1e-4", "3e-4")
 ARMS = {
     "sampled": ("search=majority", "search.n=16"),
     "beam": ("search=beam", "search.n=16", "search.m=4"),
