@@ -8,9 +8,10 @@ dev: 0.1                    # shares of the file, by a hash of the question; or 
 shots_path: examples.jsonl  # few-shot examples: the same fields, and "rationale"
 """
 
+import logging
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
@@ -27,11 +28,15 @@ from qstar.tasks.problem import Problem
 from qstar.tasks.worded import Worded
 
 ANSWERS = ("exact", "numeric", "choice", "symbolic")
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Jsonl(Worded):
-    """Questions of files. Ids, hints, rationales and groups are read from the fields of that name, where they are."""
+    """Questions of files. Ids, hints, rationales and groups are read from the fields of that name, where they are.
+
+    Questions of dev_path and test_path are left out of what `path` gives, those of test_path out of dev_path.
+    """
 
     path: str = ""  # of the questions, a JSON object a line
     dev_path: str = ""  # dev questions; if given, none are taken from `path`
@@ -81,10 +86,28 @@ class Jsonl(Worded):
         return self._file(self.shots_path, "task.shots_path") if self.shots_path else ()
 
     def problems(self, split: str) -> Sequence[Problem]:
-        own = {"dev": self.dev_path, "test": self.test_path}.get(problem.known(split), "")
+        files = {"dev": self.dev_path, "test": self.test_path}
+        own = files.pop(problem.known(split), "")
         if own:
-            return self._file(own, f"task.{split}_path")
-        return [example for example in self._file(self.path, "task.path") if self._part(example) == split]
+            found = self._file(own, f"task.{split}_path")
+        else:
+            found = [example for example in self._file(self.path, "task.path") if self._part(example) == split]
+        if own and split == "test":  # stays whole
+            return found
+        return self._apart(split, found, {f"{other}_path": path for other, path in files.items() if path})
+
+    def _apart(self, split: str, found: list[Problem], others: Mapping[str, str]) -> list[Problem]:
+        """Those whose questions are in none of the other splits' files. Raises ValueError where all of them are."""
+        elsewhere = {example.question for name, path in others.items() for example in self._file(path, f"task.{name}")}
+        kept, named = [example for example in found if example.question not in elsewhere], " or ".join(others)
+        if found and not kept:
+            raise ValueError(f"task jsonl: all {len(found)} questions of {split} are in {named} too; give other files")
+        if len(kept) < len(found):
+            LOGGER.warning(
+                "task jsonl: %d of %d questions of %s are in %s too, and are left out",
+                *(len(found) - len(kept), len(found), split, named),
+            )
+        return kept
 
     def _part(self, example: Problem) -> str:
         """Questions that occur twice fall into the same split."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qstar.data import tokenizer as tokenizers
 from qstar.tasks import countdown
-from qstar.tasks.countdown import Countdown, Makes
+from qstar.tasks.countdown import Countdown, Goal, Makes
 from qstar.tasks.leaks import hint_stands
 from qstar.tasks.problem import Problem
 
@@ -158,11 +158,13 @@ def test_stored_completions_keep_the_workings_and_hide_the_hint():
     assert task.cleaned("I think it is 44\n\n") is None and task.reasons("I think it is 44") is None
 
 
-def test_problems_of_dev_are_different_and_none_is_of_another_split():
-    task = Countdown(train=400, dev=200)
-    questions = [problem.question for problem in task.problems("dev")]
-    assert len(set(questions)) == len(questions) == 400
-    assert not set(questions) & {problem.question for problem in task.problems("train")}
+def test_no_problem_is_in_two_splits_not_even_with_its_numbers_in_another_order():
+    task = Countdown(train=2000, dev=200, test=200)
+    splits = {split: [problem.question for problem in task.problems(split)] for split in ("train", "dev", "test")}
+    for split in ("dev", "test"):
+        assert len(set(splits[split])) == len(splits[split]) == 400
+    goals = [{(goal.target, *sorted(goal.numbers)) for goal in map(Goal.of, found)} for found in splits.values()]
+    assert len(set.union(*goals)) == sum(map(len, goals))
     assert countdown.split_of("Make 44 from 3, 25, 7, 2.") == countdown.split_of("Make 44 from 25, 2, 3, 7.")
 
 

@@ -47,6 +47,19 @@ def test_files_of_dev_and_test_take_nothing_from_the_first(write):
     assert len(mixed.problems("train")) + len(mixed.problems("test")) == 193
 
 
+def test_a_question_of_a_named_file_is_left_out_of_the_others(write, caplog):
+    files = {"dev_path": write("d.jsonl", ROWS[:5]), "test_path": write("t.jsonl", ROWS[3:9])}
+    task = Jsonl(path=write("sums.jsonl", ROWS), answers="numeric", **files)
+    splits = {split: task.problems(split) for split in ("train", "dev", "test")}
+    assert {split: len(found) for split, found in splits.items()} == {"train": 191, "dev": 3, "test": 6}
+    assert len({one.question for found in splits.values() for one in found}) == 200
+    assert "9 of 200 questions of train" in caplog.text and "2 of 5 questions of dev" in caplog.text
+    whole = Jsonl(path=files["dev_path"], dev_path=files["dev_path"], answers="numeric")
+    assert len(whole.problems("dev")) == 5
+    with pytest.raises(ValueError, match=r"all 5 questions of train are in dev_path"):
+        replace(whole, test=0.0).problems("train")
+
+
 def test_fields_are_read_where_they_are(write):
     row = {
         "id": 17,

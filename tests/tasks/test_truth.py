@@ -95,10 +95,10 @@ def test_tasks_in_words_split_at_lines_and_know_no_truth(tmp_path):
 
 def test_cups_are_questions_with_splits_hints_and_shots():
     task = Cups(num_shots=2, dev=50)
-    dev, test = task.problems("dev"), task.problems("test")
-    assert len({one.question for one in dev}) == 50 and not {one.question for one in dev} & {
-        one.question for one in test
-    }
+    few = Cups(min_moves=4, max_moves=4, dev=50)  # 50,000 problems, so that splits that overlap would show
+    questions = [[one.question for one in few.problems(split)] for split in ("train", "dev", "test")]
+    assert [len(set(found)) for found in questions] == [2000, 50, 500]
+    assert len(set().union(*questions)) == 2550
     assert task.prompt(CUPS) == "3aeg=" and task.hinted(CUPS) == "4.3aeg="
     shots = task.shots(CUPS, np.random.default_rng(0))
     assert task.prompt(CUPS, shots) == "".join(f"{one.question}{one.rationale}{one.answer};" for one in shots) + "3aeg="
