@@ -81,6 +81,7 @@ RUNS = {
     "checks/real_golds.py": HELP,
     "checks/right_spellings.py": ["numeric"],
     "checks/smollm2_logits.py": HELP,
+    "checks/splits.py": [],
     "checks/store_kills.py": ["--kills", 1],
     "quiet_star/ablations/tables.py": ["--results", "RESULTS", "--page", "PAGE"],
     "search/frontier/countdown.py": ["OUT", "--problems", 3],
