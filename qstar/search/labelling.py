@@ -108,7 +108,8 @@ class OmegaPRM:
 
         Q(s, r) = alpha^(1 - MC(s)) beta^(tokens of r / length)        U(s) = c_puct sqrt(sum of N) / (1 + N(s))
 
-    N(s) is counted when s is selected, and the pair (s, r) is not selected again. Nothing is backed up to the prompt.
+    with r what was written after s. N(s) is counted when s is selected, and the pair (s, r) is not selected again.
+    Nothing is backed up to the prompt.
     """
 
     kind: ClassVar[str] = "omega"
@@ -224,7 +225,8 @@ class _Tree:
 
     def _worth(self, pair: _Pair, share: float) -> float:
         cfg = self.cfg
-        quality = cfg.alpha ** (1 - share) * cfg.beta ** (pair.rollout.tokens / cfg.length)
+        written = pair.rollout.tokens - len(pair.state)
+        quality = cfg.alpha ** (1 - share) * cfg.beta ** (written / cfg.length)
         return quality + cfg.c_puct * math.sqrt(self.visits.total()) / (1 + self.visits[pair.state])
 
     def _finish(self) -> None:

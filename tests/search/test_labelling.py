@@ -105,3 +105,11 @@ def test_a_prefix_that_was_selected_yields_to_others_of_equal_quality():
     tree._select()
     assert tree.pair.rollout.steps[:2] == ("b", "0")
     assert (tree.visits[(1,)], tree.visits[(2,)], len(tree.pool)) == (1, 1, 1)
+
+
+def test_quality_counts_the_tokens_that_were_written_after_the_prefix():
+    tree = labelling._Tree(OmegaPRM(k=2, alpha=0.5, beta=0.9, length=2, c_puct=0.125))
+    late = labelling._Pair(tuple(b"abcd"), 4, 0.5, solution("abcdyz", False), False)  # two tokens after four
+    early = labelling._Pair(tuple(b"a"), 1, 0.5, solution("awxyz", False), False)  # four after one
+    assert tree._worth(late, 0.5) == pytest.approx(0.5**0.5 * 0.9)
+    assert tree._worth(early, 0.5) == pytest.approx(0.5**0.5 * 0.9**2)
