@@ -67,6 +67,7 @@ ON_POLICY = {
 }
 """Presets that train on rollouts, and the method that each is one of."""
 NEEDED |= {name: ("~experiments", "data=rollouts", "task=cups") for name in ON_POLICY}
+NEEDED["dapo"] += ("batch_size=16",)
 NEEDED["rollouts"] = ("~experiments", "method=grpo", "task=cups")
 NEEDED["rollouts_dapo"] = ("~experiments", "method=dapo", "task=cups", "batch_size=32")
 NEEDED["rollouts_reft"] = ("~experiments", "method=reft", "task=cups")
@@ -336,7 +337,7 @@ def test_the_presets_that_refusals_of_methods_advise_are_those_that_run():
 @pytest.mark.parametrize("preset", ON_POLICY)
 def test_the_commands_that_refusals_of_methods_on_rollouts_advise_run(preset):
     command = ADVISED[preset].replace(f"method={ON_POLICY[preset]}", f"method={preset}")
-    first_step(*shlex.split(command)[1:], "batch_size=8")
+    first_step(*shlex.split(command)[1:], "batch_size=16")
 
 
 @pytest.mark.parametrize("preset", ["sft", "orm", "prm", "dpo", "fast_quiet_star"])
@@ -535,6 +536,15 @@ def test_every_recipe_of_self_training_composes(name):
     cfg = composed(f"experiments={name}", name="improve")
     assert isinstance(cfg, ImproveConfig)
     assert cfg.model.source and cfg.improve.iterations >= 1
+
+
+@pytest.mark.parametrize(
+    ("method", "updates"), [("grpo", 1), ("dr_grpo", 1), ("dapo", 16), ("gspo", 4), ("reft", 2 * 8)]
+)
+def test_updates_from_the_rollouts_of_a_step_are_those_of_the_papers(method, updates):
+    """With one every ratio is 1 and no clip acts."""
+    cfg = composed("~experiments", f"method={method}", "data=rollouts", "task=cups", "batch_size=16")
+    assert cfg.method.updates == updates
 
 
 def test_rollouts_of_dapo_and_reft_earn_as_the_papers_say():

@@ -81,7 +81,7 @@ LADDER = {
     "reft": _rollouts("reft", "data=rollouts_reft", rates=("2e-5", "5e-5", "1e-4", "2e-4")),
     "rloo": _rollouts("rloo"),
     "dr_grpo": _rollouts("dr_grpo", "method.constant=10"),
-    "dapo": _rollouts("dapo", "data=rollouts_dapo"),
+    "dapo": _rollouts("dapo", "data=rollouts_dapo", "method.minibatches=1"),
     "maxrl": _rollouts("maxrl"),
     "reinforce": _rollouts("reinforce"),
     "reinforce_pp": _rollouts("reinforce_pp"),

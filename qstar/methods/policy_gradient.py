@@ -3,7 +3,8 @@
     loss = mean over tokens of -min(ratio A, clip(ratio, 1 - clip_low, 1 + clip_high) A) + kl_coef KL(pi | reference)
 
 Samples of a question are compared with each other, or with the batch: that is the advantage A. ratio is that of the
-weights now to the weights that sampled; what "mean" means is a setting (`ops.surrogates.aggregated`). Presets that bear
+weights now to the weights that sampled; what "mean" means is a setting (`ops.surrogates.aggregated`). With one update
+from the rollouts of a step, as in GRPO's and Dr. GRPO's papers, every ratio is 1 and no clip acts. Presets that bear
 a paper's name are in `configs/method/`; sources of each are named there. `ops/returns.py` and `ops/surrogates.py` have
 the equations.
 """

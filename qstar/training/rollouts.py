@@ -308,7 +308,7 @@ def check(cfg: RolloutData, method: Credits, rows: int, micro_batches: int = 1) 
     if rows % (method.minibatches * micro_batches):
         raise ValueError(
             f"batch_size = {rows} rollouts do not split into method.minibatches = {method.minibatches} equal parts, of "
-            f"micro_batches = {micro_batches} each"
+            f"micro_batches = {micro_batches} each: give a multiple of {method.minibatches * micro_batches}"
         )
 
 

@@ -21,7 +21,7 @@ from qstar.structs import Credited, Judged
 
 KEY = jax.random.key(0)
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"
-ARGUMENTS = ("data=rollouts", "task=cups", "eval=none", "control=false", "batch_size=8", "data.samples=4")
+ARGUMENTS = ("data=rollouts", "task=cups", "eval=none", "control=false", "batch_size=16", "data.samples=4")
 
 
 def preset(name):
@@ -117,7 +117,7 @@ def test_the_loss_is_that_of_loops_over_tokens(name, x64):
     np.testing.assert_allclose(loss, expected(method, batch, params), rtol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["grpo", "moving", *slow("dapo")])
+@pytest.mark.parametrize("name", ["grpo", "moving", *slow("dr_grpo")])
 def test_the_log_probs_of_an_only_update_are_those_that_ratios_are_taken_to(name, x64):
     method = named(name)
     assert method.updates == 1

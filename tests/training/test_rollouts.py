@@ -212,7 +212,7 @@ def test_dead_questions_are_left_out_or_replaced():
     [
         ({}, 6, PolicyGradient(), "batch_size = 6"),
         ({"samples": 1}, 8, PolicyGradient(), "data.samples = 1"),
-        ({}, 8, PolicyGradient(minibatches=3), "method.minibatches = 3"),
+        ({}, 8, PolicyGradient(minibatches=3), "method.minibatches = 3 .* a multiple of 3"),
         (
             {"length": 12},
             8,
