@@ -5,7 +5,10 @@
 
 Rafailov et al. 2023, equation 7, with f = -log sigmoid; hinge (SLiC, Zhao et al. 2023) and the squared distance of IPO
 (Azar et al. 2024, equation 17) beside it. With `nll_weight` it is IRPO's loss (Pang et al. 2024, equation 1). The
-reference is the model that training starts from. r is also a score: that of V-STaR's verifier (Hosseini et al. 2024).
+reference is the model that training starts from. r is also a score of solutions; V-STaR (Hosseini et al. 2024) scores
+by the first of its terms alone.
+
+Differs from the paper on IPO: r is a mean over the tokens of a completion there, not a sum, as in trl.
 """
 
 from dataclasses import dataclass

@@ -36,11 +36,13 @@ SELECTS = ("visits", *choose.SELECTS)
 
 @dataclass(frozen=True)
 class MCTS(Strategy):
-    """Defaults are rStar-Math's.
+    """Numbers are rStar-Math's by default.
 
-    Differs from the paper: a simulation adds one node and is completed by a rollout or a score, where those of rStar
-    and rStar-Math expand a node at every depth down to an end. Of children that were never visited UCT takes the one of
-    the highest score first; PUCT takes that score for Q, where AlphaZero's is 0.
+    Differs from the paper: the solution is the end of the most visited path, as AlphaZero chooses, where rStar-Math
+    takes the finished solution of the highest score (select=max). A simulation adds one node and is completed by a
+    rollout or a score, where those of rStar and rStar-Math expand a node at every depth down to an end. Of children
+    that were never visited UCT takes the one of the highest score first; PUCT takes that score for Q, where AlphaZero's
+    is 0.
     """
 
     n: Count = 16  # simulations
