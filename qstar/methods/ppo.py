@@ -4,6 +4,9 @@
     A = generalised advantage estimate, whitened over the batch;  R = A + V
     loss = clipped surrogate + value_coef / 2 max((V - R)^2, (clip(V, V_old - value_clip, V_old + value_clip) - R)^2)
 
+ReFT writes lambda = 1 for the discount and gamma = 0.95 for the estimate, its code has gamma = 1 and lambda = 0.95: the
+defaults here.
+
 The value is a linear head on the final hidden state, where the next token is sampled from: that of the policy, or with
 `critic=apart` of a second model that starts from the same weights. It starts at zero.
 """

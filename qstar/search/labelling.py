@@ -110,6 +110,9 @@ class OmegaPRM:
 
     with r what was written after s. N(s) is counted when s is selected, and the pair (s, r) is not selected again.
     Nothing is backed up to the prompt.
+
+    Differs from the paper: halves are counted in the task's steps, down to one, not in tokens down to a shortest piece;
+    the first rollouts are the given solutions, all of which are searched, instead of k of the prompt.
     """
 
     kind: ClassVar[str] = "omega"

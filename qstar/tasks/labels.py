@@ -40,7 +40,8 @@ class Truth:
 class Consensus:
     """Solutions of which two labellers say the same first wrong step (Zhang et al. 2025), with the labels of the first.
 
-    Both have labelled the same solutions.
+    Both have labelled the same solutions. In the paper they are Monte-Carlo labels and a language model as judge; here
+    any two labellings.
     """
 
     kind: ClassVar[str] = "consensus"
