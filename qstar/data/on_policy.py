@@ -28,8 +28,8 @@ class RolloutData(Data):
     few_shot: bool = False  # few-shot examples before a question
     # questions that do not fit into `length` with their answers: error, or skip (left out and counted)
     overlong: Annotated[str, OneOf(OVERLONG)] = "error"
-    # Questions whose samples all have the same reward: trained on with the others, left out (drop), or replaced by
-    # other questions, and trained on if none is found (refill).
+    # Questions whose samples all have the same reward, DAPO's punishment of long texts not counted: trained on with the
+    # others, left out (drop), or replaced by other questions, and left out if none is found (refill).
     dead: Annotated[str, OneOf(DEAD)] = "keep"
     refills: Count = 4  # times in a step that such questions are replaced
     sample_batch: Count = 64  # prompts continued in one batch

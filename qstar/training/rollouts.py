@@ -335,8 +335,13 @@ def _by_token(rollout: Rollout) -> np.ndarray:
 
 
 def _dead(group: Sequence[Rollout]) -> bool:
-    """All samples of a question earn the same: compared with each other they say nothing."""
-    return all(rollout.reward == group[0].reward for rollout in group)
+    """All samples of a question earn the same: compared with each other they say nothing.
+
+    DAPO's punishment of long texts is not looked at: its paper takes a question whose samples are all right, or all
+    wrong, for dead, however long they are (Yu et al. 2025, equation 11).
+    """
+    earned = [{**rollout.rewards, "overlong": 0.0} for rollout in group]
+    return all(sum(rewards.values()) == sum(earned[0].values()) for rewards in earned)
 
 
 @functools.lru_cache(maxsize=2)

@@ -207,6 +207,20 @@ def test_dead_questions_are_left_out_or_replaced():
     assert refilling.position()["questions"] > 8
 
 
+def test_a_question_whose_samples_differ_in_length_alone_is_dead():
+    """DAPO drops a question whose samples are all wrong, however long they are (Yu et al. 2025, equation 11)."""
+    rewards = Rewards(right=1.0, wrong=-1.0, nothing=-1.0, unfinished=-1.0, overlong=5)
+    kept = source(dataclasses.replace(DATA, rewards=rewards), rows=32).next(begin())
+    assert (kept.rewards["grade"] == -1).all() and not dead_groups(kept).all()
+    assert not source(dataclasses.replace(DATA, rewards=rewards, dead="drop"), rows=32).next(begin()).live.any()
+
+
+def test_dead_questions_that_nothing_replaces_are_left_out():
+    refilled = source(dataclasses.replace(DATA, dead="refill", refills=1), rows=32).next(begin())
+    assert 0 < dead_groups(refilled).sum()
+    np.testing.assert_array_equal(refilled.live.reshape(-1, 4), np.repeat(~dead_groups(refilled)[:, None], 4, 1))
+
+
 @pytest.mark.parametrize(
     ("cfg", "rows", "method", "named"),
     [
