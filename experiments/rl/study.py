@@ -68,6 +68,7 @@ def _rollouts(method: str, *overrides: str, rates: tuple[str, ...] = ("1e-4", "2
     return Arm("rollouts", (f"method={method}", *overrides), rates, like)
 
 
+_REFT = ("reft", "data=rollouts_reft", "method.minibatches=8")  # sixteen updates a step; the paper makes two
 LADDER = {
     "base": Arm("none"),
     "grpo": _rollouts("grpo"),
@@ -78,7 +79,7 @@ LADDER = {
         rates=("3e-5", "1e-4", "3e-4", "1e-3"),
     ),
     "longer": Arm("sft", rates=("3e-5", "1e-4", "3e-4", "1e-3")),
-    "reft": _rollouts("reft", "data=rollouts_reft", rates=("2e-5", "5e-5", "1e-4", "2e-4")),
+    "reft": _rollouts(*_REFT, rates=("2e-5", "5e-5", "1e-4", "2e-4")),
     "rloo": _rollouts("rloo"),
     "dr_grpo": _rollouts("dr_grpo", "method.constant=10"),
     "dapo": _rollouts("dapo", "data=rollouts_dapo", "method.minibatches=1"),
@@ -89,8 +90,8 @@ LADDER = {
     "offline": Arm("improve", ("improve=expert_iteration", "improve.samples=8", "improve.iterations=1"), like="online"),
     "star": Arm("improve", ("improve=star_no_rationalization", "improve.few_shot=false", "improve.iterations=6")),
     "filtered": Arm("sft", like="longer"),  # the writer's examples with a right answer
-    "reft_no_partial": _rollouts("reft", "data=rollouts_reft", "data.rewards.wrong=0", like="reft"),
-    "reft_no_kl": _rollouts("reft", "data=rollouts_reft", "method.kl_coef=0", like="reft"),
+    "reft_no_partial": _rollouts(*_REFT, "data.rewards.wrong=0", like="reft"),
+    "reft_no_kl": _rollouts(*_REFT, "method.kl_coef=0", like="reft"),
     "irpo": _pairs(),
     "irpo_no_nll": _pairs("improve.nll_weight=0"),  # iterated DPO
     "irpo_right": _pairs("improve.objective=sft", rates=("3e-5", "1e-4", "3e-4", "1e-3")),  # right samples alone

@@ -331,7 +331,8 @@ def test_a_critic_apart_starts_from_the_weights_of_the_policy():
 def test_reft_has_the_settings_that_were_released():
     method = preset("reft")
     assert isinstance(method, PPO)
-    assert (method.epochs, method.clip_low, method.clip_high, method.value_clip) == (2, 0.2, 0.2, 0.2)
+    assert (method.epochs, method.minibatches, method.updates) == (2, 1, 2)  # mini_batch_size is batch_size, per GPU
+    assert (method.clip_low, method.clip_high, method.value_clip) == (0.2, 0.2, 0.2)
     assert (method.value_coef, method.kl_coef, method.kl, method.kl_in) == (5.0, 0.05, "k1", "reward")
     assert (method.gamma, method.lam, method.entropy_coef, method.whiten) == (1.0, 0.95, 0.0, True)
     assert method.aggregation == "sequence_mean_token_mean"

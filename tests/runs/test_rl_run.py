@@ -117,7 +117,7 @@ def test_a_sampler_that_computes_something_else_stops_the_run(tmp_path):
     [
         (("method=grpo", "data.samples=1"), "data.samples = 1"),
         (("method=grpo", "batch_size=6"), "batch_size = 6"),
-        (("method=reft",), "method.minibatches = 8"),
+        (("method=reft", "method.minibatches=8"), "method.minibatches = 8"),
         (("method=grpo", "control=true"), "control=false"),
         (("method=lm",), "data=rollouts"),
     ],
