@@ -3,12 +3,13 @@
     r(y) = log pi(y|x) - log pi_ref(y|x)        the implicit reward, up to beta, of a whole completion
     loss = mean over pairs of f(beta (r(chosen) - r(rejected))) + nll_weight x NLL of chosen a token
 
-Rafailov et al. 2023, equation 7, with f = -log sigmoid; hinge (SLiC, Zhao et al. 2023) and the squared distance of IPO
-(Azar et al. 2024, equation 17) beside it. With `nll_weight` it is IRPO's loss (Pang et al. 2024, equation 1). The
-reference is the model that training starts from. r is also a score of solutions; V-STaR (Hosseini et al. 2024) scores
-by the first of its terms alone.
+Rafailov et al. 2023, equation 7, with f = -log sigmoid; the hinge of RSO (Liu et al. 2023) and the squared distance of
+IPO (Azar et al. 2024, equation 17) beside it. With `nll_weight` it is IRPO's loss (Pang et al. 2024, equation 1). The
+reference is the model that training starts from. r is also a score; V-STaR's verifier (Hosseini et al. 2024) scores by
+log pi(y|x) alone.
 
-Differs from the paper on IPO: r is a mean over the tokens of a completion there, not a sum, as in trl.
+Differs from the papers: IPO's r is here a mean over tokens, as in trl; SLiC (Zhao et al. 2023), where RSO's hinge comes
+from, has no reference. IRPO is a loop, whose reference is the model of the round before: `recipes/irpo.py`.
 """
 
 from dataclasses import dataclass

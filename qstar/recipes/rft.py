@@ -3,7 +3,7 @@
 The base, fine-tuned on human rationales, writes a hundred rationales a question, once. The base is trained on every
 different right one, and on the human ones.
 
-Differs from the paper: solutions are different where their texts are, not where their lists of equations are.
+Differs from the paper: rationales are different where their texts are; the paper compares their lists of equations.
 """
 
 from dataclasses import dataclass
