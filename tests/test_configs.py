@@ -538,9 +538,7 @@ def test_every_recipe_of_self_training_composes(name):
     assert cfg.model.source and cfg.improve.iterations >= 1
 
 
-@pytest.mark.parametrize(
-    ("method", "updates"), [("grpo", 1), ("dr_grpo", 1), ("dapo", 16), ("gspo", 4), ("reft", 2)]
-)
+@pytest.mark.parametrize(("method", "updates"), [("grpo", 1), ("dr_grpo", 1), ("dapo", 16), ("gspo", 4), ("reft", 2)])
 def test_updates_from_the_rollouts_of_a_step_are_those_of_the_papers(method, updates):
     """With one every ratio is 1 and no clip acts."""
     cfg = composed("~experiments", f"method={method}", "data=rollouts", "task=cups", "batch_size=16")
