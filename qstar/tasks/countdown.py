@@ -211,8 +211,9 @@ class Countdown(tasks.Asked):
     """Problems that have a solution, made from a seed: numbers are drawn, and steps until one number is left.
 
     A tenth of all problems is dev, another test, by a hash of the target and the sorted numbers. Problems of train are
-    drawn independently, so some come more than once; questions of dev and test are all different, but some differ in
-    the order of their numbers alone. The hint is an expression for the target.
+    drawn independently, so some come more than once; questions of dev and test are all different, but many differ in
+    the order of their numbers alone: by default the 200 of dev are 175 problems, the 1,000 of test 586, which is what
+    an interval over questions should count. The hint is an expression for the target.
     """
 
     numbers: tuple[Annotated[int, Range(2, 6)], ...] = (3, 4)  # how many are given

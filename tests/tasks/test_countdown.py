@@ -168,6 +168,20 @@ def test_no_problem_is_in_two_splits_not_even_with_its_numbers_in_another_order(
     assert countdown.split_of("Make 44 from 3, 25, 7, 2.") == countdown.split_of("Make 44 from 25, 2, 3, 7.")
 
 
+def test_orders_of_one_problem_lie_in_one_split_and_are_counted():
+    goals = {
+        split: [Goal.of(problem.question) for problem in Countdown().problems(split)]
+        for split in ("train", "dev", "test")
+    }
+    problems = {split: {(goal.target, *sorted(goal.numbers)) for goal in found} for split, found in goals.items()}
+    assert not problems["train"] & problems["dev"] and not problems["train"] & problems["test"]
+    assert not problems["dev"] & problems["test"]
+    assert {split: (len(goals[split]), len(problems[split])) for split in ("dev", "test")} == {
+        "dev": (200, 175),
+        "test": (1000, 586),
+    }
+
+
 def test_shots_have_as_many_numbers_and_are_not_the_question():
     task = Countdown(num_shots=3)
     problem = task.problems("dev")[-1]
