@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import get_origin, get_type_hints
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
@@ -177,7 +178,7 @@ def refusal(cfg: DictConfig, override: Override) -> str:
     try:
         OmegaConf.update(cfg.copy(), key, override.value())
     except (OmegaConfBaseException, OverflowError) as error:
-        expected = _expected(cfg, key) or str(error).splitlines()[0]
+        expected = _expected(cfg, key, value) or str(error).splitlines()[0]
         return f"{key} = {settings.cut(override.get_value_element_as_str())}: {expected}"
     return ""
 
@@ -235,12 +236,14 @@ def _is_open(cfg: DictConfig, key: str) -> bool:
     return isinstance(node, DictConfig) and OmegaConf.get_type(node) is dict
 
 
-def _expected(cfg: DictConfig, key: str) -> str:
-    """What is legal for a setting, in words, where its type says so."""
+def _expected(cfg: DictConfig, key: str, value: str) -> str:
+    """What is legal for a setting, in words, where its type says so; a list of texts with the one that was given."""
     parent, _, name = key.rpartition(".")
     schema = OmegaConf.get_type(OmegaConf.select(cfg, parent) if parent else cfg)
     rule = settings.rules(schema).get(name) if isinstance(schema, type) and schema is not dict else None
     if rule is not None:
         return f"expected {'a list, each ' if rule.many else ''}{rule}"
+    if isinstance(schema, type) and get_origin(get_type_hints(schema).get(name)) is tuple:
+        return f"expected a list: {shlex.quote(f'{key}=[{value}]')}"
     node = OmegaConf.select(cfg, key)
     return "expected true or false" if isinstance(node, bool) else ""

@@ -50,11 +50,18 @@ def answer(name: str, *arguments: str) -> str:
         ("train", "optim.lr=fast", "optim.lr = fast: expected a positive number"),
         ("train", "control=perhaps", "control = perhaps: expected true or false"),
         ("train", "run_dir=a=b", "run_dir=a=b: a value with such characters is quoted: 'run_dir=\"a=b\"'"),
+        ("solve", "delimiters=x", "delimiters = x: expected a list: 'delimiters=[x]'"),
         ("train", "steps", "steps: expected key=value, +key=value or ~key"),
     ],
 )
 def test_a_slip_is_answered_with_what_was_meant(name, argument, expected):
     assert answer(name, argument) == expected
+
+
+def test_a_single_file_is_answered_with_the_list_that_is_expected():
+    assert answer("train", "~experiments", "data=text", 'data.paths="my notes"') == (
+        'data.paths = "my notes": expected a list: \'data.paths=["my notes"]\''
+    )
 
 
 def test_what_resembles_nothing_is_answered_with_what_there_is():
