@@ -33,6 +33,7 @@ OPTIONS = frozenset(
     "--help --hydra-help --version --cfg --resolve --package --run --multirun --shell-completion --config-path "
     "--config-name --config-dir --experimental-rerun --info".split()
 )
+MULTIRUN = ("-m", "--multirun")  # come first: Hydra's parser takes settings on one side of them only
 
 
 def run(name: str, main: Callable[[], None]) -> None:
@@ -47,6 +48,7 @@ def run(name: str, main: Callable[[], None]) -> None:
     if dashed:
         print(without_dashes(name, dashed[0]), file=sys.stderr)
         raise SystemExit(2)
+    sys.argv[1:] = sorted(sys.argv[1:], key=lambda argument: argument not in MULTIRUN)
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # or else Hydra prints its own message and exits
     try:
         main()

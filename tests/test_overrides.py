@@ -1,5 +1,7 @@
 """A slip of the pen on the command line is answered with what was meant, or with all that there is."""
 
+import sys
+
 import pytest
 
 from qstar import config as configs
@@ -85,6 +87,14 @@ def test_a_setting_with_dashes_is_answered_with_the_setting(argument, meant, mon
         overrides.run("train", lambda: pytest.fail("it was begun"))
     assert stop.value.code == 2
     assert capsys.readouterr().err.endswith(f"without dashes: did you mean {meant}?\n")
+
+
+@pytest.mark.parametrize("flag", ["-m", "--multirun"])
+def test_a_sweep_is_asked_for_before_between_or_after_settings(flag, monkeypatch):
+    for given in ([flag, "steps=1", "seed=0,1"], ["steps=1", flag, "seed=0,1"], ["steps=1", "seed=0,1", flag]):
+        monkeypatch.setattr("sys.argv", ["qstar-train", *given])
+        overrides.run("train", lambda: None)
+        assert sys.argv == ["qstar-train", flag, "steps=1", "seed=0,1"]
 
 
 def test_the_advised_quoting_is_taken():

@@ -58,6 +58,10 @@ class FileData(Data):
         self, tokenizer: "Tokenizer", batch_size: int, seed: int, say: Callable[[str], None] = print
     ) -> RandomAccess:
         records = self.read(tokenizer)
+        if not records:
+            raise ValueError(
+                f"data.path = {self.path!r} holds no {self.records}: expected records with {self.expected}"
+            )
         if self.overlong == "skip":
             records = self.fitting(records, say)
         return pipeline.source_dataset(self.packed(records, seed), batch_size, seed)

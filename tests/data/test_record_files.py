@@ -7,6 +7,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from qstar.data import record_files
+from qstar.data import tokenizer as tokenizers
+from qstar.data.examples import ExamplesText
+from qstar.data.labelled import LabelledText
+from qstar.data.pairs import PairsText
 
 ROWS = [{"prompt": "a=", "completion": "b;", "weight": None}, {"prompt": "c=", "completion": "d;", "weight": 0.5}]
 READ = [{"prompt": "a=", "completion": "b;"}, {"prompt": "c=", "completion": "d;", "weight": 0.5}]
@@ -104,3 +108,18 @@ def test_the_datasets_library_writes_what_is_read(tmp_path):
     datasets.DatasetDict({"train": made}).save_to_disk(str(tmp_path / "splits"))
     assert contents(tmp_path / "set") == contents(tmp_path / "rows.parquet") == READ
     assert contents(tmp_path / "splits" / "train") == READ
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        (PairsText, "holds no pairs: expected records with prompt, chosen and rejected"),
+        (ExamplesText, "holds no examples: expected records with prompt and completion"),
+        (LabelledText, "holds no solutions: expected records with prompt, completion and label"),
+    ],
+)
+def test_a_file_without_records_is_named(tmp_path, kind, message):
+    file = tmp_path / "empty.jsonl"
+    file.write_text("\n")
+    with pytest.raises(ValueError, match=f"data.path = .*empty.jsonl.* {message}"):
+        kind(str(file)).build(tokenizers.characters("abc"), 1, 0)
