@@ -66,7 +66,7 @@ class TaskEval:
         sandbox.configure(self.sandbox)
         problems = self.task.problems(self.split)
         if not problems:
-            raise ValueError(f"eval.split = {self.split!r} of {self.task.name} has no questions")
+            raise ValueError(f"eval.split = {self.split!r}: {tasks.no_questions(self.task.name, self.split)}")
         order = np.random.default_rng(suite.EVAL_SEED).permutation(len(problems))[: self.items]
         name = f"{type(self.task).__name__.lower()}_written"  # of the table and its file
         return [Answers(name, tuple(self._prompted(problems[i]) for i in order), self)]

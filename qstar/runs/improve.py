@@ -320,9 +320,7 @@ def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
         problems, dev = cfg.task.problems("train"), problems_of.drawn(cfg.task.problems("dev"), cfg.dev, DEV_SEED)
     checkpoint.check_path(directory)
     if not problems or not dev:
-        raise ValueError(
-            f"{cfg.task.name} has {len(problems)} training and {len(dev)} dev problems: expected some of each"
-        )
+        raise ValueError(problems_of.no_questions(cfg.task.name, "dev" if problems else "train"))
     _check(cfg, recipe, base, problems)
     dev = asking.fitting_asked(cfg, base, dev, "dev", left)
     if cfg.test:  # only the lengths of its questions are checked

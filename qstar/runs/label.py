@@ -35,7 +35,7 @@ from qstar.search import labelling
 from qstar.search.labelling import Labelled, MonteCarlo, Prefix, Solution
 from qstar.tasks.grading import sandbox
 from qstar.tasks.labels import LABELS, Consensus, Truth
-from qstar.tasks.problem import Problem, before_stop, graded
+from qstar.tasks.problem import Problem, before_stop, graded, no_questions
 from qstar.training import console, layout
 from qstar.typing import Key
 
@@ -369,7 +369,7 @@ def prepared(cfg: LabelConfig) -> Job:
     names = list(given or every)[: cfg.problems or None]
     problems, given = {name: every[name] for name in names}, {name: given[name] for name in names} if given else {}
     if not problems:
-        raise ValueError(f"{cfg.task.name} has no {cfg.split} problems: expected some")
+        raise ValueError(no_questions(cfg.task.name, cfg.split))
     room = max(cfg.task.budget(problem, policy.tokenizer) for problem in problems.values())
     job = Job(cfg, policy, problems, given, room, policy.fingerprint)
     job = _fitting(job)

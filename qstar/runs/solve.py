@@ -206,7 +206,7 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
     with console.phase("reading the questions"):
         problems = problems_of.drawn(cfg.task.problems(cfg.split), cfg.questions, QUESTION_SEED)
     if not problems:
-        raise ValueError(f"{cfg.task.name} has no {cfg.split} questions: expected some")
+        raise ValueError(problems_of.no_questions(cfg.task.name, cfg.split))
     _check_oracle(cfg, problems)
     if delimiters:
         check_delimiters(base.tokenizer, delimiters, _solutions(cfg))

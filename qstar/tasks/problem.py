@@ -182,6 +182,13 @@ def known(split: str) -> str:
     return split
 
 
+def no_questions(task: str, split: str) -> str:
+    """What to say of a task that has no questions of a split."""
+    more = "lower task.dev and task.test" if split == "train" else f"raise task.{split}"
+    file = "" if split == "train" else f", or with task=jsonl give task.{split}_path=FILE"
+    return f"{task} has no {split} questions: expected some; {more}{file}"
+
+
 def share(text: str) -> float:
     """A fixed number in [0, 1) for a text: which part of a data set it falls into."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") / 2**32

@@ -270,6 +270,8 @@ class RolloutSource:
     def _fitting(self, problems: Sequence[Problem]) -> tuple[list[Problem], int, int]:
         """The questions that fit into a row with their answers; tokens of the longest prompt and the longest answer."""
         cfg, task, tokenizer, sizes = self._cfg, self._task, self._tokenizer, {}
+        if not problems:
+            raise ValueError(tasks.no_questions(task.name, "train"))
         for problem in problems:
             text = prompt(cfg, task, problem, self._seed)
             sizes[problem.id] = overlong.prompt_tokens(tokenizer, problem.id, text)

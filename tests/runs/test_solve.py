@@ -572,6 +572,7 @@ def test_a_delimiter_that_the_tokenizer_merges_with_what_follows_is_refused():
             r"max_tokens = 90.*at least 158",  # more than those of the shortest solutions, which come first
         ),
         (("search=beam", "scorer=logprob", "task=commonsense_qa"), r"commonsense_qa has no steps"),
+        (("task=jsonl", "task.path=FILE", "task.dev=0"), r"no dev questions.*raise task.dev, or .* task.dev_path=FILE"),
         (
             ("search=beam", "scorer=oracle", "delimiters=[1]", "task=jsonl", "task.path=FILE", "task.dev_path=FILE"),
             "scorer=oracle",
