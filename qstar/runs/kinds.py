@@ -25,6 +25,7 @@ class Kind(Generic[C]):
     groups: tuple[str, ...] = ()  # configuration groups from which a resumed run may choose again
     part_of: tuple[str, ...] = ()  # files of the parent directory that make a directory a part of another run
     free: tuple[str, ...] = ()  # settings that may change when a run is resumed
+    is_meant: Callable[[Path], bool] = lambda directory: True  # which of the directories that hold `file`
     has_results: Callable[[Path], bool] = lambda directory: True  # whether there is something to resume or evaluate
 
     def is_at(self, directory: Path) -> bool:
@@ -49,8 +50,9 @@ class Kind(Generic[C]):
             if not any((file.parent.parent / name).is_file() for name in self.part_of)
         ]
         for file in sorted(started, key=_age, reverse=True):
-            if self.has_results(file.parent):
+            if self.has_results(file.parent) and self.is_meant(file.parent):
                 return file.parent
+        started = [file for file in started if self.is_meant(file.parent)]
         under = Path(root).absolute()
         if started:
             raise FileNotFoundError(

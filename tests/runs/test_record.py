@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from small_runs import small
+from small_runs import composed, small
 
 from qstar import config as configs
 from qstar import runs
@@ -13,7 +13,7 @@ from qstar.data import tokenizer as tokenizers
 from qstar.models.lm import LMConfig
 from qstar.models.origins import Scratch
 from qstar.recipes.recipe import Recipe
-from qstar.runs import iterations
+from qstar.runs import iterations, stored
 from qstar.runs.record import Record
 from qstar.tasks.arithmetic import Arithmetic
 from qstar.training import metrics
@@ -159,6 +159,16 @@ def test_a_damaged_shape_of_a_model_is_named_with_its_line(shape, old, new, mess
 
 
 # --- the latest self-training -------------------------------------------------------------------------------------
+
+
+def test_runs_of_another_method_are_not_named_as_begun_ones_that_think(tmp_path):
+    for name, cfg in (("plain", composed("method=lm")), ("thinking", composed())):
+        (tmp_path / name).mkdir()
+        with pytest.raises(FileNotFoundError, match=rf"no run of a method that thinks under {tmp_path}: start one"):
+            stored.THINKER.latest(tmp_path)
+        configs.save(cfg, tmp_path / name / "config.yaml")
+    with pytest.raises(FileNotFoundError, match=r"of 1 that were started, the last one in .*thinking"):
+        stored.THINKER.latest(tmp_path)
 
 
 def test_the_latest_self_training_is_one_that_has_asked_or_sampled(tmp_path):
