@@ -154,7 +154,7 @@ class CommonsenseQA(Worded):
         return grade.Choice(DECLARED, LETTERS, strict=self.strict)
 
     def problems(self, split: str) -> Sequence[Problem]:
-        path = lines.existing(Path(self.folder) / FILES[problem.known(split)], "task.folder")
+        path = lines.in_folder(self.folder, FILES[problem.known(split)])
         problems = [
             problem.with_listed_options(example, self.grader) for example in problem.checked(_rows(path), self.grader)
         ]

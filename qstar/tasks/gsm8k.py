@@ -116,7 +116,7 @@ class GSM8K(Worded):
 
     def problems(self, split: str) -> Sequence[Problem]:
         file = "test" if problem.known(split) == "test" else "train"
-        path = lines.existing(Path(self.folder) / f"{file}.jsonl", "task.folder")
+        path = lines.in_folder(self.folder, f"{file}.jsonl")
         problems = problem.checked(_rows(path), self.grader)
         return problems if split == "test" else [example for example in problems if _part(example) == split]
 

@@ -25,6 +25,17 @@ def existing(path: str | Path, what: str) -> Path:
     return Path(path)
 
 
+def in_folder(folder: str, name: str) -> Path:
+    """The path of a file that is there, in `task.folder`, which is below QSTAR_DATA unless it is given."""
+    try:
+        return existing(Path(folder) / name, "task.folder")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"task.folder = {folder!r} has no {name}: set QSTAR_DATA to the folder that holds {Path(folder).name}/, or "
+            "give task.folder=FOLDER"
+        ) from error
+
+
 def json_lines(path: Path) -> Iterator[tuple[str, JsonObject]]:
     """Yields ("file:line", record) of every non-empty line. Lines end at "\\n" alone, whatever else Unicode ends at."""
     offset = 0

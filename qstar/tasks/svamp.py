@@ -93,7 +93,7 @@ class SVAMP(Worded):
 
     def problems(self, split: str) -> Sequence[Problem]:
         problem.known(split)
-        path = lines.existing(Path(self.folder) / "SVAMP.json", "task.folder")
+        path = lines.in_folder(self.folder, "SVAMP.json")
         rows = list(_rows(path))
         problems = problem.checked([(where, example) for where, example, _ in rows], self.grader)
         first = families(tuple(body for _, _, body in rows))
