@@ -227,10 +227,8 @@ def _check_budget(cfg: SolveConfig, most: int = 0) -> None:
     try:
         replay.budget(cfg, most or cfg.step_tokens, cfg.max_tokens if most else 0).check(cfg.search.branching)
     except ValueError as error:
-        raise ValueError(
-            f"max_candidates = {cfg.max_candidates}, max_tokens = {cfg.max_tokens}, step_tokens = {cfg.step_tokens}: "
-            f"{error}; raise the budget, or lower the search's branching"
-        ) from error
+        limit = str(error).replace("budget.", "max_")
+        raise ValueError(f"{limit}; raise it (0: no limit), or lower the search's branching") from error
 
 
 def _delimiters(cfg: SolveConfig) -> tuple[str, ...]:

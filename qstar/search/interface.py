@@ -124,12 +124,12 @@ class Budget:
         """Raise ValueError where the first round of a search, of so many candidates, is too much."""
         if self.candidates is not None and self.candidates < branching:
             raise ValueError(
-                f"budget.candidates = {self.candidates}: the first round proposes {branching}, expected no fewer"
+                f"budget.candidates = {self.candidates}: the first round proposes {branching}; expected no fewer"
             )
         if self.tokens is not None and self.tokens < branching * self.step_tokens:
             raise ValueError(
-                f"budget.tokens = {self.tokens}: the first round proposes {branching} steps of up to "
-                f"{self.step_tokens} tokens; expected at least {branching * self.step_tokens}"
+                f"budget.tokens = {self.tokens}: the first round proposes {branching} steps or solutions of up to "
+                f"{self.step_tokens} tokens; expected at least {branching * self.step_tokens}, or shorter ones"
             )
 
 
