@@ -139,9 +139,11 @@ def draws(count: int, size: int) -> Iterator[tuple[int, int]]:
 
 @typed
 def bootstrap(values: Float[np.ndarray, "n"], seed: int, resamples: int = 2000) -> tuple[float, float]:
-    """Percentile bootstrap of the mean: 2.5 % and 97.5 % points over `resamples` draws with replacement."""
+    """Percentile bootstrap of the mean: 2.5 % and 97.5 % points over `resamples` draws; nan for a single value."""
     if values.size == 0:
         raise ValueError("bootstrap of no values: at least one is needed")
+    if values.size == 1:
+        return math.nan, math.nan
     rng = np.random.default_rng(seed)
     means = [values[rng.integers(values.size, size=shape)].mean(1) for shape in draws(resamples, values.size)]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
@@ -152,9 +154,11 @@ def bootstrap(values: Float[np.ndarray, "n"], seed: int, resamples: int = 2000) 
 def bootstrap_ratio(
     numerators: Float[np.ndarray, "n"], denominators: Float[np.ndarray, "n"], seed: int, resamples: int = 2000
 ) -> tuple[float, float]:
-    """Percentile bootstrap of sum(numerators) / sum(denominators), the pairs drawn together."""
+    """Percentile bootstrap of sum(numerators) / sum(denominators), the pairs drawn together; nan for a single pair."""
     if numerators.size == 0:
         raise ValueError("bootstrap of no values: at least one is needed")
+    if numerators.size == 1:
+        return math.nan, math.nan
     rng = np.random.default_rng(seed)
     drawn = (rng.integers(numerators.size, size=shape) for shape in draws(resamples, numerators.size))
     ratios = [numerators[i].sum(1) / denominators[i].sum(1) for i in drawn]

@@ -33,6 +33,11 @@ def test_wilson_refuses_impossible_counts(successes, n):
         intervals.wilson(successes, n)
 
 
+def test_a_single_item_says_nothing_about_how_far_others_are_from_it():
+    single = np.ones(1)
+    assert np.isnan([*intervals.bootstrap(single, seed=0), *intervals.bootstrap_ratio(single, single, seed=0)]).all()
+
+
 def test_bootstrap_covers_the_mean_with_the_width_of_the_normal_interval():
     values = np.arange(400) / 399  # mean 0.5, standard deviation 0.28940
     low, high = intervals.bootstrap(values, seed=0)
