@@ -142,13 +142,13 @@ class TrainConfig:
         if takes is Batch:  # which most formats are: the method is the one to change
             takers = [name for name, schema in SCHEMAS["method"].items() if protocol.trains_on(schema) in kind.rows]
             message = f"data={data} holds {kind.holds}, which method={method} does not train on, but {_named(takers)}"
-            pairs = [(taker, kind) for taker in takers]
+            pairs = [(f"method={taker}", taker, kind) for taker in takers]
         else:
             fitting = [schema for schema in SCHEMAS["data"].values() if takes in schema.rows]
             what = fitting[0].holds if fitting else takes.__name__
             alone = "" if any(Batch in schema.rows for schema in fitting) else " without a control (control=false)"
             message = f"method={method} trains on {what}{alone}, and data={data} holds {kind.holds}"
-            pairs = [(method, schema) for schema in fitting]
+            pairs = [(f"data={choice('data', schema)}", method, schema) for schema in fitting]
         raise ValueError(f"{message}: {_together(*pairs[0])}" if pairs else message)
 
     def _check_rollouts(self) -> None:
@@ -429,16 +429,16 @@ def _named(methods: Sequence[str]) -> str:
     return " and ".join(f"method={name}" for name in methods) or "no method does"
 
 
-def _together(method: str, data: type[Data]) -> str:
-    """How a method is trained on data of this kind; the command in it works as it is."""
+def _together(change: str, method: str, data: type[Data]) -> str:
+    """How a method is trained on data of this kind, by a changed setting; the command in it works as it is."""
     kind = choice("data", data)
     command = advice.command("qstar-train", f"method={method}", f"data={kind}")
     if not data.example:
-        return f"give data={kind}, as in\n  {command} {data.beside}".rstrip()
+        return f"give {change}, as in\n  {command} {data.beside}".rstrip()
     *fields, last = json.loads(data.example)
     control = "" if Batch in data.rows else " control=false"
     return (
-        f"give data={kind} data.path=FILE, JSON lines with {', '.join(fields)} and {last}, as in\n"
+        f"give {change} data.path=FILE, JSON lines with {', '.join(fields)} and {last}, as in\n"
         f"  printf '{data.example}\\n' > {kind}.jsonl && {command} data.path={kind}.jsonl{control}"
     )
 

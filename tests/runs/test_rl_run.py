@@ -119,7 +119,7 @@ def test_a_sampler_that_computes_something_else_stops_the_run(tmp_path):
         (("method=grpo", "batch_size=6"), "batch_size = 6"),
         (("method=reft", "method.minibatches=8"), "method.minibatches = 8"),
         (("method=grpo", "control=true"), "control=false"),
-        (("method=lm",), "data=rollouts"),
+        (("method=lm",), "give method=policy_gradient, as in\n.* method=policy_gradient data=rollouts"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_when_composed(overrides, named, tmp_path):
