@@ -193,7 +193,8 @@ def unknown(key: str, known: Iterable[str], value: str = "") -> str:
     elsewhere = [setting for setting in there if setting.rpartition(".")[2] == last]
     near = elsewhere or [beside[name] for name in _near(last, beside)] or ([] if parent in there else _near(key, there))
     meant = _meant(near, lambda setting: f"{setting}={value}" if value else setting)
-    listed = f"; {parent} has {', '.join(beside)}" if parent in there and not meant else ""
+    has = f"{parent} has" if parent in there else "the settings are" if not parent else ""
+    listed = f"; {has} {', '.join(beside)}" if has and not meant else ""
     return f"there is no setting {key}{meant}{listed}"
 
 

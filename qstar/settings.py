@@ -182,6 +182,15 @@ def check(config: Dataclass, group: str = "") -> None:
             raise ValueError(f"{key} = {shown(value)}{refusal}")
 
 
+def check_line_breaks(key: str, text: str) -> None:
+    """Raise ValueError for a backslash and an n, which neither shells nor Hydra turn into a line break."""
+    if "\\n" in text:
+        raise ValueError(
+            f"{key} = {shown(text)} has a backslash and an n, which are not a line break: in bash "
+            f"$'{key}=\"...\\n...\"' has one, in YAML a text in double quotes"
+        )
+
+
 def shown(value: object) -> str:
     """A value in a message: what is very long is cut."""
     if isinstance(value, int) and value.bit_length() > 3 * SHOWN:

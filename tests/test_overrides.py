@@ -70,6 +70,8 @@ def test_what_resembles_nothing_is_answered_with_what_there_is():
     assert answer("train", "optim.foo=1").startswith(
         "there is no setting optim.foo; optim has lr, schedule, warmup_steps,"
     )
+    said = answer("solve", "problems=6")  # what qstar-label calls questions
+    assert said.startswith("there is no setting problems; the settings are name, run_dir,") and " questions," in said
     with pytest.raises(overrides.ERRORS) as error:
         manual.text("improve", ["experiments=foo"])
     lines = overrides.explained("improve", ["experiments=foo"], error.value).splitlines()

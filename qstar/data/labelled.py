@@ -19,6 +19,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from qstar import settings
 from qstar.data import examples, overlong, step_formats, trl
 from qstar.data.examples import Completing
 from qstar.data.from_file import FileData
@@ -42,6 +43,10 @@ class LabelledText(FileData):
 
     separator: str = "\n"  # text appended to every step that does not end with it
     until_first_wrong: bool = False  # do not judge steps after the first wrong one, whose label is 1/2 or less
+
+    def __post_init__(self):
+        super().__post_init__()
+        settings.check_line_breaks("data.separator", self.separator)
 
     def parsed(self, line: dict, where: str, tokenizer: Completing) -> Iterable["Solution"]:
         for solution in step_formats.stepwise(line, where):

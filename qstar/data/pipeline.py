@@ -115,10 +115,18 @@ def load_corpus(cfg: TextConfig, tokenizer: Encoder, split: str = "train", key: 
     source = builders.prepare_text(cfg.paths, cfg.cache_dir or None, cfg.field, cfg.separator)
     texts = (record["text"] for record in source)
     texts = (text for text in texts if is_heldout(text, cfg.heldout_fraction) == (split == "heldout"))
-    rows = [np.asarray([*tokenizer.encode_whole(text.decode()), *end], np.int32) for text in texts]
+    rows = [np.asarray([*_encoded(text.decode(), tokenizer, key), *end], np.int32) for text in texts]
     rows = [row for row in rows if len(row) > 1]
     starts = np.cumsum([0, *map(len, rows)], dtype=np.int64)
     return Corpus(np.concatenate(rows) if rows else np.zeros(0, np.int32), starts)
+
+
+def _encoded(text: str, tokenizer: Encoder, key: str) -> list[int]:
+    """The tokens of a document; an error shows how it begins, which finds it in any of the files."""
+    try:
+        return tokenizer.encode_whole(text)
+    except ValueError as error:
+        raise ValueError(f"{key}: the document that begins with {text[:40]!r}: {error}") from error
 
 
 # --- windows ------------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ def _candidates(tree: Tree, node: Node, k: int, key: Key | None) -> list[Candida
     if len(stored) < (k if key is not None else 1):  # of the likeliest there are as many as the vocabulary has
         raise ValueError(
             f"question {tree.rows[0]['problem']}: {len(stored)} steps are stored after node {node.state}, and this "
-            f"search would take {k}: take another budget of tokens, or search with these settings"
+            f"search would take {k}: take another budget of tokens or a smaller search.n, or search with these settings"
         )
     return [_candidate(tree.rows[number]) for number in stored]
 

@@ -55,6 +55,7 @@ class Jsonl(Worded):
     def __post_init__(self):
         settings.check(self, "task")
         for name, slots in (("prompt_template", ["{question}"]), ("hint_template", ["{question}", "{hint}"])):
+            settings.check_line_breaks(f"task.{name}", getattr(self, name))
             for slot in slots:
                 if slot not in getattr(self, name):
                     raise ValueError(

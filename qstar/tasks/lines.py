@@ -16,6 +16,8 @@ SEPARATOR = "<|doc|>"  # the line between two documents of a plain-text file
 
 def existing(path: str | Path, what: str) -> Path:
     """The path of a file that is there; `what` names the setting that gives it."""
+    if not str(path):
+        raise FileNotFoundError(f"{what} is not given: expected the path of a file")
     try:
         there = Path(path).is_file()
     except OSError as error:  # a name that is too long, a folder that may not be entered

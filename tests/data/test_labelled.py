@@ -161,3 +161,8 @@ def test_solutions_that_are_longer_than_a_row_are_named(tmp_path):
         labelled.rows([], 8, seed=0)
     with pytest.raises(FileNotFoundError, match=r"data.path = .*absent"):
         LabelledText(str(tmp_path / "absent")).read(LETTERS)
+
+
+def test_a_separator_of_a_backslash_and_an_n_is_refused():
+    with pytest.raises(ValueError, match=r"data.separator = .* has a backslash and an n, which are not a line break"):
+        LabelledText("labelled.jsonl", separator=r"\n")

@@ -164,6 +164,11 @@ def test_a_config_from_lists_can_be_hashed():
     assert hash(TextConfig(paths=["a.txt"])) == hash(TextConfig(paths=("a.txt",)))
 
 
+def test_a_text_that_cannot_be_encoded_is_shown_with_the_setting_of_its_file(tmp_path):
+    with pytest.raises(ValueError, match=r"data.paths: the document that begins with 'no 1': character ' ' at 2"):
+        pipeline.load_corpus(config(tmp_path, "abc", "no 1"), LETTERS)
+
+
 def test_a_corpus_without_a_usable_window_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no usable window: 3 tokens in 1 documents, window 'pack' of 8 tokens"):
         pipeline.text_batches(config(tmp_path, "abc", window="pack", length=8), LETTERS, 1, seed=0, pad_id=PAD)

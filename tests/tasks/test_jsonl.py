@@ -177,6 +177,11 @@ def test_bad_rows_are_refused_with_file_line_and_field(write, rows, values, mess
         ({"prompt_template": "Q:"}, r"prompt_template = 'Q:' has no slot \{question\}"),
         ({"prompt_template": "{question} {hint}"}, r"shows the hint: only hint_template may"),
         ({"answers": "fuzzy"}, r"task.answers = 'fuzzy': choose one of exact, numeric, choice, symbolic"),
+        (
+            {"prompt_template": r"{question}\nA:"},
+            r"prompt_template = .* has a backslash and an n, which are not a line",
+        ),
+        ({"hint_template": r"{question}\n{hint}"}, r"hint_template = .* has a backslash and an n"),
         ({"dev": 0.5, "test": 0.5}, r"task.dev = 0.5 and task.test = 0.5: expected shares that leave some"),
         ({"num_shots": 2}, r"task.num_shots = 2, but task.shots_path names no file"),
     ],
@@ -193,3 +198,8 @@ def test_missing_files_are_named_with_their_setting(write):
         Jsonl(path=write("q.jsonl", ROWS), test_path="nowhere.jsonl").problems("test")
     with pytest.raises(FileNotFoundError, match=r"shots_path: 'nowhere.jsonl' is not a file"):
         Jsonl(path="q.jsonl", shots_path="nowhere.jsonl", num_shots=1)
+
+
+def test_a_path_that_is_not_given_is_named():
+    with pytest.raises(FileNotFoundError, match=r"task.path is not given: expected the path of a file"):
+        Jsonl().problems("train")
