@@ -134,6 +134,11 @@ def tabulated(cfg: SolveConfig, directory: Path) -> list[report.Line]:
             + "\n  ".join(changed)
             + f"\nleave that out, or start a search with it; of a table are {', '.join(OF_TABLES)}"
         )
+    if cfg.search.guided and not cfg.scorer:
+        raise ValueError(
+            f"{configs.given('search', cfg.search)} ranks by a scorer, and {directory} was searched without one: "
+            "search with scorer=RUN, or choose search=majority"
+        )
     rows = _rows(directory)
     lines = replay.lines(cfg, rows, _batches_of(rows, directory))
     measured = searched.search == cfg.search

@@ -438,6 +438,12 @@ def test_other_widths_of_a_beam_are_not_in_its_rows(beam):
         solve.tabulated(composed(*BEAM, "search.m=4", name="solve"), beam[0])
 
 
+def test_a_strategy_that_needs_scores_is_refused_where_none_are_stored(majority):
+    cfg = composed(*MAJORITY, "search=best_of_n", "search.n=4", name="solve")
+    with pytest.raises(ValueError, match=r"search=best_of_n ranks by a scorer, and .* was searched without one"):
+        solve.tabulated(cfg, majority[0])
+
+
 def test_a_budget_beyond_what_is_stored_is_refused(majority):
     with pytest.raises(ValueError, match=r"9 solutions of a question, but 4 are stored"):
         solve.tabulated(composed(*MAJORITY, "budgets=[9]", name="solve"), majority[0])
