@@ -68,9 +68,9 @@ class Thoughts:
             rows = _rows(number, part, step, self.decoder, written=number >= self.reading.given)
             for place, token, thought, *figures in rows:
                 if place.plain:
-                    yield Text.assemble((place.plain, "dim"), " ", token, overflow="fold")
+                    yield Text.assemble((place.plain, "dim"), " ", token)
                 said = (text for name, figure in zip(names, figures, strict=True) for text in (", ", name, figure))
-                yield Text.assemble("  ", thought, *said, overflow="fold")
+                yield Text.assemble("  ", thought, *said)
 
 
 def table(reading: Reading, parts: Sequence[str], decoder: Decoder) -> Table:

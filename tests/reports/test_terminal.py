@@ -67,6 +67,12 @@ def test_on_a_narrow_terminal_every_thought_is_a_line_with_all_of_its_figures():
     assert "2 [" in lines and "  (pauses), weight 0.00, log p -1.00," in lines and "3 ↵" in lines
 
 
+def test_in_a_narrow_output_that_does_not_fold_lines_every_figure_stays():
+    out = Console(file=io.StringIO(), width=40, soft_wrap=True, highlight=False, markup=False)
+    out.print(terminal.show(READING, LETTERS))
+    assert "  ␣a, weight 0.25, log p -3.00, with -0.50, change +2.50" in out.file.getvalue().splitlines()
+
+
 @pytest.mark.parametrize(
     ("gain", "look"),
     [(2.0, "bold green"), (0.3, "green"), (0.04, "dim"), (-0.04, "dim"), (-0.3, "red"), (-1.0, "bold red")],
