@@ -359,3 +359,11 @@ def test_a_full_disk_leaves_the_previous_checkpoint_to_resume_from(tmp_path, fin
     assert runs.load_run(tmp_path / "run").step == 1
     train_run.run(plain(), tmp_path / "run")
     assert lines(tmp_path / "run" / "metrics.jsonl") == lines(finished / "metrics.jsonl")
+
+
+def test_questions_that_are_not_there_are_missed_before_a_model_is_loaded(monkeypatch, tmp_path):
+    monkeypatch.setattr(load, "initial_model", lambda *args: pytest.fail("the model was loaded"))
+    for name, command in (("improve", improve), ("solve", solve), ("label", label)):
+        cfg = composed("task=gsm8k", "model.source=models/large", f"run_dir={tmp_path / name}", name=name)
+        with pytest.raises(FileNotFoundError, match="set QSTAR_DATA to the folder that holds gsm8k/"):
+            command.run(cfg, tmp_path / name)

@@ -311,16 +311,16 @@ def _targets(records: Sequence[dict]) -> int:
 def _prepared(cfg: ImproveConfig, directory: Path) -> Job:
     """The model and the questions of a run, checked."""
     recipe, left = catalog.made(cfg.improve), {}
+    with console.phase("reading the questions"):
+        problems, dev = cfg.task.problems("train"), problems_of.drawn(cfg.task.problems("dev"), cfg.dev, DEV_SEED)
+    if not problems or not dev:
+        raise ValueError(problems_of.no_questions(cfg.task.name, "dev" if problems else "train"))
     with console.phase("loading the model"):
         # Earlier versions put no begin-of-text token before texts: a run of theirs continues without.
         base = load.as_begun(iterations.folder(directory, 1), load.initial_model(cfg.model, cfg.seed))
     if base.tokenizer.summary():
         console.console().print(f"tokenizer: {base.tokenizer.summary()}", markup=False, highlight=False)
-    with console.phase("reading the questions"):
-        problems, dev = cfg.task.problems("train"), problems_of.drawn(cfg.task.problems("dev"), cfg.dev, DEV_SEED)
     checkpoint.check_path(directory)
-    if not problems or not dev:
-        raise ValueError(problems_of.no_questions(cfg.task.name, "dev" if problems else "train"))
     _check(cfg, recipe, base, problems)
     dev = asking.fitting_asked(cfg, base, dev, "dev", left)
     if cfg.test:  # only the lengths of its questions are checked

@@ -205,13 +205,13 @@ def prepared(cfg: SolveConfig, policy: Policy | None = None) -> Job:
             "method=orm, prm or dpo, or scorer=logprob, or scorer=oracle for the ceiling; search=majority needs none"
         )
     delimiters = _delimiters(cfg)
-    with console.phase("loading the model"):
-        base = policy or load.initial_model(cfg.model, cfg.seed)
-        scorers = {name: _scorer(name, cfg, base) for name in cfg.scorer}
     with console.phase("reading the questions"):
         problems = problems_of.drawn(cfg.task.problems(cfg.split), cfg.questions, QUESTION_SEED)
     if not problems:
         raise ValueError(problems_of.no_questions(cfg.task.name, cfg.split))
+    with console.phase("loading the model"):
+        base = policy or load.initial_model(cfg.model, cfg.seed)
+        scorers = {name: _scorer(name, cfg, base) for name in cfg.scorer}
     _check_oracle(cfg, problems)
     if delimiters:
         check_delimiters(base.tokenizer, delimiters, _solutions(cfg))
