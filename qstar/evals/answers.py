@@ -180,7 +180,8 @@ class Answers:
         figures = {"accuracy": measure.share(rows, "right")}
         if self.cfg.samples > 1:
             figures["accuracy_of_1"] = measure.mean(rows, "right_alone")
-        return figures | {"answered": measure.mean(rows, "answered")}
+        answered = measure.share if self.cfg.samples == 1 else measure.mean  # of one sample it is true or false
+        return figures | {"answered": answered(rows, "answered")}
 
 
 @dataclass(frozen=True)

@@ -302,7 +302,8 @@ class Chain:
             if count < self.cfg.votes:
                 values = np.asarray([row["right_of"][count - 1] for row in rows])
                 figures[f"accuracy_of_{count}"] = Figure(float(values.mean()), *intervals.bootstrap(values, seed=0))
-        return figures | {"answered": measure.mean(rows, "answered")}
+        answered = measure.share if self.cfg.votes == 1 else measure.mean  # of one vote it is true or false
+        return figures | {"answered": answered(rows, "answered")}
 
 
 def _ended(text: str) -> str:

@@ -187,6 +187,12 @@ def test_a_rationale_that_does_not_fit_before_the_closing_is_cut(monkeypatch):
     assert text == chain.prompt(QUESTIONS[0]) + " " + ("ab" * 100)[: 252 - 44 - 43 - 1] + NUMBER.text
 
 
+def test_the_share_of_single_votes_that_answer_has_wilsons_interval():
+    rows = [{"item": item, "right": False, "right_of": [0.0], "answered": 0.0} for item in "abc"]
+    answered = measured(dataclasses.replace(CFG, votes=1)).figures(rows)["answered"]
+    assert (answered.value, answered.low, answered.high) == pytest.approx((0, 0, 0.5615), abs=1e-4)
+
+
 def test_figures_are_the_majority_of_all_votes_and_of_fewer():
     rows = [
         {"item": "a", "right": True, "right_of": [0.75, 0.8, 0.9, 1.0, 1.0], "answered": 1.0},
