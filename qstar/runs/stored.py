@@ -200,7 +200,7 @@ RUN = Kind(
     part_of=("config.yaml",),
     has_results=lambda directory: bool(saved_steps(directory)),
 )
-THINKER = dataclasses.replace(RUN, noun="run of a method that thinks", is_meant=lambda directory: _thinks(directory))
+THINKER = dataclasses.replace(RUN, noun="run of a method that thinks", is_meant=_thinks)
 TRAINING = dataclasses.replace(
     RUN, part_of=("config.yaml", "improve.yaml")
 )  # not one that qstar-improve resumes itself
