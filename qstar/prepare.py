@@ -39,9 +39,9 @@ too, slowly: the code that it needs is written next to the weights. A prepared
 directory needs neither the network nor an extra, and is read wherever a model
 is expected. Weights are kept in float32 in memory; --dtype is the type on disk.
 
-Of self-training, reinforcement learning or labelling, `--to trl` writes what
-was sampled as data sets in TRL's formats: prompt and completion, preferences,
-labels, steps.
+Of self-training, reinforcement learning, labelling or a search of training
+questions, `--to trl` writes what was sampled as data sets in TRL's formats:
+prompt and completion, preferences, labels, steps.
 """
 
 

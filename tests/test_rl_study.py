@@ -159,7 +159,7 @@ def test_rewards_are_drawn(study, tmp_path):
 
 
 def test_the_page_has_the_tables_of_its_results(study, capsys):
-    for name in ("results", "sums", "gym"):
+    for name in ("results", "sums", "gym", "irpo"):
         study.show(FOLDER / f"{name}.jsonl")
     experiment_scripts.load("rl/self_correction").show(FOLDER / "self_correction.jsonl")
     accelerator = experiment_scripts.load("accelerator/all")

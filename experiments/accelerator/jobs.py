@@ -327,6 +327,7 @@ def token_benefit(folder: str, arms: list[str], seed: int, texts: int, data: str
         if (run / "summary.md").is_file():
             out, file = run / "benefit", Path(data) / "gsm8k" / "test.jsonl"
             command = [sys.executable, str(script), str(run), str(file), "--texts", str(texts), "--out", str(out)]
+            command += ["--replace"]  # what a call that was stopped has written
             spawned(command, {})
             pages[arm] = (out / "benefit.md").read_text(encoding="utf-8")
     if not pages:

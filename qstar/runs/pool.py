@@ -108,8 +108,10 @@ def measured(command: Sequence[str], environment: Mapping[str, str], log: Path, 
             status = "too slow"
             _stop(process)
     text = log.read_text(encoding="utf-8", errors="replace")
-    record = said(text)
-    if status == "done" and (code or record is None):
+    record = None if code else said(text[: text.rfind("\n") + 1])  # a last line may be torn
+    if record is not None:
+        status = "done"  # also if it had not ended yet: what was measured stands
+    elif status == "done":
         status = "failed"
     error = "" if status == "done" else " | ".join(text.strip().splitlines()[-3:])[-600:]
     return Measured(status, round(time.monotonic() - started, 1), record if status == "done" else {}, error)

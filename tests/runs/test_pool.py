@@ -52,3 +52,6 @@ def test_a_silent_a_failing_and_a_slow_process_are_distinguished(tmp_path, monke
     assert (silent.status, silent.result, silent.error) == ("failed", {}, "hello")
     assert measured(f"{say}; raise SystemExit(2)").status == "failed"
     assert measured("import time; time.sleep(60)", 0.3).status == "too slow"
+    assert measured(f"{say}; import sys, time; sys.stdout.flush(); time.sleep(60)", 3).result == {"x": 1}  # stands
+    torn = measured("import time; print('measured: {\"x', end='', flush=True); time.sleep(60)", 3)
+    assert (torn.status, torn.result) == ("too slow", {})
