@@ -419,7 +419,7 @@ def figures(row):
 @pytest.mark.parametrize(
     ("page", "head", "machines", "count"),
     [
-        ("accelerator", "| layout | devices |", ["cpu"], 2),
+        ("accelerator", "| layout | devices |", ["cpu"], 3),
         ("benchmarks", "| shape | method | T | remat | products |", ["h100"], 10),
         ("benchmarks", "| SmolLM2-135M writes, rows |", ["h100"], 3),
         ("quiet_star/smollm2_math", "| GSM8K after 100 steps |", ["h100", "h200"], 9),

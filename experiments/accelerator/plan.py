@@ -282,7 +282,7 @@ def _reinforced(amounts: Amounts, out: Path, data: Path, seed: int) -> Iterator[
 
 
 def _sharded(amounts: Amounts, devices: int, tiny: bool) -> Iterator[Job]:
-    for layout in ("data", "tensor") if tiny else ("data", "fsdp", "tensor"):
+    for layout in ("data", "fsdp", "tensor"):
         arguments = {
             "shape": "tiny" if tiny else "1B", "length": amounts.length, "dtype": amounts.dtype,
             "steps": amounts.steps, "layout": layout,
