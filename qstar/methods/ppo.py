@@ -30,6 +30,7 @@ from qstar.structs import Batch, Credited, Judged, Loss, Mean, Metrics, Rollouts
 from qstar.typing import Array, Bool, Float, Int, Key, Params
 
 CRITICS = ("trunk", "apart")
+FLAT = 1e-8  # a sum of squares up to which returns are equal
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class PPO(OnPolicy):
             self.value_coef,
             "value",
         )
-        return Loss((*terms, term)), metrics | {"explained": Mean.of(_explained(batch, batch.mask))}
+        return Loss((*terms, term)), metrics | {"explained": _explained(batch, batch.mask)}
 
     def value_error(self, value: Float[Array, "B R T"], batch: Credited) -> Float[Array, "B R T"]:
         error = (value - batch.returns) ** 2
@@ -107,10 +108,13 @@ class PPO(OnPolicy):
         return jnp.maximum(error, (near - batch.returns) ** 2)
 
 
-def _explained(batch: Credited, counts: Bool[Array, "B R T"]) -> Float[Array, ""]:
-    """Share of the variance of the returns that the values before the update explain; negative where they mislead."""
+def _explained(batch: Credited, counts: Bool[Array, "B R T"]) -> Mean:
+    """Share of the variance of the returns that the values before the update explain; negative where they mislead.
+
+    Of nothing, a mean of 0, where all returns are equal: there is nothing to explain.
+    """
     number = jnp.maximum(counts.sum(), 1)
     mean = jnp.where(counts, batch.returns, 0).sum() / number
     spread = jnp.where(counts, (batch.returns - mean) ** 2, 0).sum()
     left = jnp.where(counts, (batch.returns - batch.judged.value) ** 2, 0).sum()
-    return 1 - left / jnp.maximum(spread, 1e-8)
+    return Mean.of(1 - left / jnp.maximum(spread, FLAT), spread > FLAT)

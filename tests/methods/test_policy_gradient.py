@@ -296,6 +296,16 @@ def test_the_loss_of_ppo_is_that_of_loops_over_tokens(name, x64):
     np.testing.assert_allclose(loss, ppo_expected(method, batch, (now, old, kept)), rtol=1e-9)
 
 
+def test_equal_returns_leave_nothing_to_explain(x64):
+    method, batch = dataclasses.replace(preset("ppo"), kl_coef=0.0), rollouts.batch()
+    batch = batch.replace(reward=jnp.zeros_like(batch.reward))
+    definition, weights = scorer(0)
+    weights = {**weights, "score": jax.tree.map(jnp.zeros_like, weights["score"])}
+    models = Models(definition.bind(weights))
+    _, metrics = method.loss(models, method.credited(batch, method.judged(models, batch))[0], KEY)
+    assert (float(metrics["explained"].count), metrics["explained"].value()) == (0, 0)
+
+
 def apart(seed):
     definition = heads.actor_critic(tiny.EXACT)
     return definition, tiny.weights_of(definition, seed, jnp.float64)
