@@ -67,8 +67,8 @@ def prepare(folder: Path, gguf: Path | None, sources: str | Path | None) -> str:
 def wheels() -> Iterator[str]:
     """NAME==VERSION of what qstar and gguf need beyond `PRESENT`, in the versions that are installed here."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = [*project["dependencies"], *project["optional-dependencies"]["gguf"]]
-    for name in sorted(_with_their_own(wanted) - _with_their_own(PRESENT)):
+    required = [*project["dependencies"], *project["optional-dependencies"]["gguf"]]
+    for name in sorted(_with_their_own(required) - _with_their_own(PRESENT)):
         version = _installed(importlib.metadata.version, name)
         yield f"{name}=={version}" if version else name
 

@@ -25,6 +25,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 
 from qstar import files
+from qstar.data import trl
 
 FORMAT = 1
 FOLDER = "rationales"  # of a run directory
@@ -410,13 +411,7 @@ def preference_pairs(examples: Iterable[Mapping], most: int = MOST_PAIRS) -> Ite
         pairs = list(itertools.product(right, wrong))
         count = min(len(pairs), most)
         for chosen, rejected in (pairs[i * len(pairs) // count] for i in range(count)):
-            pair = {"prompt": chosen["prompt"]} | _side("chosen", chosen) | _side("rejected", rejected)
-            yield pair | {"problem": chosen["problem"]}
-
-
-def _side(name: str, example: Mapping) -> dict:
-    ids = {f"{name}_ids": example["completion_ids"]} if "completion_ids" in example else {}
-    return {name: example["completion"]} | ids
+            yield trl.preference(chosen, rejected) | {"problem": chosen["problem"]}
 
 
 def _plain(place: Place) -> dict[str, object]:

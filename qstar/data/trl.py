@@ -19,6 +19,16 @@ Record = dict[str, Any]
 COMPLETIONS = ("completion", "chosen", "rejected")
 
 
+def preference(chosen: Mapping[str, Any], rejected: Mapping[str, Any]) -> Record:
+    """Two examples of one prompt, the better one first, as a record, with the ids of a completion that has any."""
+    return {"prompt": chosen["prompt"]} | _side("chosen", chosen) | _side("rejected", rejected)
+
+
+def _side(name: str, example: Mapping[str, Any]) -> Record:
+    ids = {f"{name}_ids": example["completion_ids"]} if "completion_ids" in example else {}
+    return {name: example["completion"]} | ids
+
+
 def texts(record: Record, where: str) -> Record:
     """The record with a text for each conversation: of a prompt that of `conversation.spelled`, of a reply its content.
 

@@ -30,14 +30,8 @@ RECIPES: dict[str, type[Recipe]] = {
     "direct": Direct,
 }
 """Names in configurations; `recipe` has all settings and no paper's choices."""
-OWN = (
-    IRPO,
-    Direct,
-    HumanRationales,
-    TRICE,
-    SSD,
-    AdvantageSFT,
-)  # answers of their own; the first that settings make counts
+OWN = (IRPO, Direct, HumanRationales, TRICE, SSD, AdvantageSFT)
+"""Those with answers of their own; the first that settings make counts."""
 
 
 def made(recipe: Recipe) -> Recipe:

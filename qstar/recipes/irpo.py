@@ -71,6 +71,6 @@ class IRPO(Recipe):
 
     def train(self, iteration: int) -> Training:
         training = super().train(iteration)
-        if iteration == 0 or self.objective != "dpo":
+        if iteration == 0:
             return training
         return dataclasses.replace(training, method=DPO(beta=self.beta, nll_weight=self.nll_weight))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from qstar.data import pairs
+from qstar.data import pairs, trl
 from qstar.data.examples import Completing, as_sampled, encoded
 from qstar.recipes.kept import Kept, Preferred
 
@@ -30,12 +30,8 @@ def examples(
 
 def _example(kept: Kept | Preferred, prompt: str, tokenizer: Completing | None, stop: Sequence[str]) -> dict:
     if isinstance(kept, Preferred):
-        pair: dict = {"prompt": prompt}
-        for name, side in (("chosen", kept.chosen), ("rejected", kept.rejected)):
-            example = _example(side, prompt, tokenizer, stop)
-            pair |= {name: example["completion"]}
-            pair |= {f"{name}_ids": example["completion_ids"]} if "completion_ids" in example else {}
-        return pair
+        chosen, rejected = (_example(side, prompt, tokenizer, stop) for side in (kept.chosen, kept.rejected))
+        return trl.preference(chosen, rejected)
     example = {"prompt": prompt, "completion": kept.stored, "weight": kept.weight}
     if tokenizer is None or kept.tokens is None:
         return example

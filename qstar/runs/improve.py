@@ -216,11 +216,12 @@ def _train_on(job: Job, iteration: int, kept: Sequence[dict], mismatch: dict[str
     if not fit:
         return line
     folder, training = iterations.folder(job.directory, iteration), job.recipe.train(iteration)
-    processes.first_does(lambda: _write_examples(folder / _file(training), fit))
+    data = _data(folder, job.cfg.length, training)
+    processes.first_does(lambda: _write_examples(Path(data.path), fit))
     with processes.together():
-        files.await_all([folder / _file(training)])
+        files.await_all([Path(data.path)])
     before = iterations.trained(job.directory, iteration - 1) if training.go_on else None
-    cfg = _training(job, folder, training, before)
+    cfg = _training(job, folder, training, before, data)
     train.run(cfg, folder, {f"mismatch_{name}": value for name, value in mismatch.items()})
     with processes.together():
         files.await_all([folder / "config.yaml"])
@@ -229,9 +230,11 @@ def _train_on(job: Job, iteration: int, kept: Sequence[dict], mismatch: dict[str
     return line | _cost(job, training, metrics.records(folder))
 
 
-def _file(training: Training) -> str:
-    """What it trains on."""
-    return PAIRS if isinstance(training.method, DPO) else EXAMPLES
+def _data(folder: Path, length: int, training: Training) -> FileData:
+    """What it trains on: pairs, if that is what its method compares."""
+    if isinstance(training.method, DPO):
+        return PairsText(str(folder / PAIRS), length)
+    return ExamplesText(str(folder / EXAMPLES), length, prompts_count=training.prompts_count)
 
 
 def _write_examples(file: Path, fit: Sequence[dict]) -> None:
@@ -239,7 +242,7 @@ def _write_examples(file: Path, fit: Sequence[dict]) -> None:
     files.write_records(file, fit)
 
 
-def _training(job: Job, folder: Path, training: Training, before: Path | None) -> TrainConfig:
+def _training(job: Job, folder: Path, training: Training, before: Path | None, data: FileData) -> TrainConfig:
     """A run like any other, from the base or from the run before."""
     cfg, optim = job.cfg, job.cfg.optim
     if training.schedule_steps:
@@ -260,17 +263,11 @@ def _training(job: Job, folder: Path, training: Training, before: Path | None) -
         sample_every=0,
         model=cfg.model if before is None else iterations.pretrained(cfg, before),
         method=training.method,
-        data=_data(folder / _file(training), cfg.length, training),
+        data=data,
         eval=NoEval(),
         optim=optim,
         mesh=cfg.mesh,
     )
-
-
-def _data(file: Path, length: int, training: Training) -> FileData:
-    if file.name == PAIRS:
-        return PairsText(str(file), length)
-    return ExamplesText(str(file), length, prompts_count=training.prompts_count)
 
 
 def _carried(optim: OptimConfig, training: Training) -> dict:

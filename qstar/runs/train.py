@@ -75,7 +75,6 @@ class Arm:
     directory: Path
     program: Program
     extras: Params  # weights besides the language model's that it starts from
-    identity: JsonObject  # checksums of what its batches are made of
     source: Source
     batch: Batch  # its shapes, types and places
     evaluator: Evaluator
@@ -103,23 +102,26 @@ def run(cfg: TrainConfig, directory: Path, known: Mapping[str, float] | None = N
         sampled = isinstance(cfg.method, Credits)  # by the model that trains
         data = None if sampled else cfg.data.build(loaded.tokenizer, cfg.batch_size, cfg.seed, console.say)
         texts = held_out(cfg, loaded.tokenizer, data) if isinstance(cfg.method, Thinks) else []
-        arms = [_arm(cfg, cfg.method, directory, loaded, mesh, data, texts)]
+        named = cfg.data.rewards.scorer if data is None else ""
+        scorer = judge.opened(named, loaded.tokenizer) if named else None
+        arms = [_arm(cfg, cfg.method, directory, loaded, mesh, data, texts, scorer)]
         if cfg.control:
             plain = dataclasses.replace(cfg, control=False)
             arms.append(_arm(plain, PlainLM(), directory / "control", loaded, mesh, data, texts))
+        made_of = _identity(cfg, arms[0].source, scorer)
     _check_directories(arms, loaded)
     processes.wait("checked")
     with processes.locked(*(arm.directory for arm in arms)):
         _check_directories(arms, loaded)  # another run may have come and gone meanwhile
-        return _run(arms, loaded, known or {})
+        return _run(arms, loaded, made_of, known or {})
 
 
-def _run(arms: Sequence[Arm], loaded: Policy, known: Mapping[str, float]) -> Result:
+def _run(arms: Sequence[Arm], loaded: Policy, made_of: JsonObject, known: Mapping[str, float]) -> Result:
     cfg, directory = arms[0].cfg, arms[0].directory
     for arm in arms:
         _open(arm, loaded)
-        if arm.identity:
-            processes.first_does(functools.partial(_claim, arm))
+        if made_of:
+            processes.first_does(functools.partial(_claim, arm, made_of))
     processes.wait("opened")
     records = [_train(arm, loaded, known) for arm in arms]
     before, after = (records[0].evaluated.get(step, []) for step in (0, cfg.steps))
@@ -169,6 +171,7 @@ def _arm(
     mesh: jax.sharding.Mesh,
     data: RandomAccess | None,
     texts: Sequence[Sequence[int]],
+    scorer: Scores | None = None,
 ) -> Arm:
     program = _program(cfg, method, loaded, mesh)
     extras = load.carried_on(loaded, method)
@@ -178,17 +181,12 @@ def _arm(
         console.console().print(notes.strip(), markup=False, highlight=False)
     own = dataclasses.replace(cfg, method=method)
     sinks = Sinks(directory, cfg.sinks, configs.flat(own))
-    named = cfg.data.rewards.scorer if data is None else ""
-    scorer = judge.opened(named, loaded.tokenizer) if named else None
-    batches, batch = source(cfg, program, loaded, data, directory, sinks, scorer)
     return Arm(
         own,
         directory,
         program,
         extras,
-        _identity(cfg, batches, scorer),
-        batches,
-        batch,
+        *source(cfg, program, loaded, data, directory, sinks, scorer),
         evaluator,
         Reader(method, program.definition, texts, cfg.seed) if isinstance(method, Thinks) else None,
         sinks,
@@ -269,12 +267,12 @@ def _check_same_model(file: Path, loaded: Policy) -> None:
         )
 
 
-def _claim(arm: Arm) -> None:
+def _claim(arm: Arm, made_of: JsonObject) -> None:
     """Write down what it trains on, or compare it with what the run began with: other settings name other data."""
     known = configs.load(arm.directory / "config.yaml")
     if (known.data, known.task) != (arm.cfg.data, arm.cfg.task):
         (arm.directory / identity.FILE).unlink(missing_ok=True)
-    identity.claim(arm.directory, arm.identity, "a run that was trained on other data")
+    identity.claim(arm.directory, made_of, "a run that was trained on other data")
 
 
 def _open(arm: Arm, loaded: Policy) -> None:

@@ -342,8 +342,8 @@ def _dead(group: Sequence[Rollout]) -> bool:
     DAPO's punishment of long texts is not looked at: its paper takes a question whose samples are all right, or all
     wrong, for dead, however long they are (Yu et al. 2025, equation 11).
     """
-    earned = [{**rollout.rewards, "overlong": 0.0} for rollout in group]
-    return all(sum(rewards.values()) == sum(earned[0].values()) for rewards in earned)
+    earned = (rollout.rewards | {"overlong": 0.0} for rollout in group)
+    return len({sum(rewards.values()) for rewards in earned}) == 1
 
 
 @functools.lru_cache(maxsize=2)
